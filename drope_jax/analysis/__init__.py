@@ -1,0 +1,1 @@
+"""What dropping positions does to a model, in numbers, plots and one page."""

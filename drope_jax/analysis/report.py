@@ -1,0 +1,234 @@
+"""One self-contained HTML page: text, tables, plots; nothing is fetched.
+
+A page is a list of `Section`s, each a list of blocks. The page needs no script
+and no network, follows the reader's light or dark setting, and prints.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import html
+import os
+import pathlib
+
+from drope_jax.analysis import plots, stylesheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A paragraph of plain words."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """Headline figures side by side: (label, value, note)."""
+
+  items: Sequence[tuple[str, str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A table cell: a value between the ends of its 95% interval."""
+
+  value: float
+  low: float
+  high: float
+  decimals: int = 2
+
+  def __str__(self):
+    d = self.decimals
+    return f"{self.value:.{d}f} [{self.low:.{d}f}, {self.high:.{d}f}]"
+
+
+Cell = str | int | float | Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows under named columns; numbers are right-aligned, None is a dash.
+
+  Raises:
+    ValueError: a row has another number of cells than there are columns.
+  """
+
+  columns: Sequence[str]
+  rows: Sequence[Sequence[Cell]]
+  caption: str = ""
+
+  def __post_init__(self):
+    for row in self.rows:
+      if len(row) != len(self.columns):
+        raise ValueError(
+          f"Table needs {len(self.columns)} cells in each row, got "
+          f"{len(row)} in {row!r}. Pass None for an empty cell."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A figure, and a sentence on what to see in it."""
+
+  figure: plots.Figure
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+  """Text in a fixed-width font, its line breaks kept."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Quote:
+  """Text that a model wrote (or read), and who or what it was."""
+
+  text: str
+  source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+  """Claims put to the test: (verdict, claim, evidence).
+
+  A verdict is "shown", "unclear" or "not shown".
+  """
+
+  items: Sequence[tuple[str, str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+  """Blocks behind a line that unfolds them."""
+
+  title: str
+  blocks: Sequence["Block"]
+
+
+Block = Text | Facts | Table | Plot | Code | Quote | Verdicts | Details
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A heading and the blocks under it."""
+
+  title: str
+  blocks: Sequence[Block]
+
+
+def write(
+  path: str | os.PathLike, sections: Sequence[Section], title: str = "DroPE"
+) -> None:
+  """Writes the page, replacing one that is there only once it is whole."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + ".part")
+  part.write_text(render(sections, title), encoding="utf-8")
+  part.replace(path)
+
+
+def render(sections: Sequence[Section], title: str = "DroPE") -> str:
+  """Returns the page as HTML; the first section is its headline."""
+  ids = (f"p{i}" for i in range(1_000_000))
+  body = "\n".join(
+    _section(section, "h1" if i == 0 else "h2", ids)
+    for i, section in enumerate(sections)
+  )
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>\n{stylesheet.CSS}</style>\n</head>\n"
+    f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+  )
+
+
+def _section(section, heading, ids):
+  blocks = "\n".join(_block(block, ids) for block in section.blocks)
+  title = html.escape(section.title)
+  return f"<section>\n<{heading}>{title}</{heading}>\n{blocks}\n</section>"
+
+
+def _block(block, ids):
+  match block:
+    case Text(text):
+      return f"<p>{html.escape(text)}</p>"
+    case Facts(items):
+      return _each("div", "facts", items, _fact)
+    case Table():
+      return _table(block)
+    case Plot(figure, caption):
+      svg = plots.svg(figure, next(ids))
+      return (
+        f'<figure><div class="scroll plot">{svg}</div>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+      )
+    case Code(text):
+      return f"<pre><code>{html.escape(text)}</code></pre>"
+    case Quote(text, source):
+      cite = f"<cite>{html.escape(source)}</cite>" if source else ""
+      return f"<blockquote>{html.escape(text)}{cite}</blockquote>"
+    case Verdicts(items):
+      return _each("ul", "verdicts", items, _verdict)
+    case Details(title, blocks):
+      inside = "\n".join(_block(inner, ids) for inner in blocks)
+      summary = f"<summary>{html.escape(title)}</summary>"
+      return f"<details>{summary}\n{inside}\n</details>"
+  raise TypeError(f"A section holds blocks, got {type(block).__name__}.")
+
+
+def _each(tag, kind, items, render_item):
+  inside = "\n".join(render_item(*map(html.escape, item)) for item in items)
+  return f'<{tag} class="{kind}">\n{inside}\n</{tag}>'
+
+
+def _fact(label, value, note):
+  return f"<div><b>{value}</b><span>{label}</span><small>{note}</small></div>"
+
+
+def _verdict(verdict, claim, evidence):
+  kind = verdict.replace(" ", "-")
+  return (
+    f'<li class="{kind}"><b>{verdict}</b><div>{claim}'
+    f"<small>{evidence}</small></div></li>"
+  )
+
+
+def _table(table):
+  numeric = [
+    any(isinstance(row[i], int | float | Interval) for row in table.rows)
+    for i in range(len(table.columns))
+  ]
+  kinds = [' class="n"' if is_numeric else "" for is_numeric in numeric]
+  head = "".join(
+    f"<th{kind}>{html.escape(name)}</th>"
+    for name, kind in zip(table.columns, kinds, strict=True)
+  )
+  rows = "\n".join(
+    "<tr>"
+    + "".join(
+      f"<td{kind}>{_cell(cell)}</td>"
+      for cell, kind in zip(row, kinds, strict=True)
+    )
+    + "</tr>"
+    for row in table.rows
+  )
+  caption = table.caption and f"<figcaption>{html.escape(table.caption)}"
+  return (
+    f'<figure><div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+    f"<tbody>\n{rows}\n</tbody></table></div>"
+    f"{caption}{'</figcaption>' if caption else ''}</figure>"
+  )
+
+
+def _cell(cell):
+  match cell:
+    case None:
+      return "–"
+    case Interval(value, low, high, d):
+      return f"{value:.{d}f} <small>{low:.{d}f}–{high:.{d}f}</small>"
+    case float():
+      return f"{cell:.4g}"
+    case int():
+      return f"{cell:,}"
+  return html.escape(cell)

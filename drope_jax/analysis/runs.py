@@ -1,0 +1,193 @@
+"""What a run left behind for the report: metrics, results, damage, samples."""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from drope_jax.analysis import damage as damages
+
+RESULTS_SCHEMA = 1
+_ROW = ("value", "low", "high", "context_tokens", "series")
+_FILES = ("metrics.jsonl", "results.json", "damage.json", "samples.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run's files, each absent one empty or None.
+
+  Attributes:
+    name: what the run is called in plots.
+    metrics: records of metrics.jsonl in order; where a resumed run logged a
+      step twice, the later one.
+    results: results.json.
+    damage: damage.json.
+    samples: samples.json, a list of {"prompt", "text", "model", ...}.
+  """
+
+  name: str
+  metrics: tuple[Mapping[str, Any], ...] = ()
+  results: Mapping[str, Any] | None = None
+  damage: damages.Damage | None = None
+  samples: tuple[Mapping[str, Any], ...] = ()
+
+  @property
+  def rows(self) -> list[Mapping[str, Any]]:
+    """The rows of results.json."""
+    return self.results["rows"] if self.results else []
+
+  def manifest(self, model: str) -> Mapping[str, Any]:
+    """Returns the manifest of one of the results' models, {} if not there."""
+    models = (self.results or {}).get("models", {})
+    return models.get(model, {}).get("manifest") or {}
+
+  def start_of(self, phase: str) -> float | None:
+    """Returns the run's tokens where the phase began, None if not logged."""
+    phases = [record["phase"] for record in self.metrics]
+    if phase not in phases:
+      return None
+    first = phases.index(phase)
+    if first:
+      return self.metrics[first - 1]["tokens"]
+    # The first phase logged may follow an imported model's: step back evenly.
+    tokens = [record["tokens"] for record in self.metrics[:2]]
+    return max(2 * tokens[0] - tokens[-1], 0)
+
+  def phase(self, name: str) -> tuple[list[float], list[float]]:
+    """Returns tokens since the phase began, and losses, at its records.
+
+    Where records carry a `held_out_loss`, only those count, and that is the
+    loss: training batches need not hold the text the base was judged on.
+    """
+    inside = [record for record in self.metrics if record["phase"] == name]
+    field = "loss"
+    if any("held_out_loss" in record for record in inside):
+      field = "held_out_loss"
+    points = [record for record in inside if field in record]
+    start = self.start_of(name)
+    tokens = [record["tokens"] - start for record in points]
+    return tokens, [record[field] for record in points]
+
+
+class Cell(NamedTuple):
+  """What a score was measured on."""
+
+  task: str
+  metric: str
+  model: str
+  method: str
+  factor: float
+  scale_fitted: bool
+
+
+class Score(NamedTuple):
+  """A value and its 95% interval, over `seeds` seeds.
+
+  Of several seeds the value is their mean, and the interval spans all theirs.
+  """
+
+  value: float
+  low: float
+  high: float
+  seeds: int
+
+
+def load(directory: str | os.PathLike) -> Run:
+  """Returns what a run's folder holds.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or none of the files in it.
+    ValueError: a file is not what it should be; named, with its line.
+  """
+  folder = pathlib.Path(directory)
+  found = [name for name in _FILES if (folder / name).is_file()]
+  if not found:
+    raise FileNotFoundError(
+      f"A report needs a folder with one of {', '.join(_FILES)}, got "
+      f"{folder}. Name the --out of a drope train, evaluate or demo."
+    )
+  by_step = {}
+  for where, line in _lines(folder / "metrics.jsonl"):
+    record = _parse(line, where)
+    _require(record, ("step", "phase", "tokens", "loss"), where)
+    by_step[record["phase"], record["step"]] = record
+  results = _read(folder / "results.json")
+  if results is not None:
+    _check_results(results, folder / "results.json")
+  damage = _read(folder / "damage.json")
+  return Run(
+    name=folder.resolve().name,
+    metrics=tuple(by_step.values()),
+    results=results,
+    damage=damage and damages.Damage.from_json(damage),
+    samples=tuple(_read(folder / "samples.json") or ()),
+  )
+
+
+def scores(rows: Iterable[Mapping[str, Any]]) -> dict[Cell, Score]:
+  """Returns the rows of results.json by cell, seeds gathered."""
+  by_cell: dict[Cell, list[Mapping[str, Any]]] = {}
+  for row in rows:
+    cell = Cell(*(row[field] for field in Cell._fields))
+    by_cell.setdefault(cell, []).append(row)
+  return {cell: _gather(group) for cell, group in by_cell.items()}
+
+
+def _gather(rows):
+  values = [row["value"] for row in rows]
+
+  # An interval over a single sample is not known, and stored as null.
+  ends = [
+    row[side]
+    for row in rows
+    for side in ("low", "high")
+    if row[side] is not None
+  ]
+  mean = sum(values) / len(values)
+  return Score(
+    mean, min(ends, default=mean), max(ends, default=mean), len(rows)
+  )
+
+
+def _check_results(results, path):
+  _require(results, ("schema", "rows"), path)
+  if results["schema"] != RESULTS_SCHEMA:
+    raise ValueError(
+      f"This drope_jax reads results.json of schema {RESULTS_SCHEMA}, got "
+      f"{results['schema']!r} in {path}. Evaluate again."
+    )
+  for row in results["rows"]:
+    _require(row, (*Cell._fields, *_ROW), path)
+
+
+def _require(record, fields, where):
+  missing = [
+    f for f in fields if not hasattr(record, "keys") or f not in record
+  ]
+  if missing:
+    raise ValueError(
+      f"{where} needs {', '.join(fields)}, got no {', '.join(missing)}. "
+      "Make it anew with this version of drope_jax."
+    )
+
+
+def _lines(path):
+  if path.is_file():
+    for i, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+      yield f"{path}, line {i},", line
+
+
+def _read(path):
+  return _parse(path.read_text("utf-8"), path) if path.is_file() else None
+
+
+def _parse(text, where):
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where} must be JSON, got something else ({error}). It may have been "
+      "cut short: run its command again, or remove it."
+    ) from error

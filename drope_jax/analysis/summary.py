@@ -1,0 +1,388 @@
+"""The standard report: sections out of what runs left behind."""
+
+from collections.abc import Sequence
+import json
+
+from drope_jax.analysis import (
+  claims,
+  damage,
+  frequencies,
+  palette,
+  plots,
+  report,
+  runs,
+)
+from drope_jax.positional import rotary
+
+_PANELS = {
+  False: "without a softmax scale",
+  True: "each with its own fitted scale",
+}
+_RECALIBRATION = "recalibrate"
+_BASES = ("base", "rope")
+_DROPPED = ("full", "drope", "recalibrated")
+
+
+def sections(
+  gathered: Sequence[runs.Run], commands: Sequence[str] = ()
+) -> list[report.Section]:
+  """Returns the report of some runs, from whatever each of them has.
+
+  Training curves of all runs share a plot; each run's results stand apart.
+
+  Args:
+    gathered: the runs; `runs.load` reads one.
+    commands: how to make it again, one command line each.
+
+  Raises:
+    ValueError: there is no run.
+  """
+  if not gathered:
+    raise ValueError("A report needs a run, got none. Name a run's folder.")
+  found = [_headline(gathered)]
+  for run in gathered:
+    mark = f" · {run.name}" if len(gathered) > 1 else ""
+    for title, blocks in _of_run(run):
+      if blocks:
+        found.append(report.Section(title + mark, blocks))
+  for title, blocks in (
+    ("Training", _training(gathered)),
+    ("How this was made", _settings(gathered, commands)),
+  ):
+    if blocks:
+      found.append(report.Section(title, blocks))
+  return found
+
+
+def _of_run(run):
+  """Yields (title, blocks) of one run's sections."""
+  scores = runs.scores(run.rows)
+  base, dropped = _roles(run)
+  yield "What showed and what did not", _verdicts(scores, base, dropped)
+  yield "Recovery after the drop", _recovery(run)
+  yield "Retrieval beyond the trained context", _retrieval(scores)
+  yield "Loss beyond the trained context", _losses(run.rows, scores)
+  yield "What the models write", _samples(run)
+  yield "Damage of the drop, before any training", _damage(run)
+  yield "What scaling does to the frequencies", _frequencies(run, base, scores)
+
+
+def _roles(run):
+  """Returns the names of the RoPE model and of the best one dropped from it.
+
+  Known names decide, then manifests: plain Rope, and Nope after a surgery.
+  """
+  names = list(dict.fromkeys(row["model"] for row in run.rows))
+  manifests = {name: run.manifest(name) for name in names}
+
+  def scheme(name):
+    return manifests[name].get("model", {}).get("positional", {})["__class__"]
+
+  described = [name for name in names if manifests[name]]
+  was_cut = {
+    name: any(e["operation"] == "surgery" for e in manifests[name]["lineage"])
+    for name in described
+  }
+  base = [name for name in _BASES if name in names]
+  base += [name for name in described if scheme(name) == "Rope"]
+  dropped = [name for name in _DROPPED if name in names]
+  dropped += [n for n in described if scheme(n) == "Nope" and was_cut[n]]
+  return (base or [None])[0], (dropped or [None])[0]
+
+
+def _headline(gathered):
+  blocks = []
+  for run in gathered:
+    base, dropped = _roles(run)
+    if base and dropped:
+      blocks += _story(run, base, dropped)
+  names = ", ".join(run.name for run in gathered)
+  if not blocks:
+    return report.Section(
+      names, [report.Text(f"Training and evaluation of {names}.")]
+    )
+  return report.Section("A language model without its positions", blocks)
+
+
+def _story(run, base, dropped):
+  scores = runs.scores(run.rows)
+  context = run.rows[0]["context_tokens"]
+  factor = max(cell.factor for cell in scores)
+  text = (
+    f"A model trained with rotary positions (RoPE) on {context:,} tokens at a "
+    "time had its positions dropped, and was trained on briefly at the same "
+    f"length (DroPE). Here it reads texts up to {factor:g} times that long, "
+    "beside the model it came from under three ways to stretch RoPE: position "
+    "interpolation (PI), NTK-aware scaling, and YaRN."
+  )
+  facts = [v.fact for v in claims.verdicts(scores, base, dropped)]
+  before, after = _tokens(run, base), _tokens(run, dropped)
+  if before and after and after > before:
+    share = (after - before) / before
+    note = f"{(after - before) / 1e6:.3g}M after {before / 1e6:.3g}M"
+    facts.append(("tokens of recalibration", f"{share:.1%}", note))
+  return [report.Text(text)] + ([report.Facts(facts)] if facts else [])
+
+
+def _tokens(run, model):
+  lineage = run.manifest(model).get("lineage")
+  return lineage[-1]["tokens"] if lineage else None
+
+
+def _verdicts(scores, base, dropped):
+  if base is None or dropped is None:
+    return []
+  found = claims.verdicts(scores, base, dropped)
+  if not found:
+    return []
+  seeds = max(score.seeds for score in scores.values())
+  return [
+    report.Verdicts([verdict[:3] for verdict in found]),
+    report.Text(
+      f"The model without positions is “{dropped}”. Brackets are 95% intervals "
+      f"over what was asked, {seeds} seed{'s' * (seeds > 1)} of it; each model "
+      "is one training run, and another run may differ by more."
+    ),
+  ]
+
+
+def _recovery(run):
+  tokens, losses = run.phase(_RECALIBRATION)
+  if len(tokens) < 2:
+    return []
+  levels = {}
+  if run.damage:
+    levels["base_loss"] = run.damage.before.loss
+    levels["dropped_loss"] = run.damage.after.loss
+  brief = any(row["model"] == "recalibrated" for row in run.rows)
+  look = palette.DROPE_LIVE if brief else palette.DROPE
+  curve = plots.Curve(look, tokens, losses)
+  return [
+    report.Plot(
+      plots.recovery([curve], **levels),
+      "Loss while the model trains on without positions, at the context it "
+      "always had; before the drop it was at the dotted line.",
+    )
+  ]
+
+
+def _retrieval(scores):
+  blocks = []
+  found = {c: s for c, s in scores.items() if c.metric == "accuracy"}
+  for task in dict.fromkeys(cell.task for cell in found):
+    of_task = {c: s for c, s in found.items() if c.task == task}
+    name = task.replace("_", "-")
+    panels = _panels(of_task, lambda c, s: (c.factor, s))
+    blocks += [
+      report.Plot(
+        plots.accuracy_by_factor(panels, label=f"{name} answered exactly"),
+        f"Share of {name} questions answered exactly, by length; bars are 95% "
+        "intervals. Compare within a panel: there all methods are treated "
+        "alike.",
+      ),
+      _by_factor(
+        of_task,
+        f"Share of {name} questions answered exactly, with 95% intervals; a "
+        "fitted softmax scale is each method's own.",
+      ),
+    ]
+  return blocks
+
+
+def _losses(rows, scores):
+  found = {c: s for c, s in scores.items() if c.metric == "tail_loss"}
+  found = found or {c: s for c, s in scores.items() if c.metric == "loss"}
+  if not found:
+    return []
+  blocks = []
+  longest = max(c.factor for c in scores if c.metric == "loss")
+  series = [
+    row
+    for row in rows
+    if row["metric"] == "loss" and row["factor"] == longest and row["series"]
+  ]
+  if series:
+    context = series[0]["context_tokens"]
+    blocks.append(
+      report.Plot(
+        plots.loss_by_position(_series_panels(series), context_tokens=context),
+        f"Loss by position in texts of {longest * context:,.0f} tokens. Right "
+        "of the dotted line no model was trained; a good reader stays flat or "
+        "falls, because it has read more.",
+      )
+    )
+  tail = next(iter(found)).metric == "tail_loss"
+  what = "the last trained context's length of a text" if tail else "a text"
+  blocks.append(
+    _by_factor(
+      found, f"Loss in nats per token over {what}, with 95% intervals.", 3
+    )
+  )
+  return blocks
+
+
+def _panels(scores, point):
+  """Returns {title: curves by factor}, without and with a fitted scale."""
+  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
+  panels = {}
+  for fitted, title in _PANELS.items():
+    curves = []
+    for pair, look in looks.items():
+      points = sorted(
+        point(c, s)
+        for c, s in scores.items()
+        if (c.model, c.method) == pair and c.scale_fitted == fitted
+      )
+      if points:
+        x, found = zip(*points, strict=True)
+        value, low, high, _ = zip(*found, strict=True)
+        curves.append(plots.Curve(look, x, value, low, high))
+    if curves:
+      panels[title] = curves
+  return panels
+
+
+def _series_panels(rows):
+  """As `_panels`, by position; of several seeds, the mean."""
+  looks = palette.looks(dict.fromkeys((r["model"], r["method"]) for r in rows))
+  panels = {}
+  for fitted, title in _PANELS.items():
+    curves = []
+    for pair, look in looks.items():
+      seeds = [
+        dict(map(tuple, row["series"]))
+        for row in rows
+        if (row["model"], row["method"]) == pair
+        and row["scale_fitted"] == fitted
+      ]
+      if seeds:
+        means = [sum(s[x] for s in seeds) / len(seeds) for x in seeds[0]]
+        curves.append(plots.Curve(look, list(seeds[0]), means))
+    if curves:
+      panels[title] = curves
+  return panels
+
+
+def _by_factor(scores, caption, decimals=2):
+  """A table: a row for each method and treatment, a column for each factor."""
+  factors = sorted({cell.factor for cell in scores})
+  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
+  rows = []
+  for fitted in _PANELS:
+    for (model, method), look in looks.items():
+      by_factor = {
+        c.factor: report.Interval(*s[:3], decimals)
+        for c, s in scores.items()
+        if c[2:4] == (model, method) and c.scale_fitted == fitted
+      }
+      if by_factor:
+        scale = "fitted" if fitted else "none"
+        cells = [by_factor.get(factor) for factor in factors]
+        rows.append([look.label, scale, *cells])
+  columns = ["", "scale", *(f"{factor:g}×" for factor in factors)]
+  return report.Table(columns, rows, caption)
+
+
+def _samples(run):
+  return [
+    report.Quote(
+      sample["text"],
+      ", ".join(
+        f"{key}: {value}" for key, value in sample.items() if key != "text"
+      ),
+    )
+    for sample in run.samples
+  ]
+
+
+def _damage(run):
+  if run.damage is None:
+    return []
+  return [
+    report.Plot(
+      plots.damage(run.damage),
+      f"Dropping positions takes the loss from {run.damage.before.loss:.2f} to "
+      f"{run.damage.after.loss:.2f} nats per token; what it does to each "
+      "layer's queries, keys and attention.",
+    ),
+    report.Details(
+      "The same in numbers",
+      [report.Table(damage.COLUMNS, run.damage.rows())],
+    ),
+  ]
+
+
+def _frequencies(run, base, scores):
+  model = run.manifest(base).get("model") if base else None
+  if not model or model["positional"]["__class__"] != "Rope":
+    return []
+  factor = max(cell.factor for cell in scores)
+  if factor <= 1:
+    return []
+  rope = rotary.Rope(model["positional"]["theta"])
+  shape = model["head_dim"], model["context_tokens"]
+  return [
+    report.Plot(
+      plots.frequency_scaling(
+        frequencies.scalings(rope, *shape, factors=[factor]),
+        frequencies.pairs(rope, *shape),
+      ),
+      f"To read {factor:g} times the context, PI divides every frequency by "
+      f"{factor:g}; NTK-aware and YaRN spare the fast ones. Pairs right of “1 "
+      "turn” never came full circle in training.",
+    )
+  ]
+
+
+def _training(gathered):
+  looks = palette.looks([(run.name, "model") for run in gathered])
+  curves, drops = [], {}
+  for run in gathered:
+    phases = {record["phase"] for record in run.metrics}
+    if len(run.metrics) < 2 or phases == {_RECALIBRATION}:
+      continue  # A recalibration alone has a plot of its own.
+    look = looks[run.name, "model"]
+    x, y = zip(*((m["tokens"], m["loss"]) for m in run.metrics), strict=True)
+    curves.append(plots.Curve(look, x, y))
+    drop = run.start_of(_RECALIBRATION)
+    if drop:
+      drops[look.label] = drop
+  if not curves:
+    return []
+  return [
+    report.Plot(
+      plots.training(curves, drops=drops),
+      "Training loss, averaged over stretches; its first tenth may run "
+      "off the top.",
+    )
+  ]
+
+
+def _settings(gathered, commands):
+  blocks = []
+  if commands:
+    blocks.append(
+      report.Details("Commands", [report.Code("\n".join(commands))])
+    )
+  for run in gathered:
+    results = run.results or {}
+    mark = f" · {run.name}" if len(gathered) > 1 else ""
+    for title, content in (
+      ("Settings", results.get("settings")),
+      ("Models and their lineage", results.get("models")),
+    ):
+      if content:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        blocks.append(report.Details(title + mark, [report.Code(text)]))
+    if run.rows:
+      blocks.append(report.Details(f"All results{mark}", [_all_rows(run.rows)]))
+  return blocks
+
+
+def _all_rows(rows):
+  columns = [name for name in rows[0] if name != "series"]
+  cells = [
+    [str(v) if isinstance(v, bool) else v for v in map(row.get, columns)]
+    for row in rows
+  ]
+  return report.Table(columns, cells)

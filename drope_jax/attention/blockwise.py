@@ -1,0 +1,99 @@
+"""Attention by blocks of queries: memory O(S x block), in plain XLA.
+
+For devices without a kernel, and for long evaluations on a CPU. A row is cut
+into strips; a strip's keys end where the strip does, so that what lies above
+the diagonal is not computed, and within a strip blocks of queries take turns.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.attention import reference
+from drope_jax.attention.mask import Mask
+from drope_jax.axes import Array
+
+# Strips are unrolled. With n of them, (n + 1) / 2n of the square is computed:
+# 0.56 of it with 8. Narrower than 128 queries, matrix products run slower than
+# the skipped work costs.
+MAX_STRIPS = 8
+MIN_STRIP = 128
+
+
+def attend(
+  q_BSHD: Array,
+  k_BTKD: Array,
+  v_BTKD: Array,
+  mask: Mask,
+  scale: Array | float,
+  slopes_H: Array | None = None,
+  block: int = 512,
+) -> Array:
+  """See `drope_jax.attention.attend`; holds H * block * T logits at once."""
+  B, S, H, D = q_BSHD.shape
+  T, K = k_BTKD.shape[1:3]
+  # Heads lead, so that each product is one plain batch of matrices.
+  q_BKGSD = q_BSHD.reshape(B, S, K, H // K, D).transpose(0, 2, 3, 1, 4)
+  k_BKTD, v_BKTD = k_BTKD.swapaxes(1, 2), v_BTKD.swapaxes(1, 2)
+  strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
+  outs = []
+  for start in range(0, S, strip):
+    stop = min(start + strip, S)
+    keys = stop if mask.k_pos_BT is None else T
+    one_block = _block_attention(
+      q_BKGSD, k_BKTD[:, :, :keys], v_BKTD[:, :, :keys], mask, scale, slopes_H
+    )
+    outs.append(_in_turns(one_block, start, stop, block))
+  out_BKGSD = jnp.concatenate(outs, axis=3)
+  return out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(q_BSHD.shape)
+
+
+def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, scale, slopes_H):
+  """Returns a function from (first query, count) to their outputs."""
+  K, G = q_BKGSD.shape[1:3]
+  keys = slice(0, k_BKTD.shape[2])
+
+  def attend_block(first: Array | int, count: int) -> Array:
+    q_BKGcD = jax.lax.dynamic_slice_in_dim(q_BKGSD, first, count, axis=3)
+    rows = first + jnp.arange(count)
+    logits_BKGcT = scale * jnp.einsum(
+      "bkgcd,bktd->bkgct", q_BKGcD, k_BKTD, preferred_element_type=jnp.float32
+    )
+    if slopes_H is not None:
+      distance_BcT = mask.distance_BST(rows, keys).astype(jnp.float32)
+      slopes_KG11 = slopes_H.reshape(K, G, 1, 1)
+      logits_BKGcT -= slopes_KG11 * distance_BcT[:, None, None]
+    visible_BcT = mask.visible_BST(rows, keys)
+    logits_BKGcT = jnp.where(
+      visible_BcT[:, None, None], logits_BKGcT, reference.HIDDEN
+    )
+    max_BKGc1 = jnp.max(logits_BKGcT, axis=-1, keepdims=True)
+    weights_BKGcT = jnp.exp(logits_BKGcT - jax.lax.stop_gradient(max_BKGc1))
+    # Dividing the D outputs, not the T weights, saves a pass over the block.
+    sum_BKGc1 = jnp.sum(weights_BKGcT, axis=-1, keepdims=True)
+    out_BKGcD = jnp.einsum(
+      "bkgct,bktd->bkgcd",
+      weights_BKGcT.astype(v_BKTD.dtype),
+      v_BKTD,
+      preferred_element_type=jnp.float32,
+    )
+    return (out_BKGcD / sum_BKGc1).astype(v_BKTD.dtype)
+
+  return attend_block
+
+
+def _in_turns(attend_block, start: int, stop: int, block: int) -> Array:
+  """Returns the outputs of queries start to stop, a block at a time."""
+  whole = (stop - start) // block
+  outs = []
+  if whole > 1:
+    firsts = start + block * jnp.arange(whole)
+    # Remat: the backward pass recomputes a block rather than keep all logits.
+    turn = jax.checkpoint(lambda first: attend_block(first, block))
+    out_nBKGcD = jax.lax.map(turn, firsts)
+    out_BKGncD = jnp.moveaxis(out_nBKGcD, 0, 3)
+    outs.append(out_BKGncD.reshape(*out_BKGncD.shape[:3], -1,
+                                   out_BKGncD.shape[-1]))
+    start += whole * block
+  if start < stop:
+    outs.append(attend_block(start, stop - start))
+  return jnp.concatenate(outs, axis=3)

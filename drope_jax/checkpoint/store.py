@@ -1,0 +1,354 @@
+"""Checkpoints on disk or in a bucket, through Orbax's v1 API.
+
+Every checkpoint is one Orbax directory that stands by itself:
+
+    params/                   the parameter tree
+    rest/                     the other training state; in a run's steps only
+    tokenizer/FILE            a copy of the tokenizer's file
+    _CHECKPOINT_METADATA      holds the manifest
+
+`save_model` writes one; a `RunStore` writes one per saved step, `RUN/1000`.
+Orbax writes under a temporary name and renames, or commits by a marker in a
+bucket: whatever was interrupted is never taken for a checkpoint. In a program
+of many processes each must call each function here.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+from typing import Any
+
+from etils import epath
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from drope_jax import trees
+from drope_jax.checkpoint import tokenizer_file
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.model import transformer
+
+Path = str | os.PathLike
+
+_PARAMS, _REST, _TOKENIZER = "params", "rest", "tokenizer"
+_MANIFEST = "manifest"
+_METADATA = "_CHECKPOINT_METADATA"
+_CONCURRENT_BYTES = 8 * 2**30
+"""In flight per host beyond the arrays themselves; Orbax knows no bound."""
+
+
+def save_model(
+  directory: Path,
+  params: Any,
+  manifest: Manifest,
+  tokenizer_path: Path | None = None,
+) -> None:
+  """Writes a model checkpoint; returns once it is complete.
+
+  Raises:
+    ValueError: `directory` exists; params do not match `manifest.model`; the
+      tokenizer file does not match `manifest.tokenizer`.
+  """
+  directory = require_new(directory)
+  items = _items({_PARAMS: params}, manifest, tokenizer_path)
+  with _context():
+    ocp.save_checkpointables(
+      directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
+    )
+
+
+def require_new(directory: Path) -> epath.Path:
+  """Returns the absolute path of a directory that does not exist yet.
+
+  Raises:
+    ValueError: it exists.
+  """
+  directory = _absolute(directory)
+  if directory.exists():
+    raise ValueError(
+      f"A checkpoint is written to a new directory, but {directory} exists. "
+      "Choose another, or remove it first."
+    )
+  return directory
+
+
+def load_model(
+  path: Path, *, shardings: Any = None, dtype: Any = None
+) -> tuple[Any, Manifest]:
+  """Returns a checkpoint's params and manifest; optimizer state is not read.
+
+  Args:
+    path: a model checkpoint, a run (its newest step), or a run's step.
+    shardings: pytree of `Sharding` like the params; None puts them on the
+      first local device.
+    dtype: to cast to while reading; None keeps each leaf as stored.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint at `path`.
+    ValueError: it is damaged, or its arrays do not match its config.
+  """
+  checkpoint = locate(path)
+  manifest, stored = describe(checkpoint)
+  trees.require_same_leaves(
+    transformer.param_shapes(manifest.model), stored, f"{checkpoint}"
+  )
+  if shardings is None:
+    shardings = jax.tree.map(lambda _: _first_device(), stored)
+  abstract = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, dtype or leaf.dtype, sharding=sharding
+    ),
+    stored,
+    shardings,
+  )
+  with _context(), _reading(checkpoint):
+    params = ocp.load(checkpoint, abstract, checkpointable_name=_PARAMS)
+  return params, manifest
+
+
+def describe(path: Path) -> tuple[Manifest, Any]:
+  """Returns the manifest and each parameter's stored shape and dtype.
+
+  Reads no array. Raises as `load_model` does, but checks no schema.
+  """
+  checkpoint = locate(path)
+  with _context(), _reading(checkpoint):
+    metadata = ocp.metadata(checkpoint, checkpointable_name=_PARAMS)
+    if metadata.metadata is None:  # Orbax has logged why.
+      raise ValueError(f"{_PARAMS} has no readable metadata")
+    data = (metadata.custom_metadata or {}).get(_MANIFEST)
+    if data is None:
+      raise ValueError(f"{_METADATA} holds no {_MANIFEST}")
+    shapes = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+      metadata.metadata,
+    )
+  try:
+    return Manifest.from_json(data), shapes
+  except ValueError as error:
+    raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def locate(path: Path) -> epath.Path:
+  """Returns the checkpoint that `path` means: itself, or a run's newest step.
+
+  Raises:
+    FileNotFoundError: neither a finished checkpoint nor a run that has one.
+  """
+  path = _absolute(path)
+  if is_finished(path):
+    return path
+  steps = finished_steps(path)
+  if not steps:
+    raise FileNotFoundError(
+      "A checkpoint, or a run with a finished step, is needed, got "
+      f"{path}, which {'has neither' if path.exists() else 'does not exist'}. "
+      "Check the path; an interrupted save is not a checkpoint."
+    )
+  return path / str(steps[-1])
+
+
+def finished_steps(run: Path) -> list[int]:
+  """Returns the steps of a run that are complete on disk, in order."""
+  run = _absolute(run)
+  names = [p.name for p in run.iterdir()] if run.is_dir() else []
+  steps = sorted(int(name) for name in names if name.isdecimal())
+  return [step for step in steps if is_finished(run / str(step))]
+
+
+def tokenizer_path(path: Path) -> epath.Path:
+  """Returns where the tokenizer's file lies in a checkpoint, a run, or a step.
+
+  Raises:
+    FileNotFoundError: no checkpoint, or it has no tokenizer.
+    ValueError: the file's fingerprint is not the manifest's.
+  """
+  checkpoint = locate(path)
+  tokenizer = describe(checkpoint)[0].tokenizer
+  if tokenizer is None:
+    raise FileNotFoundError(
+      f"A tokenizer is needed, but {checkpoint} was saved without one. Name "
+      "its file, or save the checkpoint again with it."
+    )
+  file = checkpoint / _TOKENIZER / tokenizer.filename
+  tokenizer_file.checked(file, tokenizer)
+  return file
+
+
+class RunStore:
+  """The checkpoints of a run: saved in the background, the newest kept.
+
+  Use as a context manager, or call `close`; a save is only certain after
+  `wait` or `close`. Opening one removes what interrupted saves left behind.
+  """
+
+  def __init__(
+    self, directory: Path, keep: int = 2, tokenizer_path: Path | None = None
+  ):
+    """Opens, or creates, the run at `directory`.
+
+    Args:
+      directory: holds one folder a step; other names in it are left alone.
+      keep: how many of the newest steps stay on disk.
+      tokenizer_path: copied into each step; see `save_model`.
+    """
+    if keep < 1:
+      raise ValueError(
+        f"RunStore must keep 1 step or more to resume from, got {keep}. "
+        "Raise keep."
+      )
+    policies = ocp.training.preservation_policies
+    self.directory = _absolute(directory)
+    self._tokenizer_path = tokenizer_path
+    self._checkpointer = ocp.training.Checkpointer(
+      self.directory,
+      context=_context(),
+      preservation_policy=policies.LatestN(keep),
+      cleanup_tmp_directories=True,
+    )
+    self._latest_step = max(finished_steps(self.directory), default=None)
+
+  def save(
+    self, step: int, state: Mapping[str, Any], manifest: Manifest
+  ) -> None:
+    """Starts to save `state`, after the save before it is complete.
+
+    The arrays are copied off the device before this returns, so the caller
+    may donate or overwrite them.
+
+    Args:
+      step: later than every saved one.
+      state: pytree of arrays, a mapping with the model under "params".
+      manifest: as of this step.
+
+    Raises:
+      ValueError: `step` is not later; params do not match `manifest.model`; the
+        tokenizer file does not match `manifest.tokenizer`.
+    """
+    latest = self._latest_step
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f"A saved step must come after {latest}, the newest in "
+        f"{self.directory}, got {step}. Restore it, or use another directory."
+      )
+    rest = {key: value for key, value in state.items() if key != _PARAMS}
+    items = {_PARAMS: state[_PARAMS]} | ({_REST: rest} if rest else {})
+    self._checkpointer.save_checkpointables_async(
+      step,
+      _items(items, manifest, self._tokenizer_path),
+      force=True,  # Orbax would skip a save while another is under way.
+      overwrite=True,  # Only what is not finished can be in the way.
+      custom_metadata={_MANIFEST: manifest.to_json()},
+    )
+    self._latest_step = step
+
+  def latest_step(self) -> int | None:
+    """Returns the newest step saved or being saved; None if there is none."""
+    return self._latest_step
+
+  def restore(
+    self, abstract_state: Mapping[str, Any], step: int | None = None
+  ) -> tuple[dict[str, Any], Manifest]:
+    """Returns a saved state, bit for bit, and its manifest.
+
+    Args:
+      abstract_state: like the saved state; leaves are arrays or
+        `ShapeDtypeStruct`, whose shardings say where to put what is read (the
+        first local device where there is none). Another dtype is cast to.
+      step: None for the newest.
+
+    Raises:
+      FileNotFoundError: nothing saved, or not that step.
+      ValueError: damaged, or `abstract_state` is not like what was saved.
+    """
+    self.wait()
+    path = locate(
+      self.directory if step is None else self.directory / str(step)
+    )
+    manifest, _ = describe(path)
+    abstract = jax.tree.map(_abstract, dict(abstract_state))
+    params = abstract.pop(_PARAMS)
+    items = {_PARAMS: params} | ({_REST: abstract} if abstract else {})
+    remedy = "Resume with the recipe that wrote it, or take another step."
+    with _context(), _reading(path, remedy):
+      loaded = ocp.load_checkpointables(path, items)
+    return {_PARAMS: loaded[_PARAMS]} | loaded.get(_REST, {}), manifest
+
+  def wait(self) -> None:
+    """Returns once what was saved is complete; raises what went wrong."""
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    """Waits, then frees the background threads."""
+    self._checkpointer.close()
+
+  def __enter__(self) -> "RunStore":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def _items(arrays, manifest, tokenizer_path):
+  """Checks everything that goes into a checkpoint; returns it by name."""
+  trees.require_same_leaves(
+    transformer.param_shapes(manifest.model), arrays[_PARAMS], "this checkpoint"
+  )
+  if (manifest.tokenizer is None) != (tokenizer_path is None):
+    raise ValueError(
+      "A manifest's tokenizer and its file come together, got "
+      f"{manifest.tokenizer} and {tokenizer_path}. Pass both or neither."
+    )
+  if tokenizer_path is None:
+    return arrays
+  files = tokenizer_file.collect(_absolute(tokenizer_path), manifest.tokenizer)
+  return arrays | {_TOKENIZER: files}
+
+
+@contextlib.contextmanager
+def _reading(
+  path: epath.Path, remedy: str = "Copy it again, or take another step."
+) -> Iterator[None]:
+  """Turns what Orbax and TensorStore raise into one line that names `path`."""
+  try:
+    yield
+  except (MemoryError, RuntimeError):  # The machine's fault, not the files'.
+    raise
+  except Exception as error:  # TensorStore's read errors have no other type.
+    cause = str(error).split("\n")[0].split(". See")[0][:200]
+    raise ValueError(
+      f"A whole checkpoint of the form asked for is needed, got {path}, which "
+      f"cannot be read ({type(error).__name__}: {cause}). {remedy}"
+    ) from error
+
+
+def _abstract(leaf):
+  return jax.ShapeDtypeStruct(
+    leaf.shape,
+    leaf.dtype,
+    sharding=getattr(leaf, "sharding", None) or _first_device(),
+  )
+
+
+def _first_device():
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _context() -> ocp.Context:
+  context = ocp.Context()
+  context.memory.write_concurrent_bytes = _CONCURRENT_BYTES
+  context.memory.read_concurrent_bytes = _CONCURRENT_BYTES
+  return context
+
+
+def is_finished(path: Path) -> bool:
+  """Returns whether `path` is itself a checkpoint, complete on disk."""
+  path = _absolute(path)
+  # Orbax alone also takes any folder for a checkpoint of its older layout.
+  return (path / _METADATA).exists() and ocp.is_orbax_checkpoint(path)
+
+
+def _absolute(path: Path) -> epath.Path:
+  path = epath.Path(path)
+  if "://" in str(path):  # epath takes a bucket's name for a relative path.
+    return path
+  return path.expanduser().absolute()

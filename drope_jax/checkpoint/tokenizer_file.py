@@ -1,0 +1,69 @@
+"""The copy of a tokenizer's file that a checkpoint carries."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+
+from etils import epath
+import jax
+
+from drope_jax.checkpoint.manifest import TokenizerRef
+
+_CONFIG = "tokenizer_config.json"
+"""Lies beside a Hugging Face tokenizer.json, and names its special tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Files that Orbax saves with the arrays, so that all commit as one.
+
+  Meets Orbax's `StatefulCheckpointable`.
+  """
+
+  contents: Mapping[str, bytes]
+
+  async def save(self, directory):
+    """Starts to write into `directory`, which Orbax is still creating."""
+
+    async def write():
+      path = await directory.await_creation()
+      if jax.process_index() == 0:
+        self.write(path)
+
+    return write()
+
+  async def load(self, directory):
+    """Is never called: readers open the file where it lies."""
+    raise NotImplementedError
+
+  def write(self, folder: epath.Path) -> None:
+    """Writes every file into `folder`."""
+    for name, content in self.contents.items():
+      (folder / name).write_bytes(content)
+
+
+def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
+  """Returns a tokenizer's file and what must lie beside it.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: it is another tokenizer's.
+  """
+  contents = {tokenizer.filename: checked(file, tokenizer)}
+  beside = file.parent / _CONFIG
+  if file.suffix == ".json" and beside.exists():
+    contents[_CONFIG] = beside.read_bytes()
+  return Files(contents)
+
+
+def checked(file: epath.Path, tokenizer: TokenizerRef) -> bytes:
+  """Returns the file's bytes; raises as `collect` does."""
+  content = file.read_bytes()
+  fingerprint = hashlib.sha256(content).hexdigest()
+  if fingerprint != tokenizer.fingerprint:
+    raise ValueError(
+      f"The tokenizer of this checkpoint has SHA-256 {tokenizer.fingerprint}, "
+      f"got {fingerprint} for {file}. Use the file that the model was trained "
+      "with."
+    )
+  return content

@@ -1,0 +1,1 @@
+"""The `drope` command: the one place that joins the packages."""

@@ -1,0 +1,195 @@
+"""What the bindings of a config mean: scopes, references, macros.
+
+The rules are gin's, and the dataclasses' annotations are added to them.
+Nothing here is kept between two configs.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import difflib
+import typing
+from typing import Any, NamedTuple
+
+from drope_jax.cli import field_types
+
+
+class ConfigError(ValueError):
+  """A mistake in a config; the message starts with its file and line."""
+
+
+class Reference(NamedTuple):
+  """`@scope/Class()`; without a scope, it inherits the one it is used in."""
+
+  scope: tuple[str, ...]
+  name: str
+  evaluate: bool
+
+
+class Macro(NamedTuple):
+  """`%NAME`: the value that `NAME = value` has."""
+
+  name: str
+
+
+class _Binding(NamedTuple):
+  value: Any
+  where: str
+
+
+class Bindings:
+  """Every binding of a config, and which of them took effect."""
+
+  def __init__(self, classes: Iterable[type]):
+    self._classes = {cls.__name__: cls for cls in classes}
+    self._macros: dict[str, _Binding] = {}
+    # Keyed by (scope, class, field).
+    self._fields: dict[tuple[str, str, str], _Binding] = {}
+    self._used: set[int] = set()  # By id: a value need not be hashable.
+
+  def bind(
+    self, scope: str, name: str, field: str, value: Any, where: str
+  ) -> None:
+    """Binds scope/name.field, or without a field the macro scope/name.
+
+    A later binding of the same name replaces an earlier one.
+
+    Raises:
+      ConfigError: no class has this name, or it has no such field.
+    """
+    if not field:
+      self._macros["/".join(filter(None, (scope, name)))] = _Binding(
+        value, where
+      )
+      return
+    fields = _field_names(self._find(name, where))
+    if field not in fields:
+      raise ConfigError(
+        f"{where}: {name} has no field {field!r}; {_nearest(field, fields)}"
+      )
+    self._fields[scope, name, field] = _Binding(value, where)
+
+  def construct(
+    self,
+    name: str,
+    scope: tuple[str, ...] = (),
+    where: str = "",
+    inside: tuple[str, ...] = (),
+  ) -> Any:
+    """Returns an instance of class `name` under the bindings of `scope`.
+
+    Args:
+      name: a class's.
+      scope: from the outermost; a field takes its innermost binding.
+      where: the file and line that ask for it.
+      inside: what it is a part of.
+
+    Raises:
+      ConfigError: a name is unknown, a type is wrong, or a part holds itself.
+      ValueError: a required field is not bound, or the class refuses a value.
+    """
+    cls = self._find(name, where)
+    scoped = "/".join((*scope, name))
+    inside = _enter(f"@{scoped}", inside, where)
+    bound = {}
+    for depth in range(len(scope) + 1):
+      prefix = "/".join(scope[:depth])
+      for key, binding in self._fields.items():
+        if key[:2] == (prefix, name):
+          bound[key[2]] = binding
+    self._used.update(map(id, bound.values()))
+    missing = [f for f in _field_names(cls, required=True) if f not in bound]
+    if missing:
+      raise ValueError(
+        f"{scoped} needs a value for {', '.join(missing)}, got none. Bind "
+        f"{scoped}.{missing[0]}, or include a file that does."
+      )
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for field, binding in bound.items():
+      value = self._resolve(binding.value, scope, binding.where, inside)
+      try:
+        values[field] = field_types.check(value, hints[field])
+      except TypeError as error:
+        raise ConfigError(f"{binding.where}: {name}.{field} {error}") from None
+    return cls(**values)
+
+  def refuse_unused(self) -> None:
+    """Raises ConfigError if a binding or a macro did not reach the result."""
+    names = {f"%{name}": binding for name, binding in self._macros.items()} | {
+      f"{scope}/{name}.{field}".lstrip("/"): binding
+      for (scope, name, field), binding in self._fields.items()
+    }
+    unused = [
+      f"{binding.where}: {name}"
+      for name, binding in names.items()
+      if id(binding) not in self._used
+    ]
+    if unused:
+      raise ConfigError(
+        f"{', '.join(unused)} changes nothing in the result: nothing built "
+        "reads it, or a binding with a closer scope hides it. Remove it, or "
+        "correct its scope."
+      )
+
+  def _resolve(
+    self,
+    value: Any,
+    scope: tuple[str, ...],
+    where: str,
+    inside: tuple[str, ...],
+  ) -> Any:
+    match value:
+      case Reference(_, name, evaluate=False):
+        raise ConfigError(
+          f"{where}: a field takes an instance, got the class @{name}. Write "
+          f"@{name}()."
+        )
+      case Reference():
+        return self.construct(value.name, value.scope or scope, where, inside)
+      case Macro(name):
+        if name not in self._macros:
+          raise ConfigError(
+            f"{where}: the macro %{name} is not defined; "
+            f"{_nearest(name, self._macros)}"
+          )
+        binding = self._macros[name]
+        self._used.add(id(binding))
+        inside = _enter(f"%{name}", inside, where)
+        return self._resolve(binding.value, scope, binding.where, inside)
+      case list() | tuple():
+        return tuple(self._resolve(v, scope, where, inside) for v in value)
+    return value
+
+  def _find(self, name: str, where: str) -> type:
+    if name not in self._classes:
+      raise ConfigError(
+        f"{where}: no class {name!r} can be configured; "
+        f"{_nearest(name, self._classes)}"
+      )
+    return self._classes[name]
+
+
+def _enter(node: str, inside: tuple[str, ...], where: str) -> tuple[str, ...]:
+  if node in inside:
+    raise ConfigError(
+      f"{where}: {node} is a part of itself. Break the circle of references."
+    )
+  return (*inside, node)
+
+
+def _field_names(cls: type, required: bool = False) -> list[str]:
+  names = []
+  for field in dataclasses.fields(cls):
+    defaults = {id(field.default), id(field.default_factory)}
+    has_default = defaults != {id(dataclasses.MISSING)}
+    if field.init and not (required and has_default):
+      names.append(field.name)
+  return names
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+  """Returns advice: the likeliest of `names`, or all of them."""
+  near = difflib.get_close_matches(name, names, n=1)
+  if near:
+    return f"did you mean {near[0]!r}?"
+  return f"there is {', '.join(sorted(names)) or 'none'}."

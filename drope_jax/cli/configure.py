@@ -1,0 +1,163 @@
+"""Builds the frozen dataclasses that a .gin file describes.
+
+The one module that imports gin, and of gin it takes the parser only: bindings
+live in one call of `build`, not in gin's process-wide registry, so two configs
+never meet, and every mistake is found with its file and line. What a file means
+is gin's: `Class.field = value`, `scope/Class.field`, `@scope/Class()`, macros
+(`NAME = 3`, `%NAME`), and `include`, whose path is relative to its own file.
+"""
+
+from collections.abc import Iterator, Sequence
+import pathlib
+import tokenize
+from typing import Any, TypeVar
+
+from gin import config_parser
+
+import drope_jax
+from drope_jax import positional
+from drope_jax.cli import bindings
+from drope_jax.data import pipeline
+from drope_jax.model import config as model_config
+
+T = TypeVar("T")
+
+CLASSES = (
+  model_config.ModelConfig,
+  *positional.CATALOGUE.values(),
+  pipeline.DataConfig,
+)
+
+
+def build(
+  path: str,
+  root: type[T],
+  overrides: Sequence[str] = (),
+  *,
+  classes: Sequence[type] = CLASSES,
+) -> T:
+  """Returns the `root` that a .gin file describes.
+
+  Strict where gin is lenient: a value must have its field's type (an int
+  passes for a float, a list for a tuple), and a binding or a macro that
+  changes nothing in the result is an error.
+
+  Args:
+    path: a file, or the name of a shipped one, such as "models/tiny.gin".
+    root: the dataclass to build, from the bindings without a scope.
+    overrides: bindings such as "pretrain/Phase.steps = 10", read after the
+      file and so stronger than it.
+    classes: the dataclasses that can be bound, `root` among them.
+
+  Raises:
+    FileNotFoundError: the file, or one that it includes, does not exist.
+    ValueError: a syntax error, an unknown name, a value of another type, a
+      field without a value, a binding without effect, or what the dataclass
+      itself refuses. The message starts with the file, and the line if known.
+  """
+  file = locate(path)
+  found = bindings.Bindings(classes)
+  for statement, where in [*_read_file(file), *_read_overrides(overrides)]:
+    scope, name, field, value, _ = statement
+    found.bind(scope, name, field, value, where)
+  try:
+    built = found.construct(root.__name__)
+  except bindings.ConfigError:
+    raise
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}") from error
+  found.refuse_unused()
+  return built
+
+
+def locate(path: str) -> pathlib.Path:
+  """Returns the file `path`, or else the shipped config of that name.
+
+  Raises:
+    FileNotFoundError: neither exists.
+  """
+  package = pathlib.Path(drope_jax.__file__).parent
+  # Installed, configs/ lies inside the package; in a checkout, beside it.
+  shipped = (package / "configs", package.parent / "configs")
+  for folder in (pathlib.Path(), *shipped):
+    if (folder / path).is_file():
+      return folder / path
+  raise FileNotFoundError(
+    f"{path} is neither a file nor the name of a shipped config. Give the path "
+    "of a .gin file, or a name such as models/tiny.gin."
+  )
+
+
+class _Delegate(config_parser.ParserDelegate):
+  """Tells gin's parser what a reference and a macro become."""
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    *scope, name = scoped_configurable_name.split("/")
+    return bindings.Reference(tuple(scope), name, evaluate)
+
+  def macro(self, macro_name):
+    return bindings.Macro(macro_name)
+
+
+def _read_file(
+  file: pathlib.Path, inside: tuple[pathlib.Path, ...] = ()
+) -> Iterator[tuple[config_parser.BindingStatement, str]]:
+  """Yields the bindings of a file and of those it includes, with where."""
+  for statement, where in _parse(file.read_text(), str(file)):
+    if isinstance(statement, config_parser.BindingStatement):
+      yield statement, where
+      continue
+    included = file.parent / statement.filename
+    if not included.is_file():
+      raise FileNotFoundError(
+        f"{where}: the included file {included} does not exist. Paths of "
+        "include are relative to the file that includes."
+      )
+    if included.resolve() in inside:
+      raise bindings.ConfigError(
+        f"{where}: {included} includes itself. Break the circle of includes."
+      )
+    yield from _read_file(included, (*inside, included.resolve()))
+
+
+def _read_overrides(
+  overrides: Sequence[str],
+) -> Iterator[tuple[config_parser.BindingStatement, str]]:
+  for override in overrides:
+    where = f"--set {override!r}"
+    for statement, _ in _parse(override, "--set"):
+      if not isinstance(statement, config_parser.BindingStatement):
+        raise bindings.ConfigError(
+          f"{where}: an override is Class.field=value, got an include. Put it "
+          "in a file."
+        )
+      yield statement, where
+
+
+def _parse(text: str, name: str) -> Iterator[tuple[Any, str]]:
+  """Yields the bindings and includes of a text, each with "name:line"."""
+  try:
+    statements = list(config_parser.ConfigParser(text, _Delegate()))
+  except SyntaxError as error:
+    line = (error.text or text).strip()
+    reason = error.msg.splitlines()[-1].strip().rstrip(".")
+    raise bindings.ConfigError(
+      f"{name}:{error.lineno}: cannot read {line!r}: {reason}. Write "
+      "Class.field = value; text stands in quotes."
+    ) from None
+  except tokenize.TokenError as error:
+    message, (line, _) = error.args
+    raise bindings.ConfigError(
+      f"{name}:{line}: {message}. Close the bracket or the quotes."
+    ) from None
+  for statement in statements:
+    where = f"{name}:{statement.location.line_num}"
+    match statement:
+      case config_parser.ImportStatement():
+        raise bindings.ConfigError(
+          f"{where}: a config cannot import {statement.module}. Remove the "
+          "line: only drope_jax's own dataclasses are bound."
+        )
+      case config_parser.BlockDeclaration():
+        continue  # The block's bindings follow it.
+    yield statement, where

@@ -1,0 +1,62 @@
+"""Holds a config's values to the annotations of the fields they are for."""
+
+import types
+import typing
+from typing import Any
+
+
+def check(value: Any, hint: Any) -> Any:
+  """Returns `value` as the type `hint`: an int made float where one is wanted.
+
+  A bool is no int here, and a float is none either, however round.
+
+  Args:
+    value: a scalar, None, a tuple, or a dataclass.
+    hint: a scalar type, None, a class, a protocol, a Literal, a tuple of
+      these, or their union.
+
+  Raises:
+    TypeError: it is of another type. The message continues "Class.field".
+  """
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    for argument in arguments:
+      try:
+        return check(value, argument)
+      except TypeError:
+        continue
+  elif origin is tuple and isinstance(value, tuple):
+    if arguments[-1:] == (...,):
+      arguments = arguments[:1] * len(value)
+    if len(arguments) == len(value):
+      return tuple(map(check, value, arguments))
+  elif hint is float and type(value) is int:
+    return float(value)
+  elif _is_a(value, hint):
+    return value
+  advice = ""
+  if isinstance(value, float) and value.is_integer():
+    advice = f". Write {int(value)}"
+  raise TypeError(f"must be {_spell(hint)}, got {value!r}{advice}")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+  if typing.get_origin(hint) is typing.Literal:
+    return value in typing.get_args(hint)
+  if hint in (bool, int, float, str, types.NoneType):
+    return type(value) is hint
+  if getattr(hint, "_is_protocol", False):
+    members = [name for name in vars(hint) if not name.startswith("_")]
+    return all(hasattr(value, name) for name in members)
+  return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _spell(hint: Any) -> str:
+  if typing.get_origin(hint) is typing.Literal:
+    return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return " or ".join(map(_spell, typing.get_args(hint)))
+  if hint is types.NoneType:
+    return "None"
+  is_class = isinstance(hint, type) and typing.get_origin(hint) is None
+  return hint.__name__ if is_class else str(hint)

@@ -1,0 +1,174 @@
+"""`drope`: finds the command, runs it, and turns mistakes into one line.
+
+A command is a module of this package with `add_arguments(parser)` and
+`run(args) -> int | None`; its docstring is its help text. It is imported only
+when it is chosen, so that `drope --help` stays fast.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import difflib
+import errno
+import importlib
+import os
+import pathlib
+import signal
+import sys
+
+import drope_jax
+
+COMMANDS = {
+  "demo": "the whole story on the packaged corpus, with a report",
+  "tokenize": "text, jsonl or parquet (.gz, .zst) to a token store",
+  "train": "run a recipe's phases; started again, it resumes by itself",
+  "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
+  "evaluate": "perplexity and needle retrieval: results.json and a table",
+  "generate": "text from a checkpoint",
+  "inspect": "a checkpoint's config, lineage and parameter table",
+  "report": "one self-contained HTML page with the plots",
+}
+
+_RESUMABLE = frozenset({"demo", "tokenize", "train"})
+
+_MISTAKES = (
+  ValueError,
+  FileExistsError,
+  FileNotFoundError,
+  IsADirectoryError,
+  NotADirectoryError,
+  PermissionError,
+)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Reports an error in one line, without the usage block."""
+
+  def error(self, message):
+    self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command and returns the process's exit status.
+
+  0: done. 1: a bug, with a traceback. 2: a mistake in the command, its config
+  or its input, explained in one line. 130: interrupted by Ctrl-C or SIGTERM.
+  With DROPE_DEBUG=1 in the environment, a mistake shows its traceback too.
+
+  Args:
+    argv: arguments after the program's name; by default the process's own.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  name = _command_name(argv)
+  previous = signal.signal(signal.SIGTERM, _interrupt)
+  try:
+    _prepare_libraries()
+    module = importlib.import_module(f"drope_jax.cli.{name}")
+    parser = _Parser(
+      prog=f"drope {name}",
+      description=module.__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    status = module.run(parser.parse_args(argv[1:])) or 0
+    sys.stdout.flush()  # Here, where a closed pipe can still be answered.
+    return status
+  except KeyboardInterrupt as interrupt:
+    message = "interrupted"
+    if name in _RESUMABLE:
+      message += "; the same command resumes"
+    return _fail(name, str(interrupt) or message, 130)
+  except BrokenPipeError:  # The reader, such as `head`, has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+  except Exception as error:
+    if os.environ.get("DROPE_DEBUG") == "1":
+      raise
+    if any(map(_is_no_space, _causes(error))):
+      return _fail(
+        name,
+        "the disk is full, so the last write was not completed. Free space, or "
+        f"choose another folder, and run the same command ({_explain(error)})",
+        2,
+      )
+    if isinstance(error, _MISTAKES):
+      return _fail(name, _explain(error), 2)
+    raise
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _command_name(argv: list[str]) -> str:
+  """Returns the chosen command; exits after --help, --version or a typo."""
+  width = max(map(len, COMMANDS))
+  parser = _Parser(
+    prog="drope",
+    usage="drope COMMAND [ARGUMENT...]",
+    description="DroPE: drop a model's positional embeddings, recalibrate it "
+    "briefly,\nand read contexts beyond the trained one.",
+    epilog="commands (`drope COMMAND --help` explains each):\n"
+    + "\n".join(f"  {name:{width}}  {help}" for name, help in COMMANDS.items()),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  version = drope_jax.__version__
+  parser.add_argument("--version", action="version", version=version)
+  parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+  name = parser.parse_args(argv[:1]).command
+  if name is None:
+    parser.print_help()
+    parser.exit(2)
+  if name not in COMMANDS:
+    near = difflib.get_close_matches(name, COMMANDS, n=1) or COMMANDS
+    parser.error(f"no command {name!r}; did you mean {' or '.join(near)}?")
+  return name
+
+
+def _prepare_libraries() -> None:
+  """Quiets the libraries' logs and keeps compiled programs between runs.
+
+  The environment is written here, before jax is imported, because only the
+  process's owner may; a variable that the user has set stays as it is.
+  """
+  from absl import logging  # 30 ms that `drope --help` need not wait for.
+
+  logging.set_verbosity(logging.ERROR)
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+  cache = cache.expanduser() / "drope_jax" / "compiled"
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+
+def _interrupt(signum, frame):
+  raise KeyboardInterrupt
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields the error, then whatever it was raised from or groups."""
+  yield error
+  below = [error.__cause__ or error.__context__]
+  for cause in [*below, *getattr(error, "exceptions", ())]:
+    if cause is not None:
+      yield from _causes(cause)
+
+
+def _is_no_space(error: BaseException) -> bool:
+  if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    return True
+  # TensorStore and XLA carry the system's error only in their text.
+  return "No space left" in str(error)
+
+
+def _explain(error: Exception) -> str:
+  if isinstance(error, OSError) and error.filename is not None:
+    return f"{error.filename}: {error.strerror}"
+  return str(error) or type(error).__name__
+
+
+def _fail(name: str, message: str, status: int) -> int:
+  print(f"drope {name}: {' '.join(message.split())}", file=sys.stderr)
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

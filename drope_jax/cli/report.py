@@ -1,0 +1,51 @@
+"""Write one self-contained HTML page on some runs: tables, plots, settings.
+
+A RUN is a folder that train, evaluate or demo wrote: of metrics.jsonl,
+results.json, damage.json and samples.json, it shows what is there. Training
+curves of several runs share a plot.
+"""
+
+import argparse
+import pathlib
+import shlex
+
+from drope_jax.analysis import report, runs, summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument(
+    "runs", nargs="+", type=pathlib.Path, metavar="RUN", help="a run's folder"
+  )
+  parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    default=pathlib.Path("report.html"),
+    help="the page (default: %(default)s)",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Writes the page.
+
+  Raises:
+    FileNotFoundError: a run has nothing to show.
+    ValueError: a run's file is broken, or two runs share a name.
+    IsADirectoryError: --out is a folder.
+  """
+  if args.out.is_dir():
+    raise IsADirectoryError(
+      f"--out must be a file, got the folder {args.out}. Name a page in it, "
+      "such as report.html."
+    )
+  gathered = [runs.load(folder) for folder in args.runs]
+  names = [one.name for one in gathered]
+  if len(set(names)) < len(names):
+    raise ValueError(
+      f"Runs are told apart by their folders' names, got {', '.join(names)}. "
+      "Rename one, or name it once."
+    )
+  command = shlex.join(["drope", "report", *map(str, args.runs)])
+  sections = summary.sections(gathered, commands=[command])
+  report.write(args.out, sections, title=f"DroPE: {', '.join(names)}")
+  print(f"wrote {args.out}")

@@ -1,0 +1,189 @@
+"""Batches as a pure function of (configuration, seed, step), by grain."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import math
+
+from etils import epath
+import grain
+import numpy as np
+
+from drope_jax.data import packing
+from drope_jax.data import store as store_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What to train on.
+
+  Attributes:
+    stores: paths of token stores, absolute or relative to `base_dir`.
+    weights: the share of sequences from each store, in any unit; within 1% of
+      the smallest. Empty: all stores as one, each sequence once an epoch.
+    document_mask: attention and loss stay within a document.
+  """
+
+  stores: tuple[str, ...]
+  weights: tuple[float, ...] = ()
+  document_mask: bool = False
+
+  def __post_init__(self):
+    if not self.stores:
+      raise ValueError(
+        "DataConfig.stores needs at least one token store, got none. Make "
+        "one with `drope tokenize`."
+      )
+    if self.weights and len(self.weights) != len(self.stores):
+      raise ValueError(
+        "DataConfig.weights needs one weight for each of the "
+        f"{len(self.stores)} stores, or none, got {len(self.weights)}. Add or "
+        "remove weights."
+      )
+    if not all(math.isfinite(w) and w > 0 for w in self.weights):
+      raise ValueError(
+        f"DataConfig.weights need to be positive, got {self.weights}. Leave "
+        "out a store that should not be read."
+      )
+
+
+def batches(
+  config: DataConfig,
+  *,
+  batch_size: int,
+  context_tokens: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  workers: int = 0,
+  base_dir: str | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns the endless batches from `start_step` on; the seek costs nothing.
+
+  The batch of step s depends on `config`, `batch_size`, `context_tokens`,
+  `seed` and s alone. Every epoch is a new permutation of the sequences.
+
+  Args:
+    config: which stores, and how much of each.
+    batch_size: B over all processes together.
+    context_tokens: S.
+    seed: of the order, not negative.
+    start_step: the first step to return.
+    process_index: this process gets rows [index * B / count, ...) of B.
+    process_count: must divide B.
+    workers: threads that read ahead; 0 reads when asked.
+    base_dir: where relative store paths start.
+
+  Returns:
+    dicts of inputs_BS, targets_BS, segments_BS (int32), weights_BS (float32),
+    B being this process's rows.
+
+  Raises:
+    FileNotFoundError, ValueError: a store is missing, damaged, shorter than a
+      sequence, or of another tokenizer than the first; or process_count does
+      not divide batch_size.
+  """
+  if batch_size % process_count:
+    raise ValueError(
+      f"Every process needs the same rows, got a batch of {batch_size} for "
+      f"{process_count} processes. Make batch_size a multiple of it."
+    )
+  stores = open_stores(config, base_dir)
+  sequences = _order(config, stores, context_tokens, seed)
+  # Without drop_remainder, grain's length of an endless dataset overflows.
+  rows = sequences.batch(
+    batch_size // process_count, drop_remainder=True, batch_fn=_stack
+  )
+  # Row blocks are numbered (step, process), so this process owns every
+  # process_count-th one.
+  rows = rows[start_step * process_count + process_index :: process_count]
+  options = grain.ReadOptions(
+    num_threads=workers, prefetch_buffer_size=2 * workers
+  )
+  return iter(rows.to_iter_dataset(options))
+
+
+def open_stores(
+  config: DataConfig, base_dir: str | None = None
+) -> tuple[store_lib.Store, ...]:
+  """Returns the stores of `config`, which all share one tokenizer.
+
+  Raises:
+    FileNotFoundError, ValueError: as `Store.open`, or tokenizers differ.
+  """
+  stores = tuple(
+    store_lib.Store.open(_located(path, base_dir)) for path in config.stores
+  )
+  for store in stores[1:]:
+    if store.tokenizer_fingerprint != stores[0].tokenizer_fingerprint:
+      raise ValueError(
+        "Stores that are mixed need one tokenizer, got "
+        f"{stores[0].tokenizer_fingerprint[:12]} in {stores[0].path} and "
+        f"{store.tokenizer_fingerprint[:12]} in {store.path}. Tokenize both "
+        "with the same file."
+      )
+  return stores
+
+
+def _located(path: str, base_dir: str | None) -> str:
+  if base_dir is None or "://" in path:
+    return path
+  return str(epath.Path(base_dir) / path)
+
+
+def _order(
+  config: DataConfig,
+  stores: Sequence[store_lib.Store],
+  context_tokens: int,
+  seed: int,
+) -> grain.MapDataset:
+  parts = [
+    grain.MapDataset.source(
+      _Chunks(store, context_tokens, config.document_mask)
+    )
+    for store in stores
+  ]
+  # grain adds the epoch to the seed: neighbouring seeds must lie far apart.
+  seeds = np.random.SeedSequence(seed).generate_state(len(parts))
+  if config.weights:
+    mixed = [
+      part.shuffle(int(s)).repeat()
+      for part, s in zip(parts, seeds, strict=True)
+    ]
+    return grain.MapDataset.mix(mixed, config.weights)
+  return grain.MapDataset.concatenate(parts).shuffle(int(seeds[0])).repeat()
+
+
+class _Chunks:
+  """A store's sequences as a grain data source."""
+
+  def __init__(
+    self, store: store_lib.Store, context_tokens: int, document_mask: bool
+  ):
+    self._length = packing.num_chunks(store.num_tokens, context_tokens)
+    if not self._length:
+      raise ValueError(
+        f"A sequence needs {context_tokens + 1} tokens, got a store of "
+        f"{store.num_tokens}: {store.path}. Lower context_tokens, or tokenize "
+        "more text."
+      )
+    self._chunk = functools.partial(
+      packing.chunk,
+      store,
+      context_tokens=context_tokens,
+      document_mask=document_mask,
+    )
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return self._chunk(index)
+
+
+def _stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {
+    f"{name.removesuffix('S')}BS": np.stack([row[name] for row in rows])
+    for name in rows[0]
+  }

@@ -1,0 +1,217 @@
+"""Tokenizers: sentencepiece models and Hugging Face tokenizer.json files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import io
+import json
+import re
+from typing import Protocol
+
+from etils import epath
+import sentencepiece
+import tokenizers
+
+# What a tokenizer.json calls its document end, where no tokenizer_config.json
+# lies beside it to say so.
+_EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
+_BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>")
+
+
+class Tokenizer(Protocol):
+  """Text to token ids and back.
+
+  Attributes:
+    path: the file it was loaded from.
+    fingerprint: sha256 of that file's bytes, in hex.
+    vocab_size: ids are in [0, vocab_size).
+    bos_id: the beginning-of-text id, None where there is none.
+    eos_id: the end-of-document id.
+  """
+
+  path: str
+  fingerprint: str
+  vocab_size: int
+  bos_id: int | None
+  eos_id: int
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of `text`, without BOS or EOS.
+
+    Text that spells a special token ("</s>") is encoded as plain text.
+    """
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns `encode` of each text."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of `ids`; special tokens vanish."""
+
+
+def load(path: str) -> Tokenizer:
+  """Returns the tokenizer in a `.model` (sentencepiece) or `.json` file.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: another suffix, an unreadable file, or a file without EOS.
+  """
+  file = epath.Path(path)
+  kinds = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}
+  if file.suffix not in kinds:
+    raise ValueError(
+      f"A tokenizer is a file that ends in {' or '.join(kinds)}, got {path}. "
+      "Name the sentencepiece model or the tokenizer.json itself."
+    )
+  if not file.exists():
+    raise FileNotFoundError(
+      f"A tokenizer file is needed, got {path}, which does not exist. Check "
+      "the path, or train one with `drope tokenize --train-vocab N`."
+    )
+  return kinds[file.suffix](str(path))
+
+
+class SentencePieceTokenizer:
+  """A sentencepiece model: our own, Llama 2's, Gemma's.
+
+  Lossless for our own models, but for one character: sentencepiece writes a
+  space as U+2581, so that character itself comes back as a space.
+  """
+
+  def __init__(self, path: str):
+    data = epath.Path(path).read_bytes()
+    self._model = sentencepiece.SentencePieceProcessor()
+    try:
+      self._model.LoadFromSerializedProto(data)
+    except RuntimeError as error:
+      raise ValueError(
+        f"{path} must be a sentencepiece model, got {len(data)} bytes that do "
+        "not parse as one. Fetch or train it again."
+      ) from error
+    self.path = path
+    self.fingerprint = hashlib.sha256(data).hexdigest()
+    self.vocab_size = self._model.vocab_size()
+    bos_id, eos_id = self._model.bos_id(), self._model.eos_id()
+    self.bos_id = None if bos_id < 0 else bos_id
+    self.eos_id = _checked_eos(path, None if eos_id < 0 else eos_id)
+
+  def encode(self, text: str) -> list[int]:
+    """Returns ids without BOS or EOS."""
+    return self._model.encode(text)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns `encode` of each text."""
+    return self._model.encode(list(texts), num_threads=1)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of `ids`."""
+    return self._model.decode([int(i) for i in ids])
+
+
+class HuggingFaceTokenizer:
+  """A `tokenizer.json`, as every Hugging Face model folder has.
+
+  BOS and EOS come from the `tokenizer_config.json` beside it, or else are the
+  one known name (`</s>`, `<|endoftext|>`, ...) among its special tokens.
+  """
+
+  def __init__(self, path: str):
+    data = epath.Path(path).read_bytes()
+    try:
+      self._model = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # tokenizers raises bare Exception.
+      raise ValueError(
+        f"{path} must be a Hugging Face tokenizer.json, got {error}. Fetch it "
+        "again."
+      ) from error
+    self._model.encode_special_tokens = True
+    self.path = path
+    self.fingerprint = hashlib.sha256(data).hexdigest()
+    # The highest id, since some vocabularies have holes.
+    self.vocab_size = 1 + max(self._model.get_vocab().values())
+    self.bos_id = self._special_id("bos_token", _BOS_NAMES)
+    self.eos_id = _checked_eos(path, self._special_id("eos_token", _EOS_NAMES))
+
+  def encode(self, text: str) -> list[int]:
+    """Returns ids without BOS or EOS."""
+    return self._model.encode(text, add_special_tokens=False).ids
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns `encode` of each text."""
+    batch = self._model.encode_batch(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in batch]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of `ids`."""
+    return self._model.decode([int(i) for i in ids])
+
+  def _special_id(self, role: str, names: Sequence[str]) -> int | None:
+    config = epath.Path(self.path).parent / "tokenizer_config.json"
+    if config.exists():
+      name = json.loads(config.read_text()).get(role)
+      # Either the text or a serialised AddedToken.
+      name = name["content"] if isinstance(name, dict) else name
+      return None if name is None else self._model.token_to_id(name)
+    known = [i for i in map(self._model.token_to_id, names) if i is not None]
+    return known[0] if len(known) == 1 else None
+
+
+def train_sentencepiece(
+  texts: Iterable[str], vocab_size: int, out_path: str
+) -> SentencePieceTokenizer:
+  """Trains a lossless BPE model on `texts`, writes it, and returns it.
+
+  Text is taken as it is: no Unicode normalisation, no dummy space in front,
+  every space and newline kept, each digit a token, and bytes for characters
+  it has not seen. Ids: 0 unk, 1 BOS, 2 EOS. One thread, so that the same text
+  always gives the same file.
+
+  Raises:
+    ValueError: `vocab_size` is too small for the bytes and characters, or too
+      large for the text.
+  """
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.Train(
+      sentence_iterator=_sentences(texts),
+      model_writer=model,
+      vocab_size=vocab_size,
+      model_type="bpe",
+      character_coverage=0.9999,
+      byte_fallback=True,
+      split_digits=True,
+      normalization_rule_name="identity",
+      remove_extra_whitespaces=False,
+      add_dummy_prefix=False,
+      allow_whitespace_only_pieces=True,
+      unk_id=0,
+      bos_id=1,
+      eos_id=2,
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise ValueError(
+      f"A vocabulary that the text can fill is needed, got {vocab_size} "
+      f"pieces ({error}). Change the vocabulary's size, or give more text."
+    ) from error
+  out = epath.Path(out_path)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  temporary = out.parent / f"{out.name}.tmp"
+  temporary.write_bytes(model.getvalue())
+  temporary.replace(out)
+  return SentencePieceTokenizer(out_path)
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+  """Yields lines cut before a space to what the trainer takes (4,192 bytes)."""
+  for text in texts:
+    yield from re.findall(r"[^\n]{1,1000}(?!\S)|[^\n]{1,1000}", text)
+
+
+def _checked_eos(path: str, eos_id: int | None) -> int:
+  if eos_id is None:
+    raise ValueError(
+      "A tokenizer needs an end-of-document token to join documents, got "
+      f"none in {path}. Put its tokenizer_config.json (with eos_token) beside "
+      "it, or use another tokenizer."
+    )
+  return eos_id

@@ -1,0 +1,1 @@
+"""Perplexity and retrieval by length, seen through `interface.LM`; no jax."""

@@ -1,0 +1,77 @@
+"""Text as a row of words with sentence ends, to cut haystacks from."""
+
+from collections.abc import Iterable
+import dataclasses
+import itertools
+from typing import Self
+
+import numpy as np
+
+from drope_jax.evals import needles
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningText:
+  """The documents' words in a row, repeated to be longer than any haystack.
+
+  Attributes:
+    words: without spaces.
+    costs: tokens of the words before each, and of all at the end.
+    ends: the word after each sentence, ascending.
+    period: words before they repeat.
+  """
+
+  words: list[str]
+  costs: np.ndarray
+  ends: np.ndarray
+  period: int
+
+  @classmethod
+  def of(
+    cls, encode: needles.Encode, documents: Iterable[str], tokens: int
+  ) -> Self:
+    """Returns the documents, repeated for runs of up to `tokens`.
+
+    Raises:
+      ValueError: there is no word in them.
+    """
+    split = [
+      sentence.split()
+      for document in documents
+      for sentence in needles.sentences(document)
+    ]
+    words = [word for sentence in split for word in sentence]
+    if not words:
+      raise ValueError(
+        "A haystack needs text, got documents without a word. Pass others."
+      )
+    price = {
+      word: len(needles.encode_continuation(encode, " " + word))
+      for word in set(words)
+    }
+    costs = np.array([price[word] for word in words])
+    ends = np.cumsum([len(sentence) for sentence in split])
+    # Haystacks end in the last copy and may go back into those before it.
+    copies = 1 + -(-tokens // int(costs.sum()))
+    offsets = np.arange(copies)[:, None] * len(words)
+    return cls(
+      words=words * copies,
+      costs=np.append(0, np.cumsum(np.tile(costs, copies))),
+      ends=(offsets + ends).ravel(),
+      period=len(words),
+    )
+
+  def draw_end(self, rng: np.random.Generator) -> int:
+    """Returns the end of a sentence, with enough words before it."""
+    last = np.searchsorted(self.ends, len(self.words) - self.period, "right")
+    return int(self.ends[rng.integers(last, len(self.ends))])
+
+  def sentences(self, start: int, stop: int) -> list[str]:
+    """Returns words [start, stop), one text a sentence; the first may be cut.
+
+    Args:
+      stop: the end of a sentence.
+    """
+    low, high = np.searchsorted(self.ends, (start, stop), "right")
+    bounds = [start, *self.ends[low:high]]
+    return [" ".join(self.words[a:b]) for a, b in itertools.pairwise(bounds)]

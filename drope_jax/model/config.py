@@ -1,0 +1,93 @@
+"""The shape of a model."""
+
+import dataclasses
+
+from drope_jax.positional import Pattern, Rope, Scheme
+from drope_jax.positional import pattern as patterns
+
+QK_NORMS = ("none", "q", "k", "qk")
+QK_NORM_AXES = ("joint", "head")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A decoder-only Llama-family transformer; each choice is its own field.
+
+  Attributes:
+    vocab_size: V.
+    num_layers: N.
+    width: M, the residual stream's.
+    num_heads: H, query heads.
+    num_kv_heads: K, key/value heads; divides H.
+    head_dim: D; free of width / num_heads.
+    mlp_width: I, the SwiGLU's hidden width.
+    context_tokens: the context length the weights were trained at; the base
+      of every length factor.
+    positional: a scheme for all layers, or a `Pattern`.
+    qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
+    qk_norm_axis: "joint", one norm over all heads, before they are split (the
+      DroPE paper's); "head", one over each head's channels (Qwen3's).
+    qkv_bias: whether q, k and v have biases.
+    tied_embeddings: whether the output head is the embedding, transposed.
+    norm_eps: added to the mean square in every RMSNorm.
+    logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
+  """
+
+  vocab_size: int
+  num_layers: int
+  width: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_width: int
+  context_tokens: int
+  positional: Scheme | Pattern = Rope()
+  qk_norm: str = "none"
+  qk_norm_axis: str = "joint"
+  qkv_bias: bool = False
+  tied_embeddings: bool = False
+  norm_eps: float = 1e-5
+  logit_scale: float = 1.0
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size",
+      "num_layers",
+      "width",
+      "num_heads",
+      "num_kv_heads",
+      "head_dim",
+      "mlp_width",
+      "context_tokens",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"ModelConfig.{name} must be at least 1, got {getattr(self, name)}."
+          " Set it to the model's."
+        )
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        "ModelConfig.num_kv_heads must divide num_heads, so that key/value "
+        f"heads serve equal groups, got {self.num_heads} heads and "
+        f"{self.num_kv_heads} key/value heads. Change one of them."
+      )
+    for name, choices in (
+      ("qk_norm", QK_NORMS),
+      ("qk_norm_axis", QK_NORM_AXES),
+    ):
+      if getattr(self, name) not in choices:
+        raise ValueError(
+          f"ModelConfig.{name} must be one of {', '.join(choices)}, got "
+          f"{getattr(self, name)!r}. Name one of these."
+        )
+    for scheme in patterns.layer_schemes(self.positional, self.num_layers):
+      # A rotary scheme refuses a head_dim it cannot pair.
+      getattr(scheme, "frequencies", lambda D: None)(self.head_dim)
+
+  @property
+  def norms_q(self) -> bool:
+    return "q" in self.qk_norm
+
+  @property
+  def norms_k(self) -> bool:
+    return "k" in self.qk_norm

@@ -1,0 +1,147 @@
+"""The modules of one transformer layer, in Flax NNX.
+
+Parameters are plain kernels [in, out]; heads are split after the projection,
+so that the joint QK norm of the DroPE paper has all of a token's channels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drope_jax import attention
+from drope_jax.axes import Array
+from drope_jax.model.config import ModelConfig
+
+
+class Linear(nnx.Module):
+  """x @ kernel (+ bias); kernel [in, out], normal with deviation `std`."""
+
+  def __init__(
+    self,
+    in_size: int,
+    out_size: int,
+    rngs: nnx.Rngs,
+    std: float = 0.02,
+    bias: bool = False,
+  ):
+    self.kernel = nnx.Param(
+      std * jax.random.normal(rngs.params(), (in_size, out_size), jnp.float32)
+    )
+    self.bias = nnx.data(
+      nnx.Param(jnp.zeros(out_size, jnp.float32)) if bias else None
+    )
+
+  def __call__(self, x_BSM: Array) -> Array:
+    y_BSM = x_BSM @ self.kernel[...].astype(x_BSM.dtype)
+    if self.bias is not None:
+      y_BSM += self.bias[...].astype(x_BSM.dtype)
+    return y_BSM
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * gain over the last axis, in float32, in x's dtype."""
+
+  def __init__(self, size: int, eps: float):
+    self.gain = nnx.Param(jnp.ones(size, jnp.float32))
+    self.eps = eps
+
+  def __call__(self, x_BSM: Array) -> Array:
+    y_BSM = x_BSM.astype(jnp.float32)
+    mean_BS1 = jnp.mean(jnp.square(y_BSM), axis=-1, keepdims=True)
+    y_BSM *= jax.lax.rsqrt(mean_BS1 + self.eps)
+    return (y_BSM * self.gain[...]).astype(x_BSM.dtype)
+
+
+class QKV(NamedTuple):
+  """Queries, keys and values, heads split."""
+
+  q_BSHD: Array
+  k_BSKD: Array
+  v_BSKD: Array
+
+
+class Attention(nnx.Module):
+  """Projections and norms around `attention.attend`."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    M, D = config.width, config.head_dim
+    HD, KD = config.num_heads * D, config.num_kv_heads * D
+    bias = config.qkv_bias
+    self.q = Linear(M, HD, rngs, bias=bias)
+    self.k = Linear(M, KD, rngs, bias=bias)
+    self.v = Linear(M, KD, rngs, bias=bias)
+    self.o = Linear(HD, M, rngs, std=residual_std(config))
+    joint = config.qk_norm_axis == "joint"
+    norm_q = RMSNorm(HD if joint else D, config.norm_eps)
+    norm_k = RMSNorm(KD if joint else D, config.norm_eps)
+    self.q_norm = nnx.data(norm_q if config.norms_q else None)
+    self.k_norm = nnx.data(norm_k if config.norms_k else None)
+    self.joint_norm = joint
+    self.head_dim = D
+
+  def project(self, x_BSM: Array) -> QKV:
+    """Returns raw projections: before QK norm and positions."""
+    return QKV(
+      self._split(self.q(x_BSM)),
+      self._split(self.k(x_BSM)),
+      self._split(self.v(x_BSM)),
+    )
+
+  def normalise(self, qkv: QKV) -> QKV:
+    """Returns the projections with QK norm, jointly or head by head."""
+    return QKV(
+      self._norm(self.q_norm, qkv.q_BSHD),
+      self._norm(self.k_norm, qkv.k_BSKD),
+      qkv.v_BSKD,
+    )
+
+  def output(self, out_BSHD: Array) -> Array:
+    """Returns the heads' outputs projected into the residual stream."""
+    return self.o(_merge(out_BSHD))
+
+  def _norm(self, norm: RMSNorm | None, x_BSHD: Array) -> Array:
+    if norm is None:
+      return x_BSHD
+    if self.joint_norm:
+      return self._split(norm(_merge(x_BSHD)))
+    return norm(x_BSHD)
+
+  def _split(self, x_BSM: Array) -> Array:
+    return x_BSM.reshape(*x_BSM.shape[:2], -1, self.head_dim)
+
+
+class SwiGLU(nnx.Module):
+  """down(silu(gate x) * up x)."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    M, I = config.width, config.mlp_width
+    self.gate = Linear(M, I, rngs)
+    self.up = Linear(M, I, rngs)
+    self.down = Linear(I, M, rngs, std=residual_std(config))
+
+  def __call__(self, x_BSM: Array) -> Array:
+    return self.down(nnx.silu(self.gate(x_BSM)) * self.up(x_BSM))
+
+
+class Layer(nnx.Module):
+  """Pre-norm attention and MLP, each added to the residual stream."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    self.attention_norm = RMSNorm(config.width, config.norm_eps)
+    self.attention = Attention(config, rngs)
+    self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+    self.mlp = SwiGLU(config, rngs)
+
+
+def residual_std(config: ModelConfig) -> float:
+  """Returns the deviation of kernels that write to the residual stream.
+
+  Source: GPT-2, section 2.3: 0.02 / sqrt(number of residual writes).
+  """
+  return 0.02 / (2 * config.num_layers) ** 0.5
+
+
+def _merge(x_BSHD: Array) -> Array:
+  return x_BSHD.reshape(*x_BSHD.shape[:2], -1)

@@ -1,0 +1,274 @@
+"""The model as functions of (config, params, tokens); NNX stays in here.
+
+Parameters are a nested dict, the same in memory, in checkpoints and across
+meshes. Schema version 1; leaves under "layers" lead with N:
+
+  embed/table                              [V, M]
+  layers/attention_norm/gain               [N, M]
+  layers/attention/q/kernel (bias)         [N, M, H*D] ([N, H*D])
+  layers/attention/{k,v}/kernel (bias)     [N, M, K*D] ([N, K*D])
+  layers/attention/{q,k}_norm/gain         [N, H*D], [N, K*D] joint; [N, D] head
+  layers/attention/o/kernel                [N, H*D, M]
+  layers/mlp_norm/gain                     [N, M]
+  layers/mlp/{gate,up}/kernel              [N, M, I]
+  layers/mlp/down/kernel                   [N, I, M]
+  final_norm/gain                          [M]
+  head/kernel                              [M, V], absent where tied
+
+Rotary pairs are (i, i + D/2) within a head: the half-split layout.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drope_jax import attention
+from drope_jax.axes import Array
+from drope_jax.model import cache as caches
+from drope_jax.model import layers
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Dynamic
+from drope_jax.positional import pattern as patterns
+
+SCHEMA_VERSION = 1
+
+Params = dict[str, Any]
+
+
+class _Ends(nnx.Module):
+  """What lies outside the layer scan: embedding, last norm, head."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    V, M = config.vocab_size, config.width
+    self.embed = nnx.Dict(
+      table=nnx.Param(
+        0.02 * jax.random.normal(rngs.params(), (V, M), jnp.float32)
+      )
+    )
+    self.final_norm = layers.RMSNorm(M, config.norm_eps)
+    if not config.tied_embeddings:
+      self.head = layers.Linear(M, V, rngs)
+
+
+def init(config: ModelConfig, key: Array) -> Params:
+  """Returns float32 parameters; a pure function of `key`."""
+  ends_key, layers_key = jax.random.split(key)
+
+  def one_layer(key: Array) -> Params:
+    return _pure(layers.Layer(config, nnx.Rngs(key)))
+
+  stacked = jax.vmap(one_layer)(jax.random.split(layers_key, config.num_layers))
+  return _pure(_Ends(config, nnx.Rngs(ends_key))) | {"layers": stacked}
+
+
+def param_shapes(config: ModelConfig) -> Params:
+  """Returns the schema for this config, as `jax.ShapeDtypeStruct` leaves."""
+  return jax.eval_shape(
+    functools.partial(init, config), jax.eval_shape(lambda: jax.random.key(0))
+  )
+
+
+def forward(
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  *,
+  segments_BS: Array | None = None,
+  logit_scale: Array | float | None = None,
+  backend: str = "reference",
+  remat: bool = False,
+) -> Array:
+  """Returns float32 logits_BSV over the next token.
+
+  Computes in the parameters' dtype; norms, softmax and logits are float32.
+
+  Args:
+    config: the model's.
+    params: weights in the schema above.
+    tokens_BS: int32 token ids, 0 <= id < V.
+    segments_BS: int32 ids; a token sees its own segment alone. None: one.
+    logit_scale: overrides `config.logit_scale`; may be traced.
+    backend: the attention's, see `attention.BACKENDS`.
+    remat: whether the backward pass recomputes each layer's activations.
+  """
+  x_BSM, _, _ = _run_layers(
+    config,
+    params,
+    tokens_BS,
+    segments_BS=segments_BS,
+    logit_scale=logit_scale,
+    backend=backend,
+    remat=remat,
+  )
+  return unembed(config, params, x_BSM)
+
+
+def forward_cached(
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  cache: caches.Cache,
+  *,
+  from_empty: bool = False,
+  logit_scale: Array | float | None = None,
+  backend: str = "reference",
+) -> tuple[Array, caches.Cache]:
+  """Returns hidden states x_BSM of S more tokens, and the cache with them.
+
+  Every row takes S tokens; where fewer are real, cut `length_B` afterwards.
+  `unembed` turns the states that are wanted into logits.
+
+  Args:
+    config, params, tokens_BS, logit_scale, backend: as in `forward`.
+    cache: what was read before.
+    from_empty: promises that nothing was (a prefill), so that tokens attend
+      to each other alone and a backend may skip what they cannot see.
+
+  Raises:
+    ValueError: positions are `Dynamic`, under which cached keys would be stale.
+  """
+  for scheme in patterns.layer_schemes(config.positional, config.num_layers):
+    if isinstance(scheme, Dynamic):
+      raise ValueError(
+        "A key-value cache needs positions that do not change with length, "
+        f"got {scheme}. Fix them with Dynamic.at(length)."
+      )
+  x_BSM, cache, _ = _run_layers(
+    config,
+    params,
+    tokens_BS,
+    cache=cache,
+    from_empty=from_empty,
+    logit_scale=logit_scale,
+    backend=backend,
+  )
+  advanced_B = cache.length_B + tokens_BS.shape[1]
+  return x_BSM, cache._replace(length_B=advanced_B)
+
+
+def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:
+  """Returns float32 logits_BSV from the last layer's states."""
+  norm = _module(layers.RMSNorm, (config.width, config.norm_eps))
+  x_BSM = norm(params["final_norm"])(x_BSM)
+  if config.tied_embeddings:
+    kernel_MV = params["embed"]["table"].T
+  else:
+    kernel_MV = params["head"]["kernel"]
+  return jnp.einsum(
+    "bsm,mv->bsv",
+    x_BSM,
+    kernel_MV.astype(x_BSM.dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def qk_projections(
+  config: ModelConfig, params: Params, tokens_BS: Array
+) -> tuple[Array, Array]:
+  """Returns raw q_NBSHD and k_NBSKD: biased, before QK norm and positions."""
+  _, _, (q_NBSHD, k_NBSKD) = _run_layers(
+    config,
+    params,
+    tokens_BS,
+    collect=lambda raw, placed: (raw.q_BSHD, raw.k_BSKD),
+  )
+  return q_NBSHD, k_NBSKD
+
+
+def attention_inputs(
+  config: ModelConfig, params: Params, tokens_BS: Array
+) -> layers.QKV:
+  """Returns q_NBSHD, k_NBSKD, v_NBSKD as attention reads them."""
+  _, _, qkv = _run_layers(
+    config, params, tokens_BS, collect=lambda raw, placed: placed
+  )
+  return qkv
+
+
+def _run_layers(
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  *,
+  segments_BS: Array | None = None,
+  cache: caches.Cache | None = None,
+  from_empty: bool = False,
+  logit_scale: Array | float | None = None,
+  backend: str = "reference",
+  remat: bool = False,
+  collect: Callable[[layers.QKV, layers.QKV], Any] = lambda raw, placed: None,
+) -> tuple[Array, caches.Cache | None, Any]:
+  """Returns states before the last norm, the cache, and `collect`, stacked."""
+  S = tokens_BS.shape[1]
+  pos_BS = jnp.broadcast_to(jnp.arange(S), tokens_BS.shape)
+  if cache is not None:
+    pos_BS += cache.length_B[:, None]
+  plan = patterns.layer_plan(config.positional, config.num_layers)
+  tables = plan.prepare(pos_BS, config.head_dim)
+  if logit_scale is None:
+    logit_scale = config.logit_scale
+  scale = logit_scale * config.head_dim**-0.5
+  as_layer = _module(layers.Layer, (config,))
+
+  def body(carry, layer_inputs):
+    x_BSM, cache = carry
+    weights, index, scheme, window, slopes_H = layer_inputs
+    layer = as_layer(weights)
+    raw = layer.attention.project(layer.attention_norm(x_BSM))
+    q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(raw)
+    q_BSHD, k_BSKD = plan.apply(scheme, q_BSHD, k_BSKD, tables)
+    placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
+    mask = attention.Mask(pos_BS, None, segments_BS, window)
+    if cache is not None:
+      cache, k_BTKD, v_BTKD = cache.write(index, k_BSKD, v_BSKD)
+      if not from_empty:
+        seen = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
+        mask = mask._replace(k_pos_BT=cache.slots_BT())
+    out_BSHD = attention.attend(*seen, mask, scale, slopes_H, backend)
+    x_BSM += layer.attention.output(out_BSHD)
+    x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
+    return (x_BSM, cache), collect(raw, placed)
+
+  (x_BSM, cache), collected = jax.lax.scan(
+    jax.checkpoint(body) if remat else body,
+    (params["embed"]["table"][tokens_BS], cache),
+    (
+      params["layers"],
+      jnp.arange(config.num_layers),
+      plan.scheme_array(),
+      plan.window_array(),
+      plan.slopes_array(config.num_heads),
+    ),
+  )
+  return x_BSM, cache, collected
+
+
+def _module(
+  kind: type[nnx.Module], arguments: tuple
+) -> Callable[[Params], nnx.Module]:
+  """Returns a function from a plain dict of weights to the NNX module.
+
+  Only the module's structure is built (abstractly); the weights it is called
+  with are used as they are, traced or not.
+  """
+
+  def build() -> nnx.Module:
+    needs_rngs = kind is not layers.RMSNorm
+    return kind(*arguments, *([nnx.Rngs(0)] if needs_rngs else []))
+
+  abstract = nnx.eval_shape(build)
+
+  def with_weights(weights: Params) -> nnx.Module:
+    graph, state = nnx.split(abstract)
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(graph, state)
+
+  return with_weights
+
+
+def _pure(module: nnx.Module) -> Params:
+  return nnx.to_pure_dict(nnx.state(module, nnx.Param))

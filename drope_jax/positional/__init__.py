@@ -1,0 +1,39 @@
+"""Positional schemes: parameter-free objects that a model switches between.
+
+To add one: a file here with a frozen dataclass that meets `scheme.Scheme`, and
+its line in `CATALOGUE`.
+"""
+
+import types
+
+from drope_jax.positional.alibi import Alibi
+from drope_jax.positional.nope import Nope
+from drope_jax.positional.pattern import Pattern
+from drope_jax.positional.rotary import Rope
+from drope_jax.positional.scaling import (
+  Dynamic,
+  Llama3Rope,
+  NtkAware,
+  PositionInterpolation,
+  Yarn,
+)
+from drope_jax.positional.scheme import Scheme
+
+CATALOGUE = types.MappingProxyType(
+  {
+    scheme.__name__: scheme
+    for scheme in (
+      Rope,
+      Nope,
+      Alibi,
+      PositionInterpolation,
+      NtkAware,
+      Yarn,
+      Llama3Rope,
+      Dynamic,
+      Pattern,
+    )
+  }
+)
+
+__all__ = ["CATALOGUE", "Scheme", *CATALOGUE]

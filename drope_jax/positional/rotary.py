@@ -1,0 +1,98 @@
+"""Rotary position embedding (RoPE), and the one rotation all variants share."""
+
+import abc
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.axes import Array
+
+
+class Rotary(abc.ABC):
+  """Turns each channel pair of q and k by an angle linear in position.
+
+  Pairs are (i, i + D/2), the half-split layout of Hugging Face Llama weights;
+  importers permute interleaved (Meta) weights to it. A variant chooses
+  frequencies, and may lengthen q and k by `attention_factor`; the rotation is
+  here, once.
+  """
+
+  @abc.abstractmethod
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    """Returns float32 angles_F in radians per token, fastest first.
+
+    Raises:
+      ValueError: `head_dim` is odd, so channels cannot be paired.
+    """
+
+  @property
+  def attention_factor(self) -> float:
+    """What q and k are each multiplied by; logits take its square."""
+    return 1.0
+
+  def prepare(self, pos_BS: Array, head_dim: int) -> tuple[Array, Array]:
+    """Returns cos_BS1F and sin_BS1F in float32, times `attention_factor`."""
+    # float32 throughout: bfloat16 cannot tell position 257 from 256.
+    angle_BS1F = (
+      pos_BS.astype(jnp.float32)[:, :, None, None] * self.frequencies(head_dim)
+    )
+    factor = self.attention_factor
+    return factor * jnp.cos(angle_BS1F), factor * jnp.sin(angle_BS1F)
+
+  def apply(
+    self, q_BSHD: Array, k_BSKD: Array, table: tuple[Array, Array]
+  ) -> tuple[Array, Array]:
+    """Returns rotated q and k, shapes and dtypes unchanged."""
+    return _rotate(q_BSHD, *table), _rotate(k_BSKD, *table)
+
+  def bias_slopes(self, num_heads: int) -> None:
+    del num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope(Rotary):
+  """Plain RoPE.
+
+  Attributes:
+    theta: ratio of the longest wavelength to the shortest. Unitless.
+
+  Source: Su et al. 2021 (arXiv:2104.09864).
+  """
+
+  theta: float = 10_000.0
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    return geometric_frequencies(self.theta, head_dim)
+
+
+def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
+  """Returns float32 omega_F, omega_m = theta^(-2m / head_dim).
+
+  Raises:
+    ValueError: `head_dim` is odd, or `theta` is not positive.
+  """
+  if head_dim % 2:
+    raise ValueError(
+      f"Rope needs an even head_dim to pair channels, got {head_dim}. "
+      "Change ModelConfig.head_dim, or use Nope()."
+    )
+  if theta <= 0:
+    raise ValueError(
+      f"Rope needs a positive theta, got {theta}. Llama's is 10000."
+    )
+  # float64 until the end: the last pair's exponent multiplies its rounding.
+  pair_F = np.arange(0, head_dim, 2, dtype=np.float64)
+  return (theta ** (-pair_F / head_dim)).astype(np.float32)
+
+
+def _rotate(x_BSHD: Array, cos_BS1F: Array, sin_BS1F: Array) -> Array:
+  a_BSHF, b_BSHF = jnp.split(x_BSHD.astype(jnp.float32), 2, axis=-1)
+  y_BSHD = jnp.concatenate(
+    [
+      a_BSHF * cos_BS1F - b_BSHF * sin_BS1F,
+      b_BSHF * cos_BS1F + a_BSHF * sin_BS1F,
+    ],
+    axis=-1,
+  )
+  return y_BSHD.astype(x_BSHD.dtype)

@@ -1,0 +1,231 @@
+"""RoPE scaling: each scheme chooses frequencies for a longer context.
+
+omega_m is RoPE's frequency of pair m, s the factor by which the context grows
+(`factor`), L the context the weights were trained at (`trained_tokens`). The
+rotation itself is `rotary.Rotary`'s.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from drope_jax.axes import Array
+from drope_jax.positional import rotary
+
+
+def _require_factor(scheme) -> None:
+  if not scheme.factor >= 1.0:
+    raise ValueError(
+      f"{type(scheme).__name__} needs a factor of at least 1, got "
+      f"{scheme.factor}. It is target length / trained length."
+    )
+
+
+def _require_trained_tokens(scheme) -> None:
+  if scheme.trained_tokens < 1:
+    raise ValueError(
+      f"{type(scheme).__name__} needs trained_tokens of at least 1, got "
+      f"{scheme.trained_tokens}. Give the context the weights were trained at."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionInterpolation(rotary.Rotary):
+  """Linear position interpolation (PI): every omega_m divided by s.
+
+  Source: Chen et al. 2023 (arXiv:2306.15595); transformers' "linear".
+  """
+
+  theta: float = 10_000.0
+  factor: float = 1.0
+
+  def __post_init__(self):
+    _require_factor(self)
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    omega_F = rotary.geometric_frequencies(self.theta, head_dim)
+    return omega_F / np.float32(self.factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class NtkAware(rotary.Rotary):
+  """NTK-aware scaling: theta becomes theta * s^(D / (D - 2)).
+
+  The slowest pair is divided by s, the fastest stays. transformers' "dynamic"
+  at length s L and factor 1 has these frequencies.
+
+  Source: bloc97 2023, as in YaRN (arXiv:2309.00071), section 3.1.
+  """
+
+  theta: float = 10_000.0
+  factor: float = 1.0
+
+  def __post_init__(self):
+    _require_factor(self)
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    if head_dim <= 2:
+      raise ValueError(
+        f"NtkAware needs a head_dim above 2, got {head_dim}: with one pair "
+        "there is no slow frequency to stretch. Use PositionInterpolation."
+      )
+    stretch = self.factor ** (head_dim / (head_dim - 2))
+    return rotary.geometric_frequencies(self.theta * stretch, head_dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Yarn(rotary.Rotary):
+  """YaRN: fast pairs stay, slow pairs are divided by s, with a ramp between.
+
+  The ramp is linear in the pair's index between the pairs that turn
+  `beta_fast` and `beta_slow` times over L tokens, floored and ceiled: the
+  authors' code and transformers. (The paper's text ramps over the number of
+  turns.)
+
+  Attributes:
+    trained_tokens: L, tokens.
+    beta_fast: turns over L above which a pair is left alone.
+    beta_slow: turns over L below which a pair is fully interpolated.
+
+  Source: Peng et al. 2023 (arXiv:2309.00071), section 3.4; the temperature
+  0.1 ln s + 1 multiplies q and k alike.
+  """
+
+  theta: float = 10_000.0
+  factor: float = 1.0
+  trained_tokens: int = 4096
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+
+  def __post_init__(self):
+    _require_factor(self)
+    _require_trained_tokens(self)
+    if not self.beta_fast > self.beta_slow > 0:
+      raise ValueError(
+        "Yarn needs beta_fast > beta_slow > 0 turns, got "
+        f"{self.beta_fast} and {self.beta_slow}. The paper's are 32 and 1."
+      )
+
+  @property
+  def attention_factor(self) -> float:
+    return 0.1 * math.log(self.factor) + 1.0
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    omega_F = rotary.geometric_frequencies(self.theta, head_dim)
+
+    def pair_turning(turns: float) -> float:
+      span = self.trained_tokens / (2 * math.pi * turns)
+      return head_dim * math.log(span) / (2 * math.log(self.theta))
+
+    first = max(math.floor(pair_turning(self.beta_fast)), 0)
+    last = min(math.ceil(pair_turning(self.beta_slow)), head_dim - 1)
+    # transformers' guard against a ramp of no width.
+    width = (last - first) or 1e-3
+    ramp_F = np.clip((np.arange(len(omega_F)) - first) / width, 0.0, 1.0)
+    mixed_F = omega_F * (1.0 - ramp_F) + omega_F / self.factor * ramp_F
+    return mixed_F.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Rope(rotary.Rotary):
+  """Llama 3.1's rule: a ramp over the number of turns, no temperature.
+
+  Attributes:
+    trained_tokens: the context before the extension, tokens.
+    low_freq_factor: turns over it below which a pair is divided by `factor`.
+    high_freq_factor: turns over it above which a pair is left alone.
+
+  Source: meta-llama/llama-models, `apply_scaling`; transformers' "llama3".
+  """
+
+  theta: float = 500_000.0
+  factor: float = 8.0
+  trained_tokens: int = 8192
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+
+  def __post_init__(self):
+    _require_factor(self)
+    _require_trained_tokens(self)
+    if not self.high_freq_factor > self.low_freq_factor > 0:
+      raise ValueError(
+        "Llama3Rope needs high_freq_factor > low_freq_factor > 0, got "
+        f"{self.high_freq_factor} and {self.low_freq_factor}. Llama 3.1's "
+        "are 4 and 1."
+      )
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    omega_F = rotary.geometric_frequencies(self.theta, head_dim)
+    turns_F = self.trained_tokens * omega_F / (2 * math.pi)
+    low, high = self.low_freq_factor, self.high_freq_factor
+    keep_F = np.clip((turns_F - low) / (high - low), 0.0, 1.0)
+    mixed_F = keep_F * omega_F + (1.0 - keep_F) * omega_F / self.factor
+    return mixed_F.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamic(rotary.Rotary):
+  """A scaling whose factor follows the current length: max(1, length / L).
+
+  The length is that of the sequence given to `prepare`. A key-value cache
+  holds keys rotated at the length they came in at, so decoding fixes the
+  factor beforehand with `at`.
+
+  Attributes:
+    scaling: the rule; its own factor is replaced.
+    trained_tokens: L, tokens.
+  """
+
+  scaling: PositionInterpolation | NtkAware | Yarn = NtkAware()
+  trained_tokens: int = 4096
+
+  def __post_init__(self):
+    _require_trained_tokens(self)
+
+  def at(self, length: int) -> rotary.Rotary:
+    """Returns the scaling fixed for sequences of `length` tokens."""
+    factor = max(1.0, length / self.trained_tokens)
+    return dataclasses.replace(self.scaling, factor=factor)
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    """Returns the frequencies at the trained length, those of plain RoPE."""
+    return self.at(self.trained_tokens).frequencies(head_dim)
+
+  def prepare(self, pos_BS: Array, head_dim: int) -> tuple[Array, Array]:
+    return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
+
+
+METHODS = ("pi", "ntk", "yarn")
+
+
+def scaled(
+  scheme: rotary.Rope, method: str, factor: float, trained_tokens: int
+) -> rotary.Rotary:
+  """Returns the scheme that reads `factor` times the trained context.
+
+  Args:
+    scheme: what the weights were trained with; plain RoPE.
+    method: "pi", "ntk" or "yarn".
+    factor: s, at least 1.
+    trained_tokens: L, tokens.
+
+  Raises:
+    ValueError: the method is unknown, or `scheme` is not plain RoPE, whose
+      frequencies the three rules are stated for.
+  """
+  if not isinstance(scheme, rotary.Rope):
+    raise ValueError(
+      f"Position scaling {method!r} needs a model with plain Rope, got "
+      f"{scheme}. Evaluate it with its own positions (model)."
+    )
+  if method == "pi":
+    return PositionInterpolation(scheme.theta, factor)
+  if method == "ntk":
+    return NtkAware(scheme.theta, factor)
+  if method == "yarn":
+    return Yarn(scheme.theta, factor, trained_tokens)
+  raise ValueError(
+    f"Position scaling must be one of {', '.join(METHODS)}, got {method!r}. "
+    "Name one of these."
+  )

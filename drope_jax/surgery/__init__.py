@@ -1,0 +1,1 @@
+"""Surgeries: pure functions `(config, params) -> (config, params)`."""

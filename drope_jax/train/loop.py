@@ -1,0 +1,387 @@
+"""Runs a recipe's phases, saving as it goes and resuming where it stopped.
+
+A run's folder holds `recipe.json`, `metrics.jsonl`, one folder a saved step
+(what it resumes from), and one model checkpoint a finished phase, by its name.
+Files, clocks and progress are here; the step itself is pure (`step`).
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import datetime
+import json
+import os
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from drope_jax import attention, sharding
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import revision, store
+from drope_jax.data import pipeline, tokenizer
+from drope_jax.model import transformer
+from drope_jax.surgery import compose
+from drope_jax.train import metrics as metrics_lib
+from drope_jax.train import step as steps
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model between phases, with its history."""
+
+  params: transformer.Params
+  manifest: manifests.Manifest
+
+  @property
+  def config(self):
+    return self.manifest.model
+
+
+def run(
+  recipe: Recipe,
+  directory: os.PathLike,
+  *,
+  base_dir: str | None = None,
+  on_metrics: Listener = lambda line: None,
+  on_model: Callable[[str, Model], None] = lambda name, model: None,
+) -> Model:
+  """Runs a recipe, or what is left of it, and returns the final model.
+
+  Interrupted at any point, it loses at most the steps since the last save, and
+  ends in the same bits as if it had not been.
+
+  Args:
+    recipe: what to do.
+    directory: the run's; new, or one that this recipe began.
+    base_dir: where relative paths of the recipe start.
+    on_metrics: gets each line of metrics.jsonl.
+    on_model: gets "start" and the model that the run starts from, then each
+      finished phase's name and model; not again for what an earlier run did.
+
+  Raises:
+    ValueError: the folder is another recipe's; stores, tokenizer and model do
+      not fit each other; the loss is not finite.
+    FileNotFoundError: a store, tokenizer or checkpoint is missing.
+  """
+  directory = epath.Path(directory)
+  backend = resolve_backend(recipe.attention)
+  mesh = sharding.make_mesh(recipe.mesh)
+  _check_data(recipe, base_dir)
+  _claim(recipe, directory)
+  ends = recipe.end_steps()
+  saved = (store.finished_steps(directory) or [0])[-1]
+  context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics)
+  model, done = _resume_model(context, saved)
+  if not done:
+    on_model("start", model)
+  for index, phase in enumerate(recipe.phases):
+    if index < done:
+      continue
+    first = ends[index - 1] if index else 0
+    if isinstance(phase, SurgeryPhase):
+      model = _operate(context, phase, recipe.phases[:index], model)
+    else:
+      model = _train(context, phase, first, model)
+    if not (directory / phase.name).exists():
+      store.save_model(
+        directory / phase.name,
+        model.params,
+        model.manifest,
+        context.tokenizer_path,
+      )
+    on_model(phase.name, model)
+  return model
+
+
+def resolve_backend(name: str) -> str:
+  """Returns the attention backend that "auto" means on these devices."""
+  if name != "auto":
+    return name
+  return "blockwise"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  recipe: Recipe
+  directory: epath.Path
+  mesh: jax.sharding.Mesh
+  backend: str
+  base_dir: str | None
+  on_metrics: Listener
+
+  @property
+  def tokenizer_path(self):
+    if self.recipe.tokenizer is not None:
+      return _located(self.recipe.tokenizer, self.base_dir)
+    return store.tokenizer_path(
+      _located(self.recipe.init_from, self.base_dir)
+    )
+
+
+def _resume_model(run: _Run, saved: int) -> tuple[Model, int]:
+  """Returns the model that the next phase starts from, and its index."""
+  ends = run.recipe.end_steps()
+  done = 0
+  for index, phase in enumerate(run.recipe.phases):
+    finished = store.is_finished(run.directory / phase.name)
+    # A run continues where its newest step says, whatever lies beside it.
+    if finished and ends[index] <= saved:
+      done = index + 1
+  if done:
+    path = run.directory / run.recipe.phases[done - 1].name
+    return _load(run, path), done
+  if run.recipe.init_from is not None:
+    return _load(run, _located(run.recipe.init_from, run.base_dir)), 0
+  config = run.recipe.model
+  shardings = sharding.param_shardings(
+    run.mesh, transformer.param_shapes(config)
+  )
+  initialise = jax.jit(
+    lambda key: transformer.init(config, key), out_shardings=shardings
+  )
+  tokens = tokenizer.load(run.tokenizer_path)
+  manifest = manifests.Manifest(
+    model=config,
+    tokenizer=manifests.TokenizerRef(
+      filename=epath.Path(tokens.path).name,
+      fingerprint=tokens.fingerprint,
+      vocab_size=tokens.vocab_size,
+    ),
+    lineage=(),
+  )
+  return Model(initialise(jax.random.key(run.recipe.seed)), manifest), 0
+
+
+def _load(run: _Run, path) -> Model:
+  config = store.describe(path)[0].model
+  shardings = sharding.param_shardings(
+    run.mesh, transformer.param_shapes(config)
+  )
+  # Masters are float32, whatever dtype the checkpoint is kept in.
+  return Model(*store.load_model(path, shardings=shardings, dtype="float32"))
+
+
+def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
+  tokens_BS = None
+  if phase.surgery.needs_tokens:
+    trained = [p for p in before if isinstance(p, TrainPhase)]
+    data = phase.calibration or (trained[-1].data if trained else None)
+    if data is None:
+      raise ValueError(
+        f"{phase.name}: matched gains are measured on text, got none. Set "
+        "SurgeryPhase.calibration, or let a training come before."
+      )
+    batch = next(
+      pipeline.batches(
+        data,
+        batch_size=phase.calibration_sequences,
+        context_tokens=model.config.context_tokens,
+        seed=run.recipe.seed,
+        base_dir=run.base_dir,
+      )
+    )
+    tokens_BS = batch["inputs_BS"]
+  config, params = compose.apply(
+    phase.surgery, model.config, model.params, tokens_BS
+  )
+  entry = _entry(model.manifest, phase.name, {"surgery": phase.surgery})
+  return Model(params, model.manifest.appended(entry, model=config))
+
+
+def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
+  last = first + phase.num_steps
+  config = dataclasses.replace(
+    model.config, context_tokens=phase.context_tokens
+  )
+
+  def manifest_at(step: int) -> manifests.Manifest:
+    arguments = {
+      "phase": phase, "attention": run.backend, "seed": run.recipe.seed
+    }
+    taken = step - first
+    entry = _entry(
+      model.manifest, phase.name, arguments, taken, taken * phase.step_tokens
+    )
+    return model.manifest.appended(entry, model=config)
+
+  abstract = _abstract_state(run, phase, config, first)
+  with store.RunStore(
+    run.directory, tokenizer_path=run.tokenizer_path
+  ) as saves:
+    saved = saves.latest_step()
+    if saved is not None and saved > first:
+      state, _ = saves.restore(abstract)
+    else:
+      start = jax.jit(
+        lambda params: steps.init_state(phase, params, first),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+      )
+      state = start(model.params)
+    state = _take_steps(run, phase, config, first, last, state,
+                        lambda step, state: saves.save(
+                          step, state, manifest_at(step)))
+  return Model(state["params"], manifest_at(last))
+
+
+def _take_steps(run, phase, config, first, last, state, save):
+  """Returns the state at the run's step `last`, saving on the way."""
+  recipe = run.recipe
+  take = jax.jit(
+    steps.make_step(config, phase, first, run.backend),
+    donate_argnums=0,
+    out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
+  )
+  now = int(state["step"])
+  batches = pipeline.batches(
+    phase.data,
+    batch_size=phase.batch_size,
+    context_tokens=phase.context_tokens,
+    seed=recipe.seed,
+    start_step=now - first,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    workers=2,
+    base_dir=run.base_dir,
+  )
+  with metrics_lib.MetricsLog(run.directory, now) as log:
+    clock, clock_step = time.monotonic(), now
+    while now < last:
+      state, metrics = take(state, sharding.put_batch(run.mesh, next(batches)))
+      now += 1
+      if now % recipe.log_every_steps == 0 or now == last:
+        metrics = {k: float(v) for k, v in metrics.items()}
+        elapsed_s = time.monotonic() - clock
+        taken = now - clock_step
+        clock, clock_step = time.monotonic(), now
+        line = {
+          "step": now,
+          "phase": phase.name,
+          "tokens": (now - first) * phase.step_tokens,
+          **metrics,
+          "tokens_per_s": taken * phase.step_tokens / elapsed_s,
+        }
+        _require_finite(phase, line)
+        log.write(line)
+        run.on_metrics(line)
+      if now % recipe.save_every_steps == 0 or now == last:
+        save(now, state)
+  return state
+
+
+def _abstract_state(run, phase, config, first):
+  """Returns the phase's state as shapes with the shardings it is to have."""
+  shapes = transformer.param_shapes(config)
+  state = jax.eval_shape(
+    lambda params: steps.init_state(phase, params, first), shapes
+  )
+  shardings = sharding.like_params(run.mesh, state, shapes)
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    state,
+    shardings,
+  )
+
+
+def _entry(manifest, operation, arguments, steps_taken=0, tokens=0):
+  before = manifest.lineage[-1] if manifest.lineage else None
+  return manifests.LineageEntry(
+    operation=operation,
+    arguments=arguments,
+    parent=None,
+    tokens=tokens + (before.tokens if before else 0),
+    steps=steps_taken + (before.steps if before else 0),
+    code=revision.describe(),
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
+
+
+def _check_data(recipe: Recipe, base_dir: str | None) -> None:
+  """Refuses stores that do not fit the model before anything is written."""
+  if recipe.model is not None:
+    config = recipe.model
+    tokens = tokenizer.load(_located(recipe.tokenizer, base_dir))
+    fingerprint, size = tokens.fingerprint, tokens.vocab_size
+  else:
+    manifest, _ = store.describe(_located(recipe.init_from, base_dir))
+    config = manifest.model
+    if manifest.tokenizer is None:
+      raise ValueError(
+        "A run that starts from a checkpoint needs its tokenizer, got none in "
+        f"{recipe.init_from}. Save the checkpoint again with it."
+      )
+    fingerprint = manifest.tokenizer.fingerprint
+    size = manifest.tokenizer.vocab_size
+  if size > config.vocab_size:
+    raise ValueError(
+      f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
+      f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
+    )
+  for phase in recipe.phases:
+    data = getattr(phase, "data", None) or getattr(phase, "calibration", None)
+    if data is None:
+      continue
+    for opened in pipeline.open_stores(data, base_dir):
+      if opened.tokenizer_fingerprint != fingerprint:
+        raise ValueError(
+          f"{phase.name}: a store needs the model's tokenizer "
+          f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
+          f"{opened.path}. Tokenize the text again with that file."
+        )
+
+
+def _claim(recipe: Recipe, directory: epath.Path) -> None:
+  """Writes recipe.json, or checks that the folder is this recipe's."""
+  file = directory / "recipe.json"
+  encoded = manifests.encode(recipe)
+  # How often it saves and logs may change between one start and the next.
+  for field in ("save_every_steps", "log_every_steps"):
+    encoded.pop(field)
+  if file.exists():
+    found = json.loads(file.read_text())
+    if found != encoded:
+      changed = ", ".join(_differences(found, encoded)) or "its form"
+      raise ValueError(
+        f"A run continues with the recipe that began it, but {directory} was "
+        f"begun with another: {changed} differs. Choose another --out, or "
+        "remove that folder."
+      )
+    return
+  if directory.exists() and any(directory.iterdir()):
+    raise ValueError(
+      f"A run needs a new folder, or its own, got {directory}, which holds "
+      "other files. Choose another --out."
+    )
+  if jax.process_index() == 0:
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(encoded, indent=1) + "\n")
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
+  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    pairs = enumerate(zip(a, b, strict=True))
+    return [d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")]
+  return [] if a == b else [path.lstrip(".")]
+
+
+def _require_finite(phase: TrainPhase, line: Mapping[str, Any]) -> None:
+  if not np.isfinite(line["loss"]):
+    raise ValueError(
+      f"{phase.name}: the loss must stay finite, got {line['loss']} at step "
+      f"{line['step']}. Lower the schedule's peak, or add QK norm; earlier "
+      "steps are kept."
+    )
+
+
+def _located(path: str, base_dir: str | None) -> epath.Path:
+  if base_dir is None or "://" in path:
+    return epath.Path(path)
+  return epath.Path(base_dir) / path

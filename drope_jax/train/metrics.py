@@ -1,0 +1,53 @@
+"""metrics.jsonl: one line every few steps, none twice."""
+
+from collections.abc import Mapping
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+FILENAME = "metrics.jsonl"
+
+
+class MetricsLog:
+  """Appends to a run's metrics.jsonl.
+
+  A run that resumes at step s drops the lines after s, which it will write
+  again: no step is ever logged twice. Use as a context manager.
+  """
+
+  def __init__(self, directory: os.PathLike, resume_step: int):
+    path = epath.Path(directory) / FILENAME
+    kept = [
+      line
+      for line in (path.read_text().splitlines() if path.exists() else [])
+      if _step(line, resume_step + 1) <= resume_step
+    ]
+    # Rewritten whole: a bucket's objects cannot be appended to in place.
+    path.write_text("".join(line + "\n" for line in kept))
+    self._file = path.open("a")
+
+  def write(self, line: Mapping[str, Any]) -> None:
+    """Appends one line; it has "step"."""
+    self._file.write(json.dumps(dict(line)) + "\n")
+    self._file.flush()
+
+  def __enter__(self) -> "MetricsLog":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._file.close()
+
+
+def read(directory: os.PathLike) -> list[dict[str, Any]]:
+  """Returns the lines of a run's metrics.jsonl, oldest first."""
+  path = epath.Path(directory) / FILENAME
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _step(line: str, broken: int) -> int:
+  try:
+    return json.loads(line)["step"]
+  except ValueError:  # The line that was being written when the run died.
+    return broken

@@ -1,0 +1,168 @@
+"""A recipe: what to train from what, as a list of phases."""
+
+import dataclasses
+
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model.config import ModelConfig
+from drope_jax.sharding import MeshConfig
+from drope_jax.surgery.compose import Surgery
+from drope_jax.train.optimizer import Optimizer, Schedule
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPhase:
+  """Steps of one optimizer under one schedule; it starts from fresh moments.
+
+  Attributes:
+    name: "pretrain", "recalibrate", ...; unlike the other phases'.
+    data: what is read.
+    batch_size: B, sequences a step, over all devices.
+    context_tokens: S, tokens a sequence.
+    optimizer: and its clipping.
+    schedule: of the learning rate, over this phase's steps.
+    steps: optimizer steps; or give `tokens`.
+    tokens: rounded down to whole steps; or give `steps`.
+    accumulation: microbatches a step; divides `batch_size`.
+    compute_dtype: of activations; parameters and moments stay float32.
+    remat: whether the backward pass recomputes each layer.
+  """
+
+  name: str
+  data: DataConfig
+  batch_size: int
+  context_tokens: int
+  optimizer: Optimizer
+  schedule: Schedule
+  steps: int | None = None
+  tokens: int | None = None
+  accumulation: int = 1
+  compute_dtype: str = "float32"
+  remat: bool = False
+
+  def __post_init__(self):
+    for field in ("batch_size", "context_tokens", "accumulation"):
+      if getattr(self, field) < 1:
+        raise ValueError(
+          f"{self.name}: TrainPhase.{field} must be at least 1, got "
+          f"{getattr(self, field)}. Raise it."
+        )
+    if (self.steps is None) == (self.tokens is None):
+      raise ValueError(
+        f"{self.name}: TrainPhase needs either steps or tokens, got "
+        f"steps={self.steps} and tokens={self.tokens}. Set one."
+      )
+    if self.num_steps < 1:
+      raise ValueError(
+        f"{self.name}: TrainPhase must take at least 1 step of "
+        f"{self.step_tokens} tokens, got steps={self.steps}, "
+        f"tokens={self.tokens}. Raise it, or leave the phase out."
+      )
+    if self.batch_size % self.accumulation:
+      raise ValueError(
+        f"{self.name}: TrainPhase.accumulation must divide batch_size, got "
+        f"{self.accumulation} and {self.batch_size}. Change one."
+      )
+    if self.compute_dtype not in DTYPES:
+      raise ValueError(
+        f"{self.name}: TrainPhase.compute_dtype must be one of "
+        f"{', '.join(DTYPES)}, got {self.compute_dtype!r}. Name one of these."
+      )
+    self.schedule.over(self.num_steps)  # Refuses a schedule that has no room.
+
+  @property
+  def step_tokens(self) -> int:
+    """Tokens a step: B * S."""
+    return self.batch_size * self.context_tokens
+
+  @property
+  def num_steps(self) -> int:
+    """Optimizer steps of the phase."""
+    return self.steps if self.tokens is None else self.tokens // self.step_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class SurgeryPhase:
+  """A surgery between two trainings; it takes no steps.
+
+  Attributes:
+    name: unlike the other phases'.
+    surgery: what to change.
+    calibration: text that matched gains are measured on; None: the data of
+      the training before it.
+    calibration_sequences: how many sequences of it.
+  """
+
+  surgery: Surgery
+  name: str = "surgery"
+  calibration: DataConfig | None = None
+  calibration_sequences: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """All that decides a run; two runs of one recipe end in the same bits.
+
+  Attributes:
+    phases: in order.
+    model: of a run that starts from random weights; or give `init_from`.
+    init_from: a checkpoint to start from; or give `model`.
+    tokenizer: file that the stores were tokenized with, which the run's
+      checkpoints carry; None with `init_from`, whose own it is.
+    seed: of weights and data.
+    mesh: how devices are laid out.
+    attention: backend; "auto" is resolved once, for the devices at hand.
+    save_every_steps: between checkpoints that a run resumes from.
+    log_every_steps: between lines of metrics.jsonl.
+  """
+
+  phases: tuple[TrainPhase | SurgeryPhase, ...]
+  model: ModelConfig | None = None
+  init_from: str | None = None
+  tokenizer: str | None = None
+  seed: int = 0
+  mesh: MeshConfig = MeshConfig()
+  attention: str = "auto"
+  save_every_steps: int = 500
+  log_every_steps: int = 10
+
+  def __post_init__(self):
+    if not self.phases:
+      raise ValueError("A Recipe needs at least one phase, got none. Add one.")
+    if (self.model is None) == (self.init_from is None):
+      raise ValueError(
+        "A Recipe needs either a model to initialise or a checkpoint to start "
+        f"from, got model={self.model} and init_from={self.init_from!r}. Set "
+        "Recipe.model or Recipe.init_from."
+      )
+    if (self.model is None) != (self.tokenizer is None):
+      raise ValueError(
+        "A Recipe names a tokenizer with a model, and takes a checkpoint's "
+        f"own, got tokenizer={self.tokenizer!r} and "
+        f"init_from={self.init_from!r}. Set or remove Recipe.tokenizer."
+      )
+    names = [phase.name for phase in self.phases]
+    if len(set(names)) < len(names) or any(n.isdecimal() for n in names):
+      raise ValueError(
+        "A Recipe's phases need names that differ and are no numbers, got "
+        f"{', '.join(names)}. Rename one."
+      )
+    for field in ("save_every_steps", "log_every_steps"):
+      if getattr(self, field) < 1:
+        raise ValueError(
+          f"Recipe.{field} must be at least 1, got {getattr(self, field)}."
+          " Raise it."
+        )
+    if self.seed < 0:
+      raise ValueError(
+        f"Recipe.seed must be 0 or more, got {self.seed}. Change it."
+      )
+
+  def end_steps(self) -> tuple[int, ...]:
+    """Returns the run's step at which each phase ends."""
+    ends, total = [], 0
+    for phase in self.phases:
+      total += phase.num_steps if isinstance(phase, TrainPhase) else 0
+      ends.append(total)
+    return tuple(ends)

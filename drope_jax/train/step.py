@@ -1,0 +1,105 @@
+"""The training step: one pure function of state and batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from drope_jax.axes import Array
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import loss as losses
+from drope_jax.train.recipe import TrainPhase
+
+State = dict[str, Any]
+"""params, opt_state (the phase's), and int32 step (of the run)."""
+
+
+def init_state(
+  phase: TrainPhase, params: transformer.Params, step: int
+) -> State:
+  """Returns the state that a phase starts from at the run's `step`."""
+  return {
+    "params": params,
+    "opt_state": _transform(phase).init(params),
+    "step": jnp.asarray(step, jnp.int32),
+  }
+
+
+def make_step(
+  config: ModelConfig, phase: TrainPhase, first_step: int, backend: str
+) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Array]]]:
+  """Returns step(state, batch) -> (state, metrics), to be jitted.
+
+  The loss is the mean over the batch's weights, whatever the microbatches:
+  their gradients are summed and divided once.
+
+  Args:
+    config: the model's.
+    phase: optimizer, schedule, accumulation and precision.
+    first_step: the run's step at which the phase starts.
+    backend: the attention's.
+
+  The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
+  (float32); metrics are scalars: loss (nats a token), grad_norm, lr, weight
+  (tokens that counted).
+  """
+  transform = _transform(phase)
+  schedule = phase.schedule.over(phase.num_steps)
+  segmented = phase.data.document_mask
+
+  def summed_loss(params, batch):
+    cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
+    logits_BSV = transformer.forward(
+      config,
+      cast,
+      batch["inputs_BS"],
+      segments_BS=batch["segments_BS"] if segmented else None,
+      backend=backend,
+      remat=phase.remat,
+    )
+    losses_BS = losses.token_losses(logits_BSV, batch["targets_BS"])
+    return jnp.sum(losses_BS * batch["weights_BS"])
+
+  def summed_gradients(params, batch):
+    if phase.accumulation == 1:
+      return jax.value_and_grad(summed_loss)(params, batch)
+
+    def add(total, microbatch):
+      part = jax.value_and_grad(summed_loss)(params, microbatch)
+      return jax.tree.map(jnp.add, total, part), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    # Every microbatch takes rows from all over the batch, so that each is
+    # spread over all devices.
+    microbatches = {
+      name: jnp.swapaxes(x.reshape(-1, phase.accumulation, x.shape[1]), 0, 1)
+      for name, x in batch.items()
+    }
+    return jax.lax.scan(add, zero, microbatches)[0]
+
+  def step(state, batch):
+    params, opt_state = state["params"], state["opt_state"]
+    weight = jnp.sum(batch["weights_BS"])
+    total, gradients = summed_gradients(params, batch)
+    gradients = jax.tree.map(lambda g: g / weight, gradients)
+    updates, opt_state = transform.update(gradients, opt_state, params)
+    metrics = {
+      "loss": total / weight,
+      "grad_norm": optax.global_norm(gradients),
+      "lr": schedule(state["step"] - first_step),
+      "weight": weight,
+    }
+    return {
+      "params": optax.apply_updates(params, updates),
+      "opt_state": opt_state,
+      "step": state["step"] + 1,
+    }, metrics
+
+  return step
+
+
+def _transform(phase: TrainPhase) -> optax.GradientTransformation:
+  return phase.optimizer.transform(phase.schedule.over(phase.num_steps))

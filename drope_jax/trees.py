@@ -1,0 +1,71 @@
+"""Nested dicts of arrays, seen as flat dicts of path-named leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SEPARATOR = "/"
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {"layers/attention/q/kernel": leaf, ...}, in the tree's order.
+
+  Raises:
+    ValueError: a key is not a string, or contains the separator, so that
+      `unflatten` could not undo it.
+  """
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if not isinstance(key, str) or SEPARATOR in key:
+      raise ValueError(
+        f"A tree's keys must be strings without {SEPARATOR!r}, got {key!r}. "
+        "Rename the key."
+      )
+    if isinstance(value, Mapping):
+      for path, leaf in flatten(value).items():
+        flat[key + SEPARATOR + path] = leaf
+    else:
+      flat[key] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the nested dict that `flatten` made `flat` from."""
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, name = path.split(SEPARATOR)
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = leaf
+  return tree
+
+
+def require_same_leaves(
+  want: Mapping[str, Any], got: Mapping[str, Any], what: str
+) -> None:
+  """Checks that two trees have the same paths and shapes.
+
+  Args:
+    want: tree whose leaves have the right `shape`.
+    got: tree to be checked against it.
+    what: names `got` in the message, as in "the checkpoint at /a/b".
+
+  Raises:
+    ValueError: listing the missing, the unexpected and the misshapen leaves.
+  """
+  want_flat, got_flat = flatten(want), flatten(got)
+  complaints = []
+  if missing := sorted(want_flat.keys() - got_flat.keys()):
+    complaints.append("missing " + ", ".join(missing))
+  if unexpected := sorted(got_flat.keys() - want_flat.keys()):
+    complaints.append("unexpected " + ", ".join(unexpected))
+  for path in sorted(want_flat.keys() & got_flat.keys()):
+    want_shape = tuple(want_flat[path].shape)
+    got_shape = tuple(got_flat[path].shape)
+    if want_shape != got_shape:
+      complaints.append(f"{path} must be {want_shape}, got {got_shape}")
+  if complaints:
+    raise ValueError(
+      f"The parameters of {what} do not fit the model's configuration: "
+      f"{'; '.join(complaints)}. Use the configuration they were made with."
+    )

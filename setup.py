@@ -1,0 +1,77 @@
+"""Packaging of drope_jax; the tools' settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r'^__version__ = "(.+)"$', (_ROOT / "drope_jax/__init__.py").read_text(), re.M
+).group(1)
+
+# Upper bounds stand where an API has changed between minor versions.
+_RUNTIME = [
+  "absl-py>=2",
+  "etils[epath]>=1.12",
+  "flax>=0.12,<0.13",
+  "gin-config>=0.5,<0.6",
+  "grain>=0.2.16,<0.3",
+  "jax>=0.10,<0.11",
+  "matplotlib>=3.9",
+  "numpy>=2.0",
+  "optax>=0.2.6,<0.3",
+  "orbax-checkpoint>=0.12,<0.13",
+  "rich>=13",
+  "safetensors>=0.5",
+  "sentencepiece>=0.2",
+  "tensorstore>=0.1.84",
+  "tokenizers>=0.21",
+  "zstandard>=0.23",
+]
+
+_PARQUET = ["pyarrow>=18"]
+
+_EXTRAS = {
+  "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
+  "gpu": ["jax[cuda13]>=0.10,<0.11"],
+  "parquet": _PARQUET,
+  "test": [
+    *_PARQUET,
+    "hypothesis>=6.100",
+    "import-linter>=2.1",
+    "pytest>=8.3",
+    "ruff>=0.17,<0.18",
+    "setuptools>=77",
+    # Exact: a version that has a CPU-only build for each supported Python.
+    "torch==2.13.0",
+    "transformers>=5,<6",
+  ],
+  "tpu": ["jax[tpu]>=0.10,<0.11"],
+  "track": ["tensorboard>=2.18", "wandb>=0.19"],
+}
+
+setuptools.setup(
+  name="drope_jax",
+  version=_VERSION,
+  description="Drop positional embeddings (DroPE) in JAX and Flax",
+  long_description=(_ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE", "drope_jax/assets/**/LICENSE*"],
+  python_requires=">=3.11",
+  install_requires=_RUNTIME,
+  extras_require=_EXTRAS,
+  # configs/ lies at the top of the repository, where people look for it, and
+  # is installed inside the package, where the commands look for it.
+  packages=[
+    *setuptools.find_packages(include=["drope_jax", "drope_jax.*"]),
+    "drope_jax.configs",
+  ],
+  package_dir={"drope_jax.configs": "configs"},
+  package_data={
+    "drope_jax": ["assets/**/*", "assets/**/.*"],
+    "drope_jax.configs": ["**/*.gin"],
+  },
+  entry_points={"console_scripts": ["drope = drope_jax.cli.main:main"]},
+)

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+
+from drope_jax.analysis import damage, runs
+
+
+def _record(step, phase, tokens, loss, **more):
+  record = {"step": step, "phase": phase, "tokens": tokens, "loss": loss}
+  return record | more
+
+
+def _row(**changes):
+  row = {
+    "task": "multi_key",
+    "metric": "accuracy",
+    "model": "full",
+    "method": "model",
+    "factor": 2.0,
+    "context_tokens": 64,
+    "logit_scale": 1.0,
+    "scale_fitted": False,
+    "value": 0.5,
+    "low": 0.4,
+    "high": 0.6,
+    "count": 10,
+    "seed": 0,
+    "series": None,
+  }
+  return row | changes
+
+
+def _write_metrics(folder, records):
+  lines = "".join(json.dumps(record) + "\n" for record in records)
+  (folder / "metrics.jsonl").write_text(lines)
+
+
+def test_loads_whatever_files_there_are(tmp_path):
+  side = damage.Anatomy(1.5, (1.0,), (2.0,), (0.1,), (9.0,), 2.2)
+  report = damage.Damage(side, side)
+  (tmp_path / "damage.json").write_text(json.dumps(report.to_json()))
+  assert runs.load(tmp_path) == runs.Run(tmp_path.name, damage=report)
+
+  (tmp_path / "samples.json").write_text('[{"text": "Ahab"}]')
+  results = {"schema": 1, "rows": [_row()], "models": {}, "settings": {}}
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  run = runs.load(tmp_path)
+  assert run.rows == [_row()] and run.samples[0]["text"] == "Ahab"
+
+
+def test_a_step_logged_twice_counts_once_as_last_logged(tmp_path):
+  _write_metrics(
+    tmp_path,
+    [
+      _record(1, "pretrain", 10, 3.0),
+      _record(2, "pretrain", 20, 2.0),
+      _record(2, "pretrain", 20, 1.5),
+    ],
+  )
+  assert [m["loss"] for m in runs.load(tmp_path).metrics] == [3.0, 1.5]
+
+
+def test_a_phase_counts_its_tokens_from_its_own_start():
+  pretrain = [_record(i, "pretrain", 10 * i, 3.0) for i in (1, 2)]
+  after = [_record(i, "recalibrate", 10 * i, 5.0 - i) for i in (3, 4)]
+  run = runs.Run("all", metrics=(*pretrain, *after))
+  assert run.start_of("recalibrate") == 20
+  assert run.phase("recalibrate") == ([10, 20], [2.0, 1.0])
+  # An imported model's run begins with it, and its totals include the import.
+  run = runs.Run("recalibration alone", metrics=tuple(after))
+  assert run.phase("recalibrate") == ([10, 20], [2.0, 1.0])
+  assert run.start_of("pretrain") is None and run.phase("pretrain") == ([], [])
+
+
+def test_held_out_losses_stand_before_training_losses():
+  run = runs.Run(
+    "r",
+    metrics=(
+      _record(1, "recalibrate", 10, 9.0),
+      _record(2, "recalibrate", 20, 9.0, held_out_loss=4.0),
+    ),
+  )
+  assert run.phase("recalibrate") == ([20], [4.0])
+
+
+def test_seeds_are_gathered_to_a_mean_within_the_span_of_their_intervals():
+  rows = [
+    _row(seed=0, value=0.5, low=0.4, high=0.6),
+    _row(seed=1, value=0.8, low=0.7, high=0.9),
+    _row(factor=4.0),
+  ]
+  scores = runs.scores(rows)
+  assert len(scores) == 2
+  cell = runs.Cell("multi_key", "accuracy", "full", "model", 2.0, False)
+  assert scores[cell] == pytest.approx((0.65, 0.4, 0.9, 2))
+
+
+def test_a_score_without_an_interval_is_its_own():
+  (score,) = runs.scores([_row(low=None, high=None)]).values()
+  assert score == (0.5, 0.5, 0.5, 1)
+
+
+def test_mistakes_name_the_file_and_the_line(tmp_path):
+  with pytest.raises(FileNotFoundError, match="one of metrics.jsonl"):
+    runs.load(tmp_path)
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1, "pha')
+  with pytest.raises(ValueError, match="metrics.jsonl, line 1, must be JSON"):
+    runs.load(tmp_path)
+  _write_metrics(tmp_path, [{"step": 1, "phase": "pretrain", "loss": 1.0}])
+  with pytest.raises(ValueError, match="line 1, .* no tokens"):
+    runs.load(tmp_path)
+  (tmp_path / "metrics.jsonl").unlink()
+  results = tmp_path / "results.json"
+  results.write_text('{"schema": 99, "rows": []}')
+  with pytest.raises(ValueError, match="schema 1, got 99"):
+    runs.load(tmp_path)
+  results.write_text('{"schema": 1, "rows": [{"task": "passkey"}]}')
+  with pytest.raises(ValueError, match="no metric, model"):
+    runs.load(tmp_path)
+  results.write_text('["rows"]')
+  with pytest.raises(ValueError, match="no schema, rows"):
+    runs.load(tmp_path)

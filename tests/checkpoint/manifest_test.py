@@ -1,0 +1,164 @@
+"""The manifest: exact both ways, appended to and never rewritten."""
+
+import dataclasses
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from drope_jax import positional
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.model.config import ModelConfig
+
+# Floats that have no short decimal form, so that rounding would show.
+positive = st.floats(min_value=1.0, max_value=1e9, allow_nan=False)
+tokens = st.integers(min_value=1, max_value=2**40)
+fields = {
+  "Rope": {"theta": positive},
+  "Nope": {},
+  "Alibi": {},
+  "PositionInterpolation": {"theta": positive, "factor": positive},
+  "NtkAware": {"theta": positive, "factor": positive},
+  "Yarn": {"factor": positive, "trained_tokens": tokens},
+  "Llama3Rope": {"factor": positive, "trained_tokens": tokens},
+  "Dynamic": {
+    "scaling": st.builds(positional.NtkAware, theta=positive),
+    "trained_tokens": tokens,
+  },
+}
+schemes = st.one_of(
+  [st.builds(positional.CATALOGUE[name], **fields[name]) for name in fields]
+)
+patterns = st.lists(
+  st.tuples(schemes, st.one_of(st.none(), tokens)), min_size=2, max_size=2
+).map(lambda layers: positional.Pattern(*map(tuple, zip(*layers, strict=True))))
+
+
+ROPE = positional.Rope()
+
+
+def _config(scheme=ROPE, **fields):
+  shape = {
+    "vocab_size": 64,
+    "num_layers": 2,
+    "width": 16,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 8,
+    "mlp_width": 32,
+    "context_tokens": 32,
+  }
+  return ModelConfig(**shape | fields, positional=scheme)
+
+
+def _entry(operation="pretrain", tokens=100, steps=10, **arguments):
+  return manifests.LineageEntry(
+    operation, arguments, None, tokens, steps, "0.1", "2026-01-01T00:00:00"
+  )
+
+
+def _through_json(manifest):
+  text = json.dumps(manifest.to_json(), allow_nan=False)
+  return manifests.Manifest.from_json(json.loads(text))
+
+
+def test_every_scheme_of_the_catalogue_is_tried():
+  assert set(fields) | {"Pattern"} == set(positional.CATALOGUE)
+
+
+@given(
+  scheme=schemes | patterns,
+  eps=st.floats(min_value=1e-12, max_value=1e-3),
+  norm=st.sampled_from(["none", "q", "k", "qk"]),
+)
+def test_a_config_survives_json_exactly(scheme, eps, norm):
+  manifest = manifests.Manifest(
+    _config(scheme, norm_eps=eps, qk_norm=norm),
+    manifests.TokenizerRef("a.model", "00ff", 60),
+    (_entry(rate=eps), _entry("surgery", drop=(0, 1))),
+  )
+  assert _through_json(manifest) == manifest
+
+
+def _change(data, path, **changes):
+  """Returns `data` with keys at `path` set, or removed where None."""
+  data = json.loads(json.dumps(data))
+  node = data
+  for key in path:
+    node = node[key]
+  for key, value in changes.items():
+    node.pop(key, None)
+    if value is not None:
+      node[key] = value
+  return data
+
+
+@pytest.mark.parametrize(
+  ("path", "changes", "named"),
+  [
+    ((), {"lineage": None}, "missing: lineage"),
+    ((), {"extra": 1}, "unknown: extra"),
+    (("model",), {"width": None}, "missing: width"),
+    (("model",), {"widht": 1}, "unknown: widht"),
+    (("model", "positional"), {"theta": None}, "missing: theta"),
+    (("model", "positional"), {"stretch": 1.0}, "unknown: stretch"),
+    (("model", "positional"), {"__class__": "Rotary2"}, "Rotary2"),
+    (("tokenizer",), {"filename": None}, "missing: filename"),
+    (("lineage", 0), {"steps": None}, "missing: steps"),
+  ],
+)
+def test_a_missing_or_unknown_key_is_named(path, changes, named):
+  manifest = manifests.Manifest(
+    _config(), manifests.TokenizerRef("a", "00", 60), (_entry(),)
+  )
+  data = manifest.to_json()
+  assert manifests.Manifest.from_json(data) == manifest
+  with pytest.raises(ValueError, match=named):
+    manifests.Manifest.from_json(_change(data, path, **changes))
+
+
+def test_a_newer_schema_is_refused_by_its_number():
+  data = manifests.Manifest(_config()).to_json()
+  data |= {"schema_version": 99, "a_key_of_the_future": 1}
+  with pytest.raises(ValueError, match="99.*Install the drope_jax"):
+    manifests.Manifest.from_json(data)
+
+
+def test_lineage_grows_and_nothing_before_changes():
+  first = manifests.Manifest(_config(), lineage=(_entry(),))
+  bare = _config(positional.Nope())
+  second = first.appended(_entry("surgery"), bare)
+  assert second.lineage == (*first.lineage, _entry("surgery"))
+  assert second.model == bare
+  assert first.lineage == (_entry(),)
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    first.lineage[0].tokens = 0
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(99, 10), (100, 9)])
+def test_lineage_totals_must_not_fall(tokens, steps):
+  manifest = manifests.Manifest(_config(), lineage=(_entry(),))
+  manifest.appended(_entry(tokens=100, steps=10))
+  with pytest.raises(ValueError, match="must not fall"):
+    manifest.appended(_entry("recalibrate", tokens, steps))
+
+
+def test_arguments_may_hold_a_dataclass():
+  entry = _entry(scheme=positional.Rope(3.0))
+  assert entry.arguments == {"scheme": {"__class__": "Rope", "theta": 3.0}}
+
+
+@pytest.mark.parametrize(
+  "value", [float("nan"), float("inf"), {1: 2}, object()]
+)
+def test_what_json_cannot_hold_is_refused(value):
+  with pytest.raises(ValueError, match="finite scalars"):
+    _entry(value=value)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused():
+  fits = manifests.TokenizerRef("a.model", "00", 64)
+  manifests.Manifest(_config(), fits)
+  with pytest.raises(ValueError, match="65 pieces of a.model"):
+    manifests.Manifest(_config(), dataclasses.replace(fits, vocab_size=65))

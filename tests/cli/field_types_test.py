@@ -1,0 +1,56 @@
+import typing
+from typing import Literal
+
+import pytest
+
+from drope_jax.cli import field_types
+from drope_jax.positional import Nope, Pattern, Rope, Scheme
+
+
+@pytest.mark.parametrize(
+  ("value", "hint"),
+  [
+    (3, int),
+    (True, bool),
+    (None, int | None),
+    ("a", typing.Optional[str]),  # noqa: UP045 - The older spelling counts.
+    ((), tuple[int, ...]),
+    (((1, 0.5), (2, 0.1)), tuple[tuple[int, float], ...]),
+    ("q", Literal["q", "k"]),
+    (Rope(), Scheme),
+    (Pattern((Nope(), Rope())), Scheme | Pattern),
+  ],
+)
+def test_a_value_of_the_type_passes_unchanged(value, hint):
+  assert field_types.check(value, hint) == value
+
+
+@pytest.mark.parametrize(
+  ("value", "hint"),
+  [
+    (True, int),
+    (True, float),
+    (1, bool),
+    (1.0, int),
+    ("1", int | None),
+    ((1, 2), tuple[int]),
+    ((1, "a"), tuple[int, ...]),
+    (1, tuple[int, ...]),
+    ("v", Literal["q", "k"]),
+    (3, Scheme),
+    (Nope(), Rope),
+  ],
+)
+def test_a_value_of_another_type_is_refused(value, hint):
+  with pytest.raises(TypeError, match="must be .*, got "):
+    field_types.check(value, hint)
+
+
+def test_an_int_becomes_a_float_wherever_one_is_wanted():
+  got = field_types.check((1, (2,)), tuple[float, tuple[float | None, ...]])
+  assert got == (1.0, (2.0,))
+  assert [type(got[0]), type(got[1][0])] == [float, float]
+
+
+def test_an_int_stays_one_where_both_are_allowed():
+  assert type(field_types.check(1, int | float)) is int

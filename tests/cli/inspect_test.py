@@ -1,0 +1,99 @@
+"""`drope inspect` shows what is in a checkpoint, whole or of a run."""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from drope_jax import trees
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
+from drope_jax.cli import inspect as command
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, Pattern, Rope
+
+CONFIG = ModelConfig(
+  vocab_size=32,
+  num_layers=2,
+  width=16,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  mlp_width=32,
+  context_tokens=16,
+  positional=Pattern((Rope(123.5), Nope()), (8, None)),
+)
+
+
+@pytest.fixture
+def params():
+  shapes = transformer.param_shapes(CONFIG)
+  params = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  table = params["embed"]["table"].astype(jnp.bfloat16)
+  return params | {"embed": {"table": table}}
+
+
+@pytest.fixture
+def run(tmp_path, params):
+  entry = manifests.LineageEntry(
+    "pretrain",
+    {"rate": 0.25},
+    "/a[b]/c",
+    12345,
+    10,
+    "0.1+git.abc",
+    "2026-01-01",
+  )
+  manifest = manifests.Manifest(CONFIG, lineage=(entry,))
+  with store.RunStore(tmp_path / "run") as run:
+    run.save(10, {"params": params, "moments": params}, manifest)
+  return tmp_path / "run"
+
+
+def _output(capsys, *arguments):
+  parser = argparse.ArgumentParser()
+  command.add_arguments(parser)
+  command.run(parser.parse_args([str(argument) for argument in arguments]))
+  return capsys.readouterr().out
+
+
+def test_json_holds_the_manifest_and_every_parameter(run, params, capsys):
+  shown = json.loads(_output(capsys, run, "--json"))
+  assert shown["checkpoint"] == str(run / "10")
+  manifest = store.describe(run)[0].to_json()
+  assert {key: shown[key] for key in manifest} == manifest
+  flat = trees.flatten(params)
+  assert {row["name"]: tuple(row["shape"]) for row in shown["parameters"]} == {
+    name: leaf.shape for name, leaf in flat.items()
+  }
+  assert shown["total"] == {
+    "count": sum(leaf.size for leaf in flat.values()),
+    "bytes": sum(leaf.nbytes for leaf in flat.values()),
+  }
+  dtypes = {row["name"]: row["dtype"] for row in shown["parameters"]}
+  assert dtypes["embed/table"] == "bfloat16"
+  assert dtypes["final_norm/gain"] == "float32"
+
+
+def test_tables_show_config_lineage_and_parameters(run, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "200")
+  shown = _output(capsys, run)
+  for text in (
+    "Pattern(schemes=(Rope(theta=123.5), Nope()), windows=(8, None))",
+    "12,345",
+    "0.1+git.abc",
+    "/a[b]/c",
+    "(rate=0.25)",
+    "layers/attention/q/kernel",
+    "[2, 16, 16]",
+    "bfloat16",
+  ):
+    assert text in shown
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, capsys):
+  with pytest.raises(FileNotFoundError, match="nowhere"):
+    _output(capsys, tmp_path / "nowhere")

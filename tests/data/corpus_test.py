@@ -1,0 +1,88 @@
+"""The packaged corpus: which documents are held out never changes."""
+
+import hashlib
+
+import pytest
+
+from drope_jax.data import corpus, tokenizer
+
+
+def test_splits_partition_the_corpus():
+  splits = {s: list(corpus.documents(s)) for s in corpus.SPLITS}
+  assert {s: len(d) for s, d in splits.items()} == {
+    "train": 331,
+    "fit": 19,
+    "test": 18,
+  }
+  everything = [d for documents in splits.values() for d in documents]
+  assert len(set(everything)) == 233 + 135, "a document is in two splits"
+
+
+def test_held_out_splits_are_about_a_twentieth_each_and_hold_long_documents():
+  sizes = {s: [*map(len, corpus.documents(s))] for s in corpus.SPLITS}
+  total = sum(map(sum, sizes.values()))
+  for split in ("fit", "test"):
+    assert 0.04 < sum(sizes[split]) / total < 0.06
+    # Enough to fill 4,096 tokens of the packaged tokenizer, many times.
+    assert sum(size > 20_000 for size in sizes[split]) >= 10
+    assert any("CHAPTER" in d[:10] for d in corpus.documents(split))
+
+
+def test_held_out_documents_are_the_ones_that_checkpoints_never_saw():
+  digest = hashlib.sha256()
+  for split in ("fit", "test"):
+    for document in corpus.documents(split):
+      digest.update(document.encode())
+  assert digest.hexdigest() == (
+    "6d36c908fec5a9503c14e4f78a9e8c2fa867445a52ac04c4321fc114016e7f47"
+  ), (
+    "The packaged checkpoints were trained on the rest: with other splits they "
+    "must be trained anew, and only then this value changed."
+  )
+
+
+def test_no_held_out_document_repeats_a_training_one():
+  width, stride = 80, 40
+  seen = {
+    document[i : i + width]
+    for document in corpus.documents("train")
+    for i in range(0, len(document) - width, stride)
+  }
+
+  def shared(text):
+    hits = sum(text[i : i + width] in seen for i in range(len(text) - width))
+    return hits * stride / len(text)
+
+  assert shared(next(corpus.documents("train"))) > 0.9, "nothing is found"
+  # Set phrases recur; whole passages must not.
+  for split in ("fit", "test"):
+    assert max(map(shared, corpus.documents(split))) < 0.02
+
+
+def test_an_unknown_split_is_refused():
+  with pytest.raises(ValueError, match="train, fit, test, got 'valid'"):
+    next(corpus.documents("valid"))
+
+
+def test_words_are_distinct_common_single_pieces():
+  tok = tokenizer.load(corpus.tokenizer_path())
+  words = corpus.words()
+  assert len(words) == len(set(words)) == 256
+  assert all(w.isalpha() and w.islower() and len(w) >= 4 for w in words)
+  ids = [tok.encode(f" {word}") for word in words]
+  assert all(len(i) == 1 for i in ids)
+  assert len(tok.encode(" hippopotamus")) > 1, "everything is one piece"
+  text = "".join(corpus.documents("train"))
+  assert all(f" {word}" in text for word in words)
+
+
+def test_packaged_tokenizer_is_what_its_texts_train(tmp_path):
+  made = tokenizer.train_sentencepiece(
+    corpus.tokenizer_texts(), 2048, str(tmp_path / "made.model")
+  )
+  packaged = tokenizer.load(corpus.tokenizer_path())
+  with open(made.path, "rb") as a, open(packaged.path, "rb") as b:
+    assert a.read() == b.read(), (
+      "The packaged model no longer comes from tokenizer_texts(); see "
+      "assets/tokenizer/README.md."
+    )

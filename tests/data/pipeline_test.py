@@ -1,0 +1,236 @@
+"""Batches: a pure function of (seed, step), whoever asks and from where."""
+
+import functools
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from drope_jax.data import (
+  corpus,
+  packing,
+  pipeline,
+  sources,
+  store,
+  tokenizer,
+  writer,
+)
+
+S = 4
+SIZES = {"big": 30, "small": 11}
+
+
+def _ids(first, count):
+  """One document, whose tokens count up from `first`: chunks tell apart."""
+  return iter([range(first, first + count * S)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("pipeline")
+  for name, first in (("big", 100), ("small", 1000)):
+    made = functools.partial(_ids, first, SIZES[name])
+    writer.write(
+      str(folder / name),
+      [sources.Generated(name, "", made)],
+      corpus.tokenizer_path(),
+    )
+  return folder
+
+
+@pytest.fixture
+def batches(folder):
+  def make(
+    steps, stores=("big", "small"), weights=(), document_mask=False, **options
+  ):
+    config = pipeline.DataConfig(stores, weights, document_mask)
+    options = {
+      "batch_size": 6,
+      "context_tokens": S,
+      "seed": 0,
+      "base_dir": str(folder),
+    } | options
+    return list(itertools.islice(pipeline.batches(config, **options), steps))
+
+  return make
+
+
+def _assert_same(got, want):
+  for a, b in zip(got, want, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
+
+
+def _firsts(batches):
+  """The first token of each sequence, which names it."""
+  return np.concatenate([b["inputs_BS"][:, 0] for b in batches]).tolist()
+
+
+WEIGHTS = [(), (3.0, 1.0)]
+
+
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_batches_hold_the_packed_sequences(batches, tmp_path, document_mask):
+  documents = [range(i, i + 7) for i in range(100, 600, 7)]
+  made = sources.Generated("short", "", functools.partial(iter, documents))
+  short = writer.write(str(tmp_path / "s"), [made], corpus.tokenizer_path())
+  (batch,) = batches(1, stores=(short.path,), document_mask=document_mask)
+  chunks = [
+    packing.chunk(short, i, S, document_mask)
+    for i in range(packing.num_chunks(short.num_tokens, S))
+  ]
+  by_content = {chunk["targets_S"].tobytes(): chunk for chunk in chunks}
+  for row in range(6):
+    want = by_content[batch["targets_BS"][row].tobytes()]
+    for name, value in want.items():
+      got = batch[name.removesuffix("S") + "BS"][row]
+      np.testing.assert_array_equal(got, value)
+      assert got.dtype == value.dtype
+  assert (batch["weights_BS"] == 0).any() == document_mask
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_batch_depends_on_seed_and_step_alone(batches, weights):
+  want = batches(20, weights=weights)
+  _assert_same(batches(20, weights=weights), want)
+  assert _firsts(batches(20, weights=weights, seed=1)) != _firsts(want)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("start", [1, 7, 19])
+def test_resuming_is_seeking(batches, weights, start):
+  whole = batches(20, weights=weights)
+  resumed = batches(20 - start, weights=weights, start_step=start)
+  _assert_same(resumed, whole[start:])
+
+
+def test_seeking_far_reads_only_the_batch_asked_for(batches, monkeypatch):
+  reads, read = [], store.Store.read
+
+  def counted(self, start, stop):
+    reads.append(start)
+    return read(self, start, stop)
+
+  monkeypatch.setattr(store.Store, "read", counted)
+  batches(1, start_step=10**9, weights=(3.0, 1.0))
+  assert len(reads) == 6
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_hosts_together_read_the_batch_of_one(batches, weights, count):
+  want = batches(5, weights=weights, start_step=3)
+  hosts = [
+    batches(
+      5, weights=weights, start_step=3, process_index=i, process_count=count
+    )
+    for i in range(count)
+  ]
+  assert hosts[0][0]["inputs_BS"].shape == (6 // count, S)
+  joined = [
+    {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for parts in zip(*hosts, strict=True)
+  ]
+  _assert_same(joined, want)
+
+
+def test_workers_change_nothing(batches):
+  want = batches(30, weights=(3.0, 1.0))
+  _assert_same(batches(30, weights=(3.0, 1.0), workers=3), want)
+
+
+def test_workers_are_threads_and_none_reads_in_the_caller(batches, monkeypatch):
+  readers, read = set(), store.Store.read
+
+  def watched(self, start, stop):
+    readers.add(threading.current_thread())
+    return read(self, start, stop)
+
+  monkeypatch.setattr(store.Store, "read", watched)
+  batches(2, workers=0)
+  assert readers == {threading.current_thread()}
+  readers.clear()
+  batches(2, workers=2)
+  assert readers and threading.current_thread() not in readers
+
+
+def test_every_epoch_reads_each_sequence_once_in_a_new_order(batches):
+  total = sum(SIZES.values())
+  # An epoch of 41 sequences does not end with a batch of 6.
+  firsts = _firsts(batches(total))
+  epochs = [firsts[i * total : (i + 1) * total] for i in range(6)]
+  everything = {100 + S * i for i in range(SIZES["big"])}
+  everything |= {1000 + S * i for i in range(SIZES["small"])}
+  for epoch in epochs:
+    assert len(epoch) == total and set(epoch) == everything
+  assert len(set(map(tuple, epochs))) == 6
+
+
+def test_neighbouring_seeds_share_no_epoch(batches):
+  total = sum(SIZES.values())
+  epochs = []
+  for seed in range(3):
+    firsts = _firsts(batches(total, seed=seed))
+    epochs += [tuple(firsts[i * total : (i + 1) * total]) for i in range(6)]
+  assert len(set(epochs)) == 18
+
+
+def test_weights_are_the_shares_of_the_stores(batches):
+  firsts = np.array(_firsts(batches(200, weights=(3.0, 1.0))))
+  assert abs((firsts < 1000).mean() - 0.75) < 0.01
+  # Within each store an epoch is still a permutation.
+  small = firsts[firsts >= 1000]
+  for i in range(len(small) // SIZES["small"]):
+    epoch = small[i * SIZES["small"] : (i + 1) * SIZES["small"]]
+    assert len(set(epoch)) == SIZES["small"]
+
+
+def test_paths_are_absolute_or_relative_to_base_dir(batches, folder):
+  want = batches(3, stores=("big",))
+  absolute = (str(folder / "big"),)
+  _assert_same(batches(3, stores=absolute, base_dir="/nowhere"), want)
+  _assert_same(batches(3, stores=absolute, base_dir=None), want)
+
+
+def test_unequal_hosts_are_refused(batches):
+  with pytest.raises(ValueError, match="batch of 6 for 4 processes"):
+    batches(1, process_count=4)
+
+
+def test_a_context_above_a_store_is_refused(batches):
+  with pytest.raises(ValueError, match="needs 46 tokens, got a store of 45"):
+    batches(1, context_tokens=45)
+  batches(1, context_tokens=44)
+
+
+def test_an_absent_store_is_named(batches):
+  with pytest.raises(FileNotFoundError, match="medium, which does not exist"):
+    batches(1, stores=("big", "medium"))
+
+
+def test_stores_of_two_tokenizers_are_refused(folder, tmp_path):
+  other = tokenizer.train_sentencepiece(
+    ["the whale and the sea"], 280, str(tmp_path / "other.model")
+  )
+  made = sources.Generated("ids", "", functools.partial(_ids, 3, 9))
+  writer.write(str(tmp_path / "s"), [made], other.path)
+  config = pipeline.DataConfig((str(folder / "big"), str(tmp_path / "s")))
+  name = other.fingerprint[:12]
+  with pytest.raises(ValueError, match=f"one tokenizer.*{name}"):
+    pipeline.open_stores(config)
+
+
+@pytest.mark.parametrize(
+  "stores,weights,message",
+  [
+    ((), (), "at least one token store"),
+    (("a", "b"), (1.0,), "one weight for each of the 2 stores"),
+    (("a", "b"), (1.0, 0.0), "positive"),
+    (("a",), (float("nan"),), "positive"),
+  ],
+)
+def test_impossible_configs_are_refused(stores, weights, message):
+  with pytest.raises(ValueError, match=message):
+    pipeline.DataConfig(stores, weights)

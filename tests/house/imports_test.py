@@ -1,0 +1,83 @@
+"""Importing does nothing, and costs nothing that was not asked for."""
+
+import pkgutil
+import subprocess
+import sys
+
+import drope_jax
+
+
+def _library_modules() -> list[str]:
+  return [
+    module.name
+    for module in pkgutil.walk_packages(drope_jax.__path__, "drope_jax.")
+  ]
+
+
+def _run(source: str, *arguments: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-c", source, *arguments], capture_output=True, text=True
+  )
+
+
+def test_the_package_imports_only_itself():
+  ran = _run(
+    "import sys; before = set(sys.modules); import drope_jax; "
+    "print(*sorted(set(sys.modules) - before))"
+  )
+  assert ran.stdout.split() == ["drope_jax"], ran.stderr
+
+
+def test_every_module_imports_without_a_device():
+  names = _library_modules()
+  assert "drope_jax.model.transformer" in names, "the walk found nothing"
+  source = """
+import importlib, sys
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "a device was queried"
+import jax
+jax.devices()
+assert xla_bridge.backends_are_initialized(), "the check proves nothing"
+"""
+  ran = _run(source, *names)
+  assert ran.returncode == 0, ran.stderr
+
+
+def test_importing_writes_nothing_to_the_environment():
+  source = """
+import importlib, os, sys
+import jax  # Its own doing is not ours.
+before = dict(os.environ)
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+assert dict(os.environ) == before
+"""
+  ran = _run(source, *_library_modules())
+  assert ran.returncode == 0, ran.stderr
+
+
+def test_evals_import_no_jax():
+  names = [n for n in _library_modules() if n.startswith("drope_jax.evals")]
+  assert names, "the walk found nothing"
+  source = """
+import importlib, sys
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+assert "jax" not in sys.modules
+"""
+  ran = _run(source, *names)
+  assert ran.returncode == 0, ran.stderr
+
+
+def test_the_library_works_without_gin():
+  names = [n for n in _library_modules() if not n.startswith("drope_jax.cli")]
+  source = """
+import importlib, sys
+sys.modules["gin"] = None  # An import of it fails.
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+"""
+  ran = _run(source, *names)
+  assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,80 @@
+"""The installed package holds what its commands need."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = ("drope_jax", "configs", "setup.py", "pyproject.toml")
+TEXTS = ("LICENSE", "MANIFEST.in", "README.md")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> pathlib.Path:
+  """A folder with the contents of the wheel, built from a copy."""
+  copy = tmp_path_factory.mktemp("copy")
+  for name in SOURCES:
+    if (ROOT / name).is_dir():
+      ignored = shutil.ignore_patterns("__pycache__")
+      shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    else:
+      shutil.copy(ROOT / name, copy)
+  for name in TEXTS:
+    shutil.copy(ROOT / name, copy)
+  source = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+  ran = subprocess.run(
+    [sys.executable, "-c", source], cwd=copy, capture_output=True, text=True
+  )
+  assert ran.returncode == 0, ran.stderr
+  (wheel,) = copy.glob("dist/*.whl")
+  folder = tmp_path_factory.mktemp("site-packages")
+  with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(folder)
+  return folder
+
+
+def _files(folder: pathlib.Path) -> set[str]:
+  return {
+    str(path.relative_to(folder))
+    for path in folder.rglob("*")
+    if path.is_file() and "__pycache__" not in path.parts
+  }
+
+
+@pytest.mark.parametrize("folder", ["drope_jax", "configs"])
+def test_every_file_of_the_package_is_installed(installed, folder):
+  inside = "drope_jax/configs" if folder == "configs" else folder
+  want = _files(ROOT / folder)
+  assert want, "there is nothing to install"
+  assert want <= _files(installed / inside)
+
+
+def test_a_shipped_config_builds_from_the_installed_package(
+  installed, tmp_path
+):
+  source = """
+import drope_jax, pathlib, sys
+assert pathlib.Path(drope_jax.__file__).parents[1] == pathlib.Path(sys.argv[1])
+from drope_jax.cli import configure
+from drope_jax.model import config
+print(configure.build("models/tiny.gin", config.ModelConfig).width)
+"""
+  ran = subprocess.run(
+    [sys.executable, "-c", source, str(installed)],
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": str(installed)},
+    capture_output=True,
+    text=True,
+  )
+  assert ran.returncode == 0, ran.stderr
+  assert ran.stdout == "48\n"
+
+
+def test_the_console_command_is_declared(installed):
+  (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
+  assert "drope = drope_jax.cli.main:main" in entry_points.read_text()

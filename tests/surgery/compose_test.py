@@ -1,0 +1,98 @@
+"""A surgery as a value does what its parts do, in the right order."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, Rope
+from drope_jax.surgery import compose, qk_norm
+
+CONFIG = ModelConfig(
+  vocab_size=32,
+  num_layers=2,
+  width=16,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  mlp_width=32,
+  context_tokens=16,
+  positional=Rope(100.0),
+)
+TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (3, 16)))
+
+
+@pytest.fixture(scope="module")
+def params():
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), s.dtype),
+    transformer.param_shapes(CONFIG),
+  )
+
+
+def test_every_field_takes_effect(params):
+  surgery = compose.Surgery("all", "k", "head", "unit", logit_scale=1.5)
+  config, normed = compose.apply(surgery, CONFIG, params)
+  assert config == dataclasses.replace(
+    CONFIG,
+    positional=Nope(),
+    qk_norm="k",
+    qk_norm_axis="head",
+    logit_scale=1.5,
+  )
+  gain = normed["layers"]["attention"]["k_norm"]["gain"]
+  np.testing.assert_array_equal(gain, np.ones((2, 8)))
+
+
+def test_none_leaves_positions_alone(params):
+  surgery = compose.Surgery("none", logit_scale=2.0)
+  config, same = compose.apply(surgery, CONFIG, params)
+  assert config == dataclasses.replace(CONFIG, logit_scale=2.0)
+  assert same is params
+
+
+def test_gains_match_the_model_before_the_drop(params):
+  surgery = compose.Surgery("all", "qk", gains="matched")
+  _, normed = compose.apply(surgery, CONFIG, params, TOKENS_BS)
+  gain = normed["layers"]["attention"]["q_norm"]["gain"]
+
+  def gain_of(config):
+    statistics = qk_norm.measure(config, params, TOKENS_BS)
+    _, normed = qk_norm.add_qk_norm(
+      config, params, gains="matched", statistics=statistics
+    )
+    return normed["layers"]["attention"]["q_norm"]["gain"]
+
+  np.testing.assert_array_equal(gain, gain_of(CONFIG))
+  dropped = gain_of(dataclasses.replace(CONFIG, positional=Nope()))
+  assert np.abs(gain - dropped)[1].max() > 1e-3, "order would not show"
+
+
+def test_matched_gains_without_text_are_refused(params):
+  surgery = compose.Surgery("none", "qk", gains="matched")
+  assert surgery.needs_tokens
+  with pytest.raises(ValueError, match="measured on text"):
+    compose.apply(surgery, CONFIG, params)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"drop": "none"},
+    {"drop": ()},
+    {"drop": "some"},
+    {"drop": (0.5,)},
+    {"qk_norm": "v"},
+    {"qk_norm_axis": "channel"},
+    {"gains": "ones"},
+    {"logit_scale": 0.0},
+  ],
+)
+def test_a_surgery_that_cannot_be_is_refused(fields):
+  with pytest.raises(ValueError, match="got"):
+    compose.Surgery(**fields)

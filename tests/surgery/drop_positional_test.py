@@ -1,0 +1,84 @@
+"""A dropped layer is a layer without positions; nothing else changes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, Pattern, Rope
+from drope_jax.surgery import drop_positional
+
+CONFIG = ModelConfig(
+  vocab_size=32,
+  num_layers=4,
+  width=16,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  mlp_width=32,
+  context_tokens=16,
+  positional=Rope(100.0),
+)
+TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 12)))
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Weights large enough that positions move the logits."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), s.dtype),
+    transformer.param_shapes(CONFIG),
+  )
+
+
+def _logits(config, params):
+  return np.asarray(transformer.forward(config, params, TOKENS_BS))
+
+
+def test_dropping_all_is_the_model_without_positions(params):
+  config, same = drop_positional.drop_positional(CONFIG, params)
+  assert config == dataclasses.replace(CONFIG, positional=Nope())
+  assert same is params
+  moved = np.abs(_logits(config, params) - _logits(CONFIG, params)).max()
+  assert moved > 0.1, "positions had no effect; the test proves nothing"
+
+
+def test_a_partial_drop_is_a_pattern(params):
+  config, same = drop_positional.drop_positional(CONFIG, params, (3, 1))
+  pattern = Pattern((Rope(100.0), Nope()))
+  want = _logits(dataclasses.replace(CONFIG, positional=pattern), params)
+  np.testing.assert_array_equal(_logits(config, same), want)
+  assert len(config.positional.schemes) == CONFIG.num_layers
+  for other in (CONFIG, dataclasses.replace(CONFIG, positional=Nope())):
+    assert np.abs(_logits(other, params) - want).max() > 0.1
+
+
+def test_dropping_in_two_steps_is_dropping_all(params):
+  config, _ = drop_positional.drop_positional(CONFIG, params, (0, 2))
+  config, _ = drop_positional.drop_positional(config, params, (1, 3))
+  assert config.positional == Nope()
+
+
+def test_windows_stay(params):
+  windowed = Pattern((Rope(), Rope()), (4, None))
+  config = dataclasses.replace(CONFIG, positional=windowed)
+  config, _ = drop_positional.drop_positional(config, params)
+  assert config.positional == Pattern((Nope(),) * 4, (4, None, 4, None))
+
+
+@pytest.mark.parametrize("layers", [(), (4,), (-1,), (1, 1)])
+def test_layers_that_are_not_there_are_refused(params, layers):
+  with pytest.raises(ValueError, match=r"different layers in 0\.\.3"):
+    drop_positional.drop_positional(CONFIG, params, layers)
+
+
+def test_dropping_twice_is_refused(params):
+  config, _ = drop_positional.drop_positional(CONFIG, params, (1,))
+  for layers in ("all", (0, 1)):
+    with pytest.raises(ValueError, match=r"none in \[1\]"):
+      drop_positional.drop_positional(config, params, layers)
