@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 import drope_jax
-from drope_jax import positional
+from drope_jax import positional, sharding
 from drope_jax.cli import bindings
 from drope_jax.data import pipeline
+from drope_jax.evals import needles, suite
 from drope_jax.model import config as model_config
+from drope_jax.surgery import compose
+from drope_jax.train import optimizer, recipe
 
 T = TypeVar("T")
 
@@ -26,6 +29,18 @@ CLASSES = (
   model_config.ModelConfig,
   *positional.CATALOGUE.values(),
   pipeline.DataConfig,
+  sharding.MeshConfig,
+  optimizer.AdamW,
+  optimizer.Muon,
+  optimizer.Cosine,
+  optimizer.WarmupStableDecay,
+  optimizer.Constant,
+  compose.Surgery,
+  recipe.TrainPhase,
+  recipe.SurgeryPhase,
+  recipe.Recipe,
+  needles.Needles,
+  suite.Suite,
 )
 
 

@@ -5,11 +5,10 @@ import dataclasses
 import functools
 import math
 
-from etils import epath
 import grain
 import numpy as np
 
-from drope_jax.data import packing
+from drope_jax.data import packing, paths
 from drope_jax.data import store as store_lib
 
 
@@ -113,7 +112,7 @@ def open_stores(
     FileNotFoundError, ValueError: as `Store.open`, or tokenizers differ.
   """
   stores = tuple(
-    store_lib.Store.open(_located(path, base_dir)) for path in config.stores
+    store_lib.Store.open(str(paths.resolve(path, base_dir))) for path in config.stores
   )
   for store in stores[1:]:
     if store.tokenizer_fingerprint != stores[0].tokenizer_fingerprint:
@@ -124,12 +123,6 @@ def open_stores(
         "with the same file."
       )
   return stores
-
-
-def _located(path: str, base_dir: str | None) -> str:
-  if base_dir is None or "://" in path:
-    return path
-  return str(epath.Path(base_dir) / path)
 
 
 def _order(

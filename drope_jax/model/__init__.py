@@ -1,0 +1,1 @@
+"""The transformer: functions of (config, params, tokens)."""

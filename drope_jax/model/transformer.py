@@ -73,6 +73,14 @@ def param_shapes(config: ModelConfig) -> Params:
 
 
 def forward(
+  config: ModelConfig, params: Params, tokens_BS: Array, **options: Any
+) -> Array:
+  """Returns float32 logits_BSV over the next token; options as in `hidden`."""
+  x_BSM = hidden(config, params, tokens_BS, **options)
+  return unembed(config, params, x_BSM)
+
+
+def hidden(
   config: ModelConfig,
   params: Params,
   tokens_BS: Array,
@@ -82,9 +90,9 @@ def forward(
   backend: str = "reference",
   remat: bool = False,
 ) -> Array:
-  """Returns float32 logits_BSV over the next token.
+  """Returns the last layer's states x_BSM, which `unembed` reads.
 
-  Computes in the parameters' dtype; norms, softmax and logits are float32.
+  Computes in the parameters' dtype; norms and softmax are float32.
 
   Args:
     config: the model's.
@@ -104,7 +112,7 @@ def forward(
     backend=backend,
     remat=remat,
   )
-  return unembed(config, params, x_BSM)
+  return x_BSM
 
 
 def forward_cached(
@@ -123,7 +131,7 @@ def forward_cached(
   `unembed` turns the states that are wanted into logits.
 
   Args:
-    config, params, tokens_BS, logit_scale, backend: as in `forward`.
+    config, params, tokens_BS, logit_scale, backend: as in `hidden`.
     cache: what was read before.
     from_empty: promises that nothing was (a prefill), so that tokens attend
       to each other alone and a backend may skip what they cannot see.

@@ -66,6 +66,30 @@ class Rope(Rotary):
     return geometric_frequencies(self.theta, head_dim)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given(Rotary):
+  """Rotation by frequencies that are data, and may be traced.
+
+  It lets one compiled program serve every rotary scheme of a comparison. It
+  lives inside a function under `jit`, never in a stored configuration.
+
+  Attributes:
+    frequencies_F: float32 radians per token.
+    length_factor: what q and k are multiplied by; scalar.
+  """
+
+  frequencies_F: Array
+  length_factor: Array
+
+  @property
+  def attention_factor(self) -> Array:
+    return self.length_factor
+
+  def frequencies(self, head_dim: int) -> Array:
+    assert self.frequencies_F.shape == (head_dim // 2,)
+    return self.frequencies_F
+
+
 def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
   """Returns float32 omega_F, omega_m = theta^(-2m / head_dim).
 

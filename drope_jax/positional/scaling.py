@@ -12,6 +12,7 @@ import numpy as np
 
 from drope_jax.axes import Array
 from drope_jax.positional import rotary
+from drope_jax.positional.scheme import Scheme
 
 
 def _require_factor(scheme) -> None:
@@ -196,17 +197,17 @@ class Dynamic(rotary.Rotary):
     return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
 
 
-METHODS = ("pi", "ntk", "yarn")
+METHODS = ("rope", "pi", "ntk", "yarn")
 
 
 def scaled(
-  scheme: rotary.Rope, method: str, factor: float, trained_tokens: int
+  scheme: Scheme, method: str, factor: float, trained_tokens: int
 ) -> rotary.Rotary:
   """Returns the scheme that reads `factor` times the trained context.
 
   Args:
     scheme: what the weights were trained with; plain RoPE.
-    method: "pi", "ntk" or "yarn".
+    method: "rope" (as it is), "pi", "ntk" or "yarn".
     factor: s, at least 1.
     trained_tokens: L, tokens.
 
@@ -214,18 +215,20 @@ def scaled(
     ValueError: the method is unknown, or `scheme` is not plain RoPE, whose
       frequencies the three rules are stated for.
   """
+  if method not in METHODS:
+    raise ValueError(
+      f"A position method must be one of {', '.join(METHODS)}, got {method!r}. "
+      "Name one of these."
+    )
   if not isinstance(scheme, rotary.Rope):
     raise ValueError(
-      f"Position scaling {method!r} needs a model with plain Rope, got "
-      f"{scheme}. Evaluate it with its own positions (model)."
+      f"The position method {method!r} needs a model with plain Rope, got "
+      f"{scheme}. Read it with its own positions: model."
     )
-  if method == "pi":
-    return PositionInterpolation(scheme.theta, factor)
-  if method == "ntk":
-    return NtkAware(scheme.theta, factor)
-  if method == "yarn":
-    return Yarn(scheme.theta, factor, trained_tokens)
-  raise ValueError(
-    f"Position scaling must be one of {', '.join(METHODS)}, got {method!r}. "
-    "Name one of these."
-  )
+  by_method = {
+    "rope": scheme,
+    "pi": PositionInterpolation(scheme.theta, factor),
+    "ntk": NtkAware(scheme.theta, factor),
+    "yarn": Yarn(scheme.theta, factor, trained_tokens),
+  }
+  return by_method[method]

@@ -1,0 +1,1 @@
+"""Training: recipes, the pure step, and the loop around it."""

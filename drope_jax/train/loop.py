@@ -20,8 +20,9 @@ import numpy as np
 from drope_jax import attention, sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
-from drope_jax.data import pipeline, tokenizer
+from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import step as steps
@@ -38,8 +39,13 @@ class Model:
   manifest: manifests.Manifest
 
   @property
-  def config(self):
+  def config(self) -> ModelConfig:
     return self.manifest.model
+
+  @property
+  def tokens(self) -> int:
+    """Tokens of training in its whole history."""
+    return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
 
 
 def run(
@@ -117,9 +123,9 @@ class _Run:
   @property
   def tokenizer_path(self):
     if self.recipe.tokenizer is not None:
-      return _located(self.recipe.tokenizer, self.base_dir)
+      return paths.resolve(self.recipe.tokenizer, self.base_dir)
     return store.tokenizer_path(
-      _located(self.recipe.init_from, self.base_dir)
+      paths.resolve(self.recipe.init_from, self.base_dir)
     )
 
 
@@ -136,7 +142,7 @@ def _resume_model(run: _Run, saved: int) -> tuple[Model, int]:
     path = run.directory / run.recipe.phases[done - 1].name
     return _load(run, path), done
   if run.recipe.init_from is not None:
-    return _load(run, _located(run.recipe.init_from, run.base_dir)), 0
+    return _load(run, paths.resolve(run.recipe.init_from, run.base_dir)), 0
   config = run.recipe.model
   shardings = sharding.param_shardings(
     run.mesh, transformer.param_shapes(config)
@@ -306,10 +312,10 @@ def _check_data(recipe: Recipe, base_dir: str | None) -> None:
   """Refuses stores that do not fit the model before anything is written."""
   if recipe.model is not None:
     config = recipe.model
-    tokens = tokenizer.load(_located(recipe.tokenizer, base_dir))
+    tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
     fingerprint, size = tokens.fingerprint, tokens.vocab_size
   else:
-    manifest, _ = store.describe(_located(recipe.init_from, base_dir))
+    manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
     config = manifest.model
     if manifest.tokenizer is None:
       raise ValueError(
@@ -379,9 +385,3 @@ def _require_finite(phase: TrainPhase, line: Mapping[str, Any]) -> None:
       f"{line['step']}. Lower the schedule's peak, or add QK norm; earlier "
       "steps are kept."
     )
-
-
-def _located(path: str, base_dir: str | None) -> epath.Path:
-  if base_dir is None or "://" in path:
-    return epath.Path(path)
-  return epath.Path(base_dir) / path

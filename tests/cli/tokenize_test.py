@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_killed_and_run_again_equals_uninterrupted(tmp_path):
     stderr=subprocess.DEVNULL,
   )
   while process.poll() is None and not (out / "parts/000000.npz").exists():
-    pass
+    time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
   with pytest.raises(ValueError, match="finished token store is needed"):

@@ -1,0 +1,169 @@
+"""Perplexity by position and needle retrieval, at multiples of the context.
+
+Every position method reads the same samples, without a softmax scale and with
+its own, fitted on a split of its own. Text is the packaged corpus, or yours.
+
+  drope evaluate CKPT --eval multi_key,perplexity --factors 1,2,4,8
+  drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
+  drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
+"""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+import rich.console
+import rich.table
+
+from drope_jax.cli import configure, results
+from drope_jax.data import corpus, paths, sources
+from drope_jax.evals import suite as suites
+from drope_jax.evals.interface import Result
+from drope_jax.inference import lm as lms
+from drope_jax.positional import scaling
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument(
+    "--suite",
+    default="evals/standard.gin",
+    metavar="SUITE.gin",
+    help="what to evaluate (default: %(default)s); the flags below override it",
+  )
+  parser.add_argument("--eval", metavar="NAME,...", help="perplexity, passkey, "
+                      "multi_key, multi_value, multi_query; niah is all four")
+  parser.add_argument("--factors", metavar="F,...", help="of the context")
+  parser.add_argument(
+    "--positions", metavar="M,...", help="model, rope, pi, ntk, yarn"
+  )
+  parser.add_argument(
+    "--samples", type=int, metavar="N", help="of each retrieval task and factor"
+  )
+  parser.add_argument("--seed", type=int, metavar="N")
+  parser.add_argument(
+    "--text", action="append", metavar="INPUT", help="held-out text to test on"
+  )
+  parser.add_argument(
+    "--fit-text",
+    action="append",
+    metavar="INPUT",
+    help="other held-out text, to fit the softmax scale on",
+  )
+  parser.add_argument(
+    "--out", metavar="DIR", help="folder for results.json (default: none)"
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Evaluates, shows a table, and writes results.json.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  suite = _suite(args)
+  if (args.text is None) != (args.fit_text is None):
+    raise ValueError(
+      "--text and --fit-text come together, so that no scale is fitted on what "
+      f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
+    )
+  if args.out is not None:
+    results.require_new(pathlib.Path(args.out))
+  checkpoint = paths.resolve(args.checkpoint)
+  lm = lms.CheckpointLM.load(checkpoint)
+  material = suites.Material(
+    test=_documents(args.text, "test"), fit=_documents(args.fit_text, "fit")
+  )
+  console = rich.console.Console(stderr=True)
+  name = checkpoint.name
+  with console.status("evaluating") as status:
+
+    def show(result: Result) -> None:
+      status.update(f"evaluated {result.task} by {result.method} "
+                    f"at {result.factor:g}x: {result.value:.3f}")
+
+    rows, fits = suites.run(suite, name, variants(lm), material, show)
+  rich.console.Console().print(table(rows))
+  if args.out is not None:
+    path = results.write(
+      pathlib.Path(args.out),
+      suite,
+      {name: checkpoint},
+      rows,
+      {name: fits},
+    )
+    print(path)
+
+
+def variants(lm: lms.CheckpointLM) -> suites.Variant:
+  """Returns the function from (method, factor) to the model read that way."""
+
+  def variant(method: str, factor: float) -> lms.CheckpointLM:
+    if method == "model":
+      return lm
+    scheme = scaling.scaled(
+      lm.config.positional, method, factor, lm.context_tokens
+    )
+    return lm.with_positions(scheme)
+
+  return variant
+
+
+def table(rows: Sequence[Result]) -> rich.table.Table:
+  """Returns results with one column a factor, and their 95% intervals."""
+  factors = sorted({row.factor for row in rows})
+  shown = rich.table.Table(title="95% intervals in brackets")
+  for name in ("eval", "metric", "model", "positions", "softmax scale"):
+    shown.add_column(name)
+  for factor in factors:
+    shown.add_column(f"{factor:g}x", justify="right")
+  cells: dict[tuple[str, ...], dict[float, str]] = {}
+  for row in rows:
+    scale = "fitted" if row.scale_fitted else "none"
+    key = (row.task, row.metric, row.model, row.method, scale)
+    text = f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
+    cells.setdefault(key, {})[row.factor] = text
+  for key, by_factor in sorted(cells.items()):
+    shown.add_row(*key, *(by_factor.get(factor, "") for factor in factors))
+  return shown
+
+
+def _suite(args: argparse.Namespace) -> suites.Suite:
+  suite = configure.build(args.suite, suites.Suite)
+  changes = {}
+  if args.eval is not None:
+    niah = "passkey,multi_key,multi_value,multi_query"
+    changes["evals"] = tuple(args.eval.replace("niah", niah).split(","))
+  if args.positions is not None:
+    changes["methods"] = tuple(args.positions.split(","))
+  if args.factors is not None:
+    changes["factors"] = _numbers(args.factors)
+  if args.seed is not None:
+    changes["seed"] = args.seed
+  factors = changes.get("factors", suite.factors)
+  if args.samples is not None or len(factors) != len(suite.samples):
+    count = args.samples if args.samples is not None else suite.samples[0]
+    changes["samples"] = (count,) * len(factors)
+  return dataclasses.replace(suite, **changes)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  try:
+    return tuple(float(number) for number in text.split(","))
+  except ValueError as error:
+    raise ValueError(
+      f"--factors takes numbers such as 1,2,4,8, got {text!r}. Separate them "
+      "by commas only."
+    ) from error
+
+
+def _documents(inputs: list[str] | None, split: corpus.Split) -> list[str]:
+  if inputs is None:
+    return list(corpus.documents(split))
+  return [
+    document
+    for source in sources.expand(inputs)
+    for document in source.documents()
+  ]

@@ -1,0 +1,47 @@
+"""Continues a text.
+
+  drope generate runs/demo/recalibrated --prompt 'The President'
+"""
+
+import argparse
+
+from drope_jax.data import paths
+from drope_jax.inference import lm as lms
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument("--prompt", required=True, metavar="TEXT")
+  parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
+  parser.add_argument(
+    "--temperature", type=float, default=0.0, help="0 (default) is greedy"
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+  parser.add_argument(
+    "--logit-scale", type=float, help="instead of the checkpoint's own"
+  )
+  parser.add_argument(
+    "--bos", action="store_true", help="begin with BOS, as Llamas expect"
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Prints the prompt and its continuation."""
+  if args.max_new_tokens < 1 or args.temperature < 0:
+    raise ValueError(
+      "generate needs --max-new-tokens of at least 1 and --temperature of at "
+      f"least 0, got {args.max_new_tokens} and {args.temperature}. Raise them."
+    )
+  lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint))
+  if args.logit_scale is not None:
+    lm = lm.with_logit_scale(args.logit_scale)
+  if args.bos and lm.bos_id is None:
+    raise ValueError(
+      "--bos needs a tokenizer with BOS, got one without. Leave it out."
+    )
+  prompt = ([lm.bos_id] if args.bos else []) + lm.encode(args.prompt)
+  (new,) = lm.generate(
+    [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
+  )
+  print(args.prompt + lm.decode([i for i in new if i != lm.eos_id]))

@@ -1,0 +1,64 @@
+"""A training's progress on the terminal: one live line, or plain lines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from drope_jax.train.recipe import Recipe, TrainPhase
+
+
+class TrainingProgress:
+  """Shows phase, steps, loss, tokens/s and time left. A context manager.
+
+  Where output is not a terminal, a line comes about every tenth of a phase.
+  """
+
+  def __init__(self, recipe: Recipe, console: rich.console.Console):
+    self._console = console
+    ends = recipe.end_steps()
+    self._phases = {
+      phase.name: (end - phase.num_steps, phase.num_steps)
+      for phase, end in zip(recipe.phases, ends, strict=True)
+      if isinstance(phase, TrainPhase)
+    }
+    self._bar = rich.progress.Progress(
+      "{task.description}",
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      "loss {task.fields[loss]:.3f}",
+      "{task.fields[tokens_per_s]:,.0f} tokens/s",
+      rich.progress.TimeRemainingColumn(),
+      "left",
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._tasks: dict[str, rich.progress.TaskID] = {}
+
+  def __call__(self, line: Mapping[str, Any]) -> None:
+    """Takes a line of metrics.jsonl."""
+    name = line["phase"]
+    first, steps = self._phases[name]
+    done = line["step"] - first
+    fields = {key: line[key] for key in ("loss", "tokens_per_s")}
+    if name not in self._tasks:
+      self._tasks[name] = self._bar.add_task(name, total=steps, **fields)
+    self._bar.update(self._tasks[name], completed=done, **fields)
+    if not self._console.is_terminal and _is_tenth(done, steps):
+      self._console.print(
+        f"{name} {done}/{steps}  loss {line['loss']:.3f}  "
+        f"{line['tokens_per_s']:,.0f} tokens/s"
+      )
+
+  def __enter__(self) -> "TrainingProgress":
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.stop()
+
+
+def _is_tenth(done: int, steps: int) -> bool:
+  tenth = max(steps // 10, 1)
+  return done % tenth == 0 or done == steps

@@ -1,0 +1,187 @@
+"""Scoring and decoding as pure functions, compiled once a shape.
+
+Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN
+is one program.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.axes import Array
+from drope_jax.model import cache as caches
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Dynamic, Rope, rotary
+
+# Positions whose logits are held at once while scoring.
+SCORE_CHUNK = 512
+
+
+class Positions(NamedTuple):
+  """The rotary part of a configuration, as data.
+
+  Attributes:
+    frequencies_F: float32 radians per token.
+    factor: what q and k are each multiplied by.
+  """
+
+  frequencies_F: Array
+  factor: Array
+
+
+def split_positions(
+  config: ModelConfig, length: int
+) -> tuple[ModelConfig, Positions | None]:
+  """Returns a config that any rotary scheme shares, and the scheme as data.
+
+  Dynamic schemes are fixed at `length` tokens. Other positions stay in the
+  config, and there is no data.
+  """
+  scheme = config.positional
+  if isinstance(scheme, Dynamic):
+    scheme = scheme.at(length)
+  if not isinstance(scheme, rotary.Rotary):
+    return config, None
+  positions = Positions(
+    jnp.asarray(scheme.frequencies(config.head_dim)),
+    jnp.asarray(scheme.attention_factor, jnp.float32),
+  )
+  return dataclasses.replace(config, positional=Rope()), positions
+
+
+@functools.partial(jax.jit, static_argnames=("config", "backend"))
+def score(
+  config: ModelConfig,
+  positions: Positions | None,
+  params: transformer.Params,
+  tokens_BS: Array,
+  logit_scale: Array,
+  backend: str,
+) -> Array:
+  """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
+
+  The last column has no next token and is 0. Logits of `SCORE_CHUNK` positions
+  are held at once.
+  """
+  config = _with_positions(config, positions)
+  B, S = tokens_BS.shape
+  x_BSM = transformer.hidden(
+    config, params, tokens_BS, logit_scale=logit_scale, backend=backend
+  )
+  next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, 1)))
+
+  def score_chunk(chunk):
+    x_BcM, next_Bc = chunk
+    logits_BcV = transformer.unembed(config, params, x_BcM)
+    log_p_BcV = jax.nn.log_softmax(logits_BcV)
+    return jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
+
+  chunk = min(SCORE_CHUNK, S)
+  padding = -S % chunk
+  x_BSM = jnp.pad(x_BSM, ((0, 0), (0, padding), (0, 0)))
+  padded_BS = jnp.pad(next_BS, ((0, 0), (0, padding)))
+  scores_nBc = jax.lax.map(
+    score_chunk, (_chunks(x_BSM, chunk), _chunks(padded_BS, chunk))
+  )
+  scores_BS = jnp.moveaxis(scores_nBc, 0, 1).reshape(B, -1)[:, :S]
+  return scores_BS.at[:, -1].set(0.0)
+
+
+@functools.partial(
+  jax.jit, static_argnames=("config", "max_new_tokens", "eos_id", "backend")
+)
+def generate(
+  config: ModelConfig,
+  positions: Positions | None,
+  params: transformer.Params,
+  tokens_BS: Array,
+  length_B: Array,
+  logit_scale: Array,
+  temperature: Array,
+  key: Array,
+  *,
+  max_new_tokens: int,
+  eos_id: int,
+  backend: str,
+) -> Array:
+  """Returns new tokens int32 [B, max_new_tokens]; after EOS, only EOS.
+
+  Args:
+    config, positions: from `split_positions`.
+    params: the model's.
+    tokens_BS: prompts, padded on the right with anything.
+    length_B: real tokens of each prompt, at least 1.
+    logit_scale: multiplies attention logits.
+    temperature: 0 decodes greedily.
+    key: for sampling.
+    max_new_tokens: decoding ends before where every row has ended.
+    eos_id: ends a row.
+    backend: the attention's.
+  """
+  config = _with_positions(config, positions)
+  B, S = tokens_BS.shape
+  dtype = params["embed"]["table"].dtype
+  cache = caches.empty(config, B, S + max_new_tokens, dtype)
+  x_BSM, cache = transformer.forward_cached(
+    config,
+    params,
+    tokens_BS,
+    cache,
+    from_empty=True,
+    logit_scale=logit_scale,
+    backend=backend,
+  )
+  # Slots behind a row's end hold padding; its new tokens overwrite them.
+  cache = cache._replace(length_B=length_B)
+  last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
+
+  def choose(x_B1M, count):
+    logits_BV = transformer.unembed(config, params, x_B1M)[:, 0]
+    noise_BV = jax.random.gumbel(
+      jax.random.fold_in(key, count), logits_BV.shape
+    )
+    return jnp.argmax(logits_BV + temperature * noise_BV, axis=-1)
+
+  def unfinished(state):
+    count, _, _, ended_B, _ = state
+    return (count < max_new_tokens) & ~jnp.all(ended_B)
+
+  def step(state):
+    count, x_B1M, cache, ended_B, new_Bn = state
+    token_B = jnp.where(ended_B, eos_id, choose(x_B1M, count))
+    new_Bn = new_Bn.at[:, count].set(token_B)
+    x_B1M, cache = transformer.forward_cached(
+      config,
+      params,
+      token_B[:, None],
+      cache,
+      logit_scale=logit_scale,
+      backend=backend,
+    )
+    return count + 1, x_B1M, cache, ended_B | (token_B == eos_id), new_Bn
+
+  start = (
+    jnp.asarray(0),
+    last_B1M,
+    cache,
+    jnp.zeros(B, bool),
+    jnp.full((B, max_new_tokens), eos_id, jnp.int32),
+  )
+  return jax.lax.while_loop(unfinished, step, start)[-1]
+
+
+def _with_positions(
+  config: ModelConfig, positions: Positions | None
+) -> ModelConfig:
+  if positions is None:
+    return config
+  return dataclasses.replace(config, positional=rotary.Given(*positions))
+
+
+def _chunks(x_BS: Any, chunk: int) -> Array:
+  B, S = x_BS.shape[:2]
+  return jnp.moveaxis(x_BS.reshape(B, S // chunk, chunk, *x_BS.shape[2:]), 1, 0)

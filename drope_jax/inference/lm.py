@@ -1,0 +1,169 @@
+"""A checkpoint as the language model that evals see (`evals.interface.LM`)."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.checkpoint import store
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.inference import decode
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Scheme
+
+# Tokens of one forward pass, and the multiple that lengths are padded to: few
+# shapes are compiled, and little of a pass is padding.
+BATCH_TOKENS = 8192
+LENGTH_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CheckpointLM:
+  """Scores and generates; each method runs under one config and scale.
+
+  Attributes:
+    config: with the positions it is to be read under.
+    params: weights.
+    tokenizer: the checkpoint's.
+    logit_scale: multiplies attention logits, instead of the config's.
+    backend: the attention's.
+  """
+
+  config: ModelConfig
+  params: Any
+  tokenizer: tokenizers.Tokenizer
+  logit_scale: float
+  backend: str = "blockwise"
+
+  @classmethod
+  def load(
+    cls, path: os.PathLike, dtype: str = "float32", backend: str = "blockwise"
+  ) -> "CheckpointLM":
+    """Returns the checkpoint at `path`, computing in `dtype`.
+
+    Raises:
+      FileNotFoundError, ValueError: as `checkpoint.store.load_model`.
+    """
+    params, manifest = store.load_model(path, dtype=dtype)
+    tokenizer = tokenizers.load(str(store.tokenizer_path(path)))
+    config = manifest.model
+    return cls(config, params, tokenizer, config.logit_scale, backend)
+
+  @property
+  def context_tokens(self) -> int:
+    return self.config.context_tokens
+
+  @property
+  def eos_id(self) -> int:
+    return self.tokenizer.eos_id
+
+  @property
+  def bos_id(self) -> int | None:
+    return self.tokenizer.bos_id
+
+  def encode(self, text: str) -> list[int]:
+    return self.tokenizer.encode(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self.tokenizer.decode(ids)
+
+  def with_logit_scale(self, scale: float) -> "CheckpointLM":
+    return dataclasses.replace(self, logit_scale=scale)
+
+  def with_positions(self, positional: Scheme) -> "CheckpointLM":
+    """Returns the same weights, read under other positions."""
+    config = dataclasses.replace(self.config, positional=positional)
+    return dataclasses.replace(self, config=config)
+
+  def loglikelihood(
+    self, sequences: Sequence[Sequence[int]]
+  ) -> list[np.ndarray]:
+    scores: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    for rows, tokens_BS, lengths in _batches(sequences):
+      config, positions = decode.split_positions(
+        self.config, max(map(len, sequences))
+      )
+      scores_BS = np.asarray(
+        decode.score(
+          config,
+          positions,
+          self.params,
+          jnp.asarray(tokens_BS),
+          jnp.float32(self.logit_scale),
+          self.backend,
+        )
+      )
+      for row, scores_S, length in zip(rows, scores_BS, lengths, strict=False):
+        scores[row] = scores_S[: length - 1]
+    return scores
+
+  def generate(
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+  ) -> list[list[int]]:
+    """Returns continuations without their prompts; EOS ends one.
+
+    Greedy at temperature 0; otherwise sampled, as a function of `seed`.
+    """
+    outputs: list[list[int]] = [[]] * len(prompts)
+    for rows, tokens_BS, lengths in _batches(prompts):
+      config, positions = decode.split_positions(
+        self.config, max(map(len, prompts)) + max_new_tokens
+      )
+      new_Bn = np.asarray(
+        decode.generate(
+          config,
+          positions,
+          self.params,
+          jnp.asarray(tokens_BS),
+          jnp.asarray(lengths),
+          jnp.float32(self.logit_scale),
+          jnp.float32(temperature),
+          jax.random.key(seed),
+          max_new_tokens=max_new_tokens,
+          eos_id=self.eos_id,
+          backend=self.backend,
+        )
+      )
+      for row, new_n in zip(rows, new_Bn.tolist(), strict=False):
+        if self.eos_id in new_n:
+          new_n = new_n[: new_n.index(self.eos_id) + 1]
+        outputs[row] = new_n
+    return outputs
+
+
+def _batches(
+  sequences: Sequence[Sequence[int]],
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+  """Yields row numbers, tokens_BS padded on the right, and lengths_B.
+
+  Sequences of like length share a pass. The last pass of a shape is filled up
+  with its first row, so that it is not compiled anew.
+  """
+  by_length: dict[int, list[int]] = {}
+  for row, sequence in enumerate(sequences):
+    if not len(sequence):
+      raise ValueError(
+        "A model reads at least one token, got an empty sequence. Begin it "
+        "with BOS, or with text."
+      )
+    padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    by_length.setdefault(padded, []).append(row)
+  for padded, rows in sorted(by_length.items()):
+    size = min(max(BATCH_TOKENS // padded, 1), len(rows))
+    for start in range(0, len(rows), size):
+      batch = rows[start : start + size]
+      tokens_BS = np.zeros((size, padded), np.int32)
+      lengths_B = np.ones(size, np.int32)
+      filled = batch + batch[:1] * (size - len(batch))
+      for i, row in enumerate(filled):
+        lengths_B[i] = len(sequences[row])
+        tokens_BS[i, : lengths_B[i]] = sequences[row]
+      yield batch, tokens_BS, lengths_B
