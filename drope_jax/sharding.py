@@ -13,7 +13,8 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from drope_jax import trees
@@ -141,6 +142,18 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
   return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def require_even_batch(
+  mesh: Mesh, batch_size: int, context_tokens: int
+) -> None:
+  """Checks that a batch, over all processes, splits evenly over the mesh.
+
+  Raises:
+    ValueError: rows or context do not divide.
+  """
+  shape = (batch_size, context_tokens)
+  _require_divisible("a batch", shape, NamedSharding(mesh, BATCH))
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns this process's rows of a batch as parts of global arrays."""
   sharding = NamedSharding(mesh, BATCH)
@@ -157,7 +170,7 @@ def _require_divisible(
     sharding.shard_shape(shape)
   except ValueError as error:
     raise ValueError(
-      f"Every parameter must split evenly over the mesh, got {path} of shape "
+      f"Every array must split evenly over the mesh, got {path} of shape "
       f"{shape} for {sharding.spec} on {dict(sharding.mesh.shape)}. Change "
       "MeshConfig."
     ) from error

@@ -28,13 +28,18 @@ def attend(
   slopes_H: Array | None = None,
   block: int = 512,
 ) -> Array:
-  """See `drope_jax.attention.attend`; holds H * block * T logits at once."""
+  """See `drope_jax.attention.attend`; holds H * block * T logits at once.
+
+  `block` queries take a turn, or fewer, so that a wide strip has two turns.
+  """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
   # Heads lead, so that each product is one plain batch of matrices.
   q_BKGSD = q_BSHD.reshape(B, S, K, H // K, D).transpose(0, 2, 3, 1, 4)
   k_BKTD, v_BKTD = k_BTKD.swapaxes(1, 2), v_BTKD.swapaxes(1, 2)
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
+  # Turns of a loop share memory; strips in one turn may be held side by side.
+  block = min(block, max(MIN_STRIP, strip // 2))
   outs = []
   for start in range(0, S, strip):
     stop = min(start + strip, S)
@@ -91,8 +96,9 @@ def _in_turns(attend_block, start: int, stop: int, block: int) -> Array:
     turn = jax.checkpoint(lambda first: attend_block(first, block))
     out_nBKGcD = jax.lax.map(turn, firsts)
     out_BKGncD = jnp.moveaxis(out_nBKGcD, 0, 3)
-    outs.append(out_BKGncD.reshape(*out_BKGncD.shape[:3], -1,
-                                   out_BKGncD.shape[-1]))
+    outs.append(
+      out_BKGncD.reshape(*out_BKGncD.shape[:3], -1, out_BKGncD.shape[-1])
+    )
     start += whole * block
   if start < stop:
     outs.append(attend_block(start, stop - start))

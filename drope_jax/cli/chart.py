@@ -45,8 +45,10 @@ def draw(
     for column in range(start, stop + 1):
       share = (column - start) / max(stop - start, 1)
       dot(column, row_of(y0 + share * (y1 - y0)))
-  named = {row_of(y) // 4: f" {name} {y:.2f}" for name, y in levels.items()}
+  names = [""] * height
+  for name, y in levels.items():
+    names[row_of(y) // 4] += f" {name} {y:.2f}"
   return "\n".join(
-    "".join(chr(0x2800 + bits) for bits in line) + named.get(i, "")
-    for i, line in enumerate(cells)
+    "".join(chr(0x2800 + bits) for bits in line) + named
+    for line, named in zip(cells, names, strict=True)
   )

@@ -135,7 +135,8 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
   changes = {}
   if args.eval is not None:
     niah = "passkey,multi_key,multi_value,multi_query"
-    changes["evals"] = tuple(args.eval.replace("niah", niah).split(","))
+    names = args.eval.replace("niah", niah).split(",")
+    changes["evals"] = tuple(dict.fromkeys(names))
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

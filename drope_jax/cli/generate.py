@@ -44,4 +44,5 @@ def run(args: argparse.Namespace) -> None:
   (new,) = lm.generate(
     [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
   )
-  print(args.prompt + lm.decode([i for i in new if i != lm.eos_id]))
+  # Decoded as one: alone, a first piece may lose the space that it begins with.
+  print(lm.decode(prompt + new))

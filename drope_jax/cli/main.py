@@ -16,6 +16,7 @@ import signal
 import sys
 
 import drope_jax
+from drope_jax.cli import memory
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -124,7 +125,7 @@ def _command_name(argv: list[str]) -> str:
 
 
 def _prepare_libraries() -> None:
-  """Quiets the libraries' logs and keeps compiled programs between runs.
+  """Quiets the libraries, and keeps their memory and compiled programs.
 
   The environment is written here, before jax is imported, because only the
   process's owner may; a variable that the user has set stays as it is.
@@ -132,6 +133,7 @@ def _prepare_libraries() -> None:
   from absl import logging  # 30 ms that `drope --help` need not wait for.
 
   logging.set_verbosity(logging.ERROR)
+  memory.keep_freed_memory()
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
   cache = cache.expanduser() / "drope_jax" / "compiled"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

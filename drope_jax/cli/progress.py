@@ -35,6 +35,7 @@ class TrainingProgress:
       disable=not console.is_terminal,
     )
     self._tasks: dict[str, rich.progress.TaskID] = {}
+    self._tenths: dict[str, int] = {}
 
   @property
   def renderable(self) -> rich.progress.Progress:
@@ -50,7 +51,9 @@ class TrainingProgress:
     if name not in self._tasks:
       self._tasks[name] = self._bar.add_task(name, total=steps, **fields)
     self._bar.update(self._tasks[name], completed=done, **fields)
-    if not self._console.is_terminal and _is_tenth(done, steps):
+    tenths = 10 * done // steps
+    if not self._console.is_terminal and tenths > self._tenths.get(name, 0):
+      self._tenths[name] = tenths
       self._console.print(
         f"{name} {done}/{steps}  loss {line['loss']:.3f}  "
         f"{line['tokens_per_s']:,.0f} tokens/s"
@@ -62,8 +65,3 @@ class TrainingProgress:
 
   def __exit__(self, *_) -> None:
     self._bar.stop()
-
-
-def _is_tenth(done: int, steps: int) -> bool:
-  tenth = max(steps // 10, 1)
-  return done % tenth == 0 or done == steps

@@ -17,7 +17,17 @@ SCHEMA_VERSION = 1
 
 
 def require_new(directory: pathlib.Path) -> None:
-  """Raises ValueError where `directory` holds results already."""
+  """Raises where `directory` cannot be a new folder of results.
+
+  Raises:
+    NotADirectoryError: it is a file.
+    ValueError: it holds results already.
+  """
+  if directory.exists() and not directory.is_dir():
+    raise NotADirectoryError(
+      f"Results are written to a folder, got the file {directory}. Choose "
+      "another --out."
+    )
   if (directory / FILENAME).exists():
     raise ValueError(
       f"Results are written to a new folder, got {directory}, which holds "
@@ -60,5 +70,7 @@ def write(
   }
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / FILENAME
-  path.write_text(json.dumps(document, indent=1) + "\n")
-  return path
+  # Whole or not at all: a file cut short would pass for finished results.
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(document, indent=1) + "\n")
+  return temporary.replace(path)

@@ -14,6 +14,7 @@ SPLITS: tuple[Split, ...] = ("train", "fit", "test")
 _PERIOD = 20
 _HELD_OUT: dict[Split, int] = {"fit": 4, "test": 14}
 _WORD_REPEATS = 800
+_NEEDLE_WORDS = ("magic", "word", "words", "number", "numbers", "What", "The")
 
 
 def documents(split: Split) -> Iterator[str]:
@@ -62,11 +63,13 @@ def tokenizer_path() -> str:
 def tokenizer_texts() -> Iterator[str]:
   """Yields what the packaged tokenizer was trained on.
 
-  The train split, and each of `words()` often enough to become one piece.
-  Without them 27 of the 256 would be; they cost 3% more tokens a character.
+  The train split, and each of `words()`, and the words of the needle sentences
+  around them, often enough to become one piece. Without that 27 of the 256
+  nouns would be; they cost 3% more tokens a character.
   """
   yield from documents("train")
-  yield "\n".join(f" {word}" for word in words() * _WORD_REPEATS)
+  repeated = (*words(), *_NEEDLE_WORDS) * _WORD_REPEATS
+  yield "\n".join(f" {word}" for word in repeated)
 
 
 def _assets():

@@ -112,7 +112,8 @@ def open_stores(
     FileNotFoundError, ValueError: as `Store.open`, or tokenizers differ.
   """
   stores = tuple(
-    store_lib.Store.open(str(paths.resolve(path, base_dir))) for path in config.stores
+    store_lib.Store.open(str(paths.resolve(path, base_dir)))
+    for path in config.stores
   )
   for store in stores[1:]:
     if store.tokenizer_fingerprint != stores[0].tokenizer_fingerprint:

@@ -7,6 +7,7 @@ a temperature says nothing.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import math
 from typing import Any
 
 from drope_jax.evals import interface, logit_scale, needle_documents, niah
@@ -65,11 +66,18 @@ class Suite:
         f"Suite.evals must be some of {', '.join(known)}, got "
         f"{', '.join(self.evals) or 'none'}. Name some of these."
       )
-    if not self.factors or min(self.factors) < 1:
+    if not self.factors or not all(1 <= f < math.inf for f in self.factors):
       raise ValueError(
         f"Suite.factors must be 1 or more, got {self.factors}. They are tested "
         "length / trained length."
       )
+    for field in ("evals", "methods", "factors"):
+      names = getattr(self, field)
+      if not names or len(set(names)) < len(names):
+        raise ValueError(
+          f"Suite.{field} must be at least one, each named once, got {names}. "
+          "Two rows of one sample would pass for two seeds."
+        )
     if len(self.samples) != len(self.factors) or min(self.samples) < 1:
       raise ValueError(
         "Suite.samples needs a count of at least 1 for each of the factors "
@@ -109,8 +117,13 @@ def run(
     methods: instead of the suite's.
   """
   methods = suite.methods if methods is None else methods
-  lm = variant(methods[0], 1.0)
+  # What cannot be read or drawn is refused here, before hours of work.
+  lm, *_ = [variant(method, 1.0) for method in methods]
   inputs = _Inputs(suite, lm, material)
+  evaluations = {
+    factor: list(inputs.evaluations(factor, count))
+    for factor, count in zip(suite.factors, suite.samples, strict=True)
+  }
   fits = {}
   if suite.fit_factor is not None:
     documents = inputs.fit_documents()
@@ -122,11 +135,10 @@ def run(
         evaluations=suite.fit_evaluations,
       )
   results = []
-  for factor, count in zip(suite.factors, suite.samples, strict=True):
-    evaluations = list(inputs.evaluations(factor, count))
+  for factor in suite.factors:
     for method in methods:
       for condition in _conditions(suite, model, method, factor, fits):
-        for evaluate in evaluations:
+        for evaluate in evaluations[factor]:
           for result in evaluate(variant(method, factor), condition):
             results.append(result)
             on_result(result)
@@ -157,7 +169,7 @@ class _Inputs:
     self._suite, self._lm, self._material = suite, lm, material
     self._bos_id = lm.bos_id if suite.begin_with_bos else None
     self._excerpts = (
-      self._text(material.test, max(suite.factors), suite.excerpts)
+      self._text(material.test, max(suite.factors), "excerpts")
       if PERPLEXITY in suite.evals
       else []
     )
@@ -176,7 +188,7 @@ class _Inputs:
     """Returns token lists of `fit_factor` times the context."""
     suite = self._suite
     return [
-      *self._text(self._material.fit, suite.fit_factor, suite.fit_excerpts),
+      *self._text(self._material.fit, suite.fit_factor, "fit_excerpts"),
       *self._needle_documents(),
     ]
 
@@ -197,13 +209,17 @@ class _Inputs:
     return lambda lm, condition: niah.evaluate(task, lm, samples, condition)
 
   def _text(
-    self, documents: Sequence[str], factor: float, count: int
+    self, documents: Sequence[str], factor: float, field: str
   ) -> list[list[int]]:
+    """Returns as many runs of text as the suite's field says."""
     prefix = [] if self._bos_id is None else [self._bos_id]
     tokens = round(factor * self._lm.context_tokens) - len(prefix)
-    runs = perplexity.excerpts(
-      map(self._lm.encode, documents), tokens, count, self._suite.seed
-    )
+    count, seed = getattr(self._suite, field), self._suite.seed
+    encoded = map(self._lm.encode, documents)
+    try:
+      runs = perplexity.excerpts(encoded, tokens, count, seed)
+    except ValueError as error:
+      raise ValueError(f"Suite.{field}: {error}") from error
     return [prefix + run for run in runs]
 
   def _needle_documents(self) -> Iterator[list[int]]:

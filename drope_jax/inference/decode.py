@@ -17,7 +17,7 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Dynamic, Rope, rotary
 
-# Positions whose logits are held at once while scoring.
+# Tokens, over all rows, whose logits are held at once while scoring.
 SCORE_CHUNK = 512
 
 
@@ -64,7 +64,7 @@ def score(
 ) -> Array:
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
 
-  The last column has no next token and is 0. Logits of `SCORE_CHUNK` positions
+  The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
   are held at once.
   """
   config = _with_positions(config, positions)
@@ -80,7 +80,7 @@ def score(
     log_p_BcV = jax.nn.log_softmax(logits_BcV)
     return jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
 
-  chunk = min(SCORE_CHUNK, S)
+  chunk = min(max(SCORE_CHUNK // B, 1), S)
   padding = -S % chunk
   x_BSM = jnp.pad(x_BSM, ((0, 0), (0, padding), (0, 0)))
   padded_BS = jnp.pad(next_BS, ((0, 0), (0, padding)))
@@ -102,7 +102,7 @@ def generate(
   length_B: Array,
   logit_scale: Array,
   temperature: Array,
-  key: Array,
+  keys_B: Array,
   *,
   max_new_tokens: int,
   eos_id: int,
@@ -117,7 +117,7 @@ def generate(
     length_B: real tokens of each prompt, at least 1.
     logit_scale: multiplies attention logits.
     temperature: 0 decodes greedily.
-    key: for sampling.
+    keys_B: for sampling; a row depends on its own alone.
     max_new_tokens: decoding ends before where every row has ended.
     eos_id: ends a row.
     backend: the attention's.
@@ -141,9 +141,11 @@ def generate(
 
   def choose(x_B1M, count):
     logits_BV = transformer.unembed(config, params, x_B1M)[:, 0]
-    noise_BV = jax.random.gumbel(
-      jax.random.fold_in(key, count), logits_BV.shape
-    )
+    noise_BV = jax.vmap(
+      lambda key: jax.random.gumbel(
+        jax.random.fold_in(key, count), logits_BV.shape[1:]
+      )
+    )(keys_B)
     return jnp.argmax(logits_BV + temperature * noise_BV, axis=-1)
 
   def unfinished(state):

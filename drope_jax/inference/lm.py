@@ -110,12 +110,16 @@ class CheckpointLM:
   ) -> list[list[int]]:
     """Returns continuations without their prompts; EOS ends one.
 
-    Greedy at temperature 0; otherwise sampled, as a function of `seed`.
+    Greedy at temperature 0; otherwise sampled, as a function of `seed` and of
+    the prompt's place among `prompts`.
     """
     outputs: list[list[int]] = [[]] * len(prompts)
     for rows, tokens_BS, lengths in _batches(prompts):
       config, positions = decode.split_positions(
         self.config, max(map(len, prompts)) + max_new_tokens
+      )
+      keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(seed), np.resize(rows, len(lengths))
       )
       new_Bn = np.asarray(
         decode.generate(
@@ -126,7 +130,7 @@ class CheckpointLM:
           jnp.asarray(lengths),
           jnp.float32(self.logit_scale),
           jnp.float32(temperature),
-          jax.random.key(seed),
+          keys_B,
           max_new_tokens=max_new_tokens,
           eos_id=self.eos_id,
           backend=self.backend,

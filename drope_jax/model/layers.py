@@ -16,16 +16,23 @@ from drope_jax.model.config import ModelConfig
 
 
 class Linear(nnx.Module):
-  """x @ kernel (+ bias); kernel [in, out], normal with deviation `std`."""
+  """x @ kernel (+ bias); kernel [in, out], bias [out].
+
+  Kernels start normal with deviation gain / sqrt(in): at width 4096 that is
+  Llama's 0.02, and at the widths of small models an attention that sees
+  something from the start. (With 0.02 at width 128 copying is not learnt in
+  1,000 steps; with this, in 400.)
+  """
 
   def __init__(
     self,
     in_size: int,
     out_size: int,
     rngs: nnx.Rngs,
-    std: float = 0.02,
+    gain: float = 1.0,
     bias: bool = False,
   ):
+    std = gain * in_size**-0.5
     self.kernel = nnx.Param(
       std * jax.random.normal(rngs.params(), (in_size, out_size), jnp.float32)
     )
@@ -72,7 +79,7 @@ class Attention(nnx.Module):
     self.q = Linear(M, HD, rngs, bias=bias)
     self.k = Linear(M, KD, rngs, bias=bias)
     self.v = Linear(M, KD, rngs, bias=bias)
-    self.o = Linear(HD, M, rngs, std=residual_std(config))
+    self.o = Linear(HD, M, rngs, gain=residual_gain(config))
     joint = config.qk_norm_axis == "joint"
     norm_q = RMSNorm(HD if joint else D, config.norm_eps)
     norm_k = RMSNorm(KD if joint else D, config.norm_eps)
@@ -119,7 +126,7 @@ class SwiGLU(nnx.Module):
     M, I = config.width, config.mlp_width
     self.gate = Linear(M, I, rngs)
     self.up = Linear(M, I, rngs)
-    self.down = Linear(I, M, rngs, std=residual_std(config))
+    self.down = Linear(I, M, rngs, gain=residual_gain(config))
 
   def __call__(self, x_BSM: Array) -> Array:
     return self.down(nnx.silu(self.gate(x_BSM)) * self.up(x_BSM))
@@ -135,12 +142,12 @@ class Layer(nnx.Module):
     self.mlp = SwiGLU(config, rngs)
 
 
-def residual_std(config: ModelConfig) -> float:
-  """Returns the deviation of kernels that write to the residual stream.
+def residual_gain(config: ModelConfig) -> float:
+  """Returns the gain of kernels that write to the residual stream.
 
-  Source: GPT-2, section 2.3: 0.02 / sqrt(number of residual writes).
+  Source: GPT-2, section 2.3: 1 / sqrt(number of residual writes).
   """
-  return 0.02 / (2 * config.num_layers) ** 0.5
+  return (2 * config.num_layers) ** -0.5
 
 
 def _merge(x_BSHD: Array) -> Array:

@@ -80,13 +80,11 @@ def run(
   directory = epath.Path(directory)
   backend = resolve_backend(recipe.attention)
   mesh = sharding.make_mesh(recipe.mesh)
-  _check_data(recipe, base_dir)
+  _check_data(recipe, mesh, base_dir)
   _claim(recipe, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
-  context = _Run(
-    recipe, directory, mesh, backend, base_dir, on_metrics, probe
-  )
+  context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics, probe)
   model, done = _resume_model(context, saved)
   if not done:
     on_model("start", model)
@@ -110,10 +108,19 @@ def run(
 
 
 def resolve_backend(name: str) -> str:
-  """Returns the attention backend that "auto" means on these devices."""
-  if name != "auto":
-    return name
-  return "blockwise"
+  """Returns the attention backend that "auto" means on these devices.
+
+  Raises:
+    ValueError: there is no such backend.
+  """
+  if name == "auto":
+    return "blockwise"
+  if name not in attention.BACKENDS:
+    raise ValueError(
+      "Recipe.attention must be auto or one of "
+      f"{', '.join(attention.BACKENDS)}, got {name!r}. Name one of these."
+    )
+  return name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +140,13 @@ class _Run:
     return store.tokenizer_path(
       paths.resolve(self.recipe.init_from, self.base_dir)
     )
+
+  def parent(self, phase: TrainPhase | SurgeryPhase) -> str | None:
+    """Returns what a phase starts from, as its lineage names it."""
+    index = self.recipe.phases.index(phase)
+    if index == 0:
+      return self.recipe.init_from
+    return self.recipe.phases[index - 1].name
 
 
 def _resume_model(run: _Run, saved: int) -> tuple[Model, int]:
@@ -201,7 +215,9 @@ def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
   config, params = compose.apply(
     phase.surgery, model.config, model.params, tokens_BS
   )
-  entry = _entry(model.manifest, phase.name, {"surgery": phase.surgery})
+  entry = _entry(
+    model.manifest, phase.name, {"surgery": phase.surgery}, run.parent(phase)
+  )
   return Model(params, model.manifest.appended(entry, model=config))
 
 
@@ -213,11 +229,18 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
 
   def manifest_at(step: int) -> manifests.Manifest:
     arguments = {
-      "phase": phase, "attention": run.backend, "seed": run.recipe.seed
+      "phase": phase,
+      "attention": run.backend,
+      "seed": run.recipe.seed,
     }
     taken = step - first
     entry = _entry(
-      model.manifest, phase.name, arguments, taken, taken * phase.step_tokens
+      model.manifest,
+      phase.name,
+      arguments,
+      run.parent(phase),
+      taken,
+      taken * phase.step_tokens,
     )
     return model.manifest.appended(entry, model=config)
 
@@ -225,8 +248,14 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   with store.RunStore(
     run.directory, tokenizer_path=run.tokenizer_path
   ) as saves:
-    saved = saves.latest_step()
-    if saved is not None and saved > first:
+    saved = saves.latest_step() or 0
+    if saved > last:
+      raise ValueError(
+        f"A run continues in order, got step {saved} in {run.directory}, and "
+        f"no {phase.name}, which ended at step {last}. Put that folder back, "
+        "or remove the steps after it."
+      )
+    if saved > first:
       state, _ = saves.restore(abstract)
     else:
       start = jax.jit(
@@ -234,9 +263,11 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )
       state = start(model.params)
-    state = _take_steps(run, phase, config, first, last, state,
-                        lambda step, state: saves.save(
-                          step, state, manifest_at(step)))
+
+    def save(step: int, state: steps.State) -> None:
+      saves.save(step, state, manifest_at(step))
+
+    state = _take_steps(run, phase, config, first, last, state, save)
   return Model(state["params"], manifest_at(last))
 
 
@@ -249,24 +280,18 @@ def _take_steps(run, phase, config, first, last, state, save):
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )
   now = int(state["step"])
-  batches = pipeline.batches(
-    phase.data,
-    batch_size=phase.batch_size,
-    context_tokens=phase.context_tokens,
-    seed=recipe.seed,
-    start_step=now - first,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    workers=2,
-    base_dir=run.base_dir,
-  )
+  batches = _batches(recipe, phase, run.base_dir, now - first)
   with metrics_lib.MetricsLog(run.directory, now) as log:
     clock, clock_step = time.monotonic(), now
     while now < last:
       state, metrics = take(state, sharding.put_batch(run.mesh, next(batches)))
       now += 1
-      if now % recipe.log_every_steps == 0 or now == last:
+      logs = now % recipe.log_every_steps == 0 or now == last
+      saves = now % recipe.save_every_steps == 0 or now == last
+      if logs or saves:
         metrics = {k: float(v) for k, v in metrics.items()}
+        _require_finite(phase, now, metrics)
+      if logs:
         elapsed_s = time.monotonic() - clock
         taken = now - clock_step
         line = {
@@ -277,13 +302,26 @@ def _take_steps(run, phase, config, first, last, state, save):
           **run.probe(config, state["params"]),
           "tokens_per_s": taken * phase.step_tokens / elapsed_s,
         }
-        _require_finite(phase, line)
         log.write(line)
         run.on_metrics(line)
         clock, clock_step = time.monotonic(), now
-      if now % recipe.save_every_steps == 0 or now == last:
+      if saves:
         save(now, state)
   return state
+
+
+def _batches(recipe, phase, base_dir, start_step=0):
+  return pipeline.batches(
+    phase.data,
+    batch_size=phase.batch_size,
+    context_tokens=phase.context_tokens,
+    seed=recipe.seed,
+    start_step=start_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    workers=2,
+    base_dir=base_dir,
+  )
 
 
 def _abstract_state(run, phase, config, first):
@@ -302,12 +340,12 @@ def _abstract_state(run, phase, config, first):
   )
 
 
-def _entry(manifest, operation, arguments, steps_taken=0, tokens=0):
+def _entry(manifest, operation, arguments, parent, steps_taken=0, tokens=0):
   before = manifest.lineage[-1] if manifest.lineage else None
   return manifests.LineageEntry(
     operation=operation,
     arguments=arguments,
-    parent=None,
+    parent=parent,
     tokens=tokens + (before.tokens if before else 0),
     steps=steps_taken + (before.steps if before else 0),
     code=revision.describe(),
@@ -315,8 +353,10 @@ def _entry(manifest, operation, arguments, steps_taken=0, tokens=0):
   )
 
 
-def _check_data(recipe: Recipe, base_dir: str | None) -> None:
-  """Refuses stores that do not fit the model before anything is written."""
+def _check_data(
+  recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
+) -> None:
+  """Refuses data that do not fit, in any phase, before anything is written."""
   if recipe.model is not None:
     config = recipe.model
     tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
@@ -347,6 +387,9 @@ def _check_data(recipe: Recipe, base_dir: str | None) -> None:
           f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
           f"{opened.path}. Tokenize the text again with that file."
         )
+    if isinstance(phase, TrainPhase):
+      sharding.require_even_batch(mesh, phase.batch_size, phase.context_tokens)
+      _batches(recipe, phase, base_dir)  # Refuses too short a store.
 
 
 def _claim(recipe: Recipe, directory: epath.Path) -> None:
@@ -381,14 +424,20 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
   if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
     pairs = enumerate(zip(a, b, strict=True))
-    return [d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")]
+    return [
+      d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")
+    ]
   return [] if a == b else [path.lstrip(".")]
 
 
-def _require_finite(phase: TrainPhase, line: Mapping[str, Any]) -> None:
-  if not np.isfinite(line["loss"]):
+def _require_finite(
+  phase: TrainPhase, step: int, metrics: Mapping[str, float]
+) -> None:
+  loss, grad_norm = metrics["loss"], metrics["grad_norm"]
+  # A finite loss whose gradients are not has ruined the parameters already.
+  if not np.isfinite([loss, grad_norm]).all():
     raise ValueError(
-      f"{phase.name}: the loss must stay finite, got {line['loss']} at step "
-      f"{line['step']}. Lower the schedule's peak, or add QK norm; earlier "
-      "steps are kept."
+      f"{phase.name}: loss and gradients must stay finite, got a loss of "
+      f"{loss} and a gradient norm of {grad_norm} at step {step}. Lower the "
+      "schedule's peak, or add QK norm; earlier steps are kept."
     )

@@ -24,8 +24,10 @@ class MetricsLog:
       for line in (path.read_text().splitlines() if path.exists() else [])
       if _step(line, resume_step + 1) <= resume_step
     ]
-    # Rewritten whole: a bucket's objects cannot be appended to in place.
-    path.write_text("".join(line + "\n" for line in kept))
+    # Written beside and renamed, so that a crash here loses nothing.
+    whole = path.with_suffix(".tmp")
+    whole.write_text("".join(line + "\n" for line in kept))
+    whole.replace(path)
     self._file = path.open("a")
 
   def write(self, line: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ To add one: a frozen dataclass with `transform(schedule)` (an optimizer) or
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -25,9 +26,12 @@ class Cosine:
   warmup_steps: int = 0
   final_ratio: float = 0.0
 
+  def __post_init__(self):
+    _require_possible(self)
+
   def over(self, steps: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
-    _require_room(self, self.warmup_steps, steps)
+    _require_room(self, self.warmup_steps + 1, steps)
     return optax.warmup_cosine_decay_schedule(
       init_value=0.0 if self.warmup_steps else self.peak,
       peak_value=self.peak,
@@ -54,6 +58,9 @@ class WarmupStableDecay:
   decay_steps: int
   final_ratio: float = 0.1
 
+  def __post_init__(self):
+    _require_possible(self)
+
   def over(self, steps: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
     _require_room(self, self.warmup_steps + self.decay_steps, steps)
@@ -74,6 +81,9 @@ class Constant:
 
   peak: float
   warmup_steps: int = 0
+
+  def __post_init__(self):
+    _require_possible(self)
 
   def over(self, steps: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
@@ -125,12 +135,14 @@ class AdamW:
 class Muon:
   """Muon for the layers' kernels, AdamW for embedding, head, norms, biases.
 
+  Both look ahead by Nesterov's rule, so the second half is NAdamW.
+
   Updates are scaled to AdamW's usual size, so the two share one learning rate.
 
   Attributes:
     beta: momentum.
     b1, b2: AdamW's.
-    weight_decay: of both, on matrices only.
+    weight_decay: of both, on matrices only, times the learning rate.
     clip_norm: global gradient norm above which gradients are shrunk.
 
   Source: Jordan et al. 2024; the scaling, 0.2 * sqrt(max side), is Moonlight's
@@ -147,17 +159,18 @@ class Muon:
     """Returns the optax transformation, clipping first."""
     return optax.chain(
       optax.clip_by_global_norm(self.clip_norm),
+      # Its rate of -1 returns the direction itself. Decay and rate follow for
+      # both halves: optax's decay of the Adam half would reach norm gains.
       optax.contrib.muon(
-        schedule,
+        -1.0,
         beta=self.beta,
         adam_b1=self.b1,
         adam_b2=self.b2,
-        weight_decay=self.weight_decay,
-        adam_weight_decay=self.weight_decay,
-        weight_decay_mask=_is_matrix,
         muon_weight_dimension_numbers=_muon_dimensions,
         consistent_rms=0.2,
       ),
+      optax.add_decayed_weights(self.weight_decay, mask=_is_matrix),
+      optax.scale_by_learning_rate(schedule),
     )
 
 
@@ -179,6 +192,16 @@ def _muon_dimensions(params: Any) -> Any:
     ),
     params,
   )
+
+
+def _require_possible(schedule: Schedule) -> None:
+  decay_steps = getattr(schedule, "decay_steps", 1)
+  steps_fit = schedule.warmup_steps >= 0 and decay_steps >= 1
+  if not (steps_fit and 0 < schedule.peak < math.inf):
+    raise ValueError(
+      "A schedule needs a finite peak above 0, no negative warmup and a decay "
+      f"of at least 1 step, got {schedule}. Change it; Constant has no decay."
+    )
 
 
 def _require_room(schedule: Schedule, needed: int, steps: int) -> None:

@@ -1,6 +1,7 @@
 """A recipe: what to train from what, as a list of phases."""
 
 import dataclasses
+import re
 
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
@@ -16,7 +17,8 @@ class TrainPhase:
   """Steps of one optimizer under one schedule; it starts from fresh moments.
 
   Attributes:
-    name: "pretrain", "recalibrate", ...; unlike the other phases'.
+    name: "pretrain", "recalibrate", ...; unlike the other phases'. Its
+      checkpoint's folder has it.
     data: what is read.
     batch_size: B, sequences a step, over all devices.
     context_tokens: S, tokens a sequence.
@@ -79,7 +81,9 @@ class TrainPhase:
   @property
   def num_steps(self) -> int:
     """Optimizer steps of the phase."""
-    return self.steps if self.tokens is None else self.tokens // self.step_tokens
+    return (
+      self.steps if self.tokens is None else self.tokens // self.step_tokens
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,13 @@ class SurgeryPhase:
   name: str = "surgery"
   calibration: DataConfig | None = None
   calibration_sequences: int = 16
+
+  def __post_init__(self):
+    if self.calibration_sequences < 1:
+      raise ValueError(
+        f"{self.name}: SurgeryPhase.calibration_sequences must be at least 1, "
+        f"got {self.calibration_sequences}. Raise it."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +154,13 @@ class Recipe:
         f"init_from={self.init_from!r}. Set or remove Recipe.tokenizer."
       )
     names = [phase.name for phase in self.phases]
-    if len(set(names)) < len(names) or any(n.isdecimal() for n in names):
+    # A phase's checkpoint is the folder of its name, beside the saved steps'.
+    if len(set(names)) < len(names) or not all(
+      re.fullmatch(r"[A-Za-z][\w-]*", name) for name in names
+    ):
       raise ValueError(
-        "A Recipe's phases need names that differ and are no numbers, got "
-        f"{', '.join(names)}. Rename one."
+        "A Recipe's phases need names that differ, of letters, digits, _ and "
+        f"-, a letter first, got {', '.join(names)}. Rename one."
       )
     for field in ("save_every_steps", "log_every_steps"):
       if getattr(self, field) < 1:

@@ -88,7 +88,7 @@ def make_step(
     updates, opt_state = transform.update(gradients, opt_state, params)
     metrics = {
       "loss": total / weight,
-      "grad_norm": optax.global_norm(gradients),
+      "grad_norm": optax.tree.norm(gradients),
       "lr": schedule(state["step"] - first_step),
       "weight": weight,
     }

@@ -1,0 +1,71 @@
+import io
+
+import pytest
+import rich.console
+
+from drope_jax.cli import progress
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model.config import ModelConfig
+from drope_jax.surgery.compose import Surgery
+from drope_jax.train.optimizer import AdamW, Constant
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+PRETRAIN_STEPS, RECALIBRATE_STEPS = 732, 4
+
+
+def _phase(name, steps):
+  data = DataConfig(("text",))
+  return TrainPhase(name, data, 8, 16, AdamW(), Constant(1e-3), steps=steps)
+
+
+RECIPE = Recipe(
+  phases=(
+    _phase("pretrain", PRETRAIN_STEPS),
+    SurgeryPhase(Surgery()),
+    _phase("recalibrate", RECALIBRATE_STEPS),
+  ),
+  model=ModelConfig(64, 1, 16, 2, 1, 8, 16, 16),
+  tokenizer="t.model",
+)
+
+
+def _show(phase, steps, terminal):
+  """Returns the progress, and its output, after lines at the run's steps."""
+  file = io.StringIO()
+  console = rich.console.Console(file=file, force_terminal=terminal, width=120)
+  with progress.TrainingProgress(RECIPE, console) as show:
+    for step in steps:
+      show(
+        {"step": step, "phase": phase, "loss": 2.5, "tokens_per_s": 12_345.6}
+      )
+  return show, file.getvalue()
+
+
+# A log's steps need not meet a tenth of the phase: 10 and 73.2 do not.
+@pytest.mark.parametrize("log_every_steps", [1, 10, 50])
+def test_without_a_terminal_a_plain_line_comes_each_tenth(log_every_steps):
+  logged = [*range(log_every_steps, PRETRAIN_STEPS, log_every_steps)]
+  _, text = _show("pretrain", [*logged, PRETRAIN_STEPS], terminal=False)
+  lines = text.splitlines()
+  assert len(lines) == 10
+  assert lines[-1] == "pretrain 732/732  loss 2.500  12,346 tokens/s"
+  done = [int(line.split()[1].split("/")[0]) for line in lines]
+  for tenth, step in enumerate(done, 1):
+    assert 0 <= step - 73.2 * tenth < log_every_steps
+  assert "\x1b" not in text
+
+
+def test_steps_count_from_the_phases_start():
+  steps = range(PRETRAIN_STEPS + 1, PRETRAIN_STEPS + RECALIBRATE_STEPS + 1)
+  _, text = _show("recalibrate", steps, terminal=False)
+  assert [line.split()[1] for line in text.splitlines()] == [
+    *("1/4", "2/4", "3/4", "4/4")
+  ]
+
+
+def test_on_a_terminal_one_live_line_says_all():
+  show, text = _show("pretrain", [366], terminal=True)
+  (task,) = show.renderable.tasks
+  assert (task.completed, task.total) == (366, PRETRAIN_STEPS)
+  for words in ("pretrain", "366/732", "loss 2.500", "12,346 tokens/s", "left"):
+    assert words in text

@@ -1,0 +1,67 @@
+"""`drope train`: what it hands to the loop, and a run that was stopped."""
+
+import errno
+import os
+
+import pytest
+
+from drope_jax.checkpoint import manifest, store
+from drope_jax.cli import train
+from drope_jax.train import loop, metrics
+
+
+@pytest.fixture
+def handed(monkeypatch):
+  """Puts a recorder in the place of the loop."""
+  calls = []
+
+  def run(recipe, directory, **others):
+    calls.append((recipe, str(directory), others["base_dir"]))
+    model = loop.Model({}, manifest.Manifest(recipe.model))
+    others["on_model"]("start", model)
+
+  monkeypatch.setattr(train.loop, "run", run)
+  return calls
+
+
+def test_the_recipe_is_the_files_with_the_overrides(drope, here, handed):
+  ran = drope(
+    *("train", "tiny.gin", "--data", "texts", "--out", "o"),
+    *("--set", "TrainPhase.steps = 7", "--set", "ModelConfig.width=8"),
+  )
+  assert ran.status == 0
+  ((recipe, out, base_dir),) = handed
+  assert (out, base_dir) == ("o", "texts")
+  assert recipe.phases[0].steps == 7
+  assert (recipe.model.width, recipe.model.num_layers) == (8, 1)
+  assert "start: 0 tokens" in ran.err
+  assert "drope inspect o" in ran.out
+
+
+def test_the_runs_folder_is_named_after_the_config(drope, handed):
+  drope("train", "recipes/tiny.gin")
+  assert [out for _, out, _ in handed] == ["runs/tiny"]
+
+
+def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
+  drope, here, monkeypatch
+):
+  command = ["train", "tiny.gin", "--out", "new", "--set"]
+  command += ["TrainPhase.steps = 3", "--set", "Recipe.save_every_steps = 1"]
+  command += ["--set", "Recipe.log_every_steps = 1"]
+  write = metrics.MetricsLog.write
+
+  def write_two(self, line):
+    if line["step"] == 3:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write(self, line)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.MetricsLog, "write", write_two)
+    ran = drope(*command)
+  assert ran.status == 2
+  assert ran.err.splitlines()[-1].startswith("drope train: the disk is full")
+  assert store.finished_steps("new") == [1, 2]
+  assert drope(*command).status == 0
+  assert [line["step"] for line in metrics.read("new")] == [1, 2, 3]
+  assert store.describe("new/pretrain")[0].lineage[-1].steps == 3

@@ -1,0 +1,276 @@
+"""A checkpoint as a language model: its scores and its words are forward's."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax import positional
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.evals import interface
+from drope_jax.inference import decode
+from drope_jax.inference import lm as lms
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+TEXT = "the whale and the sea, a ship of gold. " * 40
+CONFIG = ModelConfig(
+  vocab_size=288,
+  num_layers=2,
+  width=16,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_width=32,
+  context_tokens=8,
+  positional=positional.Rope(100.0),
+  logit_scale=1.5,
+)
+ROPE = CONFIG.positional
+PI = positional.PositionInterpolation(100.0, 4.0)
+NTK = positional.NtkAware(100.0, 4.0)
+YARN = positional.Yarn(100.0, 4.0, trained_tokens=8, beta_fast=2.0)
+PATTERN = positional.Pattern((ROPE, positional.Nope()), (3, None))
+# Lengths of two padded shapes; out of order, and more rows than a pass takes.
+SEQUENCES = [
+  np.random.default_rng(i).integers(3, 288, length).tolist()
+  for i, length in enumerate([5, 13, 1, 8, 7, 3, 6, 2])
+]
+PROMPTS = [SEQUENCES[i] for i in (0, 3, 5)]
+NEW = 5
+
+
+def _weights():
+  """Weights so large that each position and layer shows in the logits."""
+  shapes = transformer.param_shapes(CONFIG)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype),
+    shapes,
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("lm")
+  path = str(folder / "t.model")
+  tokenizer = tokenizers.train_sentencepiece([TEXT], 280, path)
+  ref = manifests.TokenizerRef("t.model", tokenizer.fingerprint, 280)
+  manifest = manifests.Manifest(CONFIG, ref)
+  store.save_model(folder / "model", _weights(), manifest, path)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+  return lms.CheckpointLM.load(folder / "model")
+
+
+@pytest.fixture
+def lm(loaded, monkeypatch):
+  """Short passes of few rows; compiled programs are shared by the tests."""
+  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 8)
+  monkeypatch.setattr(lms, "BATCH_TOKENS", 24)
+  return loaded
+
+
+@functools.cache
+def _forward():
+  return jax.jit(transformer.forward, static_argnums=0)
+
+
+def _logits(config, params, ids, padded=None):
+  """Returns float64 logits_SV of the oracle, `ids` by themselves."""
+  tokens = np.zeros((1, padded or len(ids)), np.int32)
+  tokens[0, : len(ids)] = ids
+  logits_BSV = _forward()(config, params, tokens)
+  return np.asarray(logits_BSV[0, : len(ids)], np.float64)
+
+
+def _log_p(config, params, ids):
+  logits_SV = _logits(config, params, ids)
+  norm_S1 = np.log(np.exp(logits_SV).sum(-1, keepdims=True))
+  return (logits_SV - norm_S1)[np.arange(len(ids) - 1), ids[1:]]
+
+
+def _greedy(config, params, ids, count):
+  ids = list(ids)
+  for _ in range(count):
+    # One padded shape, one program: what comes after is not seen.
+    ids.append(int(_logits(config, params, ids, 16)[-1].argmax()))
+  return ids[-count:]
+
+
+def test_a_loaded_checkpoint_is_the_model_that_evals_see(lm):
+  assert lm.config == CONFIG and lm.context_tokens == 8
+  assert (lm.bos_id, lm.eos_id, lm.logit_scale) == (1, 2, 1.5)
+  assert lm.decode(lm.encode("a ship of gold")) == "a ship of gold"
+  assert not {1, 2} & set(lm.encode("a ship"))
+  members = {n for n in dir(interface.LM) if not n.startswith("_")}
+  members |= set(inspect.get_annotations(interface.LM))
+  assert {"eos_id", "generate", "with_logit_scale"} <= members
+  for name in members:
+    want, got = getattr(interface.LM, name, None), getattr(lm, name)
+    if want is None:
+      continue
+    wanted = list(inspect.signature(want).parameters)[1:]
+    have = inspect.signature(got).parameters
+    assert list(have)[: len(wanted)] == wanted, name
+    for extra in list(have)[len(wanted) :]:
+      assert have[extra].default is not inspect.Parameter.empty, name
+
+
+def test_a_checkpoint_computes_in_the_dtype_asked_for(folder):
+  half = lms.CheckpointLM.load(folder / "model", dtype="bfloat16")
+  assert {x.dtype for x in jax.tree.leaves(half.params)} == {
+    jnp.dtype("bfloat16")
+  }
+
+
+def test_scores_are_log_softmax_of_forward_in_the_order_given(lm):
+  got = lm.loglikelihood(SEQUENCES)
+  for i in (0, 1, 3):
+    want = _log_p(CONFIG, lm.params, SEQUENCES[i])
+    # Float32 rounding of logits of about 10, over 2 layers.
+    np.testing.assert_allclose(got[i], want, atol=1e-4)
+  assert [len(scores) for scores in got] == [len(s) - 1 for s in SEQUENCES]
+  assert {scores.dtype for scores in got} == {np.dtype(np.float32)}
+  alone = [lm.loglikelihood([s])[0] for s in SEQUENCES[4:6]]
+  np.testing.assert_allclose(alone[0], got[4], atol=1e-4)
+  np.testing.assert_allclose(alone[1], got[5], atol=1e-4)
+
+
+def test_nothing_to_score_is_no_score_and_an_empty_sequence_refused(lm):
+  assert lm.loglikelihood([]) == []
+  assert lm.generate([], 3) == []
+  with pytest.raises(ValueError, match="at least one token, got an empty seq"):
+    lm.loglikelihood([[3], []])
+
+
+@pytest.mark.parametrize("chunk", [1, 21])
+def test_scoring_in_chunks_changes_nothing(lm, monkeypatch, chunk):
+  want = lm.loglikelihood(SEQUENCES[:2])
+  decode.score.clear_cache()
+  monkeypatch.setattr(decode, "SCORE_CHUNK", chunk)
+  got = lm.loglikelihood(SEQUENCES[:2])
+  decode.score.clear_cache()
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "scheme", [ROPE, YARN, positional.Nope(), PATTERN], ids=repr
+)
+def test_decoding_is_argmax_of_the_full_forward(lm, scheme):
+  lm = lm.with_positions(scheme)
+  got = lm.generate(PROMPTS, NEW)
+  # Each prompt alone, without a cache, is what all three at once give.
+  want = [_greedy(lm.config, lm.params, prompt, NEW) for prompt in PROMPTS]
+  assert got == want
+  assert len(set(itertools.chain(*got))) > 3, "it says the same throughout"
+  if scheme != ROPE:
+    rope = _greedy(CONFIG, lm.params, PROMPTS[0], NEW)
+    assert got[0] != rope, "the scheme had no effect"
+
+
+def test_eos_ends_a_row_and_is_returned(lm):
+  free = lm.generate(PROMPTS, NEW)
+  eos_id = free[1][2]
+
+  class Ending:
+    def __getattr__(self, name):
+      return eos_id if name == "eos_id" else getattr(lm.tokenizer, name)
+
+  got = dataclasses.replace(lm, tokenizer=Ending()).generate(PROMPTS, NEW)
+  want = [
+    row[: row.index(eos_id) + 1] if eos_id in row else row for row in free
+  ]
+  assert got == want
+  assert len(got[1]) < NEW and max(map(len, got)) == NEW
+
+
+def test_a_sample_is_a_function_of_seed_and_place(lm):
+  greedy = lm.generate(PROMPTS, NEW)
+  first = lm.generate(PROMPTS, NEW, temperature=3.0, seed=1)
+  assert first == lm.generate(PROMPTS, NEW, temperature=3.0, seed=1)
+  assert first != lm.generate(PROMPTS, NEW, temperature=3.0, seed=2)
+  assert first != greedy
+  assert lm.generate(PROMPTS, NEW, temperature=1e-6, seed=1) == greedy
+  # Its neighbours and their number change nothing.
+  swapped = [PROMPTS[0], PROMPTS[2], PROMPTS[2]]
+  assert lm.generate(swapped, NEW, temperature=3.0, seed=1)[0] == first[0]
+
+
+def test_samples_follow_the_softmax_and_passes_are_independent(lm, monkeypatch):
+  monkeypatch.setattr(lms, "BATCH_TOKENS", 8 * 256)
+  draws, temperature = 1024, 8.0
+  sampled = lm.generate([PROMPTS[0]] * draws, 1, temperature, seed=3)
+  ids = np.concatenate(sampled)
+  logits_V = _logits(CONFIG, lm.params, PROMPTS[0])[-1] / temperature
+  p_V = np.exp(logits_V) / np.exp(logits_V).sum()
+  # Ten groups of ids of about equal probability.
+  group_V = np.minimum((10 * (np.cumsum(p_V) - p_V / 2)).astype(int), 9)
+  want = draws * np.bincount(group_V, p_V, 10)
+  got = np.bincount(group_V[ids], minlength=10)
+  # The 99.9% quantile of chi squared with 9 degrees of freedom.
+  assert np.sum((got - want) ** 2 / want) < 27.9
+  passes = ids.reshape(4, 256)
+  assert len(np.unique(passes, axis=0)) == 4, "each pass draws the same"
+
+
+def test_positions_and_scale_replace_what_was_set_before(lm):
+  ids = SEQUENCES[:1]
+  want = lm.loglikelihood(ids)[0]
+  np.testing.assert_array_equal(
+    lm.with_positions(YARN).with_positions(ROPE).loglikelihood(ids)[0], want
+  )
+  twice = lm.with_logit_scale(3.0).with_logit_scale(0.5)
+  scaled = dataclasses.replace(CONFIG, logit_scale=0.5)
+  np.testing.assert_allclose(
+    twice.loglikelihood(ids)[0], _log_p(scaled, lm.params, ids[0]), atol=1e-4
+  )
+  # The scale stays where positions change, and the other way round.
+  kept = twice.with_positions(YARN)
+  assert (kept.logit_scale, kept.config.positional) == (0.5, YARN)
+  assert kept.with_logit_scale(1.0).config.positional == YARN
+  assert np.abs(twice.loglikelihood(ids)[0] - want).max() > 0.01
+
+
+def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
+  dynamic = positional.Dynamic(positional.NtkAware(100.0), trained_tokens=4)
+  for length, run in (
+    (13, lambda lm: lm.loglikelihood([SEQUENCES[1]])[0].tolist()),
+    (8 + NEW, lambda lm: lm.generate([PROMPTS[1]], NEW)[0]),
+  ):
+    fixed = positional.NtkAware(100.0, length / 4)
+    got = run(lm.with_positions(dynamic))
+    assert got == run(lm.with_positions(fixed))
+    assert got != run(lm.with_positions(ROPE))
+
+
+def test_one_program_scores_every_rotary_scheme_and_scale(lm):
+  base = lm.loglikelihood(SEQUENCES[:2])[1]
+  programs = decode.score._cache_size()
+  assert programs > 0
+  for scheme in (PI, NTK, YARN):
+    scaled = lm.with_positions(scheme).with_logit_scale(1.25)
+    got = scaled.loglikelihood(SEQUENCES[:2])[1]
+    assert np.abs(got - base).max() > 0.01, f"{scheme} had no effect"
+  assert decode.score._cache_size() == programs
+  lm.with_positions(positional.Nope()).loglikelihood(SEQUENCES[:2])
+  assert decode.score._cache_size() > programs, "programs are not counted"
+
+
+@pytest.mark.parametrize("scheme", [PI, NTK, YARN], ids=repr)
+def test_frequencies_as_data_are_the_scheme_itself(lm, scheme):
+  lm = lm.with_positions(scheme)
+  got = lm.loglikelihood(SEQUENCES[1:2])[0]
+  want = _log_p(lm.config, lm.params, SEQUENCES[1])
+  np.testing.assert_allclose(got, want, atol=1e-4)

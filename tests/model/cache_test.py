@@ -1,0 +1,93 @@
+"""Reading through a key-value cache is reading at once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax.model import cache as caches
+from drope_jax.model import transformer
+from drope_jax.positional import Alibi, Dynamic, Nope, Pattern, Rope
+
+SCHEMES = {
+  "Rope": Rope(),
+  "Nope": Nope(),
+  "Alibi": Alibi(),
+  "windowed Rope and Nope": Pattern((Rope(), Nope()), (4, None)),
+}
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=("from_empty", "backend")
+)
+def _read(config, params, tokens_BS, cache, **options):
+  x_BSM, cache = transformer.forward_cached(
+    config, params, tokens_BS, cache, **options
+  )
+  return transformer.unembed(config, params, x_BSM), cache
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_reading_token_by_token_is_reading_at_once(
+  config, params, forward, tokens_BS, name
+):
+  """Rows whose prompts differ in length, padded, then decoded together."""
+  config = dataclasses.replace(config, positional=SCHEMES[name])
+  want_BSV = forward(config, params, tokens_BS)
+  prompt, lengths, steps = 8, np.array([5, 8]), 7
+  rows = np.arange(2)
+  got_BSV, cache = _read(
+    config,
+    params,
+    tokens_BS[:, :prompt],
+    caches.empty(config, 2, 24, jnp.float32),
+    from_empty=True,
+  )
+  # Sums in another order, of logits of order one.
+  same = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  same(got_BSV, want_BSV[:, :prompt])
+  cache = cache._replace(length_B=jnp.asarray(lengths, jnp.int32))
+  for step in range(steps):
+    pos_B = lengths + step
+    next_B1 = tokens_BS[rows, pos_B][:, None]
+    got_B1V, cache = _read(config, params, next_B1, cache)
+    same(got_B1V[:, 0], want_BSV[rows, pos_B], err_msg=f"step {step}")
+  np.testing.assert_array_equal(cache.length_B, lengths + steps)
+
+
+def test_several_tokens_at_once_continue_a_cache(
+  config, params, forward, tokens_BS
+):
+  want_BSV = forward(config, params, tokens_BS)
+  cache = caches.empty(config, 2, 32, jnp.float32)
+  for start in range(0, 32, 8):
+    got_BSV, cache = _read(
+      config, params, tokens_BS[:, start : start + 8], cache
+    )
+    np.testing.assert_allclose(
+      got_BSV, want_BSV[:, start : start + 8], atol=1e-5
+    )
+
+
+def test_an_empty_cache_has_the_dtype_and_the_room_asked_for(config):
+  cache = caches.empty(config, 3, 7, jnp.bfloat16)
+  shape = (config.num_layers, 3, 7, config.num_kv_heads, config.head_dim)
+  assert cache.k_NBTKD.shape == cache.v_NBTKD.shape == shape
+  assert cache.k_NBTKD.dtype == cache.v_NBTKD.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(cache.length_B, [0, 0, 0])
+
+
+def test_positions_that_change_with_length_cannot_be_cached(config, params):
+  dynamic = Pattern((Rope(), Dynamic()))
+  config = dataclasses.replace(config, positional=dynamic)
+  message = r"do not change with length, got Dynamic.*Dynamic\.at\(length\)"
+  with pytest.raises(ValueError, match=message):
+    _read(
+      config,
+      params,
+      jnp.zeros((1, 4), jnp.int32),
+      caches.empty(config, 1, 8, jnp.float32),
+    )

@@ -1,0 +1,86 @@
+"""A model's shape is a frozen value, and an impossible one is refused."""
+
+import dataclasses
+
+import pytest
+
+from drope_jax.positional import (
+  Alibi,
+  Dynamic,
+  Nope,
+  Pattern,
+  Rope,
+  Yarn,
+)
+
+SIZES = [
+  "vocab_size",
+  "num_layers",
+  "width",
+  "num_heads",
+  "num_kv_heads",
+  "head_dim",
+  "mlp_width",
+  "context_tokens",
+]
+
+
+def test_is_a_frozen_hashable_value(config):
+  assert config == dataclasses.replace(config)
+  assert hash(config) == hash(dataclasses.replace(config))
+  assert config != dataclasses.replace(config, positional=Nope())
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    config.width = 1
+
+
+@pytest.mark.parametrize(
+  ("qk_norm", "q", "k"),
+  [("none", 0, 0), ("q", 1, 0), ("k", 0, 1), ("qk", 1, 1)],
+)
+def test_qk_norm_names_what_it_norms(config, qk_norm, q, k):
+  config = dataclasses.replace(config, qk_norm=qk_norm)
+  assert (config.norms_q, config.norms_k) == (q, k)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_below_one_is_refused(config, name):
+  message = rf"{name} must be at least 1, got 0\. Set it"
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(config, **{name: 0})
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      {"num_heads": 6, "num_kv_heads": 4},
+      r"must divide num_heads.*got 6 heads and 4 key/value heads\. Change one",
+    ),
+    ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),
+    ({"qk_norm_axis": "all"}, r"one of joint, head, got 'all'\. Name one"),
+    ({"head_dim": 7}, r"even head_dim.*got 7\. Change ModelConfig\.head_dim"),
+    (
+      {"head_dim": 7, "positional": Pattern((Nope(), Yarn()))},
+      r"even head_dim.*got 7\. Change",
+    ),
+    (
+      {"head_dim": 7, "positional": Dynamic()},
+      r"even head_dim.*got 7\. Change",
+    ),
+    ({"positional": Rope(-1.0)}, r"positive theta, got -1\.0\. Llama's"),
+    (
+      {"positional": Pattern((Rope(), Rope(), Nope()))},
+      r"divide the layers, got 3 schemes for 2 layers\. Name a scheme",
+    ),
+  ],
+)
+def test_an_impossible_model_is_refused_with_what_to_do(
+  config, change, message
+):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(config, **change)
+
+
+@pytest.mark.parametrize("scheme", [Nope(), Alibi()])
+def test_an_odd_head_dim_suits_schemes_that_pair_nothing(config, scheme):
+  dataclasses.replace(config, head_dim=7, positional=scheme)

@@ -1,0 +1,100 @@
+"""QK norms against numpy, and how weights begin."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax import trees
+from drope_jax.model import layers, transformer
+
+
+def _rms_norm(x, gain, eps):
+  """Float64, over the last axis."""
+  x = np.asarray(x, np.float64)
+  return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps) * np.asarray(gain)
+
+
+@pytest.mark.parametrize("axis", ["joint", "head"])
+@pytest.mark.parametrize("which", ["q", "k", "qk"])
+def test_qk_norm_is_numpys(config, which, axis):
+  config = dataclasses.replace(config, qk_norm=which, qk_norm_axis=axis)
+  attention = layers.Attention(config, nnx.Rngs(0))
+  rng = np.random.default_rng(0)
+  B, S, D = 2, 5, config.head_dim
+  raw = {
+    name: np.float32(rng.normal(size=(B, S, heads, D)) * rng.uniform(1, 3, D))
+    for name, heads in (("q", config.num_heads), ("k", config.num_kv_heads))
+  }
+  v_BSKD = jnp.ones((B, S, config.num_kv_heads, D))
+  want = dict(raw)
+  for name in which:
+    norm = getattr(attention, f"{name}_norm")
+    heads = raw[name].shape[2]
+    assert norm.gain.shape == ((heads * D,) if axis == "joint" else (D,))
+    gain = np.float32(rng.normal(size=norm.gain.shape))
+    norm.gain[...] = jnp.asarray(gain)
+    x = raw[name]
+    if axis == "joint":  # All of a token's heads at once.
+      x = x.reshape(B, S, heads * D)
+    want[name] = _rms_norm(x, gain, config.norm_eps).reshape(raw[name].shape)
+  got = attention.normalise(
+    layers.QKV(jnp.asarray(raw["q"]), jnp.asarray(raw["k"]), v_BSKD)
+  )
+  np.testing.assert_allclose(got.q_BSHD, want["q"], rtol=1e-5)
+  np.testing.assert_allclose(got.k_BSKD, want["k"], rtol=1e-5)
+  assert got.v_BSKD is v_BSKD
+
+
+def test_a_norm_of_bfloat16_is_float32_until_its_result():
+  norm = layers.RMSNorm(64, 1e-5)
+  x = jax.random.normal(jax.random.key(0), (4, 8, 64)).astype(jnp.bfloat16)
+  got = norm(x)
+  assert got.dtype == jnp.bfloat16
+  want = _rms_norm(np.asarray(x, np.float32), np.ones(64), 1e-5)
+  # One rounding: half an eps of each value, and room for a tie.
+  np.testing.assert_allclose(
+    np.asarray(got, np.float32), want, rtol=0.51 * jnp.finfo(x.dtype).eps
+  )
+
+
+@pytest.fixture(scope="module")
+def initial(config):
+  wide = dataclasses.replace(config, width=96, num_layers=3, qk_norm="qk")
+  init = jax.jit(transformer.init, static_argnums=0)
+  return wide, *(trees.flatten(init(wide, jax.random.key(i))) for i in (0, 1))
+
+
+def test_kernels_begin_by_their_inputs_and_smaller_into_the_residual_stream(
+  initial,
+):
+  config, flat, _ = initial
+  into_residual = {"layers/attention/o/kernel", "layers/mlp/down/kernel"}
+  for path, leaf in flat.items():
+    if path.endswith("kernel"):
+      want = leaf.shape[-2] ** -0.5
+      if path in into_residual:
+        want /= (2 * config.num_layers) ** 0.5
+      # Deviation of a deviation over n draws: 1 / sqrt(2 n); five of them.
+      rtol = 5 / (2 * leaf.size) ** 0.5
+      np.testing.assert_allclose(np.std(leaf), want, rtol=rtol, err_msg=path)
+
+
+def test_gains_begin_at_one_and_biases_at_zero(initial):
+  _, flat, _ = initial
+  for path, leaf in flat.items():
+    if path.endswith(("gain", "bias")):
+      assert np.all(leaf == path.endswith("gain")), path
+
+
+def test_layers_and_keys_begin_with_weights_of_their_own(initial):
+  _, flat, other = initial
+  kernels = [path for path in flat if path.endswith(("kernel", "table"))]
+  for path in kernels:
+    assert not np.any(flat[path] == other[path]), path
+    if path.startswith("layers/"):
+      first, second, third = flat[path]
+      assert not np.any((first == second) | (second == third)), path

@@ -1,0 +1,312 @@
+"""The model as a whole: its schema, who reads whom, and its switches."""
+
+import dataclasses
+import functools
+
+from flax import nnx
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax import trees
+from drope_jax.attention import Mask, reference
+from drope_jax.model import layers, transformer
+from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn
+
+# One of each, so that a layer that took its neighbour's shows.
+MIXED = Pattern((Rope(), Nope(), Alibi(), Yarn(factor=4.0)), (4, None, 9, 1))
+
+
+def _packed(lengths):
+  return jnp.asarray([np.repeat(np.arange(len(lengths)), lengths)] * 2)
+
+
+PACKED_BS = _packed([12, 20])
+ONE_DOCUMENT_BS = _packed([32])
+
+
+# The parameter schema ---------------------------------------------------------
+
+GOLDEN_VERSION = 1
+GOLDEN = {
+  "embed/table": "VM",
+  "final_norm/gain": "M",
+  "head/kernel": "MV",
+  "layers/attention/k/bias": "NK",
+  "layers/attention/k/kernel": "NMK",
+  "layers/attention/k_norm/gain": "NK",
+  "layers/attention/o/kernel": "NQM",
+  "layers/attention/q/bias": "NQ",
+  "layers/attention/q/kernel": "NMQ",
+  "layers/attention/q_norm/gain": "NQ",
+  "layers/attention/v/bias": "NK",
+  "layers/attention/v/kernel": "NMK",
+  "layers/attention_norm/gain": "NM",
+  "layers/mlp/down/kernel": "NIM",
+  "layers/mlp/gate/kernel": "NMI",
+  "layers/mlp/up/kernel": "NMI",
+  "layers/mlp_norm/gain": "NM",
+}
+
+
+def _golden(config):
+  """GOLDEN's letters as sizes; Q and K are all heads' channels together."""
+  sizes = {
+    "V": config.vocab_size,
+    "M": config.width,
+    "N": config.num_layers,
+    "I": config.mlp_width,
+    "Q": config.num_heads * config.head_dim,
+    "K": config.num_kv_heads * config.head_dim,
+  }
+  return {p: tuple(sizes[a] for a in axes) for p, axes in GOLDEN.items()}
+
+
+def _schema(config):
+  flat = trees.flatten(transformer.param_shapes(config))
+  assert {leaf.dtype for leaf in flat.values()} == {np.dtype("float32")}
+  return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def test_the_schema_is_the_one_that_checkpoints_were_written_in(config):
+  full = dataclasses.replace(config, qk_norm="qk")
+  same = (
+    _schema(full) == _golden(full)
+    and transformer.SCHEMA_VERSION == GOLDEN_VERSION
+  )
+  assert same, (
+    "The parameter schema is an on-disk format. If the change is meant, raise "
+    "transformer.SCHEMA_VERSION, say in its docstring what changed, read the "
+    "old version in checkpoint/, and edit GOLDEN and GOLDEN_VERSION here. Now "
+    f"it is version {transformer.SCHEMA_VERSION}: {sorted(_schema(full))}."
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "absent"),
+  [
+    ({"tied_embeddings": True}, {"head/kernel"}),
+    (
+      {"qkv_bias": False},
+      {f"layers/attention/{x}/bias" for x in "qkv"},
+    ),
+    ({"qk_norm": "q"}, {"layers/attention/k_norm/gain"}),
+    ({"qk_norm": "k"}, {"layers/attention/q_norm/gain"}),
+  ],
+)
+def test_what_a_model_does_without_is_absent(config, change, absent):
+  full = dataclasses.replace(config, qk_norm="qk")
+  lean = dataclasses.replace(full, **change)
+  want = {p: s for p, s in _golden(full).items() if p not in absent}
+  assert _schema(lean) == want
+
+
+def test_norms_by_head_hold_one_gain_a_channel(config):
+  config = dataclasses.replace(config, qk_norm="qk", qk_norm_axis="head")
+  for name in ("q_norm", "k_norm"):
+    shape = _schema(config)[f"layers/attention/{name}/gain"]
+    assert shape == (config.num_layers, config.head_dim)
+
+
+@pytest.mark.parametrize("scheme", [Nope(), Alibi(), MIXED])
+def test_positions_have_no_parameters(config, scheme):
+  config = dataclasses.replace(config, num_layers=4)
+  dropped = dataclasses.replace(config, positional=scheme)
+  assert _schema(dropped) == _schema(config)
+
+
+# The layer scan ---------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _looped(config, params, tokens_BS):
+  """The model as a Python loop over the NNX modules of its layers."""
+  pattern, N = config.positional, config.num_layers
+  pos_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
+  x_BSM = params["embed"]["table"][tokens_BS]
+  for n, scheme, window in zip(
+    range(N), pattern.schemes, pattern.windows, strict=True
+  ):
+    graph, state = nnx.split(layers.Layer(config, nnx.Rngs(0)))
+    own = jax.tree.map(lambda leaf_N, n=n: leaf_N[n], params["layers"])
+    nnx.replace_by_pure_dict(state, own)
+    layer = nnx.merge(graph, state)
+    qkv = layer.attention.project(layer.attention_norm(x_BSM))
+    q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(qkv)
+    table = scheme.prepare(pos_BS, config.head_dim)
+    out_BSHD = reference.attend(
+      *scheme.apply(q_BSHD, k_BSKD, table),
+      v_BSKD,
+      Mask(pos_BS, window=window),
+      config.head_dim**-0.5,
+      scheme.bias_slopes(config.num_heads),
+    )
+    x_BSM += layer.attention.output(out_BSHD)
+    x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
+  return transformer.unembed(config, params, x_BSM)
+
+
+@pytest.fixture(scope="module")
+def mixed(config, random_params):
+  """Four layers that differ in every way, and their weights."""
+  config = dataclasses.replace(
+    config, num_layers=4, positional=MIXED, qk_norm="qk"
+  )
+  return config, random_params(config)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_the_scan_is_a_loop_over_the_layers(mixed, forward, tokens_BS, backend):
+  config, params = mixed
+  got_BSV = forward(config, params, tokens_BS, backend=backend)
+  # Sums in another order, over four layers of signals of order one.
+  np.testing.assert_allclose(
+    got_BSV, _looped(config, params, tokens_BS), atol=2e-5
+  )
+
+
+# Who reads whom ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("segments_BS", [ONE_DOCUMENT_BS, PACKED_BS])
+def test_logits_depend_on_exactly_the_tokens_before_in_their_document(
+  config, params, tokens_BS, segments_BS
+):
+  """By gradients to the embedding; each token stands at one position."""
+  config = dataclasses.replace(config, positional=Pattern((Rope(), Nope())))
+  influence_ST = _influence(config, params, tokens_BS[:1], segments_BS[:1])
+  segment_S = np.asarray(segments_BS[0])
+  visible_ST = np.tri(32, dtype=bool) & (segment_S[:, None] == segment_S)
+  np.testing.assert_array_equal(influence_ST > 0, visible_ST)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _influence(config, params, tokens_BS, segments_BS):
+  """|d logits_i / d embedding_j|, as [S, T]."""
+
+  def outputs_S(table):
+    logits_BSV = transformer.forward(
+      config,
+      params | {"embed": {"table": table}},
+      tokens_BS,
+      segments_BS=segments_BS,
+    )
+    direction_V = jax.random.normal(jax.random.key(0), logits_BSV.shape[-1:])
+    return logits_BSV[0] @ direction_V
+
+  jacobian_SVM = jax.jacrev(outputs_S)(params["embed"]["table"])
+  return jnp.abs(jacobian_SVM).sum(-1)[:, tokens_BS[0]]
+
+
+def test_another_token_leaves_every_logit_before_it_bit_for_bit(
+  mixed, forward, tokens_BS
+):
+  config, params = mixed
+  other_BS = tokens_BS.at[:, 20].set(tokens_BS[:, 19])
+  for backend in ("reference", "blockwise"):
+    one, other = (
+      np.asarray(forward(config, params, x, backend=backend))
+      for x in (tokens_BS, other_BS)
+    )
+    np.testing.assert_array_equal(one[:, :20], other[:, :20])
+    assert np.all(one[:, 20] != other[:, 20])
+
+
+@pytest.mark.parametrize("scheme", [Nope(), Rope()])
+def test_a_packed_document_reads_as_it_does_alone(
+  config, params, forward, tokens_BS, scheme
+):
+  config = dataclasses.replace(config, positional=scheme)
+  packed_BSV, unmasked_BSV = (
+    forward(config, params, tokens_BS, segments_BS=segments_BS)[:, 12:]
+    for segments_BS in (PACKED_BS, ONE_DOCUMENT_BS)
+  )
+  # Alone: first in its row; what follows it, it cannot see.
+  alone_BSV = forward(
+    config,
+    params,
+    jnp.roll(tokens_BS, -12, axis=1),
+    segments_BS=ONE_DOCUMENT_BS,
+  )[:, :20]
+  # Rope's angles at other positions differ in their last place.
+  np.testing.assert_allclose(packed_BSV, alone_BSV, atol=5e-5)
+  assert np.abs(unmasked_BSV - alone_BSV).max() > 0.1
+
+
+# Switches ---------------------------------------------------------------------
+
+
+def test_the_logit_scale_does_what_scaling_q_does(
+  config, params, forward, tokens_BS
+):
+  q = params["layers"]["attention"]["q"]
+  doubled = jax.tree.map(lambda x: 2 * x, q)
+  louder = params | {
+    "layers": params["layers"]
+    | {"attention": params["layers"]["attention"] | {"q": doubled}}
+  }
+  plain = forward(config, params, tokens_BS, logit_scale=1.0)
+  scaled = forward(config, params, tokens_BS, logit_scale=2.0)
+  # A power of two passes through every rounding.
+  np.testing.assert_array_equal(
+    scaled, forward(config, louder, tokens_BS, logit_scale=1.0)
+  )
+  assert np.abs(scaled - plain).max() > 0.1
+  # The configuration's own scale is the same, where none is given.
+  in_config = dataclasses.replace(config, logit_scale=2.0)
+  np.testing.assert_allclose(
+    forward(in_config, params, tokens_BS), scaled, atol=1e-5
+  )
+
+
+def test_remat_changes_no_gradient(config, params, tokens_BS):
+  def traced(remat):
+    def loss(params):
+      return transformer.forward(config, params, tokens_BS, remat=remat).var()
+
+    return jax.jit(jax.grad(loss)).trace(params)
+
+  keeping, recomputing = traced(False), traced(True)
+  assert "checkpoint" in str(recomputing.jaxpr)
+  assert "checkpoint" not in str(keeping.jaxpr)
+  kept, recomputed = (
+    trees.flatten(program.lower().compile()(params))
+    for program in (keeping, recomputing)
+  )
+  for path, gradient in kept.items():
+    # The same sums, fused in another way.
+    atol = 1e-5 * np.abs(gradient).max()
+    np.testing.assert_allclose(
+      recomputed[path], gradient, atol=atol, err_msg=path
+    )
+
+
+def _matrix_products(jaxpr):
+  """Yields the operands' dtypes of each matrix product, however nested."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      yield {str(operand.aval.dtype) for operand in equation.invars}
+    for inner in core.jaxprs_in_params(equation.params):
+      yield from _matrix_products(inner)
+
+
+def test_bfloat16_weights_compute_in_bfloat16(
+  config, params, forward, tokens_BS
+):
+  low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  jaxpr = jax.make_jaxpr(functools.partial(transformer.forward, config))(
+    low, tokens_BS
+  ).jaxpr
+  products = list(_matrix_products(jaxpr))
+  assert len(products) == 10  # Seven kernels, two of attention, the head.
+  assert all(dtypes == {"bfloat16"} for dtypes in products)
+
+  high = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+  got_BSV = forward(config, low, tokens_BS)
+  want_BSV = forward(config, high, tokens_BS)
+  assert got_BSV.dtype == want_BSV.dtype == jnp.float32
+  # Some 36 roundings on the way, of up to half an eps, add as a random walk.
+  error, eps = np.std(got_BSV - want_BSV), float(jnp.finfo(jnp.bfloat16).eps)
+  assert 0 < error < 3 * eps * np.std(want_BSV)

@@ -1,0 +1,170 @@
+"""Scaled frequencies against transformers' own, and what follows length."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax.positional import (
+  Dynamic,
+  Llama3Rope,
+  Nope,
+  NtkAware,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+  scaling,
+)
+
+SHAPES = [  # head_dim, theta, factor, trained tokens
+  (16, 1e4, 2.0, 512),
+  (64, 1e4, 4.0, 2048),
+  (64, 1e5, 8.0, 8192),
+  (128, 5e5, 32.0, 4096),
+]
+
+
+def _theirs(kind, head_dim, theta, trained_tokens, seq_len=None, **parameters):
+  """transformers' frequencies and attention factor."""
+  transformers = pytest.importorskip("transformers")
+  rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
+  config = transformers.LlamaConfig(
+    hidden_size=4 * head_dim,
+    num_attention_heads=4,
+    head_dim=head_dim,
+    max_position_embeddings=trained_tokens,
+    rope_parameters={"rope_type": kind, "rope_theta": theta, **parameters},
+  )
+  freq_F, attention_factor = rope_utils.ROPE_INIT_FUNCTIONS[kind](
+    config, "cpu", seq_len=seq_len
+  )
+  return freq_F.numpy(), attention_factor
+
+
+def _assert_same(scheme, head_dim, theirs):
+  freq_F, attention_factor = theirs
+  ours_F = scheme.frequencies(head_dim)
+  np.testing.assert_allclose(ours_F, freq_F, rtol=1e-6)
+  assert scheme.attention_factor == pytest.approx(attention_factor, rel=1e-12)
+  plain_F = Rope(scheme.theta).frequencies(head_dim)
+  assert np.abs(ours_F / plain_F - 1).max() > 0.4, "nothing was scaled"
+
+
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_position_interpolation_is_transformers_linear(D, theta, factor, L):
+  theirs = _theirs("linear", D, theta, L, factor=factor)
+  _assert_same(PositionInterpolation(theta, factor), D, theirs)
+
+
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_ntk_aware_is_transformers_dynamic_at_that_length(D, theta, factor, L):
+  theirs = _theirs("dynamic", D, theta, L, seq_len=int(factor * L), factor=1.0)
+  _assert_same(NtkAware(theta, factor), D, theirs)
+
+
+@pytest.mark.parametrize("betas", [(32.0, 1.0), (8.0, 2.0)])
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_yarn_is_transformers(D, theta, factor, L, betas):
+  fast, slow = betas
+  theirs = _theirs(
+    "yarn",
+    D,
+    theta,
+    L,
+    factor=factor,
+    original_max_position_embeddings=L,
+    beta_fast=fast,
+    beta_slow=slow,
+  )
+  _assert_same(Yarn(theta, factor, L, fast, slow), D, theirs)
+
+
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_llama3_is_transformers(D, theta, factor, L):
+  theirs = _theirs(
+    "llama3",
+    D,
+    theta,
+    L,
+    factor=factor,
+    original_max_position_embeddings=L,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+  )
+  _assert_same(Llama3Rope(theta, factor, L), D, theirs)
+
+
+def test_yarn_multiplies_logits_by_its_temperature_squared():
+  x_BSHD = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 1, 64)))
+  zeros_BS = jnp.zeros((1, 4), jnp.int32)  # No rotation: temperature alone.
+
+  def logits(scheme):
+    q_BSHD, k_BSKD = scheme.apply(x_BSHD, x_BSHD, scheme.prepare(zeros_BS, 64))
+    return np.einsum("bshd,bthd->st", q_BSHD, k_BSKD)
+
+  temperature = 0.1 * math.log(8.0) + 1.0
+  np.testing.assert_allclose(
+    logits(Yarn(factor=8.0)), temperature**2 * logits(Rope()), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("scaling_rule", ["pi", "ntk", "yarn"])
+def test_a_factor_of_one_is_plain_rope(scaling_rule):
+  scheme = scaling.scaled(Rope(2e4), scaling_rule, 1.0, 512)
+  np.testing.assert_array_equal(
+    scheme.frequencies(64), Rope(2e4).frequencies(64)
+  )
+  assert scheme.attention_factor == 1.0
+
+
+@pytest.mark.parametrize("rule", [PositionInterpolation, NtkAware, Yarn])
+def test_dynamic_follows_the_length_it_is_given(rule):
+  dynamic, D, L = Dynamic(rule(theta=2e4), trained_tokens=16), 32, 16
+  for length, factor in [(8, 1.0), (16, 1.0), (32, 2.0), (100, 6.25)]:
+    pos_BS = jnp.arange(length)[None]
+    fixed = rule(theta=2e4, factor=factor)
+    assert dynamic.at(length) == fixed
+    for ours, want in zip(
+      dynamic.prepare(pos_BS, D), fixed.prepare(pos_BS, D), strict=True
+    ):
+      np.testing.assert_array_equal(ours, want)
+  np.testing.assert_array_equal(
+    dynamic.frequencies(D), dynamic.at(L).frequencies(D)
+  )
+
+
+def test_scaled_names_the_method_it_makes():
+  rope, settings = Rope(2e4), (4.0, 512)
+  assert scaling.scaled(rope, "rope", *settings) is rope
+  assert scaling.scaled(rope, "pi", *settings) == PositionInterpolation(2e4, 4)
+  assert scaling.scaled(rope, "ntk", *settings) == NtkAware(2e4, 4)
+  assert scaling.scaled(rope, "yarn", *settings) == Yarn(2e4, 4, 512)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: PositionInterpolation(factor=0.5), r"factor of at least 1, got 0"),
+    (lambda: NtkAware(factor=float("nan")), r"NtkAware.*at least 1, got nan"),
+    (lambda: Yarn(trained_tokens=0), r"trained_tokens.*got 0\. Give the"),
+    (lambda: Yarn(beta_fast=1.0), r"beta_fast > beta_slow.*got 1.*paper's"),
+    (
+      lambda: Llama3Rope(low_freq_factor=4.0),
+      r"high_freq_factor > low.*got 4.*Llama 3.1's",
+    ),
+    (lambda: Dynamic(trained_tokens=0), r"Dynamic.*at least 1, got 0\. Give"),
+    (lambda: NtkAware().frequencies(2), r"above 2, got 2.*Use Position"),
+    (
+      lambda: scaling.scaled(Nope(), "pi", 2.0, 512),
+      r"plain Rope, got Nope\(\)\. Read it with its own",
+    ),
+    (
+      lambda: scaling.scaled(Rope(), "xpos", 2.0, 512),
+      r"one of rope, pi, ntk, yarn, got 'xpos'\. Name one",
+    ),
+  ],
+)
+def test_bad_settings_are_refused_with_what_to_do(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()

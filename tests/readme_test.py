@@ -1,0 +1,212 @@
+"""What the README says is so: its commands, its recipe, its scheme, its map."""
+
+import importlib
+import pathlib
+import re
+import shlex
+import sys
+import tomllib
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax import positional
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.cli import configure, main
+from drope_jax.evals import suite
+from drope_jax.model import config as model_config
+from drope_jax.positional import scaling
+from drope_jax.train import recipe
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.S | re.M)
+
+
+def _blocks(language: str) -> list[str]:
+  """Returns the contents of the fenced blocks of a language."""
+  return re.findall(rf"^```{language}\n(.*?)^```$", README, re.S | re.M)
+
+
+def _parse(words: list[str]):
+  """Returns what a command's own parser makes of its arguments."""
+  module = importlib.import_module(f"drope_jax.cli.{words[0]}")
+  parser = main._Parser(prog=f"drope {words[0]}", allow_abbrev=False)
+  module.add_arguments(parser)
+  return parser.parse_args(words[1:])
+
+
+def _command_lines() -> list[list[str]]:
+  """Returns every `drope COMMAND ...` as its words after "drope"."""
+  lines = re.findall(r"(?<![\w-])drope (.+)", "\n".join(_blocks("bash")))
+  lines += re.findall(r"`drope ([^`]+)`", PROSE)
+  return [shlex.split(line) for line in lines]
+
+
+COMMAND_LINES = [w for w in _command_lines() if w[0] != "COMMAND"]
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_a_command_line_parses(words):
+  assert words[0] in main.COMMANDS
+  if words[1:] or words == ["demo"]:
+    _parse(words)
+
+
+def test_every_command_is_in_the_table():
+  rows = re.findall(r"^\| `drope (\w+)", README, re.M)
+  assert rows == list(main.COMMANDS)
+
+
+@pytest.fixture
+def recipe_file(tmp_path, monkeypatch) -> pathlib.Path:
+  """The README's recipe, in the working directory, under the README's name."""
+  monkeypatch.chdir(tmp_path)
+  (text,) = _blocks("gin")
+  file = tmp_path / "mine.gin"
+  file.write_text(text)
+  return file
+
+
+def test_the_recipe_is_what_the_commands_around_it_need(recipe_file):
+  trains = [_parse(w) for w in COMMAND_LINES if w[0] == "train" and w[1:]]
+  plain, changed = (
+    configure.build(args.config, recipe.Recipe, args.overrides)
+    for args in trains
+    if args.config == recipe_file.name
+  )
+  stages = {phase.name for phase in plain.phases}
+  evaluated = {
+    pathlib.Path(_parse(words).checkpoint).name
+    for words in COMMAND_LINES
+    if words[0] == "evaluate" and "CKPT" not in words
+  }
+  assert evaluated and evaluated <= stages
+  pretrain, _, recalibrate = plain.phases
+  assert 8 * recalibrate.num_steps == pretrain.num_steps + recalibrate.num_steps
+  assert pretrain.schedule != recalibrate.schedule
+  assert changed.phases[2].num_steps == 2 * recalibrate.num_steps
+  assert changed.phases[1].surgery.qk_norm == "qk"
+
+
+def test_the_evaluations_are_of_known_methods_and_factors():
+  known = {"model", *scaling.METHODS}
+  evaluations = [_parse(w) for w in COMMAND_LINES if w[0] == "evaluate"]
+  assert any(args.positions for args in evaluations)
+  for args in evaluations:
+    assert set((args.positions or "model").split(",")) <= known
+    built = configure.build(args.suite, suite.Suite)
+    assert max(built.factors) == 8, "the README speaks of 1 to 8 times"
+
+
+@pytest.fixture
+def partial(monkeypatch):
+  """The README's module, installed, with its line in the catalogue."""
+  code = _blocks("python")[0]
+  module = types.ModuleType("drope_jax.positional.partial")
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+  exec(code, vars(module))
+  source = pathlib.Path(positional.__file__).read_text()
+  (diff,) = _blocks("diff")
+  for hunk in diff.split("@@\n"):
+    lines = hunk.splitlines(keepends=True)
+    before = "".join(line[1:] for line in lines if line[0] != "+")
+    assert source.count(before) == 1, f"the catalogue has no {before!r}"
+    source = source.replace(before, "".join(line[1:] for line in lines))
+  catalogue = types.ModuleType("catalogue")
+  exec(source, vars(catalogue))
+  monkeypatch.setattr(positional, "CATALOGUE", catalogue.CATALOGUE)
+  return module
+
+
+def test_the_schemes_own_test_passes(partial):
+  tests = {}
+  exec(_blocks("python")[1], tests)
+  (run,) = (test for name, test in tests.items() if name.startswith("test_"))
+  run()
+
+
+def _scores_ST(scheme, pos_S) -> np.ndarray:
+  """One head's attention logits, from fixed q and k, at some positions."""
+  S, D = len(pos_S), 16
+  q_D, k_D = np.random.default_rng(0).normal(size=(2, D)).astype(np.float32)
+  q_BSHD, k_BSKD = (
+    jnp.broadcast_to(jnp.asarray(x_D), (1, S, 1, D)) for x_D in (q_D, k_D)
+  )
+  table = scheme.prepare(jnp.asarray(pos_S)[None], D)
+  q_BSHD, k_BSKD = scheme.apply(q_BSHD, k_BSKD, table)
+  return np.einsum("bshd,bthd->st", q_BSHD, k_BSKD)
+
+
+def test_the_schemes_scores_depend_only_on_distance(partial):
+  scheme = partial.PartialRope(fraction=0.25)
+  near_ST = _scores_ST(scheme, np.arange(8))
+  far_ST = _scores_ST(scheme, np.arange(8) + 1000)
+  # Float32 rounding of angles of a thousand radians.
+  np.testing.assert_allclose(near_ST, far_ST, atol=1e-3)
+  assert np.ptp(near_ST) > 0.1, "positions had no effect"
+
+
+def test_the_schemes_fraction_is_the_fastest_pairs(partial):
+  omega_F = partial.PartialRope(fraction=0.25).frequencies(16)
+  np.testing.assert_allclose(omega_F, [1.0, 10.0**-0.5] + [0.0] * 6, rtol=1e-6)
+  with pytest.raises(ValueError, match="fraction from 0 to 1, got 1.5"):
+    partial.PartialRope(fraction=1.5)
+
+
+def test_the_schemes_line_is_all_that_gin_and_checkpoints_need(
+  partial, tmp_path
+):
+  shape = (ROOT / "configs/models/tiny.gin").read_text()
+  line = "ModelConfig.positional = @PartialRope()"
+  assert line in PROSE
+  file = tmp_path / "partial.gin"
+  file.write_text(f"{shape.replace('Rope.theta', 'PartialRope.theta')}\n{line}")
+  classes = (model_config.ModelConfig, *positional.CATALOGUE.values())
+  built = configure.build(str(file), model_config.ModelConfig, classes=classes)
+  assert built.positional == partial.PartialRope()
+  written = manifests.Manifest(model=built).to_json()
+  assert manifests.Manifest.from_json(written).model == built
+
+
+def test_every_path_exists():
+  links = re.findall(r"\]\(([^)]+)\)", PROSE)
+  named = re.findall(
+    r"`((?:drope_jax|configs|docs|tests|tools|\.ci)/[^`]*)`", PROSE
+  )
+  paths = {p for p in [*links, *named] if "://" not in p}
+  assert len(paths) > 20, "the README names few paths; the search has failed"
+  # The example's own files, which the reader makes.
+  new = {"drope_jax/positional/partial.py", "tests/positional/partial_test.py"}
+  assert new < paths
+  assert [p for p in sorted(paths - new) if not (ROOT / p).exists()] == []
+
+
+def test_the_map_is_the_layers_that_the_linter_holds():
+  tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+  contract = tools["importlinter"]["contracts"][0]
+  assert contract["exhaustive"], "a package may be missing from the layers"
+  layers = [
+    {name.strip() for name in layer.split("|")}
+    for layer in contract["layers"]
+    if not layer.startswith("(")  # Optional: not there yet.
+  ]
+  rows = re.findall(r"^\| (\d) \| \[`(\w+)`\]\((\S+)\) \|", README, re.M)
+  mapped = [
+    {name for number, name, _ in rows if int(number) == layer}
+    for layer in range(len(layers))
+  ]
+  assert mapped == layers[::-1]
+  for _, name, path in rows:
+    assert path.rstrip("/").removesuffix(".py") == f"drope_jax/{name}"
+
+
+def test_the_names_to_add_to_are_there():
+  rows = re.findall(r"^\| an? .+`[A-Z]+`.+$", PROSE, re.M)
+  assert len(rows) == 4, "the table names a list for four of its rows"
+  for row in rows:
+    name, of = re.search(r"`([A-Z]+)` (?:there|of `([^`]+)`)", row).groups()
+    path = of or re.search(r"`(drope_jax/\w+/)`", row)[1] + "__init__.py"
+    assert re.search(rf"^{name} = ", (ROOT / path).read_text(), re.M), path

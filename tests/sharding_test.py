@@ -1,0 +1,163 @@
+"""Every array has one known place on the mesh, or is refused by name."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from drope_jax import sharding, trees
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import optimizer
+
+CONFIG = ModelConfig(
+  vocab_size=32,
+  num_layers=2,
+  width=16,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_width=24,
+  context_tokens=8,
+)
+VARIANTS = {
+  "plain": {},
+  "tied": {"tied_embeddings": True},
+  "biased": {"qkv_bias": True},
+  "joint norms": {"qk_norm": "qk"},
+  "head norms": {"qk_norm": "qk", "qk_norm_axis": "head", "qkv_bias": True},
+  "q norm": {"qk_norm": "q"},
+}
+
+
+def _mesh(**axes):
+  config = sharding.MeshConfig(**{"fsdp": 1} | axes)
+  sizes = dataclasses.astuple(config)
+  return sharding.make_mesh(config, jax.devices()[: int(np.prod(sizes))])
+
+
+@pytest.fixture(scope="module")
+def shapes():
+  return transformer.param_shapes(CONFIG)
+
+
+def test_every_parameter_of_every_model_has_one_rule_and_every_rule_one():
+  used = set()
+  for changes in VARIANTS.values():
+    config = dataclasses.replace(CONFIG, **changes)
+    for path, leaf in trees.flatten(transformer.param_shapes(config)).items():
+      spec = sharding.param_spec(path)
+      assert len(spec) in (0, len(leaf.shape)), path
+      used |= {r for r, _ in sharding.PARAM_RULES if re.fullmatch(r, path)}
+      # Layers are never split: the scan takes them one by one.
+      assert not path.startswith("layers") or spec in (P(), P(None, *spec[1:]))
+  assert used == {rule for rule, _ in sharding.PARAM_RULES}
+
+
+def test_an_unknown_parameter_is_named():
+  with pytest.raises(ValueError, match="got 0 for layers/attention/z/kernel"):
+    sharding.param_spec("layers/attention/z/kernel")
+  with pytest.raises(ValueError, match="got 0 for old/embed/table"):
+    sharding.param_spec("old/embed/table")
+
+
+def test_a_parameter_with_two_rules_is_named(monkeypatch):
+  rules = (*sharding.PARAM_RULES, (r"embed/.*", P()))
+  monkeypatch.setattr(sharding, "PARAM_RULES", rules)
+  with pytest.raises(ValueError, match="got 2 for embed/table"):
+    sharding.param_spec("embed/table")
+
+
+def test_large_parameters_are_split_over_every_parameter_axis(shapes):
+  mesh = _mesh(data=2, fsdp=2, tensor=2)
+  where = trees.flatten(sharding.param_shardings(mesh, shapes))
+  flat = trees.flatten(shapes)
+  assert where.keys() == flat.keys()
+  for path, leaf in flat.items():
+    part = np.prod(where[path].shard_shape(leaf.shape))
+    assert part == leaf.size // (1 if path.endswith("gain") else 4), path
+
+
+@pytest.mark.parametrize("axis,size", [("fsdp", 3), ("tensor", 5)])
+def test_an_uneven_split_is_refused(shapes, axis, size):
+  message = r"split evenly.*got \S+ of shape \(.*Change MeshConfig"
+  with pytest.raises(ValueError, match=message):
+    sharding.param_shardings(_mesh(**{axis: size}), shapes)
+
+
+@pytest.mark.parametrize("chosen", [optimizer.AdamW(), optimizer.Muon()])
+def test_moments_lie_as_their_parameters(shapes, chosen):
+  mesh = _mesh(fsdp=2, tensor=2)
+  state = jax.eval_shape(
+    chosen.transform(optax.constant_schedule(1)).init, shapes
+  )
+  where = sharding.like_params(mesh, state, shapes)
+  by_path = trees.flatten(sharding.param_shardings(mesh, shapes))
+  flat, _ = jax.tree_util.tree_flatten_with_path(state)
+  placed, moments = jax.tree.leaves(where), dict.fromkeys(by_path, 0)
+  for (key_path, leaf), got in zip(flat, placed, strict=True):
+    names = [k.key for k in key_path if hasattr(k, "key")]
+    paths = ["/".join(names[i:]) for i in range(len(names))]
+    path = next((p for p in paths if p in by_path), None)
+    if path is None:
+      assert leaf.ndim <= 1 and got.is_fully_replicated
+    else:
+      assert got == by_path[path]
+      moments[path] += 1
+  adam = isinstance(chosen, optimizer.AdamW)
+  for path, count in moments.items():
+    # Muon keeps one moment of a layer's kernel, Adam two of anything.
+    kernel = path.startswith("layers") and path.endswith("kernel")
+    assert count == (2 if adam or not kernel else 1), path
+
+
+def test_large_state_that_is_no_moment_is_refused(shapes):
+  state = {"cache": {"table": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}
+  with pytest.raises(ValueError, match=r"got cache/table of shape \(2, 3\)"):
+    sharding.like_params(_mesh(), state, shapes)
+
+
+def test_a_mesh_takes_what_devices_are_left():
+  assert sharding.MeshConfig().shape(8) == (1, 8, 1, 1)
+  assert sharding.MeshConfig(data=None, fsdp=2).shape(8) == (4, 2, 1, 1)
+  assert sharding.MeshConfig(2, 2, 1, 2).shape(8) == (2, 2, 1, 2)
+  assert sharding.MeshConfig().shape(1) == (1, 1, 1, 1)
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2))
+  assert mesh.shape == {"data": 1, "fsdp": 4, "tensor": 2, "context": 1}
+
+
+@pytest.mark.parametrize(
+  "config,devices",
+  [
+    (sharding.MeshConfig(fsdp=1), 8),
+    (sharding.MeshConfig(tensor=3), 8),
+    (sharding.MeshConfig(tensor=16), 8),
+    (sharding.MeshConfig(fsdp=16), 8),
+  ],
+)
+def test_a_mesh_that_does_not_use_all_devices_is_refused(config, devices):
+  with pytest.raises(ValueError, match="all 8 devices, got.*multiply to them"):
+    config.shape(devices)
+
+
+@pytest.mark.parametrize("axes", [{"data": None}, {"tensor": 0}])
+def test_impossible_meshes_are_refused(axes):
+  with pytest.raises(ValueError, match="at least 1, one of them None at most"):
+    sharding.MeshConfig(**axes)
+
+
+def test_a_batch_is_split_by_rows_and_context():
+  mesh = _mesh(data=2, fsdp=2, context=2)
+  tokens_BS = np.arange(32, dtype=np.int32).reshape(4, 8)
+  got_BS = sharding.put_batch(mesh, {"inputs_BS": tokens_BS})["inputs_BS"]
+  np.testing.assert_array_equal(got_BS, tokens_BS)
+  assert got_BS.dtype == np.int32
+  parts = sorted(got_BS.addressable_shards, key=lambda part: part.device.id)
+  assert [part.data.shape for part in parts] == [(1, 4)] * 8
+  # Devices count through data, fsdp, tensor, context, the last fastest.
+  np.testing.assert_array_equal(parts[3].data, tokens_BS[1:2, 4:])

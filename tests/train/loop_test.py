@@ -1,0 +1,383 @@
+"""Runs: resumed anywhere they end in the same bits, or refuse in one line."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+from jax.experimental import compilation_cache
+import numpy as np
+import pytest
+
+from drope_jax import positional, sharding, trees
+from drope_jax.checkpoint import store
+from drope_jax.data import pipeline, sources, tokenizer, writer
+from drope_jax.model.config import ModelConfig
+from drope_jax.surgery.compose import Surgery
+from drope_jax.train import loop, metrics, optimizer
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+MODEL = ModelConfig(
+  vocab_size=288,
+  num_layers=2,
+  width=16,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  mlp_width=16,
+  context_tokens=8,
+)
+DATA = pipeline.DataConfig(("store",))
+PRETRAIN = TrainPhase(
+  name="pretrain",
+  data=DATA,
+  batch_size=4,
+  context_tokens=4,
+  optimizer=optimizer.Muon(),
+  schedule=optimizer.Constant(0.02),
+  steps=5,
+)
+SURGERY = SurgeryPhase(Surgery(qk_norm="qk", gains="matched"))
+RECALIBRATE = TrainPhase(
+  name="recalibrate",
+  data=dataclasses.replace(DATA, document_mask=True),
+  batch_size=4,
+  context_tokens=8,
+  optimizer=optimizer.AdamW(),
+  schedule=optimizer.Cosine(0.02, 1),
+  tokens=5 * 32 + 31,
+  accumulation=2,
+)
+RECIPE = Recipe(
+  phases=(PRETRAIN, SURGERY, RECALIBRATE),
+  model=MODEL,
+  tokenizer="t.model",
+  save_every_steps=2,
+  log_every_steps=1,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  """Programs are kept, as `drope` keeps them: a resumed run has the same."""
+  options = {
+    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+  """Sharded, yet quick to compile."""
+  make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:2])
+  monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A folder with a tokenizer and a store of about 6,000 tokens."""
+  base = tmp_path_factory.mktemp("base")
+  text = "the whale and the sea, a ship of gold " * 40
+  made = tokenizer.train_sentencepiece([text], 280, str(base / "t.model"))
+  rng = np.random.default_rng(0)
+  documents = [
+    rng.integers(3, 280, length).tolist() for length in rng.integers(2, 20, 500)
+  ]
+  ids = sources.Generated("ids", "", functools.partial(iter, documents))
+  writer.write(str(base / "store"), [ids], made.path)
+  return base
+
+
+def _probe(config, params):
+  return {"normed": float("q_norm" in params["layers"]["attention"])}
+
+
+def _run(recipe, folder, base, **listeners):
+  return loop.run(recipe, folder, base_dir=str(base), probe=_probe, **listeners)
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+  """An uninterrupted run: its folder, and the models it told of."""
+  patch = pytest.MonkeyPatch()
+  make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:2])
+  patch.setattr(sharding, "make_mesh", make_mesh)
+  folder, models = tmp_path_factory.mktemp("whole") / "run", {}
+  final = _run(RECIPE, folder, base, on_model=models.__setitem__)
+  patch.undo()
+  assert list(models) == ["start", "pretrain", "surgery", "recalibrate"]
+  assert models["recalibrate"] is final
+  return folder, models
+
+
+def _leaves(model):
+  return {k: np.asarray(v) for k, v in trees.flatten(model.params).items()}
+
+
+def _assert_same_bits(got, want):
+  assert got.keys() == want.keys()
+  for path in want:
+    assert got[path].dtype == want[path].dtype
+    assert got[path].tobytes() == want[path].tobytes(), path
+
+
+def _lines(folder):
+  return [
+    {name: value for name, value in line.items() if name != "tokens_per_s"}
+    for line in metrics.read(folder)
+  ]
+
+
+def test_every_phase_leaves_a_checkpoint_with_its_history(whole, base):
+  folder, models = whole
+  lineages = {}
+  for name in ("pretrain", "surgery", "recalibrate"):
+    params, manifest = store.load_model(folder / name)
+    # What listeners were given is theirs: later steps do not take it away.
+    _assert_same_bits(
+      _leaves(loop.Model(params, manifest)), _leaves(models[name])
+    )
+    lineages[name] = manifest.lineage
+    kept = tokenizer.load(str(store.tokenizer_path(folder / name)))
+    assert kept.fingerprint == manifest.tokenizer.fingerprint
+    assert kept.encode("gold") == tokenizer.load(str(base / "t.model")).encode(
+      "gold"
+    )
+  before = _leaves(models["start"])
+  assert not np.array_equal(
+    before["embed/table"], _leaves(models["pretrain"])["embed/table"]
+  )
+  last = lineages["recalibrate"]
+  assert lineages["pretrain"] == last[:1] and lineages["surgery"] == last[:2]
+  assert [
+    (entry.operation, entry.parent, entry.tokens, entry.steps) for entry in last
+  ] == [
+    ("pretrain", None, 5 * 16, 5),
+    ("surgery", "pretrain", 5 * 16, 5),
+    ("recalibrate", "surgery", 5 * 16 + 5 * 32, 10),
+  ]
+  assert last[1].arguments["surgery"]["gains"] == "matched"
+  assert last[2].arguments["phase"]["schedule"]["peak"] == 0.02
+  assert last[2].arguments["attention"] == "blockwise"
+
+
+def test_surgery_drops_positions_and_each_phase_sets_the_context(whole):
+  configs = {name: model.config for name, model in whole[1].items()}
+  assert configs["start"] == MODEL
+  assert configs["pretrain"] == dataclasses.replace(MODEL, context_tokens=4)
+  assert configs["surgery"] == dataclasses.replace(
+    configs["pretrain"], positional=positional.Nope(), qk_norm="qk"
+  )
+  assert configs["recalibrate"] == dataclasses.replace(
+    configs["surgery"], context_tokens=8
+  )
+  gains = _leaves(whole[1]["surgery"])["layers/attention/q_norm/gain"]
+  assert np.abs(gains - 1).max() > 0.01, "the gains are not matched"
+
+
+def test_every_step_is_logged_once(whole):
+  lines = _lines(whole[0])
+  assert [line["step"] for line in lines] == list(range(1, 11))
+  assert [line["phase"] for line in lines] == (
+    ["pretrain"] * 5 + ["recalibrate"] * 5
+  )
+  tokens = [16 * i for i in range(1, 6)] + [80 + 32 * i for i in range(1, 6)]
+  assert [line["tokens"] for line in lines] == tokens
+  assert [line["normed"] for line in lines] == [0.0] * 5 + [1.0] * 5
+  assert lines[0]["loss"] == pytest.approx(np.log(288), rel=0.05)
+  # A document's last token predicts nothing where documents are masked.
+  assert lines[0]["weight"] == 16 and lines[9]["weight"] < 32
+  steps = {int(p.name) for p in whole[0].iterdir() if p.name.isdecimal()}
+  assert steps == {8, 10}
+
+
+class Stop(KeyboardInterrupt):
+  """Ctrl-C."""
+
+
+def _stop_at(step=None, model=None):
+  def on_metrics(line):
+    if line["step"] == step:
+      raise Stop
+
+  def on_model(name, _):
+    if name == model:
+      raise Stop
+
+  return {"on_metrics": on_metrics, "on_model": on_model}
+
+
+def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
+  folder = tmp_path / "run"
+  for where, newest in [
+    ({"step": 1}, None),  # Before the first save.
+    ({"step": 3}, 2),
+    ({"step": 5}, 4),  # A phase's last step is logged, but not saved.
+    ({"model": "pretrain"}, 5),
+    ({"model": "surgery"}, 5),
+    ({"step": 6}, 5),
+    ({"step": 9}, 8),
+    ({"model": "recalibrate"}, 10),
+  ]:
+    with pytest.raises(Stop):
+      _run(RECIPE, folder, base, **_stop_at(**where))
+    assert max(store.finished_steps(folder), default=None) == newest
+    if where == {"model": "pretrain"}:
+      # As if it had died between the last step's save and the phase's.
+      shutil.rmtree(folder / "pretrain")
+  heard = []
+  final = _run(
+    RECIPE, folder, base, on_model=lambda name, _: heard.append(name)
+  )
+  assert heard == [], "what was done is told again"
+  want_folder, want = whole
+  _assert_same_bits(_leaves(final), _leaves(want["recalibrate"]))
+  assert _lines(folder) == _lines(want_folder)
+  for name in ("pretrain", "surgery"):
+    params, manifest = store.load_model(folder / name)
+    _assert_same_bits(
+      _leaves(loop.Model(params, manifest)), _leaves(want[name])
+    )
+
+
+def test_how_often_it_saves_and_logs_may_change(whole, base):
+  folder, models = whole
+  changed = dataclasses.replace(RECIPE, save_every_steps=100, log_every_steps=3)
+  final = _run(changed, folder, base)
+  _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
+
+
+def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(whole, base, tmp_path):
+  folder, models = whole
+  surgery = dataclasses.replace(SURGERY, calibration=DATA)
+  recipe = dataclasses.replace(
+    RECIPE,
+    model=None,
+    tokenizer=None,
+    init_from=str(folder / "pretrain"),
+    phases=(surgery, RECALIBRATE),
+    save_every_steps=100,
+  )
+  heard = {}
+  final = _run(recipe, tmp_path / "run", base, on_model=heard.__setitem__)
+  _assert_same_bits(_leaves(heard["start"]), _leaves(models["pretrain"]))
+  _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
+  lineage = final.manifest.lineage
+  assert [entry.parent for entry in lineage] == [
+    None,
+    str(folder / "pretrain"),
+    "surgery",
+  ]
+  assert [entry.tokens for entry in lineage] == [80, 80, 240]
+  kept = store.tokenizer_path(tmp_path / "run")
+  assert kept.read_bytes() == (base / "t.model").read_bytes()
+
+
+def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):
+  later = dataclasses.replace(RECALIBRATE, schedule=optimizer.Cosine(0.03, 1))
+  changed = dataclasses.replace(RECIPE, phases=(PRETRAIN, SURGERY, later))
+  message = r"begun with another: phases\[2\]\.schedule\.peak differs"
+  with pytest.raises(ValueError, match=message):
+    _run(changed, whole[0], base)
+  with pytest.raises(ValueError, match="another: seed differs"):
+    _run(dataclasses.replace(RECIPE, seed=1), whole[0], base)
+
+
+def test_a_folder_of_something_else_is_refused(base, tmp_path):
+  (tmp_path / "diary.txt").write_text("mine")
+  with pytest.raises(ValueError, match="a new folder, or its own"):
+    _run(RECIPE, tmp_path, base)
+  assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_steps_without_the_phase_before_them_are_refused(whole, base, tmp_path):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  shutil.copy(whole[0] / "recipe.json", folder)
+  shutil.copytree(whole[0] / "8", folder / "8")
+  with pytest.raises(ValueError, match="got step 8.*and no pretrain"):
+    _run(RECIPE, folder, base)
+
+
+def _with(phase, **changes):
+  changed = dataclasses.replace(phase, **changes)
+  phases = tuple(changed if p.name == phase.name else p for p in RECIPE.phases)
+  return dataclasses.replace(RECIPE, phases=phases)
+
+
+@pytest.mark.parametrize(
+  "recipe,message",
+  [
+    (_with(RECALIBRATE, data=pipeline.DataConfig(("gone",))), "does not exist"),
+    (
+      _with(RECALIBRATE, data=pipeline.DataConfig(("other",))),
+      "recalibrate: a store needs the model's tokenizer",
+    ),
+    (
+      _with(SURGERY, calibration=pipeline.DataConfig(("other",))),
+      "surgery: a store needs the model's tokenizer",
+    ),
+    (
+      _with(RECALIBRATE, context_tokens=10**6, tokens=None, steps=5),
+      "A sequence needs 1000001 tokens",
+    ),
+    (
+      _with(RECALIBRATE, batch_size=3, accumulation=1),
+      r"split evenly over the mesh, got a batch of shape \(3, 8\)",
+    ),
+    (dataclasses.replace(RECIPE, attention="flush"), "got 'flush'"),
+    (dataclasses.replace(RECIPE, tokenizer="gone.model"), "gone.model"),
+    (
+      dataclasses.replace(
+        RECIPE, model=dataclasses.replace(MODEL, vocab_size=279)
+      ),
+      "got 280 pieces for a vocab_size of 279",
+    ),
+    (
+      dataclasses.replace(RECIPE, model=None, tokenizer=None, init_from="gone"),
+      "gone, which does not exist",
+    ),
+  ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+  base, tmp_path, recipe, message
+):
+  if not (base / "other").exists():
+    text = "another language altogether, with other words in it " * 40
+    other = tokenizer.train_sentencepiece([text], 280, str(base / "o.model"))
+    ids = sources.Generated("ids", "", functools.partial(iter, [[5] * 500]))
+    writer.write(str(base / "other"), [ids], other.path)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    _run(recipe, tmp_path / "run", base)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
+  base, tmp_path
+):
+  phase = dataclasses.replace(RECALIBRATE, schedule=optimizer.Constant(1e30))
+  # It saves more often than it logs.
+  recipe = dataclasses.replace(
+    RECIPE, phases=(phase,), save_every_steps=1, log_every_steps=100
+  )
+  message = "recalibrate: loss and gradients must stay finite, got a loss of "
+  with pytest.raises(ValueError, match=message + ".*at step 2.*Lower"):
+    _run(recipe, tmp_path / "run", base)
+  assert store.finished_steps(tmp_path / "run") == [1]
+  assert _lines(tmp_path / "run") == []
+
+
+def test_the_recipe_in_the_folder_is_what_ran(whole):
+  written = json.loads((whole[0] / "recipe.json").read_text())
+  assert written["phases"][0]["optimizer"]["__class__"] == "Muon"
+  assert "save_every_steps" not in written

@@ -1,0 +1,113 @@
+"""Recipes: what cannot be run is refused when it is written down."""
+
+import dataclasses
+
+import pytest
+
+from drope_jax import sharding
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model.config import ModelConfig
+from drope_jax.surgery.compose import Surgery
+from drope_jax.train import optimizer
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+MODEL = ModelConfig(
+  vocab_size=32,
+  num_layers=1,
+  width=8,
+  num_heads=1,
+  num_kv_heads=1,
+  head_dim=8,
+  mlp_width=8,
+  context_tokens=16,
+)
+PHASE = TrainPhase(
+  name="pretrain",
+  data=DataConfig(("store",)),
+  batch_size=4,
+  context_tokens=16,
+  optimizer=optimizer.AdamW(),
+  schedule=optimizer.Cosine(1e-3, warmup_steps=2),
+  steps=10,
+)
+RECIPE = Recipe((PHASE,), model=MODEL, tokenizer="t.model")
+
+
+def test_tokens_are_rounded_down_to_whole_steps():
+  phase = dataclasses.replace(PHASE, steps=None, tokens=64 * 7 + 63)
+  assert PHASE.step_tokens == 64
+  assert (PHASE.num_steps, phase.num_steps) == (10, 7)
+
+
+def test_phases_end_where_their_steps_add_up():
+  recipe = dataclasses.replace(
+    RECIPE,
+    phases=(
+      SurgeryPhase(Surgery(drop=(0,)), "first"),
+      PHASE,
+      SurgeryPhase(Surgery()),
+      dataclasses.replace(PHASE, name="recalibrate", steps=3),
+    ),
+  )
+  assert recipe.end_steps() == (0, 10, 10, 13)
+
+
+@pytest.mark.parametrize(
+  "changes,message",
+  [
+    (
+      {"steps": 0},
+      "pretrain: TrainPhase must take at least 1 step.*got steps=0",
+    ),
+    ({"steps": -3}, "at least 1 step of 64 tokens, got steps=-3"),
+    ({"steps": None, "tokens": 63}, "got steps=None, tokens=63"),
+    ({"steps": None}, "either steps or tokens, got steps=None and tokens=None"),
+    ({"tokens": 640}, "either steps or tokens, got steps=10 and tokens=640"),
+    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ({"context_tokens": 0}, "context_tokens must be at least 1, got 0"),
+    ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
+    ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
+    ({"compute_dtype": "float16"}, "float32, bfloat16, got 'float16'"),
+    ({"steps": 1}, "Cosine needs 3 steps.*got a phase of 1"),
+  ],
+)
+def test_impossible_phases_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(PHASE, **changes)
+
+
+def test_a_surgery_is_measured_on_some_text():
+  with pytest.raises(ValueError, match="calibration_sequences must be at leas"):
+    SurgeryPhase(Surgery(), calibration_sequences=0)
+
+
+@pytest.mark.parametrize(
+  "changes,message",
+  [
+    ({"phases": ()}, "at least one phase, got none"),
+    ({"init_from": "there"}, "either a model to initialise or a checkpoint"),
+    ({"model": None}, "either a model to initialise or a checkpoint"),
+    ({"tokenizer": None}, "names a tokenizer with a model"),
+    ({"model": None, "init_from": "there"}, "takes a checkpoint's own"),
+    ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
+    ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
+    ({"log_every_steps": 0}, "log_every_steps must be at least 1, got 0"),
+    ({"seed": -1}, "seed must be 0 or more, got -1"),
+  ],
+)
+def test_impossible_recipes_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(RECIPE, **changes)
+
+
+@pytest.mark.parametrize("name", ["1000", "", "..", "a/b", "metrics.jsonl"])
+def test_a_phase_whose_name_makes_no_folder_of_its_own_is_refused(name):
+  with pytest.raises(ValueError, match="phases need names"):
+    dataclasses.replace(
+      RECIPE, phases=(PHASE, dataclasses.replace(PHASE, name=name))
+    )
+
+
+def test_equal_recipes_are_equal_and_hashable():
+  again = dataclasses.replace(RECIPE, mesh=sharding.MeshConfig())
+  assert hash(again) == hash(RECIPE) and again == RECIPE

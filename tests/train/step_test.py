@@ -1,0 +1,229 @@
+"""The step: AdamW on the mean over tokens, however it is cut up."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax import sharding, trees
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import optimizer, step
+from drope_jax.train.recipe import TrainPhase
+
+CONFIG = ModelConfig(
+  vocab_size=32,
+  num_layers=2,
+  width=16,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_width=32,
+  context_tokens=8,
+)
+PEAK, WARMUP, STEPS = 0.04, 2, 40
+# With eps far below the gradients, Adam's quotient turns rounding of the small
+# ones into whole steps, and no two orders of summation would agree.
+ADAMW = optimizer.AdamW(0.8, 0.9, eps=1e-3, weight_decay=0.1, clip_norm=0.25)
+PHASE = TrainPhase(
+  name="p",
+  data=DataConfig(("store",)),
+  batch_size=8,
+  context_tokens=8,
+  optimizer=ADAMW,
+  schedule=optimizer.Cosine(PEAK, WARMUP),
+  steps=STEPS,
+)
+FIRST = 5
+COMPARED = 4
+# Parameters of order 1 after four steps of 0.04: float32 rounding (6e-8), a
+# few times over, and that of gradients (1e-7) over eps times the rate.
+ATOL = 3e-6
+
+
+@functools.cache
+def _params():
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: np.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
+    transformer.param_shapes(CONFIG),
+  )
+
+
+def _batch():
+  """Rows of uneven weight, so that no mean of means is the mean."""
+  rng = np.random.default_rng(1)
+  tokens = rng.integers(0, 32, (8, 9)).astype(np.int32)
+  kept_B1 = np.array([1, 2, 2, 8] * 2)[:, None]
+  return {
+    "inputs_BS": tokens[:, :-1],
+    "targets_BS": tokens[:, 1:],
+    "segments_BS": np.repeat([[1] * 4 + [2] * 4], 8, 0).astype(np.int32),
+    "weights_BS": (np.arange(8) < kept_B1).astype(np.float32),
+  }
+
+
+def _loss(params, batch):
+  """Written anew: the mean of -log p over the tokens that count."""
+  logits_BSV = transformer.forward(CONFIG, params, batch["inputs_BS"])
+  log_p_BSV = jax.nn.log_softmax(logits_BSV)
+  target_BS1 = batch["targets_BS"][..., None]
+  log_p_BS = jnp.take_along_axis(log_p_BSV, target_BS1, -1)[..., 0]
+  counted = batch["weights_BS"] > 0
+  return -jnp.sum(log_p_BS, where=counted) / jnp.sum(counted)
+
+
+@pytest.fixture(scope="module")
+def wanted():
+  """Parameters and metrics of AdamW in numpy."""
+  gradient = jax.jit(jax.value_and_grad(_loss))
+  flat = {k: v.astype(float) for k, v in trees.flatten(_params()).items()}
+  m, v = ({path: 0.0 for path in flat} for _ in range(2))
+  metrics = []
+  for t in range(1, COMPARED + 1):
+    params = {path: np.float32(p) for path, p in flat.items()}
+    loss, grads = gradient(trees.unflatten(params), _batch())
+    grads = {k: np.float64(g) for k, g in trees.flatten(grads).items()}
+    norm = math.sqrt(sum((g**2).sum() for g in grads.values()))
+    done = (t - 1 - WARMUP) / (STEPS - WARMUP)
+    rate = PEAK * min((t - 1) / WARMUP, (1 + math.cos(math.pi * done)) / 2)
+    for path, g in grads.items():
+      g = g * min(1.0, ADAMW.clip_norm / norm)
+      m[path] = ADAMW.b1 * m[path] + (1 - ADAMW.b1) * g
+      v[path] = ADAMW.b2 * v[path] + (1 - ADAMW.b2) * g**2
+      m_hat = m[path] / (1 - ADAMW.b1**t)
+      v_hat = v[path] / (1 - ADAMW.b2**t)
+      direction = m_hat / (np.sqrt(v_hat) + ADAMW.eps)
+      if path.endswith(("kernel", "table")):
+        direction = direction + ADAMW.weight_decay * flat[path]
+      flat[path] = flat[path] - rate * direction
+    weight = _batch()["weights_BS"].sum()
+    metrics.append(
+      {"loss": loss, "grad_norm": norm, "lr": rate, "weight": weight}
+    )
+  assert metrics[0]["grad_norm"] > 2 * ADAMW.clip_norm, "nothing is clipped"
+  start = trees.flatten(_params())
+  moved = {path: np.abs(flat[path] - start[path]).max() for path in flat}
+  assert min(moved.values()) > 0.01, "a parameter does not move"
+  return flat, metrics
+
+
+@functools.cache
+def _start(phase, mesh=None):
+  """Returns the jitted step and the state it starts from; compiles once."""
+  state = step.init_state(phase, _params(), FIRST)
+  take = step.make_step(CONFIG, phase, FIRST, "reference")
+  if mesh is None:
+    return jax.jit(take), state
+  where = sharding.like_params(mesh, state, _params())
+  return (
+    jax.jit(take, out_shardings=(where, None)),
+    jax.device_put(state, where),
+  )
+
+
+def _run(phase, mesh=None, count=COMPARED):
+  """Returns the state, and each step's metrics."""
+  take, state = _start(phase, mesh)
+  batch, metrics = _batch(), []
+  if mesh is not None:
+    batch = sharding.put_batch(mesh, batch)
+  for _ in range(count):
+    state, line = take(state, batch)
+    metrics.append({name: float(value) for name, value in line.items()})
+  return state, metrics
+
+
+def _assert_same(state, metrics, want_params, want_metrics):
+  for path, got in trees.flatten(state["params"]).items():
+    np.testing.assert_allclose(got, want_params[path], atol=ATOL, err_msg=path)
+  for got, want in zip(metrics, want_metrics, strict=True):
+    assert got.keys() == want.keys()
+    for name in want:
+      np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_is_adamw_in_numpy_at_the_rate_it_logs(wanted):
+  state, metrics = _run(PHASE)
+  assert metrics[0]["lr"] == 0 and metrics[1]["lr"] == np.float32(PEAK / 2)
+  _assert_same(state, metrics, *wanted)
+  assert int(state["step"]) == FIRST + COMPARED
+
+
+def test_microbatches_are_weighed_by_their_tokens(wanted):
+  batch = _batch()
+  by_row = [_row_loss(batch, slice(i, None, 4)) for i in range(4)]
+  assert abs(np.mean(by_row) - float(wanted[1][0]["loss"])) > 0.01
+  phase = dataclasses.replace(PHASE, accumulation=4, remat=True)
+  _assert_same(*_run(phase), *wanted)
+
+
+def _row_loss(batch, rows):
+  part = {name: value[rows] for name, value in batch.items()}
+  return float(jax.jit(_loss)(_params(), part))
+
+
+def _mesh(**axes):
+  config = sharding.MeshConfig(**axes)
+  return sharding.make_mesh(config, jax.devices()[:8])
+
+
+def test_a_step_sharded_by_data_fsdp_and_tensor_is_that_of_one_device(wanted):
+  state, metrics = _run(PHASE, _mesh(data=2, fsdp=2, tensor=2))
+  kernel = state["params"]["layers"]["mlp"]["up"]["kernel"]
+  assert kernel.addressable_shards[0].data.size == kernel.size // 4
+  _assert_same(state, metrics, *wanted)
+
+
+def test_muon_sharded_by_fsdp_and_context_is_that_of_one_device():
+  phase = dataclasses.replace(PHASE, optimizer=optimizer.Muon(clip_norm=0.25))
+  want, want_metrics = _run(phase, count=2)
+  state, metrics = _run(phase, _mesh(data=2, fsdp=2, context=2), count=2)
+  moments = jax.tree.leaves(state["opt_state"])
+  assert not all(x.sharding.is_fully_replicated for x in moments)
+  flat = trees.flatten(want["params"])
+  moved = flat["layers/mlp/up/kernel"]
+  moved = moved - trees.flatten(_params())["layers/mlp/up/kernel"]
+  assert np.abs(moved).max() > 0.01
+  _assert_same(state, metrics, flat, want_metrics)
+
+
+def test_bfloat16_computes_alone_and_parameters_stay_float32(wanted):
+  phase = dataclasses.replace(PHASE, compute_dtype="bfloat16")
+  state, (first, *_) = _run(phase, count=2)
+  floats = {
+    leaf.dtype
+    for leaf in jax.tree.leaves(state)
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  }
+  assert floats == {np.dtype(np.float32)}
+  # Eight bits of mantissa, over 2 layers and the mean of 26 tokens.
+  want = wanted[1][0]
+  np.testing.assert_allclose(first["loss"], want["loss"], rtol=1e-2)
+  np.testing.assert_allclose(first["grad_norm"], want["grad_norm"], rtol=5e-2)
+  assert abs(first["loss"] - want["loss"]) > 1e-5, "it is float32 after all"
+
+
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_segments_count_where_the_data_masks_documents(document_mask):
+  data = dataclasses.replace(PHASE.data, document_mask=document_mask)
+  take, state = _start(dataclasses.replace(PHASE, data=data))
+  batch = _batch()
+  batch["weights_BS"] = (batch["segments_BS"] == 2).astype(np.float32)
+  other = dict(batch, inputs_BS=batch["inputs_BS"].copy())
+  other["inputs_BS"][:, :4] += 1
+  other["inputs_BS"] %= 32
+  losses = [float(take(state, b)[1]["loss"]) for b in (batch, other)]
+  # What the second document is predicted from.
+  assert (losses[0] == losses[1]) == document_mask
+
+
+def test_the_loss_falls():
+  _, metrics = _run(PHASE, count=STEPS)
+  losses = [line["loss"] for line in metrics]
+  assert losses[-1] < 0.3 * losses[0]

@@ -1,0 +1,56 @@
+"""Path-named leaves: flattening loses nothing, and a misfit names itself."""
+
+import numpy as np
+import pytest
+
+from drope_jax import trees
+
+TREE = {
+  "embed": {"table": np.zeros((4, 2))},
+  "layers": {"q": {"kernel": np.zeros((3, 2)), "bias": np.zeros(3)}},
+  "gain": np.zeros(2),
+}
+
+
+def test_paths_name_the_leaves_in_the_trees_order():
+  flat = trees.flatten(TREE)
+  assert list(flat) == [
+    "embed/table",
+    "layers/q/kernel",
+    "layers/q/bias",
+    "gain",
+  ]
+  assert flat["layers/q/bias"] is TREE["layers"]["q"]["bias"]
+
+
+def test_unflatten_undoes_flatten():
+  again = trees.unflatten(trees.flatten(TREE))
+  assert again == TREE  # The very same leaves: arrays compare by identity.
+  assert list(again) == list(TREE)
+
+
+@pytest.mark.parametrize("key", ["a/b", 3])
+def test_a_key_that_could_not_be_undone_is_refused(key):
+  message = r"strings without '/', got .*\. Rename"
+  with pytest.raises(ValueError, match=message):
+    trees.flatten({"layers": {key: 1}})
+
+
+def test_trees_with_the_same_leaves_pass_in_any_order():
+  reordered = dict(reversed(TREE.items()))
+  trees.require_same_leaves(TREE, reordered, "it")
+
+
+def test_every_misfit_is_named_with_what_to_do():
+  misfit = {
+    "embed": {"table": np.zeros((5, 2))},
+    "layers": {"q": {"kernel": np.zeros((3, 2))}},
+    "gain": np.zeros(2),
+    "head": np.zeros(1),
+  }
+  message = (
+    "parameters of the file f do not fit.*missing layers/q/bias; "
+    r"unexpected head; embed/table must be \(4, 2\), got \(5, 2\)\. Use"
+  )
+  with pytest.raises(ValueError, match=message):
+    trees.require_same_leaves(TREE, misfit, "the file f")
