@@ -9,6 +9,7 @@ import pathlib
 from drope_jax.data import corpus, sources, tokenizer, writer
 from drope_jax.evals import needle_documents
 from drope_jax.evals.needle_documents import NeedleDocuments
+from drope_jax.evals.needles import Needles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +35,31 @@ NEEDLE_STORES = {
     64,
     60_000,
     1,
-    NeedleDocuments(min_keys=1, max_keys=2, max_questions=1, midway=0.0),
+    NeedleDocuments(
+      needles=Needles(words=corpus.words()[:64]),
+      max_keys=2,
+      min_questions=2,
+      max_questions=2,
+      midway=0.0,
+    ),
   ),
   "needles128": NeedleStore(
-    128, 50_000, 2, NeedleDocuments(max_keys=4, max_questions=3)
+    128,
+    60_000,
+    2,
+    NeedleDocuments(max_keys=4, min_questions=2, max_questions=3),
+  ),
+  "needles256": NeedleStore(
+    256,
+    30_000,
+    3,
+    NeedleDocuments(max_keys=6, min_questions=2, max_questions=5),
   ),
   "needles512": NeedleStore(
     512,
     50_000,
-    3,
-    NeedleDocuments(max_keys=8, min_questions=2, max_questions=6),
+    4,
+    NeedleDocuments(max_keys=8, min_questions=2, max_questions=8),
   ),
 }
 

@@ -132,11 +132,12 @@ CASES = {
     {
       "num_key_value_heads": 1,
       "head_dim": 16,
+      "max_position_embeddings": 4096,
       "rope_parameters": _rope(
-        "yarn", factor=4.0, original_max_position_embeddings=160
+        "yarn", factor=4.0, original_max_position_embeddings=1024
       ),
     },
-    {"positional": Yarn(1e4, 4.0, 160)},
+    {"positional": Yarn(1e4, 4.0, 1024)},
   ),
   "Qwen2, GQA, tied": (
     "Qwen2",
