@@ -1,6 +1,6 @@
 """Copies a run's model into the package's assets, as bfloat16, with its log.
 
-  python tools/package_checkpoint.py runs/demo_base pretrain demo_base
+python tools/package_checkpoint.py runs/demo_base pretrain demo_base
 """
 
 import argparse

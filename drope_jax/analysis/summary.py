@@ -20,7 +20,7 @@ _PANELS = {
 }
 _RECALIBRATION = "recalibrate"
 _BASES = ("base", "rope")
-_DROPPED = ("full", "drope", "recalibrated")
+_DROPPED = ("full", "drope", "recalibrated", "dropped")
 
 
 def sections(

@@ -24,7 +24,6 @@ import rich.table
 
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import report, runs, summary
-from drope_jax.checkpoint import store
 from drope_jax.cli import chart, configure, demo_data, evaluate, results
 from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, paths
@@ -36,8 +35,10 @@ from drope_jax.surgery import compose
 from drope_jax.train import loop, loss
 from drope_jax.train.recipe import Recipe
 
-_BASE, _FULL = "packaged:checkpoints/demo_base", "packaged:checkpoints/demo_drope"
-_METHODS = ("model", "pi", "ntk", "yarn")
+_BASE, _FULL = (
+  "packaged:checkpoints/demo_base",
+  "packaged:checkpoints/demo_drope",
+)
 _PROBE_EXCERPTS = 8
 # Documents of a needle store that a live recalibration may read; the next ones
 # would not be reached.
@@ -211,22 +212,7 @@ def _compare(
   material = suites.Material(
     test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
   )
-  rows, fits = [], {}
-  with console.status("") as status:
-    for name, path in models.items():
-      methods = _METHODS if name == "base" else ("model",)
-      found, fits[name] = suites.run(
-        suite,
-        name,
-        evaluate.variants(lms.CheckpointLM.load(path)),
-        material,
-        lambda result: status.update(
-          f"{result.model} by {result.method} at {result.factor:g}x: "
-          f"{result.task} {result.value:.2f}"
-        ),
-        methods,
-      )
-      rows += found
+  rows, fits = evaluate.compare(suite, models, material, console)
   results.write(out, suite, models, rows, fits)
   shown = [r for r in rows if r.metric in ("accuracy", "tail_loss")]
   console.print(evaluate.table(shown))

@@ -90,9 +90,7 @@ def write(
   for name in names:
     store = NEEDLE_STORES[name]
     if max_documents is not None:
-      store = dataclasses.replace(
-        store, count=min(store.count, max_documents)
-      )
+      store = dataclasses.replace(store, count=min(store.count, max_documents))
     on_store(name)
     generate = functools.partial(
       needle_documents.training_documents,

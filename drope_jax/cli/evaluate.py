@@ -2,15 +2,19 @@
 
 Every position method reads the same samples, without a softmax scale and with
 its own, fitted on a split of its own. Text is the packaged corpus, or yours.
+Several checkpoints are compared on the same samples; pi, ntk and yarn apply to
+those with plain RoPE.
 
   drope evaluate CKPT --eval multi_key,perplexity --factors 1,2,4,8
   drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
+  drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 import pathlib
 
 import rich.console
@@ -18,23 +22,33 @@ import rich.table
 
 from drope_jax.cli import configure, results
 from drope_jax.data import corpus, paths, sources
+from drope_jax.evals import logit_scale
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
-from drope_jax.positional import scaling
+from drope_jax.positional import Rope, scaling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument(
+    "checkpoints",
+    nargs="+",
+    metavar="[NAME=]CKPT",
+    help="model checkpoint, run, or step; NAME in results (default: folder's)",
+  )
   parser.add_argument(
     "--suite",
     default="evals/standard.gin",
     metavar="SUITE.gin",
     help="what to evaluate (default: %(default)s); the flags below override it",
   )
-  parser.add_argument("--eval", metavar="NAME,...", help="perplexity, passkey, "
-                      "multi_key, multi_value, multi_query; niah is all four")
+  parser.add_argument(
+    "--eval",
+    metavar="NAME,...",
+    help="perplexity, passkey, "
+    "multi_key, multi_value, multi_query; niah is all four",
+  )
   parser.add_argument("--factors", metavar="F,...", help="of the context")
   parser.add_argument(
     "--positions", metavar="M,...", help="model, rope, pi, ntk, yarn"
@@ -71,30 +85,68 @@ def run(args: argparse.Namespace) -> None:
     )
   if args.out is not None:
     results.require_new(pathlib.Path(args.out))
-  checkpoint = paths.resolve(args.checkpoint)
-  lm = lms.CheckpointLM.load(checkpoint)
+  checkpoints = _checkpoints(args.checkpoints)
   material = suites.Material(
     test=_documents(args.text, "test"), fit=_documents(args.fit_text, "fit")
   )
   console = rich.console.Console(stderr=True)
-  name = checkpoint.name
+  rows, fits = compare(suite, checkpoints, material, console)
+  rich.console.Console().print(table(rows))
+  if args.out is not None:
+    out = pathlib.Path(args.out)
+    print(results.write(out, suite, checkpoints, rows, fits))
+
+
+def compare(
+  suite: suites.Suite,
+  checkpoints: Mapping[str, os.PathLike],
+  material: suites.Material,
+  console: rich.console.Console,
+) -> tuple[list[Result], dict[str, dict[str, logit_scale.Fit]]]:
+  """Returns the results of several checkpoints, and the fits of each.
+
+  A checkpoint without plain RoPE is read with its own positions alone.
+
+  Raises:
+    FileNotFoundError, ValueError: a checkpoint cannot be read, or a method
+      fits none of them.
+  """
+  lm_by_name = {
+    name: lms.CheckpointLM.load(path) for name, path in checkpoints.items()
+  }
+  methods = {
+    name: tuple(m for m in suite.methods if m == "model" or _is_rope(lm))
+    for name, lm in lm_by_name.items()
+  }
+  for method in suite.methods:
+    if not any(method in fitting for fitting in methods.values()):
+      # Says what the method needs, and what it got.
+      variants(next(iter(lm_by_name.values())))(method, 1.0)
+  rows, fits = [], {}
   with console.status("evaluating") as status:
 
     def show(result: Result) -> None:
-      status.update(f"evaluated {result.task} by {result.method} "
-                    f"at {result.factor:g}x: {result.value:.3f}")
+      status.update(
+        f"{result.model} by {result.method} at {result.factor:g}x: "
+        f"{result.task} {result.metric} {result.value:.3f}"
+      )
 
-    rows, fits = suites.run(suite, name, variants(lm), material, show)
-  rich.console.Console().print(table(rows))
-  if args.out is not None:
-    path = results.write(
-      pathlib.Path(args.out),
-      suite,
-      {name: checkpoint},
-      rows,
-      {name: fits},
-    )
-    print(path)
+    for name, lm in lm_by_name.items():
+      if not methods[name]:
+        continue
+      found, fits[name] = suites.run(
+        dataclasses.replace(suite, methods=methods[name]),
+        name,
+        variants(lm),
+        material,
+        show,
+      )
+      rows += found
+  return rows, fits
+
+
+def _is_rope(lm: lms.CheckpointLM) -> bool:
+  return isinstance(lm.config.positional, Rope)
 
 
 def variants(lm: lms.CheckpointLM) -> suites.Variant:
@@ -148,6 +200,22 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
     count = args.samples if args.samples is not None else suite.samples[0]
     changes["samples"] = (count,) * len(factors)
   return dataclasses.replace(suite, **changes)
+
+
+def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
+  """Returns paths by name, out of CKPT or NAME=CKPT."""
+  found: dict[str, os.PathLike] = {}
+  for text in named:
+    name, equals, path = text.rpartition("=")
+    path = paths.resolve(path)
+    name = name if equals else path.absolute().name
+    if name in found:
+      raise ValueError(
+        f"Checkpoints need names that differ, got {name} twice. Write "
+        "NAME=CKPT for one of them."
+      )
+    found[name] = path
+  return found
 
 
 def _numbers(text: str) -> tuple[float, ...]:

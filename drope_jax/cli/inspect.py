@@ -14,6 +14,7 @@ from rich import box, markup, table
 
 from drope_jax import trees
 from drope_jax.checkpoint import store
+from drope_jax.data import paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Prints the checkpoint's description."""
-  path = store.locate(args.checkpoint)
+  path = store.locate(paths.resolve(args.checkpoint))
   manifest, shapes = store.describe(path)
   rows = [
     {

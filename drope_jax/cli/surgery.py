@@ -12,6 +12,7 @@ import numpy as np
 
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
+from drope_jax.data import paths
 from drope_jax.data import store as data_store
 from drope_jax.model.config import QK_NORM_AXES, QK_NORMS
 from drope_jax.surgery import compose, qk_norm
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
       f"{args.calibrate}. Give both or neither."
     )
   out = store.require_new(args.out)
-  parent = store.locate(args.checkpoint)
+  parent = store.locate(paths.resolve(args.checkpoint))
   params, manifest = store.load_model(parent)
   tokens_BS, calibration = None, None
   if args.calibrate is not None:

@@ -10,9 +10,14 @@ import dataclasses
 import math
 from typing import Any
 
-from drope_jax.evals import interface, logit_scale, needle_documents, niah
+from drope_jax.evals import (
+  interface,
+  logit_scale,
+  needle_documents,
+  niah,
+  perplexity,
+)
 from drope_jax.evals import needles as needles_lib
-from drope_jax.evals import perplexity
 
 PERPLEXITY = "perplexity"
 
@@ -104,7 +109,6 @@ def run(
   variant: Variant,
   material: Material,
   on_result: Callable[[interface.Result], Any] = lambda result: None,
-  methods: Sequence[str] | None = None,
 ) -> tuple[list[interface.Result], dict[str, logit_scale.Fit]]:
   """Returns every result, and each method's fit.
 
@@ -114,11 +118,9 @@ def run(
     variant: gives the model for a method and a factor.
     material: text.
     on_result: called with each result as it comes.
-    methods: instead of the suite's.
   """
-  methods = suite.methods if methods is None else methods
   # What cannot be read or drawn is refused here, before hours of work.
-  lm, *_ = [variant(method, 1.0) for method in methods]
+  lm, *_ = [variant(method, 1.0) for method in suite.methods]
   inputs = _Inputs(suite, lm, material)
   evaluations = {
     factor: list(inputs.evaluations(factor, count))
@@ -127,7 +129,7 @@ def run(
   fits = {}
   if suite.fit_factor is not None:
     documents = inputs.fit_documents()
-    for method in methods:
+    for method in suite.methods:
       fits[method] = logit_scale.fit(
         variant(method, suite.fit_factor),
         documents,
@@ -136,7 +138,7 @@ def run(
       )
   results = []
   for factor in suite.factors:
-    for method in methods:
+    for method in suite.methods:
       for condition in _conditions(suite, model, method, factor, fits):
         for evaluate in evaluations[factor]:
           for result in evaluate(variant(method, factor), condition):

@@ -6,11 +6,10 @@ so that the joint QK norm of the DroPE paper has all of a token's channels.
 
 from typing import NamedTuple
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.model.config import ModelConfig
 

@@ -18,13 +18,13 @@ meshes. Schema version 1; leaves under "layers" lead with N:
 Rotary pairs are (i, i + D/2) within a head: the half-split layout.
 """
 
-import functools
 from collections.abc import Callable
+import functools
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from drope_jax import attention
 from drope_jax.axes import Array

@@ -34,9 +34,9 @@ class Rotary(abc.ABC):
   def prepare(self, pos_BS: Array, head_dim: int) -> tuple[Array, Array]:
     """Returns cos_BS1F and sin_BS1F in float32, times `attention_factor`."""
     # float32 throughout: bfloat16 cannot tell position 257 from 256.
-    angle_BS1F = (
-      pos_BS.astype(jnp.float32)[:, :, None, None] * self.frequencies(head_dim)
-    )
+    angle_BS1F = pos_BS.astype(jnp.float32)[
+      :, :, None, None
+    ] * self.frequencies(head_dim)
     factor = self.attention_factor
     return factor * jnp.cos(angle_BS1F), factor * jnp.sin(angle_BS1F)
 

@@ -13,7 +13,7 @@ def _dots(text: str, width: int = WIDTH) -> np.ndarray:
   cells = np.array(
     [[ord(c) for c in line[:width]] for line in text.split("\n")]
   )
-  assert ((0x2800 <= cells) & (cells < 0x2900)).all()
+  assert ((cells >= 0x2800) & (cells < 0x2900)).all()
   dots = (cells[:, None, :, None] - 0x2800) >> BITS[None, :, None, :] & 1
   return dots.reshape(4 * len(cells), 2 * width).astype(bool)
 
