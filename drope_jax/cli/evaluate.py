@@ -119,9 +119,11 @@ def compare(
     for name, lm in lm_by_name.items()
   }
   for method in suite.methods:
-    if not any(method in fitting for fitting in methods.values()):
-      # Says what the method needs, and what it got.
-      variants(next(iter(lm_by_name.values())))(method, 1.0)
+    readers = [
+      lm_by_name[n] for n, fitting in methods.items() if method in fitting
+    ]
+    # Refuses a method that is unknown, or that no checkpoint can be read by.
+    variants([*readers, *lm_by_name.values()][0])(method, 1.0)
   rows, fits = [], {}
   with console.status("evaluating") as status:
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drope_jax.cli import configure, demo_data
-from drope_jax.data import corpus, sources, tokenizer
+from drope_jax.data import corpus, tokenizer
 from drope_jax.data import store as data_store
 from drope_jax.train.recipe import Recipe, TrainPhase
 
@@ -13,14 +13,14 @@ COUNT = 6
 
 @pytest.fixture
 def write(monkeypatch, tmp_path):
-  """Writes the stores of 6 documents each, over a shorter text."""
+  """Writes the stores of 6 documents each, over two addresses."""
   few = {
     name: dataclasses.replace(store, count=COUNT)
     for name, store in demo_data.NEEDLE_STORES.items()
   }
-  text = sources.expand(["packaged:test"])
+  texts = list(corpus.documents("test"))[:2]
   monkeypatch.setattr(demo_data, "NEEDLE_STORES", few)
-  monkeypatch.setattr(demo_data.sources, "expand", lambda inputs: text)
+  monkeypatch.setattr(corpus, "documents", lambda split: iter(texts))
 
   def run(folder, **others):
     demo_data.write(tmp_path / folder, tuple(few), **others)

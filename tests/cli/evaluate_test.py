@@ -11,22 +11,34 @@ from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import NtkAware, PositionInterpolation, Rope, Yarn
+from drope_jax.positional import (
+  Nope,
+  NtkAware,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+)
 
 CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 
 
 @pytest.fixture
 def asked(monkeypatch):
-  """Puts recorders in the place of the model and the suite."""
+  """Puts recorders in the place of the model and the suite.
+
+  A checkpoint named "dropped" has no positions.
+  """
   calls = []
 
   def run(suite, name, variant, material, show):
     calls.append(types.SimpleNamespace(suite=suite, name=name, text=material))
     return [], {}
 
-  lm = lms.CheckpointLM(CONFIG, {}, None, 1.0)
-  monkeypatch.setattr(evaluate.lms.CheckpointLM, "load", lambda path: lm)
+  def load(path):
+    lm = lms.CheckpointLM(CONFIG, {}, None, 1.0)
+    return lm.with_positions(Nope()) if path.name == "dropped" else lm
+
+  monkeypatch.setattr(evaluate.lms.CheckpointLM, "load", load)
   monkeypatch.setattr(evaluate.suites, "run", run)
   return calls
 
@@ -61,6 +73,33 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
 def test_fewer_factors_keep_the_suites_first_count(drope, asked):
   drope("evaluate", "c", "--suite", "evals/demo.gin", "--factors", "1,2")
   assert asked[0].suite.samples == (48, 48)
+
+
+def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
+  ran = drope(
+    *("evaluate", "base=runs/a", "runs/dropped", "--positions", "model,yarn")
+  )
+  assert ran.status == 0
+  assert [(call.name, call.suite.methods) for call in asked] == [
+    ("base", ("model", "yarn")),
+    ("dropped", ("model",)),
+  ]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["a", "runs/a"], "got a twice. Write NAME=CKPT"),
+    (["dropped", "a", "--positions", "model,yarnn"], "got 'yarnn'"),
+    (["dropped", "--positions", "model,yarn"], "needs a model with plain Rope"),
+  ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_work(
+  drope, asked, arguments, message
+):
+  ran = drope("evaluate", *arguments)
+  assert ran.status == 2 and message in ran.err
+  assert not asked
 
 
 def test_a_method_reads_the_same_weights_under_its_positions():

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import pathlib
 import re
@@ -6,10 +7,14 @@ import jax
 import pytest
 
 from drope_jax.cli import configure
+from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
+from drope_jax.positional import Nope, Rope
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+ROOTS = {"models": model_config.ModelConfig, "recipes": Recipe, "evals": Suite}
 MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 
 # As the authors publish them; an error in any dimension changes the sum.
@@ -50,4 +55,79 @@ def test_the_header_states_what_the_file_describes(path):
 
 
 def test_every_published_model_is_covered():
-  assert {path.stem for path in MODELS} == {"tiny", *PUBLISHED_PARAMETERS}
+  ours = {"demo", "tiny"}
+  assert {path.stem for path in MODELS} == ours | {*PUBLISHED_PARAMETERS}
+
+
+@pytest.mark.parametrize(
+  "path", sorted(CONFIGS.rglob("*.gin")), ids=lambda path: path.stem
+)
+def test_every_config_is_built_by_its_shipped_name(path):
+  name = path.relative_to(CONFIGS)
+  root = ROOTS[path.parent.name]
+  assert isinstance(configure.build(str(name), root), root)
+
+
+@pytest.mark.parametrize(
+  "path", sorted((CONFIGS / "recipes").glob("*.gin")), ids=lambda p: p.stem
+)
+def test_a_recipes_header_says_what_to_expect_and_how_to_run_it(path):
+  header = path.read_text().split("\n\n")[0]
+  for field in ("Paper: ", "Hardware: ", "Time: ", "Result: ", "\n# Run: "):
+    assert field in header
+  command = f"drope train recipes/{path.name}"
+  assert command in header or "\n# Run: drope demo" in header
+
+
+@pytest.mark.parametrize(
+  "path", sorted((CONFIGS / "evals").glob("*.gin")), ids=lambda p: p.stem
+)
+def test_an_evals_header_says_how_to_run_it(path):
+  header = path.read_text().split("\n\n")[0]
+  assert "\n# Source: " in header and "\n# Hardware: " in header
+  assert f"\n# Use: drope evaluate CKPT --suite evals/{path.name}" in header
+
+
+def _recipe(name: str) -> Recipe:
+  return configure.build(f"recipes/{name}.gin", Recipe)
+
+
+def test_the_from_scratch_runs_differ_in_positions_alone():
+  """The paper's figure 2: equal tokens, and the drop at 7/8 of the steps."""
+  drope, rope, nope = map(
+    _recipe, ("from_scratch", "from_scratch_rope", "from_scratch_nope")
+  )
+  pretrain, surgery, recalibrate = drope.phases
+  (throughout,) = rope.phases
+  assert surgery.surgery.drop == "all"
+  assert pretrain.num_steps * 8 == throughout.num_steps * 7
+  assert recalibrate.num_steps * 8 == throughout.num_steps
+  ends = [r.tokens_at(r.end_steps()[-1]) for r in (drope, rope, nope)]
+  assert len(set(ends)) == 1
+  assert (rope.model.positional, nope.model.positional) == (Rope(), Nope())
+  model = dataclasses.replace(nope.model, positional=Rope())
+  assert dataclasses.replace(nope, model=model) == rope
+  assert drope.model == rope.model
+  # The same learning rates: a plateau, then the same decay.
+  rates = {name: getattr(throughout, name) for name in ("steps", "schedule")}
+  for phase in (pretrain, recalibrate):
+    same = dataclasses.replace(phase, name=throughout.name, **rates)
+    assert same == throughout
+  assert throughout.schedule.decay_steps == recalibrate.num_steps
+  assert pretrain.schedule.peak == throughout.schedule.peak
+  assert recalibrate.schedule.final_ratio == throughout.schedule.final_ratio
+
+
+def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
+  base = _recipe("demo_base")
+  for name in ("demo_drope", "demo_live"):
+    recipe = _recipe(name)
+    surgery, training = recipe.phases
+    assert isinstance(surgery, SurgeryPhase)
+    assert isinstance(training, TrainPhase)
+    assert training.context_tokens == base.model.context_tokens
+    assert training.data == base.phases[-1].data
+    assert surgery.calibration == training.data
+  full, live = (_recipe(n).phases[1] for n in ("demo_drope", "demo_live"))
+  assert dataclasses.replace(live, tokens=full.tokens) == full
+  assert live.tokens < full.tokens

@@ -71,7 +71,7 @@ def test_rotation_by_zero_is_nope_bit_for_bit():
       np.testing.assert_array_equal(rotated, left)
 
 
-def test_bfloat16_inputs_are_turned_by_float32_angles():
+def test_bfloat16_inputs_are_rotated_in_float32():
   x_SD, pos_S = np.ones((2, D)), np.array([4096, 4097])
   x_BSHD = jnp.ones((1, 2, 1, D), jnp.bfloat16)
   table = Rope().prepare(jnp.asarray(pos_S)[None], D)

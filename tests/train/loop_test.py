@@ -194,7 +194,8 @@ def test_every_step_is_logged_once(whole):
   tokens = [16 * i for i in range(1, 6)] + [80 + 32 * i for i in range(1, 6)]
   assert [line["tokens"] for line in lines] == tokens
   assert [line["normed"] for line in lines] == [0.0] * 5 + [1.0] * 5
-  assert lines[0]["loss"] == pytest.approx(np.log(288), rel=0.05)
+  # Fresh logits have a variance of about 1, which costs half a nat.
+  assert lines[0]["loss"] == pytest.approx(np.log(288) + 0.5, rel=0.05)
   # A document's last token predicts nothing where documents are masked.
   assert lines[0]["weight"] == 16 and lines[9]["weight"] < 32
   steps = {int(p.name) for p in whole[0].iterdir() if p.name.isdecimal()}

@@ -1,0 +1,205 @@
+"""What a suite runs: every method alike, and nothing that says too much."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from drope_jax.evals import suite as suites
+
+SUITE = suites.Suite(
+  evals=("perplexity", "passkey"),
+  methods=("model", "yarn"),
+  factors=(1.0, 4.0),
+  samples=(3, 2),
+  excerpts=2,
+  fit_excerpts=2,
+  fit_needle_documents=1,
+  seed=7,
+)
+
+
+@pytest.fixture
+def material(documents):
+  return suites.Material(test=documents[:2], fit=documents[2:])
+
+
+@pytest.fixture
+def lm(fake_lm):
+  """Best at a scale of 1.5, and always answers "whale"."""
+  return fake_lm(
+    answer=lambda prompt: " whale",
+    loss=lambda position, scale: 3 + (scale - 1.5) ** 2 + 0 * position,
+  )
+
+
+def _rows(suite, lm, material, **others):
+  rows, fits = suites.run(suite, "m", lambda *by: lm, material, **others)
+  return {
+    (r.task, r.metric, r.method, r.factor, r.scale_fitted): r for r in rows
+  }, fits
+
+
+def test_every_method_is_run_without_and_with_its_own_scale(lm, material):
+  rows, fits = _rows(SUITE, lm, material)
+  conditions = {cell[2:] for cell in rows}
+  # At the trained length the fitted scale is 1, so that row would be a copy.
+  assert conditions == {
+    *(("model", 1.0, False), ("model", 4.0, False), ("model", 4.0, True)),
+    *(("yarn", 1.0, False), ("yarn", 4.0, False), ("yarn", 4.0, True)),
+  }
+  assert len(rows) == 6 * 2 * 2
+  assert fits.keys() == {"model", "yarn"}
+  for (_, _, method, factor, fitted), row in rows.items():
+    assert row.seed == 7
+    assert row.count == {1.0: 3, 4.0: 2}[factor] or row.task == "perplexity"
+    if fitted:
+      assert row.logit_scale == fits[method].scale
+      assert row.logit_scale == pytest.approx(1.5, abs=0.07)
+    else:
+      assert row.logit_scale == 1.0
+  plain, scaled = (rows["perplexity", "loss", "model", 4.0, f] for f in (0, 1))
+  assert plain.value == pytest.approx(3.25)
+  assert scaled.value < 3.01
+
+
+def test_methods_read_the_same_samples(fake_lm, material):
+  read = {"model": [], "yarn": []}
+
+  class Recorder(fake_lm):
+    def __init__(self, seen):
+      super().__init__(loss=lambda position, scale: position)
+      self.seen = seen
+
+    def with_logit_scale(self, scale):
+      return self
+
+    def loglikelihood(self, sequences):
+      self.seen += [tuple(s) for s in sequences]
+      return super().loglikelihood(sequences)
+
+    def generate(self, prompts, max_new_tokens):
+      self.seen += [tuple(p) for p in prompts]
+      return [[self.eos_id] for _ in prompts]
+
+  lms = {method: Recorder(seen) for method, seen in read.items()}
+  tokenizer = lms["model"].tokenizer
+  lms["yarn"].tokenizer = tokenizer
+  suite = dataclasses.replace(SUITE, fit_evaluations=3)
+  suites.run(suite, "m", lambda method, factor: lms[method], material)
+  assert sorted(set(read["model"])) == sorted(set(read["yarn"]))
+  lengths = {len(sequence) for sequence in read["model"]}
+  assert {64, 256} <= lengths
+
+
+def test_the_scale_is_fitted_on_text_that_is_not_tested(fake_lm, material):
+  calls = []
+
+  class Recorder(fake_lm):
+    def with_logit_scale(self, scale):
+      calls.append([])
+      return self
+
+    def loglikelihood(self, sequences):
+      calls[-1] += map(tuple, sequences)
+      return super().loglikelihood(sequences)
+
+  lm = Recorder(loss=lambda position, scale: position)
+  suite = dataclasses.replace(
+    SUITE, evals=("perplexity",), methods=("model",), fit_needle_documents=0
+  )
+  suites.run(suite, "m", lambda *by: lm, material)
+  fit, test = calls[0], calls[-1]
+  assert len(fit) == len(test) == 2
+  texts = [lm.decode(sequence) for sequence in fit]
+  assert all(text in "".join(material.fit) for text in texts)
+  assert not any(text in "".join(material.test) for text in texts)
+  assert all(lm.decode(s) in "".join(material.test) for s in test)
+
+
+def test_without_a_fit_factor_no_scale_is_fitted(lm, material):
+  rows, fits = _rows(dataclasses.replace(SUITE, fit_factor=None), lm, material)
+  assert not fits and not any(cell[-1] for cell in rows)
+
+
+def test_results_are_announced_as_they_come(lm, material):
+  seen = []
+  rows, _ = _rows(SUITE, lm, material, on_result=seen.append)
+  assert seen == list(rows.values())
+
+
+def test_begin_with_bos_puts_it_before_every_input(lm, material, fake_lm):
+  begun = []
+
+  class WithBos(fake_lm):
+    bos_id = 0
+
+    def with_logit_scale(self, scale):
+      return self
+
+    def loglikelihood(self, sequences):
+      begun.extend((s[0], len(s)) for s in sequences)
+      return super().loglikelihood(sequences)
+
+    def generate(self, prompts, max_new_tokens):
+      begun.extend((p[0], 64) for p in prompts)
+      return [[self.eos_id] for _ in prompts]
+
+  suite = dataclasses.replace(
+    SUITE, begin_with_bos=True, fit_needle_documents=0
+  )
+  model = WithBos(loss=lambda position, scale: position)
+  suites.run(suite, "m", lambda *by: model, material)
+  assert {first for first, _ in begun} == {0}
+  assert {length for _, length in begun} == {64, 256}
+  with pytest.raises(ValueError, match="needs a tokenizer with BOS"):
+    suites.run(suite, "m", lambda *by: lm, material)
+
+
+def test_a_method_that_cannot_be_read_is_refused_before_any_work(
+  fake_lm, material
+):
+  class Untouched(fake_lm):
+    def loglikelihood(self, sequences):
+      pytest.fail("work began")
+
+  def variant(method, factor):
+    if method == "yarn":
+      raise ValueError("no yarn")
+    return Untouched()
+
+  with pytest.raises(ValueError, match="no yarn"):
+    suites.run(SUITE, "m", variant, material)
+
+
+@pytest.mark.parametrize(
+  ("field", "split"), [("excerpts", "test"), ("fit_excerpts", "fit")]
+)
+def test_text_too_short_is_refused_by_the_name_of_its_field(
+  lm, material, field, split
+):
+  short = dataclasses.replace(material, **{split: ["A word."]})
+  with pytest.raises(ValueError, match=f"Suite.{field}: 2 excerpts of 256"):
+    suites.run(SUITE, "m", lambda *by: lm, short)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"evals": ()}, "evals must be some of perplexity"),
+    ({"evals": ("perplexity", "needle")}, "got perplexity, needle"),
+    ({"evals": ("passkey", "passkey")}, "evals must be .* named once"),
+    ({"methods": ()}, "methods must be at least one"),
+    ({"methods": ("pi", "pi")}, "methods must be .* named once"),
+    ({"factors": (0.5, 1.0)}, "factors must be 1 or more"),
+    ({"factors": (1.0, np.nan)}, "factors must be 1 or more"),
+    ({"factors": (1.0, np.inf)}, "factors must be 1 or more"),
+    ({"factors": (2.0, 2.0)}, "factors must be .* named once"),
+    ({"samples": (3,)}, "a count of at least 1 for each"),
+    ({"samples": (3, 0)}, "a count of at least 1 for each"),
+    ({"fit_factor": 1.0}, "fit_factor must be above 1"),
+  ],
+)
+def test_a_suite_that_says_nothing_or_too_much_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(SUITE, **changes)
