@@ -151,6 +151,14 @@ def test_impossible_meshes_are_refused(axes):
     sharding.MeshConfig(**axes)
 
 
+def test_an_uneven_batch_is_refused():
+  mesh = _mesh(data=2, fsdp=2, context=2)
+  sharding.require_even_batch(mesh, 4, 8)
+  for batch_size, context_tokens in ((6, 8), (4, 7)):
+    with pytest.raises(ValueError, match="evenly.*got a batch of shape"):
+      sharding.require_even_batch(mesh, batch_size, context_tokens)
+
+
 def test_a_batch_is_split_by_rows_and_context():
   mesh = _mesh(data=2, fsdp=2, context=2)
   tokens_BS = np.arange(32, dtype=np.int32).reshape(4, 8)

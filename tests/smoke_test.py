@@ -1,5 +1,6 @@
 """A tiny recipe through every command, as a user would type them."""
 
+import io
 import json
 import pathlib
 
@@ -58,8 +59,8 @@ def data(folder) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder, data) -> pathlib.Path:
-  """The recipe's run: interrupted in its first phase, then resumed."""
+def interrupted(folder, data):
+  """The recipe's command and its run, after Ctrl-C, and what it said."""
   out = folder / "run"
   command = f"train recipes/tiny.gin --data {data} --out {out}"
   show = progress.TrainingProgress.__call__
@@ -69,10 +70,18 @@ def run(folder, data) -> pathlib.Path:
       raise KeyboardInterrupt
     show(self, line)
 
+  said = io.StringIO()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(progress.TrainingProgress, "__call__", interrupt)
-    assert main.main(command.split()) == 130
-  assert store.finished_steps(out) == [4]
+    patch.setattr("sys.stderr", said)
+    status = main.main(command.split())
+  return command, out, status, said.getvalue(), store.finished_steps(out)
+
+
+@pytest.fixture(scope="module")
+def run(interrupted) -> pathlib.Path:
+  """The recipe's run, resumed to its end."""
+  command, out, *_ = interrupted
   _drope(command)
   return out
 
@@ -85,17 +94,13 @@ def test_tokenize_writes_the_store_of_its_own_tokenizer(data):
   assert made.num_tokens > 100 * 65, "too little text to train on"
 
 
-def test_an_interrupted_training_says_how_to_go_on(
-  data, tmp_path, monkeypatch, capsys
+def test_an_interrupted_training_keeps_its_saves_and_says_how_to_go_on(
+  interrupted,
 ):
-  def interrupt(*args, **kwargs):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr("drope_jax.cli.train.loop.run", interrupt)
-  command = ["train", "recipes/tiny.gin", "--data", str(data)]
-  assert main.main([*command, "--out", str(tmp_path)]) == 130
-  line = "drope train: interrupted; the same command resumes\n"
-  assert capsys.readouterr().err == line
+  _, _, status, said, steps = interrupted
+  assert status == 130
+  assert said.endswith("\ndrope train: interrupted; the same command resumes\n")
+  assert steps == [4]
 
 
 def test_train_runs_every_phase_once(run):
@@ -105,7 +110,8 @@ def test_train_runs_every_phase_once(run):
   assert [line["phase"] for line in lines] == phases
   assert [line["tokens"] for line in lines] == [512 * s["step"] for s in lines]
   losses = [line["loss"] for line in lines]
-  assert losses[0] == pytest.approx(np.log(512), rel=0.05)
+  # A new model guesses, with logits of variance 1 at most.
+  assert losses[0] == pytest.approx(np.log(512), rel=0.15)
   assert losses[5] < losses[0] - 0.5, "it learnt nothing"
   assert _operations(run) == ["pretrain", "surgery", "recalibrate"]
   manifest, _ = store.describe(run / "recalibrate")

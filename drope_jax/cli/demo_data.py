@@ -36,30 +36,31 @@ NEEDLE_STORES = {
     60_000,
     1,
     NeedleDocuments(
-      needles=Needles(words=corpus.words()[:64]),
-      max_keys=2,
-      min_questions=2,
-      max_questions=2,
-      midway=0.0,
+      needles=Needles(words=corpus.words()[:32]),
+      max_keys=3,
+      max_questions=1,
+      restatements=5,
     ),
   ),
   "needles128": NeedleStore(
     128,
-    60_000,
+    40_000,
     2,
-    NeedleDocuments(max_keys=4, min_questions=2, max_questions=3),
+    NeedleDocuments(
+      max_keys=4, min_questions=2, max_questions=3, restatements=4
+    ),
   ),
   "needles256": NeedleStore(
     256,
-    30_000,
+    20_000,
     3,
-    NeedleDocuments(max_keys=6, min_questions=2, max_questions=5),
+    NeedleDocuments(max_keys=6, min_questions=4, max_questions=6),
   ),
   "needles512": NeedleStore(
     512,
-    50_000,
+    40_000,
     4,
-    NeedleDocuments(max_keys=8, min_questions=2, max_questions=8),
+    NeedleDocuments(max_keys=8, min_questions=4, max_questions=8),
   ),
 }
 

@@ -28,10 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Prints the prompt and its continuation."""
-  if args.max_new_tokens < 1 or args.temperature < 0:
+  if args.max_new_tokens < 1 or not args.temperature >= 0:
     raise ValueError(
       "generate needs --max-new-tokens of at least 1 and --temperature of at "
       f"least 0, got {args.max_new_tokens} and {args.temperature}. Raise them."
+    )
+  if args.logit_scale is not None and not args.logit_scale > 0:
+    raise ValueError(
+      "--logit-scale must be above 0, or every key weighs alike, got "
+      f"{args.logit_scale}. Raise it, or leave it out."
     )
   lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint))
   if args.logit_scale is not None:

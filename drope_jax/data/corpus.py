@@ -14,7 +14,7 @@ SPLITS: tuple[Split, ...] = ("train", "fit", "test")
 _PERIOD = 20
 _HELD_OUT: dict[Split, int] = {"fit": 4, "test": 14}
 _WORD_REPEATS = 800
-_NEEDLE_WORDS = ("magic", "word", "words", "number", "numbers", "What", "The")
+_NEEDLE_WORDS = ("magic", "Magic", "word", "words", "Which", "goes", "go")
 
 
 def documents(split: Split) -> Iterator[str]:

@@ -31,6 +31,8 @@ class NeedleDocuments:
     min_queries, max_queries: keys that one question lists.
     midway: chance that a question stands in the text, anywhere after its
       needles, rather than at the end.
+    restatements: needles said again at the end, each drawn anew. Dense in what
+      can be looked up, they teach a small model to bind a key to its value.
   """
 
   needles: needles_lib.Needles = dataclasses.field(
@@ -45,6 +47,7 @@ class NeedleDocuments:
   min_queries: int = 1
   max_queries: int = 1
   midway: float = 0.3
+  restatements: int = 0
 
   def __post_init__(self):
     for name in ("keys", "values", "questions", "queries"):
@@ -58,6 +61,11 @@ class NeedleDocuments:
       raise ValueError(
         f"NeedleDocuments.midway is a chance, got {self.midway}. Give a number "
         "from 0 to 1."
+      )
+    if self.restatements < 0:
+      raise ValueError(
+        "NeedleDocuments.restatements is a count, got "
+        f"{self.restatements}. Give 0 or more."
       )
 
   def _range(self, name: str) -> tuple[int, int]:
@@ -147,8 +155,8 @@ def training_document(
   if budget < 0:
     raise ValueError(
       f"A document of {tokens} tokens must hold its needles and questions, got "
-      f"{tokens - budget} tokens of them. Lower NeedleDocuments.max_keys or "
-      "max_questions, or ask for longer documents."
+      f"{tokens - budget} tokens of them. Lower NeedleDocuments.max_keys, "
+      "max_questions or restatements, or ask for longer documents."
     )
   text, borders = haystack.draw(rng, budget)
   document, done = [], 0
@@ -200,6 +208,9 @@ def _inserts(
     for key, values in pairs.items()
     for depth, value in zip(np.sort(depths[key]), values, strict=True)
   ]
+  stated = list(inserts)
+  for _ in range(config.restatements):
+    inserts.append((1.0, stated[rng.integers(len(stated))][1]))
   unasked = list(pairs)  # In no order of depth.
   for _ in range(config._draw(rng, "questions")):
     if not unasked:

@@ -74,18 +74,19 @@ RULER = Wording(
   ),
 )
 
-# RULER's, shortened for vocabularies of a few hundred to a few thousand pieces.
+# RULER's, shortened for vocabularies of a few hundred to a few thousand pieces
+# and models of a few million parameters. The value stands right behind its key:
+# one lookup finds it, and a model of 1.5M parameters learned that in 200 steps of
+# drills, where 400 taught it nothing of "{key} is {value}", which takes two.
 SHORT = Wording(
-  needle="The magic {kind} for {key} is {value}.",
+  needle="Magic {kind}: {key} {value}.",
   one=Phrasing(
     before="",
-    ask=" What is the magic {kind} for {query}? "
-    "The magic {kind} for {query} is",
+    ask=" Which magic {kind} goes with {query}? Magic {kind}: {query}",
   ),
   many=Phrasing(
     before="",
-    ask=" What are all the magic {kind}s for {query}? "
-    "The magic {kind}s for {query} are",
+    ask=" Which magic {kind}s go with {query}? Magic {kind}s: {query}",
   ),
 )
 

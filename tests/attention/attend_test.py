@@ -66,7 +66,7 @@ def influence(request):
   def influence_ST(mask):
     keys = S if mask.k_pos_BT is None else mask.k_pos_BT.shape[1]
     gradient_S2T = jacobian(*_qkv(S, keys), mask)
-    return np.asarray(jnp.abs(gradient_S2T).sum(1)), _visible_ST(mask, keys)
+    return np.abs(gradient_S2T).sum(1), _visible_ST(mask, keys)
 
   return influence_ST
 
@@ -132,23 +132,22 @@ def test_a_window_of_one_returns_the_value(attend):
 
 
 def test_alibi_decays_geometrically_where_q_is_zero(attend):
-  _, k_BTKD, _ = _qkv(S, S)
+  _, k_BTKD, v_BTKD = _qkv(S, S)
+  # Values are positions: an output is the mean position attended to.
+  pos_1S11 = np.arange(S, dtype=np.float32)[None, :, None, None]
   slopes_H = np.array([1.0, 0.5, 0.25, 0.125], np.float32)
-  # Values count tokens from the end, so that heads of D reveal two moments.
   out_BSHD = attend(
-    jnp.zeros((1, S, H, D)),
+    np.zeros((1, S, H, D), np.float32),
     k_BTKD,
-    jnp.broadcast_to(
-      jnp.arange(S, dtype=jnp.float32)[:, None, None], (1, S, K, D)
-    ),
-    Mask(jnp.arange(S)[None]),
+    np.broadcast_to(pos_1S11, v_BTKD.shape),
+    Mask(np.arange(S)[None]),
     0.5,
     slopes_H,
   )
-  # The mean distance of a geometric decay with ratio r = exp(-slope).
+  # The mean distance under weights in proportion to ratio^distance.
   ratio_H = np.exp(-slopes_H)
-  got_H = S - 1 - np.asarray(out_BSHD)[0, -1, :, 0]
-  np.testing.assert_allclose(got_H, ratio_H / (1 - ratio_H), rtol=1e-4)
+  distance_H = S - 1 - np.asarray(out_BSHD)[0, -1, :, 0]
+  np.testing.assert_allclose(distance_H, ratio_H / (1 - ratio_H), rtol=1e-4)
 
 
 def test_an_unknown_backend_is_refused_with_the_names_that_exist():

@@ -373,6 +373,11 @@ GENERATE = [
     "generate run --prompt a --temperature -1",
     ("at least 0", "-1.0", "Raise"),
   ),
+  Mistake(
+    "no softmax scale",
+    "generate run --prompt a --logit-scale nan",
+    ("--logit-scale must be above 0", "got nan", "Raise it"),
+  ),
   Mistake("no prompt", "generate run", ("--prompt", "--help")),
   Mistake(
     "a word for a number",

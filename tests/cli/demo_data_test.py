@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -51,10 +52,20 @@ def test_fewer_documents_are_the_first_ones(write):
 
 
 def test_documents_ask_for_what_they_hide(write):
-  tokens = tokenizer.load(corpus.tokenizer_path())
-  store = write("all")["needles512"]
-  text = tokens.decode(store.read(0, 512).tolist())
-  assert text.count("The magic word for") > text.count("What is the") > 0
+  decode = tokenizer.load(corpus.tokenizer_path()).decode
+  question = r" Which magic word goes with (\w+)\? Magic word: \1 (\w+)\."
+  for name, store in write("all").items():
+    if name == "text":
+      continue
+    documents = demo_data.NEEDLE_STORES[name].documents
+    ids = store.read(0, store.num_tokens).reshape(COUNT, -1)
+    for text in map(decode, ids.tolist()):
+      asked = re.findall(question, text)
+      assert text.count("Which magic") == len(asked) == len(set(asked)) > 0
+      rest = re.sub(question, "", text)
+      hidden = re.findall(r" Magic word: (\w+) (\w+)\.", rest)
+      assert set(asked) <= set(hidden)
+      assert len(hidden) - len(set(hidden)) == documents.restatements
 
 
 def test_a_finished_store_is_left_alone(write, tmp_path):

@@ -6,7 +6,7 @@ import types
 import pytest
 import rich.console
 
-from drope_jax.cli import evaluate
+from drope_jax.cli import configure, evaluate
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
@@ -72,7 +72,9 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
 
 def test_fewer_factors_keep_the_suites_first_count(drope, asked):
   drope("evaluate", "c", "--suite", "evals/demo.gin", "--factors", "1,2")
-  assert asked[0].suite.samples == (48, 48)
+  shipped = configure.build("evals/demo.gin", suites.Suite)
+  assert asked[0].suite.samples == shipped.samples[:1] * 2
+  assert asked[0].suite.methods == shipped.methods
 
 
 def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):

@@ -1,10 +1,12 @@
 """The packaged corpus: which documents are held out never changes."""
 
 import hashlib
+import re
 
 import pytest
 
 from drope_jax.data import corpus, tokenizer
+from drope_jax.evals import needles
 
 
 def test_splits_partition_the_corpus():
@@ -74,6 +76,18 @@ def test_words_are_distinct_common_single_pieces():
   assert len(tok.encode(" hippopotamus")) > 1, "everything is one piece"
   text = "".join(corpus.documents("train"))
   assert all(f" {word}" in text for word in words)
+
+
+def test_needles_and_questions_cost_one_piece_a_word():
+  tok = tokenizer.load(corpus.tokenizer_path())
+  said = needles.Needles(words=corpus.words())
+  key, value, other = corpus.words()[:3]
+  _, one = said.around([key], 1)
+  _, many = said.around([key, other], 2)
+  for text in (f" {said.needle(key, value)}", f"{one} {value}.", many):
+    words_and_marks = re.findall(r"\w+|[^\w\s]", text)
+    assert len(tok.encode(text)) == len(words_and_marks)
+    assert tok.decode(tok.encode(text)).strip() == text.strip()
 
 
 def test_packaged_tokenizer_is_what_its_texts_train(tmp_path):

@@ -7,12 +7,12 @@ from drope_jax.evals import needle_documents, needles
 
 EOS = 0
 WORDS = tuple(f"{a}{b}" for a in "bdfglmnprt" for b in ("ark", "ell", "oon"))
-ONE = r" What is the magic word for (\w+)\? The magic word for (\w+) is (\w+)\."
-MANY = (
-  r" What are all the magic words for ([\w, ]+)\? "
-  r"The magic words for ([\w, ]+) are ([\w, ]+)\."
+# With the answer, whose line reads like a needle: take questions out first.
+QUESTION = (
+  r" Which magic word goes with (\w+)\? Magic word: \1 (\w+)\."
+  r"| Which magic words go with ([\w, ]+)\? Magic words: \3 ([\w, ]+)\."
 )
-NEEDLE = r" The magic word for (\w+) is (\w+)\."
+NEEDLE = r" Magic word: (\w+) (\w+)\."
 
 
 def _config(**changes):
@@ -33,11 +33,11 @@ def _texts(config, tokenizer, documents, tokens=300, count=300, seed=0):
 def _questions(text):
   """Returns (place, keys, values) of the questions, in order."""
   found = []
-  for match in re.finditer(f"{ONE}|{MANY}", text):
-    one, one_again, value, many, many_again, values = match.groups()
-    assert (one, many) == (one_again, many_again)
+  for match in re.finditer(QUESTION, text):
+    one, value, many, values = match.groups()
     keys = re.split(r",? and |, ", many) if many else [one]
     found.append((match.start(), keys, (values or value).split(", ")))
+  assert len(found) == text.count("Which") == text.count("?")
   return found
 
 
@@ -62,11 +62,11 @@ def test_every_question_is_answered_by_needles_before_it(tokenizer, documents):
   asked, midway, several = 0, 0, 0
   for text in _texts(config, tokenizer, documents):
     for place, keys, values in _questions(text):
-      plain = re.sub(f"{ONE}|{MANY}", "", text[:place])
+      plain = re.sub(QUESTION, "", text[:place])
       said = re.findall(NEEDLE, plain)
       assert values == [v for key in keys for k, v in said if k == key]
       # What was said of a key later would make the answer wrong.
-      rest = re.sub(f"{ONE}|{MANY}", "", text[place:])
+      rest = re.sub(QUESTION, "", text[place:])
       assert not {k for k, _ in re.findall(NEEDLE, rest)} & set(keys)
       asked += 1
       several += len(values) > 1
@@ -100,10 +100,25 @@ def test_depths_are_uniform(tokenizer, documents):
   assert np.sum((counts - 100) ** 2 / 100) < 18.5
 
 
+def test_needles_are_said_again_just_before_the_questions(tokenizer, documents):
+  config = _config(min_keys=4, max_keys=4, midway=0.0, restatements=5)
+  ranks = np.zeros(4)
+  for text in _texts(config, tokenizer, documents):
+    body = text[: _questions(text)[0][0]]
+    said = re.findall(NEEDLE, body)
+    first, again = said[:-5], said[-5:]
+    assert len(first) == len(set(first)) == 4
+    assert body.endswith("".join(f" Magic word: {k} {v}." for k, v in again))
+    for pair in again:
+      ranks[first.index(pair)] += 1
+  # Any needle alike: 16.3 is exceeded once in a thousand.
+  assert np.sum((ranks - 375) ** 2 / 375) < 16.3
+
+
 def test_the_haystack_is_an_unbroken_run_of_the_text(tokenizer, documents):
   source = " " + " ".join(documents)
   for text in _texts(_config(), tokenizer, documents, count=50):
-    haystack = re.sub(NEEDLE, "", re.sub(f"{ONE}|{MANY}", "", text))
+    haystack = re.sub(NEEDLE, "", re.sub(QUESTION, "", text))
     assert len(haystack) > 200 and haystack in source
     assert haystack.endswith(".")
 
@@ -151,10 +166,14 @@ def test_a_document_too_short_for_its_needles_is_refused(tokenizer, documents):
     {"min_keys": 7},
     {"max_questions": 0},
     {"midway": 1.5},
+    {"restatements": -1},
   ],
 )
 def test_impossible_documents_are_refused(changes):
-  with pytest.raises(ValueError, match="NeedleDocuments"):
+  (name,) = changes
+  with pytest.raises(
+    ValueError, match=rf"NeedleDocuments.*{name}.*, got .*\. "
+  ):
     _config(**changes)
 
 

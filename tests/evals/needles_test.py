@@ -37,16 +37,15 @@ AROUND = {
   ),
   ("short", ("red",), 1): (
     "",
-    " What is the magic number for red? The magic number for red is",
+    " Which magic number goes with red? Magic number: red",
   ),
   ("short", ("red",), 4): (
     "",
-    " What are all the magic numbers for red? The magic numbers for red are",
+    " Which magic numbers go with red? Magic numbers: red",
   ),
   ("short", ("red", "blue"), 1): (
     "",
-    " What are all the magic numbers for red, and blue? The magic numbers for "
-    "red, and blue are",
+    " Which magic numbers go with red, and blue? Magic numbers: red, and blue",
   ),
 }
 
@@ -65,7 +64,7 @@ def test_needles_read_as_in_ruler_and_shortened():
   assert ruler.needle("red", "1234567") == (
     "One of the special magic numbers for red is: 1234567."
   )
-  assert short.needle("red", "blue") == "The magic word for red is blue."
+  assert short.needle("red", "blue") == "Magic word: red blue."
 
 
 def test_draws_are_distinct_and_fill_the_words():
@@ -118,7 +117,7 @@ def test_sentences_split_at_stops_and_lose_nothing_but_whitespace():
 
 def test_continuation_is_what_the_whole_text_encodes_to(real_tokenizer):
   encode = real_tokenizer.encode
-  first, rest = "The ship was red.", " The magic word for red is blue."
+  first, rest = "The ship was red.", " Magic word: red blue."
   joined = encode(first) + needles.encode_continuation(encode, rest)
   assert joined == encode(first + rest)
   # The space before the second sentence is what makes the two differ.

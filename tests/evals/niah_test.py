@@ -10,6 +10,8 @@ WORDS = tuple(f"{a}{b}" for a in "bdfglmnprt" for b in ("ark", "ell", "oon"))
 CONDITION = interface.Condition("tiny", "rope", logit_scale=1.5, seed=3)
 WORDINGS = {"short": needles.SHORT, "ruler": needles.RULER}
 TASKS = ("passkey", "multi_key", "multi_value", "multi_query")
+# A prompt ends before its answer, so that its question is no needle.
+NEEDLE = r"Magic word: (\w+) (\w+)\."
 
 
 def _task(name, wording="short"):
@@ -34,7 +36,7 @@ def test_a_prompt_is_text_with_its_needles_and_the_question(
     assert sample.prompt.startswith(before) and sample.prompt.endswith(ask)
     body = sample.prompt[len(before) : len(sample.prompt) - len(ask)]
     sentences = needles.sentences(body)
-    hidden = [s for s in sentences if "magic" in s]
+    hidden = [s for s in sentences if "magic" in s.lower()]
     assert len(hidden) == config.num_keys * config.num_values
     for key, value in zip(
       np.repeat(sample.queries, config.num_values), sample.answers, strict=True
@@ -42,7 +44,7 @@ def test_a_prompt_is_text_with_its_needles_and_the_question(
       assert said.needle(key, value) in hidden
     for value in sample.distractors:
       assert any(value in needle for needle in hidden)
-    rest = " ".join(s for s in sentences if "magic" not in s)
+    rest = " ".join(s for s in sentences if "magic" not in s.lower())
     assert len(rest) > 100 and rest in source and rest.endswith(".")
 
 
@@ -51,17 +53,16 @@ def test_a_prompt_is_text_with_its_needles_and_the_question(
 WHALE = ["The whale swam on. It was white. The crew was afraid."]
 GOLDEN = {
   ("passkey", "short", 60): (
-    "was afraid. The magic word for boon is poon. The whale swam on. It was "
-    "white. The crew was afraid. The whale swam on. What is the magic word "
-    "for boon? The magic word for boon is",
+    "was white. Magic word: boon poon. The crew was afraid. The whale swam on. "
+    "It was white. The crew was afraid. The whale swam on. Which magic word "
+    "goes with boon? Magic word: boon",
     ("poon",),
   ),
   ("multi_value", "short", 105): (
-    "The magic word for doon is boon. was afraid. The magic word for doon is "
-    "toon. The whale swam on. It was white. The crew was afraid. The magic "
-    "word for doon is fark. The magic word for doon is park. The whale swam "
-    "on. It was white. What are all the magic words for doon? The magic words "
-    "for doon are",
+    "The whale swam on. Magic word: doon boon. Magic word: doon toon. It was "
+    "white. The crew was afraid. The whale swam on. It was white. Magic word: "
+    "doon fark. Magic word: doon park. The crew was afraid. The whale swam on. "
+    "It was white. Which magic words go with doon? Magic words: doon",
     (
       "park",
       "boon",
@@ -169,7 +170,7 @@ def test_queries_are_drawn_independently(tokenizer, documents):
   repeated, orders = 0, np.zeros(4)
   made = _samples(config, tokenizer, documents, 150, 800)
   for sample in made:
-    keys = re.findall(r"The magic word for (\w+) is", sample.prompt)
+    keys = [key for key, _ in re.findall(NEEDLE, sample.prompt)]
     orders[keys.index(sample.queries[1])] += 1
     repeated += sample.queries[0] == sample.queries[1]
     assert len(sample.answers) == 2
@@ -186,20 +187,22 @@ def test_depths_are_rulers_forty_and_uniform(tokenizer, documents):
   counts, _ = np.histogram(depths, bins=4, range=(0, 100))
   assert np.sum((counts - 150) ** 2 / 150) < 16.3
   for sample in made[:50]:
-    place = sample.prompt.index("magic") / len(sample.prompt)
-    # The question takes a tenth of the prompt and a sentence 3% of it.
-    assert abs(place - 0.9 * sample.depth / 100) < 0.08
+    body = sample.prompt[: sample.prompt.index(" Which magic")]
+    sentences = needles.sentences(body)
+    (place,) = [i for i, s in enumerate(sentences) if re.fullmatch(NEEDLE, s)]
+    assert place == sample.depth * (len(sentences) - 1) // 100
+    assert len(sentences) > 50
 
 
 def _oracle(prompt):
-  asked = re.search(r"for ([\w, ]+) (?:is|are)$", prompt)[1]
-  pairs = re.findall(r"The magic word for (\w+) is (\w+)\.", prompt)
+  asked = re.search(r"Magic words?: ([\w, ]+)$", prompt)[1]
+  pairs = re.findall(NEEDLE, prompt)
   keys = re.split(r",? and |, ", asked)
   return " " + ", ".join(v for key in keys for k, v in pairs if k == key) + "."
 
 
 def _lister(prompt):
-  pairs = re.findall(r"The magic word for (\w+) is (\w+)\.", prompt)
+  pairs = re.findall(NEEDLE, prompt)
   return " " + ", ".join(value for _, value in pairs)
 
 

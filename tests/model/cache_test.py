@@ -20,9 +20,7 @@ SCHEMES = {
 }
 
 
-@functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("from_empty", "backend")
-)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="from_empty")
 def _read(config, params, tokens_BS, cache, **options):
   x_BSM, cache = transformer.forward_cached(
     config, params, tokens_BS, cache, **options

@@ -1,7 +1,6 @@
 """What a model without positional embeddings cannot know, and RoPE can."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ def test_one_layer_without_positions_reads_its_prefix_as_a_set(
   tokens_S = np.random.default_rng(0).permutation(config.vocab_size)[:S]
   shuffled_S = tokens_S.copy()
   shuffled_S[:-1] = np.random.default_rng(1).permutation(tokens_S[:-1])
-  logits_BSV = forward(config, params, jnp.stack([tokens_S, shuffled_S]))
+  logits_BSV = forward(config, params, np.stack([tokens_S, shuffled_S]))
   changed_S = np.abs(logits_BSV[0] - logits_BSV[1]).max(-1)
   assert changed_S[:-1].max() > 0.1, "the shuffle moved no token"
   if scheme == Nope():
@@ -34,7 +33,13 @@ def test_one_layer_without_positions_reads_its_prefix_as_a_set(
     assert changed_S[-1] > 0.1, "Rope did not see the order either"
 
 
-@functools.partial(jax.jit, static_argnums=0)
+def _compiled(function):
+  """Compiles it once for each config; results are in numpy."""
+  jitted = jax.jit(function, static_argnums=0)
+  return lambda *args: jax.device_get(jitted(*args))
+
+
+@_compiled
 def _attention(config, params, tokens_BS):
   """Returns the attention weights, and the gradient of a positional bias.
 
@@ -58,7 +63,7 @@ def _attention(config, params, tokens_BS):
   return weights_NBHST, gradient
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@_compiled
 def _logits(config, params, tokens_BS):
   """Returns the logits, and the gradient of a loss that sees each of them."""
 
@@ -74,12 +79,10 @@ def _logits(config, params, tokens_BS):
 def _moved(gradient):
   """The largest gradient of any query or key weight."""
   flat = trees.flatten(gradient["layers"]["attention"])
-  return float(
-    max(
-      jnp.abs(flat[f"{projection}/{name}"]).max()
-      for projection in "qk"
-      for name in ("kernel", "bias")
-    )
+  return max(
+    np.abs(flat[f"{projection}/{name}"]).max()
+    for projection in "qk"
+    for name in ("kernel", "bias")
   )
 
 
@@ -93,7 +96,7 @@ def test_on_a_constant_sequence_a_model_without_positions_is_uniform(
   weights, they mix values that are all the same.
   """
   nope = dataclasses.replace(config, positional=Nope())
-  constant_BS, varied_BS = jnp.full((1, S), 7), tokens_BS[:1, :S]
+  constant_BS, varied_BS = np.full((1, S), 7), tokens_BS[:1, :S]
   uniform_ST = np.tri(S) / np.arange(1, S + 1)[:, None]
   # What is zero in the reals is float32 rounding here, of terms of order one.
   weights_NBHST, bias_gradient = _attention(nope, params, constant_BS)

@@ -1,0 +1,123 @@
+"""`drope demo` from end to end, at a size of seconds."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
+from drope_jax.cli import configure, demo
+from drope_jax.data import corpus, sources, tokenizer, writer
+from drope_jax.evals.suite import Suite
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope
+from drope_jax.surgery import compose
+from drope_jax.train import metrics
+
+CONFIG = ModelConfig(
+  vocab_size=2048,
+  num_layers=1,
+  width=16,
+  num_heads=2,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_width=16,
+  context_tokens=64,
+  tied_embeddings=True,
+)
+OVERRIDES = (
+  "recalibrate/TrainPhase.context_tokens = 64",
+  "recalibrate/TrainPhase.batch_size = 8",
+  "recalibrate/TrainPhase.accumulation = 1",
+  "recalibrate/TrainPhase.tokens = 4096",
+  "Cosine.warmup_steps = 1",
+)
+
+
+def _write_stores(directory, names, *args, **kwargs):
+  for name in ("text", *names):
+    source = sources.expand(["packaged:test"])
+    writer.write(str(directory / name), source, corpus.tokenizer_path())
+
+
+@pytest.fixture
+def run_demo(drope, tmp_path, monkeypatch):
+  """Runs the demo on models and data of a few thousand numbers."""
+  path = corpus.tokenizer_path()
+  tokens = tokenizer.load(path)
+  reference = manifests.TokenizerRef(
+    "drope2k.model", tokens.fingerprint, tokens.vocab_size
+  )
+  base = CONFIG, transformer.init(CONFIG, jax.random.key(0))
+  full = compose.apply(compose.Surgery("all", "qk"), *base)
+  for name, (config, params) in {"_BASE": base, "_FULL": full}.items():
+    manifest = manifests.Manifest(config, reference)
+    store.save_model(tmp_path / name, params, manifest, path)
+    monkeypatch.setattr(demo, name, str(tmp_path / name))
+  build = configure.build
+
+  def smaller(config, root, overrides=()):
+    built = build(config, root, overrides)
+    if root is not Suite:
+      return built
+    return dataclasses.replace(
+      built,
+      evals=("perplexity",),
+      factors=(1.0, 4.0),
+      samples=(1, 1),
+      fit_needle_documents=0,
+      fit_evaluations=3,
+    )
+
+  monkeypatch.setattr(demo.configure, "build", smaller)
+  monkeypatch.setattr(demo.demo_data, "write", _write_stores)
+  overrides = (*OVERRIDES, f"Recipe.init_from = '{tmp_path}/_BASE'")
+  flags = [word for override in overrides for word in ("--set", override)]
+  return lambda: drope("demo", "--out", tmp_path / "out", *flags)
+
+
+def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
+  run_demo, tmp_path
+):
+  ran = run_demo()
+  assert ran.status == 0, ran.err
+  out = tmp_path / "out"
+  for words in ("held-out loss", "recalibrate", "yarn", "results.json"):
+    assert words in ran.out
+
+  damage = json.loads((out / "damage.json").read_text())
+  lines = metrics.read(out)
+  assert [line["tokens"] for line in lines] == [2048, 4096]
+  assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
+
+  found = json.loads((out / "results.json").read_text())
+  manifest = found["models"]["recalibrated"]["manifest"]
+  operations = [entry["operation"] for entry in manifest["lineage"]]
+  assert operations == ["surgery", "recalibrate"]
+  methods = {(row["model"], row["method"]) for row in found["rows"]}
+  assert methods == {
+    *(("base", method) for method in ("model", "pi", "ntk", "yarn")),
+    *(("recalibrated", "model"), ("full", "model")),
+  }
+  # No method is shown with a softmax scale of its own beside one without.
+  for model, method in methods:
+    conditions = {
+      (row["factor"], row["scale_fitted"])
+      for row in found["rows"]
+      if (row["model"], row["method"]) == (model, method)
+    }
+    assert conditions == {(1.0, False), (4.0, False), (4.0, True)}
+
+  config = store.describe(out / "live/recalibrate")[0].model
+  assert (config.positional, config.qk_norm) == (Nope(), "qk")
+  (sample,) = json.loads((out / "samples.json").read_text())
+  assert "▶" in sample["text"] and "176 tokens" in sample["context"]
+  page = (out / "report.html").read_text("utf-8")
+  assert "recalibrated" in page and "<svg" in page
+
+  assert run_demo().status == 0
+  assert metrics.read(out) == lines, "it trained again"
+  assert json.loads((out / "results.json").read_text()) == found
