@@ -17,7 +17,7 @@ _RUNTIME = [
   "flax>=0.12,<0.13",
   "gin-config>=0.5,<0.6",
   "grain>=0.2.16,<0.3",
-  "jax>=0.10,<0.11",
+  "jax>=0.10,<0.12",
   "matplotlib>=3.9",
   "numpy>=2.0",
   "optax>=0.2.6,<0.3",
@@ -34,7 +34,7 @@ _PARQUET = ["pyarrow>=18"]
 
 _EXTRAS = {
   "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
-  "gpu": ["jax[cuda13]>=0.10,<0.11"],
+  "gpu": ["jax[cuda13]>=0.10,<0.12"],
   "parquet": _PARQUET,
   "test": [
     *_PARQUET,
@@ -47,7 +47,7 @@ _EXTRAS = {
     "torch==2.13.0",
     "transformers>=5,<6",
   ],
-  "tpu": ["jax[tpu]>=0.10,<0.11"],
+  "tpu": ["jax[tpu]>=0.10,<0.12"],
   "track": ["tensorboard>=2.18", "wandb>=0.19"],
 }
 

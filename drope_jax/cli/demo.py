@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
   _compare(out, models, console)
   _samples(out, models["full"], console)
   shutil.copy(out / "live" / "metrics.jsonl", out / "metrics.jsonl")
-  commands = [f"drope demo --out {args.out}"]
+  commands = [shlex.join(["drope", *sys.argv[1:]])]
   report.write(
     out / "report.html", summary.sections([runs.load(out)], commands=commands)
   )
@@ -168,7 +170,7 @@ def _recalibrate(
       live.update(
         rich.console.Group(
           f"held-out loss {points[-1][1]:.3f} after {points[-1][0]:,} tokens",
-          chart.draw(points, levels, training.tokens),
+          chart.draw(points, levels, recipe.tokens_at(recipe.end_steps()[-1])),
           bar.renderable,
         )
       )

@@ -17,6 +17,7 @@ import dataclasses
 import os
 import pathlib
 
+import rich.box
 import rich.console
 import rich.table
 
@@ -168,16 +169,18 @@ def variants(lm: lms.CheckpointLM) -> suites.Variant:
 def table(rows: Sequence[Result]) -> rich.table.Table:
   """Returns results with one column a factor, and their 95% intervals."""
   factors = sorted({row.factor for row in rows})
-  shown = rich.table.Table(title="95% intervals in brackets")
-  for name in ("eval", "metric", "model", "positions", "softmax scale"):
+  shown = rich.table.Table(
+    title="95% intervals below; scale is the softmax scale", box=rich.box.SIMPLE
+  )
+  for name in ("eval", "model", "positions", "scale"):
     shown.add_column(name)
   for factor in factors:
     shown.add_column(f"{factor:g}x", justify="right")
   cells: dict[tuple[str, ...], dict[float, str]] = {}
   for row in rows:
     scale = "fitted" if row.scale_fitted else "none"
-    key = (row.task, row.metric, row.model, row.method, scale)
-    text = f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
+    key = (f"{row.task}\n{row.metric}", row.model, row.method, scale)
+    text = f"{row.value:.3f}\n{row.low:.2f}-{row.high:.2f}"
     cells.setdefault(key, {})[row.factor] = text
   for key, by_factor in sorted(cells.items()):
     shown.add_row(*key, *(by_factor.get(factor, "") for factor in factors))

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     rich.progress.TimeElapsedColumn(),
     console=console,
     transient=True,
+    disable=not console.is_terminal,
   ) as progress:
     task = progress.add_task("", total=len(sources), tokens=0)
 

@@ -76,8 +76,8 @@ RULER = Wording(
 
 # RULER's, shortened for vocabularies of a few hundred to a few thousand pieces
 # and models of a few million parameters. The value stands right behind its key:
-# one lookup finds it, and a model of 1.5M parameters learned that in 200 steps of
-# drills, where 400 taught it nothing of "{key} is {value}", which takes two.
+# one lookup finds it, and a model of 1.5M parameters learned that in 200 steps
+# of drills, where 400 taught it nothing of "{key} is {value}", which takes two.
 SHORT = Wording(
   needle="Magic {kind}: {key} {value}.",
   one=Phrasing(

@@ -36,6 +36,11 @@ class Pattern:
       raise ValueError(
         "Pattern needs at least one scheme, got none. Name one a layer."
       )
+    if any(isinstance(scheme, Pattern) for scheme in self.schemes):
+      raise ValueError(
+        "Pattern needs a scheme for each layer, got a Pattern within. "
+        "Write out its schemes and windows."
+      )
     if self.windows and len(self.windows) != len(self.schemes):
       raise ValueError(
         f"Pattern needs a window for each of its {len(self.schemes)} schemes, "

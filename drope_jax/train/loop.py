@@ -8,7 +8,6 @@ Files, clocks and progress are here; the step itself is pure (`step`).
 from collections.abc import Callable, Mapping
 import dataclasses
 import datetime
-import json
 import os
 import time
 from typing import Any
@@ -25,6 +24,7 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
 from drope_jax.train import metrics as metrics_lib
+from drope_jax.train import preflight
 from drope_jax.train import step as steps
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
@@ -80,8 +80,8 @@ def run(
   directory = epath.Path(directory)
   backend = resolve_backend(recipe.attention)
   mesh = sharding.make_mesh(recipe.mesh)
-  _check_data(recipe, mesh, base_dir)
-  _claim(recipe, directory)
+  preflight.check(recipe, mesh, base_dir)
+  preflight.claim(recipe, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
   context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics, probe)
@@ -96,13 +96,7 @@ def run(
       model = _operate(context, phase, recipe.phases[:index], model)
     else:
       model = _train(context, phase, first, model)
-    if not (directory / phase.name).exists():
-      store.save_model(
-        directory / phase.name,
-        model.params,
-        model.manifest,
-        context.tokenizer_path,
-      )
+    _keep(context, phase, model)
     on_model(phase.name, model)
   return model
 
@@ -192,16 +186,20 @@ def _load(run: _Run, path) -> Model:
   return Model(*store.load_model(path, shardings=shardings, dtype="float32"))
 
 
+def _keep(run: _Run, phase: TrainPhase | SurgeryPhase, model: Model) -> None:
+  """Writes a finished phase's model, unless an earlier start did."""
+  path = run.directory / phase.name
+  if store.is_finished(path):
+    return
+  if path.exists():  # What an interrupted save left in a bucket.
+    path.rmtree()
+  store.save_model(path, model.params, model.manifest, run.tokenizer_path)
+
+
 def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
   tokens_BS = None
   if phase.surgery.needs_tokens:
-    trained = [p for p in before if isinstance(p, TrainPhase)]
-    data = phase.calibration or (trained[-1].data if trained else None)
-    if data is None:
-      raise ValueError(
-        f"{phase.name}: matched gains are measured on text, got none. Set "
-        "SurgeryPhase.calibration, or let a training come before."
-      )
+    data = preflight.calibration(phase, before)
     batch = next(
       pipeline.batches(
         data,
@@ -280,7 +278,7 @@ def _take_steps(run, phase, config, first, last, state, save):
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )
   now = int(state["step"])
-  batches = _batches(recipe, phase, run.base_dir, now - first)
+  batches = preflight.batches(recipe, phase, run.base_dir, now - first)
   with metrics_lib.MetricsLog(run.directory, now) as log:
     clock, clock_step = time.monotonic(), now
     while now < last:
@@ -310,20 +308,6 @@ def _take_steps(run, phase, config, first, last, state, save):
   return state
 
 
-def _batches(recipe, phase, base_dir, start_step=0):
-  return pipeline.batches(
-    phase.data,
-    batch_size=phase.batch_size,
-    context_tokens=phase.context_tokens,
-    seed=recipe.seed,
-    start_step=start_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    workers=2,
-    base_dir=base_dir,
-  )
-
-
 def _abstract_state(run, phase, config, first):
   """Returns the phase's state as shapes with the shardings it is to have."""
   shapes = transformer.param_shapes(config)
@@ -351,83 +335,6 @@ def _entry(manifest, operation, arguments, parent, steps_taken=0, tokens=0):
     code=revision.describe(),
     time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   )
-
-
-def _check_data(
-  recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
-) -> None:
-  """Refuses data that do not fit, in any phase, before anything is written."""
-  if recipe.model is not None:
-    config = recipe.model
-    tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
-    fingerprint, size = tokens.fingerprint, tokens.vocab_size
-  else:
-    manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
-    config = manifest.model
-    if manifest.tokenizer is None:
-      raise ValueError(
-        "A run that starts from a checkpoint needs its tokenizer, got none in "
-        f"{recipe.init_from}. Save the checkpoint again with it."
-      )
-    fingerprint = manifest.tokenizer.fingerprint
-    size = manifest.tokenizer.vocab_size
-  if size > config.vocab_size:
-    raise ValueError(
-      f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
-      f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
-    )
-  for phase in recipe.phases:
-    data = getattr(phase, "data", None) or getattr(phase, "calibration", None)
-    if data is None:
-      continue
-    for opened in pipeline.open_stores(data, base_dir):
-      if opened.tokenizer_fingerprint != fingerprint:
-        raise ValueError(
-          f"{phase.name}: a store needs the model's tokenizer "
-          f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
-          f"{opened.path}. Tokenize the text again with that file."
-        )
-    if isinstance(phase, TrainPhase):
-      sharding.require_even_batch(mesh, phase.batch_size, phase.context_tokens)
-      _batches(recipe, phase, base_dir)  # Refuses too short a store.
-
-
-def _claim(recipe: Recipe, directory: epath.Path) -> None:
-  """Writes recipe.json, or checks that the folder is this recipe's."""
-  file = directory / "recipe.json"
-  encoded = manifests.encode(recipe)
-  # How often it saves and logs may change between one start and the next.
-  for field in ("save_every_steps", "log_every_steps"):
-    encoded.pop(field)
-  if file.exists():
-    found = json.loads(file.read_text())
-    if found != encoded:
-      changed = ", ".join(_differences(found, encoded)) or "its form"
-      raise ValueError(
-        f"A run continues with the recipe that began it, but {directory} was "
-        f"begun with another: {changed} differs. Choose another --out, or "
-        "remove that folder."
-      )
-    return
-  if directory.exists() and any(directory.iterdir()):
-    raise ValueError(
-      f"A run needs a new folder, or its own, got {directory}, which holds "
-      "other files. Choose another --out."
-    )
-  if jax.process_index() == 0:
-    directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(encoded, indent=1) + "\n")
-
-
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
-  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-    return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
-  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-    pairs = enumerate(zip(a, b, strict=True))
-    return [
-      d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")
-    ]
-  return [] if a == b else [path.lstrip(".")]
 
 
 def _require_finite(

@@ -57,6 +57,10 @@ def test_each_layer_applies_its_own_scheme_by_a_traced_index():
   [
     (lambda: Pattern(()), r"at least one scheme, got none\. Name one"),
     (
+      lambda: Pattern((RNOPE, Nope())),
+      r"scheme for each layer, got a Pattern within\. Write out",
+    ),
+    (
       lambda: Pattern((Rope(), Nope()), (8,)),
       r"window for each of its 2 schemes, got 1\. Write None",
     ),

@@ -169,8 +169,8 @@ def _row_loss(batch, rows):
 
 
 def _mesh(**axes):
-  config = sharding.MeshConfig(**axes)
-  return sharding.make_mesh(config, jax.devices()[:8])
+  devices = jax.devices()[: math.prod(axes.values())]
+  return sharding.make_mesh(sharding.MeshConfig(**axes), devices)
 
 
 def test_a_step_sharded_by_data_fsdp_and_tensor_is_that_of_one_device(wanted):
@@ -181,9 +181,13 @@ def test_a_step_sharded_by_data_fsdp_and_tensor_is_that_of_one_device(wanted):
 
 
 def test_muon_sharded_by_fsdp_and_context_is_that_of_one_device():
-  phase = dataclasses.replace(PHASE, optimizer=optimizer.Muon(clip_norm=0.25))
-  want, want_metrics = _run(phase, count=2)
-  state, metrics = _run(phase, _mesh(data=2, fsdp=2, context=2), count=2)
+  phase = dataclasses.replace(
+    PHASE,
+    optimizer=optimizer.Muon(clip_norm=0.25),
+    schedule=optimizer.Constant(PEAK),
+  )
+  want, want_metrics = _run(phase, count=1)
+  state, metrics = _run(phase, _mesh(fsdp=2, context=2), count=1)
   moments = jax.tree.leaves(state["opt_state"])
   assert not all(x.sharding.is_fully_replicated for x in moments)
   flat = trees.flatten(want["params"])

@@ -1,0 +1,176 @@
+"""What is checked, and claimed, before a run's first step."""
+
+from collections.abc import Iterator, Sequence
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax import sharding
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
+from drope_jax.data import paths, pipeline, tokenizer
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.surgery import compose
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+
+def check(
+  recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
+) -> None:
+  """Checks that every phase can run, before anything is written.
+
+  Raises:
+    FileNotFoundError, ValueError: a store, tokenizer or checkpoint is missing
+      or does not fit the others; a surgery does not fit the model.
+  """
+  if recipe.model is not None:
+    config = recipe.model
+    tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
+    fingerprint, size = tokens.fingerprint, tokens.vocab_size
+  else:
+    manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
+    config = manifest.model
+    if manifest.tokenizer is None:
+      raise ValueError(
+        "A run that starts from a checkpoint needs its tokenizer, got none in "
+        f"{recipe.init_from}. Save the checkpoint again with it."
+      )
+    fingerprint = manifest.tokenizer.fingerprint
+    size = manifest.tokenizer.vocab_size
+  if size > config.vocab_size:
+    raise ValueError(
+      f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
+      f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
+    )
+  for index, phase in enumerate(recipe.phases):
+    if isinstance(phase, SurgeryPhase):
+      if phase.surgery.needs_tokens:
+        calibration(phase, recipe.phases[:index])
+      config = _config_after(phase, config)
+    data = getattr(phase, "data", None) or getattr(phase, "calibration", None)
+    if data is None:
+      continue
+    for opened in pipeline.open_stores(data, base_dir):
+      if opened.tokenizer_fingerprint != fingerprint:
+        raise ValueError(
+          f"{phase.name}: a store needs the model's tokenizer "
+          f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
+          f"{opened.path}. Tokenize the text again with that file."
+        )
+    if isinstance(phase, TrainPhase):
+      sharding.require_even_batch(mesh, phase.batch_size, phase.context_tokens)
+      batches(recipe, phase, base_dir)  # Refuses too short a store.
+
+
+def claim(recipe: Recipe, directory: epath.Path) -> None:
+  """Writes recipe.json, or checks that the folder is this recipe's.
+
+  Raises:
+    ValueError: it is another recipe's, or holds other files.
+  """
+  file = directory / "recipe.json"
+  encoded = manifests.encode(recipe)
+  # How often it saves and logs may change between one start and the next.
+  for field in ("save_every_steps", "log_every_steps"):
+    encoded.pop(field)
+  if file.exists():
+    found = _parse(file)
+    if found != encoded:
+      changed = ", ".join(_differences(found, encoded)) or "its form"
+      raise ValueError(
+        f"A run continues with the recipe that began it, but {directory} was "
+        f"begun with another: {changed} differs. Choose another --out, or "
+        "remove that folder."
+      )
+    return
+  if directory.exists() and any(
+    p.suffix != ".tmp" for p in directory.iterdir()
+  ):
+    raise ValueError(
+      f"A run needs a new folder, or its own, got {directory}, which holds "
+      "other files. Choose another --out."
+    )
+  if jax.process_index() == 0:
+    directory.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed, so that it is whole or not there.
+    whole = file.with_suffix(".tmp")
+    whole.write_text(json.dumps(encoded, indent=1) + "\n")
+    whole.replace(file)
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
+  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    pairs = enumerate(zip(a, b, strict=True))
+    return [
+      d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")
+    ]
+  return [] if a == b else [path.lstrip(".")]
+
+
+def batches(
+  recipe: Recipe,
+  phase: TrainPhase,
+  base_dir: str | None,
+  start_step: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns this process's batches of a phase, from its `start_step` on."""
+  return pipeline.batches(
+    phase.data,
+    batch_size=phase.batch_size,
+    context_tokens=phase.context_tokens,
+    seed=recipe.seed,
+    start_step=start_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    workers=2,
+    base_dir=base_dir,
+  )
+
+
+def calibration(
+  phase: SurgeryPhase, before: Sequence[TrainPhase | SurgeryPhase]
+) -> pipeline.DataConfig:
+  """Returns the text that a surgery's matched gains are measured on.
+
+  Raises:
+    ValueError: it names none, and no training came before it.
+  """
+  trained = [p.data for p in before if isinstance(p, TrainPhase)]
+  if phase.calibration is None and not trained:
+    raise ValueError(
+      f"{phase.name}: matched gains are measured on text, got none. Set "
+      "SurgeryPhase.calibration, or let a training come before."
+    )
+  return phase.calibration or trained[-1]
+
+
+def _config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:
+  """Returns the config a surgery leads to, working on shapes alone."""
+  after = []
+
+  def operate(params, tokens_BS):
+    text = tokens_BS if phase.surgery.needs_tokens else None
+    config_after, params = compose.apply(phase.surgery, config, params, text)
+    after.append(config_after)
+    return params
+
+  tokens_BS = jax.ShapeDtypeStruct((1, config.context_tokens), jnp.int32)
+  jax.eval_shape(operate, transformer.param_shapes(config), tokens_BS)
+  return after[0]
+
+
+def _parse(file: epath.Path) -> Any:
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"A run's recipe.json must be whole JSON, got {file} ({error}). Copy it "
+      "again, or start in another --out."
+    ) from error
