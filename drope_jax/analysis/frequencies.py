@@ -74,5 +74,5 @@ def scalings(
       ),
     )
     for factor in factors
-    for method in scaling.METHODS
+    for method in scaling.STRETCHES
   )

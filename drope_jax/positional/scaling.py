@@ -197,7 +197,8 @@ class Dynamic(rotary.Rotary):
     return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
 
 
-METHODS = ("rope", "pi", "ntk", "yarn")
+STRETCHES = ("pi", "ntk", "yarn")
+METHODS = ("rope", *STRETCHES)
 
 
 def scaled(

@@ -31,7 +31,7 @@ def params():
   # Large weights: attention far from uniform, where positions matter.
   weights = transformer.init(CONFIG, jax.random.key(0))
   return jax.tree.map(
-    lambda leaf: 20 * leaf if leaf.ndim > 2 else leaf, weights
+    lambda leaf: 3 * leaf if leaf.ndim > 2 else leaf, weights
   )
 
 
@@ -58,6 +58,7 @@ def _numpy_anatomy(config, params, tokens_BS, slopes_H=(0, 0, 0, 0), window=S):
         logits_T = logits_T - slopes_H[h] * np.arange(len(k_TD))[::-1]
         p_T = np.exp(logits_T - logits_T.max())
         p_T /= p_T.sum()
+        p_T = p_T[p_T > 0]  # 0 log 0 is 0.
         entropies.append(-(p_T * np.log(p_T)).sum())
         logits.append(logits_T.max())
     entropies_N.append(np.mean(entropies))
