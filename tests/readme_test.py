@@ -79,9 +79,10 @@ def test_the_recipe_is_what_the_commands_around_it_need(recipe_file):
   )
   stages = {phase.name for phase in plain.phases}
   evaluated = {
-    pathlib.Path(_parse(words).checkpoint).name
+    pathlib.Path(checkpoint).name
     for words in COMMAND_LINES
     if words[0] == "evaluate" and "CKPT" not in words
+    for checkpoint in _parse(words).checkpoints
   }
   assert evaluated and evaluated <= stages
   pretrain, _, recalibrate = plain.phases

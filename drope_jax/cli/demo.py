@@ -135,7 +135,7 @@ def _recalibrate(
   """Drops the base's positions, shows the damage, and trains on."""
   recipe = configure.build("recipes/demo_live.gin", Recipe, overrides)
   lm = lms.CheckpointLM.load(base)
-  surgery, training = recipe.phases
+  surgery, *_, training = recipe.phases
   text = perplexity.excerpts(
     map(lm.encode, corpus.documents("fit")),
     lm.context_tokens,

@@ -30,9 +30,7 @@ DROPPED = dataclasses.replace(CONFIG, positional=Nope())
 def params():
   # Large weights: attention far from uniform, where positions matter.
   weights = transformer.init(CONFIG, jax.random.key(0))
-  return jax.tree.map(
-    lambda leaf: 3 * leaf if leaf.ndim > 2 else leaf, weights
-  )
+  return jax.tree.map(lambda leaf: 3 * leaf if leaf.ndim > 2 else leaf, weights)
 
 
 @pytest.fixture(scope="module")

@@ -122,12 +122,17 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   base = _recipe("demo_base")
   for name in ("demo_drope", "demo_live"):
     recipe = _recipe(name)
-    surgery, training = recipe.phases
+    surgery, *curriculum, training = recipe.phases
     assert isinstance(surgery, SurgeryPhase)
     assert isinstance(training, TrainPhase)
     assert training.context_tokens == base.model.context_tokens
     assert training.data == base.phases[-1].data
     assert surgery.calibration == training.data
-  full, live = (_recipe(n).phases[1] for n in ("demo_drope", "demo_live"))
-  assert dataclasses.replace(live, tokens=full.tokens) == full
-  assert live.tokens < full.tokens
+    # Lengths and data that the base itself grew up with.
+    assert {(p.context_tokens, p.data) for p in curriculum} <= {
+      (p.context_tokens, p.data) for p in base.phases[:-1]
+    }
+  full, live = _recipe("demo_drope"), _recipe("demo_live")
+  assert live.phases[0] == full.phases[0]
+  length = {"steps": full.phases[-1].steps, "tokens": None}
+  assert dataclasses.replace(live.phases[-1], **length) == full.phases[-1]
