@@ -64,8 +64,8 @@ def tokenizer_texts() -> Iterator[str]:
   """Yields what the packaged tokenizer was trained on.
 
   The train split, and each of `words()`, and the words of the needle sentences
-  around them, often enough to become one piece. Without that 27 of the 256
-  nouns would be; they cost 3% more tokens a character.
+  around them, often enough to become one piece. Without that 18 of the 256
+  nouns would be; they cost 4% more tokens a character.
   """
   yield from documents("train")
   repeated = (*words(), *_NEEDLE_WORDS) * _WORD_REPEATS
