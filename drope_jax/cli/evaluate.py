@@ -170,12 +170,13 @@ def table(rows: Sequence[Result]) -> rich.table.Table:
   """Returns results with one column a factor, and their 95% intervals."""
   factors = sorted({row.factor for row in rows})
   shown = rich.table.Table(
-    title="95% intervals below; scale is the softmax scale", box=rich.box.SIMPLE
+    title="95% intervals below; by: positions; scale: the softmax's",
+    box=rich.box.SIMPLE,
   )
-  for name in ("eval", "model", "positions", "scale"):
-    shown.add_column(name)
+  for name in ("eval", "model", "by", "scale"):
+    shown.add_column(name, overflow="fold")
   for factor in factors:
-    shown.add_column(f"{factor:g}x", justify="right")
+    shown.add_column(f"{factor:g}x", justify="right", no_wrap=True)
   cells: dict[tuple[str, ...], dict[float, str]] = {}
   for row in rows:
     scale = "fitted" if row.scale_fitted else "none"
