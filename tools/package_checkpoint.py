@@ -24,6 +24,8 @@ def main() -> None:
   source = args.run / args.phase
   params, manifest = store.load_model(source, dtype="bfloat16")
   store.save_model(out, params, manifest, store.tokenizer_path(source))
+  # Orbax writes the absolute path of this machine into its marker.
+  (out / "commit_success.txt").write_text("")
   shutil.copy(args.run / "metrics.jsonl", f"{out}.metrics.jsonl")
 
 
