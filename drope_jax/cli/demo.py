@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--from-scratch",
     action="store_true",
-    help="train the base and the full recalibration too, in about 75 minutes",
+    help="train the base and the full recalibration too, in about 35 minutes",
   )
   parser.add_argument(
     "--set",
