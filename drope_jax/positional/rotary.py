@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,16 +52,29 @@ class Rotary(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rope(Rotary):
-  """Plain RoPE.
+class GeometricRotary(Rotary):
+  """A rotation whose frequencies come from RoPE's geometric sequence.
 
   Attributes:
     theta: ratio of the longest wavelength to the shortest. Unitless.
-
-  Source: Su et al. 2021 (arXiv:2104.09864).
   """
 
   theta: float = 10_000.0
+
+  def __post_init__(self):
+    if not 1.0 < self.theta < math.inf:
+      raise ValueError(
+        f"{type(self).__name__} needs a finite theta above 1, got "
+        f"{self.theta}. Llama's is 10000."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope(GeometricRotary):
+  """Plain RoPE.
+
+  Source: Su et al. 2021 (arXiv:2104.09864).
+  """
 
   def frequencies(self, head_dim: int) -> np.ndarray:
     return geometric_frequencies(self.theta, head_dim)
@@ -94,16 +108,12 @@ def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
   """Returns float32 omega_F, omega_m = theta^(-2m / head_dim).
 
   Raises:
-    ValueError: `head_dim` is odd, or `theta` is not positive.
+    ValueError: `head_dim` is odd.
   """
   if head_dim % 2:
     raise ValueError(
       f"Rope needs an even head_dim to pair channels, got {head_dim}. "
       "Change ModelConfig.head_dim, or use Nope()."
-    )
-  if theta <= 0:
-    raise ValueError(
-      f"Rope needs a positive theta, got {theta}. Llama's is 10000."
     )
   # float64 until the end: the last pair's exponent multiplies its rounding.
   pair_F = np.arange(0, head_dim, 2, dtype=np.float64)

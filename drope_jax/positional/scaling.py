@@ -32,16 +32,16 @@ def _require_trained_tokens(scheme) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class PositionInterpolation(rotary.Rotary):
+class PositionInterpolation(rotary.GeometricRotary):
   """Linear position interpolation (PI): every omega_m divided by s.
 
   Source: Chen et al. 2023 (arXiv:2306.15595); transformers' "linear".
   """
 
-  theta: float = 10_000.0
   factor: float = 1.0
 
   def __post_init__(self):
+    super().__post_init__()
     _require_factor(self)
 
   def frequencies(self, head_dim: int) -> np.ndarray:
@@ -50,7 +50,7 @@ class PositionInterpolation(rotary.Rotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class NtkAware(rotary.Rotary):
+class NtkAware(rotary.GeometricRotary):
   """NTK-aware scaling: theta becomes theta * s^(D / (D - 2)).
 
   The slowest pair is divided by s, the fastest stays. transformers' "dynamic"
@@ -59,10 +59,10 @@ class NtkAware(rotary.Rotary):
   Source: bloc97 2023, as in YaRN (arXiv:2309.00071), section 3.1.
   """
 
-  theta: float = 10_000.0
   factor: float = 1.0
 
   def __post_init__(self):
+    super().__post_init__()
     _require_factor(self)
 
   def frequencies(self, head_dim: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class NtkAware(rotary.Rotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class Yarn(rotary.Rotary):
+class Yarn(rotary.GeometricRotary):
   """YaRN: fast pairs stay, slow pairs are divided by s, with a ramp between.
 
   The ramp is linear in the pair's index between the pairs that turn
@@ -93,13 +93,13 @@ class Yarn(rotary.Rotary):
   0.1 ln s + 1 multiplies q and k alike.
   """
 
-  theta: float = 10_000.0
   factor: float = 1.0
   trained_tokens: int = 4096
   beta_fast: float = 32.0
   beta_slow: float = 1.0
 
   def __post_init__(self):
+    super().__post_init__()
     _require_factor(self)
     _require_trained_tokens(self)
     if not self.beta_fast > self.beta_slow > 0:
@@ -129,7 +129,7 @@ class Yarn(rotary.Rotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama3Rope(rotary.Rotary):
+class Llama3Rope(rotary.GeometricRotary):
   """Llama 3.1's rule: a ramp over the number of turns, no temperature.
 
   Attributes:
@@ -147,6 +147,7 @@ class Llama3Rope(rotary.Rotary):
   high_freq_factor: float = 4.0
 
   def __post_init__(self):
+    super().__post_init__()
     _require_factor(self)
     _require_trained_tokens(self)
     if not self.high_freq_factor > self.low_freq_factor > 0:

@@ -13,17 +13,18 @@ from drope_jax.model.config import ModelConfig
 
 # Floats that have no short decimal form, so that rounding would show.
 positive = st.floats(min_value=1.0, max_value=1e9, allow_nan=False)
+thetas = st.floats(min_value=1.0, max_value=1e9, exclude_min=True)
 tokens = st.integers(min_value=1, max_value=2**40)
 fields = {
-  "Rope": {"theta": positive},
+  "Rope": {"theta": thetas},
   "Nope": {},
   "Alibi": {},
-  "PositionInterpolation": {"theta": positive, "factor": positive},
-  "NtkAware": {"theta": positive, "factor": positive},
+  "PositionInterpolation": {"theta": thetas, "factor": positive},
+  "NtkAware": {"theta": thetas, "factor": positive},
   "Yarn": {"factor": positive, "trained_tokens": tokens},
   "Llama3Rope": {"factor": positive, "trained_tokens": tokens},
   "Dynamic": {
-    "scaling": st.builds(positional.NtkAware, theta=positive),
+    "scaling": st.builds(positional.NtkAware, theta=thetas),
     "trained_tokens": tokens,
   },
 }

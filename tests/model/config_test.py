@@ -67,7 +67,6 @@ def test_a_size_below_one_is_refused(config, name):
       {"head_dim": 7, "positional": Dynamic()},
       r"even head_dim.*got 7\. Change",
     ),
-    ({"positional": Rope(-1.0)}, r"positive theta, got -1\.0\. Llama's"),
     (
       {"positional": Pattern((Rope(), Rope(), Nope()))},
       r"divide the layers, got 3 schemes for 2 layers\. Name a scheme",

@@ -1,11 +1,21 @@
 """RoPE against complex numbers, and the property it is used for."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import Nope, Rope, Yarn, rotary
+from drope_jax.positional import (
+  Llama3Rope,
+  Nope,
+  NtkAware,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+  rotary,
+)
 
 D = 16
 
@@ -101,6 +111,11 @@ def test_an_odd_head_dim_is_refused(scheme):
     scheme.prepare(jnp.zeros((1, 1), jnp.int32), 15)
 
 
-def test_a_theta_that_is_not_positive_is_refused():
-  with pytest.raises(ValueError, match=r"positive theta, got 0.*Llama's is"):
-    Rope(0.0).frequencies(D)
+@pytest.mark.parametrize("theta", [-1.0, 1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+  "kind", [Rope, PositionInterpolation, NtkAware, Yarn, Llama3Rope]
+)
+def test_a_theta_that_spreads_no_frequencies_is_refused(kind, theta):
+  message = rf"{kind.__name__} needs .* above 1, got {theta}\. Llama's is"
+  with pytest.raises(ValueError, match=message):
+    kind(theta)
