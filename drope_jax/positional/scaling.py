@@ -227,10 +227,11 @@ def scaled(
       f"The position method {method!r} needs a model with plain Rope, got "
       f"{scheme}. Read it with its own positions: model."
     )
-  by_method = {
-    "rope": scheme,
-    "pi": PositionInterpolation(scheme.theta, factor),
-    "ntk": NtkAware(scheme.theta, factor),
-    "yarn": Yarn(scheme.theta, factor, trained_tokens),
-  }
-  return by_method[method]
+  match method:
+    case "pi":
+      return PositionInterpolation(scheme.theta, factor)
+    case "ntk":
+      return NtkAware(scheme.theta, factor)
+    case "yarn":
+      return Yarn(scheme.theta, factor, trained_tokens)
+  return scheme
