@@ -15,7 +15,7 @@ from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Dynamic, Rope, rotary
+from drope_jax.positional import Dynamic, Pattern, Rope, Scheme, rotary
 
 # Tokens, over all rows, whose logits are held at once while scoring.
 SCORE_CHUNK = 512
@@ -33,19 +33,26 @@ class Positions(NamedTuple):
   factor: Array
 
 
-def split_positions(
-  config: ModelConfig, length: int
-) -> tuple[ModelConfig, Positions | None]:
-  """Returns a config that any rotary scheme shares, and the scheme as data.
+def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
+  """Returns the positions with what is dynamic fixed at `length` tokens."""
+  match scheme:
+    case Dynamic():
+      return scheme.at(length)
+    case Pattern():
+      fixed = tuple(fix_length(layer, length) for layer in scheme.schemes)
+      return dataclasses.replace(scheme, schemes=fixed)
+  return scheme
 
-  Dynamic schemes are fixed at `length` tokens. Other positions stay in the
-  config, and there is no data.
+
+def split_positions(
+  config: ModelConfig, scheme: Scheme | Pattern
+) -> tuple[ModelConfig, Positions | None]:
+  """Returns a config that any rotary scheme shares, and `scheme` as data.
+
+  Other positions go into the config, and there is no data.
   """
-  scheme = config.positional
-  if isinstance(scheme, Dynamic):
-    scheme = scheme.at(length)
   if not isinstance(scheme, rotary.Rotary):
-    return config, None
+    return dataclasses.replace(config, positional=scheme), None
   positions = Positions(
     jnp.asarray(scheme.frequencies(config.head_dim)),
     jnp.asarray(scheme.attention_factor, jnp.float32),

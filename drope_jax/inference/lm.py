@@ -13,7 +13,7 @@ from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.inference import decode
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Scheme
+from drope_jax.positional import Pattern, Scheme
 
 # Tokens of one forward pass, and the multiple that lengths are padded to: few
 # shapes are compiled, and little of a pass is padding.
@@ -74,7 +74,7 @@ class CheckpointLM:
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
     return dataclasses.replace(self, logit_scale=scale)
 
-  def with_positions(self, positional: Scheme) -> "CheckpointLM":
+  def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
     """Returns the same weights, read under other positions."""
     config = dataclasses.replace(self.config, positional=positional)
     return dataclasses.replace(self, config=config)
@@ -83,10 +83,9 @@ class CheckpointLM:
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
     scores: list[np.ndarray] = [np.zeros(0)] * len(sequences)
-    for rows, tokens_BS, lengths in _batches(sequences):
-      config, positions = decode.split_positions(
-        self.config, max(map(len, sequences))
-      )
+    batches = _batches(self.config.positional, sequences)
+    for scheme, rows, tokens_BS, lengths in batches:
+      config, positions = decode.split_positions(self.config, scheme)
       scores_BS = np.asarray(
         decode.score(
           config,
@@ -114,10 +113,9 @@ class CheckpointLM:
     the prompt's place among `prompts`.
     """
     outputs: list[list[int]] = [[]] * len(prompts)
-    for rows, tokens_BS, lengths in _batches(prompts):
-      config, positions = decode.split_positions(
-        self.config, max(map(len, prompts)) + max_new_tokens
-      )
+    batches = _batches(self.config.positional, prompts, max_new_tokens)
+    for scheme, rows, tokens_BS, lengths in batches:
+      config, positions = decode.split_positions(self.config, scheme)
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(seed), np.resize(rows, len(lengths))
       )
@@ -144,14 +142,17 @@ class CheckpointLM:
 
 
 def _batches(
+  scheme: Scheme | Pattern,
   sequences: Sequence[Sequence[int]],
-) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-  """Yields row numbers, tokens_BS padded on the right, and lengths_B.
+  new_tokens: int = 0,
+) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
+  """Yields positions, row numbers, tokens_BS padded on the right, lengths_B.
 
-  Sequences of like length share a pass. The last pass of a shape is filled up
-  with its first row, so that it is not compiled anew.
+  Sequences of like length share a pass, if dynamic positions are the same for
+  them with `new_tokens` more. The last pass of a shape is filled up with its
+  first row, so that it is not compiled anew.
   """
-  by_length: dict[int, list[int]] = {}
+  groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
   for row, sequence in enumerate(sequences):
     if not len(sequence):
       raise ValueError(
@@ -159,8 +160,9 @@ def _batches(
         "with BOS, or with text."
       )
     padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-    by_length.setdefault(padded, []).append(row)
-  for padded, rows in sorted(by_length.items()):
+    fixed = decode.fix_length(scheme, len(sequence) + new_tokens)
+    groups.setdefault((padded, fixed), []).append(row)
+  for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
     size = min(max(BATCH_TOKENS // padded, 1), len(rows))
     for start in range(0, len(rows), size):
       batch = rows[start : start + size]
@@ -170,4 +172,4 @@ def _batches(
       for i, row in enumerate(filled):
         lengths_B[i] = len(sequences[row])
         tokens_BS[i, : lengths_B[i]] = sequences[row]
-      yield batch, tokens_BS, lengths_B
+      yield fixed, batch, tokens_BS, lengths_B

@@ -37,6 +37,9 @@ ROPE = CONFIG.positional
 PI = positional.PositionInterpolation(100.0, 4.0)
 NTK = positional.NtkAware(100.0, 4.0)
 YARN = positional.Yarn(100.0, 4.0, trained_tokens=8, beta_fast=2.0)
+DYNAMIC = positional.Dynamic(
+  positional.PositionInterpolation(100.0), trained_tokens=4
+)
 PATTERN = positional.Pattern((ROPE, positional.Nope()), (3, None))
 # Lengths of two padded shapes; out of order, and more rows than a pass takes.
 SEQUENCES = [
@@ -253,6 +256,25 @@ def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
     got = run(lm.with_positions(dynamic))
     assert got == run(lm.with_positions(fixed))
     assert got != run(lm.with_positions(ROPE))
+
+
+@pytest.mark.parametrize(
+  "scheme",
+  [DYNAMIC, positional.Pattern((DYNAMIC, positional.Nope()))],
+  ids=repr,
+)
+def test_under_dynamic_positions_a_row_is_alone_in_its_list(lm, scheme):
+  lm = lm.with_positions(scheme)
+  prompts = PROMPTS[:2]
+  for ids, got in zip(prompts, lm.loglikelihood(prompts), strict=True):
+    want = _log_p(lm.config, lm.params, ids)  # Dynamic at this length.
+    np.testing.assert_allclose(got, want, atol=1e-4)
+  alone = [lm.generate([prompt], NEW)[0] for prompt in prompts]
+  assert lm.generate(prompts, NEW) == alone
+  longest = decode.fix_length(scheme, 8 + NEW)
+  together = lm.with_positions(longest).generate(prompts, NEW)
+  assert together[1] == alone[1]
+  assert together != alone, "the length had no effect"
 
 
 def test_one_program_scores_every_rotary_scheme_and_scale(lm):
