@@ -48,6 +48,11 @@ class Model:
     """Tokens of training in its whole history."""
     return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
 
+  @property
+  def steps(self) -> int:
+    """Steps of training in its whole history."""
+    return self.manifest.lineage[-1].steps if self.manifest.lineage else 0
+
 
 def run(
   recipe: Recipe,
@@ -221,9 +226,7 @@ def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
 
 def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   last = first + phase.num_steps
-  config = dataclasses.replace(
-    model.config, context_tokens=phase.context_tokens
-  )
+  config = _phase_config(phase, model)
 
   def manifest_at(step: int) -> manifests.Manifest:
     arguments = {
@@ -265,20 +268,24 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
     def save(step: int, state: steps.State) -> None:
       saves.save(step, state, manifest_at(step))
 
-    state = _take_steps(run, phase, config, first, last, state, save)
+    state = _take_steps(run, phase, model, first, state, save)
   return Model(state["params"], manifest_at(last))
 
 
-def _take_steps(run, phase, config, first, last, state, save):
-  """Returns the state at the run's step `last`, saving on the way."""
-  recipe = run.recipe
+def _take_steps(run, phase, model, first, state, save):
+  """Returns the state at the phase's last step, saving on the way."""
+  recipe, last = run.recipe, first + phase.num_steps
+  config = _phase_config(phase, model)
   take = jax.jit(
     steps.make_step(config, phase, first, run.backend),
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )
   now = int(state["step"])
-  batches = preflight.batches(recipe, phase, run.base_dir, now - first)
+  # A model reads on where its history ended: no phase, and no run that starts
+  # from another's checkpoint, sees the same order of the text again.
+  read = model.steps + now - first
+  batches = preflight.batches(recipe, phase, run.base_dir, read)
   with metrics_lib.MetricsLog(run.directory, now) as log:
     clock, clock_step = time.monotonic(), now
     while now < last:
@@ -306,6 +313,10 @@ def _take_steps(run, phase, config, first, last, state, save):
       if saves:
         save(now, state)
   return state
+
+
+def _phase_config(phase: TrainPhase, model: Model) -> ModelConfig:
+  return dataclasses.replace(model.config, context_tokens=phase.context_tokens)
 
 
 def _abstract_state(run, phase, config, first):

@@ -19,7 +19,7 @@ class TrainPhase:
   Attributes:
     name: "pretrain", "recalibrate", ...; unlike the other phases'. Its
       checkpoint's folder has it.
-    data: what is read.
+    data: what is read, on from the step where the model's history ended.
     batch_size: B, sequences a step, over all devices.
     context_tokens: S, tokens a sequence.
     optimizer: and its clipping.

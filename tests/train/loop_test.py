@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 
@@ -118,6 +119,33 @@ def whole(base, tmp_path_factory):
   assert list(models) == ["start", "pretrain", "surgery", "recalibrate"]
   assert models["recalibrate"] is final
   return folder, models
+
+
+@pytest.fixture
+def read(monkeypatch):
+  """The inputs of every step taken, in order."""
+  inputs, put_batch = [], sharding.put_batch
+
+  def put(mesh, batch):
+    inputs.append(batch["inputs_BS"])
+    return put_batch(mesh, batch)
+
+  monkeypatch.setattr(sharding, "put_batch", put)
+  return inputs
+
+
+def _assert_read(inputs, phase, base, start_step):
+  """Checks that a phase's steps took the store's from `start_step` on."""
+  batches = pipeline.batches(
+    phase.data,
+    batch_size=phase.batch_size,
+    context_tokens=phase.context_tokens,
+    seed=RECIPE.seed,
+    start_step=start_step,
+    base_dir=str(base),
+  )
+  want = [b["inputs_BS"] for b in itertools.islice(batches, phase.num_steps)]
+  np.testing.assert_array_equal(inputs, want)
 
 
 def _leaves(model):
@@ -258,7 +286,18 @@ def test_how_often_it_saves_and_logs_may_change(whole, base):
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
 
 
-def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(whole, base, tmp_path):
+def test_a_phase_reads_on_where_the_one_before_it_ended(base, tmp_path, read):
+  again = dataclasses.replace(PRETRAIN, name="again")
+  recipe = dataclasses.replace(RECIPE, phases=(PRETRAIN, again))
+  _run(recipe, tmp_path / "run", base)
+  _assert_read(read[:5], PRETRAIN, base, 0)
+  _assert_read(read[5:], again, base, 5)
+  assert len({inputs.tobytes() for inputs in read}) == 10
+
+
+def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
+  whole, base, tmp_path, read
+):
   folder, models = whole
   surgery = dataclasses.replace(SURGERY, calibration=DATA)
   recipe = dataclasses.replace(
@@ -273,6 +312,7 @@ def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(whole, base, tmp_path):
   final = _run(recipe, tmp_path / "run", base, on_model=heard.__setitem__)
   _assert_same_bits(_leaves(heard["start"]), _leaves(models["pretrain"]))
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
+  _assert_read(read, RECALIBRATE, base, 5)
   lineage = final.manifest.lineage
   assert [entry.parent for entry in lineage] == [
     None,
