@@ -1,6 +1,5 @@
 """The paper's claims, held against the scores of one evaluation."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from drope_jax.analysis import palette, runs
@@ -10,8 +9,6 @@ LOSS_TOLERANCE = 0.02
 
 RETRIEVAL_FACTOR = 4.0
 """The length factor at which retrieval is compared, where it was measured."""
-
-Scores = Mapping[runs.Cell, runs.Score]
 
 
 class Verdict(NamedTuple):
@@ -30,7 +27,7 @@ class Verdict(NamedTuple):
   fact: tuple[str, str, str]
 
 
-def verdicts(scores: Scores, base: str, dropped: str) -> list[Verdict]:
+def verdicts(scores: runs.Scores, base: str, dropped: str) -> list[Verdict]:
   """Returns a verdict on each claim that the scores can judge.
 
   Methods are compared under one treatment: with a softmax scale fitted for

@@ -10,7 +10,7 @@ import html
 import os
 import pathlib
 
-from drope_jax.analysis import plots, stylesheet
+from drope_jax.analysis import canvas, stylesheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Table:
 class Plot:
   """A figure, and a sentence on what to see in it."""
 
-  figure: plots.Figure
+  figure: canvas.Figure
   caption: str
 
 
@@ -158,7 +158,7 @@ def _block(block, ids):
     case Table():
       return _table(block)
     case Plot(figure, caption):
-      svg = plots.svg(figure, next(ids))
+      svg = canvas.svg(figure, next(ids))
       return (
         f'<figure><div class="scroll plot">{svg}</div>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -94,6 +94,9 @@ class Score(NamedTuple):
   seeds: int
 
 
+Scores = Mapping[Cell, Score]
+
+
 def load(directory: str | os.PathLike) -> Run:
   """Returns what a run's folder holds.
 
@@ -126,7 +129,7 @@ def load(directory: str | os.PathLike) -> Run:
   )
 
 
-def scores(rows: Iterable[Mapping[str, Any]]) -> dict[Cell, Score]:
+def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:
   """Returns the rows of results.json by cell, seeds gathered."""
   by_cell: dict[Cell, list[Mapping[str, Any]]] = {}
   for row in rows:

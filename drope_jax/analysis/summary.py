@@ -4,7 +4,9 @@ from collections.abc import Sequence
 import json
 
 from drope_jax.analysis import (
+  canvas,
   claims,
+  comparison,
   damage,
   frequencies,
   palette,
@@ -14,10 +16,6 @@ from drope_jax.analysis import (
 )
 from drope_jax.positional import rotary
 
-_PANELS = {
-  False: "without a softmax scale",
-  True: "each with its own fitted scale",
-}
 _RECALIBRATION = "recalibrate"
 _BASES = ("base", "rope")
 _DROPPED = ("full", "drope", "recalibrated", "dropped")
@@ -60,8 +58,8 @@ def _of_run(run):
   base, dropped = _roles(run)
   yield "What showed and what did not", _verdicts(scores, base, dropped)
   yield "Recovery after the drop", _recovery(run)
-  yield "Retrieval beyond the trained context", _retrieval(scores)
-  yield "Loss beyond the trained context", _losses(run.rows, scores)
+  yield "Retrieval beyond the trained context", comparison.retrieval(scores)
+  yield "Loss beyond the trained context", comparison.losses(run.rows, scores)
   yield "What the models write", _samples(run)
   yield "Damage of the drop, before any training", _damage(run)
   yield "What scaling does to the frequencies", _frequencies(run, base, scores)
@@ -156,7 +154,7 @@ def _recovery(run):
     levels["dropped_loss"] = run.damage.after.loss
   brief = any(row["model"] == "recalibrated" for row in run.rows)
   look = palette.DROPE_LIVE if brief else palette.DROPE
-  curve = plots.Curve(look, tokens, losses)
+  curve = canvas.Curve(look, tokens, losses)
   return [
     report.Plot(
       plots.recovery([curve], **levels),
@@ -164,123 +162,6 @@ def _recovery(run):
       "always had; before the drop it was at the dotted line.",
     )
   ]
-
-
-def _retrieval(scores):
-  blocks = []
-  found = {c: s for c, s in scores.items() if c.metric == "accuracy"}
-  for task in dict.fromkeys(cell.task for cell in found):
-    of_task = {c: s for c, s in found.items() if c.task == task}
-    name = task.replace("_", "-")
-    panels = _panels(of_task, lambda c, s: (c.factor, s))
-    blocks += [
-      report.Plot(
-        plots.accuracy_by_factor(panels, label=f"{name} answered exactly"),
-        f"Share of {name} questions answered exactly, by length; bars are 95% "
-        "intervals. Compare within a panel: there all methods are treated "
-        "alike.",
-      ),
-      _by_factor(
-        of_task,
-        f"Share of {name} questions answered exactly, with 95% intervals; a "
-        "fitted softmax scale is each method's own.",
-      ),
-    ]
-  return blocks
-
-
-def _losses(rows, scores):
-  found = {c: s for c, s in scores.items() if c.metric == "tail_loss"}
-  found = found or {c: s for c, s in scores.items() if c.metric == "loss"}
-  if not found:
-    return []
-  blocks = []
-  longest = max(c.factor for c in scores if c.metric == "loss")
-  series = [
-    row
-    for row in rows
-    if row["metric"] == "loss" and row["factor"] == longest and row["series"]
-  ]
-  if series:
-    context = series[0]["context_tokens"]
-    blocks.append(
-      report.Plot(
-        plots.loss_by_position(_series_panels(series), context_tokens=context),
-        f"Loss by position in texts of {longest * context:,.0f} tokens. Right "
-        "of the dotted line no model was trained; a good reader stays flat or "
-        "falls, because it has read more.",
-      )
-    )
-  tail = next(iter(found)).metric == "tail_loss"
-  what = "the last trained context's length of a text" if tail else "a text"
-  blocks.append(
-    _by_factor(
-      found, f"Loss in nats per token over {what}, with 95% intervals.", 3
-    )
-  )
-  return blocks
-
-
-def _panels(scores, point):
-  """Returns {title: curves by factor}, without and with a fitted scale."""
-  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
-  panels = {}
-  for fitted, title in _PANELS.items():
-    curves = []
-    for pair, look in looks.items():
-      points = sorted(
-        point(c, s)
-        for c, s in scores.items()
-        if (c.model, c.method) == pair and c.scale_fitted == fitted
-      )
-      if points:
-        x, found = zip(*points, strict=True)
-        value, low, high, _ = zip(*found, strict=True)
-        curves.append(plots.Curve(look, x, value, low, high))
-    if curves:
-      panels[title] = curves
-  return panels
-
-
-def _series_panels(rows):
-  """As `_panels`, by position; of several seeds, the mean."""
-  looks = palette.looks(dict.fromkeys((r["model"], r["method"]) for r in rows))
-  panels = {}
-  for fitted, title in _PANELS.items():
-    curves = []
-    for pair, look in looks.items():
-      seeds = [
-        dict(map(tuple, row["series"]))
-        for row in rows
-        if (row["model"], row["method"]) == pair
-        and row["scale_fitted"] == fitted
-      ]
-      if seeds:
-        means = [sum(s[x] for s in seeds) / len(seeds) for x in seeds[0]]
-        curves.append(plots.Curve(look, list(seeds[0]), means))
-    if curves:
-      panels[title] = curves
-  return panels
-
-
-def _by_factor(scores, caption, decimals=2):
-  """A table: a row for each method and treatment, a column for each factor."""
-  factors = sorted({cell.factor for cell in scores})
-  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
-  rows = []
-  for fitted in _PANELS:
-    for (model, method), look in looks.items():
-      by_factor = {
-        c.factor: report.Interval(*s[:3], decimals)
-        for c, s in scores.items()
-        if c[2:4] == (model, method) and c.scale_fitted == fitted
-      }
-      if by_factor:
-        scale = "fitted" if fitted else "none"
-        cells = [by_factor.get(factor) for factor in factors]
-        rows.append([look.label, scale, *cells])
-  columns = ["", "scale", *(f"{factor:g}×" for factor in factors)]
-  return report.Table(columns, rows, caption)
 
 
 def _samples(run):
@@ -343,7 +224,7 @@ def _training(gathered):
       continue  # A recalibration alone has a plot of its own.
     look = looks[run.name, "model"]
     x, y = zip(*((m["tokens"], m["loss"]) for m in run.metrics), strict=True)
-    curves.append(plots.Curve(look, x, y))
+    curves.append(canvas.Curve(look, x, y))
     drop = run.start_of(_RECALIBRATION)
     if drop:
       drops[look.label] = drop

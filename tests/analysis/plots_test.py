@@ -4,17 +4,17 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from drope_jax.analysis import damage, frequencies, palette, plots
+from drope_jax.analysis import canvas, damage, frequencies, palette, plots
 from drope_jax.positional import Rope
 
 
 def _curve(look=palette.DROPE, points=4):
   x = list(range(1, points + 1))
-  return plots.Curve(look, x, [1 / value for value in x])
+  return canvas.Curve(look, x, [1 / value for value in x])
 
 
 def _accuracy():
-  curve = plots.Curve(
+  curve = canvas.Curve(
     palette.YARN, [1, 2, 4], [1.0, 0.5, 0.25], [0.9, 0.4, 0.1], [1.0, 0.6, 0.4]
   )
   return plots.accuracy_by_factor({"none": [curve], "fitted": [curve]})
@@ -40,7 +40,7 @@ def _figures():
 
 def test_every_axis_is_named_and_every_figure_is_valid_svg():
   for name, figure in _figures().items():
-    root = ElementTree.fromstring(plots.svg(figure, name))
+    root = ElementTree.fromstring(canvas.svg(figure, name))
     assert root.get("viewBox"), name
     assert not root.get("width"), "a fixed width would not follow the page"
     bottom = [ax for ax in figure.axes if ax.get_subplotspec().is_last_row()]
@@ -49,7 +49,7 @@ def test_every_axis_is_named_and_every_figure_is_valid_svg():
 
 def test_svg_takes_the_pages_colours_and_fetches_nothing():
   for name, figure in _figures().items():
-    svg = plots.svg(figure, name)
+    svg = canvas.svg(figure, name)
     assert "currentColor" in svg and "#1b1f24" not in svg
     links = re.findall(r'(?:href="|url\()([^")]+)', svg)
     assert links and all(link.startswith(f"#{name}-") for link in links)
@@ -57,13 +57,13 @@ def test_svg_takes_the_pages_colours_and_fetches_nothing():
 
 
 def test_svg_is_the_same_for_the_same_figure():
-  assert plots.svg(_accuracy(), "a") == plots.svg(_accuracy(), "a")
-  assert plots.svg(_accuracy(), "a") != plots.svg(_accuracy(), "b")
+  assert canvas.svg(_accuracy(), "a") == canvas.svg(_accuracy(), "a")
+  assert canvas.svg(_accuracy(), "a") != canvas.svg(_accuracy(), "b")
 
 
 def test_ids_of_two_figures_on_a_page_do_not_collide():
   ids = [
-    set(re.findall(r' id="([^"]+)"', plots.svg(_accuracy(), p))) for p in "ab"
+    set(re.findall(r' id="([^"]+)"', canvas.svg(_accuracy(), p))) for p in "ab"
   ]
   assert ids[0] and not ids[0] & ids[1]
 
@@ -82,7 +82,7 @@ def test_accuracy_bars_span_the_intervals():
 
 def test_long_curves_are_averaged_not_sampled():
   points = 10_000
-  wild = plots.Curve(palette.ROPE, range(points), [0.0, 2.0] * (points // 2))
+  wild = canvas.Curve(palette.ROPE, range(points), [0.0, 2.0] * (points // 2))
   (line,) = plots.training([wild]).axes[0].lines
   assert len(line.get_ydata()) < 200
   assert line.get_ydata() == pytest.approx(1.0, abs=0.02)
@@ -91,7 +91,7 @@ def test_long_curves_are_averaged_not_sampled():
 def test_positions_are_not_averaged_across_the_trained_context():
   positions = range(16, 513, 16)
   step = [0.0 if x < 128 else 1.0 for x in positions]
-  curve = plots.Curve(palette.ROPE, positions, step)
+  curve = canvas.Curve(palette.ROPE, positions, step)
   figure = plots.loss_by_position({"": [curve]}, context_tokens=128)
   line = next(li for li in figure.axes[0].lines if li.get_label() == "RoPE")
   assert set(line.get_ydata()) == {0.0, 1.0}
@@ -100,6 +100,6 @@ def test_positions_are_not_averaged_across_the_trained_context():
 
 def test_refuses_a_curve_of_unequal_lengths_and_a_plot_of_nothing():
   with pytest.raises(ValueError, match=r"lengths \[1, 2\]"):
-    plots.Curve(palette.ROPE, [1, 2], [1.0])
+    canvas.Curve(palette.ROPE, [1, 2], [1.0])
   with pytest.raises(ValueError, match="at least one panel"):
     plots.accuracy_by_factor({})

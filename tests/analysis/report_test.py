@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from drope_jax.analysis import palette, plots, report
+from drope_jax.analysis import canvas, palette, plots, report
 
 _VOID = {"meta", "br", "img", "link"}
 
@@ -39,7 +39,7 @@ class Page(parser.HTMLParser):
 
 
 def _plot():
-  curve = plots.Curve(palette.DROPE, [1, 2, 4], [1.0, 0.5, 0.25])
+  curve = canvas.Curve(palette.DROPE, [1, 2, 4], [1.0, 0.5, 0.25])
   figure = plots.accuracy_by_factor({"a < b": [curve]})
   return report.Plot(figure, "what to see")
 
