@@ -27,9 +27,20 @@ class Cache(NamedTuple):
   ) -> tuple["Cache", Array, Array]:
     """Returns the cache with S more tokens in one layer, and that layer.
 
-    `length_B` stays: the caller advances it once, after the last layer.
+    `length_B` stays: the caller advances it once, after the last layer. Since
+    it may be traced, a token past the last slot is lost without an error: the
+    caller makes room for all that is read.
+
+    Raises:
+      ValueError: even an empty cache has no room for S tokens.
     """
     B, S = k_BSKD.shape[:2]
+    T = self.k_NBTKD.shape[2]
+    if S > T:
+      raise ValueError(
+        f"A key-value cache needs a slot for each token, got {T} slots for {S} "
+        "tokens. Make it with a max_tokens of all that is read."
+      )
     row_B1 = jnp.arange(B)[:, None]
     slot_BS = self.length_B[:, None] + jnp.arange(S)
     k_NBTKD = self.k_NBTKD.at[layer, row_B1, slot_BS].set(k_BSKD)

@@ -89,3 +89,13 @@ def test_positions_that_change_with_length_cannot_be_cached(config, params):
       jnp.zeros((1, 4), jnp.int32),
       caches.empty(config, 1, 8, jnp.float32),
     )
+
+
+@pytest.mark.parametrize("from_empty", [False, True])
+def test_more_tokens_than_slots_are_refused(config, params, from_empty):
+  cache = caches.empty(config, 1, 3, jnp.float32)
+  message = r"got 3 slots for 4 tokens\. Make it with a max_tokens"
+  with pytest.raises(ValueError, match=message):
+    _read(
+      config, params, jnp.zeros((1, 4), jnp.int32), cache, from_empty=from_empty
+    )
