@@ -113,6 +113,15 @@ class Bindings:
         raise ConfigError(f"{binding.where}: {name}.{field} {error}") from None
     return cls(**values)
 
+  def refuse_unrelated(self, name: str, where: str) -> None:
+    """Raises ConfigError if fields are bound, and none is class `name`'s."""
+    bound = dict.fromkeys(cls for _, cls, _ in self._fields)
+    if bound and name not in bound:
+      raise ConfigError(
+        f"{where}: a config of a {name} is required, got one that binds "
+        f"{', '.join(bound)}. Give a file that binds {name}."
+      )
+
   def refuse_unused(self) -> None:
     """Raises ConfigError if a binding or a macro did not reach the result."""
     names = {f"%{name}": binding for name, binding in self._macros.items()} | {

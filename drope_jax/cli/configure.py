@@ -66,15 +66,17 @@ def build(
 
   Raises:
     FileNotFoundError: the file, or one that it includes, does not exist.
-    ValueError: a syntax error, an unknown name, a value of another type, a
-      field without a value, a binding without effect, or what the dataclass
-      itself refuses. The message starts with the file, and the line if known.
+    ValueError: text that is not UTF-8, a syntax error, an unknown name, a
+      value of another type, a field without a value, a binding without effect,
+      no binding of `root`, or what the dataclass itself refuses. The message
+      starts with the file, and the line if known.
   """
   file = locate(path)
   found = bindings.Bindings(classes)
   for statement, where in [*_read_file(file), *_read_overrides(overrides)]:
     scope, name, field, value, _ = statement
     found.bind(scope, name, field, value, where)
+  found.refuse_unrelated(root.__name__, str(file))
   try:
     built = found.construct(root.__name__)
   except bindings.ConfigError:
@@ -118,7 +120,7 @@ def _read_file(
   file: pathlib.Path, inside: tuple[pathlib.Path, ...] = ()
 ) -> Iterator[tuple[config_parser.BindingStatement, str]]:
   """Yields the bindings of a file and of those it includes, with where."""
-  for statement, where in _parse(file.read_text(), str(file)):
+  for statement, where in _parse(_read_text(file), str(file)):
     if isinstance(statement, config_parser.BindingStatement):
       yield statement, where
       continue
@@ -133,6 +135,18 @@ def _read_file(
         f"{where}: {included} includes itself. Break the circle of includes."
       )
     yield from _read_file(included, (*inside, included.resolve()))
+
+
+def _read_text(file: pathlib.Path) -> str:
+  try:
+    return file.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    line = error.object.count(b"\n", 0, error.start) + 1
+    byte = error.object[error.start]
+    raise bindings.ConfigError(
+      f"{file}:{line}: a config is UTF-8 text, got the byte 0x{byte:02x}. Save "
+      "it as UTF-8."
+    ) from None
 
 
 def _read_overrides(

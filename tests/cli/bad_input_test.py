@@ -360,6 +360,11 @@ EVALUATE = [
     "evaluate run --suite nowhere.gin",
     ("nowhere.gin", "Give the path"),
   ),
+  Mistake(
+    "a recipe as suite",
+    "evaluate run --suite tiny.gin",
+    ("tiny.gin: a config of a Suite", "binds ModelConfig, ", "binds Suite."),
+  ),
 ]
 
 GENERATE = [

@@ -203,6 +203,27 @@ def test_a_required_field_without_a_value_is_named(build):
     build("Plan.phases = [@a/Phase()]")
 
 
+def test_a_config_of_something_else_is_refused_in_a_line(build):
+  message = r"plan.gin: a config of a Plan is required, got .* binds Phase, Con"
+  with pytest.raises(ValueError, match=message) as refused:
+    build("Phase.steps = 1\nPhase.curve = @Constant()\nConstant.peak = 1.0")
+  assert "Phase.steps" not in str(refused.value), "it lists every line"
+
+
+def test_a_file_without_a_binding_is_all_defaults(build):
+  assert build("", root=Constant) == Constant()
+
+
+def test_text_that_is_not_utf_8_is_located(build, tmp_path):
+  text = b"Plan.phases = [@Phase()]\n# caf\xe9\nPhase.steps = 1\n"
+  (tmp_path / "more.gin").write_bytes(text)
+  message = r"more.gin:2: a config is UTF-8 text, got the byte 0xe9\. Save it"
+  with pytest.raises(ValueError, match=message):
+    build("include 'more.gin'")
+  (tmp_path / "more.gin").write_text(text.decode("latin-1"), encoding="utf-8")
+  assert build("include 'more.gin'").phases[0].steps == 1
+
+
 def test_a_shipped_config_is_found_by_name_from_any_folder(
   tmp_path, monkeypatch
 ):
