@@ -78,7 +78,7 @@ class Result:
   """One number of an eval with its 95% interval: a row of results.json.
 
   Attributes:
-    factor: tested length / `context_tokens`.
+    factor: tested length in (whole) tokens / `context_tokens`.
     context_tokens: the trained length.
     value: the metric; losses in nats a token, accuracies in 0 to 1.
     low, high: its interval over samples; NaN where there is only one.

@@ -45,12 +45,13 @@ def evaluate(
   """Returns "loss" and "tail_loss" over the documents' first tokens.
 
   "loss" is the mean over all predictions within the first `factor *
-  lm.context_tokens` tokens. It averages in what is read at short range, so it
-  can hide what happens at the end; "tail_loss" is the mean over the last
-  `lm.context_tokens` of them, where a model that extrapolates is better than
-  at 1x, because it has read more. The series of "loss" is by position, in
-  buckets of an eighth of the context, alike for every factor, each named by
-  its middle. The interval is over documents, the unit that is drawn.
+  lm.context_tokens` tokens, rounded, and the factor of the results is of that
+  length. It averages in what is read at short range, so it can hide what
+  happens at the end; "tail_loss" is the mean over the last `lm.context_tokens`
+  of them, where a model that extrapolates is better than at 1x, because it has
+  read more. The series of "loss" is by position, in buckets of an eighth of the
+  context, alike for every factor, each named by its middle. The interval is
+  over documents, the unit that is drawn.
 
   Each factor is scored anew rather than read off the longest: a scheme may
   change with the length.
@@ -80,7 +81,7 @@ def evaluate(
       interface.Result(
         task="perplexity",
         metric=metric,
-        factor=factor,
+        factor=(losses_BS.shape[1] + 1) / lm.context_tokens,
         context_tokens=lm.context_tokens,
         value=float(mean_B.mean()),
         low=low,

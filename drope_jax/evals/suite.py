@@ -168,6 +168,13 @@ class _Inputs:
         "Suite.begin_with_bos needs a tokenizer with BOS, got one without. "
         "Set it to False."
       )
+    lengths = [round(f * lm.context_tokens) for f in suite.factors]
+    if len(set(lengths)) < len(lengths):
+      raise ValueError(
+        "Suite.factors must test lengths that differ, got "
+        f"{suite.factors} of {lm.context_tokens} tokens, which are {lengths}. "
+        "Leave out a factor."
+      )
     self._suite, self._lm, self._material = suite, lm, material
     self._bos_id = lm.bos_id if suite.begin_with_bos else None
     self._excerpts = (

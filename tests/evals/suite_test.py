@@ -63,6 +63,21 @@ def test_every_method_is_run_without_and_with_its_own_scale(lm, material):
   assert scaled.value < 3.01
 
 
+def test_every_eval_has_the_factor_of_its_whole_number_of_tokens(lm, material):
+  suite = dataclasses.replace(SUITE, factors=(1.0, 1.33), fit_factor=None)
+  rows, _ = _rows(suite, lm, material)
+  factors = {task: set() for task in SUITE.evals}
+  for row in rows.values():
+    factors[row.task].add(row.factor)
+  assert factors["perplexity"] == factors["passkey"] == {1.0, 85 / 64}
+
+
+def test_factors_of_one_length_are_refused_before_any_work(fake_lm, material):
+  suite = dataclasses.replace(SUITE, factors=(1.0, 1.001))
+  with pytest.raises(ValueError, match=r"lengths that differ.*\[64, 64\]"):
+    suites.run(suite, "m", lambda *by: fake_lm(), material)
+
+
 def test_methods_read_the_same_samples(fake_lm, material):
   read = {"model": [], "yarn": []}
 
