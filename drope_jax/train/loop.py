@@ -78,15 +78,16 @@ def run(
     probe: measures the model at each line of metrics.jsonl, which it adds to.
 
   Raises:
-    ValueError: the folder is another recipe's; stores, tokenizer and model do
-      not fit each other; the loss is not finite.
+    ValueError: the folder is another recipe's, or was begun with other tokens
+      in a store; stores, tokenizer and model do not fit each other; the loss
+      is not finite.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
   directory = epath.Path(directory)
   backend = resolve_backend(recipe.attention)
   mesh = sharding.make_mesh(recipe.mesh)
-  preflight.check(recipe, mesh, base_dir)
-  preflight.claim(recipe, directory)
+  stores = preflight.check(recipe, mesh, base_dir)
+  preflight.claim(recipe, stores, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
   context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics, probe)

@@ -1,6 +1,6 @@
 """What is checked, and claimed, before a run's first step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import json
 from typing import Any
 
@@ -21,8 +21,11 @@ from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 def check(
   recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
-) -> None:
+) -> dict[str, str]:
   """Checks that every phase can run, before anything is written.
+
+  Returns:
+    The fingerprint of each store, by its path in the recipe.
 
   Raises:
     FileNotFoundError, ValueError: a store, tokenizer or checkpoint is missing
@@ -47,6 +50,7 @@ def check(
       f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
       f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
     )
+  fingerprints = {}
   for index, phase in enumerate(recipe.phases):
     if isinstance(phase, SurgeryPhase):
       if phase.surgery.needs_tokens:
@@ -55,7 +59,9 @@ def check(
     data = getattr(phase, "data", None) or getattr(phase, "calibration", None)
     if data is None:
       continue
-    for opened in pipeline.open_stores(data, base_dir):
+    opened_stores = pipeline.open_stores(data, base_dir)
+    for path, opened in zip(data.stores, opened_stores, strict=True):
+      fingerprints[path] = opened.fingerprint
       if opened.tokenizer_fingerprint != fingerprint:
         raise ValueError(
           f"{phase.name}: a store needs the model's tokenizer "
@@ -65,28 +71,30 @@ def check(
     if isinstance(phase, TrainPhase):
       sharding.require_even_batch(mesh, phase.batch_size, phase.context_tokens)
       batches(recipe, phase, base_dir)  # Refuses too short a store.
+  return fingerprints
 
 
-def claim(recipe: Recipe, directory: epath.Path) -> None:
+def claim(
+  recipe: Recipe, stores: Mapping[str, str], directory: epath.Path
+) -> None:
   """Writes recipe.json, or checks that the folder is this recipe's.
 
+  Args:
+    recipe: to be run.
+    stores: the fingerprints that `check` returned.
+    directory: the run's.
+
   Raises:
-    ValueError: it is another recipe's, or holds other files.
+    ValueError: it is another recipe's, was begun with other tokens in a store,
+      or holds other files.
   """
   file = directory / "recipe.json"
-  encoded = manifests.encode(recipe)
+  encoded = manifests.encode(recipe) | {"stores": dict(stores)}
   # How often it saves and logs may change between one start and the next.
   for field in ("save_every_steps", "log_every_steps"):
     encoded.pop(field)
   if file.exists():
-    found = _parse(file)
-    if found != encoded:
-      changed = ", ".join(_differences(found, encoded)) or "its form"
-      raise ValueError(
-        f"A run continues with the recipe that began it, but {directory} was "
-        f"begun with another: {changed} differs. Choose another --out, or "
-        "remove that folder."
-      )
+    _require_same(_parse(file), encoded, directory)
     return
   if directory.exists() and any(
     p.suffix != ".tmp" for p in directory.iterdir()
@@ -101,6 +109,24 @@ def claim(recipe: Recipe, directory: epath.Path) -> None:
     whole = file.with_suffix(".tmp")
     whole.write_text(json.dumps(encoded, indent=1) + "\n")
     whole.replace(file)
+
+
+def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
+  changed = _differences(found, encoded)
+  fields = [path for path in changed if not path.startswith("stores")]
+  if fields:
+    raise ValueError(
+      f"A run continues with the recipe that began it, but {directory} was "
+      f"begun with another: {', '.join(fields) or 'its form'} differs. Choose "
+      "another --out, or remove that folder."
+    )
+  if changed:
+    names = ", ".join(path.removeprefix("stores.") for path in changed)
+    raise ValueError(
+      "A run reads on in the stores that it began with, got other tokens in "
+      f"{names} than {directory} was begun with. Put the old store back, or "
+      "choose another --out."
+    )
 
 
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:

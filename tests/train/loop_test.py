@@ -89,14 +89,18 @@ def base(tmp_path_factory):
   """A folder with a tokenizer and a store of about 6,000 tokens."""
   base = tmp_path_factory.mktemp("base")
   text = "the whale and the sea, a ship of gold " * 40
-  made = tokenizer.train_sentencepiece([text], 280, str(base / "t.model"))
-  rng = np.random.default_rng(0)
+  tokenizer.train_sentencepiece([text], 280, str(base / "t.model"))
+  _write_store(base, seed=0)
+  return base
+
+
+def _write_store(base, seed):
+  rng = np.random.default_rng(seed)
   documents = [
     rng.integers(3, 280, length).tolist() for length in rng.integers(2, 20, 500)
   ]
   ids = sources.Generated("ids", "", functools.partial(iter, documents))
-  writer.write(str(base / "store"), [ids], made.path)
-  return base
+  writer.write(str(base / "store"), [ids], str(base / "t.model"))
 
 
 def _probe(config, params):
@@ -332,6 +336,17 @@ def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):
     _run(changed, whole[0], base)
   with pytest.raises(ValueError, match="another: seed differs"):
     _run(dataclasses.replace(RECIPE, seed=1), whole[0], base)
+
+
+def test_a_store_rebuilt_with_other_tokens_is_refused(whole, base, tmp_path):
+  moved = tmp_path / "moved"
+  shutil.copytree(base, moved)
+  _run(RECIPE, whole[0], moved)
+  shutil.rmtree(moved / "store")
+  _write_store(moved, seed=1)
+  message = "began with, got other tokens in store than .*run was begun with"
+  with pytest.raises(ValueError, match=message):
+    _run(RECIPE, whole[0], moved)
 
 
 def test_a_folder_of_something_else_is_refused(base, tmp_path):
