@@ -9,6 +9,10 @@ import numpy as np
 
 from drope_jax.evals import needles
 
+# A haystack may repeat its text, but one made of hardly any says little, and a
+# length mistyped would fill the memory.
+_MAX_COPIES = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class RunningText:
@@ -33,7 +37,8 @@ class RunningText:
     """Returns the documents, repeated for runs of up to `tokens`.
 
     Raises:
-      ValueError: there is no word in them.
+      ValueError: there is no word in them, or so few that runs would repeat
+        them too often.
     """
     split = [
       sentence.split()
@@ -51,8 +56,16 @@ class RunningText:
     }
     costs = np.array([price[word] for word in words])
     ends = np.cumsum([len(sentence) for sentence in split])
+    total = int(costs.sum())
+    if tokens > _MAX_COPIES * total:
+      raise ValueError(
+        f"A haystack of {tokens} tokens needs text of at least "
+        f"{-(-tokens // _MAX_COPIES)}, to repeat it at most {_MAX_COPIES} "
+        f"times, got documents of {total}. Pass more text, or ask for a "
+        "shorter length."
+      )
     # Haystacks end in the last copy and may go back into those before it.
-    copies = 1 + -(-tokens // int(costs.sum()))
+    copies = 1 + -(-tokens // total)
     offsets = np.arange(copies)[:, None] * len(words)
     return cls(
       words=words * copies,

@@ -356,6 +356,11 @@ EVALUATE = [
     ("Task multi_key needs", "got a length of 32", "Use a longer length"),
   ),
   Mistake(
+    "a factor beyond all text",
+    "evaluate run --eval passkey --factors 1e9",
+    ("haystack of 32000000000 tokens", "got documents of", "Pass more text"),
+  ),
+  Mistake(
     "no such suite",
     "evaluate run --suite nowhere.gin",
     ("nowhere.gin", "Give the path"),

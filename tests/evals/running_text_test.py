@@ -42,6 +42,14 @@ def test_sentences_are_whole_but_the_first_and_cost_what_is_said(tokenizer):
   assert text.costs[stop] - text.costs[stop - 3] == 5
 
 
+def test_a_haystack_of_hardly_any_text_is_refused(tokenizer):
+  # Seven words and three stops.
+  assert _text(tokenizer, 1000).period == 7
+  message = r"1001 tokens needs text of at least 11.*got documents of 10\. Pa"
+  with pytest.raises(ValueError, match=message):
+    _text(tokenizer, 1001)
+
+
 def test_documents_without_a_word_are_refused(tokenizer):
   with pytest.raises(ValueError, match="without a word"):
     running_text.RunningText.of(tokenizer.encode, ["", " "], 5)
