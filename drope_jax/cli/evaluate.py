@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--samples", type=int, metavar="N", help="of each retrieval task and factor"
   )
+  parser.add_argument(
+    "--excerpts", type=int, metavar="N", help="of text, for perplexity"
+  )
   parser.add_argument("--seed", type=int, metavar="N")
   parser.add_argument(
     "--text", action="append", metavar="INPUT", help="held-out text to test on"
@@ -199,6 +202,8 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:
     changes["factors"] = _numbers(args.factors)
+  if args.excerpts is not None:
+    changes["excerpts"] = args.excerpts
   if args.seed is not None:
     changes["seed"] = args.seed
   factors = changes.get("factors", suite.factors)

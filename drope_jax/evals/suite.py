@@ -88,6 +88,10 @@ class Suite:
         "Suite.samples needs a count of at least 1 for each of the factors "
         f"{self.factors}, got {self.samples}. Give as many."
       )
+    if self.excerpts < 1:
+      raise ValueError(
+        f"Suite.excerpts must be at least 1, got {self.excerpts}. Raise it."
+      )
     if self.fit_factor is not None and self.fit_factor <= 1:
       raise ValueError(
         "Suite.fit_factor must be above 1, where no slope shows, got "

@@ -329,6 +329,11 @@ EVALUATE = [
     ("at least 1", "got (0, 0, 0, 0)"),
   ),
   Mistake(
+    "no excerpts",
+    "evaluate run --excerpts 0",
+    ("Suite.excerpts must be at least 1", "got 0", "Raise it"),
+  ),
+  Mistake(
     "results that exist",
     "evaluate run --out made",
     ("new folder", "got made, which holds results.json", "another --out"),

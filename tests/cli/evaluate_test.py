@@ -57,6 +57,7 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
   drope(
     *("evaluate", "c", "--eval", "niah,perplexity,passkey", "--factors"),
     *("1,16", "--positions", "model,yarn", "--samples", 9, "--seed", 4),
+    *("--excerpts", 3),
     *("--text", tmp_path / "test.txt", "--fit-text", tmp_path / "fit.txt"),
   )
   (call,) = asked
@@ -67,6 +68,7 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
   assert got["factors"] == (1.0, 16.0)
   assert got["methods"] == ("model", "yarn")
   assert (got["samples"], got["seed"]) == ((9, 9), 4)
+  assert got["excerpts"] == 3
   assert call.text == suites.Material(test=["test"], fit=["fit"])
 
 

@@ -212,6 +212,7 @@ def test_text_too_short_is_refused_by_the_name_of_its_field(
     ({"factors": (2.0, 2.0)}, "factors must be .* named once"),
     ({"samples": (3,)}, "a count of at least 1 for each"),
     ({"samples": (3, 0)}, "a count of at least 1 for each"),
+    ({"excerpts": 0}, "excerpts must be at least 1, got 0. Raise it"),
     ({"fit_factor": 1.0}, "fit_factor must be above 1"),
   ],
 )
