@@ -112,12 +112,13 @@ def compare(
   A checkpoint without plain RoPE is read with its own positions alone.
 
   Raises:
-    FileNotFoundError, ValueError: a checkpoint cannot be read, or a method
-      fits none of them.
+    FileNotFoundError, ValueError: a checkpoint cannot be read, a method fits
+      none of them, or they cannot read the same samples.
   """
   lm_by_name = {
     name: lms.CheckpointLM.load(path) for name, path in checkpoints.items()
   }
+  _require_same_samples(lm_by_name)
   methods = {
     name: tuple(m for m in suite.methods if m == "model" or _is_rope(lm))
     for name, lm in lm_by_name.items()
@@ -149,6 +150,21 @@ def compare(
       )
       rows += found
   return rows, fits
+
+
+def _require_same_samples(lm_by_name: Mapping[str, lms.CheckpointLM]) -> None:
+  """Raises ValueError where one sample would be of other lengths or ids."""
+  for what, value in (
+    ("context_tokens", lambda lm: str(lm.context_tokens)),
+    ("tokenizer", lambda lm: f"SHA-256 {lm.tokenizer.fingerprint[:12]}"),
+  ):
+    found = {name: value(lm) for name, lm in lm_by_name.items()}
+    if len(set(found.values())) > 1:
+      raise ValueError(
+        f"Checkpoints need the same {what} to be compared on the same samples, "
+        f"got {', '.join(f'{name}: {got}' for name, got in found.items())}. "
+        "Evaluate them one by one."
+      )
 
 
 def _is_rope(lm: lms.CheckpointLM) -> bool:

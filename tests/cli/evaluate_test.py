@@ -26,7 +26,8 @@ CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 def asked(monkeypatch):
   """Puts recorders in the place of the model and the suite.
 
-  A checkpoint named "dropped" has no positions.
+  A checkpoint named "dropped" has no positions, "long" has another context,
+  and "foreign" another tokenizer.
   """
   calls = []
 
@@ -35,7 +36,11 @@ def asked(monkeypatch):
     return [], {}
 
   def load(path):
-    lm = lms.CheckpointLM(CONFIG, {}, None, 1.0)
+    context = 64 if path.name == "long" else 32
+    config = dataclasses.replace(CONFIG, context_tokens=context)
+    fingerprint = ("b" if path.name == "foreign" else "a") * 64
+    tokenizer = types.SimpleNamespace(fingerprint=fingerprint)
+    lm = lms.CheckpointLM(config, {}, tokenizer, 1.0)
     return lm.with_positions(Nope()) if path.name == "dropped" else lm
 
   monkeypatch.setattr(evaluate.lms.CheckpointLM, "load", load)
@@ -96,6 +101,17 @@ def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
     (["a", "runs/a"], "got a twice. Write NAME=CKPT"),
     (["dropped", "a", "--positions", "model,yarnn"], "got 'yarnn'"),
     (["dropped", "--positions", "model,yarn"], "needs a model with plain Rope"),
+    (
+      ["a", "long"],
+      "same context_tokens to be compared on the same samples, "
+      "got a: 32, long: 64. Evaluate them one by one.",
+    ),
+    (
+      ["a", "dropped", "foreign"],
+      "same tokenizer to be compared on the same "
+      "samples, got a: SHA-256 aaaaaaaaaaaa, dropped: SHA-256 aaaaaaaaaaaa, "
+      "foreign: SHA-256 bbbbbbbbbbbb. Evaluate",
+    ),
   ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(
