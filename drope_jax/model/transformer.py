@@ -26,7 +26,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from drope_jax import attention
+from drope_jax import attention, trees
 from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import layers
@@ -102,6 +102,9 @@ def hidden(
     logit_scale: overrides `config.logit_scale`; may be traced.
     backend: the attention's, see `attention.BACKENDS`.
     remat: whether the backward pass recomputes each layer's activations.
+
+  Raises:
+    ValueError: `params` do not fit `config`.
   """
   x_BSM, _, _ = _run_layers(
     config,
@@ -211,6 +214,8 @@ def _run_layers(
   collect: Callable[[layers.QKV, layers.QKV], Any] = lambda raw, placed: None,
 ) -> tuple[Array, caches.Cache | None, Any]:
   """Returns states before the last norm, the cache, and `collect`, stacked."""
+  # Many a misfit would compute: heads of another number, a head left unread.
+  trees.require_same_leaves(param_shapes(config), params, "this model")
   S = tokens_BS.shape[1]
   pos_BS = jnp.broadcast_to(jnp.arange(S), tokens_BS.shape)
   if cache is not None:

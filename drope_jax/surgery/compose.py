@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+from drope_jax import trees
 from drope_jax.axes import Array
+from drope_jax.model import transformer
 from drope_jax.model.config import QK_NORM_AXES, QK_NORMS, ModelConfig
 from drope_jax.surgery import drop_positional, qk_norm
 
@@ -81,8 +83,12 @@ def apply(
     tokens_BS: int32 text for `qk_norm.measure`, where `needs_tokens`.
 
   Raises:
-    ValueError: `surgery` does not fit the model, or tokens are missing.
+    ValueError: `surgery` or `params` do not fit the model, or tokens are
+      missing.
   """
+  trees.require_same_leaves(
+    transformer.param_shapes(config), params, "the model before surgery"
+  )
   statistics = None
   if surgery.needs_tokens:
     if tokens_BS is None:

@@ -117,6 +117,22 @@ def test_positions_have_no_parameters(config, scheme):
   assert _schema(dropped) == _schema(config)
 
 
+@pytest.mark.parametrize(
+  "change,complaint",
+  [
+    ({"qk_norm": "q"}, "missing layers/attention/q_norm/gain"),
+    ({"tied_embeddings": True}, "unexpected head/kernel"),
+    ({"num_kv_heads": 4}, r"k/kernel must be \(2, 24, 32\), got \(2, 24, 16\)"),
+  ],
+)
+def test_params_of_another_config_are_refused(
+  config, params, tokens_BS, change, complaint
+):
+  other = dataclasses.replace(config, **change)
+  with pytest.raises(ValueError, match=complaint):
+    transformer.forward(other, params, tokens_BS)
+
+
 # The layer scan ---------------------------------------------------------------
 
 

@@ -80,6 +80,14 @@ def test_matched_gains_without_text_are_refused(params):
     compose.apply(surgery, CONFIG, params)
 
 
+@pytest.mark.parametrize("qk_norm", ["none", "qk"])
+def test_params_of_another_config_are_refused(params, qk_norm):
+  config = dataclasses.replace(CONFIG, num_kv_heads=2)
+  message = r"attention/k/kernel must be \(2, 16, 16\), got \(2, 16, 8\)"
+  with pytest.raises(ValueError, match=message):
+    compose.apply(compose.Surgery("all", qk_norm), config, params)
+
+
 @pytest.mark.parametrize(
   "fields",
   [
