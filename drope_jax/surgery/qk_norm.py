@@ -112,15 +112,19 @@ def measure(
   one sequence at a time is held in memory.
   """
 
-  def moments(tokens_S: Array) -> dict[str, Moments]:
+  def moments(params: Any, tokens_S: Array) -> dict[str, Moments]:
     q_NBSHD, k_NBSKD = transformer.qk_projections(
       config, params, tokens_S[None]
     )
     of = functools.partial(_moments, eps=config.norm_eps)
     return {"q": of(q_NBSHD), "k": of(k_NBSKD)}
 
-  by_sequence = jax.jit(lambda tokens_BS: jax.lax.map(moments, tokens_BS))
-  return jax.tree.map(lambda x: x.mean(axis=0), by_sequence(tokens_BS))
+  @jax.jit
+  def by_sequence(params: Any, tokens_BS: Array) -> dict[str, Moments]:
+    return jax.lax.map(functools.partial(moments, params), tokens_BS)
+
+  measured = by_sequence(params, tokens_BS)
+  return jax.tree.map(lambda x: x.mean(axis=0), measured)
 
 
 def _moments(x_NBSHD: Array, eps: float) -> Moments:

@@ -14,6 +14,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from drope_jax import attention, sharding
@@ -197,8 +198,10 @@ def _keep(run: _Run, phase: TrainPhase | SurgeryPhase, model: Model) -> None:
   path = run.directory / phase.name
   if store.is_finished(path):
     return
-  if path.exists():  # What an interrupted save left in a bucket.
+  # What an interrupted save left in a bucket.
+  if jax.process_index() == 0 and path.exists():
     path.rmtree()
+  multihost_utils.sync_global_devices(f"room for {phase.name}")
   store.save_model(path, model.params, model.manifest, run.tokenizer_path)
 
 

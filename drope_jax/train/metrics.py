@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from etils import epath
+import jax
 
 FILENAME = "metrics.jsonl"
 
@@ -14,10 +15,14 @@ class MetricsLog:
   """Appends to a run's metrics.jsonl.
 
   A run that resumes at step s drops the lines after s, which it will write
-  again: no step is ever logged twice. Use as a context manager.
+  again: no step is ever logged twice. Of a run's processes the first alone
+  writes. Use as a context manager.
   """
 
   def __init__(self, directory: os.PathLike, resume_step: int):
+    self._file = None
+    if jax.process_index() != 0:
+      return
     path = epath.Path(directory) / FILENAME
     kept = [
       line
@@ -32,6 +37,8 @@ class MetricsLog:
 
   def write(self, line: Mapping[str, Any]) -> None:
     """Appends one line; it has "step"."""
+    if self._file is None:
+      return
     self._file.write(json.dumps(dict(line)) + "\n")
     self._file.flush()
 
@@ -39,7 +46,8 @@ class MetricsLog:
     return self
 
   def __exit__(self, *_) -> None:
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
 
 def read(directory: os.PathLike) -> list[dict[str, Any]]:

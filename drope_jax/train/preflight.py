@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -79,6 +80,8 @@ def claim(
 ) -> None:
   """Writes recipe.json, or checks that the folder is this recipe's.
 
+  Every process of the run calls it; the first writes, the others wait.
+
   Args:
     recipe: to be run.
     stores: the fingerprints that `check` returned.
@@ -95,20 +98,22 @@ def claim(
     encoded.pop(field)
   if file.exists():
     _require_same(_parse(file), encoded, directory)
-    return
-  if directory.exists() and any(
+  elif directory.exists() and any(
     p.suffix != ".tmp" for p in directory.iterdir()
   ):
     raise ValueError(
       f"A run needs a new folder, or its own, got {directory}, which holds "
       "other files. Choose another --out."
     )
-  if jax.process_index() == 0:
+  # No process writes before all have looked: they find, and decide, the same.
+  multihost_utils.sync_global_devices("looked for recipe.json")
+  if jax.process_index() == 0 and not file.exists():
     directory.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed, so that it is whole or not there.
     whole = file.with_suffix(".tmp")
     whole.write_text(json.dumps(encoded, indent=1) + "\n")
     whole.replace(file)
+  multihost_utils.sync_global_devices("recipe.json is there")
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:

@@ -4,7 +4,11 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 from jax.experimental import compilation_cache
@@ -281,6 +285,42 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
     _assert_same_bits(
       _leaves(loop.Model(params, manifest)), _leaves(want[name])
     )
+
+
+_ONE_OF_TWO = """
+import importlib.util, pathlib, sys
+import jax
+test, index, address, base, folder = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+spec = importlib.util.spec_from_file_location("loop_test", test)
+loop_test = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(loop_test)
+loop_test._run(loop_test.RECIPE, pathlib.Path(folder), base)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_run_as_two_devices_of_one_do(whole, base, tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _ONE_OF_TWO, __file__]
+      + [str(index), address, str(base), str(tmp_path / "run")],
+      env=os.environ | {"XLA_FLAGS": ""},
+    )
+    for index in range(2)
+  ]
+  assert [process.wait(timeout=900) for process in processes] == [0, 0]
+  one, two = _lines(whole[0]), _lines(tmp_path / "run")
+  assert [line["step"] for line in two] == [line["step"] for line in one]
+  # Sums over processes may round otherwise than sums over devices.
+  np.testing.assert_allclose(
+    [line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-3
+  )
+  recipe = (whole[0] / "recipe.json").read_bytes()
+  assert (tmp_path / "run" / "recipe.json").read_bytes() == recipe
 
 
 def test_how_often_it_saves_and_logs_may_change(whole, base):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from drope_jax.train import metrics
@@ -42,6 +43,12 @@ def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
   with metrics.MetricsLog(tmp_path, 0) as log:
     log.write({"step": 1})
     assert metrics.read(tmp_path) == [{"step": 1}]
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  _log(tmp_path, 0, [2, 4])
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_crash_while_resuming_loses_no_line(tmp_path, monkeypatch):

@@ -1,0 +1,36 @@
+"""A run's folder is claimed once, by all of its processes alike."""
+
+import jax
+from jax.experimental import multihost_utils
+import pytest
+
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.train import optimizer, preflight
+from drope_jax.train.recipe import Recipe, TrainPhase
+
+PHASE = TrainPhase(
+  name="pretrain",
+  data=DataConfig(("store",)),
+  batch_size=4,
+  context_tokens=4,
+  optimizer=optimizer.AdamW(),
+  schedule=optimizer.Constant(0.02),
+  steps=5,
+)
+RECIPE = Recipe(phases=(PHASE,), init_from="base")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_all_processes_look_before_the_first_writes(
+  tmp_path, monkeypatch, index
+):
+  file, found = tmp_path / "run" / "recipe.json", []
+  monkeypatch.setattr(jax, "process_index", lambda: index)
+  monkeypatch.setattr(
+    multihost_utils,
+    "sync_global_devices",
+    lambda name: found.append(file.exists()),
+  )
+  preflight.claim(RECIPE, {"store": "abc"}, tmp_path / "run")
+  # Another process waits at the second until the first has written.
+  assert found == [False, index == 0]
