@@ -16,6 +16,7 @@ of many processes each must call each function here.
 from collections.abc import Iterator, Mapping
 import contextlib
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -60,13 +61,19 @@ def require_new(directory: Path) -> epath.Path:
   """Returns the absolute path of a directory that does not exist yet.
 
   Raises:
-    ValueError: it exists.
+    ValueError: it exists, or would lie in a file.
   """
   directory = _absolute(directory)
   if directory.exists():
     raise ValueError(
       f"A checkpoint is written to a new directory, but {directory} exists. "
       "Choose another, or remove it first."
+    )
+  file = next((p for p in pathlib.Path(directory).parents if p.is_file()), None)
+  if file is not None:  # Orbax would wait ten minutes for the directory.
+    raise ValueError(
+      f"A checkpoint is written to a new directory, but {directory} lies in "
+      f"{file}, which is a file. Choose another."
     )
   return directory
 

@@ -277,6 +277,13 @@ def test_an_existing_directory_is_never_overwritten(tmp_path, params):
     store.save_model(tmp_path / "m", params, BARE)
 
 
+@pytest.mark.parametrize("below", ["m", "folder/m"])
+def test_a_directory_in_a_file_is_refused(tmp_path, params, below):
+  (tmp_path / "file").write_text("mine")
+  with pytest.raises(ValueError, match="file, which is a file. Choose another"):
+    store.save_model(tmp_path / "file" / below, params, BARE)
+
+
 def test_steps_only_go_up(tmp_path, params):
   with store.RunStore(tmp_path / "run") as run:
     run.save(5, _state(params, 5), BARE)
