@@ -31,6 +31,7 @@ from drope_jax.train import step as steps
 _ROWS = {
   "blockwise": ["--backend", "blockwise"],
   "reference": ["--backend", "reference"],
+  "blockwise, layers unrolled": ["--backend", "blockwise", "--unroll"],
   "blockwise, remat": ["--backend", "blockwise", "--remat"],
   "blockwise, freed memory given back": ["--give-back"],
 }
@@ -48,6 +49,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--backend", default="blockwise", help=argparse.SUPPRESS)
   parser.add_argument("--remat", action="store_true", help=argparse.SUPPRESS)
+  parser.add_argument("--unroll", action="store_true", help=argparse.SUPPRESS)
   parser.add_argument(
     "--give-back", action="store_true", help=argparse.SUPPRESS
   )
@@ -93,6 +95,7 @@ def _time_row(args: argparse.Namespace) -> tuple[float, float]:
     steps=1000,
     accumulation=args.accumulation,
     remat=args.remat,
+    unroll=args.unroll,
   )
   params = transformer.init(config, jax.random.key(0))
   state = steps.init_state(phase, params, 0)

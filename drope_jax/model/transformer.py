@@ -89,6 +89,7 @@ def hidden(
   logit_scale: Array | float | None = None,
   backend: str = "reference",
   remat: bool = False,
+  unroll: bool = False,
 ) -> Array:
   """Returns the last layer's states x_BSM, which `unembed` reads.
 
@@ -102,6 +103,7 @@ def hidden(
     logit_scale: overrides `config.logit_scale`; may be traced.
     backend: the attention's, see `attention.BACKENDS`.
     remat: whether the backward pass recomputes each layer's activations.
+    unroll: whether the layers are compiled one by one, not as a loop's body.
 
   Raises:
     ValueError: `params` do not fit `config`.
@@ -114,6 +116,7 @@ def hidden(
     logit_scale=logit_scale,
     backend=backend,
     remat=remat,
+    unroll=unroll,
   )
   return x_BSM
 
@@ -211,6 +214,7 @@ def _run_layers(
   logit_scale: Array | float | None = None,
   backend: str = "reference",
   remat: bool = False,
+  unroll: bool = False,
   collect: Callable[[layers.QKV, layers.QKV], Any] = lambda raw, placed: None,
 ) -> tuple[Array, caches.Cache | None, Any]:
   """Returns states before the last norm, the cache, and `collect`, stacked."""
@@ -256,6 +260,7 @@ def _run_layers(
       plan.window_array(),
       plan.slopes_array(config.num_heads),
     ),
+    unroll=unroll,
   )
   return x_BSM, cache, collected
 

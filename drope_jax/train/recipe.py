@@ -29,6 +29,9 @@ class TrainPhase:
     accumulation: microbatches a step; divides `batch_size`.
     compute_dtype: of activations; parameters and moments stay float32.
     remat: whether the backward pass recomputes each layer.
+    unroll: whether the loop over layers is compiled as one straight line. It
+      then stacks no activations, a fifth of a small model's step on a CPU;
+      compile time grows with depth.
   """
 
   name: str
@@ -42,6 +45,7 @@ class TrainPhase:
   accumulation: int = 1
   compute_dtype: str = "float32"
   remat: bool = False
+  unroll: bool = False
 
   def __post_init__(self):
     for field in ("batch_size", "context_tokens", "accumulation"):

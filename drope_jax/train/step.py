@@ -59,6 +59,7 @@ def make_step(
       segments_BS=batch["segments_BS"] if segmented else None,
       backend=backend,
       remat=phase.remat,
+      unroll=phase.unroll,
     )
     losses_BS = losses.token_losses(logits_BSV, batch["targets_BS"])
     return jnp.sum(losses_BS * batch["weights_BS"])

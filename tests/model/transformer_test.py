@@ -279,26 +279,28 @@ def test_the_logit_scale_does_what_scaling_q_does(
   )
 
 
-def test_remat_changes_no_gradient(config, params, tokens_BS):
-  def traced(remat):
+def test_remat_and_unroll_change_no_gradient(config, params, tokens_BS):
+  def traced(**options):
     def loss(params):
-      return transformer.forward(config, params, tokens_BS, remat=remat).var()
+      return transformer.forward(config, params, tokens_BS, **options).var()
 
     return jax.jit(jax.grad(loss)).trace(params)
 
-  keeping, recomputing = traced(False), traced(True)
+  plain, recomputing = traced(), traced(remat=True)
+  unrolled = traced(unroll=True)
   assert "remat" in str(recomputing.jaxpr)
-  assert "remat" not in str(keeping.jaxpr)
-  kept, recomputed = (
+  assert "remat" not in str(plain.jaxpr)
+  assert "while" in plain.lower().as_text()
+  assert "while" not in unrolled.lower().as_text()
+  kept, *others = (
     trees.flatten(program.lower().compile()(params))
-    for program in (keeping, recomputing)
+    for program in (plain, recomputing, unrolled)
   )
   for path, gradient in kept.items():
     # The same sums, fused in another way.
     atol = 1e-5 * np.abs(gradient).max()
-    np.testing.assert_allclose(
-      recomputed[path], gradient, atol=atol, err_msg=path
-    )
+    for other in others:
+      np.testing.assert_allclose(other[path], gradient, atol=atol, err_msg=path)
 
 
 def _matrix_products(jaxpr):
