@@ -75,7 +75,7 @@ def run(
     base_dir: where relative paths of the recipe start.
     on_metrics: gets each line of metrics.jsonl.
     on_model: gets "start" and the model that the run starts from, then each
-      finished phase's name and model; not again for what an earlier run did.
+      finished phase's name and model; not again for what an earlier run saved.
     probe: measures the model at each line of metrics.jsonl, which it adds to.
 
   Raises:
@@ -93,7 +93,7 @@ def run(
   saved = (store.finished_steps(directory) or [0])[-1]
   context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics, probe)
   model, done = _resume_model(context, saved)
-  if not done:
+  if not done and not saved:
     on_model("start", model)
   for index, phase in enumerate(recipe.phases):
     if index < done:

@@ -242,12 +242,13 @@ class Stop(KeyboardInterrupt):
   """Ctrl-C."""
 
 
-def _stop_at(step=None, model=None):
+def _stop_at(heard, step=None, model=None):
   def on_metrics(line):
     if line["step"] == step:
       raise Stop
 
   def on_model(name, _):
+    heard.append(name)
     if name == model:
       raise Stop
 
@@ -256,18 +257,20 @@ def _stop_at(step=None, model=None):
 
 def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
   folder = tmp_path / "run"
-  for where, newest in [
-    ({"step": 1}, None),  # Before the first save.
-    ({"step": 3}, 2),
-    ({"step": 5}, 4),  # A phase's last step is logged, but not saved.
-    ({"model": "pretrain"}, 5),
-    ({"model": "surgery"}, 5),
-    ({"step": 6}, 5),
-    ({"step": 9}, 8),
-    ({"model": "recalibrate"}, 10),
+  for where, newest, tells in [
+    ({"step": 1}, None, ["start"]),  # Before the first save.
+    ({"step": 3}, 2, ["start"]),
+    ({"step": 5}, 4, []),  # A phase's last step is logged, but not saved.
+    ({"model": "pretrain"}, 5, ["pretrain"]),
+    ({"model": "surgery"}, 5, ["pretrain", "surgery"]),
+    ({"step": 6}, 5, []),
+    ({"step": 9}, 8, []),
+    ({"model": "recalibrate"}, 10, ["recalibrate"]),
   ]:
+    heard = []
     with pytest.raises(Stop):
-      _run(RECIPE, folder, base, **_stop_at(**where))
+      _run(RECIPE, folder, base, **_stop_at(heard, **where))
+    assert heard == tells
     assert max(store.finished_steps(folder), default=None) == newest
     if where == {"model": "pretrain"}:
       # As if it had died between the last step's save and the phase's.
