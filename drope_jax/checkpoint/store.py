@@ -15,6 +15,7 @@ of many processes each must call each function here.
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import json
 import os
 import pathlib
 from typing import Any
@@ -119,6 +120,7 @@ def describe(path: Path) -> tuple[Manifest, Any]:
   """
   checkpoint = locate(path)
   with _context(), _reading(checkpoint):
+    json.loads((checkpoint / _METADATA).read_text())  # Orbax would go on.
     metadata = ocp.metadata(checkpoint, checkpointable_name=_PARAMS)
     if metadata.metadata is None:  # Orbax has logged why.
       raise ValueError(f"{_PARAMS} has no readable metadata")

@@ -16,7 +16,7 @@ import signal
 import sys
 
 import drope_jax
-from drope_jax.cli import memory
+from drope_jax.cli import failed_reads, memory
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -133,6 +133,7 @@ def _prepare_libraries() -> None:
   from absl import logging  # 30 ms that `drope --help` need not wait for.
 
   logging.set_verbosity(logging.ERROR)
+  failed_reads.silence()
   memory.keep_freed_memory()
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
   cache = cache.expanduser() / "drope_jax" / "compiled"

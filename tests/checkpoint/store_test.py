@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -227,13 +228,17 @@ def _truncate(path):
   ],
   ids=["manifest", "tree", "index", "arrays", "arrays gone", "params gone"],
 )
-def test_a_damaged_checkpoint_is_one_line_naming_it(tmp_path, params, damage):
+def test_a_damaged_checkpoint_is_one_line_naming_it(
+  tmp_path, params, damage, caplog
+):
   store.save_model(tmp_path / "m", params, BARE)
   damage(tmp_path / "m")
   with pytest.raises(ValueError, match="/m, which cannot be read") as caught:
     store.load_model(tmp_path / "m")
   assert "Copy it again" in str(caught.value)
   assert len(str(caught.value)) < 600
+  logged = [r.name for r in caplog.records if r.levelno >= logging.ERROR]
+  assert "absl" not in logged, "Orbax logs what the line has said"
 
 
 def test_another_programs_checkpoint_is_refused(tmp_path, params):
