@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--from-scratch",
     action="store_true",
-    help="train the base and the full recalibration too, in about 35 minutes",
+    help="train the base and the full recalibration too, in about 35 minutes, "
+    "in DIR/from_scratch",
   )
   parser.add_argument(
     "--set",
@@ -72,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Runs what is left of the demo, and writes results.json and report.html."""
   out = pathlib.Path(args.out)
+  if args.from_scratch:  # Other models on longer stores; either one resumes.
+    out /= "from_scratch"
   console = rich.console.Console()
   _data(out, args.from_scratch, console)
   base, full = paths.resolve(_BASE), paths.resolve(_FULL)
@@ -217,7 +220,7 @@ def _compare(
   rows, fits = evaluate.compare(suite, models, material, console)
   results.write(out, suite, models, rows, fits)
   shown = [r for r in rows if r.metric in ("accuracy", "tail_loss")]
-  console.print(evaluate.table(shown))
+  console.print(evaluate.tables(shown))
 
 
 def _samples(out: pathlib.Path, path: pathlib.Path, console) -> None:

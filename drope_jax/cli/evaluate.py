@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
   )
   console = rich.console.Console(stderr=True)
   rows, fits = compare(suite, checkpoints, material, console)
-  rich.console.Console().print(table(rows))
+  rich.console.Console().print(tables(rows))
   if args.out is not None:
     out = pathlib.Path(args.out)
     print(results.write(out, suite, checkpoints, rows, fits))
@@ -185,25 +185,38 @@ def variants(lm: lms.CheckpointLM) -> suites.Variant:
   return variant
 
 
-def table(rows: Sequence[Result]) -> rich.table.Table:
-  """Returns results with one column a factor, and their 95% intervals."""
+def tables(rows: Sequence[Result]) -> rich.console.Group:
+  """Returns a table for each metric, with one column a factor.
+
+  Under each value stands its 95% interval; "+scale" is a fitted softmax scale.
+  """
+  by_metric: dict[tuple[str, str], list[Result]] = {}
+  for row in rows:
+    by_metric.setdefault((row.task, row.metric), []).append(row)
+  return rich.console.Group(
+    *(
+      _table(f"{task}: {metric}", found)
+      for (task, metric), found in sorted(by_metric.items())
+    )
+  )
+
+
+def _table(title: str, rows: Sequence[Result]) -> rich.table.Table:
   factors = sorted({row.factor for row in rows})
   shown = rich.table.Table(
-    title="95% intervals below; by: positions; scale: the softmax's",
-    box=rich.box.SIMPLE,
+    title=title, title_justify="left", box=rich.box.SIMPLE
   )
-  for name in ("eval", "model", "by", "scale"):
-    shown.add_column(name, overflow="fold")
+  shown.add_column("model\npositions", overflow="fold", min_width=12)
   for factor in factors:
     shown.add_column(f"{factor:g}x", justify="right", no_wrap=True)
-  cells: dict[tuple[str, ...], dict[float, str]] = {}
+  cells: dict[str, dict[float, str]] = {}
   for row in rows:
-    scale = "fitted" if row.scale_fitted else "none"
-    key = (f"{row.task}\n{row.metric}", row.model, row.method, scale)
-    text = f"{row.value:.3f}\n{row.low:.2f}-{row.high:.2f}"
-    cells.setdefault(key, {})[row.factor] = text
-  for key, by_factor in sorted(cells.items()):
-    shown.add_row(*key, *(by_factor.get(factor, "") for factor in factors))
+    scale = " +scale" if row.scale_fitted else ""
+    text = f"{row.value:.3f}\n{row.low:.2f}..{row.high:.2f}"
+    name = f"{row.model}\n{row.method}{scale}"
+    cells.setdefault(name, {})[row.factor] = text
+  for name, by_factor in sorted(cells.items()):
+    shown.add_row(name, *(by_factor.get(factor, "") for factor in factors))
   return shown
 
 

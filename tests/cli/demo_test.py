@@ -1,6 +1,7 @@
 """`drope demo` from end to end, at a size of seconds."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -34,13 +35,16 @@ OVERRIDES = (
   "recalibrate/TrainPhase.accumulation = 1",
   "recalibrate/TrainPhase.tokens = 4096",
   "Cosine.warmup_steps = 1",
+  "Recipe.log_every_steps = 4",
+  "Recipe.save_every_steps = 4",
 )
 
 
-def _write_stores(directory, names, *args, **kwargs):
+def _write_stores(directory, names, max_documents=None, on_store=None):
+  make = functools.partial(corpus.documents, "test")
   for name in ("text", *names):
-    source = sources.expand(["packaged:test"])
-    writer.write(str(directory / name), source, corpus.tokenizer_path())
+    source = sources.Generated(name, f"{max_documents}", make)
+    writer.write(str(directory / name), [source], corpus.tokenizer_path())
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def run_demo(drope, tmp_path, monkeypatch):
     "drope2k.model", tokens.fingerprint, tokens.vocab_size
   )
   base = CONFIG, transformer.init(CONFIG, jax.random.key(0))
-  full = compose.apply(compose.Surgery("all", "qk"), *base)
+  full = compose.apply(compose.Surgery("all"), *base)
   for name, (config, params) in {"_BASE": base, "_FULL": full}.items():
     manifest = manifests.Manifest(config, reference)
     store.save_model(tmp_path / name, params, manifest, path)
@@ -112,7 +116,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
     assert conditions == {(1.0, False), (4.0, False), (4.0, True)}
 
   config = store.describe(out / "live/recalibrate")[0].model
-  assert (config.positional, config.qk_norm) == (Nope(), "qk")
+  assert (config.positional, config.qk_norm) == (Nope(), "none")
   (sample,) = json.loads((out / "samples.json").read_text())
   assert "▶" in sample["text"] and "176 tokens" in sample["context"]
   page = (out / "report.html").read_text("utf-8")
@@ -121,3 +125,19 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   assert run_demo().status == 0
   assert metrics.read(out) == lines, "it trained again"
   assert json.loads((out / "results.json").read_text()) == found
+
+
+def test_from_scratch_goes_beside_the_other_demo(drope, monkeypatch, tmp_path):
+  folders = []
+
+  def stop(out, *args):
+    folders.append(out)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(demo.demo_data, "write", _write_stores)
+  monkeypatch.setattr(demo, "_train", lambda out, name, *args: out / name)
+  monkeypatch.setattr(demo, "_recalibrate", stop)
+  for flags in ([], ["--from-scratch"], [], ["--from-scratch"]):
+    ran = drope("demo", "--out", tmp_path, *flags)
+    assert ran.status == 130, ran.err
+  assert folders == [tmp_path, tmp_path / "from_scratch"] * 2

@@ -167,13 +167,16 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
   ]
   console = rich.console.Console(width=80)
   with console.capture() as captured:
-    console.print(evaluate.table(rows))
+    console.print(evaluate.tables(rows))
   lines = captured.get().splitlines()
   assert "1x" in "".join(lines) and "8x" in "".join(lines)
-  for values, intervals in (
-    (("model", "none", "0.500", "0.250"), ("0.38-0.62", "0.12-0.38")),
-    (("model", "fitted", "0.375"), ("0.25-0.50",)),
-    (("yarn", "none", "0.750"), ("0.62-0.88",)),
+  assert max(map(len, map(str.rstrip, lines))) <= 80
+  for values, name, intervals in (
+    (("tiny", "0.500", "0.250"), "model", ("0.38..0.62", "0.12..0.38")),
+    (("tiny", "0.375"), "model +scale", ("0.25..0.50",)),
+    (("tiny", "0.750"), "yarn", ("0.62..0.88",)),
   ):
     (row,) = (i for i, x in enumerate(lines) if all(v in x for v in values))
-    assert all(interval in lines[row + 1] for interval in intervals)
+    below = lines[row + 1]
+    assert below.split("  ")[1].strip() == name
+    assert all(interval in below for interval in intervals)
