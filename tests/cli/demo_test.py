@@ -127,6 +127,26 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   assert json.loads((out / "results.json").read_text()) == found
 
 
+def test_a_resumed_curve_keeps_what_was_drawn_before(run_demo, monkeypatch):
+  drawn = []
+
+  def draw(points, *args):
+    drawn.append([tokens for tokens, _ in points])
+    if len(drawn) == 2:  # Logged, and not yet saved.
+      raise KeyboardInterrupt
+    return ""
+
+  def stop(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(demo.chart, "draw", draw)
+  monkeypatch.setattr(demo, "_compare", stop)
+  for _ in range(2):
+    ran = run_demo()
+    assert ran.status == 130, ran.err
+  assert drawn == [[0, 2048], [0, 2048, 4096], [0, 2048, 4096]]
+
+
 def test_from_scratch_goes_beside_the_other_demo(drope, monkeypatch, tmp_path):
   folders = []
 
