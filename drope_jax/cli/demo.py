@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--from-scratch",
     action="store_true",
-    help="train the base and the full recalibration too, in about an hour and a half, "
-    "in DIR/from_scratch",
+    help="train the base and the full recalibration too, in DIR/from_scratch: "
+    "about an hour and a half",
   )
   parser.add_argument(
     "--set",
