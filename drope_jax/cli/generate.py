@@ -1,6 +1,6 @@
 """Continues a text.
 
-drope generate runs/demo/recalibrated --prompt 'The President'
+drope generate runs/demo/live/recalibrate --prompt 'The President'
 """
 
 import argparse
