@@ -40,7 +40,9 @@ def verdicts(scores: runs.Scores, base: str, dropped: str) -> list[Verdict]:
   """
   tasks = dict.fromkeys(c.task for c in scores if c.metric == "accuracy")
   found = [_recovered(scores, base, dropped), _flat(scores, dropped)]
-  found += [_ahead(scores, base, dropped, task) for task in tasks]
+  for task in tasks:
+    found.append(_beyond(scores, base, dropped, task))
+    found.append(_ahead(scores, base, dropped, task))
   return [verdict for verdict in found if verdict]
 
 
@@ -82,6 +84,36 @@ def _flat(scores, dropped):
     f"{far[longest]:.3f} nats per token over the last trained context's "
     f"length of a {longest:g}× text, {far[1]:.3f} at 1×, {change:+.1%}.",
     (f"loss at {longest:g}×, against 1×", f"{change:+.1%}", "0% is flat"),
+  )
+
+
+def _beyond(scores, base, dropped, task_id):
+  task = task_id.replace("_", "-")
+  pairs = {}
+  for cell, score in scores.items():
+    if cell[:4] == (task_id, "accuracy", dropped, "model") and cell.factor > 1:
+      rival = scores.get(cell._replace(model=base))
+      # At each factor the pair with fitted scales, where there is one.
+      if rival and (cell.scale_fitted or cell.factor not in pairs):
+        pairs[cell.factor] = score, rival, cell.scale_fitted
+  if not pairs:
+    return None
+  ahead = [f for f, (own, rival, _) in pairs.items() if own.low > rival.high]
+  factor = max(ahead, default=min(pairs))
+  own, rival, fitted = pairs[factor]
+  scale = "with its own fitted" if fitted else "without a"
+  return Verdict(
+    "shown" if ahead else "not shown",
+    f"It goes on retrieving past its context ({task}), where RoPE as trained "
+    f"does not{f'; seen up to {factor:g} times' if ahead else ''}.",
+    f"{own.value:.0%} [{own.low:.0%}, {own.high:.0%}] against "
+    f"{rival.value:.0%} [{rival.low:.0%}, {rival.high:.0%}] of RoPE at "
+    f"{factor:g}×, each {scale} softmax scale.",
+    (
+      f"{task} answered at {factor:g}×",
+      f"{own.value:.0%}",
+      f"RoPE: {rival.value:.0%}",
+    ),
   )
 
 

@@ -70,5 +70,24 @@ def test_without_the_factor_four_the_longest_is_compared():
     for model, value in (("full", 0.9), ("base", 0.1))
     for factor in (1.0, 2.0)
   }
-  (verdict,) = claims.verdicts(scores, "base", "full")
-  assert "at 2 times" in verdict.claim and "RoPE" in verdict.evidence
+  beyond, ahead = claims.verdicts(scores, "base", "full")
+  assert "at 2 times" in ahead.claim and "RoPE" in ahead.evidence
+  assert beyond.verdict == "shown" and "up to 2 times" in beyond.claim
+
+
+def _beyond(own_by_factor):
+  scores = {}
+  for factor, own in own_by_factor.items():
+    for fitted in (False, True):
+      cell = _cell("multi_key", "accuracy", "full", "model", factor, fitted)
+      scores[cell] = _score(own * fitted)
+      scores[cell._replace(model="base")] = _score(0.0)
+  return claims.verdicts(scores, "base", "full")[0]
+
+
+def test_it_reads_on_as_far_as_its_interval_leaves_ropes():
+  shown = _beyond({2.0: 0.5, 4.0: 0.3, 8.0: 0.08})
+  assert shown.verdict == "shown" and "up to 4 times" in shown.claim
+  assert "fitted" in shown.evidence and "30%" in shown.evidence
+  missed = _beyond({2.0: 0.04, 4.0: 0.0})
+  assert missed.verdict == "not shown" and "at 2×" in missed.evidence
