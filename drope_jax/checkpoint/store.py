@@ -25,7 +25,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from drope_jax import trees
-from drope_jax.checkpoint import tokenizer_file
+from drope_jax.checkpoint import streaming, tokenizer_file
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.model import transformer
 
@@ -34,6 +34,7 @@ Path = str | os.PathLike
 _PARAMS, _REST, _TOKENIZER = "params", "rest", "tokenizer"
 _MANIFEST = "manifest"
 _METADATA = "_CHECKPOINT_METADATA"
+_TEMPORARY = ".orbax-checkpoint-tmp"
 _CONCURRENT_BYTES = 8 * 2**30
 """In flight per host beyond the arrays themselves; Orbax knows no bound."""
 
@@ -56,6 +57,47 @@ def save_model(
     ocp.save_checkpointables(
       directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
     )
+
+
+def save_streamed(
+  directory: Path,
+  leaves: Mapping[str, streaming.Leaf],
+  manifest: Manifest,
+  tokenizer_path: Path | None = None,
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Writes a model checkpoint, each block of it as it is read.
+
+  Args:
+    directory: as `save_model` takes it.
+    leaves: by path in the parameter tree.
+    manifest: fits them.
+    tokenizer_path: as `save_model` takes it.
+    overwrite: whether a checkpoint at `directory`, and nothing else, is
+      replaced. It is removed first.
+
+  Raises:
+    ValueError: as `save_model`, or what is to be replaced is no checkpoint.
+  """
+  if not (overwrite and is_finished(directory)):
+    require_new(directory)
+  tree = trees.unflatten(dict(leaves))
+  items = _items({_PARAMS: tree}, manifest, tokenizer_path)
+  directory = _absolute(directory)
+  try:
+    with _context(streaming.Handler):
+      ocp.save_checkpointables(
+        directory,
+        items,
+        overwrite=overwrite,
+        custom_metadata={_MANIFEST: manifest.to_json()},
+      )
+  except Exception:
+    # A large half of a checkpoint, maybe on a disk that it has filled.
+    for begun in directory.parent.glob(f"{directory.name}{_TEMPORARY}*"):
+      begun.rmtree()
+    raise
 
 
 def require_new(directory: Path) -> epath.Path:
@@ -342,8 +384,18 @@ def _first_device():
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _context() -> ocp.Context:
+def _context(
+  params_handler: type = ocp.handlers.PyTreeHandler,
+) -> ocp.Context:
   context = ocp.Context()
+  registry = ocp.handlers.local_registry()
+  # A checkpoint names the handler that wrote it; Orbax's reads all.
+  registry.add(
+    params_handler,
+    checkpointable_name=_PARAMS,
+    secondary_typestrs=[streaming.HANDLER_NAME],
+  )
+  context.checkpointables.registry = registry
   context.memory.write_concurrent_bytes = _CONCURRENT_BYTES
   context.memory.read_concurrent_bytes = _CONCURRENT_BYTES
   return context
