@@ -1,0 +1,144 @@
+"""Hugging Face folders: config.json, weights and a tokenizer."""
+
+from collections.abc import Mapping
+import json
+import pathlib
+
+import numpy as np
+
+from drope_jax.checkpoint.formats import (
+  families,
+  hf_config,
+  leaves,
+  safetensors_io,
+  sakana,
+  torch_file,
+)
+from drope_jax.checkpoint.formats import tensors as tensors_lib
+from drope_jax.checkpoint.formats.source import Source
+from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.checkpoint.manifest import LineageEntry, Manifest
+from drope_jax.model.config import ModelConfig
+
+MANIFEST = "drope_manifest.json"
+"""Beside an export: the checkpoint's manifest, whose lineage goes on."""
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_WEIGHTS = {
+  safetensors_io.SINGLE: safetensors_io.open_file,
+  safetensors_io.INDEX: safetensors_io.open_shards,
+  torch_file.SINGLE: torch_file.open_file,
+  torch_file.INDEX: lambda index: safetensors_io.open_shards(
+    index, torch_file.open_file
+  ),
+}
+
+
+def open_folder(
+  folder: pathlib.Path, *, dtype: str, allow_nonfinite: bool
+) -> Source:
+  """Returns the checkpoint in a folder; no weight is read.
+
+  Args:
+    folder: as transformers saves one.
+    dtype: as `leaves.build` takes it.
+    allow_nonfinite: likewise.
+
+  Raises:
+    FileNotFoundError: config.json, the weights or a shard are missing.
+    ValueError: the model is not one that is read exactly here, a file is
+      damaged, or the weights are not exactly those that config.json describes.
+  """
+  config, family = hf_config.read(folder / hf_config.FILENAME)
+  tensors = _tensors(folder)
+  try:
+    _drop_what_is_no_weight(tensors, config, family)
+    built = leaves.build(
+      config,
+      family.names,
+      tensors,
+      dtype=dtype,
+      allow_nonfinite=allow_nonfinite,
+    )
+  except ValueError as error:
+    raise ValueError(f"{folder}: {error}") from error
+  found = [folder / name for name in _TOKENIZERS if (folder / name).exists()]
+  return Source(
+    config,
+    built,
+    tokenizer_path=found[0] if found else None,
+    facts={"format": "hf", "architecture": family.architecture},
+    lineage=_lineage(folder),
+  )
+
+
+def _lineage(folder: pathlib.Path) -> tuple[LineageEntry, ...]:
+  """Returns the history of what was exported from a checkpoint of ours."""
+  path = folder / MANIFEST
+  if not path.exists():
+    return ()
+  try:
+    return Manifest.from_json(json.loads(path.read_text())).lineage
+  except ValueError as error:
+    raise ValueError(
+      f"{path} must be a checkpoint's manifest, got {error} Remove it to do "
+      "without its lineage."
+    ) from error
+
+
+def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+  for name, open_weights in _WEIGHTS.items():
+    if (folder / name).exists():
+      return open_weights(folder / name)
+  raise FileNotFoundError(
+    f"Weights are needed, got none of {', '.join(_WEIGHTS)} in {folder}. Fetch "
+    "them."
+  )
+
+
+def _drop_what_is_no_weight(
+  tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
+) -> None:
+  """Removes buffers, a tied head's copy, and output biases that are zero.
+
+  Raises:
+    ValueError: one of them is not what it must be to be left out.
+  """
+  for name in [n for n in tensors if n.endswith(families.BUFFER)]:
+    del tensors[name]
+  if config.tied_embeddings and families.HEAD in tensors:
+    embedding = family.names["embed/table"]
+    if not _same(tensors, families.HEAD, embedding):
+      raise ValueError(
+        f"A tied head must be the embedding, got a {families.HEAD} that "
+        f"differs from {embedding}. Set tie_word_embeddings to false."
+      )
+    del tensors[families.HEAD]
+  if config.qk_norm in ("q", "k"):
+    for name in sakana.unused_norm(config):
+      tensors.pop(name, None)
+  if not families.has_o_bias(family, config):
+    return
+  for n in range(config.num_layers):
+    name = families.O_BIAS.format(n)
+    bias = tensors.pop(name, None)
+    if bias is None or bias.array().astype(np.float32).any():
+      raise ValueError(
+        "Attention may have biases on q, k and v alone, so that o's must be "
+        f"zeros, got {'none' if bias is None else 'others'} for {name}. This "
+        "checkpoint cannot be read exactly."
+      )
+
+
+def _same(tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
+  a, b = tensors[one], tensors.get(other)
+  if b is None or (a.shape, a.dtype) != (b.shape, b.dtype):
+    return False
+  step = max(1, tensors_lib.ROWS_BYTES // (a.dtype.itemsize * a.shape[-1]))
+  parts = [
+    (start, min(start + step, a.shape[0]))
+    for start in range(0, a.shape[0], step)
+  ]
+  return all(
+    a.rows(*part).tobytes() == b.rows(*part).tobytes() for part in parts
+  )

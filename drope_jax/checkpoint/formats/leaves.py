@@ -1,0 +1,142 @@
+"""From a source's tensors to the parameter tree, matched exactly both ways.
+
+Every format keeps its matrices [out, in], with one tensor a layer; the tree
+keeps kernels [in, out], with layers stacked.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from drope_jax import trees
+from drope_jax.checkpoint.formats import tensors as tensors_lib
+from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.checkpoint.streaming import Leaf, Region
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+Names = Mapping[str, str]
+"""Our path to their name, in which {} is the layer's number."""
+
+KEEP = "keep"
+
+
+def build(
+  config: ModelConfig,
+  names: Names,
+  tensors: Mapping[str, Tensor],
+  *,
+  dtype: str = KEEP,
+  allow_nonfinite: bool = False,
+) -> dict[str, Leaf]:
+  """Returns every leaf of the tree, by path; nothing is read.
+
+  Args:
+    config: the model's.
+    names: has each path of the config's tree.
+    tensors: by their name.
+    dtype: "float32", "bfloat16", or "keep" for the source's.
+    allow_nonfinite: whether NaN and infinite weights are let through. Else
+      reading one raises ValueError, with the tensor's name.
+
+  Raises:
+    ValueError: a tensor is missing, unexpected or of another shape.
+  """
+  shapes = trees.flatten(transformer.param_shapes(config))
+  sources = {path: source_names(config, names, path) for path in shapes}
+  _require_match(shapes, sources, tensors)
+  built = {}
+  for path, shape in shapes.items():
+    of_leaf = {name: tensors[name] for name in sources[path]}
+    built[path] = _leaf(
+      path, shape.shape, of_leaf, _dtype(of_leaf, dtype), allow_nonfinite
+    )
+  return built
+
+
+def source_names(
+  config: ModelConfig, names: Names, path: str
+) -> tuple[str, ...]:
+  """Returns the names of a leaf's tensors, layer by layer."""
+  layers = range(config.num_layers) if is_stacked(path) else range(1)
+  return tuple(names[path].format(n) for n in layers)
+
+
+def is_stacked(path: str) -> bool:
+  """Returns whether a leaf leads with N."""
+  return path.startswith("layers" + trees.SEPARATOR)
+
+
+def is_transposed(path: str) -> bool:
+  """Returns whether a leaf is [in, out] where the source has [out, in]."""
+  return path.endswith("kernel")
+
+
+def source_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape of a leaf's tensors at the source."""
+  shape = shape[1:] if is_stacked(path) else shape
+  return shape[::-1] if is_transposed(path) else shape
+
+
+def _require_match(shapes, sources, tensors):
+  expected = {
+    name: source_shape(path, shapes[path].shape)
+    for path, names in sources.items()
+    for name in names
+  }
+  complaints = []
+  if missing := expected.keys() - tensors.keys():
+    described = [f"{name} {expected[name]}" for name in missing]
+    complaints.append("missing " + tensors_lib.listed(described))
+  if unexpected := tensors.keys() - expected.keys():
+    described = [f"{name} {tensors[name].shape}" for name in unexpected]
+    complaints.append("unexpected " + tensors_lib.listed(described))
+  misshapen = [
+    f"{name} must be {shape}, got {tensors[name].shape}"
+    for name, shape in expected.items()
+    if name in tensors and tensors[name].shape != shape
+  ]
+  if misshapen:
+    complaints.append(tensors_lib.listed(misshapen))
+  if complaints:
+    raise ValueError(
+      "The weights must be exactly those that the configuration describes, "
+      f"got {'; '.join(complaints)}. Use the configuration that the weights "
+      "were saved with."
+    )
+
+
+def _dtype(of_leaf: Mapping[str, Tensor], wanted: str) -> np.dtype:
+  if wanted != KEEP:
+    return tensors_lib.FLOATS[wanted]
+  kept = {tensor.dtype for tensor in of_leaf.values()}
+  # float32 holds both halves exactly.
+  return kept.pop() if len(kept) == 1 else tensors_lib.FLOATS["float32"]
+
+
+def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
+  sources = list(of_leaf.items())
+  stacked, transposed = is_stacked(path), is_transposed(path)
+  # The source's rows: our columns, where it is transposed.
+  split_axis = len(shape) - 1 if transposed else int(stacked)
+
+  def read_one(name: str, tensor: Tensor, region: Region) -> np.ndarray:
+    along = region[-1] if transposed else region[0]
+    array = tensor.rows(along.start, along.stop).astype(dtype, copy=False)
+    # After the cast, which may have made an infinity.
+    if not allow_nonfinite and not tensors_lib.is_finite(array):
+      raise ValueError(
+        f"Weights must be finite, got NaN or infinity in {name} as "
+        f"{dtype.name}. Use another copy, or --allow-nonfinite."
+      )
+    return array.T if transposed else array
+
+  def read(region: Region) -> np.ndarray:
+    if not stacked:
+      return np.ascontiguousarray(read_one(*sources[0], region))
+    block = np.empty([part.stop - part.start for part in region], dtype)
+    for row, source in zip(block, sources[region[0]], strict=True):
+      row[...] = read_one(*source, region[1:])
+    return block
+
+  return Leaf(shape, dtype, stacked, split_axis, read)

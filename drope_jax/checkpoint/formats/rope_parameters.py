@@ -1,0 +1,179 @@
+"""Positions as config.json writes them, read and written.
+
+transformers 5 has `rope_parameters`; before it, `rope_theta` and
+`rope_scaling`. Nothing is approximated: what a scheme here does not do is
+refused by name.
+"""
+
+from collections.abc import Mapping
+import types
+from typing import Any
+
+from drope_jax.positional import (
+  Dynamic,
+  Llama3Rope,
+  Nope,
+  NtkAware,
+  PositionInterpolation,
+  Rope,
+  Scheme,
+  Yarn,
+)
+
+_FIELDS = {
+  "default": (),
+  "linear": ("factor",),
+  "dynamic": ("factor",),
+  "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "truncate"),
+  "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+_TRAINED = "original_max_position_embeddings"
+
+NEUTRAL = types.MappingProxyType(
+  {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 1e30,
+    _TRAINED: 1,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+  }
+)
+"""A rotation that turns nothing, for an architecture that must have one.
+
+Every wavelength is above one token, so that the rule divides every frequency
+by `factor`: at 1e9 tokens an angle is 1e-21, whose cosine is 1 in float32, and
+whose sine is lost in any sum. (PI would do too, but vLLM lays out a table of
+`factor` times the context.)
+"""
+
+
+def read(
+  parameters: Mapping[str, Any], default_theta: float, context_tokens: int
+) -> Scheme:
+  """Returns the scheme of `rope_parameters` or `rope_scaling`.
+
+  Args:
+    parameters: the dict; empty for plain RoPE.
+    default_theta: where it names none.
+    context_tokens: max_position_embeddings.
+
+  Raises:
+    ValueError: an unknown type or field, or a setting that no scheme has.
+  """
+  given = dict(parameters)
+  if {"rope_theta": default_theta} | given == NEUTRAL:
+    return Nope()
+  legacy = given.pop("type", "default")
+  kind = given.pop("rope_type", legacy)
+  theta = float(given.pop("rope_theta", default_theta))
+  trained = given.pop(_TRAINED, None) or context_tokens
+  if kind not in _FIELDS:
+    raise ValueError(
+      f"Positions must be of a rope_type in {', '.join(_FIELDS)}, got "
+      f"{kind!r}. This checkpoint cannot be read exactly."
+    )
+  if given.pop("partial_rotary_factor", 1.0) != 1.0:
+    raise ValueError(
+      "Positions must rotate all of a head, got a partial_rotary_factor. This "
+      "checkpoint cannot be read exactly."
+    )
+  if unknown := sorted(given.keys() - set(_FIELDS[kind])):
+    raise ValueError(
+      f"Positions of rope_type {kind!r} must have no field but "
+      f"{', '.join(_FIELDS[kind]) or 'rope_theta'}, got {', '.join(unknown)}. "
+      "This checkpoint cannot be read exactly."
+    )
+  if kind == "default":
+    return Rope(theta)
+  if "factor" not in given:
+    raise ValueError(
+      f"Positions of rope_type {kind!r} need a factor, got none. Put it back "
+      "into config.json."
+    )
+  factor = float(given["factor"])
+  match kind:
+    case "linear":
+      return PositionInterpolation(theta, factor)
+    case "dynamic":
+      return _dynamic(theta, factor, context_tokens)
+    case "yarn":
+      return _yarn(theta, factor, trained, given)
+  for name in _FIELDS["llama3"]:
+    given.setdefault(name, None)
+  low, high = given["low_freq_factor"], given["high_freq_factor"]
+  if None in (low, high):
+    raise ValueError(
+      "Positions of rope_type 'llama3' need low_freq_factor and "
+      f"high_freq_factor, got {low} and {high}. Put them back into config.json."
+    )
+  return Llama3Rope(theta, factor, int(trained), float(low), float(high))
+
+
+def write(scheme: Scheme) -> dict[str, Any]:
+  """Returns what `read` turns into `scheme`.
+
+  Raises:
+    ValueError: the scheme is none of transformers'.
+  """
+  match scheme:
+    case Rope(theta):
+      return {"rope_type": "default", "rope_theta": theta}
+    case PositionInterpolation(theta, factor):
+      return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+    case Dynamic(NtkAware(theta), _):
+      return {"rope_type": "dynamic", "rope_theta": theta, "factor": 1.0}
+    case Yarn(theta, factor, trained, fast, slow):
+      return {
+        "rope_type": "yarn",
+        "rope_theta": theta,
+        "factor": factor,
+        _TRAINED: trained,
+        "beta_fast": fast,
+        "beta_slow": slow,
+      }
+    case Llama3Rope(theta, factor, trained, low, high):
+      return {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": factor,
+        _TRAINED: trained,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+      }
+  raise ValueError(
+    "A stock architecture has plain, linear, dynamic, YaRN or Llama 3 RoPE, "
+    f"got {scheme}. Export a checkpoint with one of these."
+  )
+
+
+def _dynamic(theta: float, factor: float, context_tokens: int) -> Dynamic:
+  if factor != 1.0:
+    raise ValueError(
+      "Positions of rope_type 'dynamic' are read at factor 1, where the base "
+      f"follows the length alone, got {factor:g}. Set it to 1."
+    )
+  return Dynamic(NtkAware(theta), context_tokens)
+
+
+def _yarn(theta, factor, trained, given) -> Yarn:
+  scheme = Yarn(
+    theta,
+    factor,
+    int(trained),
+    float(given.get("beta_fast") or 32.0),
+    float(given.get("beta_slow") or 1.0),
+  )
+  attention_factor = given.get("attention_factor")
+  if attention_factor not in (None, scheme.attention_factor):
+    raise ValueError(
+      "YaRN's attention_factor must be 0.1 ln(factor) + 1 = "
+      f"{scheme.attention_factor:g}, got {attention_factor}. This checkpoint "
+      "cannot be read exactly."
+    )
+  if not given.get("truncate", True):
+    raise ValueError(
+      "YaRN's ramp must be between whole pairs, got truncate: false. This "
+      "checkpoint cannot be read exactly."
+    )
+  return scheme

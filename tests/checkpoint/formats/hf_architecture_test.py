@@ -1,0 +1,193 @@
+"""A config is held exactly by the architecture it leaves in, or refused."""
+
+import dataclasses
+import json
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from drope_jax.checkpoint.formats import hf_architecture, hf_config, sakana
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import (
+  Alibi,
+  Dynamic,
+  Llama3Rope,
+  Nope,
+  NtkAware,
+  Pattern,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+)
+
+CONFIG = ModelConfig(
+  vocab_size=20,
+  num_layers=4,
+  width=8,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_width=12,
+  context_tokens=16,
+)
+DROPPED = dataclasses.replace(CONFIG, positional=Nope())
+ROPE = Rope(5e5)
+
+
+def _with(config=CONFIG, **fields):
+  return dataclasses.replace(config, **fields)
+
+
+def _read_back(fields):
+  return hf_config.from_dict(json.loads(json.dumps(fields)))[0]
+
+
+def _same_model(one, other):
+  """Whether two configs say the same, however their patterns are written."""
+  layers = hf_architecture.Layers.of
+  plain = dataclasses.replace(one, positional=other.positional)
+  return plain == other and layers(one) == layers(other)
+
+
+@pytest.mark.parametrize(
+  ("config", "model_type"),
+  [
+    (CONFIG, "llama"),
+    (_with(positional=Llama3Rope()), "llama"),
+    (_with(qkv_bias=True), "qwen2"),
+    (_with(positional=Pattern((ROPE,), (100,))), "mistral"),
+    (_with(qk_norm="qk", qk_norm_axis="head"), "qwen3"),
+    (_with(DROPPED, qk_norm="qk", qk_norm_axis="head"), "qwen3"),
+    (DROPPED, "smollm3"),
+    (_with(DROPPED, qkv_bias=True), "smollm3"),
+    (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
+    (
+      _with(positional=Pattern((ROPE, Nope()), (None, 100))),
+      "smollm3",
+    ),
+    (
+      _with(qkv_bias=True, positional=Pattern((ROPE,) * 2, (None, 9))),
+      "qwen2",
+    ),
+  ],
+)
+def test_the_plainest_architecture_is_chosen(config, model_type):
+  assert hf_architecture.choose(config) == model_type
+  fields = hf_architecture.config_json(config, model_type)
+  assert _same_model(_read_back(fields), config)
+
+
+def test_a_model_leaves_as_what_it_came_from():
+  for name in ("llama", "mistral", "smollm3"):
+    assert hf_architecture.choose(CONFIG, [name]) == name
+  assert hf_architecture.choose(DROPPED, ["llama"]) == "smollm3"
+  assert hf_architecture.choose(CONFIG, ["llama_drope"]) == "llama"
+
+
+def test_a_required_architecture_may_neutralise_its_rotation():
+  assert hf_architecture.choose(DROPPED, required="llama") == "llama"
+  fields = hf_architecture.config_json(DROPPED, "llama")
+  assert _same_model(_read_back(fields), DROPPED)
+  partial = _with(positional=Pattern((ROPE, Nope())))
+  with pytest.raises(ValueError, match="LlamaForCausalLM.*beside layers with"):
+    hf_architecture.choose(partial, required="llama")
+
+
+@pytest.mark.parametrize(
+  ("config", "says"),
+  [
+    (_with(DROPPED, qk_norm="qk"), "all heads jointly.*--format sakana.*or"),
+    (_with(qk_norm="q", qk_norm_axis="head"), "a head norm on q"),
+    (
+      _with(
+        qk_norm="qk",
+        qk_norm_axis="head",
+        positional=Pattern((ROPE, Nope())),
+      ),
+      "layers without positions beside layers with them",
+    ),
+    (_with(positional=Pattern((ROPE, Rope(1e4)))), "2 kinds of positions"),
+    (_with(positional=Alibi()), "ALiBi"),
+    (
+      _with(positional=Pattern((ROPE,) * 2, (5, 9))),
+      "windows of 5 and 9 tokens",
+    ),
+  ],
+)
+def test_what_none_holds_is_refused_with_the_reason(config, says):
+  with pytest.raises(ValueError, match=says):
+    hf_architecture.choose(config)
+
+
+SCHEMES = st.sampled_from(
+  (
+    Nope(),
+    ROPE,
+    Rope(1e4),
+    PositionInterpolation(1e4, 4.0),
+    Llama3Rope(5e5, 8.0, 8192),
+    Yarn(1e6, 4.0, 32768),
+    Dynamic(NtkAware(1e4), CONFIG.context_tokens),
+  )
+)
+
+
+@st.composite
+def configs(draw):
+  """Configs of any family, with positions and windows by layer."""
+  scheme = draw(SCHEMES)
+  rotated = draw(st.lists(st.booleans(), min_size=4, max_size=4))
+  window = draw(st.sampled_from((None, 7)))
+  seeing = draw(st.lists(st.booleans(), min_size=4, max_size=4))
+  schemes = tuple(scheme if on else Nope() for on in rotated)
+  windows = tuple(window if on else None for on in seeing)
+  normed = draw(st.booleans())
+  return _with(
+    num_kv_heads=draw(st.sampled_from((1, 2, 4))),
+    head_dim=draw(st.sampled_from((4, 6, 10))),
+    positional=Pattern(schemes, windows if any(windows) else ()),
+    qk_norm="qk" if normed else "none",
+    qk_norm_axis="head" if normed else "joint",
+    qkv_bias=draw(st.booleans()),
+    tied_embeddings=draw(st.booleans()),
+    norm_eps=draw(st.sampled_from((1e-5, 1e-6, 3e-7))),
+  )
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(configs())
+def test_export_then_import_is_the_identity(config):
+  held = []
+  for model_type in hf_architecture.STOCK:
+    if hf_architecture.misfit(config, model_type, neutral=True) is None:
+      fields = hf_architecture.config_json(config, model_type)
+      assert _same_model(_read_back(fields), config)
+      held.append(model_type)
+  if held:
+    hf_architecture.choose(config, required=held[0])
+
+
+@pytest.mark.parametrize("qk_norm", ["none", "q", "k", "qk"])
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_the_papers_layout(qk_norm, qkv_bias):
+  config = _with(DROPPED, qk_norm=qk_norm, qkv_bias=qkv_bias, logit_scale=1.25)
+  fields = sakana.config_json(config)
+  assert fields["model_type"] == ("qwen2" if qkv_bias else "llama") + "_drope"
+  want = "nope" if qk_norm == "none" else f"{qk_norm}_norm_nope"
+  assert fields["attention_type"] == want
+  assert fields["softmax_scale"] == 1.25 / 4**0.5
+  assert _same_model(_read_back(fields), config)
+
+
+@pytest.mark.parametrize(
+  ("config", "says"),
+  [
+    (CONFIG, "positions in some layers"),
+    (_with(DROPPED, qk_norm="qk", qk_norm_axis="head"), "norm per head"),
+    (_with(positional=Pattern((Nope(),), (9,))), "windows"),
+  ],
+)
+def test_what_the_papers_layout_does_not_hold(config, says):
+  with pytest.raises(ValueError, match=says):
+    sakana.choose(config)

@@ -1,0 +1,227 @@
+"""A config.json says exactly what is read, or is refused by name."""
+
+import json
+
+import pytest
+
+from drope_jax.checkpoint.formats import hf_config
+from drope_jax.positional import (
+  Dynamic,
+  Llama3Rope,
+  Nope,
+  NtkAware,
+  Pattern,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+)
+
+# Llama 3.1's, as meta-llama published it, but for its size.
+LLAMA3 = {
+  "architectures": ["LlamaForCausalLM"],
+  "attention_bias": False,
+  "attention_dropout": 0.0,
+  "bos_token_id": 128000,
+  "eos_token_id": 128001,
+  "hidden_act": "silu",
+  "hidden_size": 32,
+  "initializer_range": 0.02,
+  "intermediate_size": 48,
+  "max_position_embeddings": 131072,
+  "mlp_bias": False,
+  "model_type": "llama",
+  "num_attention_heads": 4,
+  "num_hidden_layers": 4,
+  "num_key_value_heads": 2,
+  "pretraining_tp": 1,
+  "rms_norm_eps": 1e-05,
+  "rope_scaling": {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+  },
+  "rope_theta": 500000.0,
+  "tie_word_embeddings": False,
+  "torch_dtype": "bfloat16",
+  "transformers_version": "4.42.3",
+  "use_cache": True,
+  "vocab_size": 64,
+}
+
+
+def _as(model_type, architecture, **fields):
+  data = {
+    name: value
+    for name, value in LLAMA3.items()
+    if name not in ("attention_bias", "mlp_bias", "rope_scaling")
+  }
+  data |= {"model_type": model_type, "architectures": [architecture]}
+  return data | fields
+
+
+QWEN2 = _as("qwen2", "Qwen2ForCausalLM", rope_theta=1e6)
+MISTRAL = _as("mistral", "MistralForCausalLM", sliding_window=100)
+SMOLLM3 = _as("smollm3", "SmolLM3ForCausalLM", use_sliding_window=False)
+
+
+def _positional(data):
+  return hf_config.from_dict(data)[0].positional
+
+
+def test_llama_3_1():
+  config, _ = hf_config.from_dict(LLAMA3)
+  assert config.positional == Llama3Rope(5e5, 8.0, 8192, 1.0, 4.0)
+  assert (config.head_dim, config.norm_eps) == (8, 1e-5)
+  assert not config.tied_embeddings and not config.qkv_bias
+
+
+def test_what_is_absent_is_as_transformers_has_it():
+  old = {
+    name: LLAMA3[name]
+    for name in (
+      "model_type",
+      "hidden_size",
+      "intermediate_size",
+      "max_position_embeddings",
+      "num_attention_heads",
+      "num_hidden_layers",
+      "vocab_size",
+    )
+  }
+  config, _ = hf_config.from_dict(old)
+  assert config.positional == Rope(1e4)
+  assert config.num_kv_heads == 4
+  assert (config.norm_eps, config.tied_embeddings) == (1e-6, False)
+  smollm3, _ = hf_config.from_dict(old | {"model_type": "smollm3"})
+  rope = Rope(2e6)
+  assert smollm3.positional == Pattern((rope, rope, rope, Nope()))
+  assert smollm3.tied_embeddings
+
+
+@pytest.mark.parametrize(
+  ("scaling", "scheme"),
+  [
+    ({"type": "linear", "factor": 4.0}, PositionInterpolation(5e5, 4.0)),
+    (
+      {"rope_type": "dynamic", "factor": 1.0},
+      Dynamic(NtkAware(5e5), 131072),
+    ),
+    (
+      {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+      },
+      Yarn(5e5, 4.0, 32768),
+    ),
+    ({"rope_type": "default", "rope_theta": 7e5}, Rope(7e5)),
+    (None, Rope(5e5)),
+  ],
+)
+def test_positions_of_either_spelling(scaling, scheme):
+  assert _positional(LLAMA3 | {"rope_scaling": scaling}) == scheme
+  new = {**(scaling or {})}
+  new["rope_type"] = new.pop("type", new.get("rope_type", "default"))
+  data = {
+    name: value
+    for name, value in LLAMA3.items()
+    if name not in ("rope_theta", "rope_scaling")
+  }
+  data["rope_parameters"] = {"rope_theta": 5e5} | new
+  assert _positional(data) == scheme
+
+
+def test_one_means_that_a_layer_has_rope():
+  data = SMOLLM3 | {"no_rope_layers": [0, 1, 1, 1]}
+  rope = Rope(5e5)
+  assert _positional(data) == Pattern((Nope(), rope, rope, rope))
+
+
+def test_windows():
+  assert _positional(MISTRAL) == Pattern((Rope(5e5),), (100,))
+  assert _positional(MISTRAL | {"sliding_window": None}) == Rope(5e5)
+  unused = QWEN2 | {"sliding_window": 100, "use_sliding_window": False}
+  assert _positional(unused) == Rope(1e6)
+  used = unused | {"use_sliding_window": True, "max_window_layers": 2}
+  rope = Rope(1e6)
+  assert _positional(used) == Pattern((rope,) * 4, (None, None, 100, 100))
+  kinds = ["sliding_attention", "full_attention"] * 2
+  listed = used | {"layer_types": kinds}
+  assert _positional(listed) == Pattern((rope,) * 2, (100, None))
+
+
+@pytest.mark.parametrize(
+  ("fields", "named"),
+  [
+    ({"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM"),
+    (
+      {"architectures": ["LlamaForSequenceClassification"]},
+      "LlamaForSequenceClassification",
+    ),
+    ({"model_type": "gpt2"}, "'gpt2'"),
+    ({"hidden_act": "gelu"}, "hidden_act must be 'silu'.*'gelu'"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"rope_interleaved": True}, "rope_interleaved"),
+    ({"logit_softcap": 30.0}, "logit_softcap"),
+    ({"quantization_config": {}}, "quantization_config"),
+    ({"num_experts": 8}, "num_experts"),
+    ({"torch_dtype": "flaot16"}, "'flaot16'"),
+    ({"hidden_size": "wide"}, "hidden_size must be a whole number"),
+    ({"vocab_size": None}, "vocab_size must be a whole number, got None"),
+    ({"rope_scaling": {"type": "longrope"}}, "'longrope'"),
+    ({"rope_scaling": {"type": "linear"}}, "need a factor"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "at factor 1"),
+    (
+      {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1}},
+      "mscale",
+    ),
+    ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "partial_rotary"),
+    (
+      {"rope_scaling": {"type": "llama3", "factor": 8.0}},
+      "low_freq_factor",
+    ),
+    (
+      {"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": False}},
+      "truncate",
+    ),
+    (
+      {"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 1}},
+      "attention_factor",
+    ),
+  ],
+)
+def test_what_is_not_honoured_is_refused_by_name(fields, named):
+  with pytest.raises(ValueError, match=named) as refused:
+    hf_config.from_dict(LLAMA3 | fields)
+  assert "got" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("data", "named"),
+  [
+    (MISTRAL | {"layer_types": ["full_attention"] * 4}, "layer_types"),
+    (QWEN2 | {"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
+    (SMOLLM3 | {"no_rope_layers": [1, 0]}, "each of 4 layers, got 2"),
+    (MISTRAL | {"attention_bias": True}, "attention_bias"),
+  ],
+)
+def test_a_familys_own_fields_are_checked(data, named):
+  with pytest.raises(ValueError, match=named):
+    hf_config.from_dict(data)
+
+
+def test_files_that_are_no_config(tmp_path):
+  path = tmp_path / "config.json"
+  with pytest.raises(FileNotFoundError, match=r"has a config\.json, got none"):
+    hf_config.read(path)
+  path.write_text('{"model_type": ')
+  with pytest.raises(ValueError, match="must be JSON"):
+    hf_config.read(path)
+  path.write_text("[]")
+  with pytest.raises(ValueError, match="got list"):
+    hf_config.read(path)
+  path.write_text(json.dumps(LLAMA3 | {"hidden_act": "gelu"}))
+  with pytest.raises(ValueError, match=r"config\.json: hidden_act"):
+    hf_config.read(path)

@@ -1,0 +1,92 @@
+"""An imported folder's logits are transformers', at every position."""
+
+import jax
+import numpy as np
+import pytest
+
+from drope_jax.checkpoint.formats import hf
+from drope_jax.model import transformer
+
+torch = pytest.importorskip("torch")
+
+LLAMA3 = {
+  "rope_type": "llama3",
+  "rope_theta": 1e4,
+  "factor": 8.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 128,
+}
+CASES = {
+  "Llama, MHA": ("Llama", {"num_key_value_heads": 4}),
+  "Llama, MQA, biases": (
+    "Llama",
+    {"num_key_value_heads": 1, "attention_bias": True},
+  ),
+  "Llama, tied, wide heads, Llama 3.1's positions": (
+    "Llama",
+    {"tie_word_embeddings": True, "head_dim": 16, "rope_parameters": LLAMA3},
+  ),
+  # A power of two, so that no frequency is rounded.
+  "Llama, YaRN": (
+    "Llama",
+    {
+      "max_position_embeddings": 4096,
+      "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 2.0**16,
+        "factor": 4.0,
+        "original_max_position_embeddings": 1024,
+      },
+    },
+  ),
+  "Llama, linear": (
+    "Llama",
+    {
+      "rope_parameters": {
+        "rope_type": "linear",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+      }
+    },
+  ),
+  "Qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
+  "Qwen2, windows in the upper layer": (
+    "Qwen2",
+    {
+      "num_key_value_heads": 1,
+      "use_sliding_window": True,
+      "sliding_window": 100,
+      "max_window_layers": 1,
+    },
+  ),
+  "Qwen3": ("Qwen3", {"head_dim": 16}),
+  "Mistral, a window": ("Mistral", {"sliding_window": 100}),
+  "Mistral, none": ("Mistral", {"sliding_window": None, "head_dim": 16}),
+  "SmolLM3": ("SmolLM3", {"num_hidden_layers": 4}),
+  "SmolLM3, its own layers, windows": (
+    "SmolLM3",
+    {
+      "no_rope_layers": [0, 1],
+      "use_sliding_window": True,
+      "sliding_window": 100,
+      "tie_word_embeddings": False,
+    },
+  ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_logits_are_transformers(
+  name, make_theirs, params_of, tokens_BS, tmp_path
+):
+  family, settings = CASES[name]
+  theirs = make_theirs(family, **settings)
+  theirs.save_pretrained(tmp_path)
+  source = hf.open_folder(tmp_path, dtype="keep", allow_nonfinite=False)
+  forward = jax.jit(transformer.forward, static_argnums=0)
+  got_BSV = forward(source.config, params_of(source), tokens_BS)
+  want_BSV = theirs(torch.asarray(tokens_BS)).logits.numpy()
+  assert 0.3 < np.std(want_BSV) < 3, "logits are not of order one"
+  np.testing.assert_allclose(got_BSV, want_BSV, atol=1e-5)

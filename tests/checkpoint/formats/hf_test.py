@@ -1,0 +1,121 @@
+"""What may lie in a folder beside the weights, and what may be missing."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from drope_jax.checkpoint.formats import hf
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def folders(make_theirs, tmp_path_factory):
+  """A plain, a tied and a biased Llama."""
+  made = {}
+  for name, settings in (
+    ("plain", {}),
+    ("tied", {"tie_word_embeddings": True}),
+    ("biased", {"attention_bias": True}),
+  ):
+    made[name] = tmp_path_factory.mktemp(name)
+    make_theirs("Llama", **settings).save_pretrained(made[name])
+  return made
+
+
+@pytest.fixture
+def folder_of(folders, tmp_path):
+  return lambda name: shutil.copytree(folders[name], tmp_path / name)
+
+
+def _open(folder, **options):
+  options = {"dtype": "keep", "allow_nonfinite": False} | options
+  return hf.open_folder(folder, **options)
+
+
+def _edit(folder, change):
+  path = folder / "model.safetensors"
+  weights = dict(safetensors.numpy.load_file(path))
+  change(weights)
+  safetensors.numpy.save_file(weights, path)
+
+
+def _assert_same(got, want):
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_shards_and_pytorch_files_hold_the_same(
+  make_theirs, folders, params_of, tmp_path
+):
+  want = params_of(_open(folders["plain"]))
+  theirs = make_theirs("Llama")
+  theirs.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+  assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+  _assert_same(params_of(_open(tmp_path / "shards")), want)
+  (tmp_path / "bin").mkdir()
+  shutil.copy(folders["plain"] / "config.json", tmp_path / "bin")
+  torch.save(theirs.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+  _assert_same(params_of(_open(tmp_path / "bin")), want)
+
+
+def test_buffers_of_old_checkpoints_are_no_weights(folder_of, params_of):
+  folder = folder_of("plain")
+  want = params_of(_open(folder))
+  name = "model.layers.1.self_attn.rotary_emb.inv_freq"
+  _edit(folder, lambda w: w.update({name: np.ones(4, np.float32)}))
+  _assert_same(params_of(_open(folder)), want)
+
+
+def test_a_tied_head_may_be_written_out_if_it_is_the_embedding(folder_of):
+  folder = folder_of("tied")
+  table = "model.embed_tokens.weight"
+  _edit(folder, lambda w: w.update({"lm_head.weight": w[table]}))
+  assert "head/kernel" not in _open(folder).leaves
+  _edit(folder, lambda w: w.update({"lm_head.weight": w[table] + 1}))
+  with pytest.raises(ValueError, match="must be the embedding"):
+    _open(folder)
+
+
+def test_output_biases_must_be_zeros(folder_of):
+  folder = folder_of("biased")
+  assert _open(folder).config.qkv_bias
+  name = "model.layers.1.self_attn.o_proj.bias"
+  _edit(folder, lambda w: w.update({name: w[name] + 1}))
+  with pytest.raises(ValueError, match=f"others for {name}"):
+    _open(folder)
+  _edit(folder, lambda w: w.pop(name))
+  with pytest.raises(ValueError, match=f"none for {name}"):
+    _open(folder)
+
+
+def test_an_error_names_the_folder(folder_of):
+  folder = folder_of("plain")
+  _edit(folder, lambda w: w.pop("lm_head.weight"))
+  with pytest.raises(ValueError, match="missing lm_head.weight") as refused:
+    _open(folder)
+  assert str(refused.value).startswith(str(folder))
+
+
+def test_files_that_are_missing(folder_of):
+  folder = folder_of("plain")
+  (folder / "model.safetensors").unlink()
+  with pytest.raises(FileNotFoundError, match=r"got none of model\.safet"):
+    _open(folder)
+  (folder / "config.json").unlink()
+  with pytest.raises(FileNotFoundError, match=r"has a config\.json"):
+    _open(folder)
+
+
+def test_the_tokenizer_is_found(folder_of):
+  folder = folder_of("plain")
+  assert _open(folder).tokenizer_path is None
+  (folder / "tokenizer.model").write_bytes(b"")
+  assert _open(folder).tokenizer_path == folder / "tokenizer.model"
+  (folder / "tokenizer.json").write_text(json.dumps({}))
+  assert _open(folder).tokenizer_path == folder / "tokenizer.json"
