@@ -1,0 +1,34 @@
+"""Rotary pairs from Meta's layout to ours, once, at the door.
+
+Meta's code, llama2.c and GGUF's Llamas rotate channels (2i, 2i + 1) of a head;
+Hugging Face's and ours (i, i + D/2). Whatever makes q or k is permuted: their
+kernels, biases, and the gains of their norms.
+"""
+
+import numpy as np
+
+from drope_jax.checkpoint.formats.tensors import Tensor
+
+
+def to_half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
+  """Returns whole heads' channels, the first axis, moved to (i, i + D/2)."""
+  pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
+  return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def to_interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
+  """Returns the inverse of `to_half_split`."""
+  halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
+  return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def half_split(tensor: Tensor, head_dim: int) -> Tensor:
+  """Returns an interleaved tensor in our layout, read by whole heads."""
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    first = start - start % head_dim
+    last = stop + -stop % head_dim
+    heads = to_half_split(tensor.rows(first, last), head_dim)
+    return heads[start - first : stop - first]
+
+  return Tensor(tensor.shape, tensor.dtype, rows)
