@@ -19,6 +19,7 @@ _RUNTIME = [
   "grain>=0.2.16,<0.3",
   "jax>=0.10,<0.12",
   "matplotlib>=3.9",
+  "ml_dtypes>=0.5",
   "numpy>=2.0",
   "optax>=0.2.6,<0.3",
   "orbax-checkpoint>=0.12,<0.13",
@@ -30,13 +31,16 @@ _RUNTIME = [
   "zstandard>=0.23",
 ]
 
+_GGUF = ["gguf>=0.17"]
 _PARQUET = ["pyarrow>=18"]
 
 _EXTRAS = {
   "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
+  "gguf": _GGUF,
   "gpu": ["jax[cuda13]>=0.10,<0.12"],
   "parquet": _PARQUET,
   "test": [
+    *_GGUF,
     *_PARQUET,
     "hypothesis>=6.100",
     "import-linter>=2.1",

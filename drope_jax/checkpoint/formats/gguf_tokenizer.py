@@ -1,0 +1,161 @@
+"""A tokenizer's file from GGUF metadata: tokenizer.json, or sentencepiece.
+
+Byte-level BPE ("gpt2" there) needs the way that text is cut before it is
+merged, which GGUF only names; names that are not here are refused. A
+sentencepiece model ("llama" there) is written out piece by piece.
+"""
+
+from collections.abc import Iterator, Mapping
+import json
+import pathlib
+import struct
+from typing import Any
+
+import tokenizers
+
+_LLAMA3 = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS = {
+  "llama-bpe": _LLAMA3,
+  "qwen2": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
+_KINDS = ("gpt-2", "smollm", *_PATTERNS)
+
+# Of tokenizer.ggml.token_type, as of sentencepiece.
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+
+
+def write(metadata: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
+  """Returns the path of the tokenizer's file, written into `folder`.
+
+  Raises:
+    ValueError: a kind of tokenizer that is not read here.
+  """
+  kind = metadata.get("tokenizer.ggml.model")
+  if kind == "llama":
+    path = folder / "tokenizer.model"
+    path.write_bytes(b"".join(_sentencepiece(metadata)))
+    return path
+  before = metadata.get("tokenizer.ggml.pre")
+  if kind != "gpt2" or before not in _KINDS:
+    raise ValueError(
+      "The tokenizer must be sentencepiece, or BPE that is cut as by "
+      f"{', '.join(_KINDS)}, got {kind!r} cut by {before!r}. Convert the "
+      "Hugging Face folder instead."
+    )
+  path = folder / "tokenizer.json"
+  _byte_level(metadata, before).save(str(path))
+  pieces = metadata["tokenizer.ggml.tokens"]
+  names = {
+    role: pieces[metadata[key]]
+    for role, key in (
+      ("bos_token", "tokenizer.ggml.bos_token_id"),
+      ("eos_token", "tokenizer.ggml.eos_token_id"),
+      ("unk_token", "tokenizer.ggml.unknown_token_id"),
+      ("pad_token", "tokenizer.ggml.padding_token_id"),
+    )
+    if key in metadata
+  }
+  config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
+  if "tokenizer.chat_template" in metadata:
+    config["chat_template"] = metadata["tokenizer.chat_template"]
+  (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+  return path
+
+
+def _byte_level(
+  metadata: Mapping[str, Any], before: str
+) -> tokenizers.Tokenizer:
+  pieces = metadata["tokenizer.ggml.tokens"]
+  merges = [
+    tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]
+  ]
+  vocabulary = {piece: i for i, piece in enumerate(pieces)}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      vocabulary, merges, ignore_merges=before == "llama-bpe"
+    )
+  )
+  pre = tokenizers.pre_tokenizers
+  if before in _PATTERNS:
+    split = tokenizers.Regex(_PATTERNS[before])
+    cuts = [
+      pre.Split(split, "isolated"),
+      pre.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  else:
+    cuts = [pre.ByteLevel(add_prefix_space=False)]
+    if before == "smollm":
+      cuts.insert(0, pre.Digits(individual_digits=True))
+  tokenizer.pre_tokenizer = pre.Sequence(cuts)
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  if before == "qwen2":
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+  types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(pieces)
+  for piece, kind in zip(pieces, types, strict=True):
+    if kind in (_CONTROL, _USER_DEFINED):
+      added = tokenizers.AddedToken(
+        piece, normalized=False, special=kind == _CONTROL
+      )
+      tokenizer.add_tokens([added])
+  return tokenizer
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> Iterator[bytes]:
+  """Yields the fields of a sentencepiece ModelProto, in protobuf's coding.
+
+  Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
+  """
+  pieces = metadata["tokenizer.ggml.tokens"]
+  scores = metadata["tokenizer.ggml.scores"]
+  types = metadata["tokenizer.ggml.token_type"]
+  for piece, score, kind in zip(pieces, scores, types, strict=True):
+    yield _message(
+      1,
+      _message(1, piece.encode()),
+      _key(2, 5) + struct.pack("<f", score),
+      _number(3, kind),
+    )
+  ids = {
+    40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
+    41: metadata.get("tokenizer.ggml.bos_token_id", 1),
+    42: metadata.get("tokenizer.ggml.eos_token_id", 2),
+  }
+  yield _message(
+    2,
+    _number(3, 2),  # BPE
+    _number(4, len(pieces)),
+    _number(35, 1),  # Bytes for what is no piece.
+    *(_number(field, value) for field, value in ids.items()),
+  )
+  prefixed = metadata.get("tokenizer.ggml.add_space_prefix", True)
+  yield _message(
+    3,
+    _message(1, b"identity"),
+    _number(3, int(prefixed)),
+    _number(4, 0),  # Spaces stay as they are.
+    _number(5, 1),  # But as U+2581.
+  )
+
+
+def _key(field: int, wire_type: int) -> bytes:
+  return _varint(field << 3 | wire_type)
+
+
+def _number(field: int, value: int) -> bytes:
+  return _key(field, 0) + _varint(value)
+
+
+def _message(field: int, *contents: bytes) -> bytes:
+  content = b"".join(contents)
+  return _key(field, 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+  encoded = b""
+  while value > 127:
+    encoded += bytes([value & 127 | 128])
+    value >>= 7
+  return encoded + bytes([value])
