@@ -3,14 +3,26 @@
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import os
 
 from etils import epath
 import jax
 
 from drope_jax.checkpoint.manifest import TokenizerRef
+from drope_jax.data import tokenizer as tokenizers
 
-_CONFIG = "tokenizer_config.json"
-"""Lies beside a Hugging Face tokenizer.json, and names its special tokens."""
+_BESIDE = (
+  "added_tokens.json",
+  "chat_template.jinja",
+  "generation_config.json",
+  "special_tokens_map.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+)
+"""What a Hugging Face folder has beside its tokenizer, and must go with it.
+
+tokenizer_config.json names the special tokens of a tokenizer.json.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +62,21 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
     ValueError: it is another tokenizer's.
   """
   contents = {tokenizer.filename: checked(file, tokenizer)}
-  beside = file.parent / _CONFIG
-  if file.suffix == ".json" and beside.exists():
-    contents[_CONFIG] = beside.read_bytes()
+  for name in _BESIDE:
+    beside = file.parent / name
+    if name != tokenizer.filename and beside.exists():
+      contents[name] = beside.read_bytes()
   return Files(contents)
+
+
+def reference(file: epath.Path) -> TokenizerRef:
+  """Returns what a manifest says of the tokenizer in `file`.
+
+  Raises:
+    ValueError: it is no tokenizer, or has no EOS.
+  """
+  tokenizer = tokenizers.load(os.fspath(file))
+  return TokenizerRef(file.name, tokenizer.fingerprint, tokenizer.vocab_size)
 
 
 def checked(file: epath.Path, tokenizer: TokenizerRef) -> bytes:

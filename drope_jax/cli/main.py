@@ -22,6 +22,7 @@ COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
   "tokenize": "text, jsonl or parquet (.gz, .zst) to a token store",
   "train": "run a recipe's phases; started again, it resumes by itself",
+  "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",

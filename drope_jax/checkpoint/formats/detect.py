@@ -1,0 +1,46 @@
+"""Which format a path holds."""
+
+import pathlib
+
+from drope_jax.checkpoint.formats import gguf_file, hf, llama2c
+from drope_jax.checkpoint.formats.source import Source
+
+_FILES = {".bin": llama2c.open_file, ".gguf": gguf_file.open_file}
+
+
+def open_source(
+  path: pathlib.Path,
+  scratch: pathlib.Path,
+  *,
+  dtype: str,
+  allow_nonfinite: bool,
+) -> Source:
+  """Returns the checkpoint at `path`, told by its files; no weight is read.
+
+  Args:
+    path: a Hugging Face folder, a llama2.c .bin, or a .gguf.
+    scratch: a folder for what must be made of it, as a tokenizer's file; it
+      must last as long as the source.
+    dtype: as `leaves.build` takes it.
+    allow_nonfinite: likewise.
+
+  Raises:
+    FileNotFoundError: nothing is there, or a part of it is missing.
+    ValueError: no format that is known, or as the format's own reader.
+  """
+  options = {"dtype": dtype, "allow_nonfinite": allow_nonfinite}
+  if not path.exists():
+    raise FileNotFoundError(
+      f"A checkpoint to convert is needed, got {path}, which does not exist. "
+      "Check the path."
+    )
+  if path.is_dir():
+    return hf.open_folder(path, **options)
+  if path.suffix not in _FILES:
+    raise ValueError(
+      "A checkpoint to convert is a folder, or a file that ends in "
+      f"{' or '.join(_FILES)}, got {path}. Name one of these."
+    )
+  if path.suffix == ".gguf":
+    return gguf_file.open_file(path, scratch, **options)
+  return llama2c.open_file(path, **options)

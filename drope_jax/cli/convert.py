@@ -1,0 +1,118 @@
+"""Turns other projects' weights into a checkpoint, exactly or not at all.
+
+SRC is a Hugging Face folder (Llama 2 and 3, TinyLlama, SmolLM, SmolLM2,
+SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral), a llama2.c .bin, or a .gguf file.
+
+  drope convert SmolLM2-135M/ --out smollm2
+  drope convert Llama-2-7b-hf/ --out gs://bucket/llama2 --dtype bfloat16
+  drope convert stories15M.bin --out stories --tokenizer tokenizer.model
+"""
+
+import argparse
+import datetime
+import math
+import os
+import pathlib
+import tempfile
+
+from etils import epath
+
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import revision, store, tokenizer_file
+from drope_jax.checkpoint.formats import detect, leaves
+from drope_jax.checkpoint.formats.source import Source
+from drope_jax.cli import verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("source", metavar="SRC", help="see above")
+  parser.add_argument("--out", required=True, help="new checkpoint directory")
+  parser.add_argument(
+    "--dtype",
+    default=leaves.KEEP,
+    choices=("bfloat16", "float32", leaves.KEEP),
+    help="of the weights (default: keep the source's)",
+  )
+  parser.add_argument(
+    "--tokenizer",
+    metavar="FILE",
+    help="a .model or tokenizer.json (default: the one that lies with SRC)",
+  )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace a checkpoint at OUT, which is removed first",
+  )
+  parser.add_argument(
+    "--allow-nonfinite",
+    action="store_true",
+    help="let NaN and infinite weights through",
+  )
+  parser.add_argument(
+    "--verify",
+    action="store_true",
+    help="compare the logits with those of transformers, which must be "
+    "installed",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Writes the checkpoint and says what it holds."""
+  path = pathlib.Path(args.source).expanduser()
+  if args.verify and path.is_file():
+    raise ValueError(
+      f"--verify needs a folder that transformers reads, got the file {path}. "
+      "Leave it out; `drope export` writes such a folder."
+    )
+  with tempfile.TemporaryDirectory() as scratch:
+    _convert(args, path, pathlib.Path(scratch))
+  if args.verify:
+    print(verify.compare(path, store.locate(args.out)))
+
+
+def _convert(
+  args: argparse.Namespace, path: pathlib.Path, scratch: pathlib.Path
+) -> None:
+  source = detect.open_source(
+    path, scratch, dtype=args.dtype, allow_nonfinite=args.allow_nonfinite
+  )
+  tokenizer = source.tokenizer_path
+  if args.tokenizer is not None:
+    tokenizer = pathlib.Path(args.tokenizer).expanduser()
+  manifest = _manifest(path, source, tokenizer, args.dtype)
+  store.save_streamed(
+    args.out,
+    source.leaves,
+    manifest,
+    tokenizer,
+    overwrite=args.overwrite,
+  )
+  count = sum(math.prod(leaf.shape) for leaf in source.leaves.values())
+  dtypes = sorted({leaf.dtype.name for leaf in source.leaves.values()})
+  print(
+    f"{args.out}: {count:,} parameters in {' and '.join(dtypes)}, "
+    f"{tokenizer.name if tokenizer else 'no tokenizer'}"
+  )
+
+
+def _manifest(
+  path: pathlib.Path,
+  source: Source,
+  tokenizer: pathlib.Path | None,
+  dtype: str,
+) -> manifests.Manifest:
+  last = source.lineage[-1] if source.lineage else None
+  entry = manifests.LineageEntry(
+    operation="convert",
+    arguments={"source": dict(source.facts), "dtype": dtype},
+    parent=os.fspath(path.absolute()),
+    tokens=last.tokens if last else 0,
+    steps=last.steps if last else 0,
+    code=revision.describe(),
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
+  reference = None
+  if tokenizer is not None:
+    reference = tokenizer_file.reference(epath.Path(tokenizer))
+  return manifests.Manifest(source.config, reference, (*source.lineage, entry))

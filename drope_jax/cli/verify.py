@@ -1,0 +1,71 @@
+"""`drope convert --verify`: the checkpoint's logits beside transformers'.
+
+The one module that knows transformers and torch, which are optional.
+"""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.checkpoint import store
+from drope_jax.data import corpus
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.model import transformer
+
+_TOKENS = 640
+"""More than 512: a short text hides mistakes in RoPE."""
+
+
+def compare(folder: pathlib.Path, checkpoint: os.PathLike) -> str:
+  """Returns a line on how far two models' logits are apart.
+
+  Both read the same text, or the same random tokens where the checkpoint has
+  no tokenizer, in float32; every position counts.
+
+  Args:
+    folder: what transformers loads.
+    checkpoint: ours.
+
+  Raises:
+    ValueError: transformers or torch are not installed.
+  """
+  try:
+    import torch
+    import transformers
+  except ImportError as error:
+    raise ValueError(
+      f"--verify needs transformers and torch, got {error}. Install them with "
+      "`pip install transformers torch`, or leave --verify out."
+    ) from error
+  transformers.utils.logging.disable_progress_bar()
+  params, manifest = store.load_model(checkpoint, dtype=jnp.float32)
+  tokens_BS = _tokens(checkpoint, manifest)
+  forward = jax.jit(transformer.forward, static_argnums=0)
+  got_SV = np.asarray(forward(manifest.model, params, tokens_BS)[0])
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32, attn_implementation="eager"
+  )
+  with torch.no_grad():
+    want_SV = model.eval()(torch.asarray(tokens_BS)).logits[0].numpy()
+  got_log, want_log = jax.nn.log_softmax(got_SV), jax.nn.log_softmax(want_SV)
+  kl_S = jnp.sum(jnp.exp(want_log) * (want_log - got_log), axis=-1)
+  return (
+    f"{tokens_BS.size} tokens against transformers: largest difference of a "
+    f"logit {np.abs(got_SV - want_SV).max():.2g}, mean KL "
+    f"{max(float(kl_S.mean()), 0.0):.2g} nats"
+  )
+
+
+def _tokens(checkpoint: os.PathLike, manifest) -> np.ndarray:
+  if manifest.tokenizer is None:
+    V = manifest.model.vocab_size
+    return np.random.default_rng(0).integers(0, V, (1, _TOKENS))
+  tokenizer = tokenizers.load(os.fspath(store.tokenizer_path(checkpoint)))
+  text = next(corpus.documents("test"))
+  ids: list[int] = []
+  while len(ids) < _TOKENS:
+    ids += tokenizer.encode(text[: 8 * _TOKENS])
+  return np.asarray([ids[:_TOKENS]])

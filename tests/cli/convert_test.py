@@ -1,0 +1,239 @@
+"""`drope convert`: a folder in, a checkpoint that is the same model out."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tokenizers
+
+from drope_jax.checkpoint import store
+from drope_jax.data import tokenizer as tokenizer_lib
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ROOT = pathlib.Path(__file__).parents[2]
+V = 300
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+  """A folder with a tiny Llama and a byte-level tokenizer.json."""
+  folder = tmp_path_factory.mktemp("theirs")
+  config = transformers.LlamaConfig(
+    vocab_size=V,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    initializer_range=0.2,
+  )
+  torch.manual_seed(0)
+  model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+  model.save_pretrained(folder)
+  byte_level = tokenizers.pre_tokenizers.ByteLevel
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=V - 10,
+    special_tokens=["<|endoftext|>", "<|im_start|>"],
+    initial_alphabet=byte_level.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(["a whale of a tale"] * 9, trainer)
+  tokenizer.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer_config.json").write_text(
+    json.dumps({"eos_token": "<|im_start|>", "bos_token": "<|endoftext|>"})
+  )
+  return folder
+
+
+@pytest.fixture
+def folder(theirs, tmp_path, monkeypatch):
+  """A copy to spoil, under the name theirs, in the current folder."""
+  monkeypatch.chdir(tmp_path)
+  return shutil.copytree(theirs, tmp_path / "theirs")
+
+
+def _weights(folder):
+  return dict(safetensors.numpy.load_file(folder / WEIGHTS))
+
+
+def test_the_checkpoint_is_the_same_model(folder, drope):
+  ran = drope("convert", "theirs", "--out", "ours", "--verify")
+  assert (ran.status, ran.err) == (0, "")
+  summary, verified = ran.out.splitlines()
+  assert summary == "ours: 34,720 parameters in bfloat16, tokenizer.json"
+  words = verified.replace(",", "").split()
+  assert verified.startswith("640 tokens against transformers")
+  assert float(words[words.index("logit") + 1]) < 1e-5
+  assert float(words[words.index("KL") + 1]) < 1e-9
+  params, manifest = store.load_model("ours")
+  weight = _weights(folder)["model.layers.1.mlp.up_proj.weight"]
+  got = np.asarray(params["layers"]["mlp"]["up"]["kernel"][1])
+  assert got.tobytes() == weight.T.tobytes()
+  (entry,) = manifest.lineage
+  assert entry.operation == "convert"
+  assert entry.parent == str(folder)
+  assert entry.arguments == {
+    "source": {"format": "hf", "architecture": "LlamaForCausalLM"},
+    "dtype": "keep",
+  }
+
+
+def test_the_tokenizer_travels(folder, drope):
+  assert drope("convert", "theirs", "--out", "ours").status == 0
+  copy = store.tokenizer_path("ours")
+  assert copy.read_bytes() == (folder / "tokenizer.json").read_bytes()
+  tokenizer = tokenizer_lib.load(str(copy))
+  assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
+
+
+def test_dtype_casts(folder, drope):
+  command = ("convert", "theirs", "--out", "ours", "--dtype", "float32")
+  assert drope(*command).status == 0
+  params, _ = store.load_model("ours")
+  table = np.asarray(params["embed"]["table"])
+  want = _weights(folder)["model.embed_tokens.weight"].astype(np.float32)
+  np.testing.assert_array_equal(table, want)
+
+
+def test_overwrite(folder, drope):
+  command = ("convert", "theirs", "--out", "ours")
+  assert drope(*command).status == 0
+  ran = drope(*command)
+  assert ran.status == 2 and "ours exists" in ran.err
+  assert drope(*command, "--overwrite", "--dtype", "float32").status == 0
+  assert store.load_model("ours")[0]["embed"]["table"].dtype == np.float32
+
+
+def _without_config(folder):
+  (folder / "config.json").unlink()
+
+
+def _unknown(folder):
+  _edit_config(folder, architectures=["FalconForCausalLM"])
+
+
+def _edit_config(folder, **fields):
+  path = folder / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def _truncate(folder):
+  size = (folder / WEIGHTS).stat().st_size
+  os.truncate(folder / WEIGHTS, size - 100)
+
+
+def _truncate_header(folder):
+  os.truncate(folder / WEIGHTS, 100)
+
+
+def _lose_a_shard(folder):
+  weights = _weights(folder)
+  (folder / WEIGHTS).unlink()
+  weight_map = {name: "model-00001-of-00001.safetensors" for name in weights}
+  index = {"metadata": {}, "weight_map": weight_map}
+  (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
+def _edit_weights(folder, edit):
+  weights = _weights(folder)
+  edit(weights)
+  safetensors.numpy.save_file(weights, folder / WEIGHTS)
+
+
+def _nan(folder):
+  def edit(weights):
+    weights["lm_head.weight"][3, 4] = np.nan
+
+  _edit_weights(folder, edit)
+
+
+def _rename(folder):
+  def edit(weights):
+    weights["lm_haed.weight"] = weights.pop("lm_head.weight")
+
+  _edit_weights(folder, edit)
+
+
+def _small_embedding(folder):
+  def edit(weights):
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+      weights[name] = weights[name][:200].copy()
+
+  _edit_weights(folder, edit)
+  _edit_config(folder, vocab_size=200)
+
+
+@pytest.mark.parametrize(
+  ("spoil", "says"),
+  [
+    (_without_config, "has a config.json"),
+    (_unknown, "FalconForCausalLM"),
+    (_truncate, "must be a whole safetensors file"),
+    (_truncate_header, "must be a whole safetensors file"),
+    (_lose_a_shard, "got no model-00001-of-00001.safetensors"),
+    (_nan, "infinity in lm_head.weight"),
+    (_rename, "missing lm_head.weight (300, 32)"),
+    (_small_embedding, "vocab_size=200 for"),
+  ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(folder, drope, spoil, says):
+  spoil(folder)
+  ran = drope("convert", "theirs", "--out", "ours")
+  assert ran.status == 2
+  assert ran.err.count("\n") == 1 and says in ran.err and "got" in ran.err
+  assert [path.name for path in folder.parent.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    (("nowhere", "--out", "ours"), "got nowhere, which does not exist"),
+    (("theirs/config.json", "--out", "ours"), "ends in .bin or .gguf"),
+    (("theirs", "--out", "theirs"), "theirs exists"),
+    (("theirs", "--out", "theirs", "--overwrite"), "theirs exists"),
+    (("theirs", "--out", "ours", "--dtype", "flaot32"), "'flaot32'"),
+    (("theirs", "--out", "ours", "--tokenizer", "t.model"), "t.model"),
+  ],
+)
+def test_mistakes_of_the_command_itself(folder, drope, arguments, says):
+  ran = drope("convert", *arguments)
+  assert ran.status == 2
+  assert ran.err.count("\n") == 1 and says in ran.err
+  assert not (folder.parent / "ours").exists()
+
+
+def test_nonfinite_weights_may_be_allowed(folder, drope):
+  _nan(folder)
+  command = ("convert", "theirs", "--out", "ours", "--allow-nonfinite")
+  assert drope(*command).status == 0
+  head = store.load_model("ours")[0]["head"]["kernel"]
+  assert np.isnan(np.float32(head[4, 3]))
+
+
+def test_the_tool_is_the_command(folder):
+  def convert(*arguments):
+    return subprocess.run(
+      [sys.executable, ROOT / "tools/convert_llama.py", *arguments],
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+      capture_output=True,
+      text=True,
+    )
+
+  ran = convert("theirs", "--out", "ours")
+  assert (ran.returncode, ran.stderr) == (0, "")
+  store.load_model("ours")
+  ran = convert("theirs", "--out", "ours")
+  assert ran.returncode == 2 and "ours exists" in ran.stderr

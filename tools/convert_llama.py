@@ -1,0 +1,24 @@
+"""Turns other projects' weights into a checkpoint: it is `drope convert`.
+
+python tools/convert_llama.py SmolLM2-135M/ --out smollm2
+"""
+
+import argparse
+import sys
+
+from drope_jax.cli import convert
+from drope_jax.cli import main as cli
+
+
+def main() -> int:
+  """Runs the command, whose mistakes are one line and status 2."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  convert.add_arguments(parser)
+  parser.parse_args()  # Explains itself, and its mistakes, by its own name.
+  return cli.main(["convert", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+  sys.exit(main())
