@@ -155,6 +155,26 @@ def load_model(
   return params, manifest
 
 
+def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
+  """Returns one parameter of a checkpoint, which is not read as a whole.
+
+  Args:
+    checkpoint: as `locate` returns it.
+    path: the parameter's in the tree.
+    leaf: its shape and dtype, from `describe`.
+
+  Raises:
+    ValueError: the checkpoint is damaged.
+  """
+  checkpoint = _absolute(checkpoint)
+  abstract = trees.unflatten({path: _abstract(leaf)})
+  context = _context()
+  context.pytree.loading.partial_load = True
+  with context, _reading(checkpoint):
+    tree = ocp.load(checkpoint, abstract, checkpointable_name=_PARAMS)
+  return trees.flatten(tree)[path]
+
+
 def describe(path: Path) -> tuple[Manifest, Any]:
   """Returns the manifest and each parameter's stored shape and dtype.
 

@@ -24,6 +24,7 @@ COMMANDS = {
   "train": "run a recipe's phases; started again, it resumes by itself",
   "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
+  "export": "a checkpoint to a stock Hugging Face folder",
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",
   "inspect": "a checkpoint's config, lineage and parameter table",

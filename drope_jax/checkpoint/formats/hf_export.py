@@ -1,0 +1,156 @@
+"""Our checkpoint as a Hugging Face folder."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from drope_jax import trees
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.formats import (
+  families,
+  hf,
+  hf_config,
+  hf_tokenizer,
+  leaves,
+  safetensors_io,
+)
+from drope_jax.checkpoint.formats.safetensors_io import Entry
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What a folder calls things.
+
+  Attributes:
+    family: the table of names.
+    fields: config.json's, but for the tokenizer's.
+    logit_scale: what q is multiplied by, as the folder cannot say it.
+    constants: tensors that the folder must have and the model has not.
+  """
+
+  family: families.Family
+  fields: Mapping[str, Any]
+  logit_scale: float = 1.0
+  constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def write_folder(
+  checkpoint: os.PathLike, out: pathlib.Path, target: Target
+) -> None:
+  """Writes `checkpoint` to the new folder `out`, whole or not at all.
+
+  One parameter, with all its layers, is held at a time.
+
+  Raises:
+    ValueError: `out` exists; the checkpoint is damaged.
+  """
+  require_new(out)
+  manifest, shapes = store.describe(checkpoint)
+  config = manifest.model
+  trees.require_same_leaves(
+    transformer.param_shapes(config), shapes, f"{checkpoint}"
+  )
+  flat = trees.flatten(shapes)
+  begun = out.with_name(f"{out.name}.exporting")
+  if begun.exists():
+    shutil.rmtree(begun)
+  begun.mkdir(parents=True)
+  try:
+    constants = [
+      Entry(name, array.shape, array.dtype)
+      for name, array in target.constants.items()
+    ]
+    safetensors_io.write(
+      begun,
+      [*_entries(config, target.family, flat), *constants],
+      _arrays(checkpoint, config, target, flat),
+    )
+    _write_beside(checkpoint, begun, manifest, target)
+  except BaseException:
+    shutil.rmtree(begun)
+    raise
+  begun.rename(out)
+
+
+def require_new(out: pathlib.Path) -> None:
+  """Raises ValueError where `out` exists."""
+  if out.exists():
+    raise ValueError(
+      f"An export is written to a new folder, but {out} exists. Choose "
+      "another, or remove it first."
+    )
+
+
+def _entries(
+  config: ModelConfig, family: families.Family, flat: Mapping[str, Any]
+) -> Iterator[Entry]:
+  for path, leaf in flat.items():
+    shape = leaves.source_shape(path, leaf.shape)
+    for name in leaves.source_names(config, family.names, path):
+      yield Entry(name, shape, np.dtype(leaf.dtype))
+
+
+def _arrays(
+  checkpoint: os.PathLike,
+  config: ModelConfig,
+  target: Target,
+  flat: Mapping[str, Any],
+) -> Iterator[np.ndarray]:
+  scaled = _scaled_by_logit_scale(config) if target.logit_scale != 1 else ()
+  for path, leaf in flat.items():
+    array = np.asarray(store.load_leaf(checkpoint, path, leaf))
+    if path in scaled:
+      folded = array.astype(np.float32) * np.float32(target.logit_scale)
+      array = folded.astype(array.dtype)
+    for one in array if leaves.is_stacked(path) else [array]:
+      yield one.T if leaves.is_transposed(path) else one
+  yield from target.constants.values()
+
+
+def _scaled_by_logit_scale(config: ModelConfig) -> tuple[str, ...]:
+  """Returns the parameters that q is linear in, the last before the logits."""
+  if config.norms_q:
+    return ("layers/attention/q_norm/gain",)
+  return ("layers/attention/q/kernel", "layers/attention/q/bias")
+
+
+def _write_beside(
+  checkpoint: os.PathLike,
+  folder: pathlib.Path,
+  manifest: Manifest,
+  target: Target,
+) -> None:
+  fields = dict(target.fields)
+  fields["torch_dtype"] = _dtype_name(checkpoint)
+  if manifest.tokenizer is not None:
+    tokenizer = pathlib.Path(store.tokenizer_path(checkpoint))
+    fields |= hf_tokenizer.copy(tokenizer, folder)
+  _write_json(folder / hf_config.FILENAME, fields)
+  _write_json(folder / hf.MANIFEST, manifest.to_json())
+
+
+def _dtype_name(checkpoint: os.PathLike) -> str:
+  _, shapes = store.describe(checkpoint)
+  return np.dtype(shapes["embed"]["table"].dtype).name
+
+
+def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def zero_output_biases(
+  config: ModelConfig, dtype: np.dtype
+) -> dict[str, np.ndarray]:
+  """Returns o's biases, for families whose attention has them with q's."""
+  zeros = np.zeros(config.width, dtype)
+  layers = range(config.num_layers)
+  return {families.O_BIAS.format(n): zeros for n in layers}

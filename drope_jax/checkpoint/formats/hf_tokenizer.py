@@ -1,0 +1,55 @@
+"""A checkpoint's tokenizer as transformers looks for it."""
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import sentencepiece
+
+from drope_jax.data import tokenizer as tokenizers
+
+_CONFIG = "tokenizer_config.json"
+_GENERATION = "generation_config.json"
+
+
+def copy(tokenizer: pathlib.Path, folder: pathlib.Path) -> dict[str, int]:
+  """Writes a tokenizer's files into `folder`; returns config.json's fields.
+
+  What came with the tokenizer goes with it, as it was; what transformers needs
+  besides is made.
+  """
+  for file in tokenizer.parent.iterdir():
+    shutil.copy(file, folder)
+  loaded = tokenizers.load(str(tokenizer))
+  ids = {"eos_token_id": loaded.eos_id}
+  if loaded.bos_id is not None:
+    ids["bos_token_id"] = loaded.bos_id
+  if tokenizer.suffix == ".model":
+    # The one name that transformers knows a sentencepiece model by.
+    (folder / tokenizer.name).rename(folder / "tokenizer.model")
+    _write_new(folder / _CONFIG, _sentencepiece_config(tokenizer))
+  _write_new(folder / _GENERATION, ids)
+  return ids
+
+
+def _sentencepiece_config(tokenizer: pathlib.Path) -> dict[str, Any]:
+  model = sentencepiece.SentencePieceProcessor(str(tokenizer))
+  special = {
+    "bos_token": model.bos_id(),
+    "eos_token": model.eos_id(),
+    "unk_token": model.unk_id(),
+  }
+  names = {role: model.id_to_piece(i) for role, i in special.items() if i >= 0}
+  return {
+    "tokenizer_class": "LlamaTokenizer",
+    "add_bos_token": model.bos_id() >= 0,
+    "add_eos_token": False,
+    "legacy": False,
+    "clean_up_tokenization_spaces": False,
+  } | names
+
+
+def _write_new(path: pathlib.Path, data: dict[str, Any]) -> None:
+  if not path.exists():
+    path.write_text(json.dumps(data, indent=2) + "\n")

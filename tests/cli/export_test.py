@@ -1,0 +1,320 @@
+"""`drope export`: transformers reads the same model as we do."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from drope_jax import trees
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store, tokenizer_file
+from drope_jax.checkpoint.formats import safetensors_io
+from drope_jax.data import corpus
+from drope_jax.data import tokenizer as tokenizer_lib
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, Pattern, Rope
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+CONFIG = ModelConfig(
+  vocab_size=64,
+  num_layers=2,
+  width=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=16,
+  mlp_width=48,
+  context_tokens=1024,
+)
+HEAD_NORM = {"qk_norm": "qk", "qk_norm_axis": "head"}
+# Short prompts hide mistakes in RoPE.
+TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 640))
+
+CASES = {
+  "RoPE": ({}, [], "LlamaForCausalLM"),
+  "dropped": ({"positional": Nope()}, [], "SmolLM3ForCausalLM"),
+  "dropped in part, beside a window, tied": (
+    {
+      "positional": Pattern((Rope(), Nope()), (100, None)),
+      "tied_embeddings": True,
+    },
+    [],
+    "SmolLM3ForCausalLM",
+  ),
+  "dropped, biased": (
+    {"positional": Nope(), "qkv_bias": True},
+    [],
+    "SmolLM3ForCausalLM",
+  ),
+  "dropped, as a Llama": (
+    {"positional": Nope()},
+    ["--architecture", "llama"],
+    "LlamaForCausalLM",
+  ),
+  "norms per head": (HEAD_NORM, [], "Qwen3ForCausalLM"),
+  "dropped, norms per head": (
+    HEAD_NORM | {"positional": Nope()},
+    [],
+    "Qwen3ForCausalLM",
+  ),
+  "a logit scale in q": (
+    {"positional": Nope(), "qkv_bias": True},
+    ["--logit-scale", "1.5"],
+    "SmolLM3ForCausalLM",
+  ),
+  "a logit scale in q's norm": (
+    HEAD_NORM | {"positional": Nope()},
+    ["--logit-scale", "1.5"],
+    "Qwen3ForCausalLM",
+  ),
+}
+
+
+def _random_params(config):
+  rng = np.random.default_rng(0)
+
+  def leaf(path, shape):
+    x = rng.normal(size=shape)
+    if path.endswith("gain"):
+      x = 1 + 0.3 * x
+    else:
+      x *= 0.3 if path.endswith("bias") else shape[-2] ** -0.5
+    return np.float32(x)
+
+  shapes = trees.flatten(transformer.param_shapes(config))
+  return trees.unflatten({k: leaf(k, s.shape) for k, s in shapes.items()})
+
+
+def _save(config, folder, tokenizer=None):
+  """Writes a checkpoint; returns its parameters."""
+  params = jax.tree.map(jax.numpy.asarray, _random_params(config))
+  reference = tokenizer and tokenizer_file.reference(tokenizer)
+  manifest = manifests.Manifest(config, reference)
+  store.save_model(folder, params, manifest, tokenizer)
+  return params
+
+
+def _logits(config, params, **options):
+  forward = jax.jit(
+    transformer.forward, static_argnums=0, static_argnames="logit_scale"
+  )
+  return np.asarray(forward(config, params, TOKENS_BS, **options))
+
+
+@torch.no_grad()
+def _their_logits(folder):
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, attn_implementation="eager"
+  )
+  return model.eval()(torch.asarray(TOKENS_BS)).logits.numpy()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_reads_the_same_model(name, tmp_path, drope):
+  fields, options, architecture = CASES[name]
+  config = dataclasses.replace(CONFIG, **fields)
+  params = _save(config, tmp_path / "ours")
+  ran = drope(
+    "export", tmp_path / "ours", "--out", tmp_path / "theirs", *options
+  )
+  assert (ran.status, ran.err) == (0, "")
+  assert architecture in ran.out
+  scale = 1.5 if "--logit-scale" in options else 1.0
+  want = _logits(config, params, logit_scale=scale)
+  assert 0.3 < np.std(want) < 3, "logits are not of order one"
+  got = _their_logits(tmp_path / "theirs")
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  if scale != 1:
+    unscaled = _logits(config, params)
+    assert np.abs(unscaled - want).max() > 1e-3, "the scale does nothing"
+
+
+class _Normed(torch.nn.Module):
+  """A projection with a norm over all of its channels after it."""
+
+  def __init__(self, projection, gain, eps):
+    super().__init__()
+    self.projection = projection
+    self.norm = torch.nn.RMSNorm(len(gain), eps)
+    self.norm.weight.copy_(gain)
+
+  def forward(self, x):
+    return self.norm(self.projection(x))
+
+
+@pytest.mark.parametrize(
+  ("fields", "attention_type"),
+  [
+    ({"qk_norm": "qk", "logit_scale": 1.25}, "qk_norm_nope"),
+    ({"qk_norm": "q"}, "q_norm_nope"),
+    ({"qk_norm": "k", "qkv_bias": True}, "k_norm_nope"),
+  ],
+)
+@torch.no_grad()
+def test_the_papers_layout_is_the_same_model(
+  fields, attention_type, tmp_path, drope
+):
+  config = dataclasses.replace(CONFIG, positional=Nope(), **fields)
+  params = _save(config, tmp_path / "ours")
+  out = tmp_path / "theirs"
+  ran = drope("export", tmp_path / "ours", "--out", out, "--format", "sakana")
+  assert (ran.status, ran.err) == (0, "")
+  assert "jointly" in ran.out
+  written = json.loads((out / "config.json").read_text())
+  assert written["attention_type"] == attention_type
+  # Their layers, from transformers' and the description of their repository.
+  family = "Qwen2" if config.qkv_bias else "Llama"
+  hf_config = getattr(transformers, f"{family}Config")(
+    **{k: v for k, v in written.items() if k not in ("model_type", "dtype")},
+    attn_implementation="eager",
+  )
+  model = getattr(transformers, f"{family}ForCausalLM")(hf_config)
+  state = {
+    name: torch.asarray(tensor.array())
+    for name, tensor in safetensors_io.open_file(
+      out / "model.safetensors"
+    ).items()
+  }
+  gains = {
+    name: state.pop(name)
+    for name in list(state)
+    if "_norm.w" in name and "self_attn" in name
+  }
+  assert len(gains) == 4, "their layers have both norms"
+  model.load_state_dict(state)
+  cos, sin = model.model.rotary_emb(torch.zeros(1, 1), torch.arange(640)[None])
+  still = (torch.ones_like(cos), torch.zeros_like(sin))
+  model.model.rotary_emb.forward = lambda *args, **kwargs: still
+  for n, layer in enumerate(model.model.layers):
+    attention = layer.self_attn
+    attention.scaling = written["softmax_scale"]
+    for x in attention_type.split("_")[0]:
+      name = f"model.layers.{n}.self_attn.{x}_norm.weight"
+      projection = getattr(attention, f"{x}_proj")
+      normed = _Normed(projection, gains[name], written["rms_norm_eps"])
+      setattr(attention, f"{x}_proj", normed)
+  got = model.eval()(torch.asarray(TOKENS_BS)).logits.numpy()
+  want = _logits(config, params)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  assert drope("convert", out, "--out", tmp_path / "again").status == 0
+  again, manifest = store.load_model(tmp_path / "again")
+  assert manifest.model == config
+  _assert_same(again, params)
+
+
+def _assert_same(got, want):
+  got, want = trees.flatten(got), trees.flatten(want)
+  assert got.keys() == want.keys()
+  for path, array in want.items():
+    assert got[path].dtype == array.dtype
+    assert np.asarray(got[path]).tobytes() == np.asarray(array).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
+  torch.manual_seed(0)
+  model = transformers.MistralForCausalLM(
+    transformers.MistralConfig(
+      vocab_size=64,
+      hidden_size=32,
+      intermediate_size=48,
+      num_hidden_layers=2,
+      num_attention_heads=4,
+      num_key_value_heads=1,
+      max_position_embeddings=64,
+      sliding_window=None,
+    )
+  ).to(getattr(torch, dtype))
+  model.save_pretrained(tmp_path / "theirs")
+  names = ("theirs", "ours", "theirs2", "ours2")
+  theirs, ours, theirs2, ours2 = (tmp_path / name for name in names)
+  assert drope("convert", theirs, "--out", ours).status == 0
+  ran = drope("export", ours, "--out", theirs2)
+  assert ran.status == 0
+  assert "MistralForCausalLM" in ran.out, "not what it came in as"
+  assert drope("convert", theirs2, "--out", ours2).status == 0
+  one, two = (
+    safetensors_io.open_file(folder / "model.safetensors")
+    for folder in (theirs, theirs2)
+  )
+  assert one.keys() == two.keys()
+  for name, tensor in one.items():
+    assert tensor.dtype == two[name].dtype == np.dtype(tensor.dtype)
+    assert tensor.array().tobytes() == two[name].array().tobytes()
+  (params, before), (params2, after) = map(store.load_model, (ours, ours2))
+  _assert_same(params2, params)
+  assert after.model == before.model
+  assert after.lineage[:1] == before.lineage
+  assert [entry.operation for entry in after.lineage] == ["convert"] * 2
+
+
+def test_the_tokenizer_reads_alike(tmp_path, drope):
+  path = pathlib.Path(corpus.tokenizer_path())
+  ours = tokenizer_lib.load(str(path))
+  config = dataclasses.replace(CONFIG, vocab_size=ours.vocab_size)
+  _save(config, tmp_path / "ours", path)
+  out = tmp_path / "theirs"
+  assert drope("export", tmp_path / "ours", "--out", out).status == 0
+  assert (out / "tokenizer.model").read_bytes() == path.read_bytes()
+  written = json.loads((out / "config.json").read_text())
+  assert written["eos_token_id"] == ours.eos_id
+  assert drope("convert", out, "--out", tmp_path / "again").status == 0
+  _, manifest = store.load_model(tmp_path / "again")
+  assert manifest.tokenizer.fingerprint == ours.fingerprint
+
+
+def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
+  monkeypatch.setattr(safetensors_io, "SHARD_BYTES", 20_000)
+  params = _save(CONFIG, tmp_path / "ours")
+  out = tmp_path / "theirs"
+  assert drope("export", tmp_path / "ours", "--out", out).status == 0
+  shards = list(out.glob("*.safetensors"))
+  assert len(shards) > 2
+  assert all(shard.stat().st_size < 22_000 for shard in shards)
+  np.testing.assert_allclose(
+    _their_logits(out), _logits(CONFIG, params), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "arguments", "says"),
+  [
+    (
+      {"qk_norm": "qk", "positional": Nope()},
+      [],
+      ("jointly", "--format sakana", "--qk-norm-axis head"),
+    ),
+    ({"logit_scale": 1.2}, [], ("no field", "--logit-scale 1.2", "sakana")),
+    ({}, ["--logit-scale", "0"], ("above 0", "got 0.0")),
+    ({}, ["--format", "sakana"], ("positions in some layers",)),
+    (
+      {"positional": Nope()},
+      ["--format", "sakana", "--logit-scale", "2"],
+      ("a field for the softmax scale",),
+    ),
+    ({}, ["--architecture", "qwen2"], ("Qwen2ForCausalLM", "no biases")),
+    ({}, ["--format", "gguf"], ("'gguf'",)),
+  ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+  fields, arguments, says, tmp_path, drope
+):
+  _save(dataclasses.replace(CONFIG, **fields), tmp_path / "ours")
+  ran = drope("export", tmp_path / "ours", "--out", tmp_path / "x", *arguments)
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  for words in says:
+    assert words in ran.err
+  assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+def test_an_existing_folder_and_a_missing_checkpoint(tmp_path, drope):
+  _save(CONFIG, tmp_path / "ours")
+  ran = drope("export", tmp_path / "ours", "--out", tmp_path / "ours")
+  assert ran.status == 2 and "ours exists" in ran.err
+  ran = drope("export", tmp_path / "none", "--out", tmp_path / "x")
+  assert ran.status == 2 and "does not exist" in ran.err
