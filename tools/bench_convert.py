@@ -1,0 +1,137 @@
+"""Measures a conversion's memory and time on a made checkpoint.
+
+Writes a Llama of random bfloat16 weights in shards, converts it by
+`drope convert` in a process of its own, and copies the same bytes with `cp`
+and a flush to the same disk, in turns.
+
+python tools/bench_convert.py --folder /disk/with/room --layers 28
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from drope_jax import trees
+from drope_jax.checkpoint.formats import (
+  families,
+  hf_architecture,
+  hf_config,
+  leaves,
+  safetensors_io,
+  tensors,
+)
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+# Runs the command and then says what it took at most, in bytes.
+_MEASURED = """
+import resource, sys
+from drope_jax.cli import main
+status = main.main(sys.argv[1:])
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(status)
+"""
+
+
+def main() -> None:
+  """Prints the figures, one a line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--folder", default=tempfile.gettempdir(), help="of a disk with room"
+  )
+  parser.add_argument(
+    "--layers",
+    type=int,
+    default=28,
+    help="of 101 million parameters each, beside 788 million in embedding and "
+    "head (default: %(default)s)",
+  )
+  parser.add_argument("--rounds", type=int, default=2)
+  args = parser.parse_args()
+  with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+    _measure(pathlib.Path(scratch), args.layers, args.rounds)
+
+
+def _measure(folder: pathlib.Path, num_layers: int, rounds: int) -> None:
+  source = folder / "source"
+  largest = _make(source, num_layers)
+  files = sorted(source.glob("*.safetensors"))
+  total = sum(file.stat().st_size for file in files)
+  print(f"checkpoint: {total / 1e9:.2f} GB in {len(files)} shards")
+  print(f"largest tensor: {largest / 2**30:.2f} GiB")
+  copying, converting, peaks = [], [], []
+  for _ in range(rounds):
+    start = time.perf_counter()
+    copy = folder / "copy"
+    subprocess.run(["cp", "-r", source, copy], check=True)
+    subprocess.run(["sync", "-f", copy], check=True)
+    copying.append(time.perf_counter() - start)
+    shutil.rmtree(copy)
+    start = time.perf_counter()
+    out = folder / "out"
+    ran = subprocess.run(
+      [sys.executable, "-c", _MEASURED, "convert", source, "--out", out],
+      check=True,
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    subprocess.run(["sync", "-f", out], check=True)
+    converting.append(time.perf_counter() - start)
+    peaks.append(int(ran.stdout.split()[-1]))
+    shutil.rmtree(out)
+  bound = 2 * largest + 2**30
+  print(f"peak memory: {max(peaks) / 2**30:.2f} GiB of {bound / 2**30:.2f} GiB")
+  print(f"cp and flush: {min(copying):.1f} s")
+  print(f"drope convert and flush: {min(converting):.1f} s")
+  print(f"ratio: {min(converting) / min(copying):.2f}")
+
+
+def _make(folder: pathlib.Path, num_layers: int) -> int:
+  """Writes the checkpoint; returns the largest tensor's bytes."""
+  config = ModelConfig(
+    vocab_size=128_256,
+    num_layers=num_layers,
+    width=3072,
+    num_heads=24,
+    num_kv_heads=8,
+    head_dim=128,
+    mlp_width=8192,
+    context_tokens=8192,
+  )
+  folder.mkdir()
+  fields = hf_architecture.config_json(config, "llama")
+  (folder / hf_config.FILENAME).write_text(json.dumps(fields))
+  bfloat16 = tensors.FLOATS["bfloat16"]
+  names = families.FAMILIES["llama"].names
+  shapes = trees.flatten(transformer.param_shapes(config))
+  entries = [
+    safetensors_io.Entry(name, leaves.source_shape(path, leaf.shape), bfloat16)
+    for path, leaf in shapes.items()
+    for name in leaves.source_names(config, names, path)
+  ]
+  # One random tensor, cut to each shape: to make each would take longer.
+  largest = max(math.prod(entry.shape) for entry in entries)
+  rng = np.random.default_rng(0)
+  noise = rng.standard_normal(largest, np.float32).astype(bfloat16)
+  safetensors_io.write(
+    folder,
+    entries,
+    (noise[: math.prod(e.shape)].reshape(e.shape) for e in entries),
+  )
+  return largest * bfloat16.itemsize
+
+
+if __name__ == "__main__":
+  main()
