@@ -20,6 +20,8 @@ Names = Mapping[str, str]
 
 KEEP = "keep"
 
+_TILE = 64
+
 
 def build(
   config: ModelConfig,
@@ -120,7 +122,9 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
   # The source's rows: our columns, where it is transposed.
   split_axis = len(shape) - 1 if transposed else int(stacked)
 
-  def read_one(name: str, tensor: Tensor, region: Region) -> np.ndarray:
+  def read_into(
+    block: np.ndarray, name: str, tensor: Tensor, region: Region
+  ) -> None:
     along = region[-1] if transposed else region[0]
     array = tensor.rows(along.start, along.stop).astype(dtype, copy=False)
     # After the cast, which may have made an infinity.
@@ -129,14 +133,27 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
         f"Weights must be finite, got NaN or infinity in {name} as "
         f"{dtype.name}. Use another copy, or --allow-nonfinite."
       )
-    return array.T if transposed else array
+    if transposed:
+      _turn(array, block)
+    else:
+      block[...] = array
 
   def read(region: Region) -> np.ndarray:
-    if not stacked:
-      return np.ascontiguousarray(read_one(*sources[0], region))
     block = np.empty([part.stop - part.start for part in region], dtype)
-    for row, source in zip(block, sources[region[0]], strict=True):
-      row[...] = read_one(*source, region[1:])
+    if not stacked:
+      read_into(block, *sources[0], region)
+      return block
+    for layer, source in zip(block, sources[region[0]], strict=True):
+      read_into(layer, *source, region[1:])
     return block
 
   return Leaf(shape, dtype, stacked, split_axis, read)
+
+
+def _turn(array: np.ndarray, out: np.ndarray) -> None:
+  """Copies a transposed matrix in tiles, which stay in the cache."""
+  rows, columns = array.shape
+  for i in range(0, rows, _TILE):
+    for j in range(0, columns, _TILE):
+      tile = array[i : i + _TILE, j : j + _TILE]
+      out[j : j + _TILE, i : i + _TILE] = tile.T
