@@ -263,6 +263,11 @@ def test_the_tokenizer_reads_alike(tmp_path, drope):
   assert (out / "tokenizer.model").read_bytes() == path.read_bytes()
   written = json.loads((out / "config.json").read_text())
   assert written["eos_token_id"] == ours.eos_id
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  text = next(corpus.documents("test"))[:3000] + "  two\n\n1999 naïve 漢字"
+  assert theirs.encode(text) == ours.encode(text)
+  assert theirs.decode(theirs.encode(text)) == text
+  assert theirs.eos_token_id == ours.eos_id
   assert drope("convert", out, "--out", tmp_path / "again").status == 0
   _, manifest = store.load_model(tmp_path / "again")
   assert manifest.tokenizer.fingerprint == ours.fingerprint

@@ -17,7 +17,7 @@ from drope_jax.checkpoint.formats import (
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.checkpoint.formats.tensors import Tensor
-from drope_jax.checkpoint.manifest import LineageEntry, Manifest
+from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.model.config import ModelConfig
 
 MANIFEST = "drope_manifest.json"
@@ -62,28 +62,40 @@ def open_folder(
     )
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  found = [folder / name for name in _TOKENIZERS if (folder / name).exists()]
+  exported = _manifest(folder)
   return Source(
     config,
     built,
-    tokenizer_path=found[0] if found else None,
+    tokenizer_path=_tokenizer(folder, exported),
     facts={"format": "hf", "architecture": family.architecture},
-    lineage=_lineage(folder),
+    lineage=exported.lineage if exported else (),
   )
 
 
-def _lineage(folder: pathlib.Path) -> tuple[LineageEntry, ...]:
-  """Returns the history of what was exported from a checkpoint of ours."""
+def _manifest(folder: pathlib.Path) -> Manifest | None:
+  """Returns that of the checkpoint of ours that the folder is an export of."""
   path = folder / MANIFEST
   if not path.exists():
-    return ()
+    return None
   try:
-    return Manifest.from_json(json.loads(path.read_text())).lineage
+    return Manifest.from_json(json.loads(path.read_text()))
   except ValueError as error:
     raise ValueError(
       f"{path} must be a checkpoint's manifest, got {error} Remove it to do "
       "without its lineage."
     ) from error
+
+
+def _tokenizer(
+  folder: pathlib.Path, exported: Manifest | None
+) -> pathlib.Path | None:
+  """Returns the tokenizer that the model had, or else what is there."""
+  names = _TOKENIZERS
+  had = exported.tokenizer if exported else None
+  if had and had.filename.endswith(".model"):
+    names = names[::-1]
+  found = [folder / name for name in names if (folder / name).exists()]
+  return found[0] if found else None
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:

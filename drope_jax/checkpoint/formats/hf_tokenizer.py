@@ -7,8 +7,10 @@ from typing import Any
 
 import sentencepiece
 
+from drope_jax.checkpoint.formats import sentencepiece_json
 from drope_jax.data import tokenizer as tokenizers
 
+_JSON = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
 
@@ -28,13 +30,15 @@ def copy(tokenizer: pathlib.Path, folder: pathlib.Path) -> dict[str, int]:
   if tokenizer.suffix == ".model":
     # The one name that transformers knows a sentencepiece model by.
     (folder / tokenizer.name).rename(folder / "tokenizer.model")
-    _write_new(folder / _CONFIG, _sentencepiece_config(tokenizer))
+    model = sentencepiece.SentencePieceProcessor(str(tokenizer))
+    if not (folder / _JSON).exists() and not (folder / _CONFIG).exists():
+      sentencepiece_json.convert(model).save(str(folder / _JSON))
+      _write_new(folder / _CONFIG, _config(model))
   _write_new(folder / _GENERATION, ids)
   return ids
 
 
-def _sentencepiece_config(tokenizer: pathlib.Path) -> dict[str, Any]:
-  model = sentencepiece.SentencePieceProcessor(str(tokenizer))
+def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
   special = {
     "bos_token": model.bos_id(),
     "eos_token": model.eos_id(),
@@ -42,10 +46,7 @@ def _sentencepiece_config(tokenizer: pathlib.Path) -> dict[str, Any]:
   }
   names = {role: model.id_to_piece(i) for role, i in special.items() if i >= 0}
   return {
-    "tokenizer_class": "LlamaTokenizer",
-    "add_bos_token": model.bos_id() >= 0,
-    "add_eos_token": False,
-    "legacy": False,
+    "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
   } | names
 
