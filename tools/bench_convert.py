@@ -32,12 +32,13 @@ from drope_jax.checkpoint.formats import (
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
-# Runs the command and then says what it took at most, in bytes.
+# Runs the command and then says what it took at most, in KiB. (getrusage would
+# count what this process held when it forked.)
 _MEASURED = """
-import resource, sys
+import re, sys
 from drope_jax.cli import main
 status = main.main(sys.argv[1:])
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 sys.exit(status)
 """
 
@@ -89,7 +90,7 @@ def _measure(folder: pathlib.Path, num_layers: int, rounds: int) -> None:
     )
     subprocess.run(["sync", "-f", out], check=True)
     converting.append(time.perf_counter() - start)
-    peaks.append(int(ran.stdout.split()[-1]))
+    peaks.append(1024 * int(ran.stdout.split()[-1]))
     shutil.rmtree(out)
   bound = 2 * largest + 2**30
   print(f"peak memory: {max(peaks) / 2**30:.2f} GiB of {bound / 2**30:.2f} GiB")
