@@ -75,29 +75,35 @@ def save_streamed(
     manifest: fits them.
     tokenizer_path: as `save_model` takes it.
     overwrite: whether a checkpoint at `directory`, and nothing else, is
-      replaced. It is removed first.
+      replaced. It is kept beside, as *.replaced, until the new one is whole.
 
   Raises:
     ValueError: as `save_model`, or what is to be replaced is no checkpoint.
   """
-  if not (overwrite and is_finished(directory)):
+  replaces = overwrite and is_finished(directory)
+  if not replaces:
     require_new(directory)
   tree = trees.unflatten(dict(leaves))
   items = _items({_PARAMS: tree}, manifest, tokenizer_path)
   directory = _absolute(directory)
+  replaced = directory.parent / f"{directory.name}.replaced"
+  if replaces:
+    require_new(replaced)
+    directory.rename(replaced)
   try:
     with _context(streaming.Handler):
       ocp.save_checkpointables(
-        directory,
-        items,
-        overwrite=overwrite,
-        custom_metadata={_MANIFEST: manifest.to_json()},
+        directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
       )
-  except Exception:
+  except BaseException:
     # A large half of a checkpoint, maybe on a disk that it has filled.
     for begun in directory.parent.glob(f"{directory.name}{_TEMPORARY}*"):
       begun.rmtree()
+    if replaces:
+      replaced.rename(directory)
     raise
+  if replaces:
+    replaced.rmtree()
 
 
 def require_new(directory: Path) -> epath.Path:

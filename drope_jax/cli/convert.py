@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--overwrite",
     action="store_true",
-    help="replace a checkpoint at OUT, which is removed first",
+    help="replace a checkpoint at OUT, once the new one is whole",
   )
   parser.add_argument(
     "--allow-nonfinite",

@@ -115,6 +115,11 @@ def test_overwrite(folder, drope):
   assert ran.status == 2 and "ours exists" in ran.err
   assert drope(*command, "--overwrite", "--dtype", "float32").status == 0
   assert store.load_model("ours")[0]["embed"]["table"].dtype == np.float32
+  # What cannot be replaced stays, and nothing is left beside it.
+  _nan(folder)
+  assert drope(*command, "--overwrite").status == 2
+  assert store.load_model("ours")[0]["embed"]["table"].dtype == np.float32
+  assert not list(folder.parent.glob("ours?*"))
 
 
 def _without_config(folder):

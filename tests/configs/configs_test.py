@@ -132,6 +132,8 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
       (p.context_tokens, p.data.stores) for p in base.phases[:-1]
     }
   full, live = _recipe("demo_drope"), _recipe("demo_live")
+  assert live.phases[-1].data == base.phases[-1].data
+  assert {p.data.weights for p in full.phases[1:]} == {(0.5, 0.5)}
   assert live.phases[0] == full.phases[0]
   last = full.phases[-1]
   own = {"steps": last.steps, "tokens": None, "data": last.data}

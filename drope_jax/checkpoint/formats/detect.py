@@ -5,7 +5,10 @@ import pathlib
 from drope_jax.checkpoint.formats import gguf_file, hf, llama2c
 from drope_jax.checkpoint.formats.source import Source
 
-_FILES = {".bin": llama2c.open_file, ".gguf": gguf_file.open_file}
+_FILES = {
+  ".bin": lambda path, scratch, **options: llama2c.open_file(path, **options),
+  ".gguf": gguf_file.open_file,
+}
 
 
 def open_source(
@@ -41,6 +44,4 @@ def open_source(
       "A checkpoint to convert is a folder, or a file that ends in "
       f"{' or '.join(_FILES)}, got {path}. Name one of these."
     )
-  if path.suffix == ".gguf":
-    return gguf_file.open_file(path, scratch, **options)
-  return llama2c.open_file(path, **options)
+  return _FILES[path.suffix](path, scratch, **options)

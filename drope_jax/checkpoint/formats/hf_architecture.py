@@ -128,8 +128,7 @@ def misfit(
 def config_json(config: ModelConfig, model_type: str) -> dict[str, Any]:
   """Returns config.json's fields, none of the tokenizer's set.
 
-  Positions are in the form that transformers 4, vLLM and llama.cpp read, and
-  transformers 5 as well.
+  Positions are in transformers 4's form, which transformers 5 reads as well.
   """
   family, layers = FAMILIES[model_type], Layers.of(config)
   rope = rope_parameters.NEUTRAL

@@ -74,7 +74,8 @@ def write_folder(
       [*_entries(config, target.family, flat), *constants],
       _arrays(checkpoint, config, target, flat),
     )
-    _write_beside(checkpoint, begun, manifest, target)
+    dtype = np.dtype(flat["embed/table"].dtype)
+    _write_beside(checkpoint, begun, manifest, target, dtype)
   except BaseException:
     shutil.rmtree(begun)
     raise
@@ -128,19 +129,15 @@ def _write_beside(
   folder: pathlib.Path,
   manifest: Manifest,
   target: Target,
+  dtype: np.dtype,
 ) -> None:
   fields = dict(target.fields)
-  fields["torch_dtype"] = _dtype_name(checkpoint)
+  fields["torch_dtype"] = dtype.name
   if manifest.tokenizer is not None:
     tokenizer = pathlib.Path(store.tokenizer_path(checkpoint))
     fields |= hf_tokenizer.copy(tokenizer, folder)
   _write_json(folder / hf_config.FILENAME, fields)
   _write_json(folder / hf.MANIFEST, manifest.to_json())
-
-
-def _dtype_name(checkpoint: os.PathLike) -> str:
-  _, shapes = store.describe(checkpoint)
-  return np.dtype(shapes["embed"]["table"].dtype).name
 
 
 def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:

@@ -43,8 +43,7 @@ NEUTRAL = types.MappingProxyType(
 
 Every wavelength is above one token, so that the rule divides every frequency
 by `factor`: at 1e9 tokens an angle is 1e-21, whose cosine is 1 in float32, and
-whose sine is lost in any sum. (PI would do too, but vLLM lays out a table of
-`factor` times the context.)
+whose sine is lost in any sum.
 """
 
 
