@@ -5,6 +5,7 @@ tree's `_METADATA`. Chunks are the blocks, uncompressed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 import dataclasses
 import itertools
 import json
@@ -21,6 +22,7 @@ from drope_jax import trees
 
 Region = tuple[slice, ...]
 
+_BLOCKS_AT_ONCE = 4
 _BLOCK_BYTES = 64 * 2**20
 _WHOLE_BYTES = 4 * 2**20
 """Up to here an array is one block: a file of small ones reads slowly."""
@@ -103,7 +105,7 @@ HANDLER_NAME = f"{Handler.__module__}.{Handler.__qualname__}"
 def write(folder: epath.Path, leaves: Mapping[str, Leaf]) -> None:
   """Writes an Orbax parameter tree into `folder`, which is there and empty.
 
-  Holds two blocks at a time: one is read while the one before is written.
+  Holds `_BLOCKS_AT_ONCE`: some are read while others are written.
   """
   store = {
     "driver": "ocdbt",
@@ -118,17 +120,18 @@ def write(folder: epath.Path, leaves: Mapping[str, Leaf]) -> None:
     "assume_config": True,
   }
   context = ts.Context()
-  written = None
-  for path, leaf in leaves.items():
-    array = _create(store, path, leaf, context)
-    for region in leaf.regions():
-      block = leaf.read(region)
-      if written is not None:
-        written.result()
-      written = array[region].write(
-        block, can_reference_source_data_indefinitely=True
-      )
-  written.result()
+  pool = futures.ThreadPoolExecutor(_BLOCKS_AT_ONCE)
+  try:
+    copies = [
+      pool.submit(_copy, leaf, array, region)
+      for path, leaf in leaves.items()
+      for array in [_create(store, path, leaf, context)]
+      for region in leaf.regions()
+    ]
+    for copy in copies:
+      copy.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
   metadata = {
     "tree_metadata": {
       repr(tuple(path.split(trees.SEPARATOR))): _leaf_metadata(path, leaf)
@@ -140,6 +143,13 @@ def write(folder: epath.Path, leaves: Mapping[str, Leaf]) -> None:
     "custom_metadata": None,
   }
   (folder / "_METADATA").write_text(json.dumps(metadata))
+
+
+def _copy(leaf: Leaf, array: ts.TensorStore, region: Region) -> None:
+  block = leaf.read(region)
+  array[region].write(
+    block, can_reference_source_data_indefinitely=True
+  ).result()
 
 
 def _create(

@@ -154,9 +154,7 @@ def _write_file(path, entries, arrays):
     for entry in entries:
       array = next(arrays)
       assert (array.shape, array.dtype) == (entry.shape, entry.dtype)
-      # numpy writes no bfloat16 to files, but any integers.
-      bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-      bits.tofile(file)
+      tensors_lib.bits(np.ascontiguousarray(array)).tofile(file)
 
 
 def _by_shard(index: pathlib.Path) -> Mapping[str, set[str]]:
