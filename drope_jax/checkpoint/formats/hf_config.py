@@ -1,14 +1,13 @@
 """config.json to a `ModelConfig`: every field is honoured, inert or refused."""
 
 from collections.abc import Mapping
-import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from drope_jax.checkpoint.formats import rope_parameters
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.families import FAMILIES, Family
+from drope_jax.checkpoint.formats.fields import Fields, load_json
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Scheme
 
@@ -49,7 +48,7 @@ _INERT = frozenset(
 )
 """Change no logit: of training, of generation, of other heads, or of speed.
 
-Also those that `_Fields` has when others are absent, and may be left over.
+Also those that are read where others are absent, and may be left over.
 """
 
 _ONLY = {
@@ -78,17 +77,7 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
       f"A Hugging Face folder has a {FILENAME}, got none in {path.parent}. "
       "Name the folder that holds it."
     )
-  try:
-    data = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} must be JSON, got {error}. Fetch it again."
-    ) from error
-  if not isinstance(data, dict):
-    raise ValueError(
-      f"{path} must be a JSON object, got {type(data).__name__}. Fetch it "
-      "again."
-    )
+  data = load_json(path)
   try:
     return from_dict(data)
   except ValueError as error:
@@ -98,7 +87,7 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
 def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
   """Returns what `read` does, of the parsed object; raises likewise."""
   family = _family(data)
-  fields = _Fields(data, family.defaults)
+  fields = Fields(data, _INERT, family.defaults)
   for name, allowed in _ONLY.items():
     fields.require(name, allowed)
   for name in ("torch_dtype", "dtype"):
@@ -123,14 +112,14 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
     qkv_bias=family.biases
     or (may_be_biased and bool(fields.take("attention_bias"))),
     tied_embeddings=bool(fields.take("tie_word_embeddings", False)),
-    norm_eps=float(fields.take("rms_norm_eps", 1e-6)),
+    norm_eps=fields.number("rms_norm_eps", 1e-6),
     logit_scale=_logit_scale(fields, head_dim),
   )
   fields.refuse_the_rest()
   return config, family
 
 
-def _norms(fields: "_Fields", family: Family) -> dict[str, str]:
+def _norms(fields: Fields, family: Family) -> dict[str, str]:
   if "attention_type" in fields.defaults:
     kind = fields.take("attention_type")
     if kind not in _ATTENTION_TYPES:
@@ -144,7 +133,7 @@ def _norms(fields: "_Fields", family: Family) -> dict[str, str]:
   return {"qk_norm": "none"}
 
 
-def _logit_scale(fields: "_Fields", head_dim: int) -> float:
+def _logit_scale(fields: Fields, head_dim: int) -> float:
   """Returns what logits are multiplied by beyond 1 / sqrt(D)."""
   if "softmax_scale" not in fields.defaults:
     return 1.0
@@ -176,57 +165,8 @@ _ATTENTION_TYPES = {
 """The DroPE paper's repository's, and what they norm."""
 
 
-@dataclasses.dataclass
-class _Fields:
-  """A config.json of which every field must be taken.
-
-  Attributes:
-    data: the object; fields that are taken leave `left`.
-    defaults: the family's, where a field is absent.
-  """
-
-  data: Mapping[str, Any]
-  defaults: Mapping[str, Any]
-
-  def __post_init__(self):
-    self.left = set(self.data) - _INERT
-
-  def take(self, name: str, default: Any = None) -> Any:
-    """Returns a field; where it is absent, the family's or this default."""
-    self.left.discard(name)
-    return self.data.get(name, self.defaults.get(name, default))
-
-  def whole(self, name: str, default: int | None = None) -> int:
-    """Returns a field that counts something."""
-    value = self.take(name)
-    value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool):
-      raise ValueError(
-        f"{name} must be a whole number, got {value!r}. Put the model's there."
-      )
-    return value
-
-  def require(self, name: str, allowed: tuple) -> None:
-    """Checks a field that changes the model unless it is as `allowed`."""
-    value = self.take(name, allowed[0])
-    if value not in allowed:
-      raise ValueError(
-        f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}. "
-        "This checkpoint cannot be read exactly."
-      )
-
-  def refuse_the_rest(self) -> None:
-    """Raises where a field was not taken."""
-    if self.left:
-      raise ValueError(
-        "Every field must be one that is honoured here, got "
-        f"{tensors_lib.listed(self.left)}. This checkpoint cannot be read "
-        "exactly; remove a field that changes nothing."
-      )
-
-
-def _schemes(fields: _Fields, N: int, context_tokens: int) -> list[Scheme]:
-  theta = float(fields.take("rope_theta", 1e4))
+def _schemes(fields: Fields, N: int, context_tokens: int) -> list[Scheme]:
+  theta = fields.number("rope_theta", 1e4)
   scaling = fields.take("rope_scaling") or fields.take("rope_parameters") or {}
   fields.take("rope_parameters")
   scheme = rope_parameters.read(scaling, theta, context_tokens)
@@ -247,7 +187,7 @@ def _schemes(fields: _Fields, N: int, context_tokens: int) -> list[Scheme]:
   return [scheme if rotates else Nope() for rotates in rotated]
 
 
-def _windows(fields: _Fields, schemes: list[Scheme]) -> list[int | None]:
+def _windows(fields: Fields, schemes: list[Scheme]) -> list[int | None]:
   """Returns each layer's window; a query sees that many tokens, with itself."""
   N, window = len(schemes), fields.take("sliding_window")
   if "use_sliding_window" in fields.defaults:
