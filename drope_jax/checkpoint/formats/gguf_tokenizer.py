@@ -13,13 +13,11 @@ from typing import Any
 
 import tokenizers
 
-_LLAMA3 = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from drope_jax.checkpoint.formats import tiktoken_json
+
 _PATTERNS = {
-  "llama-bpe": _LLAMA3,
-  "qwen2": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+  "llama-bpe": tiktoken_json.PATTERN,
+  "qwen2": tiktoken_json.PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),
 }
 _KINDS = ("gpt-2", "smollm", *_PATTERNS)
 
