@@ -1,10 +1,12 @@
 """Turns other projects' weights into a checkpoint, exactly or not at all.
 
 SRC is a Hugging Face folder (Llama 2 and 3, TinyLlama, SmolLM, SmolLM2,
-SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral), a llama2.c .bin, or a .gguf file.
+SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral), a folder of Meta's (Llama 1 to 3.3), a
+llama2.c .bin, or a .gguf file.
 
   drope convert SmolLM2-135M/ --out smollm2
   drope convert Llama-2-7b-hf/ --out gs://bucket/llama2 --dtype bfloat16
+  drope convert Llama3.1-8B/ --out llama31 --llama 3.1
   drope convert stories15M.bin --out stories --tokenizer tokenizer.model
 """
 
@@ -19,7 +21,7 @@ from etils import epath
 
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store, tokenizer_file
-from drope_jax.checkpoint.formats import detect, leaves
+from drope_jax.checkpoint.formats import detect, leaves, meta
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.cli import verify
 
@@ -33,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=leaves.KEEP,
     choices=("bfloat16", "float32", leaves.KEEP),
     help="of the weights (default: keep the source's)",
+  )
+  parser.add_argument(
+    "--llama",
+    choices=tuple(meta.RELEASES),
+    help="which Llama a folder of Meta's holds, as it does not say so itself",
   )
   parser.add_argument(
     "--tokenizer",
@@ -60,10 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Writes the checkpoint and says what it holds."""
   path = pathlib.Path(args.source).expanduser()
-  if args.verify and path.is_file():
+  if args.verify and (path.is_file() or meta.is_folder(path)):
     raise ValueError(
-      f"--verify needs a folder that transformers reads, got the file {path}. "
-      "Leave it out; `drope export` writes such a folder."
+      f"--verify needs a folder that transformers reads, got {path}. Leave "
+      "it out; `drope export` writes such a folder."
     )
   with tempfile.TemporaryDirectory() as scratch:
     _convert(args, path, pathlib.Path(scratch))
@@ -75,7 +82,11 @@ def _convert(
   args: argparse.Namespace, path: pathlib.Path, scratch: pathlib.Path
 ) -> None:
   source = detect.open_source(
-    path, scratch, dtype=args.dtype, allow_nonfinite=args.allow_nonfinite
+    path,
+    scratch,
+    llama=args.llama,
+    dtype=args.dtype,
+    allow_nonfinite=args.allow_nonfinite,
   )
   tokenizer = source.tokenizer_path
   if args.tokenizer is not None:

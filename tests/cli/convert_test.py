@@ -14,6 +14,7 @@ import tokenizers
 
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizer_lib
+from drope_jax.positional import Llama3Rope
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -211,6 +212,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folder, drope, spoil, says):
     (("theirs", "--out", "theirs", "--overwrite"), "theirs exists"),
     (("theirs", "--out", "ours", "--dtype", "flaot32"), "'flaot32'"),
     (("theirs", "--out", "ours", "--tokenizer", "t.model"), "t.model"),
+    (("theirs", "--out", "ours", "--llama", "2"), "--llama is of Meta's"),
   ],
 )
 def test_mistakes_of_the_command_itself(folder, drope, arguments, says):
@@ -218,6 +220,57 @@ def test_mistakes_of_the_command_itself(folder, drope, arguments, says):
   assert ran.status == 2
   assert ran.err.count("\n") == 1 and says in ran.err
   assert not (folder.parent / "ours").exists()
+
+
+@pytest.fixture
+def meta_folder(write_meta_folder, tmp_path, monkeypatch):
+  """Its params, in the current folder under the name metas."""
+  monkeypatch.chdir(tmp_path)
+  return write_meta_folder(tmp_path / "metas")
+
+
+def test_a_folder_of_metas(meta_folder, drope):
+  ran = drope("convert", "metas", "--out", "ours", "--llama", "3.1")
+  assert (ran.status, ran.err) == (0, "")
+  assert ran.out == "ours: 48,288 parameters in bfloat16, tokenizer.json\n"
+  params, manifest = store.load_model("ours")
+  config = manifest.model
+  assert config.context_tokens == 131_072
+  assert config.positional == Llama3Rope(5e5, 8.0, 8192, 1.0, 4.0)
+  w2 = [
+    torch.load(f"metas/consolidated.{rank:02}.pth")[
+      "layers.1.feed_forward.w2.weight"
+    ]
+    for rank in range(2)
+  ]
+  got = np.asarray(params["layers"]["mlp"]["down"]["kernel"][1], np.float32)
+  np.testing.assert_array_equal(got.T, torch.cat(w2, dim=1).float())
+  tokenizer = tokenizer_lib.load(str(store.tokenizer_path("ours")))
+  assert tokenizer.encode("Whale") == list(b"Whale")
+  assert (tokenizer.bos_id, tokenizer.eos_id) == (256, 257)
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ((), "metas must be said to be Llama 1, 2"),
+    (("--llama", "4"), "invalid choice: '4'"),
+    (("--llama", "3"), "Llama 3 must have use_scaled_rope: False, got True"),
+    (("--llama", "3.1", "--verify"), "--verify needs a folder that trans"),
+  ],
+)
+def test_mistakes_with_a_folder_of_metas(meta_folder, drope, options, says):
+  ran = drope("convert", "metas", "--out", "ours", *options)
+  assert ran.status == 2 and ran.err.count("\n") == 1 and says in ran.err
+  assert [path.name for path in pathlib.Path().iterdir()] == ["metas"]
+
+
+def test_a_tokenizer_of_more_pieces_than_the_embedding_has(meta_folder, drope):
+  with open("metas/tokenizer.model", "ab") as file:
+    file.write(b"YWI= 256\n")
+  ran = drope("convert", "metas", "--out", "ours", "--llama", "3.1")
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  assert "vocab_size=512 for 513 pieces" in ran.err
 
 
 def test_nonfinite_weights_may_be_allowed(folder, drope):

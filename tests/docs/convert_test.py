@@ -57,8 +57,11 @@ def _make(folder):
   )
 
 
-def test_every_command_runs_in_order(tmp_path, monkeypatch, capsys):
+def test_every_command_runs_in_order(
+  write_meta_folder, tmp_path, monkeypatch, capsys
+):
   monkeypatch.chdir(tmp_path)
+  write_meta_folder(tmp_path / "Llama3.1-8B")
   for name in ("SmolLM2-135M", "Llama-2-7b-hf"):
     _make(tmp_path / name)
   assert {words[1] for words in COMMANDS} == {"convert", "surgery", "export"}

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from drope_jax.checkpoint.formats import gguf_file, hf, llama2c
+from drope_jax.checkpoint.formats import gguf_file, hf, llama2c, meta
 from drope_jax.checkpoint.formats.source import Source
 
 _FILES = {
@@ -15,27 +15,37 @@ def open_source(
   path: pathlib.Path,
   scratch: pathlib.Path,
   *,
+  llama: str | None,
   dtype: str,
   allow_nonfinite: bool,
 ) -> Source:
   """Returns the checkpoint at `path`, told by its files; no weight is read.
 
   Args:
-    path: a Hugging Face folder, a llama2.c .bin, or a .gguf.
+    path: a Hugging Face or Meta folder, a llama2.c .bin, or a .gguf.
     scratch: a folder for what must be made of it, as a tokenizer's file; it
       must last as long as the source.
+    llama: which of `meta.RELEASES` a Meta folder holds; None for the others.
     dtype: as `leaves.build` takes it.
     allow_nonfinite: likewise.
 
   Raises:
     FileNotFoundError: nothing is there, or a part of it is missing.
-    ValueError: no format that is known, or as the format's own reader.
+    ValueError: no format that is known, or one that needs no `llama`; or as
+      the format's own reader.
   """
   options = {"dtype": dtype, "allow_nonfinite": allow_nonfinite}
   if not path.exists():
     raise FileNotFoundError(
       f"A checkpoint to convert is needed, got {path}, which does not exist. "
       "Check the path."
+    )
+  if meta.is_folder(path):
+    return meta.open_folder(path, scratch, llama=llama, **options)
+  if llama is not None:
+    raise ValueError(
+      f"--llama is of Meta's folders, with {meta.PARAMS} and no config.json, "
+      f"got {path}. Leave it out."
     )
   if path.is_dir():
     return hf.open_folder(path, **options)

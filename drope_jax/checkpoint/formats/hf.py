@@ -1,6 +1,5 @@
 """Hugging Face folders: config.json, weights and a tokenizer."""
 
-from collections.abc import Mapping
 import json
 import pathlib
 
@@ -120,7 +119,9 @@ def _drop_what_is_no_weight(
     del tensors[name]
   if config.tied_embeddings and families.HEAD in tensors:
     embedding = family.names["embed/table"]
-    if not _same(tensors, families.HEAD, embedding):
+    if embedding not in tensors or not tensors_lib.same(
+      tensors[families.HEAD], tensors[embedding]
+    ):
       raise ValueError(
         f"A tied head must be the embedding, got a {families.HEAD} that "
         f"differs from {embedding}. Set tie_word_embeddings to false."
@@ -140,17 +141,3 @@ def _drop_what_is_no_weight(
         f"zeros, got {'none' if bias is None else 'others'} for {name}. This "
         "checkpoint cannot be read exactly."
       )
-
-
-def _same(tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
-  a, b = tensors[one], tensors.get(other)
-  if b is None or (a.shape, a.dtype) != (b.shape, b.dtype):
-    return False
-  step = max(1, tensors_lib.ROWS_BYTES // (a.dtype.itemsize * a.shape[-1]))
-  parts = [
-    (start, min(start + step, a.shape[0]))
-    for start in range(0, a.shape[0], step)
-  ]
-  return all(
-    a.rows(*part).tobytes() == b.rows(*part).tobytes() for part in parts
-  )

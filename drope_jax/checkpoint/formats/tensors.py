@@ -1,6 +1,6 @@
 """A tensor that lies in a file, read some rows at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import os
@@ -74,6 +74,45 @@ def bits(array: np.ndarray) -> np.ndarray:
   It moves ml_dtypes' bfloat16 element by element, and writes none to files.
   """
   return array.view(f"u{array.dtype.itemsize}")
+
+
+def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+  """Returns parts of one shape and dtype, end to end along axis 0 or 1."""
+  first, count = parts[0], len(parts)
+  shape = list(first.shape)
+  shape[axis] *= count
+
+  def along_rows(start: int, stop: int) -> list[np.ndarray]:
+    size = first.shape[0]
+    return [
+      part.rows(max(start - i * size, 0), min(stop - i * size, size))
+      for i, part in enumerate(parts)
+      if start < (i + 1) * size and i * size < stop
+    ]
+
+  def along_columns(start: int, stop: int) -> list[np.ndarray]:
+    return [part.rows(start, stop) for part in parts]
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    read = (along_rows, along_columns)[axis](start, stop)
+    return np.concatenate([bits(x) for x in read], axis).view(first.dtype)
+
+  return Tensor(tuple(shape), first.dtype, rows)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+  """Returns whether two tensors are alike, bit for bit."""
+  if (one.shape, one.dtype) != (other.shape, other.dtype):
+    return False
+  row_bytes = one.dtype.itemsize * math.prod(one.shape[1:])
+  step = max(1, ROWS_BYTES // row_bytes)
+  parts = [
+    (start, min(start + step, one.shape[0]))
+    for start in range(0, one.shape[0], step)
+  ]
+  return all(
+    one.rows(*part).tobytes() == other.rows(*part).tobytes() for part in parts
+  )
 
 
 def is_finite(array: np.ndarray) -> bool:

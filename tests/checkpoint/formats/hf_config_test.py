@@ -170,6 +170,7 @@ def test_windows():
     ({"torch_dtype": "flaot16"}, "'flaot16'"),
     ({"hidden_size": "wide"}, "hidden_size must be a whole number"),
     ({"vocab_size": None}, "vocab_size must be a whole number, got None"),
+    ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, got 'small'"),
     ({"rope_scaling": {"type": "longrope"}}, "'longrope'"),
     ({"rope_scaling": {"type": "linear"}}, "need a factor"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "at factor 1"),
