@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import pathlib
+import tempfile
 
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import numpy as np
 import pytest
@@ -11,12 +14,20 @@ import pytest
 from drope_jax import trees
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store, tokenizer_file
-from drope_jax.checkpoint.formats import safetensors_io
+from drope_jax.checkpoint.formats import hf_architecture, safetensors_io
+from drope_jax.cli import main
 from drope_jax.data import corpus
 from drope_jax.data import tokenizer as tokenizer_lib
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Pattern, Rope
+from drope_jax.positional import (
+  Llama3Rope,
+  Nope,
+  Pattern,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -90,9 +101,11 @@ def _random_params(config):
   return trees.unflatten({k: leaf(k, s.shape) for k, s in shapes.items()})
 
 
-def _save(config, folder, tokenizer=None):
+def _save(config, folder, tokenizer=None, dtype="float32"):
   """Writes a checkpoint; returns its parameters."""
-  params = jax.tree.map(jax.numpy.asarray, _random_params(config))
+  params = jax.tree.map(
+    lambda x: jax.numpy.asarray(x.astype(dtype)), _random_params(config)
+  )
   reference = tokenizer and tokenizer_file.reference(tokenizer)
   manifest = manifests.Manifest(config, reference)
   store.save_model(folder, params, manifest, tokenizer)
@@ -251,6 +264,65 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
   assert after.model == before.model
   assert after.lineage[:1] == before.lineage
   assert [entry.operation for entry in after.lineage] == ["convert"] * 2
+
+
+def _is_stock(config):
+  try:
+    hf_architecture.choose(config)
+  except ValueError:
+    return False
+  return True
+
+
+@st.composite
+def _stock_configs(draw):
+  """Configs of any shape that some stock architecture holds."""
+  K, N = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+  scheme = draw(
+    st.sampled_from(
+      (Nope(), Rope(), Rope(5e5), PositionInterpolation(1e4, 4.0))
+      + (Llama3Rope(5e5, 32.0), Yarn(1e6, 4.0, 32768))
+    )
+  )
+  each = st.lists(st.booleans(), min_size=N, max_size=N)
+  schemes = tuple(
+    scheme if on else Nope() for on in draw(each | st.just([1] * N))
+  )
+  windows = tuple(7 if on else None for on in draw(each | st.just([0] * N)))
+  return ModelConfig(
+    vocab_size=draw(st.integers(2, 40)),
+    num_layers=N,
+    width=draw(st.integers(1, 20)),
+    num_heads=K * draw(st.integers(1, 3)),
+    num_kv_heads=K,
+    head_dim=2 * draw(st.integers(2, 5)),
+    mlp_width=draw(st.integers(1, 20)),
+    context_tokens=draw(st.integers(8, 4096)),
+    positional=Pattern(schemes, windows if any(windows) else ()),
+    **draw(st.sampled_from(({}, HEAD_NORM))),
+    qkv_bias=draw(st.booleans()),
+    tied_embeddings=draw(st.booleans()),
+    norm_eps=draw(st.sampled_from((1e-5, 3e-7))),
+  )
+
+
+@hypothesis.settings(deadline=None, max_examples=12)
+@hypothesis.given(
+  _stock_configs().filter(_is_stock), st.sampled_from(("bfloat16", "float32"))
+)
+def test_any_model_comes_back_as_it_left(config, dtype):
+  with tempfile.TemporaryDirectory() as folder:
+    ours, theirs, again = (f"{folder}/{i}" for i in range(3))
+    params = _save(config, ours, dtype=dtype)
+    assert main.main(["export", ours, "--out", theirs]) == 0
+    assert main.main(["convert", theirs, "--out", again]) == 0
+    params_again, manifest = store.load_model(again)
+    _assert_same(params_again, params)
+  layers = hf_architecture.Layers.of
+  assert layers(manifest.model) == layers(config)
+  # A pattern may be written in more than one way.
+  unpatterned = {"positional": config.positional}
+  assert dataclasses.replace(manifest.model, **unpatterned) == config
 
 
 def test_the_tokenizer_reads_alike(tmp_path, drope):
