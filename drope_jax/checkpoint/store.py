@@ -15,9 +15,12 @@ of many processes each must call each function here.
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
+import glob
 import json
 import os
 import pathlib
+import threading
 from typing import Any
 
 from etils import epath
@@ -53,10 +56,7 @@ def save_model(
   """
   directory = require_new(directory)
   items = _items({_PARAMS: params}, manifest, tokenizer_path)
-  with _context():
-    ocp.save_checkpointables(
-      directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
-    )
+  _save(directory, items, manifest, _context())
 
 
 def save_streamed(
@@ -83,7 +83,10 @@ def save_streamed(
   replaces = overwrite and is_finished(directory)
   if not replaces:
     require_new(directory)
-  tree = trees.unflatten(dict(leaves))
+  stopped = threading.Event()
+  tree = trees.unflatten(
+    {path: _until(stopped, leaf) for path, leaf in leaves.items()}
+  )
   items = _items({_PARAMS: tree}, manifest, tokenizer_path)
   directory = _absolute(directory)
   replaced = directory.parent / f"{directory.name}.replaced"
@@ -91,14 +94,9 @@ def save_streamed(
     require_new(replaced)
     directory.rename(replaced)
   try:
-    with _context(streaming.Handler):
-      ocp.save_checkpointables(
-        directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
-      )
+    context = _context(streaming.Handler)
+    _save(directory, items, manifest, context, stopped.set)
   except BaseException:
-    # A large half of a checkpoint, maybe on a disk that it has filled.
-    for begun in directory.parent.glob(f"{directory.name}{_TEMPORARY}*"):
-      begun.rmtree()
     if replaces:
       replaced.rename(directory)
     raise
@@ -365,6 +363,47 @@ class RunStore:
     self.close()
 
 
+def _save(directory, items, manifest, context, stop=lambda: None):
+  """Writes a new checkpoint; one that fails or is interrupted is removed.
+
+  It may be large, and may have filled the disk.
+  """
+  saving = None
+  try:
+    with context:
+      saving = ocp.save_checkpointables_async(
+        directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
+      )
+      saving.result()
+  except BaseException:
+    if saving is not None:
+      stop()
+      # Its threads write on, after Ctrl-C, and then give it its last name.
+      with contextlib.suppress(Exception):
+        saving.result()
+    _remove_begun(directory)
+    raise
+
+
+def _remove_begun(directory):
+  pattern = f"{glob.escape(directory.name)}{_TEMPORARY}*"
+  for begun in directory.parent.glob(pattern):
+    begun.rmtree()
+  if directory.exists():
+    directory.rmtree()
+
+
+def _until(stopped: threading.Event, leaf: streaming.Leaf) -> streaming.Leaf:
+  """Returns a leaf that cannot be read once `stopped` is set."""
+
+  def read(region):
+    if stopped.is_set():
+      raise InterruptedError
+    return leaf.read(region)
+
+  return dataclasses.replace(leaf, read=read)
+
+
 def _items(arrays, manifest, tokenizer_path):
   """Checks everything that goes into a checkpoint; returns it by name."""
   trees.require_same_leaves(
@@ -422,6 +461,8 @@ def _context(
     secondary_typestrs=[streaming.HANDLER_NAME],
   )
   context.checkpointables.registry = registry
+  # Else a folder that cannot be made leaves Orbax's threads waiting for it.
+  context.asynchronous.create_directories_asynchronously = False
   context.memory.write_concurrent_bytes = _CONCURRENT_BYTES
   context.memory.read_concurrent_bytes = _CONCURRENT_BYTES
   return context

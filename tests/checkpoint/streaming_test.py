@@ -1,10 +1,12 @@
 """What is streamed is what Orbax would have written, a block at a time."""
 
+import _thread
 import itertools
 import json
 import multiprocessing
 import os
 import signal
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +159,25 @@ def test_killed_it_leaves_nothing_finished_and_runs_again(tmp_path, flat):
   store.save_streamed(out, _leaves(flat), MANIFEST)
   store.load_model(out)
   assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_interrupted_it_leaves_nothing(tmp_path, flat):
+  leaves = _leaves(flat)
+  path, array = list(flat.items())[-1]
+
+  def read(region):
+    _thread.interrupt_main()
+    time.sleep(0.2)  # Until the main thread has heard it.
+    return array[region]
+
+  leaves[path] = _leaf(path, array, read)
+  store.save_streamed(tmp_path / "m", _leaves(flat), MANIFEST)
+  before = store.load_model(tmp_path / "m")[1]
+  for name, options in {"m": {"overwrite": True}, "n": {}}.items():
+    with pytest.raises(KeyboardInterrupt):
+      store.save_streamed(tmp_path / name, leaves, MANIFEST, **options)
+  assert [path.name for path in tmp_path.iterdir()] == ["m"]
+  assert store.load_model(tmp_path / "m")[1] == before
 
 
 def test_an_error_while_reading_is_raised_as_it_is(tmp_path, flat):
