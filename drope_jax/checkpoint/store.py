@@ -16,11 +16,13 @@ of many processes each must call each function here.
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import errno
 import glob
 import json
 import os
 import pathlib
 import threading
+import time
 from typing import Any
 
 from etils import epath
@@ -40,6 +42,8 @@ _METADATA = "_CHECKPOINT_METADATA"
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _CONCURRENT_BYTES = 8 * 2**30
 """In flight per host beyond the arrays themselves; Orbax knows no bound."""
+_QUIET_S = 1.0
+"""How long nothing must appear before an interrupted save counts as ended."""
 
 
 def save_model(
@@ -363,10 +367,11 @@ class RunStore:
     self.close()
 
 
-def _save(directory, items, manifest, context, stop=lambda: None):
+def _save(directory, items, manifest, context, stop=None):
   """Writes a new checkpoint; one that fails or is interrupted is removed.
 
-  It may be large, and may have filled the disk.
+  It may be large, and may have filled the disk. `stop` makes the writing of
+  `items` end soon, and all of it; Orbax's own handlers know no such thing.
   """
   saving = None
   try:
@@ -377,20 +382,40 @@ def _save(directory, items, manifest, context, stop=lambda: None):
       saving.result()
   except BaseException:
     if saving is not None:
-      stop()
+      if stop is not None:
+        stop()
       # Its threads write on, after Ctrl-C, and then give it its last name.
       with contextlib.suppress(Exception):
         saving.result()
-    _remove_begun(directory)
+    _remove_begun(directory, 0 if stop is not None else _QUIET_S)
     raise
 
 
-def _remove_begun(directory):
-  pattern = f"{glob.escape(directory.name)}{_TEMPORARY}*"
-  for begun in directory.parent.glob(pattern):
-    begun.rmtree()
-  if directory.exists():
-    directory.rmtree()
+def _remove_begun(directory, quiet_s):
+  """Removes a checkpoint, by either name, until none appears for `quiet_s`.
+
+  Where one array cannot be written, Orbax raises while others still are.
+  """
+  temporary = f"{glob.escape(directory.name)}{_TEMPORARY}*"
+  gone_since = time.monotonic()
+  while True:
+    begun = list(directory.parent.glob(temporary))
+    if directory.exists():
+      begun.append(directory)
+    for path in begun:
+      try:
+        path.rmtree()
+      except FileNotFoundError:
+        pass
+      except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+          raise
+    now = time.monotonic()
+    if begun:
+      gone_since = now
+    elif now - gone_since >= quiet_s:
+      return
+    time.sleep(0.05)
 
 
 def _until(stopped: threading.Event, leaf: streaming.Leaf) -> streaming.Leaf:

@@ -16,7 +16,7 @@ import signal
 import sys
 
 import drope_jax
-from drope_jax.cli import failed_reads, memory
+from drope_jax.cli import failed_io, memory
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -33,14 +33,11 @@ COMMANDS = {
 
 _RESUMABLE = frozenset({"demo", "tokenize", "train"})
 
-_MISTAKES = (
-  ValueError,
-  FileExistsError,
-  FileNotFoundError,
-  IsADirectoryError,
-  NotADirectoryError,
-  PermissionError,
-)
+_NO_ROOM = {
+  errno.ENOSPC: "the disk is full",
+  errno.EDQUOT: "the disk is full, to its quota",
+  errno.EFBIG: "a file would be larger than the disk or `ulimit -f` allows",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,14 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if os.environ.get("DROPE_DEBUG") == "1":
       raise
-    if any(map(_is_no_space, _causes(error))):
+    if (reason := _lack_of_room(error)) is not None:
       return _fail(
         name,
-        "the disk is full, so the last write was not completed. Free space, or "
-        f"choose another folder, and run the same command ({_explain(error)})",
+        f"{reason}, so the last write was not completed. Free space, or "
+        "choose another folder, and run the same command",
         2,
       )
-    if isinstance(error, _MISTAKES):
+    if isinstance(error, (ValueError, OSError)):
       return _fail(name, _explain(error), 2)
     raise
   finally:
@@ -135,7 +132,7 @@ def _prepare_libraries() -> None:
   from absl import logging  # 30 ms that `drope --help` need not wait for.
 
   logging.set_verbosity(logging.ERROR)
-  failed_reads.silence()
+  failed_io.silence()
   memory.keep_freed_memory()
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
   cache = cache.expanduser() / "drope_jax" / "compiled"
@@ -157,17 +154,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
       yield from _causes(cause)
 
 
-def _is_no_space(error: BaseException) -> bool:
-  if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-    return True
-  # TensorStore and XLA carry the system's error only in their text.
-  return "No space left" in str(error)
+def _lack_of_room(error: BaseException) -> str | None:
+  for cause in _causes(error):
+    for number, reason in _NO_ROOM.items():
+      # TensorStore and XLA carry the system's error only in their text.
+      if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(
+        number
+      ) in str(cause):
+        return reason
+  return None
 
 
 def _explain(error: Exception) -> str:
   if isinstance(error, OSError) and error.filename is not None:
     return f"{error.filename}: {error.strerror}"
-  return str(error) or type(error).__name__
+  text = str(error).split(" [tensorstore_spec=")[0]
+  return text or type(error).__name__
 
 
 def _fail(name: str, message: str, status: int) -> int:

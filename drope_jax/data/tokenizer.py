@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from typing import Protocol
+from typing import Any, Protocol
 
 from etils import epath
 import sentencepiece
@@ -146,12 +146,21 @@ class HuggingFaceTokenizer:
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
     config = epath.Path(self.path).parent / "tokenizer_config.json"
     if config.exists():
-      name = json.loads(config.read_text()).get(role)
+      name = _object(config).get(role)
       # Either the text or a serialised AddedToken.
       name = name["content"] if isinstance(name, dict) else name
       return None if name is None else self._model.token_to_id(name)
     known = [i for i in map(self._model.token_to_id, names) if i is not None]
     return known[0] if len(known) == 1 else None
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(path.read_text()))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f"{path} must be a JSON object, got {error}. Fetch it again."
+    ) from error
 
 
 def train_sentencepiece(

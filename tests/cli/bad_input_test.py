@@ -1,10 +1,12 @@
 """Each mistake: status 2, one line that says what to do, and nothing lost."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 from typing import NamedTuple
 
@@ -454,6 +456,37 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
   with pytest.raises((FileNotFoundError, ValueError)):
     store.locate(here / "new")
   assert drope(*command.split()).status == 0
+
+
+@pytest.fixture
+def small_files():
+  """Returns a context in which no file grows beyond 10 kB."""
+
+  @contextlib.contextmanager
+  def limit():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+  return limit
+
+
+@pytest.mark.parametrize("command", ["convert hf", "export run", "surgery run"])
+def test_what_the_disk_cannot_hold_leaves_nothing(
+  drope, here, small_files, command
+):
+  assert drope("export", "run", "--out", "hf").status == 0
+  before = sorted(here.rglob("*"))
+  with small_files():
+    ran = drope(*command.split(), "--out", "new")
+  assert ran.status == 2, ran
+  (line,) = ran.err.strip().splitlines()
+  assert "larger than the disk" in line and "Free space" in line
+  assert sorted(here.rglob("*")) == before
+  assert drope(*command.split(), "--out", "new").status == 0
 
 
 def test_results_are_whole_or_absent_on_a_full_disk(drope, here, monkeypatch):

@@ -61,6 +61,8 @@ def test_a_command_gets_its_arguments_and_gives_its_status(command):
     ),
     (FileNotFoundError("no checkpoint in x"), "no checkpoint in x"),
     (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "x"), "x: File name"),
+    (ValueError("no access [tensorstore_spec='{}']"), "no access\n"),
   ],
 )
 def test_a_mistake_is_one_line_and_status_2(command, capsys, error, line):
@@ -72,19 +74,32 @@ def test_a_mistake_is_one_line_and_status_2(command, capsys, error, line):
 
 
 @pytest.mark.parametrize(
-  "run",
+  ("run", "line"),
   [
-    _raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/1")),
-    _raising(RuntimeError("RESOURCE: write: No space left on device")),
-    _raise_from(RuntimeError("save failed"), OSError(errno.ENOSPC, "full")),
-    _raising(ExceptionGroup("two", [OSError(errno.EDQUOT, "quota")])),
+    (
+      _raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/1")),
+      "the disk is full",
+    ),
+    (
+      _raising(RuntimeError("RESOURCE: write: No space left on device")),
+      "the disk is full",
+    ),
+    (
+      _raise_from(RuntimeError("save failed"), OSError(errno.ENOSPC, "full")),
+      "the disk is full",
+    ),
+    (
+      _raising(ExceptionGroup("two", [OSError(errno.EDQUOT, "quota")])),
+      "the disk is full, to its quota",
+    ),
+    (_raising(OSError(errno.EFBIG, "big")), "a file would be larger than"),
   ],
 )
-def test_a_full_disk_is_one_line_and_status_2(command, capsys, run):
+def test_a_full_disk_is_one_line_and_status_2(command, capsys, run, line):
   assert command(run)() == 2
   error = capsys.readouterr().err
-  assert error.startswith("drope generate: the disk is full")
-  assert error.count("\n") == 1
+  assert error.startswith(f"drope generate: {line}")
+  assert "Free space" in error and error.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(command):

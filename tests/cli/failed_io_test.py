@@ -1,20 +1,27 @@
-"""What a failed read leaves to say is dropped; all else is still said."""
+"""What a failed read or save leaves to say is dropped, and nothing else."""
 
 import asyncio
 import gc
 import logging
 import sys
 import types
+import warnings
 
+from absl import logging as absl_logging
 import pytest
 
-from drope_jax.cli import failed_reads
+from drope_jax.cli import failed_io
 
 # As Orbax and TensorStore put it.
 READS = (
   "Encountered error while reading array index: (slice(0, 6, 1)). See full "
   "TensorStore details: ...",
   'NOT_FOUND: Error opening "zarr3" driver: ... [tensorstore_spec=...]',
+)
+
+LOOPS = (
+  "Event loop is closed",
+  "'_UnixSelectorEventLoop' object has no attribute '_signal_handlers'",
 )
 
 
@@ -25,9 +32,10 @@ def heard(monkeypatch):
   monkeypatch.setattr(
     sys, "unraisablehook", lambda lost: heard.append(str(lost.exc_value))
   )
-  monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
-  failed_reads.silence()
-  failed_reads.silence()
+  for name in ("asyncio", "absl"):
+    monkeypatch.setattr(logging.getLogger(name), "filters", [])
+  failed_io.silence()
+  failed_io.silence()
   return heard
 
 
@@ -43,7 +51,7 @@ async def _interrupted(text):
     raise ValueError(text) from error
 
 
-@pytest.mark.parametrize("text", [*READS, "Event loop is closed"])
+@pytest.mark.parametrize("text", [*READS, *LOOPS])
 def test_reads_cut_off_are_silent(heard, text):
   for message in (text, "mine"):
     read = _interrupted(message)
@@ -66,3 +74,23 @@ def test_reads_that_nobody_awaits_are_silent(heard, caplog, text):
   gc.collect()
   (record,) = caplog.records
   assert str(record.exc_info[1]) == "mine"
+
+
+def test_what_the_threads_log_is_silent(heard, caplog):
+  logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
+  for message in ("_SignalingThread.run() raised an exception: %s", "mine: %s"):
+    absl_logging.error(message, "full")
+  (record,) = caplog.records
+  assert record.getMessage() == "mine: full"
+
+
+def test_coroutines_cut_off_are_silent(heard):
+  async def read():
+    pass
+
+  with warnings.catch_warnings(record=True) as warned:
+    failed_io.silence()
+    read()
+    gc.collect()
+    warnings.warn("mine", RuntimeWarning, stacklevel=1)
+  assert [str(warning.message) for warning in warned] == ["mine"]

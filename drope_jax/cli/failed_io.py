@@ -1,0 +1,45 @@
+"""Silences what comes after a checkpoint's read or save has failed.
+
+The failure itself is explained in one line. But Orbax stops at the first array
+that cannot be read, with others under way; as these fail too, or are cut off by
+Ctrl-C, Python and asyncio print a traceback of each, at any time until the
+process ends. And each thread of a save logs the error that is raised later.
+"""
+
+import functools
+import logging
+import sys
+import warnings
+
+_LOGGED = ("_SignalingThread.run() raised", "Task was destroyed but it is")
+
+
+def silence() -> None:
+  """Silences these alone, for the rest of the process."""
+  for name in ("asyncio", "absl"):
+    logging.getLogger(name).addFilter(_is_other_record)
+  warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)
+  hook = sys.unraisablehook
+  if getattr(hook, "func", None) is not _report:
+    sys.unraisablehook = functools.partial(_report, hook)
+
+
+def _is_other_record(record: logging.LogRecord) -> bool:
+  if any(words in str(record.msg) for words in _LOGGED):
+    return False
+  return not (record.exc_info and _is_failed_read(record.exc_info[1]))
+
+
+def _report(hook, unraisable) -> None:
+  if not _is_failed_read(unraisable.exc_value):
+    hook(unraisable)
+
+
+def _is_failed_read(error: BaseException | None) -> bool:
+  # They have no type of their own. Orbax's loop is the only one in a command.
+  text = str(error)
+  return (
+    "tensorstore" in text.lower()
+    or text == "Event loop is closed"
+    or "_UnixSelectorEventLoop" in text  # Ctrl-C, before it was made whole.
+  )
