@@ -31,17 +31,21 @@ _RUNTIME = [
   "zstandard>=0.23",
 ]
 
+_GCS = ["gcsfs>=2026.1"]
 _GGUF = ["gguf>=0.17"]
 _PARQUET = ["pyarrow>=18"]
 
 _EXTRAS = {
   "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
+  "gcs": _GCS,
   "gguf": _GGUF,
   "gpu": ["jax[cuda13]>=0.10,<0.12"],
   "parquet": _PARQUET,
   "test": [
+    *_GCS,
     *_GGUF,
     *_PARQUET,
+    "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "pytest>=8.3",

@@ -32,6 +32,7 @@ from orbax.checkpoint import v1 as ocp
 from drope_jax import trees
 from drope_jax.checkpoint import streaming, tokenizer_file
 from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.data import paths
 from drope_jax.model import transformer
 
 Path = str | os.PathLike
@@ -82,9 +83,15 @@ def save_streamed(
       replaced. It is kept beside, as *.replaced, until the new one is whole.
 
   Raises:
-    ValueError: as `save_model`, or what is to be replaced is no checkpoint.
+    ValueError: as `save_model`, or what is to be replaced is no checkpoint, or
+      lies in a bucket.
   """
   replaces = overwrite and is_finished(directory)
+  if replaces and paths.in_bucket(directory):
+    raise ValueError(
+      "A checkpoint is replaced by renaming it, which a bucket cannot do at "
+      f"once, got {directory}. Remove it first, or choose another."
+    )
   if not replaces:
     require_new(directory)
   stopped = threading.Event()
@@ -111,15 +118,19 @@ def save_streamed(
 def require_new(directory: Path) -> epath.Path:
   """Returns the absolute path of a directory that does not exist yet.
 
+  In a bucket it may hold what an interrupted save left, which the next removes.
+
   Raises:
     ValueError: it exists, or would lie in a file.
   """
   directory = _absolute(directory)
-  if directory.exists():
+  if directory.exists() and not _is_cut_off(directory):
     raise ValueError(
       f"A checkpoint is written to a new directory, but {directory} exists. "
       "Choose another, or remove it first."
     )
+  if paths.in_bucket(directory):
+    return directory
   file = next((p for p in pathlib.Path(directory).parents if p.is_file()), None)
   if file is not None:  # Orbax would wait ten minutes for the directory.
     raise ValueError(
@@ -375,12 +386,18 @@ def _save(directory, items, manifest, context, stop=None):
   """
   saving = None
   try:
+    _remove_begun(directory, 0)
     with context:
       saving = ocp.save_checkpointables_async(
         directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
       )
       saving.result()
-  except BaseException:
+  except BaseException as error:
+    if isinstance(error, FileNotFoundError) and paths.in_bucket(directory):
+      raise ValueError(
+        f"A bucket that exists is needed, got {directory}. Create it, or check "
+        "its name."
+      ) from error
     if saving is not None:
       if stop is not None:
         stop()
@@ -389,6 +406,16 @@ def _save(directory, items, manifest, context, stop=None):
         saving.result()
     _remove_begun(directory, 0 if stop is not None else _QUIET_S)
     raise
+
+
+def _is_cut_off(directory):
+  """Whether a save to a bucket was killed here, before its last two files."""
+  if not paths.in_bucket(directory):
+    return False
+  names = {path.name for path in directory.iterdir()}
+  return names <= {_PARAMS, _TOKENIZER, "orbax.checkpoint"} and (
+    (directory / _PARAMS / "manifest.ocdbt").exists()
+  )
 
 
 def _remove_begun(directory, quiet_s):
@@ -502,6 +529,6 @@ def is_finished(path: Path) -> bool:
 
 def _absolute(path: Path) -> epath.Path:
   path = epath.Path(path)
-  if "://" in str(path):  # epath takes a bucket's name for a relative path.
+  if paths.in_bucket(path):  # epath takes its name for a relative path.
     return path
   return path.expanduser().absolute()

@@ -24,6 +24,7 @@ from drope_jax.checkpoint import revision, store, tokenizer_file
 from drope_jax.checkpoint.formats import detect, leaves, meta
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.cli import verify
+from drope_jax.data import paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Writes the checkpoint and says what it holds."""
-  path = pathlib.Path(args.source).expanduser()
+  path = paths.local(args.source, "What is converted")
   if args.verify and (path.is_file() or meta.is_folder(path)):
     raise ValueError(
       f"--verify needs a folder that transformers reads, got {path}. Leave "
@@ -90,7 +91,7 @@ def _convert(
   )
   tokenizer = source.tokenizer_path
   if args.tokenizer is not None:
-    tokenizer = pathlib.Path(args.tokenizer).expanduser()
+    tokenizer = paths.local(args.tokenizer, "--tokenizer")
   manifest = _manifest(path, source, tokenizer, args.dtype)
   store.save_streamed(
     args.out,

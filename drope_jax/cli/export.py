@@ -10,7 +10,6 @@ layers are without positions. Nothing in the folder needs code of ours.
 """
 
 import argparse
-import pathlib
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Writes the folder and says what it is."""
-  out = pathlib.Path(args.out).expanduser()
+  out = paths.local(args.out, "An export's folder")
   hf_export.require_new(out)
   checkpoint = store.locate(paths.resolve(args.checkpoint))
   manifest, shapes = store.describe(checkpoint)

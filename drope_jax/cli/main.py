@@ -6,17 +6,17 @@ when it is chosen, so that `drope --help` stays fast.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import difflib
-import errno
 import importlib
+import logging
 import os
 import pathlib
 import signal
 import sys
 
 import drope_jax
-from drope_jax.cli import failed_io, memory
+from drope_jax.cli import failed_io, memory, mistakes
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -32,12 +32,6 @@ COMMANDS = {
 }
 
 _RESUMABLE = frozenset({"demo", "tokenize", "train"})
-
-_NO_ROOM = {
-  errno.ENOSPC: "the disk is full",
-  errno.EDQUOT: "the disk is full, to its quota",
-  errno.EFBIG: "a file would be larger than the disk or `ulimit -f` allows",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,18 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
   except Exception as error:
-    if os.environ.get("DROPE_DEBUG") == "1":
+    explained = mistakes.explain(error)
+    if explained is None or os.environ.get("DROPE_DEBUG") == "1":
       raise
-    if (reason := _lack_of_room(error)) is not None:
-      return _fail(
-        name,
-        f"{reason}, so the last write was not completed. Free space, or "
-        "choose another folder, and run the same command",
-        2,
-      )
-    if isinstance(error, (ValueError, OSError)):
-      return _fail(name, _explain(error), 2)
-    raise
+    return _fail(name, explained, 2)
   finally:
     signal.signal(signal.SIGTERM, previous)
 
@@ -129,9 +115,11 @@ def _prepare_libraries() -> None:
   The environment is written here, before jax is imported, because only the
   process's owner may; a variable that the user has set stays as it is.
   """
-  from absl import logging  # 30 ms that `drope --help` need not wait for.
+  # 30 ms that `drope --help` need not wait for.
+  from absl import logging as absl_logging
 
-  logging.set_verbosity(logging.ERROR)
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
   failed_io.silence()
   memory.keep_freed_memory()
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -143,33 +131,6 @@ def _prepare_libraries() -> None:
 
 def _interrupt(signum, frame):
   raise KeyboardInterrupt
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-  """Yields the error, then whatever it was raised from or groups."""
-  yield error
-  below = [error.__cause__ or error.__context__]
-  for cause in [*below, *getattr(error, "exceptions", ())]:
-    if cause is not None:
-      yield from _causes(cause)
-
-
-def _lack_of_room(error: BaseException) -> str | None:
-  for cause in _causes(error):
-    for number, reason in _NO_ROOM.items():
-      # TensorStore and XLA carry the system's error only in their text.
-      if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(
-        number
-      ) in str(cause):
-        return reason
-  return None
-
-
-def _explain(error: Exception) -> str:
-  if isinstance(error, OSError) and error.filename is not None:
-    return f"{error.filename}: {error.strerror}"
-  text = str(error).split(" [tensorstore_spec=")[0]
-  return text or type(error).__name__
 
 
 def _fail(name: str, message: str, status: int) -> int:

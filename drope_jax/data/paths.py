@@ -1,10 +1,41 @@
 """Where a path of a recipe or a command line leads."""
 
 import importlib.resources
+import os
+import pathlib
+import re
 
 from etils import epath
 
 PACKAGED = "packaged:"
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+  """Returns whether `path` is gs://BUCKET/..., not local.
+
+  Raises:
+    ValueError: another scheme, or no bucket.
+  """
+  path = os.fspath(path)
+  if "://" in path and not re.match("gs://[^/]", path):
+    raise ValueError(
+      f"A path is local or gs://BUCKET/..., got {path}. Name one of these."
+    )
+  return "://" in path
+
+
+def local(path: str, what: str) -> pathlib.Path:
+  """Returns a local path, ~ expanded; `what` names it in the error.
+
+  Raises:
+    ValueError: it is in a bucket.
+  """
+  if in_bucket(path):
+    raise ValueError(
+      f"{what} must be local, got {path}. Name a local one; `gcloud storage cp "
+      "-r` copies it."
+    )
+  return pathlib.Path(path).expanduser()
 
 
 def resolve(path: str, base_dir: str | None = None) -> epath.Path:

@@ -134,7 +134,7 @@ def _write_beside(
   fields = dict(target.fields)
   fields["torch_dtype"] = dtype.name
   if manifest.tokenizer is not None:
-    tokenizer = pathlib.Path(store.tokenizer_path(checkpoint))
+    tokenizer = store.tokenizer_path(checkpoint)
     fields |= hf_tokenizer.copy(tokenizer, folder)
   _write_json(folder / hf_config.FILENAME, fields)
   _write_json(folder / hf.MANIFEST, manifest.to_json())

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-import shutil
 from typing import Any
 
+from etils import epath
 import sentencepiece
 
 from drope_jax.checkpoint.formats import sentencepiece_json
@@ -15,22 +15,22 @@ _CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
 
 
-def copy(tokenizer: pathlib.Path, folder: pathlib.Path) -> dict[str, int]:
+def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, int]:
   """Writes a tokenizer's files into `folder`; returns config.json's fields.
 
   What came with the tokenizer goes with it, as it was; what transformers needs
   besides is made.
   """
   for file in tokenizer.parent.iterdir():
-    shutil.copy(file, folder)
+    (folder / file.name).write_bytes(file.read_bytes())
   loaded = tokenizers.load(str(tokenizer))
   ids = {"eos_token_id": loaded.eos_id}
   if loaded.bos_id is not None:
     ids["bos_token_id"] = loaded.bos_id
   if tokenizer.suffix == ".model":
     # The one name that transformers knows a sentencepiece model by.
-    (folder / tokenizer.name).rename(folder / "tokenizer.model")
-    model = sentencepiece.SentencePieceProcessor(str(tokenizer))
+    named = (folder / tokenizer.name).rename(folder / "tokenizer.model")
+    model = sentencepiece.SentencePieceProcessor(str(named))
     if not (folder / _JSON).exists() and not (folder / _CONFIG).exists():
       sentencepiece_json.convert(model).save(str(folder / _JSON))
       _write_new(folder / _CONFIG, _config(model))

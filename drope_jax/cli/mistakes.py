@@ -1,0 +1,67 @@
+"""Errors that are not bugs, each as one line."""
+
+from collections.abc import Iterator
+import errno
+import os
+
+_NO_ROOM = {
+  errno.ENOSPC: "the disk is full",
+  errno.EDQUOT: "the disk is full, to its quota",
+  errno.EFBIG: "a file would be larger than the disk or `ulimit -f` allows",
+}
+_BUCKETS = ("gcsfs", "google")
+
+
+def explain(error: Exception) -> str | None:
+  """Returns what went wrong and what to do; None where it is a bug."""
+  causes = list(_causes(error))
+  if (reason := _lack_of_room(causes)) is not None:
+    return (
+      f"{reason}, so the last write was not completed. Free space, or choose "
+      "another folder, and run the same command"
+    )
+  if any(
+    isinstance(cause, ModuleNotFoundError) and cause.name == "gcsfs"
+    for cause in causes
+  ):
+    return (
+      "gs:// paths need the gcsfs library, got none. Install it with "
+      "`pip install 'drope_jax[gcs]'`."
+    )
+  # By name, as only the extra "gcs" brings these classes.
+  library = type(error).__module__.split(".")[0]
+  if library in _BUCKETS or str(error).startswith("Forbidden: "):
+    return (
+      f"Google Cloud Storage refused ({_text(error)}). Check the path, and log "
+      "in with `gcloud auth application-default login`."
+    )
+  if isinstance(error, (ValueError, OSError)):
+    return _text(error)
+  return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields the error, then whatever it was raised from or groups."""
+  yield error
+  below = [error.__cause__ or error.__context__]
+  for cause in [*below, *getattr(error, "exceptions", ())]:
+    if cause is not None:
+      yield from _causes(cause)
+
+
+def _lack_of_room(causes: list[BaseException]) -> str | None:
+  for cause in causes:
+    for number, reason in _NO_ROOM.items():
+      # TensorStore and XLA carry the system's error only in their text.
+      if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(
+        number
+      ) in str(cause):
+        return reason
+  return None
+
+
+def _text(error: Exception) -> str:
+  if isinstance(error, OSError) and error.filename is not None:
+    return f"{error.filename}: {error.strerror}"
+  text = str(error).split(" [tensorstore_spec=")[0]
+  return text or type(error).__name__

@@ -1,0 +1,190 @@
+"""Checkpoints in a bucket, on a local server that speaks Google's protocol."""
+
+import functools
+import http.server
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from urllib import parse
+
+import pytest
+
+from drope_jax.cli import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+  """The storage of the one bucket of a server, gs://bucket."""
+  with pytest.MonkeyPatch.context() as patch:
+    # Before gcsfs is imported: it would ask another, real service.
+    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    pytest.importorskip("gcsfs", reason="needs the extra gcs")
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    storage = pytest.importorskip("gcp_storage_emulator.storage").Storage(
+      use_memory_fs=True
+    )
+    emulator.buckets.create_bucket("bucket", storage)
+    server = http.server.ThreadingHTTPServer(
+      ("127.0.0.1", 0), functools.partial(_handler(emulator), storage)
+    )
+    server.handle_error = lambda *args: None  # gcsfs hangs up on some.
+    url = f"http://127.0.0.1:{server.server_port}"
+    patch.setenv("STORAGE_EMULATOR_HOST", url)
+    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    storage.server = server
+    server.uploading = lambda name: None
+    yield storage
+    server.shutdown()
+    server.server_close()
+
+
+def _handler(emulator):
+  """Returns the emulator's handler, with the generations that it leaves out.
+
+  TensorStore needs them, to tell that nobody else has written.
+  """
+
+  class Handler(emulator.RequestHandler):
+    def _handle(self, method):
+      url = parse.urlparse(self.path)
+      query = parse.parse_qs(url.query)
+      name = parse.unquote(url.path.partition("/b/bucket/o/")[2])
+      if method == "POST":
+        (name,) = query.get("name", [name])
+        self.server.uploading(name)
+      self.generation = _generation(self.storage, name)
+      if query.get("ifGenerationMatch", [self.generation]) != [self.generation]:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_error(http.HTTPStatus.PRECONDITION_FAILED)
+      elif query.get("ifGenerationNotMatch") == [self.generation]:
+        self.send_response(http.HTTPStatus.NOT_MODIFIED)
+        self.end_headers()
+      else:
+        emulator.Router(self).handle(method)
+
+    def end_headers(self):
+      self.send_header("x-goog-generation", self.generation)
+      super().end_headers()
+
+    def log_message(self, *args):
+      pass
+
+    do_GET = functools.partialmethod(_handle, "GET")
+    do_POST = functools.partialmethod(_handle, "POST")
+    do_PUT = functools.partialmethod(_handle, "PUT")
+    do_DELETE = functools.partialmethod(_handle, "DELETE")
+
+  return Handler
+
+
+def _generation(storage, name):
+  return _objects(storage).get(name, {"generation": "0"})["generation"]
+
+
+def _objects(storage, prefix=""):
+  files, _ = storage.get_file_list("bucket", prefix, None)
+  return {file["name"]: file for file in files}
+
+
+@pytest.fixture
+def folder(bucket, here):
+  """A Hugging Face folder, theirs, in the current one."""
+  assert main.main(["export", "run", "--out", "theirs"]) == 0
+  return here / "theirs"
+
+
+def test_commands_read_and_write_checkpoints_there(bucket, folder, drope):
+  ran = drope("convert", "theirs", "--out", "gs://bucket/ours")
+  assert (ran.status, ran.err) == (0, "")
+  assert "ours/params/manifest.ocdbt" in _objects(bucket)
+  assert drope("convert", "theirs", "--out", "ours").status == 0
+  generate = ("--prompt", "The President", "--max-new-tokens", "9")
+  for path in ("ours", "dropped"):
+    if path == "dropped":
+      for place in ("", "gs://bucket/"):
+        ran = drope("surgery", f"{place}ours", "--out", f"{place}dropped")
+        assert (ran.status, ran.err) == (0, "")
+    ran = drope("inspect", f"gs://bucket/{path}")
+    assert ran.status == 0 and f"gs://bucket/{path}" in ran.out
+    ran = drope("generate", f"gs://bucket/{path}", *generate)
+    assert ran == drope("generate", path, *generate)
+    assert ran.status == 0
+  ran = drope("export", "gs://bucket/ours", "--out", "again")
+  assert (ran.status, ran.err) == (0, "")
+  for name in ("config.json", "model.safetensors", "tokenizer.model"):
+    again = folder.parent / "again" / name
+    assert again.read_bytes() == (folder / name).read_bytes()
+
+
+def test_killed_it_leaves_nothing_finished_and_runs_again(
+  bucket, folder, drope
+):
+  command = ("convert", "theirs", "--out", "gs://bucket/killed")
+  process = subprocess.Popen(
+    [sys.executable, "-m", "drope_jax.cli.main", *command],
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+
+  def kill(name):
+    if name == "killed/params/_METADATA":
+      process.kill()
+
+  bucket.server.uploading = kill
+  assert process.wait() == -signal.SIGKILL
+  bucket.server.uploading = lambda name: None
+  assert "killed/params/manifest.ocdbt" in _objects(bucket)
+  ran = drope("inspect", "gs://bucket/killed")
+  assert ran.status == 2 and "interrupted" in ran.err
+  assert drope(*command).status == 0
+  assert drope("inspect", "gs://bucket/killed").status == 0
+
+
+def test_a_failure_leaves_nothing(bucket, folder, drope):
+  weights = folder / "model.safetensors"
+  content = bytearray(weights.read_bytes())
+  content[-4:] = b"\xff\xff\xff\xff"  # A NaN.
+  weights.write_bytes(content)
+  uploaded = []
+  bucket.server.uploading = uploaded.append
+  ran = drope("convert", "theirs", "--out", "gs://bucket/failed")
+  assert ran.status == 2 and "NaN" in ran.err
+  assert "failed/params/manifest.ocdbt" in uploaded
+  assert not _objects(bucket, "failed")
+
+
+def _put(storage, name):
+  storage.create_file("bucket", name, b"", {"name": name, "generation": "1"})
+
+
+@pytest.mark.parametrize(
+  ("command", "says"),
+  [
+    ("convert theirs --out gs://bucket/mine", "gs://bucket/mine exists"),
+    ("convert theirs --out gs://bucket/c --overwrite", "by renaming it"),
+    ("convert theirs --out gs://none/c", "got gs://none/c. Create it"),
+    ("convert theirs --out gs://", "gs://BUCKET/..., got gs://"),
+    ("convert theirs --out s3://bucket/c", "got s3://bucket/c"),
+    ("convert gs://bucket/c --out x", "must be local, got gs://bucket/c"),
+    ("export gs://bucket/c --out gs://bucket/x", "got gs://bucket/x"),
+    ("inspect gs://bucket/nothing", "gs://bucket/nothing, which does not"),
+  ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(
+  bucket, folder, drope, command, says
+):
+  if not _objects(bucket, "c/"):
+    assert drope("convert", "theirs", "--out", "gs://bucket/c").status == 0
+    _put(bucket, "mine/params/weights")
+  before, local = _objects(bucket), sorted(folder.parent.rglob("*"))
+  ran = drope(*command.split())
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  assert says in ran.err
+  assert _objects(bucket) == before
+  assert sorted(folder.parent.rglob("*")) == local
