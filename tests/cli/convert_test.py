@@ -145,6 +145,27 @@ def _truncate_header(folder):
   os.truncate(folder / WEIGHTS, 100)
 
 
+def _lose_a_shard_of_the_index(folder):
+  weights = _weights(folder)
+  (folder / WEIGHTS).unlink()
+  weight_map = {}
+  for i, name in enumerate(weights):
+    shard = f"model-{i}.safetensors"
+    safetensors.numpy.save_file({name: weights[name]}, folder / shard)
+    weight_map[name] = shard
+  del weight_map["lm_head.weight"]
+  index = {"metadata": {}, "weight_map": weight_map}
+  (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
+def _break_tokenizer_config(folder):
+  (folder / "tokenizer_config.json").write_text("{")
+
+
+def _unknown_dtype(folder):
+  _edit_config(folder, torch_dtype="flaot16")
+
+
 def _lose_a_shard(folder):
   weights = _weights(folder)
   (folder / WEIGHTS).unlink()
@@ -190,6 +211,9 @@ def _small_embedding(folder):
     (_truncate, "must be a whole safetensors file"),
     (_truncate_header, "must be a whole safetensors file"),
     (_lose_a_shard, "got no model-00001-of-00001.safetensors"),
+    (_lose_a_shard_of_the_index, "missing lm_head.weight (300, 32)"),
+    (_break_tokenizer_config, "tokenizer_config.json must be a JSON object"),
+    (_unknown_dtype, "'flaot16'"),
     (_nan, "infinity in lm_head.weight"),
     (_rename, "missing lm_head.weight (300, 32)"),
     (_small_embedding, "vocab_size=200 for"),
@@ -208,7 +232,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folder, drope, spoil, says):
   [
     (("nowhere", "--out", "ours"), "got nowhere, which does not exist"),
     (("theirs/config.json", "--out", "ours"), "ends in .bin or .gguf"),
+    (("gs://bucket/m", "--out", "ours"), "must be local, got gs://bucket/m"),
+    (("theirs", "--out", "s3://bucket/m"), "gs://BUCKET/..., got s3://"),
     (("theirs", "--out", "theirs"), "theirs exists"),
+    (("theirs", "--out", "theirs/config.json"), "config.json exists"),
+    (("theirs", "--out", "theirs/config.json/m"), "which is a file"),
+    (("theirs", "--out", "/dev/null/m"), "Not a directory"),
+    (("theirs", "--out", "m" * 300), "File name too long"),
     (("theirs", "--out", "theirs", "--overwrite"), "theirs exists"),
     (("theirs", "--out", "ours", "--dtype", "flaot32"), "'flaot32'"),
     (("theirs", "--out", "ours", "--tokenizer", "t.model"), "t.model"),

@@ -40,10 +40,13 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   Raises:
     ValueError: the file is truncated or not safetensors; a tensor is of
       another dtype than float32, float16 and bfloat16.
+    OSError: it cannot be opened.
   """
   try:
-    with safetensors.safe_open(path, "numpy"):
-      pass  # It checks that the header is whole and covers the file exactly.
+    # safetensors checks that the header is whole and covers the file exactly,
+    # but calls a file that may not be read one that is not there.
+    with path.open("rb"), safetensors.safe_open(path, "numpy"):
+      pass
   except safetensors.SafetensorError as error:
     raise ValueError(
       f"{path} must be a whole safetensors file, got {path.stat().st_size} "
