@@ -30,7 +30,7 @@ VARIANTS = {
   "tied": {"tied_embeddings": True},
   "biased": {"qkv_bias": True},
   "joint norms": {"qk_norm": "qk"},
-  "head norms": {"qk_norm": "qk", "qk_norm_axis": "head", "qkv_bias": True},
+  "head norms": {"qk_norm": "qk", "qk_norm_scope": "head", "qkv_bias": True},
   "q norm": {"qk_norm": "q"},
 }
 

@@ -126,7 +126,7 @@ def test_train_runs_every_phase_once(run):
 def test_surgery_repeats_the_recipes_own(run, data, folder):
   out = folder / "operated"
   _drope(
-    f"surgery {run}/pretrain --out {out} --qk-norm qk --gains matched "
+    f"surgery {run}/pretrain --out {out} --qk-norm qk --qk-norm-init matched "
     f"--calibrate {data}/text"
   )
   assert _operations(out) == ["pretrain", "surgery"]

@@ -14,7 +14,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.data import paths
 from drope_jax.data import store as data_store
-from drope_jax.model.config import QK_NORM_AXES, QK_NORMS
+from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS
 from drope_jax.surgery import compose, qk_norm
 
 _CALIBRATION_TOKENS = 2**14
@@ -31,12 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="layers that lose their positions, counted from 0 (default: all)",
   )
   parser.add_argument("--qk-norm", default="none", choices=QK_NORMS)
-  parser.add_argument("--qk-norm-axis", default="joint", choices=QK_NORM_AXES)
   parser.add_argument(
-    "--gains",
+    "--qk-norm-scope",
+    default="joint",
+    choices=QK_NORM_SCOPES,
+    help="one norm over all heads, as in the paper, or one in each head",
+  )
+  parser.add_argument(
+    "--qk-norm-init",
     default="unit",
-    choices=qk_norm.GAINS,
-    help="of the norms: ones, or matched to q and k on the calibration text",
+    choices=qk_norm.INITS,
+    help="gains of one, or matched to the size of q and k on text",
   )
   parser.add_argument(
     "--calibrate", metavar="STORE", help="token store for matched gains"
@@ -49,15 +54,15 @@ def run(args: argparse.Namespace) -> None:
   surgery = compose.Surgery(
     drop=_layers(args.drop),
     qk_norm=args.qk_norm,
-    qk_norm_axis=args.qk_norm_axis,
-    gains=args.gains,
+    qk_norm_scope=args.qk_norm_scope,
+    qk_norm_init=args.qk_norm_init,
     logit_scale=args.logit_scale,
   )
   if surgery.needs_tokens != (args.calibrate is not None):
     raise ValueError(
       "Matched gains of a QK norm and --calibrate come together, got "
-      f"--qk-norm {args.qk_norm} --gains {args.gains} --calibrate "
-      f"{args.calibrate}. Give both or neither."
+      f"--qk-norm {args.qk_norm} --qk-norm-init "
+      f"{args.qk_norm_init} --calibrate {args.calibrate}. Give both or neither."
     )
   out = store.require_new(args.out)
   parent = store.locate(paths.resolve(args.checkpoint))
@@ -123,8 +128,8 @@ def _summary(surgery: compose.Surgery) -> str:
     done.append(f"positions dropped in layers {layers}")
   if surgery.qk_norm != "none":
     done.append(
-      f"{surgery.qk_norm_axis} norm added to {' and '.join(surgery.qk_norm)} "
-      f"with {surgery.gains} gains"
+      f"{surgery.qk_norm_scope} norm added to {' and '.join(surgery.qk_norm)} "
+      f"with {surgery.qk_norm_init} gains"
     )
   if surgery.logit_scale is not None:
     done.append(f"logit scale {surgery.logit_scale:g}")

@@ -6,7 +6,7 @@ from drope_jax.positional import Pattern, Rope, Scheme
 from drope_jax.positional import pattern as patterns
 
 QK_NORMS = ("none", "q", "k", "qk")
-QK_NORM_AXES = ("joint", "head")
+QK_NORM_SCOPES = ("joint", "head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ModelConfig:
       of every length factor.
     positional: a scheme for all layers, or a `Pattern`.
     qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
-    qk_norm_axis: "joint", one norm over all heads, before they are split (the
+    qk_norm_scope: "joint", one norm over all heads, before they are split (the
       DroPE paper's); "head", one over each head's channels (Qwen3's).
     qkv_bias: whether q, k and v have biases.
     tied_embeddings: whether the output head is the embedding, transposed.
@@ -43,7 +43,7 @@ class ModelConfig:
   context_tokens: int
   positional: Scheme | Pattern = Rope()
   qk_norm: str = "none"
-  qk_norm_axis: str = "joint"
+  qk_norm_scope: str = "joint"
   qkv_bias: bool = False
   tied_embeddings: bool = False
   norm_eps: float = 1e-5
@@ -73,7 +73,7 @@ class ModelConfig:
       )
     for name, choices in (
       ("qk_norm", QK_NORMS),
-      ("qk_norm_axis", QK_NORM_AXES),
+      ("qk_norm_scope", QK_NORM_SCOPES),
     ):
       if getattr(self, name) not in choices:
         raise ValueError(

@@ -79,7 +79,7 @@ class Attention(nnx.Module):
     self.k = Linear(M, KD, rngs, bias=bias)
     self.v = Linear(M, KD, rngs, bias=bias)
     self.o = Linear(HD, M, rngs, gain=residual_gain(config))
-    joint = config.qk_norm_axis == "joint"
+    joint = config.qk_norm_scope == "joint"
     norm_q = RMSNorm(HD if joint else D, config.norm_eps)
     norm_k = RMSNorm(KD if joint else D, config.norm_eps)
     self.q_norm = nnx.data(norm_q if config.norms_q else None)

@@ -6,7 +6,7 @@ from typing import Any
 from drope_jax import trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
-from drope_jax.model.config import QK_NORM_AXES, QK_NORMS, ModelConfig
+from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
 from drope_jax.surgery import drop_positional, qk_norm
 
 
@@ -17,22 +17,22 @@ class Surgery:
   Attributes:
     drop: layers that lose their positions: "all", "none", or indices from 0.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
-    qk_norm_axis: "joint" or "head"; see `qk_norm.add_qk_norm`.
-    gains: of the added norms, "unit" or "matched".
+    qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
+    qk_norm_init: of the added norms' gains, "unit" or "matched".
     logit_scale: the model's new logit scale; None keeps the old.
   """
 
   drop: str | tuple[int, ...] = "all"
   qk_norm: str = "none"
-  qk_norm_axis: str = "joint"
-  gains: str = "unit"
+  qk_norm_scope: str = "joint"
+  qk_norm_init: str = "unit"
   logit_scale: float | None = None
 
   def __post_init__(self):
     for name, choices in (
       ("qk_norm", QK_NORMS),
-      ("qk_norm_axis", QK_NORM_AXES),
-      ("gains", qk_norm.GAINS),
+      ("qk_norm_scope", QK_NORM_SCOPES),
+      ("qk_norm_init", qk_norm.INITS),
     ):
       if getattr(self, name) not in choices:
         raise ValueError(
@@ -62,7 +62,7 @@ class Surgery:
   @property
   def needs_tokens(self) -> bool:
     """Whether `apply` must see text, to match the gains to it."""
-    return self.qk_norm != "none" and self.gains == "matched"
+    return self.qk_norm != "none" and self.qk_norm_init == "matched"
 
 
 def apply(
@@ -94,7 +94,7 @@ def apply(
     if tokens_BS is None:
       raise ValueError(
         "Matched gains are measured on text, got none. Name a token store, or "
-        'use gains "unit".'
+        'set qk_norm_init to "unit".'
       )
     statistics = qk_norm.measure(config, params, tokens_BS)
   if surgery.qk_norm != "none":
@@ -102,8 +102,8 @@ def apply(
       config,
       params,
       surgery.qk_norm,
-      surgery.qk_norm_axis,
-      surgery.gains,
+      surgery.qk_norm_scope,
+      surgery.qk_norm_init,
       statistics,
     )
   if surgery.drop != "none":

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from drope_jax.axes import Array
 from drope_jax.model import transformer
-from drope_jax.model.config import QK_NORM_AXES, QK_NORMS, ModelConfig
+from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
 
-GAINS = ("unit", "matched")
+INITS = ("unit", "matched")
 
 
 class Moments(NamedTuple):
@@ -44,26 +44,27 @@ def add_qk_norm(
   config: ModelConfig,
   params: Any,
   which: str = "qk",
-  axis: str = "joint",
-  gains: str = "unit",
+  scope: str = "joint",
+  init: str = "unit",
   statistics: Mapping[str, Moments] | None = None,
 ) -> tuple[ModelConfig, Any]:
   """Returns the model with an RMS norm on every layer's q, k, or both.
 
-  Not function-preserving, with either kind of gains: see the module.
+  Not function-preserving, with either init: see the module.
 
   Args:
     config: of a model without QK norm.
     params: its weights; every leaf is shared, none is copied.
     which: "q", "k" or "qk".
-    axis: "joint", one norm over all heads, as in the paper and its reference
+    scope: "joint", one norm over all heads, as in the paper and its reference
       code; "head", one over each head's channels, with gains shared by heads.
-    gains: "unit", ones, as in the paper; "matched", from `statistics`.
+    init: of the gains: "unit", ones, as in the paper; "matched", from
+      `statistics`.
     statistics: what `measure` returned; for matched gains only.
 
   Returns:
     The new config, and params with float32 `layers/attention/q_norm/gain`
-    [N, H*D] and `k_norm/gain` [N, K*D], or [N, D] with axis "head".
+    [N, H*D] and `k_norm/gain` [N, K*D], or [N, D] with scope "head".
 
   Raises:
     ValueError: the model has a QK norm; an argument is unknown; statistics are
@@ -78,24 +79,24 @@ def add_qk_norm(
       f"{config.qk_norm!r}: a second would reset the trained gains. Remove "
       "this step."
     )
-  if which not in QK_NORMS[1:] or axis not in QK_NORM_AXES:
+  if which not in QK_NORMS[1:] or scope not in QK_NORM_SCOPES:
     raise ValueError(
-      f"add_qk_norm takes which in {QK_NORMS[1:]} and axis in {QK_NORM_AXES}, "
-      f"got {which!r} and {axis!r}. Name one of each."
+      f"add_qk_norm takes which in {QK_NORMS[1:]} and scope in "
+      f"{QK_NORM_SCOPES}, got {which!r} and {scope!r}. Name one of each."
     )
-  if gains not in GAINS or (gains == "matched") != (statistics is not None):
+  if init not in INITS or (init == "matched") != (statistics is not None):
     raise ValueError(
-      'add_qk_norm takes gains "unit", or "matched" with the statistics of '
-      f"`measure`, got {gains!r} {'with' if statistics else 'without'} "
+      'add_qk_norm takes init "unit", or "matched" with the statistics of '
+      f"`measure`, got {init!r} {'with' if statistics else 'without'} "
       "statistics. Pass both or neither."
     )
-  config = dataclasses.replace(config, qk_norm=which, qk_norm_axis=axis)
+  config = dataclasses.replace(config, qk_norm=which, qk_norm_scope=scope)
   shapes = transformer.param_shapes(config)["layers"]["attention"]
   norms = {}
   for name in which:
     gain = jnp.ones(shapes[f"{name}_norm"]["gain"].shape, jnp.float32)
     if statistics is not None:
-      gain = _matched(statistics[name], axis)
+      gain = _matched(statistics[name], scope)
     norms[f"{name}_norm"] = {"gain": gain}
   layers = params["layers"]
   layers = layers | {"attention": layers["attention"] | norms}
@@ -139,8 +140,8 @@ def _moments(x_NBSHD: Array, eps: float) -> Moments:
   )
 
 
-def _matched(moments: Moments, axis: str) -> Array:
-  if axis == "head":
+def _matched(moments: Moments, scope: str) -> Array:
+  if scope == "head":
     raw_ND, unit_ND = moments.raw_NHD.mean(1), moments.head_NHD.mean(1)
     return _ratio(raw_ND, unit_ND)
   N = moments.raw_NHD.shape[0]

@@ -278,7 +278,7 @@ SURGERY = [
   ),
   Mistake(
     "matched gains without text",
-    "surgery run --out new --qk-norm qk --gains matched",
+    "surgery run --out new --qk-norm qk --qk-norm-init matched",
     ("come together", "--calibrate None", "Give both"),
   ),
   Mistake(

@@ -42,7 +42,7 @@ CONFIG = ModelConfig(
   mlp_width=48,
   context_tokens=1024,
 )
-HEAD_NORM = {"qk_norm": "qk", "qk_norm_axis": "head"}
+HEAD_NORM = {"qk_norm": "qk", "qk_norm_scope": "head"}
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 640))
 
@@ -364,7 +364,7 @@ def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
     (
       {"qk_norm": "qk", "positional": Nope()},
       [],
-      ("jointly", "--format sakana", "--qk-norm-axis head"),
+      ("jointly", "--format sakana", "--qk-norm-scope head"),
     ),
     ({"logit_scale": 1.2}, [], ("no field", "--logit-scale 1.2", "sakana")),
     ({}, ["--logit-scale", "0"], ("above 0", "got 0.0")),

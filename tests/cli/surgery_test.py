@@ -80,10 +80,12 @@ def _run(checkpoint, *arguments):
 
 
 def test_the_result_is_the_function_surgery_applied(checkpoint, text, capsys):
-  out = _run(checkpoint, "--qk-norm=qk", "--gains=matched", "--calibrate=STORE")
+  out = _run(
+    checkpoint, "--qk-norm=qk", "--qk-norm-init=matched", "--calibrate=STORE"
+  )
   got, manifest = store.load_model(out)
   params, before = store.load_model(checkpoint)
-  surgery = compose.Surgery("all", "qk", gains="matched")
+  surgery = compose.Surgery("all", "qk", qk_norm_init="matched")
   tokens_BS = text.read(0, 96).reshape(6, 16)
   config, want = compose.apply(surgery, CONFIG, params, tokens_BS)
   assert manifest.model == config
@@ -121,7 +123,7 @@ def test_drop_takes_layers_or_none(checkpoint):
     (["--drop=2"], "0..1"),
     (["--drop=first"], "first"),
     (["--drop=none"], "must change something"),
-    (["--qk-norm=qk", "--gains=matched"], "Give both or neither"),
+    (["--qk-norm=qk", "--qk-norm-init=matched"], "Give both or neither"),
     (["--calibrate=STORE"], "Give both or neither"),
   ],
 )
@@ -140,7 +142,9 @@ def test_text_that_does_not_fit_is_refused(
 ):
   setattr(text, field, value)
   with pytest.raises(ValueError, match=named):
-    _run(checkpoint, "--qk-norm=q", "--gains=matched", "--calibrate=STORE")
+    _run(
+      checkpoint, "--qk-norm=q", "--qk-norm-init=matched", "--calibrate=STORE"
+    )
 
 
 def test_an_existing_out_is_refused_before_any_work(checkpoint, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_size_below_one_is_refused(config, name):
       r"must divide num_heads.*got 6 heads and 4 key/value heads\. Change one",
     ),
     ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),
-    ({"qk_norm_axis": "all"}, r"one of joint, head, got 'all'\. Name one"),
+    ({"qk_norm_scope": "all"}, r"one of joint, head, got 'all'\. Name one"),
     ({"head_dim": 7}, r"even head_dim.*got 7\. Change ModelConfig\.head_dim"),
     (
       {"head_dim": 7, "positional": Pattern((Nope(), Yarn()))},

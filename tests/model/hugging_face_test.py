@@ -157,7 +157,7 @@ CASES = {
   "Qwen3, a norm per head": (
     "Qwen3",
     {"num_key_value_heads": 2, "head_dim": 16},
-    {"qk_norm": "qk", "qk_norm_axis": "head"},
+    {"qk_norm": "qk", "qk_norm_scope": "head"},
   ),
   "Mistral, a window": (
     "Mistral",

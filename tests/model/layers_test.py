@@ -18,10 +18,10 @@ def _rms_norm(x, gain, eps):
   return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps) * np.asarray(gain)
 
 
-@pytest.mark.parametrize("axis", ["joint", "head"])
+@pytest.mark.parametrize("scope", ["joint", "head"])
 @pytest.mark.parametrize("which", ["q", "k", "qk"])
-def test_qk_norm_is_numpys(config, which, axis):
-  config = dataclasses.replace(config, qk_norm=which, qk_norm_axis=axis)
+def test_qk_norm_is_numpys(config, which, scope):
+  config = dataclasses.replace(config, qk_norm=which, qk_norm_scope=scope)
   attention = layers.Attention(config, nnx.Rngs(0))
   rng = np.random.default_rng(0)
   B, S, D = 2, 5, config.head_dim
@@ -34,11 +34,11 @@ def test_qk_norm_is_numpys(config, which, axis):
   for name in which:
     norm = getattr(attention, f"{name}_norm")
     heads = raw[name].shape[2]
-    assert norm.gain.shape == ((heads * D,) if axis == "joint" else (D,))
+    assert norm.gain.shape == ((heads * D,) if scope == "joint" else (D,))
     gain = np.float32(rng.normal(size=norm.gain.shape))
     norm.gain[...] = jnp.asarray(gain)
     x = raw[name]
-    if axis == "joint":  # All of a token's heads at once.
+    if scope == "joint":  # All of a token's heads at once.
       x = x.reshape(B, S, heads * D)
     want[name] = _rms_norm(x, gain, config.norm_eps).reshape(raw[name].shape)
   got = attention.normalise(

@@ -104,7 +104,7 @@ def test_what_a_model_does_without_is_absent(config, change, absent):
 
 
 def test_norms_by_head_hold_one_gain_a_channel(config):
-  config = dataclasses.replace(config, qk_norm="qk", qk_norm_axis="head")
+  config = dataclasses.replace(config, qk_norm="qk", qk_norm_scope="head")
   for name in ("q_norm", "k_norm"):
     shape = _schema(config)[f"layers/attention/{name}/gain"]
     assert shape == (config.num_layers, config.head_dim)

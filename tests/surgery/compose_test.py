@@ -42,7 +42,7 @@ def test_every_field_takes_effect(params):
     CONFIG,
     positional=Nope(),
     qk_norm="k",
-    qk_norm_axis="head",
+    qk_norm_scope="head",
     logit_scale=1.5,
   )
   gain = normed["layers"]["attention"]["k_norm"]["gain"]
@@ -57,14 +57,14 @@ def test_none_leaves_positions_alone(params):
 
 
 def test_gains_match_the_model_before_the_drop(params):
-  surgery = compose.Surgery("all", "qk", gains="matched")
+  surgery = compose.Surgery("all", "qk", qk_norm_init="matched")
   _, normed = compose.apply(surgery, CONFIG, params, TOKENS_BS)
   gain = normed["layers"]["attention"]["q_norm"]["gain"]
 
   def gain_of(config):
     statistics = qk_norm.measure(config, params, TOKENS_BS)
     _, normed = qk_norm.add_qk_norm(
-      config, params, gains="matched", statistics=statistics
+      config, params, init="matched", statistics=statistics
     )
     return normed["layers"]["attention"]["q_norm"]["gain"]
 
@@ -74,7 +74,7 @@ def test_gains_match_the_model_before_the_drop(params):
 
 
 def test_matched_gains_without_text_are_refused(params):
-  surgery = compose.Surgery("none", "qk", gains="matched")
+  surgery = compose.Surgery("none", "qk", qk_norm_init="matched")
   assert surgery.needs_tokens
   with pytest.raises(ValueError, match="measured on text"):
     compose.apply(surgery, CONFIG, params)
@@ -96,8 +96,8 @@ def test_params_of_another_config_are_refused(params, qk_norm):
     {"drop": "some"},
     {"drop": (0.5,)},
     {"qk_norm": "v"},
-    {"qk_norm_axis": "channel"},
-    {"gains": "ones"},
+    {"qk_norm_scope": "channel"},
+    {"qk_norm_init": "ones"},
     {"logit_scale": 0.0},
   ],
 )

@@ -47,13 +47,13 @@ def _second_moment(x_NBSHD):
   return np.mean(np.square(np.asarray(x_NBSHD, np.float64)), axis=(1, 2))
 
 
-@pytest.mark.parametrize("axis", ["joint", "head"])
+@pytest.mark.parametrize("scope", ["joint", "head"])
 @pytest.mark.parametrize("which", ["q", "k", "qk"])
 def test_the_norm_is_the_one_asked_for_and_old_leaves_are_shared(
-  params, which, axis
+  params, which, scope
 ):
-  config, normed = qk_norm.add_qk_norm(CONFIG, params, which, axis)
-  assert (config.qk_norm, config.qk_norm_axis) == (which, axis)
+  config, normed = qk_norm.add_qk_norm(CONFIG, params, which, scope)
+  assert (config.qk_norm, config.qk_norm_scope) == (which, scope)
   trees.require_same_leaves(transformer.param_shapes(config), normed, "it")
   old, new = trees.flatten(params), trees.flatten(normed)
   assert all(new[name] is leaf for name, leaf in old.items())
@@ -72,19 +72,19 @@ def test_unit_gains_make_each_token_the_same_size(params):
   assert np.ptp(np.mean(raw_q_NBSHD**2, axis=(3, 4))) > 1
 
 
-@pytest.mark.parametrize("axis", ["joint", "head"])
-def test_matched_gains_keep_second_moments(params, statistics, axis):
+@pytest.mark.parametrize("scope", ["joint", "head"])
+def test_matched_gains_keep_second_moments(params, statistics, scope):
   config, normed = qk_norm.add_qk_norm(
-    CONFIG, params, "qk", axis, "matched", statistics
+    CONFIG, params, "qk", scope, "matched", statistics
   )
   q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(config, normed, TOKENS_BS)
-  unit, plain = qk_norm.add_qk_norm(CONFIG, params, "qk", axis)
+  unit, plain = qk_norm.add_qk_norm(CONFIG, params, "qk", scope)
   unit_q, unit_k, _ = transformer.attention_inputs(unit, plain, TOKENS_BS)
   raw_q, raw_k = transformer.qk_projections(CONFIG, params, TOKENS_BS)
   for got, ones, want in ((q_NBSHD, unit_q, raw_q), (k_NBSKD, unit_k, raw_k)):
     # Of layer 0 alone: the layers above read what its attention gave.
     got, ones, want = (_second_moment(x)[0] for x in (got, ones, want))
-    if axis == "head":  # Heads share gains, so only their mean is kept.
+    if scope == "head":  # Heads share gains, so only their mean is kept.
       got, ones, want = got.mean(0), ones.mean(0), want.mean(0)
     # float32 sums over 96 tokens; unit gains are off by factors.
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -103,15 +103,15 @@ def test_measure_averages_raw_projections_over_all_tokens(params, statistics):
     assert not np.allclose(got.joint_NHD, got.head_NHD, rtol=1e-2)
 
 
-@pytest.mark.parametrize("axis", ["joint", "head"])
-def test_a_channel_that_is_always_zero_gets_a_finite_gain(params, axis):
+@pytest.mark.parametrize("scope", ["joint", "head"])
+def test_a_channel_that_is_always_zero_gets_a_finite_gain(params, scope):
   attention = params["layers"]["attention"]
   q = jax.tree.map(lambda x: x.at[..., ::8].set(0), attention["q"])
   dead = params | {
     "layers": params["layers"] | {"attention": attention | {"q": q}}
   }
   moments = qk_norm.measure(CONFIG, dead, TOKENS_BS)
-  _, normed = qk_norm.add_qk_norm(CONFIG, dead, "q", axis, "matched", moments)
+  _, normed = qk_norm.add_qk_norm(CONFIG, dead, "q", scope, "matched", moments)
   gain = normed["layers"]["attention"]["q_norm"]["gain"]
   assert np.isfinite(gain).all()
   np.testing.assert_array_equal(gain[:, 0], 1)
@@ -128,9 +128,9 @@ def test_a_second_norm_is_refused(params):
   [
     ({"which": "v"}, "'v'"),
     ({"which": "none"}, "'none'"),
-    ({"axis": "heads"}, "'heads'"),
-    ({"gains": "learnt"}, "'learnt'"),
-    ({"gains": "matched"}, "without statistics"),
+    ({"scope": "heads"}, "'heads'"),
+    ({"init": "learnt"}, "'learnt'"),
+    ({"init": "matched"}, "without statistics"),
     ({"statistics": {}}, "'unit'"),
   ],
 )
@@ -141,10 +141,8 @@ def test_arguments_that_make_no_norm_are_refused(params, arguments, named):
 
 def test_gains_are_float32_for_bfloat16_weights(params, statistics):
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  for gains, moments in (("unit", None), ("matched", statistics)):
-    _, normed = qk_norm.add_qk_norm(
-      CONFIG, half, gains=gains, statistics=moments
-    )
+  for init, moments in (("unit", None), ("matched", statistics)):
+    _, normed = qk_norm.add_qk_norm(CONFIG, half, init=init, statistics=moments)
     gain = normed["layers"]["attention"]["q_norm"]["gain"]
     assert gain.dtype == jnp.float32
 

@@ -43,7 +43,7 @@ PRETRAIN = TrainPhase(
   schedule=optimizer.Constant(0.02),
   steps=5,
 )
-SURGERY = SurgeryPhase(Surgery(qk_norm="qk", gains="matched"))
+SURGERY = SurgeryPhase(Surgery(qk_norm="qk", qk_norm_init="matched"))
 RECALIBRATE = TrainPhase(
   name="recalibrate",
   data=dataclasses.replace(DATA, document_mask=True),
@@ -202,7 +202,7 @@ def test_every_phase_leaves_a_checkpoint_with_its_history(whole, base):
     ("surgery", "pretrain", 5 * 16, 5),
     ("recalibrate", "surgery", 5 * 16 + 5 * 32, 10),
   ]
-  assert last[1].arguments["surgery"]["gains"] == "matched"
+  assert last[1].arguments["surgery"]["qk_norm_init"] == "matched"
   assert last[2].arguments["phase"]["schedule"]["peak"] == 0.02
   assert last[2].arguments["attention"] == "blockwise"
 

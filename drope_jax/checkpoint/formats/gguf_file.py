@@ -181,7 +181,7 @@ def _config(
     context_tokens=int(take("context_length")),
     positional=_positions(take, tensors.pop(_ROPE_FACTORS, None), head_dim),
     qk_norm="qk" if normed else "none",
-    qk_norm_axis="head" if normed else "joint",
+    qk_norm_scope="head" if normed else "joint",
     qkv_bias="blk.0.attn_q.bias" in tensors,
     tied_embeddings="output.weight" not in tensors,
     norm_eps=_shortest(take("attention.layer_norm_rms_epsilon")),

@@ -71,12 +71,12 @@ def choose(
   for name, reason in reasons.items():
     if reason is None:
       return name
-  if config.qk_norm != "none" and config.qk_norm_axis == "joint":
+  if config.qk_norm != "none" and config.qk_norm_scope == "joint":
     raise ValueError(
       "A stock architecture has QK norm over each head alone, got one over all "
       "heads jointly. Use --format sakana, the layout of the paper's "
       "repository, which runs with its code; or add the norms by "
-      "`drope surgery --qk-norm-axis head` and recalibrate."
+      "`drope surgery --qk-norm-scope head` and recalibrate."
     )
   nearest = "qwen3" if config.qk_norm != "none" else "smollm3"
   raise ValueError(
@@ -107,8 +107,8 @@ def misfit(
     return "no QK norm"
   if config.qk_norm != "none" and not normed:
     return "a QK norm"
-  if normed and (config.qk_norm, config.qk_norm_axis) != ("qk", "head"):
-    return f"a {config.qk_norm_axis} norm on {' and '.join(config.qk_norm)}"
+  if normed and (config.qk_norm, config.qk_norm_scope) != ("qk", "head"):
+    return f"a {config.qk_norm_scope} norm on {' and '.join(config.qk_norm)}"
   if config.qkv_bias and "layers/attention/q/bias" not in family.names:
     return "biases"
   if family.biases and not config.qkv_bias:

@@ -127,9 +127,9 @@ def _norms(fields: Fields, family: Family) -> dict[str, str]:
         f"attention_type must be one of {', '.join(_ATTENTION_TYPES)}, got "
         f"{kind!r}. This checkpoint cannot be read exactly."
       )
-    return {"qk_norm": _ATTENTION_TYPES[kind], "qk_norm_axis": "joint"}
+    return {"qk_norm": _ATTENTION_TYPES[kind], "qk_norm_scope": "joint"}
   if "layers/attention/q_norm/gain" in family.names:
-    return {"qk_norm": "qk", "qk_norm_axis": "head"}
+    return {"qk_norm": "qk", "qk_norm_scope": "head"}
   return {"qk_norm": "none"}
 
 

@@ -28,7 +28,7 @@ def choose(config: ModelConfig) -> str:
     reason = "positions in some layers"
   elif layers.sizes:
     reason = "windows"
-  elif config.qk_norm != "none" and config.qk_norm_axis != "joint":
+  elif config.qk_norm != "none" and config.qk_norm_scope != "joint":
     reason = "a QK norm per head"
   if reason:
     raise ValueError(

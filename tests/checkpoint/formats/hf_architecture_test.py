@@ -57,8 +57,8 @@ def _same_model(one, other):
     (_with(positional=Llama3Rope()), "llama"),
     (_with(qkv_bias=True), "qwen2"),
     (_with(positional=Pattern((ROPE,), (100,))), "mistral"),
-    (_with(qk_norm="qk", qk_norm_axis="head"), "qwen3"),
-    (_with(DROPPED, qk_norm="qk", qk_norm_axis="head"), "qwen3"),
+    (_with(qk_norm="qk", qk_norm_scope="head"), "qwen3"),
+    (_with(DROPPED, qk_norm="qk", qk_norm_scope="head"), "qwen3"),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
     (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
@@ -98,11 +98,11 @@ def test_a_required_architecture_may_neutralise_its_rotation():
   ("config", "says"),
   [
     (_with(DROPPED, qk_norm="qk"), "all heads jointly.*--format sakana.*or"),
-    (_with(qk_norm="q", qk_norm_axis="head"), "a head norm on q"),
+    (_with(qk_norm="q", qk_norm_scope="head"), "a head norm on q"),
     (
       _with(
         qk_norm="qk",
-        qk_norm_axis="head",
+        qk_norm_scope="head",
         positional=Pattern((ROPE, Nope())),
       ),
       "layers without positions beside layers with them",
@@ -148,7 +148,7 @@ def configs(draw):
     head_dim=draw(st.sampled_from((4, 6, 10))),
     positional=Pattern(schemes, windows if any(windows) else ()),
     qk_norm="qk" if normed else "none",
-    qk_norm_axis="head" if normed else "joint",
+    qk_norm_scope="head" if normed else "joint",
     qkv_bias=draw(st.booleans()),
     tied_embeddings=draw(st.booleans()),
     norm_eps=draw(st.sampled_from((1e-5, 1e-6, 3e-7))),
@@ -184,7 +184,7 @@ def test_the_papers_layout(qk_norm, qkv_bias):
   ("config", "says"),
   [
     (CONFIG, "positions in some layers"),
-    (_with(DROPPED, qk_norm="qk", qk_norm_axis="head"), "norm per head"),
+    (_with(DROPPED, qk_norm="qk", qk_norm_scope="head"), "norm per head"),
     (_with(positional=Pattern((Nope(),), (9,))), "windows"),
   ],
 )
