@@ -23,6 +23,8 @@ _BY_LAYER = {
   "largest logit": "max_logit_N",
 }
 
+_LOSS_TOKENS = 512
+
 COLUMNS = ("layer", *_BY_LAYER)
 """Of `Damage.rows`."""
 
@@ -119,8 +121,9 @@ def compare(
 def measure(config: ModelConfig, params: Params, tokens_BS: Array) -> Anatomy:
   """Returns the loss and the state of attention of one model.
 
-  Holds the q and k of all layers, but the logits of one head of one sequence
-  at a time.
+  Holds one sequence at a time: its q and k of all layers, the attention logits
+  of one head, and the logits of `_LOSS_TOKENS` tokens. Computes in the
+  parameters' dtype.
 
   Raises:
     ValueError: fewer than two tokens a row, so there is nothing to predict.
@@ -141,46 +144,66 @@ def measure(config: ModelConfig, params: Params, tokens_BS: Array) -> Anatomy:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(config, params, tokens_BS):
-  log_probs_BSV = jax.nn.log_softmax(
-    transformer.forward(config, params, tokens_BS[:, :-1]).astype(jnp.float32)
+  def one_sequence(tokens_S):
+    q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(
+      config, params, tokens_S[None], backend="blockwise"
+    )
+    return (
+      _loss(config, params, tokens_S),
+      _mean_square_N(q_NBSHD),
+      _mean_square_N(k_NBSKD),
+      *_attention(config, q_NBSHD[:, 0], k_NBSKD[:, 0]),
+    )
+
+  loss_B, query_BN, key_BN, entropy_BN, max_logit_BN = jax.lax.map(
+    one_sequence, tokens_BS
   )
-  loss_BS1 = -jnp.take_along_axis(
-    log_probs_BSV, tokens_BS[:, 1:, None], axis=-1
-  )
-  q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(config, params, tokens_BS)
-  plan = pattern.layer_plan(config.positional, config.num_layers)
-  no_slopes_NH = jnp.zeros((config.num_layers, config.num_heads))
-  slopes_NH = plan.slopes_array(config.num_heads)
-  no_windows_N = jnp.full(config.num_layers, tokens_BS.shape[1])
-  windows_N = plan.window_array()
-  entropy_N, max_logit_N = jax.lax.map(
-    functools.partial(_attention_of_layer, config.logit_scale),
-    (
-      q_NBSHD,
-      k_NBSKD,
-      no_slopes_NH if slopes_NH is None else slopes_NH,
-      no_windows_N if windows_N is None else windows_N,
-    ),
-  )
-  return loss_BS1.mean(), {
-    "query_rms_N": _rms_N(q_NBSHD),
-    "key_rms_N": _rms_N(k_NBSKD),
-    "entropy_N": entropy_N,
-    "max_logit_N": max_logit_N,
+  return loss_B.mean(), {
+    "query_rms_N": jnp.sqrt(query_BN.mean(0)),
+    "key_rms_N": jnp.sqrt(key_BN.mean(0)),
+    "entropy_N": entropy_BN.mean(0),
+    "max_logit_N": max_logit_BN.max(0),
   }
+
+
+def _loss(config, params, tokens_S):
+  x_BSM = transformer.hidden(
+    config, params, tokens_S[None], backend="blockwise"
+  )
+
+  def one_token(inputs):
+    x_M, next_token = inputs
+    logits_BSV = transformer.unembed(config, params, x_M[None, None])
+    return -jax.nn.log_softmax(logits_BSV[0, 0])[next_token]
+
+  return jax.lax.map(
+    one_token, (x_BSM[0, :-1], tokens_S[1:]), batch_size=_LOSS_TOKENS
+  ).mean()
+
+
+def _attention(config, q_NSHD, k_NSKD):
+  """Returns each layer's mean entropy and largest logit, layer by layer."""
+  plan = pattern.layer_plan(config.positional, config.num_layers)
+  slopes_NH = plan.slopes_array(config.num_heads)
+  if slopes_NH is None:
+    slopes_NH = jnp.zeros((config.num_layers, config.num_heads))
+  window_N = plan.window_array()
+  if window_N is None:
+    window_N = jnp.full(config.num_layers, q_NSHD.shape[1])
+  one_layer = functools.partial(_attention_of_layer, config.logit_scale)
+  return jax.lax.map(one_layer, (q_NSHD, k_NSKD, slopes_NH, window_N))
 
 
 def _attention_of_layer(logit_scale, inputs):
   """Returns the mean entropy and the largest logit, head by head."""
-  q_BSHD, k_BSKD, slopes_H, window = inputs
-  B, S, H, D = q_BSHD.shape
+  q_SHD, k_SKD, slopes_H, window = inputs
+  S, H, D = q_SHD.shape
   back_ST = jnp.arange(S)[:, None] - jnp.arange(S)
   seen_ST = (back_ST >= 0) & (back_ST < window)
 
-  def one_head(index):
-    b, h = index // H, index % H
-    q_SD = q_BSHD[b, :, h].astype(jnp.float32)
-    k_TD = k_BSKD[b, :, h // (H // k_BSKD.shape[2])].astype(jnp.float32)
+  def one_head(h):
+    q_SD = q_SHD[:, h].astype(jnp.float32)
+    k_TD = k_SKD[:, h // (H // k_SKD.shape[1])].astype(jnp.float32)
     logits_ST = q_SD @ k_TD.T * (logit_scale / math.sqrt(D))
     logits_ST = logits_ST - slopes_H[h] * back_ST
     logits_ST = jnp.where(seen_ST, logits_ST, -jnp.inf)
@@ -189,10 +212,9 @@ def _attention_of_layer(logit_scale, inputs):
     log_p_ST = jnp.log(jnp.where(p_ST > 0, p_ST, 1.0))
     return -(p_ST * log_p_ST).sum(-1).mean(), logits_ST.max()
 
-  entropy, max_logit = jax.lax.map(one_head, jnp.arange(B * H))
-  return entropy.mean(), max_logit.max()
+  entropy_H, max_logit_H = jax.lax.map(one_head, jnp.arange(H))
+  return entropy_H.mean(), max_logit_H.max()
 
 
-def _rms_N(x_NBSHD):
-  squared = jnp.square(x_NBSHD.astype(jnp.float32))
-  return jnp.sqrt(squared.mean(axis=(1, 2, 3, 4)))
+def _mean_square_N(x_NBSHD):
+  return jnp.square(x_NBSHD.astype(jnp.float32)).mean(axis=(1, 2, 3, 4))

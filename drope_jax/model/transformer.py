@@ -181,24 +181,35 @@ def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:
 
 
 def qk_projections(
-  config: ModelConfig, params: Params, tokens_BS: Array
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  backend: str = "reference",
 ) -> tuple[Array, Array]:
   """Returns raw q_NBSHD and k_NBSKD: biased, before QK norm and positions."""
   _, _, (q_NBSHD, k_NBSKD) = _run_layers(
     config,
     params,
     tokens_BS,
+    backend=backend,
     collect=lambda raw, placed: (raw.q_BSHD, raw.k_BSKD),
   )
   return q_NBSHD, k_NBSKD
 
 
 def attention_inputs(
-  config: ModelConfig, params: Params, tokens_BS: Array
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  backend: str = "reference",
 ) -> layers.QKV:
   """Returns q_NBSHD, k_NBSKD, v_NBSKD as attention reads them."""
   _, _, qkv = _run_layers(
-    config, params, tokens_BS, collect=lambda raw, placed: placed
+    config,
+    params,
+    tokens_BS,
+    backend=backend,
+    collect=lambda raw, placed: placed,
   )
   return qkv
 

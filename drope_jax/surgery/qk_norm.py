@@ -115,7 +115,7 @@ def measure(
 
   def moments(params: Any, tokens_S: Array) -> dict[str, Moments]:
     q_NBSHD, k_NBSKD = transformer.qk_projections(
-      config, params, tokens_S[None]
+      config, params, tokens_S[None], backend="blockwise"
     )
     of = functools.partial(_moments, eps=config.norm_eps)
     return {"q": of(q_NBSHD), "k": of(k_NBSKD)}

@@ -162,3 +162,16 @@ def test_refuses_what_is_no_report_and_what_is_no_text(params):
     damage.Damage.from_json({"before": {"loss": 1.0}})
   with pytest.raises(ValueError, match="at least 2 tokens"):
     damage.measure(CONFIG, params, jnp.zeros((2, 1), jnp.int32))
+
+
+def test_memory_is_that_of_one_sequence_and_some_of_its_logits():
+  config = dataclasses.replace(CONFIG, vocab_size=2**16)
+  shapes = transformer.param_shapes(config)
+
+  def held_bytes(batch_size):
+    tokens_BS = jax.ShapeDtypeStruct((batch_size, 2048), jnp.int32)
+    compiled = damage._measure.lower(config, shapes, tokens_BS).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert held_bytes(16) < 1.1 * held_bytes(1)
+  assert held_bytes(16) < 0.8 * 4 * 2048 * config.vocab_size
