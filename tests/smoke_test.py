@@ -123,11 +123,11 @@ def test_train_runs_every_phase_once(run):
   assert (manifest.model.positional, manifest.model.qk_norm) == (Nope(), "qk")
 
 
-def test_surgery_repeats_the_recipes_own(run, data, folder):
+def test_surgery_repeats_the_recipes_own(run, folder):
   out = folder / "operated"
   _drope(
     f"surgery {run}/pretrain --out {out} --qk-norm qk --qk-norm-init matched "
-    f"--calibrate {data}/text"
+    f"--text {folder}/texts"
   )
   assert _operations(out) == ["pretrain", "surgery"]
   got, want = store.describe(out)[0], store.describe(run / "surgery")[0]

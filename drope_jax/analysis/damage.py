@@ -70,7 +70,10 @@ class Damage:
       for side in (self.before, self.after)
     ]
     return [
-      (str(layer), *(f"{a:.2f} → {b:.2f}" for a, b in zip(*pair, strict=True)))
+      (
+        str(layer),
+        *(f"{_short(a)} → {_short(b)}" for a, b in zip(*pair, strict=True)),
+      )
       for layer, pair in enumerate(zip(*sides, strict=True))
     ]
 
@@ -101,6 +104,10 @@ class Damage:
         "A damage report needs the fields of damage.Damage, got something "
         f"else ({error}). Make it anew."
       ) from error
+
+
+def _short(value: float) -> str:
+  return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def compare(

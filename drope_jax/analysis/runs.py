@@ -109,7 +109,7 @@ def load(directory: str | os.PathLike) -> Run:
   if not found:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
-      f"{folder}. Name the --out of a drope train, evaluate or demo."
+      f"{folder}. Name the --out of a drope train, surgery, evaluate or demo."
     )
   by_step = {}
   for where, line in _lines(folder / "metrics.jsonl"):

@@ -61,7 +61,7 @@ def _of_run(run):
   yield "Retrieval beyond the trained context", comparison.retrieval(scores)
   yield "Loss beyond the trained context", comparison.losses(run.rows, scores)
   yield "What the models write", _samples(run)
-  yield "Damage of the drop, before any training", _damage(run)
+  yield "Damage of the surgery, before any training", _damage(run)
   yield "What scaling does to the frequencies", _frequencies(run, base, scores)
 
 
@@ -182,7 +182,7 @@ def _damage(run):
   return [
     report.Plot(
       plots.damage(run.damage),
-      f"Dropping positions takes the loss from {run.damage.before.loss:.2f} to "
+      f"The surgery takes the loss from {run.damage.before.loss:.2f} to "
       f"{run.damage.after.loss:.2f} nats per token; what it does to each "
       "layer's queries, keys and attention.",
     ),

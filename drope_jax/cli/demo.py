@@ -11,7 +11,6 @@ with a model recalibrated in full, at 1 to 8 times that context.
 
 import argparse
 from collections.abc import Sequence
-import dataclasses
 import json
 import pathlib
 import shlex
@@ -22,11 +21,17 @@ import jax
 import jax.numpy as jnp
 import rich.console
 import rich.live
-import rich.table
 
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import report, runs, summary
-from drope_jax.cli import chart, configure, demo_data, evaluate, results
+from drope_jax.cli import (
+  chart,
+  configure,
+  demo_data,
+  evaluate,
+  results,
+  surgery,
+)
 from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, paths
 from drope_jax.evals import logit_scale, perplexity
@@ -138,7 +143,7 @@ def _recalibrate(
   """Drops the base's positions, shows the damage, and trains on."""
   recipe = configure.build("recipes/demo_live.gin", Recipe, overrides)
   lm = lms.CheckpointLM.load(base)
-  surgery, *_, training = recipe.phases
+  operation, *_, training = recipe.phases
   text = perplexity.excerpts(
     map(lm.encode, corpus.documents("fit")),
     lm.context_tokens,
@@ -147,7 +152,7 @@ def _recalibrate(
   )
   tokens_BS = jnp.asarray(text)
   console.rule("the drop")
-  dropped = dataclasses.replace(surgery.surgery, qk_norm="none")
+  dropped = compose.Surgery(operation.surgery.drop)
   damage = damages.compare(
     (lm.config, lm.params),
     compose.apply(dropped, lm.config, lm.params),
@@ -202,10 +207,7 @@ def _show_damage(damage: damages.Damage, console) -> None:
     "Without positions, before any training: held-out loss "
     f"{damage.before.loss:.3f} → {damage.after.loss:.3f} nats a token."
   )
-  table = rich.table.Table(*damages.COLUMNS)
-  for row in damage.rows():
-    table.add_row(*row)
-  console.print(table)
+  console.print(surgery.damage_table(damage))
 
 
 def _compare(

@@ -1,6 +1,6 @@
 """Write one self-contained HTML page on some runs: tables, plots, settings.
 
-A RUN is a folder that train, evaluate or demo wrote: of metrics.jsonl,
+A RUN is a folder that train, surgery, evaluate or demo wrote: of metrics.jsonl,
 results.json, damage.json and samples.json, it shows what is there. Training
 curves of several runs share a plot.
 """

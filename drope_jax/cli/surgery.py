@@ -1,23 +1,40 @@
 """Drops a model's positions, adds QK norms: checkpoint to checkpoint.
 
 The result is not the same function: recalibrate it with `drope train`, whose
-surgery phase does the same as this command.
+surgery phase does the same as this command. With --text the damage is shown,
+and kept in the new checkpoint as damage.json, which `drope report` draws.
+
+  drope surgery CKPT --out NEW --text held_out.txt
+  drope surgery CKPT --out NEW --drop 0-11,20 --text packaged:test
+  drope surgery CKPT --out NEW --qk-norm qk --qk-norm-init matched --text TEXT
 """
 
 import argparse
+import dataclasses
 import datetime
+import json
+import math
 import os
+import re
 
-import numpy as np
+import jax.numpy as jnp
+import rich.box
+import rich.console
+import rich.table
 
+from drope_jax.analysis import damage as damages
+from drope_jax.axes import Array
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
-from drope_jax.data import paths
-from drope_jax.data import store as data_store
+from drope_jax.data import paths, sources
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.evals import perplexity
 from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS
 from drope_jax.surgery import compose, qk_norm
 
-_CALIBRATION_TOKENS = 2**14
+# Of the report; matched gains are measured on as many others.
+_EXCERPTS = 8
+_EXCERPT_TOKENS = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--drop",
     default="all",
-    metavar="all|none|LAYER,...",
-    help="layers that lose their positions, counted from 0 (default: all)",
+    metavar="all|none|LAYERS",
+    help="layers that lose their positions, counted from 0, such as 0-11,20 "
+    "(default: all)",
   )
   parser.add_argument("--qk-norm", default="none", choices=QK_NORMS)
   parser.add_argument(
@@ -41,36 +59,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--qk-norm-init",
     default="unit",
     choices=qk_norm.INITS,
-    help="gains of one, or matched to the size of q and k on text",
-  )
-  parser.add_argument(
-    "--calibrate", metavar="STORE", help="token store for matched gains"
+    help="gains of one, as in the paper, or matched to the size that q and k "
+    "have on the text",
   )
   parser.add_argument("--logit-scale", type=float, help="the model's new one")
+  parser.add_argument(
+    "--text",
+    action="append",
+    metavar="INPUT",
+    help="held-out text to report the damage on, and to match gains on other "
+    "parts of: a file, a folder, or packaged:test (default: no report)",
+  )
+  parser.add_argument(
+    "--excerpt-tokens",
+    type=int,
+    metavar="N",
+    help=f"length of each of its {_EXCERPTS} excerpts (default: the context, "
+    f"at most {_EXCERPT_TOKENS})",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Writes the operated checkpoint and says what changed."""
+  """Writes the operated checkpoint and says what changed.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  out = store.require_new(args.out)
+  parent = store.locate(paths.resolve(args.checkpoint))
+  manifest, shapes = store.describe(parent)
   surgery = compose.Surgery(
-    drop=_layers(args.drop),
+    drop=_layers(args.drop, manifest.model.num_layers),
     qk_norm=args.qk_norm,
     qk_norm_scope=args.qk_norm_scope,
     qk_norm_init=args.qk_norm_init,
     logit_scale=args.logit_scale,
   )
-  if surgery.needs_tokens != (args.calibrate is not None):
-    raise ValueError(
-      "Matched gains of a QK norm and --calibrate come together, got "
-      f"--qk-norm {args.qk_norm} --qk-norm-init "
-      f"{args.qk_norm_init} --calibrate {args.calibrate}. Give both or neither."
+  _require_text(args, surgery)
+  # On shapes: what does not fit is refused before anything is read.
+  in_outline = dataclasses.replace(surgery, qk_norm_init="unit")
+  compose.apply(in_outline, manifest.model, shapes)
+  reported_BS = calibration_BS = None
+  if args.text is not None:
+    reported_BS, calibration_BS = _excerpts(
+      args, surgery, parent, manifest.model.context_tokens
     )
-  out = store.require_new(args.out)
-  parent = store.locate(paths.resolve(args.checkpoint))
-  params, manifest = store.load_model(parent)
-  tokens_BS, calibration = None, None
-  if args.calibrate is not None:
-    tokens_BS, calibration = _calibration(args.calibrate, manifest)
-  config, params = compose.apply(surgery, manifest.model, params, tokens_BS)
+  params, _ = store.load_model(parent)
+  before = manifest.model, params
+  after = compose.apply(surgery, *before, calibration_BS)
+  damage = None
+  if reported_BS is not None:
+    with rich.console.Console(stderr=True).status("measuring the damage"):
+      damage = damages.compare(before, after, reported_BS)
+  config, params = after
+  calibration = None
+  if surgery.needs_tokens:
+    calibration = {"text": args.text, "shape": calibration_BS.shape}
   last = manifest.lineage[-1] if manifest.lineage else None
   entry = manifests.LineageEntry(
     operation="surgery",
@@ -83,54 +127,112 @@ def run(args: argparse.Namespace) -> None:
   )
   tokenizer = store.tokenizer_path(parent) if manifest.tokenizer else None
   store.save_model(out, params, manifest.appended(entry, config), tokenizer)
-  print(f"{out}: {_summary(surgery)}. Recalibrate it before you judge it.")
+  if damage is not None:
+    (out / "damage.json").write_text(json.dumps(damage.to_json()) + "\n")
+    _show(damage, reported_BS.shape, surgery.needs_tokens)
+  hint = "" if damage else " --text would show the damage."
+  print(
+    f"{args.out}: {_summary(args)}. Recalibrate it before you judge it.{hint}"
+  )
 
 
-def _layers(text: str) -> str | tuple[int, ...]:
+def damage_table(damage: damages.Damage) -> rich.table.Table:
+  """Returns what a surgery did to each layer's attention."""
+  even = damage.before.uniform_entropy
+  table = rich.table.Table(
+    title="before → after; attention to all alike has an entropy of "
+    f"{even:.2f} nats",
+    title_justify="left",
+    box=rich.box.SIMPLE,
+  )
+  for column in damages.COLUMNS:
+    table.add_column(column, justify="right")
+  for row in damage.rows():
+    table.add_row(*row)
+  return table
+
+
+def _layers(text: str, num_layers: int) -> str | tuple[int, ...]:
   if text in ("all", "none"):
     return text
-  try:
-    return tuple(int(layer) for layer in text.split(","))
-  except ValueError as error:
-    raise ValueError(
-      f"--drop takes all, none, or layers such as 0,2,5, got {text!r}. "
-      "Separate numbers by commas only."
-    ) from error
-
-
-def _calibration(
-  path: str, manifest: manifests.Manifest
-) -> tuple[np.ndarray, dict[str, str | int]]:
-  """Returns the first sequences of a store, and what to call them."""
-  tokens = data_store.Store.open(path)
-  trained = manifest.tokenizer and manifest.tokenizer.fingerprint
-  if trained not in (None, tokens.tokenizer_fingerprint):
-    raise ValueError(
-      f"--calibrate needs text in the model's tokens, got {path}, made with "
-      f"tokenizer {tokens.tokenizer_fingerprint[:12]} where the model has "
-      f"{trained[:12]}. Tokenize the text again."
+  layers: list[int] = []
+  for part in text.split(","):
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+    first, last = (
+      map(int, (found[1], found[2] or found[1])) if found else (1, 0)
     )
-  S = manifest.model.context_tokens
-  B = min(max(_CALIBRATION_TOKENS // S, 1), tokens.num_tokens // S)
-  if B < 1:
+    if not first <= last < num_layers:
+      raise ValueError(
+        f"--drop takes all, none, or layers in 0..{num_layers - 1} such as "
+        f"0-11,20, got {text!r}. Name layers that the model has."
+      )
+    layers.extend(range(first, last + 1))
+  return tuple(layers)
+
+
+def _require_text(args: argparse.Namespace, surgery: compose.Surgery) -> None:
+  if args.text is None and surgery.needs_tokens:
     raise ValueError(
-      f"--calibrate needs one sequence of {S} tokens, got {tokens.num_tokens} "
-      f"in {path}. Name a longer store."
+      "Matched gains are measured on text, got none. Name it with --text, or "
+      "use --qk-norm-init unit."
     )
-  tokens_BS = np.reshape(tokens.read(0, B * S), (B, S))
-  return tokens_BS, {"store": tokens.fingerprint, "tokens": B * S}
+  if args.text is None and args.excerpt_tokens is not None:
+    raise ValueError(
+      "--excerpt-tokens is of the excerpts of --text, got "
+      f"{args.excerpt_tokens} without a text. Give both or neither."
+    )
 
 
-def _summary(surgery: compose.Surgery) -> str:
+def _excerpts(
+  args: argparse.Namespace,
+  surgery: compose.Surgery,
+  parent: os.PathLike,
+  context_tokens: int,
+) -> tuple[Array, Array]:
+  """Returns tokens_BS to report on, and others to match gains on, if any."""
+  S = args.excerpt_tokens
+  if S is None:
+    S = min(_EXCERPT_TOKENS, context_tokens)
+  if not 2 <= S <= context_tokens:
+    raise ValueError(
+      f"--excerpt-tokens must lie in 2..{context_tokens}, the model's context, "
+      f"got {S}. Change it."
+    )
+  tokenizer = tokenizers.load(os.fspath(store.tokenizer_path(parent)))
+  documents = (
+    tokenizer.encode(document)
+    for source in sources.expand(args.text)
+    for document in source.documents()
+  )
+  count = (1 + surgery.needs_tokens) * _EXCERPTS
+  tokens_BS = jnp.asarray(perplexity.excerpts(documents, S, count, seed=0))
+  return tokens_BS[:_EXCERPTS], tokens_BS[_EXCERPTS:]
+
+
+def _show(
+  damage: damages.Damage, shape: tuple[int, int], matched: bool
+) -> None:
+  B, S = shape
+  before, after = damage.before.loss, damage.after.loss
+  others = f"; gains matched on {B} others" if matched else ""
+  print(
+    f"{B} excerpts of {S:,} tokens{others}\n"
+    f"loss {before:.3f} → {after:.3f} nats a token, perplexity "
+    f"{math.exp(before):,.1f} → {math.exp(after):,.1f}\n"
+  )
+  rich.console.Console().print(damage_table(damage))
+
+
+def _summary(args: argparse.Namespace) -> str:
   done = []
-  if surgery.drop != "none":
-    layers = surgery.drop if surgery.drop == "all" else list(surgery.drop)
-    done.append(f"positions dropped in layers {layers}")
-  if surgery.qk_norm != "none":
+  if args.drop != "none":
+    which = "all layers" if args.drop == "all" else f"layers {args.drop}"
+    done.append(f"positions dropped in {which}")
+  if args.qk_norm != "none":
     done.append(
-      f"{surgery.qk_norm_scope} norm added to {' and '.join(surgery.qk_norm)} "
-      f"with {surgery.qk_norm_init} gains"
+      f"{args.qk_norm_scope} norm added to {' and '.join(args.qk_norm)} with "
+      f"{args.qk_norm_init} gains"
     )
-  if surgery.logit_scale is not None:
-    done.append(f"logit scale {surgery.logit_scale:g}")
+  if args.logit_scale is not None:
+    done.append(f"logit scale {args.logit_scale:g}")
   return "; ".join(done)

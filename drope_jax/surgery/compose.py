@@ -48,6 +48,12 @@ class Surgery:
         'Surgery.drop must be "all", "none" or a tuple of layers, got '
         f"{self.drop!r}. Write (0, 2) for the first and third."
       )
+    norms = self.qk_norm_scope, self.qk_norm_init
+    if self.qk_norm == "none" and norms != ("joint", "unit"):
+      raise ValueError(
+        "Surgery.qk_norm_scope and qk_norm_init are of the norms to add, got "
+        f'{norms} with qk_norm "none". Set qk_norm, or leave them out.'
+      )
     if (self.drop, self.qk_norm, self.logit_scale) == ("none", "none", None):
       raise ValueError(
         "Surgery must change something, got nothing to drop, no norm and no "
@@ -93,8 +99,8 @@ def apply(
   if surgery.needs_tokens:
     if tokens_BS is None:
       raise ValueError(
-        "Matched gains are measured on text, got none. Name a token store, or "
-        'set qk_norm_init to "unit".'
+        "Matched gains are measured on text, got none. Pass tokens_BS, or set "
+        'qk_norm_init to "unit".'
       )
     statistics = qk_norm.measure(config, params, tokens_BS)
   if surgery.qk_norm != "none":

@@ -110,7 +110,7 @@ def test_a_demo_gets_all_of_its_sections():
     "Retrieval beyond the trained context",
     "Loss beyond the trained context",
     "What the models write",
-    "Damage of the drop, before any training",
+    "Damage of the surgery, before any training",
     "What scaling does to the frequencies",
     "How this was made",
   ]

@@ -273,13 +273,13 @@ SURGERY = [
   ),
   Mistake(
     "a layer that is not there",
-    "surgery run --out new --drop 1",
-    ("0..0", "(1,)", "Name layers"),
+    "surgery run --out new --drop 0-1",
+    ("in 0..0", "'0-1'", "Name layers"),
   ),
   Mistake(
     "matched gains without text",
     "surgery run --out new --qk-norm qk --qk-norm-init matched",
-    ("come together", "--calibrate None", "Give both"),
+    ("measured on text", "got none", "Name it with --text"),
   ),
   Mistake(
     "a surgery onto what exists",

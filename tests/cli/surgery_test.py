@@ -2,53 +2,45 @@
 
 import argparse
 import dataclasses
-import hashlib
+import json
+import re
+import shutil
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from drope_jax import trees
+from drope_jax.analysis import damage
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store
+from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.cli import surgery as command
+from drope_jax.data import corpus, tokenizer
+from drope_jax.evals import perplexity
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope
 from drope_jax.surgery import compose
 
-CONTENT = b"a tokenizer"
-TOKENIZER = manifests.TokenizerRef(
-  "t.model", hashlib.sha256(CONTENT).hexdigest(), 30
-)
 CONFIG = ModelConfig(
-  vocab_size=32,
-  num_layers=2,
+  vocab_size=2048,
+  num_layers=4,
   width=16,
   num_heads=2,
   num_kv_heads=1,
   head_dim=8,
   mlp_width=32,
-  context_tokens=16,
+  context_tokens=32,
 )
 
 
-class FakeStore:
-  """Stands for `data.store.Store`, of which three members are used."""
-
-  tokenizer_fingerprint = TOKENIZER.fingerprint
-  fingerprint = "feed"
-  num_tokens = 100
-
-  def read(self, start, stop):
-    return np.random.default_rng(0).integers(0, 30, 100)[start:stop]
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-  tokenizer = tmp_path / TOKENIZER.filename
-  tokenizer.write_bytes(CONTENT)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A checkpoint of random weights, whose attention is far from uniform."""
+  path = tmp_path_factory.mktemp("surgery") / "base"
+  tokenizer = epath.Path(corpus.tokenizer_path())
   entry = manifests.LineageEntry(
     "pretrain", {}, None, 1000, 10, "0.1", "2026-01-01T00:00:00+00:00"
   )
@@ -57,16 +49,16 @@ def checkpoint(tmp_path):
     lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype),
     transformer.param_shapes(CONFIG),
   )
-  manifest = manifests.Manifest(CONFIG, TOKENIZER, (entry,))
-  store.save_model(tmp_path / "base", params, manifest, tokenizer)
-  return tmp_path / "base"
+  reference = tokenizer_file.reference(tokenizer)
+  manifest = manifests.Manifest(CONFIG, reference, (entry,))
+  store.save_model(path, params, manifest, tokenizer)
+  return path
 
 
 @pytest.fixture
-def text(monkeypatch):
-  fake = FakeStore()
-  monkeypatch.setattr(command.data_store.Store, "open", lambda path: fake)
-  return fake
+def checkpoint(base, tmp_path):
+  """The checkpoint, beside which a test may write."""
+  return shutil.copytree(base, tmp_path / "base")
 
 
 def _run(checkpoint, *arguments):
@@ -79,15 +71,23 @@ def _run(checkpoint, *arguments):
   return out
 
 
-def test_the_result_is_the_function_surgery_applied(checkpoint, text, capsys):
+def _excerpts(tokens, count):
+  encode = tokenizer.load(corpus.tokenizer_path()).encode
+  documents = map(encode, corpus.documents("fit"))
+  return jnp.asarray(perplexity.excerpts(documents, tokens, count, seed=0))
+
+
+def test_the_result_is_the_function_surgery_applied(checkpoint):
   out = _run(
-    checkpoint, "--qk-norm=qk", "--qk-norm-init=matched", "--calibrate=STORE"
+    checkpoint,
+    *("--qk-norm=qk", "--qk-norm-init=matched", "--qk-norm-scope=head"),
+    "--text=packaged:fit",
   )
   got, manifest = store.load_model(out)
   params, before = store.load_model(checkpoint)
-  surgery = compose.Surgery("all", "qk", qk_norm_init="matched")
-  tokens_BS = text.read(0, 96).reshape(6, 16)
-  config, want = compose.apply(surgery, CONFIG, params, tokens_BS)
+  surgery = compose.Surgery("all", "qk", "head", "matched")
+  # The first eight are what the damage is reported on.
+  config, want = compose.apply(surgery, CONFIG, params, _excerpts(32, 16)[8:])
   assert manifest.model == config
   assert config.positional == Nope()
   want, got = trees.flatten(want), trees.flatten(got)
@@ -100,17 +100,54 @@ def test_the_result_is_the_function_surgery_applied(checkpoint, text, capsys):
   assert (entry.operation, entry.tokens, entry.steps) == ("surgery", 1000, 10)
   assert entry.parent == str(checkpoint)
   assert entry.arguments["surgery"] == manifests.encode(surgery)
-  assert entry.arguments["calibration"] == {"store": "feed", "tokens": 96}
-  assert store.tokenizer_path(out).read_bytes() == CONTENT
-  assert capsys.readouterr().out.count("\n") == 1
+  text = {"text": ["packaged:fit"], "shape": [8, 32]}
+  assert entry.arguments["calibration"] == text
+  copied = store.tokenizer_path(out)
+  assert copied.read_bytes() == store.tokenizer_path(checkpoint).read_bytes()
 
 
-def test_drop_takes_layers_or_none(checkpoint):
-  out = _run(checkpoint, "--drop=1")
+def test_the_damage_is_shown_and_kept_for_the_report(checkpoint, drope):
+  out = checkpoint.parent / "out"
+  ran = drope(
+    *("surgery", checkpoint, "--out", out, "--drop", "1-2"),
+    *("--text", "packaged:fit", "--excerpt-tokens", 16),
+  )
+  assert ran.status == 0, ran.err
+  params, _ = store.load_model(checkpoint)
+  config = store.describe(out)[0].model
+  want = damage.compare((CONFIG, params), (config, params), _excerpts(16, 8))
+  kept = damage.Damage.from_json(json.loads((out / "damage.json").read_text()))
+  assert kept == want
+  losses = want.before.loss, want.after.loss
+  assert abs(np.diff(losses)) > 1e-3, "the drop did nothing"
+  for words in (
+    "8 excerpts of 16 tokens\n",
+    "loss {:.3f} → {:.3f} nats".format(*losses),
+    "perplexity {:,.1f} → {:,.1f}\n".format(*np.exp(losses)),
+    f"{want.before.uniform_entropy:.2f} nats",
+    "positions dropped in layers 1-2. Recalibrate it",
+  ):
+    assert words in ran.out
+  for row in want.rows():
+    assert re.search(r"\s+".join(map(re.escape, row)), ran.out)
+  assert max(map(len, ran.out.splitlines()[:-1])) <= 80
+  assert drope("report", out, "--out", out / "page.html").status == 0
+  page = (out / "page.html").read_text("utf-8")
+  assert "Damage of the surgery" in page
+
+
+def test_without_text_there_is_one_line_that_names_it(checkpoint, capsys):
+  out = _run(checkpoint)
+  (line,) = capsys.readouterr().out.strip().splitlines()
+  assert "all layers" in line and line.endswith("--text would show the damage.")
+  assert not (out / "damage.json").exists()
+
+
+def test_drop_takes_ranges_layers_or_none(checkpoint):
+  out = _run(checkpoint, "--drop=0-1,3")
   scheme = store.describe(out)[0].model.positional
-  assert scheme == Pattern((Rope(), Nope()))
-  second = _run(out, "--drop=none", "--logit-scale=1.5", f"--out={out}2")
-  assert second == out
+  assert scheme == Pattern((Nope(), Nope(), Rope(), Nope()))
+  _run(out, "--drop=none", "--logit-scale=1.5", f"--out={out}2")
   config = store.describe(f"{out}2")[0].model
   assert config == dataclasses.replace(
     CONFIG, positional=scheme, logit_scale=1.5
@@ -118,13 +155,55 @@ def test_drop_takes_layers_or_none(checkpoint):
 
 
 @pytest.mark.parametrize(
+  "layers",
+  ["4", "0-4", "2-1", "first", "1-", "-1", "0,,1", "1-2-3", "", "0-9e9"],
+)
+def test_layers_that_the_model_has_not_are_refused(checkpoint, drope, layers):
+  out = checkpoint.parent / "out"
+  ran = drope("surgery", checkpoint, "--out", out, f"--drop={layers}")
+  assert ran.status == 2
+  assert ran.err.count("\n") == 1
+  assert "0..3 such as 0-11,20" in ran.err and repr(layers) in ran.err
+  assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  ("first", "again", "says"),
+  [
+    ("--drop all", "--drop all", "got none in [0, 1, 2, 3]"),
+    ("--drop 0-1", "--drop 1-2", "got none in [1]"),
+    ("--drop all --qk-norm q", "--drop none --qk-norm qk", "got one with 'q'"),
+    (
+      "--drop none --qk-norm qk",
+      "--qk-norm k --qk-norm-init matched --text packaged:fit",
+      "got one with 'qk'",
+    ),
+  ],
+)
+def test_a_second_surgery_of_one_kind_is_refused(
+  checkpoint, drope, monkeypatch, first, again, says
+):
+  once, twice = checkpoint.parent / "once", checkpoint.parent / "twice"
+  ran = drope("surgery", checkpoint, "--out", once, *first.split())
+  assert ran.status == 0
+  monkeypatch.setattr(store, "load_model", pytest.fail)
+  ran = drope("surgery", once, "--out", twice, *again.split())
+  assert ran.status == 2
+  assert says in ran.err and ran.err.count("\n") == 1
+  assert not twice.exists()
+
+
+@pytest.mark.parametrize(
   ("arguments", "named"),
   [
-    (["--drop=2"], "0..1"),
-    (["--drop=first"], "first"),
+    (["--drop=1,0-2"], "each once"),
     (["--drop=none"], "must change something"),
-    (["--qk-norm=qk", "--qk-norm-init=matched"], "Give both or neither"),
-    (["--calibrate=STORE"], "Give both or neither"),
+    (["--qk-norm=qk", "--qk-norm-init=matched"], "Name it with --text"),
+    (["--qk-norm-init=matched", "--text=packaged:fit"], "Set qk_norm"),
+    (["--excerpt-tokens=16"], "without a text"),
+    (["--excerpt-tokens=0", "--text=packaged:fit"], r"2\.\.32.*got 0"),
+    (["--excerpt-tokens=33", "--text=packaged:fit"], r"2\.\.32.*got 33"),
+    (["--text=packaged:valid"], "'valid'"),
   ],
 )
 def test_a_mistake_writes_nothing(checkpoint, arguments, named):
@@ -133,18 +212,14 @@ def test_a_mistake_writes_nothing(checkpoint, arguments, named):
   assert not (checkpoint.parent / "out").exists()
 
 
-@pytest.mark.parametrize(
-  ("field", "value", "named"),
-  [("num_tokens", 15, "got 15"), ("tokenizer_fingerprint", "00" * 32, "0000")],
-)
-def test_text_that_does_not_fit_is_refused(
-  checkpoint, text, field, value, named
-):
-  setattr(text, field, value)
-  with pytest.raises(ValueError, match=named):
-    _run(
-      checkpoint, "--qk-norm=q", "--qk-norm-init=matched", "--calibrate=STORE"
-    )
+def test_matching_gains_needs_text_beyond_the_reported(checkpoint):
+  text = checkpoint.parent / "text.txt"
+  text.write_text(next(corpus.documents("fit"))[:1500])
+  _run(checkpoint, f"--text={text}")
+  matched = ("--qk-norm=qk", "--qk-norm-init=matched")
+  with pytest.raises(ValueError, match="16 excerpts of 32 tokens are needed"):
+    _run(checkpoint, f"--text={text}", *matched, f"--out={checkpoint}2")
+  assert not epath.Path(f"{checkpoint}2").exists()
 
 
 def test_an_existing_out_is_refused_before_any_work(checkpoint, monkeypatch):

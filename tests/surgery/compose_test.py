@@ -98,6 +98,8 @@ def test_params_of_another_config_are_refused(params, qk_norm):
     {"qk_norm": "v"},
     {"qk_norm_scope": "channel"},
     {"qk_norm_init": "ones"},
+    {"qk_norm_init": "matched"},
+    {"qk_norm_scope": "head"},
     {"logit_scale": 0.0},
   ],
 )
