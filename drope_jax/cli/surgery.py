@@ -10,12 +10,14 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
 """
 
 import argparse
+from collections.abc import Mapping
 import dataclasses
 import datetime
 import json
 import math
 import os
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import rich.box
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     logit_scale=args.logit_scale,
   )
   _require_text(args, surgery)
-  # On shapes: what does not fit is refused before anything is read.
+  # On shapes first: what does not fit is refused before any array is read.
   in_outline = dataclasses.replace(surgery, qk_norm_init="unit")
   compose.apply(in_outline, manifest.model, shapes)
   reported_BS = calibration_BS = None
@@ -115,16 +117,7 @@ def run(args: argparse.Namespace) -> None:
   calibration = None
   if surgery.needs_tokens:
     calibration = {"text": args.text, "shape": calibration_BS.shape}
-  last = manifest.lineage[-1] if manifest.lineage else None
-  entry = manifests.LineageEntry(
-    operation="surgery",
-    arguments={"surgery": surgery, "calibration": calibration},
-    parent=os.fspath(parent),
-    tokens=last.tokens if last else 0,
-    steps=last.steps if last else 0,
-    code=revision.describe(),
-    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-  )
+  entry = _entry(surgery, calibration, parent, manifest)
   tokenizer = store.tokenizer_path(parent) if manifest.tokenizer else None
   store.save_model(out, params, manifest.appended(entry, config), tokenizer)
   if damage is not None:
@@ -207,6 +200,24 @@ def _excerpts(
   count = (1 + surgery.needs_tokens) * _EXCERPTS
   tokens_BS = jnp.asarray(perplexity.excerpts(documents, S, count, seed=0))
   return tokens_BS[:_EXCERPTS], tokens_BS[_EXCERPTS:]
+
+
+def _entry(
+  surgery: compose.Surgery,
+  calibration: Mapping[str, Any] | None,
+  parent: os.PathLike,
+  manifest: manifests.Manifest,
+) -> manifests.LineageEntry:
+  last = manifest.lineage[-1] if manifest.lineage else None
+  return manifests.LineageEntry(
+    operation="surgery",
+    arguments={"surgery": surgery, "calibration": calibration},
+    parent=os.fspath(parent),
+    tokens=last.tokens if last else 0,
+    steps=last.steps if last else 0,
+    code=revision.describe(),
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
 
 
 def _show(

@@ -150,6 +150,13 @@ def test_rms_is_that_of_the_attention_inputs(params, tokens_BS):
     np.testing.assert_allclose(values, want_N, rtol=1e-5)
 
 
+def test_a_row_stays_short_whatever_the_sizes():
+  side = damage.Anatomy(1.0, (99.99,), (123.4,), (0.5,), (-54321.0,), 2.0)
+  (row,) = damage.Damage(side, side).rows()
+  assert row[1:3] == ("99.99 → 99.99", "123 → 123")
+  assert row[3:] == ("0.50 → 0.50", "-54321 → -54321")
+
+
 def test_a_report_survives_json():
   side = damage.Anatomy(1.5, (1.0,), (2.0,), (0.1,), (9.0,), 2.2)
   report = damage.Damage(side, dataclasses.replace(side, loss=1 / 3))
