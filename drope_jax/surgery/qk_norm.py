@@ -8,7 +8,9 @@ was learnt, change scale. Matched gains give channel c back its size on average:
   gain_c = sqrt(E[x_c^2] / E[u_c^2])    so that    E[(gain_c u_c)^2] = E[x_c^2]
 
 with E over calibration tokens. Where heads share gains, both E also average
-over heads. Neither keeps how the size varies from token to token.
+over heads. Neither keeps how the size varies from token to token. Where the
+first token is an attention sink, as in SmolLM2, its keys are short, and a norm
+on k makes them as long as the others' (docs/convert.md has what that costs).
 """
 
 from collections.abc import Mapping
