@@ -5,6 +5,7 @@ import json
 
 import hypothesis
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from drope_jax.checkpoint.formats import hf_architecture, hf_config, sakana
@@ -118,6 +119,34 @@ def test_a_required_architecture_may_neutralise_its_rotation():
 def test_what_none_holds_is_refused_with_the_reason(config, says):
   with pytest.raises(ValueError, match=says):
     hf_architecture.choose(config)
+
+
+@pytest.mark.parametrize(
+  "scheme",
+  [
+    Rope(5e5),
+    PositionInterpolation(1e4, 4.0),
+    Dynamic(NtkAware(1e4), 2048),
+    Yarn(1e6, 4.0, 1024),
+    Llama3Rope(5e5, 8.0, 512),
+  ],
+)
+def test_transformers_turns_by_the_same_frequencies(scheme):
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+  config = _with(head_dim=64, context_tokens=2048, positional=scheme)
+  fields = hf_architecture.config_json(config, "llama")
+  del fields["model_type"]
+  rotary = llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**fields))
+  rotary(torch.zeros(1), torch.arange(4096)[None])
+  if isinstance(scheme, Dynamic):
+    scheme = scheme.at(4096)
+    assert scheme.factor == 2
+  np.testing.assert_allclose(
+    rotary.inv_freq.numpy(), scheme.frequencies(64), rtol=1e-6
+  )
+  assert rotary.attention_scaling == pytest.approx(scheme.attention_factor)
 
 
 SCHEMES = st.sampled_from(
