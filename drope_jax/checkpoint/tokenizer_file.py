@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import json
 import os
+from typing import Any
 
 from etils import epath
 import jax
@@ -11,10 +13,11 @@ import jax
 from drope_jax.checkpoint.manifest import TokenizerRef
 from drope_jax.data import tokenizer as tokenizers
 
+_GENERATION = "generation_config.json"
 _BESIDE = (
   "added_tokens.json",
   "chat_template.jinja",
-  "generation_config.json",
+  _GENERATION,
   "special_tokens_map.json",
   "tokenizer.model",
   "tokenizer_config.json",
@@ -66,7 +69,19 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
     beside = file.parent / name
     if name != tokenizer.filename and beside.exists():
       contents[name] = beside.read_bytes()
+  if _GENERATION not in contents and (ids := _ids(file.parent)):
+    contents[_GENERATION] = json.dumps(ids, indent=2).encode()
   return Files(contents)
+
+
+def _ids(folder: epath.Path) -> dict[str, Any]:
+  """Returns what transformers generates by where nothing else says it."""
+  config = folder / "config.json"
+  if not config.exists():
+    return {}
+  data = json.loads(config.read_text())
+  names = ("bos_token_id", "eos_token_id", "pad_token_id")
+  return {name: data[name] for name in names if data.get(name) is not None}
 
 
 def reference(file: epath.Path) -> TokenizerRef:

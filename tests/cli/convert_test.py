@@ -100,6 +100,32 @@ def test_the_tokenizer_travels(folder, drope):
   assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
 
 
+@pytest.mark.parametrize("template_in", ["tokenizer_config", "chat_template"])
+@pytest.mark.parametrize("ids_in", ["generation_config", "config"])
+def test_a_chat_model_leaves_with_its_template_and_its_ends(
+  template_in, ids_in, folder, drope
+):
+  template = "{% for turn in messages %}<{{ turn['content'] }}>{% endfor %}"
+  if template_in == "tokenizer_config":
+    _edit_json(folder / "tokenizer_config.json", chat_template=template)
+  else:
+    (folder / "chat_template.jinja").write_text(template)
+  ids = {"bos_token_id": 0, "eos_token_id": [1, 7], "pad_token_id": 9}
+  _edit_json(folder / f"{ids_in}.json", **ids)
+  if ids_in == "config":
+    (folder / "generation_config.json").unlink()
+  assert drope("convert", "theirs", "--out", "ours").status == 0
+  assert drope("export", "ours", "--out", "exported").status == 0
+  tokenizer = transformers.AutoTokenizer.from_pretrained("exported")
+  turn = {"role": "user", "content": "Hello"}
+  assert tokenizer.apply_chat_template([turn], tokenize=False) == "<Hello>"
+  generation = transformers.GenerationConfig.from_pretrained("exported")
+  config = transformers.AutoConfig.from_pretrained("exported")
+  for name, want in ids.items():
+    assert getattr(generation, name) == want
+    assert getattr(config, name) == want
+
+
 def test_dtype_casts(folder, drope):
   command = ("convert", "theirs", "--out", "ours", "--dtype", "float32")
   assert drope(*command).status == 0
@@ -132,7 +158,10 @@ def _unknown(folder):
 
 
 def _edit_config(folder, **fields):
-  path = folder / "config.json"
+  _edit_json(folder / "config.json", **fields)
+
+
+def _edit_json(path, **fields):
   path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -234,6 +263,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folder, drope, spoil, says):
     (("theirs/config.json", "--out", "ours"), "ends in .bin or .gguf"),
     (("gs://bucket/m", "--out", "ours"), "must be local, got gs://bucket/m"),
     (("theirs", "--out", "s3://bucket/m"), "gs://BUCKET/..., got s3://"),
+    (("theirs/config.json", "--out", "ours", "--verify"), "needs a folder"),
     (("theirs", "--out", "theirs"), "theirs exists"),
     (("theirs", "--out", "theirs/config.json"), "config.json exists"),
     (("theirs", "--out", "theirs/config.json/m"), "which is a file"),

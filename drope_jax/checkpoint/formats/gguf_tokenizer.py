@@ -24,13 +24,30 @@ _KINDS = ("gpt-2", "smollm", *_PATTERNS)
 # Of tokenizer.ggml.token_type, as of sentencepiece.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
+_BOS, _EOS, _EOT, _PAD = (
+  f"tokenizer.ggml.{role}_token_id" for role in ("bos", "eos", "eot", "padding")
+)
+
 
 def write(metadata: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
   """Returns the path of the tokenizer's file, written into `folder`.
 
+  Beside it lie the chat template and what ends, begins and pads a text.
+
   Raises:
     ValueError: a kind of tokenizer that is not read here.
   """
+  path = _write_pieces(metadata, folder)
+  if "tokenizer.chat_template" in metadata:
+    template = metadata["tokenizer.chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+  _write_json(folder / "generation_config.json", _generation(metadata))
+  return path
+
+
+def _write_pieces(
+  metadata: Mapping[str, Any], folder: pathlib.Path
+) -> pathlib.Path:
   kind = metadata.get("tokenizer.ggml.model")
   if kind == "llama":
     path = folder / "tokenizer.model"
@@ -49,18 +66,34 @@ def write(metadata: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
   names = {
     role: pieces[metadata[key]]
     for role, key in (
-      ("bos_token", "tokenizer.ggml.bos_token_id"),
-      ("eos_token", "tokenizer.ggml.eos_token_id"),
+      ("bos_token", _BOS),
+      ("eos_token", _EOS),
       ("unk_token", "tokenizer.ggml.unknown_token_id"),
-      ("pad_token", "tokenizer.ggml.padding_token_id"),
+      ("pad_token", _PAD),
     )
     if key in metadata
   }
   config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
-  if "tokenizer.chat_template" in metadata:
-    config["chat_template"] = metadata["tokenizer.chat_template"]
-  (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+  _write_json(folder / "tokenizer_config.json", config)
   return path
+
+
+def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns generation_config.json's ids; a chat's turns end a text too."""
+  ids = {
+    role: metadata[key]
+    for role, key in (("bos_token_id", _BOS), ("pad_token_id", _PAD))
+    if key in metadata
+  }
+  ends = [metadata[key] for key in (_EOS, _EOT) if key in metadata]
+  if ends:
+    ends = list(dict.fromkeys(ends))
+    ids["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+  return ids
+
+
+def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _byte_level(
@@ -118,8 +151,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Iterator[bytes]:
     )
   ids = {
     40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
-    41: metadata.get("tokenizer.ggml.bos_token_id", 1),
-    42: metadata.get("tokenizer.ggml.eos_token_id", 2),
+    41: metadata.get(_BOS, 1),
+    42: metadata.get(_EOS, 2),
   }
   yield _message(
     2,

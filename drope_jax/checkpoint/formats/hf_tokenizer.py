@@ -13,9 +13,10 @@ from drope_jax.data import tokenizer as tokenizers
 _JSON = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, int]:
+def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   """Writes a tokenizer's files into `folder`; returns config.json's fields.
 
   What came with the tokenizer goes with it, as it was; what transformers needs
@@ -35,7 +36,9 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, int]:
       sentencepiece_json.convert(model).save(str(folder / _JSON))
       _write_new(folder / _CONFIG, _config(model))
   _write_new(folder / _GENERATION, ids)
-  return ids
+  generation = json.loads((folder / _GENERATION).read_text())
+  given = {role: generation.get(role) for role in _IDS}
+  return ids | {role: i for role, i in given.items() if i is not None}
 
 
 def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:

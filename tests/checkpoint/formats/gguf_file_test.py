@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import tokenizers
 
-from drope_jax.checkpoint.formats import gguf_file, hf, rope_layout
+from drope_jax.checkpoint.formats import (
+  gguf_file,
+  hf,
+  hf_tokenizer,
+  rope_layout,
+)
+from drope_jax.cli import main
 from drope_jax.data import corpus
 from drope_jax.data import tokenizer as tokenizer_lib
 from drope_jax.positional import Llama3Rope, Nope, PositionInterpolation, Rope
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 PARTS = {
   "input_layernorm": "attn_norm",
@@ -35,6 +42,7 @@ ENDS = {
   "lm_head.weight": "output.weight",
 }
 CUTS = tokenizers.pre_tokenizers
+TEMPLATE = "{% for turn in messages %}<{{ turn['content'] }}>{% endfor %}"
 
 
 def _name(theirs):
@@ -239,14 +247,43 @@ def test_a_sentencepiece_tokenizer_is_rebuilt(make_theirs, tmp_path, path):
     "tokenizer.ggml.bos_token_id": want.bos_id(),
     "tokenizer.ggml.eos_token_id": want.eos_id(),
     "tokenizer.ggml.add_space_prefix": False,
+    "tokenizer.chat_template": TEMPLATE,
   }
-  got = tokenizer_lib.load(
-    str(gguf_file.gguf_tokenizer.write(metadata, tmp_path))
-  )
+  rebuilt, exported = tmp_path / "rebuilt", tmp_path / "exported"
+  for folder in (rebuilt, exported):
+    folder.mkdir()
+  path = gguf_file.gguf_tokenizer.write(metadata, rebuilt)
+  got = tokenizer_lib.load(str(path))
   text = next(corpus.documents("test"))[:3000] + " 1234 漢 naïve\n\n  x=1"
   assert got.encode(text) == want.encode(text)
   assert got.decode(got.encode(text)) == text
   assert (got.bos_id, got.eos_id) == (want.bos_id(), want.eos_id())
+  hf_tokenizer.copy(path, exported)
+  assert _chat(exported) == "<Hello>"
+
+
+def _chat(folder):
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  turn = {"role": "user", "content": "Hello"}
+  return tokenizer.apply_chat_template([turn], tokenize=False)
+
+
+def test_a_chat_model_leaves_with_its_template_and_its_ends(
+  make_theirs, tmp_path, path
+):
+  def chat(writer):
+    writer.add_chat_template(TEMPLATE)
+    writer.add_eot_token_id(7)
+    writer.add_pad_token_id(8)
+
+  _write(path, make_theirs("Llama", vocab_size=300), settings=chat)
+  ours, exported = tmp_path / "ours", tmp_path / "exported"
+  assert main.main(["convert", str(path), "--out", str(ours)]) == 0
+  assert main.main(["export", str(ours), "--out", str(exported)]) == 0
+  assert _chat(exported) == "<Hello>"
+  generation = transformers.GenerationConfig.from_pretrained(exported)
+  assert generation.eos_token_id == [0, 7]
+  assert (generation.bos_token_id, generation.pad_token_id) == (1, 8)
 
 
 def test_what_is_not_read_is_refused(make_theirs, tmp_path, path):
