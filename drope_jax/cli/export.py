@@ -23,6 +23,8 @@ from drope_jax.checkpoint.formats import (
 )
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.data import paths
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope
 
 FORMATS = ("auto", "hf", "sakana")
 
@@ -100,7 +102,24 @@ def _stock(
     constants,
   )
   note = "" if scale is None else f", logit scale {scale:g} in q's weights"
-  return target, note
+  return target, note + _for_llama_cpp(config, name)
+
+
+def _for_llama_cpp(config: ModelConfig, model_type: str) -> str:
+  """Returns what to know before llama.cpp converts the folder.
+
+  It reads the rule that turns nothing for Llama and Mistral alone, and takes
+  SmolLM3's positions from every fourth layer, whatever the folder says.
+  """
+  schemes = hf_architecture.Layers.of(config).schemes
+  dropped = [scheme == Nope() for scheme in schemes]
+  fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
+  runs = {"llama", "mistral"} | ({"smollm3"} if dropped == fourth else set())
+  if model_type in runs or not any(dropped):
+    return ""
+  if hf_architecture.misfit(config, "llama", neutral=True) is None:
+    return "; llama.cpp needs --architecture llama"
+  return "; llama.cpp would run another model: see docs/convert.md"
 
 
 def _sakana(

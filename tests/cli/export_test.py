@@ -147,6 +147,33 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
     assert np.abs(unscaled - want).max() > 1e-3, "the scale does nothing"
 
 
+@pytest.mark.parametrize(
+  ("fields", "options", "says"),
+  [
+    ({}, [], ""),
+    ({"positional": Nope()}, [], "; llama.cpp needs --architecture llama"),
+    ({"positional": Nope()}, ["--architecture", "llama"], ""),
+    (
+      {"positional": Pattern((Rope(),) * 3 + (Nope(),)), "num_layers": 4},
+      [],
+      "",
+    ),
+    ({"positional": Pattern((Rope(), Nope()))}, [], "; llama.cpp would run"),
+    (HEAD_NORM | {"positional": Nope()}, [], "; llama.cpp would run"),
+    (HEAD_NORM, [], ""),
+  ],
+)
+def test_what_llama_cpp_misreads_is_said(
+  fields, options, says, tmp_path, drope
+):
+  _save(dataclasses.replace(CONFIG, **fields), tmp_path / "ours")
+  out = tmp_path / "theirs"
+  ran = drope("export", tmp_path / "ours", "--out", out, *options)
+  assert ran.status == 0
+  _, _, note = ran.out.strip().partition("CausalLM")
+  assert note.startswith(says) and bool(note) == bool(says)
+
+
 class _Normed(torch.nn.Module):
   """A projection with a norm over all of its channels after it."""
 
