@@ -19,6 +19,7 @@ _BESIDE = (
   "chat_template.jinja",
   _GENERATION,
   "special_tokens_map.json",
+  "tokenizer.json",
   "tokenizer.model",
   "tokenizer_config.json",
 )

@@ -370,6 +370,10 @@ def test_the_tokenizer_reads_alike(tmp_path, drope):
   assert drope("convert", out, "--out", tmp_path / "again").status == 0
   _, manifest = store.load_model(tmp_path / "again")
   assert manifest.tokenizer.fingerprint == ours.fingerprint
+  twice = tmp_path / "twice"
+  assert drope("export", tmp_path / "again", "--out", twice).status == 0
+  names = {file.name for file in out.iterdir()}
+  assert {file.name for file in twice.iterdir()} == names
 
 
 def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
