@@ -1,48 +1,123 @@
 """Causal attention behind one function; a named backend runs or raises."""
 
-import types
+from typing import NamedTuple
 
-from drope_jax.attention import blockwise, reference
+import jax
+import jax.numpy as jnp
+
+from drope_jax.attention.backends import BACKENDS, Need
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
 
-BACKENDS = types.MappingProxyType(
-  {"reference": reference.attend, "blockwise": blockwise.attend}
-)
+
+class Stats(NamedTuple):
+  """Of each query's logits, in float32; no gradient passes through.
+
+  Attributes:
+    lse_BHS: natural logarithm of the sum of exp(logits) over what it sees.
+    max_logit_BHS: the largest that it sees. Both are -inf where that is none.
+  """
+
+  lse_BHS: Array
+  max_logit_BHS: Array
 
 
 def attend(
   q_BSHD: Array,
   k_BTKD: Array,
   v_BTKD: Array,
+  *,
   mask: Mask,
-  scale: Array | float,
+  logit_scale: Array | float = 1.0,
   slopes_H: Array | None = None,
+  soft_cap: float | None = None,
+  with_stats: bool = False,
   backend: str = "reference",
-) -> Array:
-  """Returns softmax(scale q k^T - slopes * distance) v, as out_BSHD.
+) -> Array | tuple[Array, Stats]:
+  """Returns softmax(cap(logit_scale q k^T / sqrt(D)) - slopes * distance) v.
 
-  Logits and softmax are float32; the result has v's dtype. Query head h reads
-  key/value head h // (H / K).
+  Softmax is float32; the result, out_BSHD, has v's dtype. Query head h reads
+  key/value head h // (H / K). A query that sees nothing gets zeros.
 
   Args:
-    q_BSHD: queries, positions already in them.
+    q_BSHD: queries, positions already in them; S is at most T.
     k_BTKD: keys, as many heads as `v_BTKD`; K divides H.
     v_BTKD: values.
-    mask: what each query sees; a row that sees nothing has no defined output.
-    scale: multiplies the logits, 1 / sqrt(D) times any logit scale.
-    slopes_H: ALiBi's, or None.
+    mask: what each query sees.
+    logit_scale: beyond 1 / sqrt(D); one for all, or float32 [B, S] for the
+      queries.
+    slopes_H: ALiBi's, float32, or None.
+    soft_cap: bounds logits before ALiBi, as cap * tanh(logits / cap). Static.
+    with_stats: whether `Stats` are returned too.
     backend: a name in `BACKENDS`.
 
   Raises:
-    ValueError: there is no such backend.
+    ValueError: there is no such backend, or it does not honour an argument;
+      shapes do not fit; the mask has the segments of one side alone.
   """
+  _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask)
+  needs = {
+    Need.OFFSET: mask.offset_B is not None,
+    Need.WINDOW: mask.window is not None,
+    Need.TRACED_WINDOW: mask.window_is_traced,
+    Need.SEGMENTS: mask.q_segment_BS is not None,
+    Need.ALIBI: slopes_H is not None,
+    Need.SOFT_CAP: soft_cap is not None,
+    Need.STATS: with_stats,
+    Need.FLOAT32: q_BSHD.dtype == jnp.float32,
+  }
+  require(backend, {need for need, needed in needs.items() if needed})
+  S, D = q_BSHD.shape[1], q_BSHD.shape[3]
+  if mask.offset_B is None:  # Nothing sees what lies behind the last query.
+    k_BTKD, v_BTKD = k_BTKD[:, :S], v_BTKD[:, :S]
+    if mask.k_segment_BT is not None:
+      mask = mask._replace(k_segment_BT=mask.k_segment_BT[:, :S])
+  out_BSHD, *stats = BACKENDS[backend].attend(
+    q_BSHD, k_BTKD, v_BTKD, mask, logit_scale * D**-0.5, slopes_H, soft_cap
+  )
+  if not with_stats:
+    return out_BSHD
+  return out_BSHD, Stats(*jax.lax.stop_gradient(stats))
+
+
+def require(backend: str, needs: set[Need]) -> None:
+  """Checks that a backend exists and meets all needs.
+
+  Raises:
+    ValueError: it does not; the message names those that do.
+  """
+  able = [name for name, other in BACKENDS.items() if needs <= other.honours]
   if backend not in BACKENDS:
     raise ValueError(
-      f"The attention backend must be one of {', '.join(BACKENDS)}, got "
+      f"The attention backend must be one of {', '.join(able)}, got "
       f"{backend!r}. Name one of these."
     )
-  return BACKENDS[backend](q_BSHD, k_BTKD, v_BTKD, mask, scale, slopes_H)
+  if backend not in able:
+    unmet = sorted(needs - BACKENDS[backend].honours)
+    raise ValueError(
+      f"Attention with {' and '.join(unmet)} needs a backend that honours it, "
+      f"got {backend!r}. Name one of {', '.join(able)}."
+    )
 
 
-__all__ = ["BACKENDS", "Mask", "attend"]
+def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
+  (B, S, H, D), (T, K) = q_BSHD.shape, k_BTKD.shape[1:3]
+  if k_BTKD.shape != (B, T, K, D) or v_BTKD.shape != k_BTKD.shape or H % K:
+    raise ValueError(
+      "Attention needs keys and values [B, T, K, D] for queries [B, S, H, D], "
+      f"K dividing H, got {k_BTKD.shape} and {v_BTKD.shape} for "
+      f"{q_BSHD.shape}. Project them alike."
+    )
+  if S > T:
+    raise ValueError(
+      f"Attention needs a key for each query, got {T} keys for {S} queries. "
+      "Pass the queries' own keys too."
+    )
+  if (mask.q_segment_BS is None) != (mask.k_segment_BT is None):
+    raise ValueError(
+      "A Mask needs the segments of queries and of keys, got those of one "
+      "side. Give both, or neither."
+    )
+
+
+__all__ = ["BACKENDS", "Mask", "Need", "Stats", "attend", "require"]

@@ -8,7 +8,7 @@ the diagonal is not computed, and within a strip blocks of queries take turns.
 import jax
 import jax.numpy as jnp
 
-from drope_jax.attention import reference
+from drope_jax.attention import scale as scales
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
 
@@ -26,53 +26,67 @@ def attend(
   mask: Mask,
   scale: Array | float,
   slopes_H: Array | None = None,
+  soft_cap: float | None = None,
+  *,
   block: int = 512,
-) -> Array:
-  """See `drope_jax.attention.attend`; holds H * block * T logits at once.
+) -> tuple[Array, Array, Array]:
+  """See `backends.Backend`; holds H * block * T logits at once.
 
   `block` queries take a turn, or fewer, so that a wide strip has two turns.
   """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
   # Heads lead, so that each product is one plain batch of matrices.
-  q_BKGSD = q_BSHD.reshape(B, S, K, H // K, D).transpose(0, 2, 3, 1, 4)
+  q_BSKGD = scales.fold(q_BSHD, scale).reshape(B, S, K, H // K, D)
+  q_BKGSD = q_BSKGD.transpose(0, 2, 3, 1, 4)
   k_BKTD, v_BKTD = k_BTKD.swapaxes(1, 2), v_BTKD.swapaxes(1, 2)
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
   # Turns of a loop share memory; strips in one turn may be held side by side.
   block = min(block, max(MIN_STRIP, strip // 2))
-  outs = []
+  strips = []
   for start in range(0, S, strip):
     stop = min(start + strip, S)
-    keys = stop if mask.k_pos_BT is None else T
+    keys = stop if mask.offset_B is None else T
     one_block = _block_attention(
-      q_BKGSD, k_BKTD[:, :, :keys], v_BKTD[:, :, :keys], mask, scale, slopes_H
+      q_BKGSD,
+      k_BKTD[:, :, :keys],
+      v_BKTD[:, :, :keys],
+      mask,
+      slopes_H,
+      soft_cap,
     )
-    outs.append(_in_turns(one_block, start, stop, block))
-  out_BKGSD = jnp.concatenate(outs, axis=3)
-  return out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(q_BSHD.shape)
+    strips.extend(_in_turns(one_block, start, stop, block))
+  out_BKGSD, lse_BKGS, max_BKGS = _joined(strips)
+  return (
+    out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(B, S, H, D),
+    lse_BKGS.reshape(B, H, S),
+    max_BKGS.reshape(B, H, S),
+  )
 
 
-def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, scale, slopes_H):
-  """Returns a function from (first query, count) to their outputs."""
+def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
+  """Returns a function from (first query, count) to their results."""
   K, G = q_BKGSD.shape[1:3]
-  keys = slice(0, k_BKTD.shape[2])
+  keys = jnp.arange(k_BKTD.shape[2])
 
-  def attend_block(first: Array | int, count: int) -> Array:
+  def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     q_BKGcD = jax.lax.dynamic_slice_in_dim(q_BKGSD, first, count, axis=3)
     rows = first + jnp.arange(count)
-    logits_BKGcT = scale * jnp.einsum(
+    logits_BKGcT = jnp.einsum(
       "bkgcd,bktd->bkgct", q_BKGcD, k_BKTD, preferred_element_type=jnp.float32
     )
+    if soft_cap is not None:
+      logits_BKGcT = soft_cap * jnp.tanh(logits_BKGcT / soft_cap)
     if slopes_H is not None:
       distance_BcT = mask.distance_BST(rows, keys).astype(jnp.float32)
       slopes_KG11 = slopes_H.reshape(K, G, 1, 1)
       logits_BKGcT -= slopes_KG11 * distance_BcT[:, None, None]
     visible_BcT = mask.visible_BST(rows, keys)
-    logits_BKGcT = jnp.where(
-      visible_BcT[:, None, None], logits_BKGcT, reference.HIDDEN
-    )
+    logits_BKGcT = jnp.where(visible_BcT[:, None, None], logits_BKGcT, -jnp.inf)
     max_BKGc1 = jnp.max(logits_BKGcT, axis=-1, keepdims=True)
-    weights_BKGcT = jnp.exp(logits_BKGcT - jax.lax.stop_gradient(max_BKGc1))
+    # Finite, so that a row that sees nothing has weights of 0, not NaN.
+    shift_BKGc1 = jnp.maximum(max_BKGc1, jnp.finfo(jnp.float32).min)
+    weights_BKGcT = jnp.exp(logits_BKGcT - jax.lax.stop_gradient(shift_BKGc1))
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_BKGc1 = jnp.sum(weights_BKGcT, axis=-1, keepdims=True)
     out_BKGcD = jnp.einsum(
@@ -81,25 +95,36 @@ def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, scale, slopes_H):
       v_BKTD,
       preferred_element_type=jnp.float32,
     )
-    return (out_BKGcD / sum_BKGc1).astype(v_BKTD.dtype)
+    out_BKGcD /= jnp.where(sum_BKGc1 > 0, sum_BKGc1, 1)
+    lse_BKGc1 = shift_BKGc1 + jnp.log(sum_BKGc1)
+    stats = (x[..., 0] for x in (lse_BKGc1, max_BKGc1))
+    return out_BKGcD.astype(v_BKTD.dtype), *jax.lax.stop_gradient((*stats,))
 
   return attend_block
 
 
-def _in_turns(attend_block, start: int, stop: int, block: int) -> Array:
-  """Returns the outputs of queries start to stop, a block at a time."""
+def _in_turns(
+  attend_block, start: int, stop: int, block: int
+) -> list[tuple[Array, ...]]:
+  """Returns the results of queries start to stop, computed block by block."""
   whole = (stop - start) // block
-  outs = []
+  parts = []
   if whole > 1:
     firsts = start + block * jnp.arange(whole)
     # Remat: the backward pass recomputes a block rather than keep all logits.
     turn = jax.checkpoint(lambda first: attend_block(first, block))
-    out_nBKGcD = jax.lax.map(turn, firsts)
-    out_BKGncD = jnp.moveaxis(out_nBKGcD, 0, 3)
-    outs.append(
-      out_BKGncD.reshape(*out_BKGncD.shape[:3], -1, out_BKGncD.shape[-1])
-    )
+    turns = jax.lax.map(turn, firsts)
+    parts.append(tuple(_rows_of_turns(x_nBKGc) for x_nBKGc in turns))
     start += whole * block
   if start < stop:
-    outs.append(attend_block(start, stop - start))
-  return jnp.concatenate(outs, axis=3)
+    parts.append(attend_block(start, stop - start))
+  return parts
+
+
+def _rows_of_turns(x_nBKGc: Array) -> Array:
+  x_BKGnc = jnp.moveaxis(x_nBKGc, 0, 3)
+  return x_BKGnc.reshape(*x_BKGnc.shape[:3], -1, *x_BKGnc.shape[5:])
+
+
+def _joined(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+  return tuple(jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))

@@ -1,13 +1,12 @@
 """Attention written as its formula: the oracle other backends are held to."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
-
-# Finite, so that a row that sees nothing is uniform rather than NaN.
-HIDDEN = -1e30
 
 
 def attend(
@@ -17,21 +16,40 @@ def attend(
   mask: Mask,
   scale: Array | float,
   slopes_H: Array | None = None,
-) -> Array:
-  """See `drope_jax.attention.attend`; holds all H S T logits at once."""
+  soft_cap: float | None = None,
+) -> tuple[Array, Array, Array]:
+  """See `backends.Backend`; holds all H S T logits at once."""
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
-  q_BSKGD = q_BSHD.reshape(B, S, K, H // K, D)
-  logits_BKGST = scale * jnp.einsum(
-    "bskgd,btkd->bkgst", q_BSKGD, k_BTKD, preferred_element_type=jnp.float32
+  product = functools.partial(
+    jnp.einsum,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
   )
-  everything = (slice(0, S), slice(0, T))
+  q_BSKGD = q_BSHD.reshape(B, S, K, H // K, D)
+  logits_BKGST = product("bskgd,btkd->bkgst", q_BSKGD, k_BTKD)
+  logits_BKGST *= scale[:, None, None, :, None] if jnp.ndim(scale) else scale
+  if soft_cap is not None:
+    logits_BKGST = soft_cap * jnp.tanh(logits_BKGST / soft_cap)
+  everything = jnp.arange(S), jnp.arange(T)
   if slopes_H is not None:
     distance_BST = mask.distance_BST(*everything).astype(jnp.float32)
     slopes_KG11 = slopes_H.reshape(K, H // K, 1, 1)
     logits_BKGST -= slopes_KG11 * distance_BST[:, None, None]
   visible_BST = mask.visible_BST(*everything)
-  logits_BKGST = jnp.where(visible_BST[:, None, None], logits_BKGST, HIDDEN)
-  weights_BKGST = jax.nn.softmax(logits_BKGST, axis=-1).astype(v_BTKD.dtype)
-  out_BSKGD = jnp.einsum("bkgst,btkd->bskgd", weights_BKGST, v_BTKD)
-  return out_BSKGD.reshape(q_BSHD.shape)
+  logits_BKGST = jnp.where(visible_BST[:, None, None], logits_BKGST, -jnp.inf)
+  max_BKGS1 = jnp.max(logits_BKGST, axis=-1, keepdims=True)
+  # Finite, so that a row that sees nothing has weights of 0, not NaN.
+  shift_BKGS1 = jnp.maximum(max_BKGS1, jnp.finfo(jnp.float32).min)
+  weights_BKGST = jnp.exp(logits_BKGST - jax.lax.stop_gradient(shift_BKGS1))
+  sum_BKGS1 = jnp.sum(weights_BKGST, axis=-1, keepdims=True)
+  weights_BKGST /= jnp.where(sum_BKGS1 > 0, sum_BKGS1, 1)
+  out_BSKGD = product(
+    "bkgst,btkd->bskgd", weights_BKGST.astype(v_BTKD.dtype), v_BTKD
+  )
+  lse_BKGS1 = shift_BKGS1 + jnp.log(sum_BKGS1)
+  return (
+    out_BSKGD.reshape(B, S, H, D).astype(v_BTKD.dtype),
+    lse_BKGS1.reshape(B, H, S),
+    max_BKGS1.reshape(B, H, S),
+  )

@@ -51,11 +51,6 @@ class Cache(NamedTuple):
       jax.lax.dynamic_index_in_dim(v_NBTKD, layer, keepdims=False),
     )
 
-  def slots_BT(self) -> Array:
-    """Returns each slot's position."""
-    B, T = self.k_NBTKD.shape[1:3]
-    return jnp.broadcast_to(jnp.arange(T), (B, T))
-
 
 def empty(
   config: ModelConfig, batch_size: int, max_tokens: int, dtype

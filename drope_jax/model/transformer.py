@@ -239,7 +239,6 @@ def _run_layers(
   tables = plan.prepare(pos_BS, config.head_dim)
   if logit_scale is None:
     logit_scale = config.logit_scale
-  scale = logit_scale * config.head_dim**-0.5
   as_layer = _module(layers.Layer, (config,))
 
   def body(carry, layer_inputs):
@@ -250,13 +249,19 @@ def _run_layers(
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(raw)
     q_BSHD, k_BSKD = plan.apply(scheme, q_BSHD, k_BSKD, tables)
     placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
-    mask = attention.Mask(pos_BS, None, segments_BS, window)
+    offset_B = None
     if cache is not None:
       cache, k_BTKD, v_BTKD = cache.write(index, k_BSKD, v_BSKD)
       if not from_empty:
         seen = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
-        mask = mask._replace(k_pos_BT=cache.slots_BT())
-    out_BSHD = attention.attend(*seen, mask, scale, slopes_H, backend)
+        offset_B = cache.length_B
+    out_BSHD = attention.attend(
+      *seen,
+      mask=attention.Mask(offset_B, window, segments_BS, segments_BS),
+      logit_scale=logit_scale,
+      slopes_H=slopes_H,
+      backend=backend,
+    )
     x_BSM += layer.attention.output(out_BSHD)
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
     return (x_BSM, cache), collect(raw, placed)

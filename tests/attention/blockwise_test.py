@@ -20,11 +20,12 @@ def _case(K, S, T=None, dtype=jnp.float32, slopes_H=None, scale=0.5, **mask):
   *qkv, cotangent_BSHD = (
     jnp.asarray(rng.normal(size=s), dtype) for s in shapes
   )
-  pos_BS = jnp.broadcast_to((T or S) - S + jnp.arange(S), (2, S))
-  return qkv, cotangent_BSHD, Mask(pos_BS, **mask), scale, slopes_H
+  return qkv, cotangent_BSHD, Mask(**mask), scale, slopes_H
 
 
-SEGMENTS_BS = np.stack([np.arange(150) // 40, np.arange(150) // 75])
+SEGMENTS_BS = jnp.asarray(
+  np.stack([np.arange(150) // 40, np.arange(150) // 75])
+)
 CASES = {
   "MHA, all blocks whole": _case(4, 256),
   "GQA, ALiBi, a traced window and scale, ragged": _case(
@@ -34,10 +35,12 @@ CASES = {
     scale=jnp.float32(0.9),
     window=jnp.int32(37),
   ),
-  "MQA, packed documents": _case(1, 150, segment_BS=jnp.asarray(SEGMENTS_BS)),
+  "MQA, packed documents": _case(
+    1, 150, q_segment_BS=SEGMENTS_BS, k_segment_BT=SEGMENTS_BS
+  ),
   "bfloat16": _case(2, 150, dtype=jnp.bfloat16),
   "more keys than queries": _case(
-    2, 70, T=100, k_pos_BT=jnp.tile(jnp.arange(100), (2, 1)), window=50
+    2, 70, T=100, offset_B=jnp.array([30, 11]), window=50
   ),
   "one query": _case(2, 1),
 }
@@ -46,7 +49,7 @@ CASES = {
 @functools.partial(jax.jit, static_argnums=0)
 def _value_and_gradients(attend, qkv, cotangent_BSHD, mask, scale, slopes_H):
   out_BSHD, pull_back = jax.vjp(
-    lambda q, k, v, scale: attend(q, k, v, mask, scale, slopes_H), *qkv, scale
+    lambda q, k, v: attend(q, k, v, mask, scale, slopes_H)[0], *qkv
   )
   return out_BSHD, *pull_back(cotangent_BSHD)
 
@@ -71,14 +74,13 @@ def test_equals_the_reference_in_value_and_gradient(name):
 def _temporary_bytes(attend, S, differentiate):
   """What XLA sets aside for one call, beside its inputs and outputs."""
 
-  def run(q_BSHD, k_BTKD, v_BTKD, pos_BS):
-    return attend(q_BSHD, k_BTKD, v_BTKD, Mask(pos_BS), 0.5)
+  def run(q_BSHD, k_BTKD, v_BTKD):
+    return attend(q_BSHD, k_BTKD, v_BTKD, Mask(), 0.5)[0]
 
   if differentiate:
     run = jax.grad(lambda *args, run=run: run(*args).sum(), argnums=(0, 1, 2))
   x = jax.ShapeDtypeStruct((1, S, 2, D), jnp.float32)
-  pos_BS = jax.ShapeDtypeStruct((1, S), jnp.int32)
-  compiled = jax.jit(run).lower(x, x, x, pos_BS).compile()
+  compiled = jax.jit(run).lower(x, x, x).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 

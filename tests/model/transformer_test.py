@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax import trees
-from drope_jax.attention import Mask, reference
+from drope_jax import attention, trees
 from drope_jax.model import layers, transformer
 from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn
 
@@ -152,12 +151,11 @@ def _looped(config, params, tokens_BS):
     qkv = layer.attention.project(layer.attention_norm(x_BSM))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(qkv)
     table = scheme.prepare(pos_BS, config.head_dim)
-    out_BSHD = reference.attend(
+    out_BSHD = attention.attend(
       *scheme.apply(q_BSHD, k_BSKD, table),
       v_BSKD,
-      Mask(pos_BS, window=window),
-      config.head_dim**-0.5,
-      scheme.bias_slopes(config.num_heads),
+      mask=attention.Mask(window=window),
+      slopes_H=scheme.bias_slopes(config.num_heads),
     )
     x_BSM += layer.attention.output(out_BSHD)
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))

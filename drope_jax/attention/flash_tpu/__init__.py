@@ -1,0 +1,143 @@
+"""Causal attention on the TPU, in Pallas: forward and backward.
+
+Softmax in base 2: the logits' scale takes log2(e) along, and exp2 is what the
+hardware has. See `tiles` for what is visited and skipped, `units` for how a
+tile's work overlaps.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.attention.flash_tpu import backward, forward, units
+from drope_jax.attention.flash_tpu.steering import Inputs
+from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.mask import Mask
+from drope_jax.axes import Array
+
+_LOG2_E = 1 / math.log(2)
+_PADDING = -(2**31)
+"""The segment of what is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  forward_blocks: Blocks
+  backward_blocks: Blocks
+  soft_cap: float | None
+  interpret: Any
+
+
+def attend(
+  q_BSHD: Array,
+  k_BTKD: Array,
+  v_BTKD: Array,
+  mask: Mask,
+  scale: Array | float,
+  slopes_H: Array | None = None,
+  soft_cap: float | None = None,
+  *,
+  forward_blocks: Blocks,
+  backward_blocks: Blocks,
+  interpret: Any = False,
+) -> tuple[Array, Array, Array]:
+  """See `drope_jax.attention.attend`."""
+  if jnp.ndim(scale):
+    scale = scale[:, :, None, None]
+  # In float32, so that the product is rounded once.
+  q_BSHD = (q_BSHD * (scale * jnp.float32(_LOG2_E))).astype(q_BSHD.dtype)
+  if slopes_H is not None:
+    slopes_H = jax.lax.stop_gradient(slopes_H.astype(jnp.float32) * _LOG2_E)
+  if soft_cap is not None:
+    soft_cap *= _LOG2_E
+  if mask.window is not None:
+    mask = mask._replace(window=jnp.reshape(mask.window, (1,)))
+  inputs = Inputs(
+    *(x.swapaxes(1, 2) for x in (q_BSHD, k_BTKD, v_BTKD)), mask, slopes_H
+  )
+  options = _Options(forward_blocks, backward_blocks, soft_cap, interpret)
+  out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
+  lse_BHS, largest_BHS = jax.lax.stop_gradient((lse_BHS, largest_BHS))
+  sees_BHS = lse_BHS != units.EMPTY
+  return (
+    out_BHSD.swapaxes(1, 2),
+    jnp.where(sees_BHS, lse_BHS / _LOG2_E, -jnp.inf),
+    jnp.where(sees_BHS, largest_BHS / _LOG2_E, -jnp.inf),
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(options: _Options, inputs: Inputs) -> tuple[Array, Array, Array]:
+  """Returns out_BHSD, and base-2 log-sum-exp and largest logit as BHS."""
+  S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
+  blocks = options.forward_blocks.fitted(S, T)
+  out_BHSD, *rows = forward.attend(
+    _padded(inputs, *blocks.tile), blocks, options.soft_cap, options.interpret
+  )
+  return out_BHSD[:, :, :S], *(row_BH1S[:, :, 0, :S] for row_BH1S in rows)
+
+
+def _attend_forward(options, inputs):
+  out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
+  return (out_BHSD, lse_BHS, largest_BHS), (inputs, out_BHSD, lse_BHS)
+
+
+def _attend_backward(options, saved, d_results):
+  inputs, out_BHSD, lse_BHS = saved
+  d_out_BHSD, *_ = d_results
+  S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
+  blocks = options.backward_blocks.fitted(S, T)
+  delta_BHS = jnp.einsum(
+    "bhsd,bhsd->bhs",
+    out_BHSD,
+    d_out_BHSD,
+    preferred_element_type=jnp.float32,
+  )
+  chunk = backward.chunk_size(inputs, blocks)
+  d_q_BHSD, d_k_BKTD, d_v_BKTD = backward.gradients(
+    _padded(inputs, chunk, blocks.k),
+    _pad(d_out_BHSD, 2, chunk),
+    _pad(lse_BHS[:, :, None], 3, chunk, units.EMPTY),
+    _pad(delta_BHS[:, :, None], 3, chunk),
+    blocks,
+    chunk,
+    options.soft_cap,
+    options.interpret,
+  )
+  none = jax.tree.map(lambda _: None, (inputs.mask, inputs.slopes_H))
+  return (
+    Inputs(d_q_BHSD[:, :, :S], d_k_BKTD[:, :, :T], d_v_BKTD[:, :, :T], *none),
+  )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _padded(inputs: Inputs, queries: int, keys: int) -> Inputs:
+  """Returns inputs of whole multiples; no query sees a key that was added."""
+  mask = inputs.mask
+  if mask.q_segment_BS is not None:
+    mask = mask._replace(
+      q_segment_BS=_pad(mask.q_segment_BS, 1, queries, _PADDING),
+      k_segment_BT=_pad(mask.k_segment_BT, 1, keys, _PADDING),
+    )
+  return inputs._replace(
+    q_BHSD=_pad(inputs.q_BHSD, 2, queries),
+    k_BKTD=_pad(inputs.k_BKTD, 2, keys),
+    v_BKTD=_pad(inputs.v_BKTD, 2, keys),
+    mask=mask,
+  )
+
+
+def _pad(x: Array, axis: int, multiple: int, value: float = 0) -> Array:
+  """Returns x with `value` at an axis's end, up to a multiple."""
+  missing = -x.shape[axis] % multiple
+  if not missing:
+    return x
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, missing)
+  return jnp.pad(x, widths, constant_values=value)

@@ -1,0 +1,255 @@
+"""The backward kernel: a block of keys at a time, queries streamed past it.
+
+Each tile's weights are computed once, for all three gradients. That of the
+queries is summed in fast memory, for all of them at once, so that nothing of
+S x T size is ever written; longer rows of queries are taken in chunks.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+
+from drope_jax.attention.flash_tpu import steering, tiles, units
+from drope_jax.attention.flash_tpu.steering import Inputs, Step
+from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.axes import Array
+
+_LN2 = 0.6931471805599453
+_LANES = 128
+_SUM_BYTES = 16 * 2**20
+"""Of the queries' gradient in float32; its part of the output takes as much."""
+
+
+def chunk_size(inputs: Inputs, blocks: Blocks) -> int:
+  """Returns how many queries, of S, a call of the kernel takes.
+
+  A multiple of the tile's; all of them where their gradient fits.
+  """
+  S, D = inputs.q_BHSD.shape[2:]
+  query_bytes = inputs.group_size * 4 * max(D, _LANES)
+  most = max(_SUM_BYTES // query_bytes // blocks.q, 1) * blocks.q
+  chunks = -(-S // most)
+  return -(-S // (chunks * blocks.q)) * blocks.q
+
+
+def gradients(
+  inputs: Inputs,
+  d_out_BHSD: Array,
+  lse_BH1S: Array,
+  delta_BH1S: Array,
+  blocks: Blocks,
+  chunk: int,
+  soft_cap: float | None = None,
+  interpret: Any = False,
+) -> tuple[Array, Array, Array]:
+  """Returns the gradients of q_BHSD, k_BKTD and v_BKTD.
+
+  Args:
+    inputs: what `forward.attend` was given.
+    d_out_BHSD: the output's gradient.
+    lse_BH1S: base-2 log-sum-exp, as `forward.attend` returned it.
+    delta_BH1S: float32 sums over D of the output times its gradient.
+    blocks: how to cut the work.
+    chunk: `chunk_size`, of which S is a multiple.
+    soft_cap: in base 2.
+    interpret: as `pl.pallas_call` takes it.
+  """
+  B, H, S, D = inputs.q_BHSD.shape
+  run = functools.partial(
+    _gradients, blocks=blocks, soft_cap=soft_cap, interpret=interpret
+  )
+  if chunk == S:
+    return run(inputs, d_out_BHSD, lse_BH1S, delta_BH1S)
+  offset_B = inputs.mask.offset_B
+  if offset_B is None:
+    offset_B = jnp.zeros(B, jnp.int32)
+
+  def one_chunk(sums, start):
+    def part(x, axis):
+      return jax.lax.dynamic_slice_in_dim(x, start, chunk, axis)
+
+    mask = inputs.mask._replace(offset_B=offset_B + start)
+    if mask.q_segment_BS is not None:
+      mask = mask._replace(q_segment_BS=part(mask.q_segment_BS, 1))
+    d_q_BHsD, *more = run(
+      inputs._replace(q_BHSD=part(inputs.q_BHSD, 2), mask=mask),
+      part(d_out_BHSD, 2),
+      part(lse_BH1S, 3),
+      part(delta_BH1S, 3),
+    )
+    sums = [a + b.astype(a.dtype) for a, b in zip(sums, more, strict=True)]
+    return sums, d_q_BHsD
+
+  keys = (inputs.k_BKTD, inputs.v_BKTD)
+  sums, d_q_nBHsD = jax.lax.scan(
+    one_chunk,
+    [jnp.zeros(x.shape, jnp.float32) for x in keys],
+    jnp.arange(0, S, chunk),
+  )
+  d_q_BHSD = jnp.moveaxis(d_q_nBHsD, 0, 2).reshape(B, H, S, D)
+  return (
+    d_q_BHSD,
+    *(a.astype(x.dtype) for a, x in zip(sums, keys, strict=True)),
+  )
+
+
+def _gradients(
+  inputs, d_out_BHSD, lse_BH1S, delta_BH1S, blocks, soft_cap, interpret
+):
+  B, H, S, D = inputs.q_BHSD.shape
+  K, T, G = *inputs.k_BKTD.shape[1:3], inputs.group_size
+  causal = inputs.mask.offset_B is None
+  visits = tiles.by_key((S, T), blocks.tile, causal, G)
+  scalars = steering.scalars(inputs, visits, blocks)
+  segments = inputs.segments()
+
+  def query_block(b, kv_head, n, *refs):
+    at = dict(zip(scalars, refs, strict=True))
+    latest = at["latest"][b, n]
+    return b, kv_head * G + at["head"][latest], at["q"][latest]
+
+  def key_block(b, kv_head, n, *refs):
+    return b, kv_head, dict(zip(scalars, refs, strict=True))["k"][n]
+
+  q_spec = pl.BlockSpec(
+    (None, None, blocks.q, D), lambda *at: (*query_block(*at), 0)
+  )
+  k_spec = pl.BlockSpec(
+    (None, None, blocks.k, D), lambda *at: (*key_block(*at), 0)
+  )
+
+  def row_index(*at):
+    b, head, block = query_block(*at)
+    return b, head, 0, block
+
+  row_spec = pl.BlockSpec((None, None, 1, blocks.q), row_index)
+  segment_specs = [
+    pl.BlockSpec(
+      (None, 1, size), lambda *at, block=block: (at[0], 0, block(*at)[-1])
+    )
+    for size, block in ((blocks.q, query_block), (blocks.k, key_block))
+  ]
+  d_q_spec = pl.BlockSpec((None, G, S, D), lambda b, k, *_: (b, k, 0, 0))
+  kernel = functools.partial(
+    _kernel,
+    tuple(scalars),
+    blocks,
+    tiles.possible_kinds(inputs.mask, blocks.tile),
+    G,
+    soft_cap,
+  )
+  return pl.pallas_call(
+    kernel,
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=len(scalars),
+      grid=(B, K, len(visits.q)),
+      in_specs=[
+        *(q_spec, k_spec, k_spec, q_spec, row_spec, row_spec),
+        *segment_specs[: len(segments)],
+      ],
+      out_specs=[d_q_spec, k_spec, k_spec],
+      scratch_shapes=[
+        pltpu.VMEM((G, D, S), jnp.float32),
+        pltpu.VMEM((D, blocks.k), inputs.k_BKTD.dtype),
+        pltpu.VMEM((blocks.k, D), jnp.float32),
+        pltpu.VMEM((blocks.k, D), jnp.float32),
+      ],
+    ),
+    out_shape=[
+      jax.ShapeDtypeStruct(x.shape, x.dtype)
+      for x in (inputs.q_BHSD, inputs.k_BKTD, inputs.v_BKTD)
+    ],
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary"),
+      vmem_limit_bytes=steering.VMEM_LIMIT_BYTES,
+    ),
+    interpret=interpret,
+    name="flash_backward",
+  )(
+    *scalars.values(),
+    inputs.q_BHSD,
+    inputs.k_BKTD,
+    inputs.v_BKTD,
+    d_out_BHSD,
+    lse_BH1S,
+    delta_BH1S,
+    *segments,
+  )
+
+
+def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
+  scalars, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
+  q, k, v, d_out, lse, delta, *segments = refs[:-7]
+  d_q, d_k, d_v, d_q_GDS, k_DT, d_k_TD, d_v_TD = refs[-7:]
+  visit = pl.program_id(2)
+  member = scalars["head"][visit]
+  step = Step(
+    scalars=scalars,
+    blocks=blocks,
+    kinds=kinds,
+    row=pl.program_id(0),
+    visit=visit,
+    head=pl.program_id(1) * group_size + member,
+  )
+  first_query = pl.multiple_of(scalars["q"][visit] * blocks.q, blocks.q)
+
+  @pl.when(visit == 0)
+  def _():
+    d_q_GDS[...] = jnp.zeros_like(d_q_GDS)
+
+  @pl.when(step.has(tiles.FIRST))
+  def _():
+    d_k_TD[...] = jnp.zeros_like(d_k_TD)
+    d_v_TD[...] = jnp.zeros_like(d_v_TD)
+    k_DT[...] = k[...].T
+
+  def differentiate_tile(kind: int):
+    position = step.position(kind, segments)
+    # The forward pass took the bias's shift off; here it is on the logits.
+    lse_1S = lse[...] + units.bias_shift_1S(blocks.q, step.slope)
+
+    def begin(unit):
+      keys, queries = unit.keys(blocks), unit.queries(blocks)
+      return (
+        units.matmul(k[keys, :], q[queries, :], (1, 1)),
+        units.matmul(v[keys, :], d_out[queries, :], (1, 1)),
+      )
+
+    def weigh(unit, products):
+      logits_TS, d_weights_TS = products
+      here = slice(unit.q, unit.q + blocks.unit_q)
+      capped_TS = units.cap(logits_TS, soft_cap)
+      masked_TS = units.mask_logits(capped_TS, unit, position)
+      weights_TS = jnp.exp2(masked_TS - lse_1S[:, here])
+      d_logits_TS = weights_TS * (d_weights_TS - delta[:, here])
+      if soft_cap is not None:
+        d_logits_TS *= 1 - jnp.square(capped_TS / soft_cap)
+      return weights_TS.astype(v.dtype), d_logits_TS.astype(k.dtype)
+
+    def end(unit, weighed):
+      weights_TS, d_logits_TS = weighed
+      keys, queries = unit.keys(blocks), unit.queries(blocks)
+      d_v_TD[keys, :] += units.matmul(weights_TS, d_out[queries, :], (1, 0))
+      d_k_TD[keys, :] += units.matmul(d_logits_TS, q[queries, :], (1, 0))
+      here = pl.ds(first_query + unit.q, blocks.unit_q)
+      d_q_GDS[member, :, here] += units.matmul(
+        k_DT[:, keys], d_logits_TS, (1, 0)
+      )
+
+    units.pipeline(units.of_tile(blocks, kind), blocks, begin, weigh, end)
+
+  step.of_each_kind(differentiate_tile)
+
+  @pl.when(step.has(tiles.COMPLETE))
+  def _():
+    here = pl.ds(first_query, blocks.q)
+    d_q[member, here, :] = (_LN2 * d_q_GDS[member, :, here]).T.astype(d_q.dtype)
+
+  @pl.when(step.has(tiles.LAST))
+  def _():
+    d_k[...] = (_LN2 * d_k_TD[...]).astype(d_k.dtype)
+    d_v[...] = d_v_TD[...].astype(d_v.dtype)

@@ -1,0 +1,171 @@
+"""The forward kernel: a block of queries at a time, keys streamed past it."""
+
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+
+from drope_jax.attention.flash_tpu import steering, tiles, units
+from drope_jax.attention.flash_tpu.steering import Inputs, Step
+from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.axes import Array
+
+_START = units.HIDDEN / 2
+
+
+def attend(
+  inputs: Inputs,
+  blocks: Blocks,
+  soft_cap: float | None = None,
+  interpret: Any = False,
+) -> tuple[Array, Array, Array]:
+  """Returns out_BHSD, and each query's log-sum-exp and largest logit, as BH1S.
+
+  Args:
+    inputs: S and T are multiples of the tile's.
+    blocks: how to cut the work.
+    soft_cap: in base 2, as are the last two results.
+    interpret: as `pl.pallas_call` takes it.
+  """
+  B, H, S, D = inputs.q_BHSD.shape
+  T, G, mask = inputs.k_BKTD.shape[2], inputs.group_size, inputs.mask
+  visits = tiles.by_query((S, T), blocks.tile, mask.offset_B is None)
+  scalars = steering.scalars(inputs, visits, blocks)
+  segments = inputs.segments()
+
+  def named(refs):
+    return dict(zip(scalars, refs, strict=True))
+
+  def query_block(b, h, n, *refs):
+    return b, h, named(refs)["q"][n]
+
+  def key_block(b, h, n, *refs):
+    at = named(refs)
+    return b, lax.div(h, G), at["k"][at["latest"][b, n]]
+
+  q_spec = pl.BlockSpec(
+    (None, None, blocks.q, D), lambda *at: (*query_block(*at), 0)
+  )
+  k_spec = pl.BlockSpec(
+    (None, None, blocks.k, D), lambda *at: (*key_block(*at), 0)
+  )
+  v_spec = pl.BlockSpec(
+    (None, None, D, blocks.k), lambda *at: _before_last(0, key_block(*at))
+  )
+  row_spec = pl.BlockSpec(
+    (None, None, 1, blocks.q), lambda *at: _before_last(0, query_block(*at))
+  )
+  segment_specs = [
+    pl.BlockSpec(
+      (None, 1, size), lambda *at, block=block: (at[0], 0, block(*at)[-1])
+    )
+    for size, block in ((blocks.q, query_block), (blocks.k, key_block))
+  ]
+  row = jax.ShapeDtypeStruct((B, H, 1, S), jnp.float32)
+  kernel = functools.partial(
+    _kernel,
+    tuple(scalars),
+    blocks,
+    tiles.possible_kinds(mask, blocks.tile),
+    soft_cap,
+  )
+  return pl.pallas_call(
+    kernel,
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=len(scalars),
+      grid=(B, H, len(visits.q)),
+      in_specs=[q_spec, k_spec, v_spec, *segment_specs[: len(segments)]],
+      out_specs=[q_spec, row_spec, row_spec],
+      scratch_shapes=[
+        pltpu.VMEM((D, blocks.q), jnp.float32),
+        pltpu.VMEM((1, blocks.q), jnp.float32),
+        pltpu.VMEM((1, blocks.q), jnp.float32),
+      ],
+    ),
+    out_shape=[
+      jax.ShapeDtypeStruct((B, H, S, D), inputs.q_BHSD.dtype),
+      row,
+      row,
+    ],
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary"),
+      vmem_limit_bytes=steering.VMEM_LIMIT_BYTES,
+    ),
+    interpret=interpret,
+    name="flash_forward",
+  )(
+    *scalars.values(),
+    inputs.q_BHSD,
+    inputs.k_BKTD,
+    # Once, where the matrix unit would do it again for every block of queries.
+    inputs.v_BKTD.swapaxes(2, 3),
+    *segments,
+  )
+
+
+def _before_last(index, block):
+  return *block[:-1], index, block[-1]
+
+
+def _kernel(names, blocks, kinds, soft_cap, *refs):
+  scalars, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
+  q, k, v_DT, *segments = refs[:-6]
+  out, lse, largest, sum_DS, max_1S, total_1S = refs[-6:]
+  step = Step(
+    scalars=scalars,
+    blocks=blocks,
+    kinds=kinds,
+    row=pl.program_id(0),
+    visit=pl.program_id(2),
+    head=pl.program_id(1),
+  )
+
+  @pl.when(step.has(tiles.FIRST))
+  def _():
+    sum_DS[...] = jnp.zeros_like(sum_DS)
+    total_1S[...] = jnp.zeros_like(total_1S)
+    max_1S[...] = jnp.full_like(max_1S, _START)
+
+  def attend_tile(kind: int):
+    position = step.position(kind, segments)
+
+    def begin(unit):
+      keys, queries = unit.keys(blocks), unit.queries(blocks)
+      return units.matmul(k[keys, :], q[queries, :], (1, 1))
+
+    def weigh(unit, logits_TS):
+      here = unit.queries(blocks)
+      logits_TS = units.cap(logits_TS, soft_cap)
+      logits_TS = units.mask_logits(logits_TS, unit, position)
+      before_1S = max_1S[:, here]
+      now_1S = jnp.maximum(before_1S, logits_TS.max(0, keepdims=True))
+      weights_TS = jnp.exp2(logits_TS - now_1S)
+      decay_1S = jnp.exp2(before_1S - now_1S)
+      more_1S = weights_TS.sum(0, keepdims=True)
+      total_1S[:, here] = decay_1S * total_1S[:, here] + more_1S
+      max_1S[:, here] = now_1S
+      return weights_TS.astype(v_DT.dtype), decay_1S
+
+    def end(unit, weighed):
+      weights_TS, decay_1S = weighed
+      here = unit.queries(blocks)
+      more_DS = units.matmul(v_DT[:, unit.keys(blocks)], weights_TS, (1, 0))
+      sum_DS[:, here] = decay_1S * sum_DS[:, here] + more_DS
+
+    units.pipeline(units.of_tile(blocks, kind), blocks, begin, weigh, end)
+
+  step.of_each_kind(attend_tile)
+
+  @pl.when(step.has(tiles.LAST))
+  def _():
+    total = total_1S[...]
+    sees_1S = total > 0
+    inverse_1S = jnp.where(sees_1S, 1 / total, 0)
+    out[...] = (sum_DS[...] * inverse_1S).T.astype(out.dtype)
+    shifted_1S = max_1S[...] - units.bias_shift_1S(blocks.q, step.slope)
+    largest[...] = shifted_1S
+    lse[...] = jnp.where(sees_1S, shifted_1S + jnp.log2(total), units.EMPTY)

@@ -1,0 +1,17 @@
+"""The logits' scale, folded into the queries."""
+
+import jax.numpy as jnp
+
+from drope_jax.axes import Array
+
+
+def fold(q_BSHD: Array, scale: Array | float) -> Array:
+  """Returns scale times q in q's dtype, rounded once.
+
+  Args:
+    q_BSHD: queries.
+    scale: one for all, or one a query as float32 [B, S].
+  """
+  if jnp.ndim(scale):
+    scale = scale[:, :, None, None]
+  return (q_BSHD * jnp.float32(scale)).astype(q_BSHD.dtype)

@@ -1,0 +1,31 @@
+"""Every backend that a CPU can run, with blocks of which a test has several."""
+
+import functools
+
+import pytest
+
+from drope_jax import attention
+from drope_jax.attention.flash_tpu.units import Blocks
+
+BLOCKS = Blocks(q=128, k=128, unit_q=128, unit_k=128, ahead=1, behind=1)
+OPTIONS = {
+  "blockwise": {"block": 32},
+  "flash_tpu": {
+    "forward_blocks": BLOCKS,
+    "backward_blocks": BLOCKS,
+    "interpret": True,
+  },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+  small = {
+    name: backend._replace(
+      attend=functools.partial(backend.attend, **OPTIONS.get(name, {}))
+    )
+    for name, backend in attention.BACKENDS.items()
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(attention, "BACKENDS", small)
+    yield
