@@ -6,7 +6,7 @@ import functools
 import types
 from typing import NamedTuple
 
-from drope_jax.attention import blockwise, flash_tpu, reference
+from drope_jax.attention import blockwise, flash_tpu, library, reference, splash
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.axes import Array
 
@@ -44,11 +44,21 @@ _BLOCKS = Blocks(q=1024, k=1024, unit_q=256, unit_k=256, ahead=2, behind=1)
 _FLASH_TPU = functools.partial(
   flash_tpu.attend, forward_blocks=_BLOCKS, backward_blocks=_BLOCKS
 )
+_XLA = functools.partial(library.attend, implementation="xla")
+_CUDNN = functools.partial(library.attend, implementation="cudnn")
 
 BACKENDS = types.MappingProxyType(
   {
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
     "flash_tpu": Backend(_FLASH_TPU, _ALL),
+    "splash": Backend(
+      splash.attend,
+      _ALL - {Need.OFFSET, Need.TRACED_WINDOW, Need.ALIBI, Need.STATS},
+    ),
+    "xla": Backend(_XLA, _ALL - {Need.SOFT_CAP, Need.STATS}),
+    "cudnn": Backend(
+      _CUDNN, _ALL - {Need.ALIBI, Need.SOFT_CAP, Need.STATS, Need.FLOAT32}
+    ),
   }
 )

@@ -17,12 +17,13 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from drope_jax import attention, sharding
+from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import preflight
@@ -85,13 +86,12 @@ def run(
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
   directory = epath.Path(directory)
-  backend = resolve_backend(recipe.attention)
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
   preflight.claim(recipe, stores, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
-  context = _Run(recipe, directory, mesh, backend, base_dir, on_metrics, probe)
+  context = _Run(recipe, directory, mesh, base_dir, on_metrics, probe)
   model, done = _resume_model(context, saved)
   if not done and not saved:
     on_model("start", model)
@@ -108,20 +108,26 @@ def run(
   return model
 
 
-def resolve_backend(name: str) -> str:
+def resolve_backend(name: str, config: ModelConfig, dtype: str) -> str:
   """Returns the attention backend that "auto" means on these devices.
 
-  Raises:
-    ValueError: there is no such backend.
+  On a GPU the library's: cuDNN, or XLA for what cuDNN does not do.
+
+  Args:
+    name: a backend, which stays, or "auto".
+    config: the model's.
+    dtype: of activations.
   """
-  if name == "auto":
-    return "blockwise"
-  if name not in attention.BACKENDS:
-    raise ValueError(
-      "Recipe.attention must be auto or one of "
-      f"{', '.join(attention.BACKENDS)}, got {name!r}. Name one of these."
-    )
-  return name
+  if name != "auto":
+    return name
+  match jax.default_backend():
+    case "tpu":
+      return "flash_tpu"
+    case "gpu":
+      plan = patterns.layer_plan(config.positional, config.num_layers)
+      biased = plan.slopes_array(config.num_heads) is not None
+      return "xla" if biased or dtype == "float32" else "cudnn"
+  return "blockwise"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +135,6 @@ class _Run:
   recipe: Recipe
   directory: epath.Path
   mesh: jax.sharding.Mesh
-  backend: str
   base_dir: str | None
   on_metrics: Listener
   probe: Probe
@@ -231,11 +236,12 @@ def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
 def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   last = first + phase.num_steps
   config = _phase_config(phase, model)
+  backend = resolve_backend(run.recipe.attention, config, phase.compute_dtype)
 
   def manifest_at(step: int) -> manifests.Manifest:
     arguments = {
       "phase": phase,
-      "attention": run.backend,
+      "attention": backend,
       "seed": run.recipe.seed,
     }
     taken = step - first
@@ -272,16 +278,16 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
     def save(step: int, state: steps.State) -> None:
       saves.save(step, state, manifest_at(step))
 
-    state = _take_steps(run, phase, model, first, state, save)
+    state = _take_steps(run, phase, model, backend, first, state, save)
   return Model(state["params"], manifest_at(last))
 
 
-def _take_steps(run, phase, model, first, state, save):
+def _take_steps(run, phase, model, backend, first, state, save):
   """Returns the state at the phase's last step, saving on the way."""
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
   take = jax.jit(
-    steps.make_step(config, phase, first, run.backend),
+    steps.make_step(config, phase, first, backend),
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )

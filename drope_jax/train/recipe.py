@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from drope_jax.attention import BACKENDS
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
 from drope_jax.sharding import MeshConfig
@@ -127,7 +128,8 @@ class Recipe:
       checkpoints carry; None with `init_from`, whose own it is.
     seed: of weights and data.
     mesh: how devices are laid out.
-    attention: backend; "auto" is resolved once, for the devices at hand.
+    attention: backend; "auto" is resolved once a phase, for the devices at
+      hand.
     save_every_steps: between checkpoints that a run resumes from.
     log_every_steps: between lines of metrics.jsonl.
   """
@@ -156,6 +158,11 @@ class Recipe:
         "A Recipe names a tokenizer with a model, and takes a checkpoint's "
         f"own, got tokenizer={self.tokenizer!r} and "
         f"init_from={self.init_from!r}. Set or remove Recipe.tokenizer."
+      )
+    if self.attention not in ("auto", *BACKENDS):
+      raise ValueError(
+        "Recipe.attention must be auto or one of "
+        f"{', '.join(BACKENDS)}, got {self.attention!r}. Name one of these."
       )
     names = [phase.name for phase in self.phases]
     # A phase's checkpoint is the folder of its name, beside the saved steps'.

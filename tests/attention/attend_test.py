@@ -281,7 +281,7 @@ def test_a_key_with_a_logit_of_minus_infinity_has_no_weight(backend):
   assert not np.any(d_k_BTKD[:, 5]) and not np.any(d_v_BTKD[:, 5])
 
 
-@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+@pytest.mark.parametrize("backend", ["reference", "blockwise", "xla"])
 def test_an_output_depends_on_exactly_the_keys_its_mask_shows(backend):
   """By the Jacobian of each output to each key and value."""
   T = S + 70

@@ -15,6 +15,7 @@ OPTIONS = {
     "backward_blocks": BLOCKS,
     "interpret": True,
   },
+  "splash": {"block": 128, "interpret": True},
 }
 
 

@@ -434,7 +434,6 @@ def _with(phase, **changes):
       _with(RECALIBRATE, batch_size=3, accumulation=1),
       r"split evenly over the mesh, got a batch of shape \(3, 8\)",
     ),
-    (dataclasses.replace(RECIPE, attention="flush"), "got 'flush'"),
     (dataclasses.replace(RECIPE, tokenizer="gone.model"), "gone.model"),
     (
       dataclasses.replace(
@@ -480,3 +479,22 @@ def test_the_recipe_in_the_folder_is_what_ran(whole):
   written = json.loads((whole[0] / "recipe.json").read_text())
   assert written["phases"][0]["optimizer"]["__class__"] == "Muon"
   assert "save_every_steps" not in written
+
+
+@pytest.mark.parametrize(
+  "device,dtype,scheme,want",
+  [
+    ("cpu", "float32", positional.Rope(), "blockwise"),
+    ("tpu", "float32", positional.Alibi(), "flash_tpu"),
+    ("gpu", "bfloat16", positional.Rope(), "cudnn"),
+    ("gpu", "float32", positional.Rope(), "xla"),
+    ("gpu", "bfloat16", positional.Alibi(), "xla"),
+  ],
+)
+def test_auto_is_a_backend_that_runs_on_these_devices(
+  device, dtype, scheme, want, monkeypatch
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: device)
+  config = dataclasses.replace(MODEL, positional=scheme)
+  assert loop.resolve_backend("auto", config, dtype) == want
+  assert loop.resolve_backend("splash", config, dtype) == "splash"

@@ -92,6 +92,7 @@ def test_a_surgery_is_measured_on_some_text():
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
     ({"log_every_steps": 0}, "log_every_steps must be at least 1, got 0"),
+    ({"attention": "flush"}, "auto or one of reference, .*, got 'flush'"),
     ({"seed": -1}, "seed must be 0 or more, got -1"),
   ],
 )
