@@ -46,7 +46,7 @@ def attend(
     mask: what each query sees.
     logit_scale: beyond 1 / sqrt(D); one for all, or float32 [B, S] for the
       queries.
-    slopes_H: ALiBi's, float32, or None.
+    slopes_H: ALiBi's, float32, or None. No gradient passes through.
     soft_cap: bounds logits before ALiBi, as cap * tanh(logits / cap). Static.
     with_stats: whether `Stats` are returned too.
     backend: a name in `BACKENDS`.
@@ -66,7 +66,8 @@ def attend(
     Need.STATS: with_stats,
     Need.FLOAT32: q_BSHD.dtype == jnp.float32,
   }
-  require(backend, {need for need, needed in needs.items() if needed})
+  _require(backend, {need for need, needed in needs.items() if needed})
+  slopes_H = jax.lax.stop_gradient(slopes_H)
   S, D = q_BSHD.shape[1], q_BSHD.shape[3]
   if mask.offset_B is None:  # Nothing sees what lies behind the last query.
     k_BTKD, v_BTKD = k_BTKD[:, :S], v_BTKD[:, :S]
@@ -80,7 +81,7 @@ def attend(
   return out_BSHD, Stats(*jax.lax.stop_gradient(stats))
 
 
-def require(backend: str, needs: set[Need]) -> None:
+def _require(backend: str, needs: set[Need]) -> None:
   """Checks that a backend exists and meets all needs.
 
   Raises:
@@ -120,4 +121,4 @@ def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
     )
 
 
-__all__ = ["BACKENDS", "Mask", "Need", "Stats", "attend", "require"]
+__all__ = ["BACKENDS", "Mask", "Need", "Stats", "attend"]
