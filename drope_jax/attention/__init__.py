@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from drope_jax.attention.backends import BACKENDS, Need
+from drope_jax.attention import backends
+from drope_jax.attention.backends import BACKENDS, FlashTpu, Need
+from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
 
@@ -32,7 +34,7 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
   with_stats: bool = False,
-  backend: str = "reference",
+  backend: str | FlashTpu = "reference",
 ) -> Array | tuple[Array, Stats]:
   """Returns softmax(cap(logit_scale q k^T / sqrt(D)) - slopes * distance) v.
 
@@ -49,7 +51,7 @@ def attend(
     slopes_H: ALiBi's, float32, or None. No gradient passes through.
     soft_cap: bounds logits before ALiBi, as cap * tanh(logits / cap). Static.
     with_stats: whether `Stats` are returned too.
-    backend: a name in `BACKENDS`.
+    backend: a name in `BACKENDS`, or `FlashTpu`.
 
   Raises:
     ValueError: there is no such backend, or it does not honour an argument;
@@ -66,39 +68,21 @@ def attend(
     Need.STATS: with_stats,
     Need.FLOAT32: q_BSHD.dtype == jnp.float32,
   }
-  _require(backend, {need for need, needed in needs.items() if needed})
+  run = backends.select(
+    backend, {need for need, needed in needs.items() if needed}
+  )
   slopes_H = jax.lax.stop_gradient(slopes_H)
   S, D = q_BSHD.shape[1], q_BSHD.shape[3]
   if mask.offset_B is None:  # Nothing sees what lies behind the last query.
     k_BTKD, v_BTKD = k_BTKD[:, :S], v_BTKD[:, :S]
     if mask.k_segment_BT is not None:
       mask = mask._replace(k_segment_BT=mask.k_segment_BT[:, :S])
-  out_BSHD, *stats = BACKENDS[backend].attend(
+  out_BSHD, *stats = run(
     q_BSHD, k_BTKD, v_BTKD, mask, logit_scale * D**-0.5, slopes_H, soft_cap
   )
   if not with_stats:
     return out_BSHD
   return out_BSHD, Stats(*jax.lax.stop_gradient(stats))
-
-
-def _require(backend: str, needs: set[Need]) -> None:
-  """Checks that a backend exists and meets all needs.
-
-  Raises:
-    ValueError: it does not; the message names those that do.
-  """
-  able = [name for name, other in BACKENDS.items() if needs <= other.honours]
-  if backend not in BACKENDS:
-    raise ValueError(
-      f"The attention backend must be one of {', '.join(able)}, got "
-      f"{backend!r}. Name one of these."
-    )
-  if backend not in able:
-    unmet = sorted(needs - BACKENDS[backend].honours)
-    raise ValueError(
-      f"Attention with {' and '.join(unmet)} needs a backend that honours it, "
-      f"got {backend!r}. Name one of {', '.join(able)}."
-    )
 
 
 def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
@@ -121,4 +105,4 @@ def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
     )
 
 
-__all__ = ["BACKENDS", "Mask", "Need", "Stats", "attend"]
+__all__ = ["BACKENDS", "Blocks", "FlashTpu", "Mask", "Need", "Stats", "attend"]

@@ -1,6 +1,7 @@
 """The backends of `attend`, and what each of them honours."""
 
 from collections.abc import Callable
+import dataclasses
 import enum
 import functools
 import types
@@ -24,6 +25,19 @@ class Need(enum.StrEnum):
   FLOAT32 = "float32 inputs"
 
 
+@dataclasses.dataclass(frozen=True)
+class FlashTpu:
+  """The backend "flash_tpu" with blocks of one's own.
+
+  Attributes:
+    forward, backward: how each kernel cuts its work; None: as the table that
+      `tools/tune_attention.py` writes has it for the chip.
+  """
+
+  forward: Blocks | None = None
+  backward: Blocks | None = None
+
+
 class Backend(NamedTuple):
   """One way to compute attention.
 
@@ -40,10 +54,6 @@ class Backend(NamedTuple):
 
 
 _ALL = frozenset(Need)
-_BLOCKS = Blocks(q=1024, k=1024, unit_q=256, unit_k=256, ahead=2, behind=1)
-_FLASH_TPU = functools.partial(
-  flash_tpu.attend, forward_blocks=_BLOCKS, backward_blocks=_BLOCKS
-)
 _XLA = functools.partial(library.attend, implementation="xla")
 _CUDNN = functools.partial(library.attend, implementation="cudnn")
 
@@ -51,7 +61,7 @@ BACKENDS = types.MappingProxyType(
   {
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
-    "flash_tpu": Backend(_FLASH_TPU, _ALL),
+    "flash_tpu": Backend(flash_tpu.attend, _ALL),
     "splash": Backend(
       splash.attend,
       _ALL - {Need.OFFSET, Need.TRACED_WINDOW, Need.ALIBI, Need.STATS},
@@ -62,3 +72,33 @@ BACKENDS = types.MappingProxyType(
     ),
   }
 )
+
+
+def select(
+  backend: str | FlashTpu, needs: set[Need]
+) -> Callable[..., tuple[Array, ...]]:
+  """Returns the `attend` of a backend that meets all needs.
+
+  Raises:
+    ValueError: there is none of that name, or it does not meet them; the
+      message names those that do.
+  """
+  name = backend if isinstance(backend, str) else "flash_tpu"
+  able = [name for name, other in BACKENDS.items() if needs <= other.honours]
+  if name not in BACKENDS:
+    raise ValueError(
+      f"The attention backend must be one of {', '.join(able)}, got {name!r}. "
+      "Name one of these."
+    )
+  if name not in able:
+    unmet = sorted(needs - BACKENDS[name].honours)
+    raise ValueError(
+      f"Attention with {' and '.join(unmet)} needs a backend that honours it, "
+      f"got {name!r}. Name one of {', '.join(able)}."
+    )
+  attend = BACKENDS[name].attend
+  if isinstance(backend, str):
+    return attend
+  return functools.partial(
+    attend, forward_blocks=backend.forward, backward_blocks=backend.backward
+  )

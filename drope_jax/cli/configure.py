@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 import drope_jax
-from drope_jax import positional, sharding
+from drope_jax import attention, positional, sharding
 from drope_jax.cli import bindings
 from drope_jax.data import pipeline
 from drope_jax.evals import needles, suite
@@ -30,6 +30,8 @@ CLASSES = (
   *positional.CATALOGUE.values(),
   pipeline.DataConfig,
   sharding.MeshConfig,
+  attention.FlashTpu,
+  attention.Blocks,
   optimizer.AdamW,
   optimizer.Muon,
   optimizer.Cosine,

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from drope_jax import sharding
+from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.data import paths, pipeline, tokenizer
@@ -108,10 +109,13 @@ def run(
   return model
 
 
-def resolve_backend(name: str, config: ModelConfig, dtype: str) -> str:
+def resolve_backend(
+  name: str | FlashTpu, config: ModelConfig, dtype: str
+) -> str | FlashTpu:
   """Returns the attention backend that "auto" means on these devices.
 
-  On a GPU the library's: cuDNN, or XLA for what cuDNN does not do.
+  On a TPU our kernel, which `jit` does not divide: for one chip only. On a GPU
+  the library's: cuDNN, or XLA for what cuDNN does not do.
 
   Args:
     name: a backend, which stays, or "auto".
@@ -121,7 +125,7 @@ def resolve_backend(name: str, config: ModelConfig, dtype: str) -> str:
   if name != "auto":
     return name
   match jax.default_backend():
-    case "tpu":
+    case "tpu" if jax.device_count() == 1:
       return "flash_tpu"
     case "gpu":
       plan = patterns.layer_plan(config.positional, config.num_layers)

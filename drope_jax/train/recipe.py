@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from drope_jax.attention import BACKENDS
+from drope_jax.attention import BACKENDS, FlashTpu
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
 from drope_jax.sharding import MeshConfig
@@ -128,8 +128,8 @@ class Recipe:
       checkpoints carry; None with `init_from`, whose own it is.
     seed: of weights and data.
     mesh: how devices are laid out.
-    attention: backend; "auto" is resolved once a phase, for the devices at
-      hand.
+    attention: backend, or `FlashTpu` with blocks of its own; "auto" is
+      resolved once a phase, for the devices at hand.
     save_every_steps: between checkpoints that a run resumes from.
     log_every_steps: between lines of metrics.jsonl.
   """
@@ -140,7 +140,7 @@ class Recipe:
   tokenizer: str | None = None
   seed: int = 0
   mesh: MeshConfig = MeshConfig()
-  attention: str = "auto"
+  attention: str | FlashTpu = "auto"
   save_every_steps: int = 500
   log_every_steps: int = 10
 
@@ -159,7 +159,8 @@ class Recipe:
         f"own, got tokenizer={self.tokenizer!r} and "
         f"init_from={self.init_from!r}. Set or remove Recipe.tokenizer."
       )
-    if self.attention not in ("auto", *BACKENDS):
+    backend = self.attention
+    if isinstance(backend, str) and backend not in ("auto", *BACKENDS):
       raise ValueError(
         "Recipe.attention must be auto or one of "
         f"{', '.join(BACKENDS)}, got {self.attention!r}. Name one of these."

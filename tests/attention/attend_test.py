@@ -425,6 +425,6 @@ def test_attend_runs_the_backend_it_was_given(name, monkeypatch):
     other: backend._replace(attend=functools.partial(stub, other))
     for other, backend in BACKENDS.items()
   }
-  monkeypatch.setattr(attention, "BACKENDS", stubs)
+  monkeypatch.setattr(attention.backends, "BACKENDS", stubs)
   _abstractly(name)
   assert ran == [name]

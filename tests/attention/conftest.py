@@ -28,5 +28,5 @@ def small_blocks():
     for name, backend in attention.BACKENDS.items()
   }
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(attention, "BACKENDS", small)
+    patch.setattr(attention.backends, "BACKENDS", small)
     yield

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drope_jax.attention.flash_tpu import backward, forward, units
+from drope_jax.attention import scale as scales
+from drope_jax.attention.flash_tpu import backward, blocks, forward, units
 from drope_jax.attention.flash_tpu.steering import Inputs
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
@@ -41,15 +42,17 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
   *,
-  forward_blocks: Blocks,
-  backward_blocks: Blocks,
+  forward_blocks: Blocks | None = None,
+  backward_blocks: Blocks | None = None,
   interpret: Any = False,
 ) -> tuple[Array, Array, Array]:
-  """See `drope_jax.attention.attend`."""
-  if jnp.ndim(scale):
-    scale = scale[:, :, None, None]
-  # In float32, so that the product is rounded once.
-  q_BSHD = (q_BSHD * (scale * jnp.float32(_LOG2_E))).astype(q_BSHD.dtype)
+  """See `backends.Backend`.
+
+  Args:
+    forward_blocks, backward_blocks: None: see `blocks.nearest`.
+    interpret: as `pl.pallas_call` takes it; a CPU needs it.
+  """
+  q_BSHD = scales.fold(q_BSHD, scale * _LOG2_E)
   if slopes_H is not None:
     slopes_H = jax.lax.stop_gradient(slopes_H.astype(jnp.float32) * _LOG2_E)
   if soft_cap is not None:
@@ -59,7 +62,13 @@ def attend(
   inputs = Inputs(
     *(x.swapaxes(1, 2) for x in (q_BSHD, k_BTKD, v_BTKD)), mask, slopes_H
   )
-  options = _Options(forward_blocks, backward_blocks, soft_cap, interpret)
+  chip, D = blocks.chip(), q_BSHD.shape[3]
+  options = _Options(
+    forward_blocks or blocks.nearest(chip, D, "forward"),
+    backward_blocks or blocks.nearest(chip, D, "backward"),
+    soft_cap,
+    interpret,
+  )
   out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
   lse_BHS, largest_BHS = jax.lax.stop_gradient((lse_BHS, largest_BHS))
   sees_BHS = lse_BHS != units.EMPTY
@@ -74,9 +83,9 @@ def attend(
 def _attend(options: _Options, inputs: Inputs) -> tuple[Array, Array, Array]:
   """Returns out_BHSD, and base-2 log-sum-exp and largest logit as BHS."""
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  blocks = options.forward_blocks.fitted(S, T)
+  cut = options.forward_blocks.fitted(S, T)
   out_BHSD, *rows = forward.attend(
-    _padded(inputs, *blocks.tile), blocks, options.soft_cap, options.interpret
+    _padded(inputs, *cut.tile), cut, options.soft_cap, options.interpret
   )
   return out_BHSD[:, :, :S], *(row_BH1S[:, :, 0, :S] for row_BH1S in rows)
 
@@ -90,20 +99,20 @@ def _attend_backward(options, saved, d_results):
   inputs, out_BHSD, lse_BHS = saved
   d_out_BHSD, *_ = d_results
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  blocks = options.backward_blocks.fitted(S, T)
+  cut = options.backward_blocks.fitted(S, T)
   delta_BHS = jnp.einsum(
     "bhsd,bhsd->bhs",
     out_BHSD,
     d_out_BHSD,
     preferred_element_type=jnp.float32,
   )
-  chunk = backward.chunk_size(inputs, blocks)
+  chunk = backward.chunk_size(inputs, cut)
   d_q_BHSD, d_k_BKTD, d_v_BKTD = backward.gradients(
-    _padded(inputs, chunk, blocks.k),
+    _padded(inputs, chunk, cut.k),
     _pad(d_out_BHSD, 2, chunk),
     _pad(lse_BHS[:, :, None], 3, chunk, units.EMPTY),
     _pad(delta_BHS[:, :, None], 3, chunk),
-    blocks,
+    cut,
     chunk,
     options.soft_cap,
     options.interpret,
