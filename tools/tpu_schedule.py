@@ -1,4 +1,4 @@
-r"""Prints the static schedule of a program's TPU kernels, without a TPU.
+"""Prints the static schedule of a program's TPU kernels, without a TPU.
 
 libtpu holds the TPU's compiler, which runs on any x86 Linux machine. A program
 is compiled with it in a process of its own, for a topology given by name, and
@@ -7,11 +7,10 @@ which the scheduler puts where it must wait. Counts repeat exactly from run to
 run. They hold no wait for memory or network: these are not hardware timings,
 but bounds from below, fit to compare kernels with.
 
-FUNCTION takes the keywords of --kwargs and returns a function and its
-arguments as jax.ShapeDtypeStructs.
+FUNCTION takes the keywords of --kwargs and returns a function to compile and
+its arguments, as jax.ShapeDtypeStructs.
 
-python tools/tpu_schedule.py attention_schedule:splash --topology v5e:2x2 \
-  --kwargs '{"tokens": 4096, "head_dim": 128, "block": [1024, 1024, 512]}'
+python tools/tpu_schedule.py my_module:my_function --topology v6e:2x2
 """
 
 import argparse

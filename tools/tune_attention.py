@@ -30,15 +30,16 @@ from drope_jax.attention.flash_tpu import block_table
 from drope_jax.attention.flash_tpu.units import Blocks
 
 _SIZES = {
-  "q": (512, 1024, 2048),
-  "k": (512, 1024, 2048),
+  "tile": (512, 1024, 2048),
   "unit_q": (128, 256, 512),
   "unit_k": (128, 256, 512),
   "ahead": (1, 2, 3, 4),
   "behind": (0, 1, 2),
 }
-_MOVES = (("q", "k"), *((name,) for name in _SIZES))
+"""Tiles are square: only of those on the diagonal are hidden units skipped."""
 _TOKENS = (4096, 32768)
+_MOST_UNITS = 128
+"""Of a tile. They are unrolled: more take minutes to compile."""
 _OTHER = Blocks(256, 256, 256, 256, 1, 0)
 """Of the direction that is not searched: quick to compile."""
 
@@ -79,6 +80,13 @@ class _Search:
     ]
     for blocks, cycles in zip(new, pool.map(self._measure, new), strict=True):
       self.cycles[blocks] = cycles
+      print(
+        *(self.chip, self.head_dim, self.direction),
+        dataclasses.astuple(blocks),
+        cycles or "does not compile",
+        file=sys.stderr,
+        flush=True,
+      )
     for blocks in sorted(some, key=self._cost):
       if blocks == self.fitting or self._fits(blocks):
         self.fitting = blocks
@@ -131,16 +139,15 @@ def _blocks(row: tuple) -> Blocks:
 
 def _neighbours(blocks: Blocks) -> Iterator[Blocks]:
   """Yields blocks that differ by one step."""
-  for move, step in itertools.product(_MOVES, (-1, 1)):
-    changed = dataclasses.asdict(blocks)
-    for name in move:
-      sizes = _SIZES[name]
-      at = sizes.index(changed[name]) + step
-      if not 0 <= at < len(sizes):
-        break
-      changed[name] = sizes[at]
-    else:
-      yield Blocks(**changed)
+  tile, _, *rest = dataclasses.astuple(blocks)
+  current = dict(zip(_SIZES, (tile, *rest), strict=True))
+  for (name, sizes), step in itertools.product(_SIZES.items(), (-1, 1)):
+    at = sizes.index(current[name]) + step
+    if 0 <= at < len(sizes):
+      tile, *rest = (current | {name: sizes[at]}).values()
+      near = Blocks(tile, tile, *rest)
+      if near.q * near.k <= _MOST_UNITS * near.unit_q * near.unit_k:
+        yield near
 
 
 def _write(rows: dict[tuple, tuple]) -> None:
@@ -191,11 +198,8 @@ def main() -> None:
         cycles = search.cycles[best]
         rows[entry] = (*dataclasses.astuple(best), *cycles)
         _write(rows)
-        print(
-          *entry,
-          f"{best} {cycles} of {len(search.cycles)} tried",
-          flush=True,
-        )
+        tried = len(search.cycles)
+        print(*entry, best, f"{cycles} cycles, {tried} tried", flush=True)
   except (tpu_schedule.Unavailable, tpu_schedule.CompileError) as error:
     print(error, file=sys.stderr)
     sys.exit(2)
