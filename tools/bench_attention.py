@@ -212,7 +212,7 @@ def _comparison(chip: str, figures: list[_Figure]) -> Table:
 
 
 def _options(chip: str, figures: list[_Figure]) -> Table:
-  table = _table(f"{chip}, ours, T=4096: cycles of a tile, by kind")
+  table = _table(f"{chip}, ours at T=4096: cycles of a tile, by kind")
   table.add_column("D", justify="right")
   table.add_column("with")
   for name in PRODUCTS:
@@ -240,7 +240,7 @@ def _options(chip: str, figures: list[_Figure]) -> Table:
 
 
 def _table(title: str) -> Table:
-  return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  return Table(title=title, box=box.SIMPLE_HEAD, padding=0)
 
 
 if __name__ == "__main__":
