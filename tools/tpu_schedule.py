@@ -14,7 +14,7 @@ python tools/tpu_schedule.py my_module:my_function --topology v6e:2x2
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import importlib
 import importlib.util
@@ -243,21 +243,19 @@ def _environment(folder: str) -> dict[str, str]:
   }
 
 
-def _read(folder: pathlib.Path):
+def _read(folder: pathlib.Path) -> Iterator[Kernel]:
   """Yields the kernels of a dump."""
-  stem = re.compile(rf"(\d+-(?!TLP-|<)(.*))-\d\d-{_BUNDLES}\.txt")
+  bundles = re.compile(rf"(\d+-(?!TLP-|<)(.*))-\d\d-{_BUNDLES}\.txt")
   for file in sorted(folder.iterdir()):
-    if not (found := stem.fullmatch(file.name)):
+    if not (found := bundles.fullmatch(file.name)):
       continue
     if kernel := read_kernel(found[2], file.read_text(errors="replace")):
-      vmem_bytes = 0
-      for other in folder.iterdir():
-        if re.fullmatch(
-          re.escape(found[1]) + rf"-\d\d-{_ALLOCATIONS}\.txt", other.name
-        ):
-          sizes = _VMEM.findall(other.read_text(errors="replace"))
-          vmem_bytes = sum(int(size, 16) for size in sizes)
-      yield dataclasses.replace(kernel, vmem_bytes=vmem_bytes)
+      sizes = [
+        int(size, 16)
+        for allocations in folder.glob(f"{found[1]}-??-{_ALLOCATIONS}.txt")
+        for size in _VMEM.findall(allocations.read_text(errors="replace"))
+      ]
+      yield dataclasses.replace(kernel, vmem_bytes=sum(sizes))
 
 
 def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> int:
