@@ -10,7 +10,6 @@ python tools/attention_schedule.py flash --chip v6e --head-dim 64
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import functools
 import importlib.util
 import sys
 
@@ -213,7 +212,6 @@ def kernel_of(
   return program.kernel(_NAMES[direction])
 
 
-@functools.cache
 def _visits(direction: str, tokens: int, tile: tuple[int, int]):
   """Returns our kernel's visits, and the kind of each tile."""
   shape = (tokens, tokens)
