@@ -29,8 +29,8 @@ BUNDLES = [
   EMPTY,
   # 2: the loop's first. Everything up to 36 is for steps with a tile alone.
   *(branch(37), *DELAY),
-  # 7: before the tile, three cycles at some steps.
-  *(branch(15), *DELAY, EMPTY, EMPTY, EMPTY),
+  # 7: before the tile, three cycles at some steps; of them two may be left.
+  *(branch(15), branch(15), *DELAY[1:], EMPTY, EMPTY, EMPTY),
   # 15: a tile of five cycles.
   *(branch(25), *DELAY, PRODUCT, SPILL, EMPTY, PRODUCT, SPILL),
   # 25: another, of two.
