@@ -19,7 +19,7 @@ import numpy as np
 import tpu_schedule
 
 from drope_jax.attention import flash_tpu
-from drope_jax.attention.flash_tpu import block_table, tiles
+from drope_jax.attention.flash_tpu import blocks, tiles
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
 
@@ -51,10 +51,6 @@ def flash(
     option: "plain", "alibi", "window" or "segments"; traced.
     gradient: whether to compile both kernels.
   """
-  blocks = {
-    "forward_blocks": Blocks(*forward),
-    "backward_blocks": Blocks(*backward),
-  }
 
   def attend(q_BHSD, k_BKTD, v_BKTD, ints_BS):
     mask, slopes_H = Mask(), None
@@ -66,7 +62,12 @@ def flash(
       mask = Mask(q_segment_BS=ints_BS, k_segment_BT=ints_BS)
     arrays_BSHD = (x.swapaxes(1, 2) for x in (q_BHSD, k_BKTD, v_BKTD))
     out_BSHD, *_ = flash_tpu.attend(
-      *arrays_BSHD, mask, head_dim**-0.5, slopes_H, **blocks
+      *arrays_BSHD,
+      mask,
+      head_dim**-0.5,
+      slopes_H,
+      forward_blocks=Blocks(*forward),
+      backward_blocks=Blocks(*backward),
     )
     return out_BSHD.swapaxes(1, 2)
 
@@ -142,14 +143,6 @@ def _heads_first(tokens, head_dim):
   return (jax.ShapeDtypeStruct((HEADS, tokens, head_dim), jnp.bfloat16),) * 3
 
 
-def table_blocks(chip: str, head_dim: int, direction: str) -> Blocks:
-  """Returns what the table holds, or blocks to begin a search with."""
-  for *key, q, k, unit_q, unit_k, ahead, behind, _, _ in block_table.ROWS:
-    if key == [chip, head_dim, direction]:
-      return Blocks(q, k, unit_q, unit_k, ahead, behind)
-  return Blocks(1024, 1024, 256, 256, 2, 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
   """One kernel, forward and backward, for one chip and shape.
@@ -184,7 +177,7 @@ class Case:
 
   def blocks(self, direction: str) -> Blocks:
     """Returns those of our kernel."""
-    return table_blocks(self.chip, self.head_dim, direction)
+    return blocks.nearest(self.chip, self.head_dim, direction)
 
   def tile(self, direction: str) -> tuple[int, int]:
     """Returns queries and keys of a tile."""
@@ -195,8 +188,8 @@ class Case:
   def cycles(self, direction: str, kernel: tpu_schedule.Kernel) -> int:
     """Returns those of one head's causal row."""
     if self.kernel == "flash":
-      blocks = self.blocks(direction)
-      return flash_cycles(direction, kernel, blocks, self.tokens)
+      cut = self.blocks(direction)
+      return flash_cycles(direction, kernel, cut, self.tokens)
     return splash_cycles(direction, kernel, self.block, self.tokens)
 
   def mfu(self, direction: str, cycles: int) -> float:
@@ -223,10 +216,10 @@ def _visits(direction: str, tokens: int, tile: tuple[int, int]):
 
 
 def flash_cycles(
-  direction: str, kernel: tpu_schedule.Kernel, blocks: Blocks, tokens: int
+  direction: str, kernel: tpu_schedule.Kernel, cut: Blocks, tokens: int
 ) -> int:
   """Returns our kernel's cycles over one head's causal row."""
-  tile = blocks.fitted(tokens, tokens).tile
+  tile = cut.fitted(tokens, tokens).tile
   visits, kinds = _visits(direction, tokens, tile)
   possible = tiles.possible_kinds(Mask(), tile)
   work = sum(

@@ -21,7 +21,6 @@ from attention_schedule import (
   PRODUCTS,
   flash_cycles,
   kernel_of,
-  table_blocks,
 )
 import jax
 import tpu_schedule
@@ -66,9 +65,9 @@ class _Search:
 
   def run(self, pool: futures.Executor) -> Blocks:
     """Returns the best blocks found."""
-    starts = {row[:3]: _blocks(row) for row in block_table.ROWS}
-    known = [b for key, b in starts.items() if key[2] == self.direction]
-    known.append(table_blocks(self.chip, self.head_dim, self.direction))
+    known = [
+      Blocks(*row[3:9]) for row in block_table.ROWS if row[2] == self.direction
+    ]
     best, before = self._best(pool, known), None
     while best != before and len(self.cycles) < self.limit:
       best, before = self._best(pool, [best, *_neighbours(best)]), best
@@ -131,10 +130,6 @@ class _Search:
     return tpu_schedule.compiled(
       "attention_schedule:flash", f"{self.chip}:2x2", kwargs
     )
-
-
-def _blocks(row: tuple) -> Blocks:
-  return Blocks(*row[3:9])
 
 
 def _neighbours(blocks: Blocks) -> Iterator[Blocks]:
