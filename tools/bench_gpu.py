@@ -1,0 +1,403 @@
+"""Holds attention on a GPU to the reference, and times a step beside torch's.
+
+First, the error of the library's attention, forward and backward, against the
+reference in float32: a Frobenius norm over the reference's. One beyond its
+tolerance makes the exit status 1.
+
+Second, tokens/s of a training step (forward, backward, clipping, AdamW;
+float32 master weights) of drope_jax and of transformers' Llama of the same
+shape. Each round runs either in a fresh process, one after the other. torch
+computes under autocast from float32 weights, or with --torch-params bfloat16
+from weights that have no float32 master; attention is flash_attention_2 if
+installed, else SDPA; AdamW is fused, and on a GPU the model is compiled.
+
+MFU is the operations of the matrix products over the device's peak: a token
+takes 6 for each weight that is multiplied, the output head's included, and 12
+N H D S for attention by the non-causal count, half of that by the causal.
+
+python tools/bench_gpu.py --json gpu.json
+python tools/bench_gpu.py --model models/tiny.gin --batch 2 --tokens 64
+"""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax import attention
+from drope_jax.attention import Mask
+from drope_jax.checkpoint.formats import hf_architecture
+from drope_jax.cli import configure
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import loop, optimizer, recipe
+from drope_jax.train import step as steps
+
+_WARMUP_STEPS = 3
+
+# float32's is for products in TF32, a GPU's default.
+_TOLERANCES = {"bfloat16": 1e-2, "float32": 2e-3}
+
+# Dense bfloat16, from NVIDIA's data sheets.
+_PEAK_TFLOPS = {
+  "NVIDIA A100-SXM4-40GB": 312,
+  "NVIDIA A100-SXM4-80GB": 312,
+  "NVIDIA H100 80GB HBM3": 989,
+  "NVIDIA H200": 989,
+}
+
+
+def main() -> None:
+  """Runs both parts, each process in turn, and prints what they found."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--model", default="models/smollm_360m.gin", metavar="MODEL.gin"
+  )
+  parser.add_argument("--batch", type=int, default=8, metavar="B")
+  parser.add_argument("--tokens", type=int, default=2048, metavar="S")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--steps", type=int, default=20, help="timed, a round")
+  parser.add_argument("--part", choices=["correctness", "speed"])
+  parser.add_argument("--dtype", choices=_TOLERANCES, default="bfloat16")
+  parser.add_argument(
+    "--torch-params", choices=_TOLERANCES, default="float32", help="its weights"
+  )
+  parser.add_argument("--no-compile", action="store_true", help="of torch's")
+  parser.add_argument("--unroll", action="store_true", help="our layers")
+  parser.add_argument(
+    "--peak-tflops", type=float, help="of the device; known of A100, H100, H200"
+  )
+  parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
+  parser.add_argument("--row", choices=_ROWS, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.row:
+    print(json.dumps(_ROWS[args.row](args)))
+    return
+  required = () if args.part == "correctness" else ("torch", "transformers")
+  missing = [name for name in required if not importlib.util.find_spec(name)]
+  if missing:
+    _refuse(
+      "The comparison needs torch and transformers, got no "
+      f"{' and no '.join(missing)}. Install them, or pass --part correctness."
+    )
+  found: dict[str, Any] = {}
+  if args.part != "speed":
+    found["correctness"] = _run_row("correctness")
+    _print_correctness(found["correctness"])
+  if args.part != "correctness":
+    found["speed"] = _compare_speed(args)
+    _print_speed(found["speed"])
+  if args.json:
+    args.json.write_text(json.dumps(found, indent=2) + "\n")
+  if not all(row["passed"] for row in found.get("correctness", [])):
+    sys.exit(1)
+
+
+def attention_errors(
+  config: ModelConfig, context_tokens: int
+) -> Iterator[dict[str, Any]]:
+  """Yields a row for each library backend and mask.
+
+  cuDNN runs on a GPU alone, and in bfloat16 alone. A row names backend, dtype
+  and mask, and says whether it passed; it has "errors" of out, dq, dk and dv,
+  or "refused", what the backend raised.
+
+  Args:
+    config: whose heads attend.
+    context_tokens: keys; queries too, but with an offset, where half as many.
+  """
+  kinds = [("xla", "bfloat16"), ("xla", "float32")]
+  if jax.default_backend() == "gpu":
+    kinds.insert(0, ("cudnn", "bfloat16"))
+  B, T, D = 2, context_tokens, config.head_dim
+  H, K = config.num_heads, config.num_kv_heads
+  # Documents that end apart in the two rows, and off any tile's edge.
+  segments_BT = np.stack(
+    [np.arange(T) * 3 // T, np.arange(T) > 0.4 * T]
+  ).astype(np.int32)
+  masks = {
+    "causal": (T, Mask()),
+    "window": (T, Mask(window=T // 3)),
+    "segments": (T, Mask(q_segment_BS=segments_BT, k_segment_BT=segments_BT)),
+    "offset": (T // 2, Mask(offset_B=np.array([T // 2, T // 4], np.int32))),
+  }
+  for backend, dtype in kinds:
+    for name, (S, mask) in masks.items():
+      row = {"backend": backend, "dtype": dtype, "mask": name}
+      keys = jax.random.split(jax.random.key(0), 4)
+      shapes = [(B, S, H, D), (B, T, K, D), (B, T, K, D), (B, S, H, D)]
+      *inputs, cotangent_BSHD = (
+        jax.random.normal(key, shape, dtype)
+        for key, shape in zip(keys, shapes, strict=True)
+      )
+      want = _outputs("reference", mask, inputs, cotangent_BSHD, "float32")
+      try:
+        got = _outputs(backend, mask, inputs, cotangent_BSHD, dtype)
+      except (RuntimeError, ValueError) as error:
+        yield row | {"passed": False, "refused": str(error).splitlines()[0]}
+        continue
+      errors = [
+        float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for a, b in zip(got, want, strict=True)
+      ]
+      passed = all(error <= _TOLERANCES[dtype] for error in errors)
+      yield row | {"passed": passed, "errors": errors}
+
+
+def step_flops(
+  config: ModelConfig, step_tokens: int, context_tokens: int, causal: bool
+) -> float:
+  """Returns the operations of a step's matrix products, forward and backward.
+
+  Args:
+    config: the model's.
+    step_tokens: B S.
+    context_tokens: S.
+    causal: whether of attention only half is counted.
+  """
+  layers = transformer.param_shapes(config)["layers"]
+  weights = sum(x.size for x in jax.tree.leaves(layers) if x.ndim == 3)
+  weights += config.vocab_size * config.width
+  attended = config.num_layers * config.num_heads * config.head_dim
+  per_weight = 6 * weights
+  per_token = (6 if causal else 12) * attended * context_tokens
+  return float(step_tokens * (per_weight + per_token))
+
+
+def _outputs(backend, mask, inputs, cotangent_BSHD, dtype) -> list[np.ndarray]:
+  """Returns out, dq, dk and dv, in float64."""
+
+  # The mask's window is a constant, as a layer's is.
+  def run(inputs, cotangent_BSHD):
+    out_BSHD, pull_back = jax.vjp(
+      lambda q, k, v: attention.attend(q, k, v, mask=mask, backend=backend),
+      *(x.astype(dtype) for x in inputs),
+    )
+    return out_BSHD, *pull_back(cotangent_BSHD.astype(dtype))
+
+  outputs = jax.jit(run)(inputs, cotangent_BSHD)
+  return [np.asarray(x, np.float64) for x in outputs]
+
+
+def _devices_row(args: argparse.Namespace) -> dict[str, str]:
+  import torch
+
+  on_gpu = torch.cuda.is_available()
+  return {
+    "jax": jax.devices()[0].device_kind,
+    "torch": torch.cuda.get_device_name() if on_gpu else "cpu",
+  }
+
+
+def _correctness_row(args: argparse.Namespace) -> list[dict[str, Any]]:
+  config = configure.build(args.model, ModelConfig)
+  return list(attention_errors(config, args.tokens))
+
+
+def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
+  config = configure.build(args.model, ModelConfig)
+  backend = loop.resolve_backend("auto", config, args.dtype)
+  phase = recipe.TrainPhase(
+    name="bench",
+    data=DataConfig(stores=("none",)),
+    batch_size=args.batch,
+    context_tokens=args.tokens,
+    optimizer=optimizer.AdamW(),
+    schedule=optimizer.Constant(1e-4),
+    steps=_WARMUP_STEPS + args.steps,
+    compute_dtype=args.dtype,
+    unroll=args.unroll,
+  )
+  params = transformer.init(config, jax.random.key(0))
+  num_params = sum(x.size for x in jax.tree.leaves(params))
+  state = steps.init_state(phase, params, 0)
+  step = jax.jit(steps.make_step(config, phase, 0, backend), donate_argnums=0)
+  ids_BS = jnp.asarray(_token_ids(config, args))
+  batch = {
+    "inputs_BS": ids_BS,
+    "targets_BS": ids_BS,
+    "segments_BS": jnp.ones_like(ids_BS),
+    "weights_BS": jnp.ones(ids_BS.shape),
+  }
+
+  def take() -> None:
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return {
+    "how": f"jax {jax.__version__}, {backend} attention, {args.dtype}",
+    "parameters": num_params,
+    "step_s": _median_step_s(take, args.steps),
+  }
+
+
+def _theirs_row(args: argparse.Namespace) -> dict[str, Any]:
+  # Here alone: the correctness part needs neither.
+  import torch
+  import transformers
+
+  on_gpu = torch.cuda.is_available()
+  device = "cuda" if on_gpu else "cpu"
+  flash = transformers.utils.is_flash_attn_2_available()
+  kernel = "flash_attention_2" if flash else "sdpa"
+  config = configure.build(args.model, ModelConfig)
+  fields = hf_architecture.config_json(config, "llama") | {"use_cache": False}
+  model = transformers.AutoModelForCausalLM.from_config(
+    transformers.LlamaConfig(**fields), attn_implementation=kernel
+  )
+  model = model.to(device, getattr(torch, args.torch_params)).train()
+  num_params = model.num_parameters()
+  adamw = torch.optim.AdamW(
+    model.parameters(), lr=1e-4, weight_decay=0.0, fused=True
+  )
+  compiled = on_gpu and not args.no_compile
+  forward = torch.compile(model) if compiled else model
+  ids_BS = torch.as_tensor(_token_ids(config, args), device=device).long()
+  cast = contextlib.nullcontext()
+  if args.dtype != args.torch_params:
+    cast = torch.autocast(device, getattr(torch, args.dtype))
+
+  def take() -> None:
+    with cast:
+      loss = forward(input_ids=ids_BS, labels=ids_BS).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    adamw.step()
+    adamw.zero_grad()
+    if on_gpu:
+      torch.cuda.synchronize()
+
+  return {
+    "how": f"torch {torch.__version__}, transformers "
+    f"{transformers.__version__}, {kernel}, {args.dtype} from "
+    f"{args.torch_params} weights, {'' if compiled else 'not '}compiled",
+    "parameters": num_params,
+    "step_s": _median_step_s(take, args.steps),
+  }
+
+
+_ROWS = {
+  "devices": _devices_row,
+  "correctness": _correctness_row,
+  "ours": _ours_row,
+  "theirs": _theirs_row,
+}
+
+
+def _token_ids(config: ModelConfig, args: argparse.Namespace) -> np.ndarray:
+  return np.random.default_rng(0).integers(
+    0, config.vocab_size, (args.batch, args.tokens), dtype=np.int32
+  )
+
+
+def _median_step_s(take, num_steps: int) -> float:
+  for _ in range(_WARMUP_STEPS):
+    take()
+  step_times = []
+  for _ in range(num_steps):
+    start = time.perf_counter()
+    take()
+    step_times.append(time.perf_counter() - start)
+  return statistics.median(step_times)
+
+
+def _run_row(name: str) -> Any:
+  """Returns what a row found, in a process that then frees the GPU."""
+  command = [sys.executable, __file__, *sys.argv[1:], "--row", name]
+  out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(out.stdout.splitlines()[-1])
+
+
+def _refuse(message: str) -> NoReturn:
+  print(message, file=sys.stderr)
+  sys.exit(2)
+
+
+def _compare_speed(args: argparse.Namespace) -> dict[str, Any]:
+  devices = _run_row("devices")
+  device = devices["jax"]
+  if device != devices["torch"]:
+    _refuse(
+      f"A comparison needs one device, got {device} in JAX and "
+      f"{devices['torch']} in torch. Install both for the same device."
+    )
+  rounds = [
+    {name: _run_row(name) for name in ("ours", "theirs")}
+    for _ in range(args.rounds)
+  ]
+  num_params = rounds[0]["ours"]["parameters"]
+  assert num_params == rounds[0]["theirs"]["parameters"]
+  known = _PEAK_TFLOPS.get(device) if args.dtype == "bfloat16" else None
+  peak_tflops = args.peak_tflops or known
+  step_tokens = args.batch * args.tokens
+  config = configure.build(args.model, ModelConfig)
+  sides = {}
+  for name in ("ours", "theirs"):
+    step_s = statistics.median(row[name]["step_s"] for row in rounds)
+    sides[name] = {
+      "how": rounds[0][name]["how"],
+      "tokens_per_s": step_tokens / step_s,
+    }
+    for count in ("non_causal", "causal") if peak_tflops else ():
+      flops = step_flops(config, step_tokens, args.tokens, count == "causal")
+      sides[name][f"mfu_{count}"] = flops / step_s / (peak_tflops * 1e12)
+  return {
+    "device": device,
+    "peak_tflops": peak_tflops,
+    "parameters": num_params,
+    "batch": args.batch,
+    "context_tokens": args.tokens,
+    **sides,
+    "ratio": statistics.median(
+      row["theirs"]["step_s"] / row["ours"]["step_s"] for row in rounds
+    ),
+    "step_s": {name: [row[name]["step_s"] for row in rounds] for name in sides},
+  }
+
+
+def _print_correctness(rows: list[dict[str, Any]]) -> None:
+  print(f"{'':26}{'out':>9}{'dq':>9}{'dk':>9}{'dv':>9}")
+  for row in rows:
+    errors = "".join(f"{error:9.1e}" for error in row.get("errors", []))
+    verdict = "pass" if row["passed"] else "FAIL"
+    label = f"{row['backend']} {row['dtype']} {row['mask']}"
+    print(f"{label:26}{errors}  {verdict} {row.get('refused', '')}".rstrip())
+
+
+def _print_speed(speed: dict[str, Any]) -> None:
+  print(
+    f"{speed['device']}: {speed['parameters']:,} parameters, "
+    f"{speed['batch']} x {speed['context_tokens']} tokens a step"
+  )
+  for name in ("ours", "theirs"):
+    side = speed[name]
+    shares = ""
+    if speed["peak_tflops"]:
+      shares = (
+        f", MFU {side['mfu_non_causal']:.1%} non-causal, "
+        f"{side['mfu_causal']:.1%} causal"
+      )
+    print(f"{name}: {side['tokens_per_s']:,.0f} tokens/s{shares}")
+    print(f"  {side['how']}")
+  print(f"ratio of tokens/s, ours to theirs: {speed['ratio']:.2f}")
+  if not speed["peak_tflops"]:
+    print("no MFU: the device's peak is not known; pass --peak-tflops")
+
+
+if __name__ == "__main__":
+  main()
