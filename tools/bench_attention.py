@@ -137,10 +137,16 @@ def _measure(cases: list[Case], jobs: int) -> list[_Figure]:
     try:
       for done in futures.as_completed(waiting):
         case = waiting[done]
-        figures += [
-          _figure(case, direction, done.result()) for direction in PRODUCTS
-        ]
         progress.advance(task)
+        try:
+          program = done.result()
+        except tpu_schedule.CompileError as error:
+          if case.kernel == "flash":
+            raise
+          # Its other blocks stand for it.
+          console.print(error, markup=False)
+          continue
+        figures += [_figure(case, direction, program) for direction in PRODUCTS]
     except BaseException:
       pool.shutdown(cancel_futures=True)
       raise
