@@ -18,7 +18,7 @@ VMEM_LIMIT_BYTES = 56 * 2**20
 
 
 class Inputs(NamedTuple):
-  """A kernel's operands, padded to whole blocks.
+  """A kernel's operands; it is given them padded to whole blocks.
 
   Attributes:
     q_BHSD: queries, times all that multiplies a logit, in base 2.
@@ -46,7 +46,9 @@ class Inputs(NamedTuple):
 
 
 def scalars(inputs: Inputs, visits: Visits, blocks: Blocks) -> dict[str, Array]:
-  """Returns int32 arrays by name, which a kernel's scalar memory holds.
+  """Returns arrays by name, which a kernel's scalar memory holds.
+
+  All are int32 but ALiBi's slopes.
 
   Args:
     inputs: the kernel's.
