@@ -2,9 +2,12 @@
 
 Writes a Llama of random bfloat16 weights in shards, converts it by
 `drope convert` in a process of its own, and copies the same bytes with `cp`
-and a flush to the same disk, in turns.
+and a flush to the same disk, in turns. What they write stays until the end, so
+that the page cache fills the memory, as on a machine in use: a virtual machine
+may have to fetch memory that was free from its host, at up to ten times the
+cost of the write, which the first rounds show.
 
-python tools/bench_convert.py --folder /disk/with/room --layers 28
+python tools/bench_convert.py --folder /disk/with/room --layers 22
 """
 
 import argparse
@@ -12,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,16 +51,18 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "--folder", default=tempfile.gettempdir(), help="of a disk with room"
+    "--folder",
+    default=tempfile.gettempdir(),
+    help="of a disk with room for the checkpoint 1 + 2 x rounds times",
   )
   parser.add_argument(
     "--layers",
     type=int,
-    default=28,
+    default=22,
     help="of 101 million parameters each, beside 788 million in embedding and "
     "head (default: %(default)s)",
   )
-  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--rounds", type=int, default=4)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
     _measure(pathlib.Path(scratch), args.layers, args.rounds)
@@ -72,31 +76,39 @@ def _measure(folder: pathlib.Path, num_layers: int, rounds: int) -> None:
   print(f"checkpoint: {total / 1e9:.2f} GB in {len(files)} shards")
   print(f"largest tensor: {largest / 2**30:.2f} GiB")
   copying, converting, peaks = [], [], []
-  for _ in range(rounds):
-    start = time.perf_counter()
-    copy = folder / "copy"
-    subprocess.run(["cp", "-r", source, copy], check=True)
-    subprocess.run(["sync", "-f", copy], check=True)
-    copying.append(time.perf_counter() - start)
-    shutil.rmtree(copy)
-    start = time.perf_counter()
-    out = folder / "out"
-    ran = subprocess.run(
-      [sys.executable, "-c", _MEASURED, "convert", source, "--out", out],
-      check=True,
-      env=os.environ | {"JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    subprocess.run(["sync", "-f", out], check=True)
-    converting.append(time.perf_counter() - start)
-    peaks.append(1024 * int(ran.stdout.split()[-1]))
-    shutil.rmtree(out)
+  for i in range(rounds):
+    copying.append(_copy(source, folder / f"copy{i}"))
+    seconds, peak = _convert(source, folder / f"out{i}")
+    converting.append(seconds)
+    peaks.append(peak)
+    print(f"cp {copying[-1]:.1f} s, convert {seconds:.1f} s", flush=True)
   bound = 2 * largest + 2**30
   print(f"peak memory: {max(peaks) / 2**30:.2f} GiB of {bound / 2**30:.2f} GiB")
   print(f"cp and flush: {min(copying):.1f} s")
   print(f"drope convert and flush: {min(converting):.1f} s")
   print(f"ratio: {min(converting) / min(copying):.2f}")
+
+
+def _copy(source: pathlib.Path, copy: pathlib.Path) -> float:
+  """Returns the seconds `cp` and a flush take."""
+  start = time.perf_counter()
+  subprocess.run(["cp", "-r", source, copy], check=True)
+  subprocess.run(["sync", "-f", copy], check=True)
+  return time.perf_counter() - start
+
+
+def _convert(source: pathlib.Path, out: pathlib.Path) -> tuple[float, int]:
+  """Returns the seconds `drope convert` and a flush take, and peak bytes."""
+  start = time.perf_counter()
+  ran = subprocess.run(
+    [sys.executable, "-c", _MEASURED, "convert", source, "--out", out],
+    check=True,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  subprocess.run(["sync", "-f", out], check=True)
+  return time.perf_counter() - start, 1024 * int(ran.stdout.split()[-1])
 
 
 def _make(folder: pathlib.Path, num_layers: int) -> int:
