@@ -18,10 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import tpu_schedule
 
-from drope_jax.attention import flash_tpu
+from drope_jax.attention import FlashTpu, Rotation, flash_tpu
 from drope_jax.attention.flash_tpu import blocks, tiles
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, Rope
 
 CHIPS = ("v5e", "v5p", "v6e")
 PRODUCTS = {"forward": 2, "backward": 5}
@@ -48,24 +51,30 @@ def flash(
   Args:
     tokens, head_dim: of the arrays, which have `HEADS` heads.
     forward, backward: fields of `Blocks`.
-    option: "plain", "alibi", "window" or "segments"; traced.
+    option: "plain", "alibi", "window", "segments" or "rotation"; traced.
     gradient: whether to compile both kernels.
   """
 
   def attend(q_BHSD, k_BKTD, v_BKTD, ints_BS):
-    mask, slopes_H = Mask(), None
+    mask, slopes_H, rotation = Mask(), None, None
     if option == "alibi":
       slopes_H = ints_BS[0, :HEADS].astype(jnp.float32)
     elif option == "window":
       mask = Mask(window=ints_BS[0, 0])
     elif option == "segments":
       mask = Mask(q_segment_BS=ints_BS, k_segment_BT=ints_BS)
+    elif option == "rotation":
+      turns_NB2SD = jnp.broadcast_to(
+        ints_BS[:, None, :, None], (2, 2, tokens, head_dim)
+      ).astype(jnp.float32)
+      rotation = Rotation(turns_NB2SD, turns_NB2SD, ints_BS[0, 0])
     arrays_BSHD = (x.swapaxes(1, 2) for x in (q_BHSD, k_BKTD, v_BKTD))
     out_BSHD, *_ = flash_tpu.attend(
       *arrays_BSHD,
       mask,
       head_dim**-0.5,
       slopes_H,
+      rotation=rotation,
       forward_blocks=Blocks(*forward),
       backward_blocks=Blocks(*backward),
     )
@@ -75,6 +84,52 @@ def flash(
   ints_BS = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
   arguments = (x_BHSD, x_BHSD, x_BHSD, ints_BS)
   return (_gradient(attend) if gradient else attend), arguments
+
+
+def layers(
+  positional: str,
+  tokens: int,
+  head_dim: int,
+  forward: Sequence[int],
+  backward: Sequence[int],
+):
+  """Returns the gradient of two layers of a Llama of width 2048.
+
+  Of two texts, with four times as many heads as key/value heads.
+
+  Args:
+    positional: "rope" or "nope".
+    tokens, head_dim, forward, backward: as `flash` takes them.
+  """
+  heads = 2048 // head_dim
+  config = ModelConfig(
+    vocab_size=32_000,
+    num_layers=2,
+    width=2048,
+    num_heads=heads,
+    num_kv_heads=heads // 4,
+    head_dim=head_dim,
+    mlp_width=5632,
+    context_tokens=tokens,
+    positional={"rope": Rope, "nope": Nope}[positional](),
+  )
+
+  def total(params, tokens_BS):
+    x_BSM = transformer.hidden(
+      config,
+      params,
+      tokens_BS,
+      backend=FlashTpu(Blocks(*forward), Blocks(*backward)),
+      unroll=True,
+    )
+    return x_BSM.astype(jnp.float32).sum()
+
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16),
+    transformer.param_shapes(config),
+  )
+  tokens_BS = jax.ShapeDtypeStruct((2, tokens), jnp.int32)
+  return jax.grad(total), (params, tokens_BS)
 
 
 def splash(tokens: int, head_dim: int, block: Sequence[int]):

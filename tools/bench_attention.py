@@ -40,7 +40,7 @@ _PEER_BLOCKS = {
   32768: ((1024, 2048, 512), (2048, 2048, 256)),
 }
 _HEAD_DIMS = (64, 128)
-_OPTIONS = ("plain", "alibi", "window", "segments")
+_OPTIONS = ("plain", "rotation", "alibi", "window", "segments")
 _NOTE = (
   "Static schedules from the TPU's compiler, not hardware timings. Cycles are "
   "those of a tile that causality leaves whole, per 1024 x 1024 logits; MFU is "

@@ -83,10 +83,13 @@ class Program:
   Attributes:
     kernels: those with matrix products in a loop, by name.
     temporary_bytes: of HBM, beside arguments and results.
+    accessed_bytes: read and written by all operations, by XLA's count, which
+      takes the body of a loop once.
   """
 
   kernels: Mapping[str, Kernel]
   temporary_bytes: int
+  accessed_bytes: int
 
   def kernel(self, pattern: str) -> Kernel:
     """Returns the one kernel whose name matches a regular expression."""
@@ -211,7 +214,7 @@ def compiled(target: str, topology: str, kwargs: Mapping[str, Any]) -> Program:
       )
     return Program(
       kernels={k.name: k for k in _read(pathlib.Path(folder))},
-      temporary_bytes=int(ran.stdout.split()[-1]),
+      **json.loads(ran.stdout.splitlines()[-1]),
     )
 
 
@@ -258,8 +261,10 @@ def _read(folder: pathlib.Path) -> Iterator[Kernel]:
       yield dataclasses.replace(kernel, vmem_bytes=sum(sizes))
 
 
-def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> int:
-  """Compiles here, in the child; returns the bytes of HBM temporaries."""
+def _compile(
+  target: str, topology: str, kwargs: dict[str, Any]
+) -> dict[str, int]:
+  """Compiles here, in the child; returns `Program`'s other attributes."""
   # Here, since the parent needs no JAX.
   import jax
   from jax.experimental import topologies
@@ -274,7 +279,10 @@ def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> int:
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), arguments
   )
   program = jax.jit(function).lower(*arguments).compile()
-  return program.memory_analysis().temp_size_in_bytes
+  return {
+    "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+    "accessed_bytes": int(program.cost_analysis()["bytes accessed"]),
+  }
 
 
 def main() -> None:
@@ -288,7 +296,7 @@ def main() -> None:
   parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child:
-    print(_compile(args.target, args.topology, args.kwargs))
+    print(json.dumps(_compile(args.target, args.topology, args.kwargs)))
     return
   try:
     program = compiled(args.target, args.topology, args.kwargs)
@@ -308,6 +316,7 @@ def main() -> None:
     print(f"  register spills: {kernel.spills}")
     print(f"  VMEM: {kernel.vmem_bytes / 2**20:.1f} MiB")
   print(f"\nHBM temporaries: {program.temporary_bytes / 2**20:.1f} MiB")
+  print(f"HBM accessed: {program.accessed_bytes / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Causal attention behind one function; a named backend runs or raises."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from drope_jax.attention import backends
-from drope_jax.attention.backends import BACKENDS, FlashTpu, Need
+from drope_jax.attention.backends import BACKENDS, FlashTpu, Need, rotates
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
+from drope_jax.attention.rotation import Rotation
 from drope_jax.axes import Array
 
 
@@ -34,6 +36,7 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
   with_stats: bool = False,
+  rotation: Rotation | None = None,
   backend: str | FlashTpu = "reference",
 ) -> Array | tuple[Array, Stats]:
   """Returns softmax(cap(logit_scale q k^T / sqrt(D)) - slopes * distance) v.
@@ -42,7 +45,7 @@ def attend(
   key/value head h // (H / K). A query that sees nothing gets zeros.
 
   Args:
-    q_BSHD: queries, positions already in them; S is at most T.
+    q_BSHD: queries; S is at most T.
     k_BTKD: keys, as many heads as `v_BTKD`; K divides H.
     v_BTKD: values.
     mask: what each query sees.
@@ -51,6 +54,8 @@ def attend(
     slopes_H: ALiBi's, float32, or None. No gradient passes through.
     soft_cap: bounds logits before ALiBi, as cap * tanh(logits / cap). Static.
     with_stats: whether `Stats` are returned too.
+    rotation: turns q and k first, without a pass through memory. No gradient
+      passes through. None: positions are in them.
     backend: a name in `BACKENDS`, or `FlashTpu`.
 
   Raises:
@@ -66,11 +71,14 @@ def attend(
     Need.ALIBI: slopes_H is not None,
     Need.SOFT_CAP: soft_cap is not None,
     Need.STATS: with_stats,
+    Need.ROTATION: rotation is not None,
     Need.FLOAT32: q_BSHD.dtype == jnp.float32,
   }
   run = backends.select(
     backend, {need for need, needed in needs.items() if needed}
   )
+  if rotation is not None:
+    run = functools.partial(run, rotation=jax.lax.stop_gradient(rotation))
   slopes_H = jax.lax.stop_gradient(slopes_H)
   S, D = q_BSHD.shape[1], q_BSHD.shape[3]
   if mask.offset_B is None:  # Nothing sees what lies behind the last query.
@@ -105,4 +113,14 @@ def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
     )
 
 
-__all__ = ["BACKENDS", "Blocks", "FlashTpu", "Mask", "Need", "Stats", "attend"]
+__all__ = [
+  "BACKENDS",
+  "Blocks",
+  "FlashTpu",
+  "Mask",
+  "Need",
+  "Rotation",
+  "Stats",
+  "attend",
+  "rotates",
+]

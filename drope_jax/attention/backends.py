@@ -22,6 +22,7 @@ class Need(enum.StrEnum):
   ALIBI = "ALiBi slopes"
   SOFT_CAP = "a soft cap"
   STATS = "statistics"
+  ROTATION = "a rotation"
   FLOAT32 = "float32 inputs"
 
 
@@ -46,6 +47,7 @@ class Backend(NamedTuple):
       as `attention.attend` does but for `scale`, which is all that multiplies
       q k^T; float, or float32 [B, S]. Without an offset, S = T. Returns
       out_BSHD, and lse_BHS and max_logit_BHS or, without `Need.STATS`, None.
+      With `Need.ROTATION` it takes `rotation`, too.
     honours: every need that it does not meet is refused.
   """
 
@@ -53,7 +55,7 @@ class Backend(NamedTuple):
   honours: frozenset[Need]
 
 
-_ALL = frozenset(Need)
+_ALL = frozenset(Need) - {Need.ROTATION}
 _XLA = functools.partial(library.attend, implementation="xla")
 _CUDNN = functools.partial(library.attend, implementation="cudnn")
 
@@ -61,7 +63,7 @@ BACKENDS = types.MappingProxyType(
   {
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
-    "flash_tpu": Backend(flash_tpu.attend, _ALL),
+    "flash_tpu": Backend(flash_tpu.attend, _ALL | {Need.ROTATION}),
     "splash": Backend(
       splash.attend,
       _ALL - {Need.OFFSET, Need.TRACED_WINDOW, Need.ALIBI, Need.STATS},
@@ -74,6 +76,12 @@ BACKENDS = types.MappingProxyType(
 )
 
 
+def rotates(backend: str | FlashTpu) -> bool:
+  """Returns whether a backend takes a `Rotation`."""
+  named = BACKENDS.get(_name(backend))
+  return named is not None and Need.ROTATION in named.honours
+
+
 def select(
   backend: str | FlashTpu, needs: set[Need]
 ) -> Callable[..., tuple[Array, ...]]:
@@ -83,7 +91,7 @@ def select(
     ValueError: there is none of that name, or it does not meet them; the
       message names those that do.
   """
-  name = backend if isinstance(backend, str) else "flash_tpu"
+  name = _name(backend)
   able = [name for name, other in BACKENDS.items() if needs <= other.honours]
   if name not in BACKENDS:
     raise ValueError(
@@ -102,3 +110,7 @@ def select(
   return functools.partial(
     attend, forward_blocks=backend.forward, backward_blocks=backend.backward
   )
+
+
+def _name(backend: str | FlashTpu) -> str:
+  return backend if isinstance(backend, str) else "flash_tpu"

@@ -33,6 +33,7 @@ from drope_jax.model import layers
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Dynamic
 from drope_jax.positional import pattern as patterns
+from drope_jax.positional.rotary import rotate
 
 SCHEMA_VERSION = 1
 
@@ -226,17 +227,21 @@ def _run_layers(
   backend: str = "reference",
   remat: bool = False,
   unroll: bool = False,
-  collect: Callable[[layers.QKV, layers.QKV], Any] = lambda raw, placed: None,
+  collect: Callable[[layers.QKV, layers.QKV], Any] | None = None,
 ) -> tuple[Array, caches.Cache | None, Any]:
   """Returns states before the last norm, the cache, and `collect`, stacked."""
   # Many a misfit would compute: heads of another number, a head left unread.
   trees.require_same_leaves(param_shapes(config), params, "this model")
   S = tokens_BS.shape[1]
-  pos_BS = jnp.broadcast_to(jnp.arange(S), tokens_BS.shape)
-  if cache is not None:
+  pos_BS = jnp.arange(S)[None]
+  if cache is not None and not from_empty:
     pos_BS += cache.length_B[:, None]
   plan = patterns.layer_plan(config.positional, config.num_layers)
-  tables = plan.prepare(pos_BS, config.head_dim)
+  turns_NB2SD = plan.prepare(pos_BS, config.head_dim)
+  # A cache and `collect` want keys and queries that are turned already.
+  kernel_turns = (
+    cache is None and collect is None and attention.rotates(backend)
+  )
   if logit_scale is None:
     logit_scale = config.logit_scale
   as_layer = _module(layers.Layer, (config,))
@@ -247,7 +252,13 @@ def _run_layers(
     layer = as_layer(weights)
     raw = layer.attention.project(layer.attention_norm(x_BSM))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(raw)
-    q_BSHD, k_BSKD = plan.apply(scheme, q_BSHD, k_BSKD, tables)
+    rotation = None
+    if turns_NB2SD is not None and kernel_turns:
+      turns_N2SD = turns_NB2SD[:, 0]
+      rotation = attention.Rotation(turns_N2SD, turns_N2SD, scheme)
+    elif turns_NB2SD is not None:
+      turn_B2SD = turns_NB2SD[scheme]
+      q_BSHD, k_BSKD = (rotate(x, turn_B2SD) for x in (q_BSHD, k_BSKD))
     placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
     offset_B = None
     if cache is not None:
@@ -260,11 +271,12 @@ def _run_layers(
       mask=attention.Mask(offset_B, window, segments_BS, segments_BS),
       logit_scale=logit_scale,
       slopes_H=slopes_H,
+      rotation=rotation,
       backend=backend,
     )
     x_BSM += layer.attention.output(out_BSHD)
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
-    return (x_BSM, cache), collect(raw, placed)
+    return (x_BSM, cache), collect and collect(raw, placed)
 
   (x_BSM, cache), collected = jax.lax.scan(
     jax.checkpoint(body) if remat else body,

@@ -21,12 +21,6 @@ class Alibi:
   def prepare(self, pos_BS: Array, head_dim: int) -> None:
     del pos_BS, head_dim
 
-  def apply(
-    self, q_BSHD: Array, k_BSKD: Array, table: None
-  ) -> tuple[Array, Array]:
-    del table
-    return q_BSHD, k_BSKD
-
   def bias_slopes(self, num_heads: int) -> np.ndarray:
     """Returns slopes_H: 2^(-8/H), 2^(-16/H), ... where H is a power of two.
 

@@ -16,11 +16,5 @@ class Nope:
   def prepare(self, pos_BS: Array, head_dim: int) -> None:
     del pos_BS, head_dim
 
-  def apply(
-    self, q_BSHD: Array, k_BSKD: Array, table: None
-  ) -> tuple[Array, Array]:
-    del table
-    return q_BSHD, k_BSKD
-
   def bias_slopes(self, num_heads: int) -> None:
     del num_heads

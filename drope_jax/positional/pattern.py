@@ -6,7 +6,6 @@ body is one for all of them: what differs enters it as arrays.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,22 +68,17 @@ class LayerPlan:
   scheme_N: tuple[int, ...]
   windows: tuple[int | None, ...]
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> list:
-    """Returns each distinct scheme's table."""
-    return [scheme.prepare(pos_BS, head_dim) for scheme in self.schemes]
-
-  def apply(
-    self, index: Array, q_BSHD: Array, k_BSKD: Array, tables: list
-  ) -> tuple[Array, Array]:
-    """Returns q and k under scheme number `index`, a traced scalar."""
-    if len(self.schemes) == 1:
-      return self.schemes[0].apply(q_BSHD, k_BSKD, tables[0])
-    # Only the layer's own branch runs.
-    branches = [
-      lambda q, k, scheme=scheme, table=table: scheme.apply(q, k, table)
-      for scheme, table in zip(self.schemes, tables, strict=True)
-    ]
-    return jax.lax.switch(index, branches, q_BSHD, k_BSKD)
+  def prepare(self, pos_BS: Array, head_dim: int) -> Array | None:
+    """Returns turns_NB2SD of the distinct schemes; None where all q, k stay."""
+    turns = [scheme.prepare(pos_BS, head_dim) for scheme in self.schemes]
+    if all(turn is None for turn in turns):
+      return None
+    one, zero = jnp.ones(()), jnp.zeros(())
+    stay_B2SD = jnp.broadcast_to(
+      jnp.stack([one, zero])[:, None, None],
+      (pos_BS.shape[0], 2, pos_BS.shape[1], head_dim),
+    )
+    return jnp.stack([stay_B2SD if turn is None else turn for turn in turns])
 
   def scheme_array(self) -> Array:
     """Returns scheme_N as int32."""

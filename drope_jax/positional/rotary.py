@@ -32,20 +32,20 @@ class Rotary(abc.ABC):
     """What q and k are each multiplied by; logits take its square."""
     return 1.0
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> tuple[Array, Array]:
-    """Returns cos_BS1F and sin_BS1F in float32, times `attention_factor`."""
+  def prepare(self, pos_BS: Array, head_dim: int) -> Array:
+    """Returns turn_B2SD: cosines and sines, times `attention_factor`."""
     # float32 throughout: bfloat16 cannot tell position 257 from 256.
-    angle_BS1F = pos_BS.astype(jnp.float32)[
-      :, :, None, None
-    ] * self.frequencies(head_dim)
-    factor = self.attention_factor
-    return factor * jnp.cos(angle_BS1F), factor * jnp.sin(angle_BS1F)
-
-  def apply(
-    self, q_BSHD: Array, k_BSKD: Array, table: tuple[Array, Array]
-  ) -> tuple[Array, Array]:
-    """Returns rotated q and k, shapes and dtypes unchanged."""
-    return _rotate(q_BSHD, *table), _rotate(k_BSKD, *table)
+    angle_BSF = pos_BS.astype(jnp.float32)[:, :, None] * self.frequencies(
+      head_dim
+    )
+    cos_BSF, sin_BSF = jnp.cos(angle_BSF), jnp.sin(angle_BSF)
+    return self.attention_factor * jnp.stack(
+      [
+        jnp.concatenate([cos_BSF, cos_BSF], axis=-1),
+        jnp.concatenate([-sin_BSF, sin_BSF], axis=-1),
+      ],
+      axis=1,
+    )
 
   def bias_slopes(self, num_heads: int) -> None:
     del num_heads
@@ -120,13 +120,14 @@ def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
   return (theta ** (-pair_F / head_dim)).astype(np.float32)
 
 
-def _rotate(x_BSHD: Array, cos_BS1F: Array, sin_BS1F: Array) -> Array:
+def rotate(x_BSHD: Array, turn_B2SD: Array) -> Array:
+  """Returns x turned as `scheme.Scheme.prepare` says, in float32, in x's dtype.
+
+  Args:
+    x_BSHD: queries or keys.
+    turn_B2SD: B may be 1.
+  """
+  cos_BS1D, sin_BS1D = (turn_B2SD[:, i, :, None] for i in range(2))
   a_BSHF, b_BSHF = jnp.split(x_BSHD.astype(jnp.float32), 2, axis=-1)
-  y_BSHD = jnp.concatenate(
-    [
-      a_BSHF * cos_BS1F - b_BSHF * sin_BS1F,
-      b_BSHF * cos_BS1F + a_BSHF * sin_BS1F,
-    ],
-    axis=-1,
-  )
-  return y_BSHD.astype(x_BSHD.dtype)
+  swapped_BSHD = jnp.concatenate([b_BSHF, a_BSHF], axis=-1)
+  return (x_BSHD * cos_BS1D + swapped_BSHD * sin_BS1D).astype(x_BSHD.dtype)

@@ -1,6 +1,6 @@
 """What a positional scheme is: a small frozen object without parameters."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -16,13 +16,13 @@ class Scheme(Protocol):
   and of nothing else.
   """
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> Any:
-    """Returns what `apply` needs, once per forward pass, outside the scan."""
+  def prepare(self, pos_BS: Array, head_dim: int) -> Array | None:
+    """Returns what turns q and k, or None where they stay as they are.
 
-  def apply(
-    self, q_BSHD: Array, k_BSKD: Array, table: Any
-  ) -> tuple[Array, Array]:
-    """Returns q and k with positions in them, shapes and dtypes unchanged."""
+    Called once a forward pass, outside the scan over layers. Each channel x
+    becomes x * turn[0] + x' * turn[1], x' being the channel half a head away;
+    float32 turn_B2SD.
+    """
 
   def bias_slopes(self, num_heads: int) -> np.ndarray | None:
     """Returns float32 slopes_H, or None where logits take no bias.

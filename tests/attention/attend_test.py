@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drope_jax import attention
-from drope_jax.attention import BACKENDS, Mask, Need, Stats
+from drope_jax.attention import BACKENDS, Mask, Need, Rotation, Stats
 
 # 150 queries: two tiles of a kernel, one of them ragged; for blockwise, a strip
 # of 128 that takes four turns, and a strip of 22.
@@ -90,7 +90,7 @@ CASES = {
     },
   ),
   "everything": Case(
-    frozenset(Need) - {Need.FLOAT32},
+    frozenset(Need) - {Need.FLOAT32, Need.ROTATION},
     T=170,
     traced={
       "slopes_H": SLOPES_H,
@@ -345,6 +345,7 @@ def test_slopes_have_no_gradient():
 
 _ONE_B = np.zeros(1, np.int32)
 _SEGMENT_BS = np.zeros((1, 4), np.int32)
+_TURN_N2SD = np.ones((1, 2, 4, 8), np.float32)
 ARGUMENTS = {
   Need.OFFSET: {"mask": Mask(offset_B=_ONE_B)},
   Need.WINDOW: {"mask": Mask(window=2)},
@@ -353,6 +354,7 @@ ARGUMENTS = {
   Need.ALIBI: {"slopes_H": SLOPES_H},
   Need.SOFT_CAP: {"soft_cap": 2.0},
   Need.STATS: {"with_stats": True},
+  Need.ROTATION: {"rotation": Rotation(_TURN_N2SD, _TURN_N2SD, np.int32(0))},
   Need.FLOAT32: {},
 }
 

@@ -20,16 +20,22 @@ def compiled(monkeypatch):
   monkeypatch.syspath_prepend(TOOLS)
   import tpu_schedule
 
-  def compiled(chip: str, **kwargs):
+  def compiled(chip: str, target: str = "flash", **kwargs):
     return tpu_schedule.compiled(
-      "attention_schedule:flash", f"{chip}:2x2", kwargs
+      f"attention_schedule:{target}", f"{chip}:2x2", kwargs
     )
 
   return compiled
 
 
 @pytest.mark.parametrize(
-  "chip, option", [("v5e", "alibi"), ("v5p", "window"), ("v6e", "segments")]
+  "chip, option",
+  [
+    ("v5e", "alibi"),
+    ("v5p", "window"),
+    ("v6e", "segments"),
+    ("v6e", "rotation"),
+  ],
 )
 def test_both_kernels_compile(compiled, chip, option):
   program = compiled(
@@ -44,7 +50,7 @@ def test_both_kernels_compile(compiled, chip, option):
     whole, diagonal, *partial = program.kernel(name).tiles
     # Units above the diagonal are not computed: six of 16 here.
     assert diagonal < whole
-    assert len(partial) == (option != "alibi")
+    assert len(partial) == (option in ("window", "segments"))
 
 
 def test_the_backward_pass_takes_no_memory_that_grows_with_the_square(compiled):
@@ -52,3 +58,20 @@ def test_the_backward_pass_takes_no_memory_that_grows_with_the_square(compiled):
     "v5e", tokens=32768, head_dim=128, forward=SMALL, backward=LARGE
   )
   assert program.temporary_bytes <= 2**30
+
+
+def test_rope_takes_no_pass_through_memory(compiled):
+  rope, nope = (
+    compiled(
+      "v5e",
+      "layers",
+      positional=positional,
+      tokens=1024,
+      head_dim=128,
+      forward=SMALL,
+      backward=SMALL,
+    )
+    for positional in ("rope", "nope")
+  )
+  # In passes of its own the rotation would access a quarter more.
+  assert rope.accessed_bytes < 1.02 * nope.accessed_bytes

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from drope_jax import attention, sharding
-from drope_jax.attention import Mask, flash_tpu
+from drope_jax.attention import Mask, Rotation, flash_tpu
 from drope_jax.attention.flash_tpu import backward
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.data import pipeline
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Pattern, Rope
+from drope_jax.positional import Alibi, Pattern, Rope, Yarn, rotary
 from drope_jax.train import optimizer, step
 from drope_jax.train.recipe import TrainPhase
 
@@ -131,6 +131,31 @@ def test_queries_in_chunks_have_the_same_gradients(mask, monkeypatch):
   attend = functools.partial(_attend, blocks=SMALL)
   _assert_close(_results(attend, inputs, MASKS[mask], slopes_H), want)
   assert chunks == [128]
+
+
+@pytest.mark.parametrize("mask", ["documents and a window", "an offset"])
+@pytest.mark.parametrize("D", [16, 80])
+def test_what_the_kernel_rotates_is_as_if_rotated_before(D, mask, monkeypatch):
+  S, T = 300, 500 if mask == "an offset" else 300
+  inputs, slopes_H = _inputs(S=S, T=T, D=D), jnp.array([0.5, 0.1, 0.0, 0.01])
+  turn_B2TD = Yarn(theta=100.0, factor=4.0).prepare(jnp.arange(T)[None], D)
+  still_B2TD = jnp.zeros_like(turn_B2TD).at[:, 0].set(1.0)
+  turns_N2TD = jnp.concatenate([still_B2TD, turn_B2TD])
+
+  def rotated_before(q_BSHD, k_BTKD, *rest):
+    q_BSHD = rotary.rotate(q_BSHD, turn_B2TD[:, :, T - S :])
+    return _reference(q_BSHD, rotary.rotate(k_BTKD, turn_B2TD), *rest)
+
+  def rotates(*args):
+    rotation = Rotation(turns_N2TD[:, :, T - S :], turns_N2TD, jnp.int32(1))
+    return _attend(*args, rotation=rotation)
+
+  group_bytes_of_a_query = 2 * 4 * 128
+  monkeypatch.setattr(backward, "_SUM_BYTES", 256 * group_bytes_of_a_query)
+  _assert_close(
+    _results(rotates, inputs, MASKS[mask], slopes_H),
+    _results(rotated_before, inputs, MASKS[mask], slopes_H),
+  )
 
 
 def test_no_two_steps_of_the_grid_race(capsys):

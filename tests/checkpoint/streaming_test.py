@@ -1,6 +1,5 @@
 """What is streamed is what Orbax would have written, a block at a time."""
 
-import _thread
 import itertools
 import json
 import multiprocessing
@@ -166,8 +165,8 @@ def test_interrupted_it_leaves_nothing(tmp_path, flat):
   path, array = list(flat.items())[-1]
 
   def read(region):
-    _thread.interrupt_main()
-    time.sleep(0.2)  # Until the main thread has heard it.
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1.0)  # Until the main thread has heard it.
     return array[region]
 
   leaves[path] = _leaf(path, array, read)

@@ -12,7 +12,7 @@ import pytest
 
 from drope_jax import attention, trees
 from drope_jax.model import layers, transformer
-from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn
+from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn, rotary
 
 # One of each, so that a layer that took its neighbour's shows.
 MIXED = Pattern((Rope(), Nope(), Alibi(), Yarn(factor=4.0)), (4, None, 9, 1))
@@ -150,9 +150,13 @@ def _looped(config, params, tokens_BS):
     layer = nnx.merge(graph, state)
     qkv = layer.attention.project(layer.attention_norm(x_BSM))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(qkv)
-    table = scheme.prepare(pos_BS, config.head_dim)
+    turn_B2SD = scheme.prepare(pos_BS, config.head_dim)
+    if turn_B2SD is not None:
+      q_BSHD = rotary.rotate(q_BSHD, turn_B2SD)
+      k_BSKD = rotary.rotate(k_BSKD, turn_B2SD)
     out_BSHD = attention.attend(
-      *scheme.apply(q_BSHD, k_BSKD, table),
+      q_BSHD,
+      k_BSKD,
       v_BSKD,
       mask=attention.Mask(window=window),
       slopes_H=scheme.bias_slopes(config.num_heads),

@@ -38,5 +38,4 @@ def test_other_head_counts_take_every_other_slope_of_the_next(
 
 
 def test_q_and_k_stay_as_they_are():
-  q, k = object(), object()
-  assert Alibi().apply(q, k, Alibi().prepare(None, 8)) == (q, k)
+  assert Alibi().prepare(np.zeros((1, 4)), 8) is None

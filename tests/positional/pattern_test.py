@@ -7,6 +7,7 @@ import pytest
 
 from drope_jax.positional import Alibi, Nope, Pattern, Rope
 from drope_jax.positional import pattern as patterns
+from drope_jax.positional.rotary import rotate
 
 RNOPE = Pattern((Rope(), Rope(), Nope()), (8, 8, None))
 
@@ -37,19 +38,20 @@ def test_slopes_are_zero_on_layers_without_bias():
   )
 
 
-def test_each_layer_applies_its_own_scheme_by_a_traced_index():
+def test_each_layer_turns_by_its_own_scheme():
   plan = patterns.layer_plan(Pattern((Nope(), Rope(1e4), Rope(1e2))), 3)
   x_BSHD = jax.random.normal(jax.random.key(0), (1, 5, 2, 8))
   pos_BS = jnp.arange(5)[None]
-  apply = jax.jit(
-    lambda index: plan.apply(index, x_BSHD, x_BSHD, plan.prepare(pos_BS, 8))[0]
-  )
-  got = [np.asarray(apply(index)) for index in plan.scheme_array()]
-  for layer, scheme in enumerate(plan.schemes):
-    want, _ = scheme.apply(x_BSHD, x_BSHD, scheme.prepare(pos_BS, 8))
-    # Jitted and not, sines may differ in the last place.
-    np.testing.assert_allclose(got[layer], want, atol=1e-6)
-  assert np.abs(got[1] - got[2]).max() > 0.1, "the two thetas did the same"
+  turns_NB2SD = plan.prepare(pos_BS, 8)[plan.scheme_array()]
+  np.testing.assert_array_equal(rotate(x_BSHD, turns_NB2SD[0]), x_BSHD)
+  for turn_B2SD, scheme in zip(turns_NB2SD[1:], plan.schemes[1:], strict=True):
+    np.testing.assert_array_equal(turn_B2SD, scheme.prepare(pos_BS, 8))
+  assert np.abs(turns_NB2SD[1] - turns_NB2SD[2]).max() > 0.1
+
+
+def test_nothing_turns_where_no_scheme_does():
+  plan = patterns.layer_plan(Pattern((Nope(), Alibi())), 4)
+  assert plan.prepare(jnp.arange(5)[None], 8) is None
 
 
 @pytest.mark.parametrize(

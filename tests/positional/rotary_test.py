@@ -9,7 +9,6 @@ import pytest
 
 from drope_jax.positional import (
   Llama3Rope,
-  Nope,
   NtkAware,
   PositionInterpolation,
   Rope,
@@ -23,10 +22,8 @@ D = 16
 def _rotate(scheme, x_SD, pos_S):
   """Rows of x rotated to their positions, as queries of one head."""
   x_BSHD = jnp.asarray(x_SD, jnp.float32)[None, :, None]
-  table = scheme.prepare(jnp.asarray(pos_S)[None], x_SD.shape[-1])
-  q_BSHD, k_BSKD = scheme.apply(x_BSHD, x_BSHD, table)
-  np.testing.assert_array_equal(q_BSHD, k_BSKD)
-  return np.asarray(q_BSHD)[0, :, 0]
+  turn_B2SD = scheme.prepare(jnp.asarray(pos_S)[None], x_SD.shape[-1])
+  return np.asarray(rotary.rotate(x_BSHD, turn_B2SD))[0, :, 0]
 
 
 def _logits(scheme, pos_S):
@@ -68,24 +65,21 @@ def test_scores_depend_only_on_distance():
   assert np.ptp(near_ST) > 0.1, "positions had no effect: nothing is shown"
 
 
-def test_rotation_by_zero_is_nope_bit_for_bit():
-  q_BSHD, k_BSKD = jax.random.normal(jax.random.key(0), (2, 2, 8, 3, D))
-  zeros_BS = jnp.zeros((2, 8), jnp.int32)
+def test_rotation_by_zero_changes_no_bit():
+  x_BSHD = jax.random.normal(jax.random.key(0), (2, 8, 3, D))
+  turn_B2SD = Rope().prepare(jnp.zeros((2, 8), jnp.int32), D)
   for dtype in (jnp.float32, jnp.bfloat16):
-    q, k = q_BSHD.astype(dtype), k_BSKD.astype(dtype)
-    rope, nope = Rope(), Nope()
-    got = rope.apply(q, k, rope.prepare(zeros_BS, D))
-    want = nope.apply(q, k, nope.prepare(zeros_BS, D))
-    for rotated, left in zip(got, want, strict=True):
-      assert rotated.dtype == left.dtype == dtype
-      np.testing.assert_array_equal(rotated, left)
+    x = x_BSHD.astype(dtype)
+    rotated = rotary.rotate(x, turn_B2SD)
+    assert rotated.dtype == dtype
+    np.testing.assert_array_equal(rotated, x)
 
 
 def test_bfloat16_inputs_are_rotated_in_float32():
   x_SD, pos_S = np.ones((2, D)), np.array([4096, 4097])
   x_BSHD = jnp.ones((1, 2, 1, D), jnp.bfloat16)
-  table = Rope().prepare(jnp.asarray(pos_S)[None], D)
-  got_BSHD, _ = Rope().apply(x_BSHD, x_BSHD, table)
+  turn_B2SD = Rope().prepare(jnp.asarray(pos_S)[None], D)
+  got_BSHD = rotary.rotate(x_BSHD, turn_B2SD)
   # bfloat16 cannot tell the two positions apart; its rounding of the result,
   # at most 2 in size, is all that may differ.
   np.testing.assert_allclose(

@@ -18,6 +18,7 @@ from drope_jax.attention.flash_tpu import backward, blocks, forward, units
 from drope_jax.attention.flash_tpu.steering import Inputs
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
+from drope_jax.attention.rotation import Rotation
 from drope_jax.axes import Array
 
 _LOG2_E = 1 / math.log(2)
@@ -41,6 +42,7 @@ def attend(
   scale: Array | float,
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
+  rotation: Rotation | None = None,
   *,
   forward_blocks: Blocks | None = None,
   backward_blocks: Blocks | None = None,
@@ -59,8 +61,13 @@ def attend(
     soft_cap *= _LOG2_E
   if mask.window is not None:
     mask = mask._replace(window=jnp.reshape(mask.window, (1,)))
+  if rotation is not None:
+    rotation = rotation._replace(index=jnp.reshape(rotation.index, (1,)))
   inputs = Inputs(
-    *(x.swapaxes(1, 2) for x in (q_BSHD, k_BTKD, v_BTKD)), mask, slopes_H
+    *(x.swapaxes(1, 2) for x in (q_BSHD, k_BTKD, v_BTKD)),
+    mask,
+    slopes_H,
+    rotation,
   )
   chip, D = blocks.chip(), q_BSHD.shape[3]
   options = _Options(
@@ -117,7 +124,7 @@ def _attend_backward(options, saved, d_results):
     options.soft_cap,
     options.interpret,
   )
-  none = jax.tree.map(lambda _: None, (inputs.mask, inputs.slopes_H))
+  none = jax.tree.map(lambda _: None, inputs[3:])
   return (
     Inputs(d_q_BHSD[:, :, :S], d_k_BKTD[:, :, :T], d_v_BKTD[:, :, :T], *none),
   )
@@ -134,11 +141,18 @@ def _padded(inputs: Inputs, queries: int, keys: int) -> Inputs:
       q_segment_BS=_pad(mask.q_segment_BS, 1, queries, _PADDING),
       k_segment_BT=_pad(mask.k_segment_BT, 1, keys, _PADDING),
     )
+  rotation = inputs.rotation
+  if rotation is not None:
+    rotation = rotation._replace(
+      q_N2SD=_pad(rotation.q_N2SD, 2, queries),
+      k_N2TD=_pad(rotation.k_N2TD, 2, keys),
+    )
   return inputs._replace(
     q_BHSD=_pad(inputs.q_BHSD, 2, queries),
     k_BKTD=_pad(inputs.k_BKTD, 2, keys),
     v_BKTD=_pad(inputs.v_BKTD, 2, keys),
     mask=mask,
+    rotation=rotation,
   )
 
 

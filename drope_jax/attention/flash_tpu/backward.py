@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from drope_jax.attention.flash_tpu import steering, tiles, units
 from drope_jax.attention.flash_tpu.steering import Inputs, Step
 from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.rotation import rotate, rotate_back
 from drope_jax.axes import Array
 
 _LN2 = 0.6931471805599453
@@ -75,8 +76,13 @@ def gradients(
     mask = inputs.mask._replace(offset_B=offset_B + start)
     if mask.q_segment_BS is not None:
       mask = mask._replace(q_segment_BS=part(mask.q_segment_BS, 1))
+    rotation = inputs.rotation
+    if rotation is not None:
+      rotation = rotation._replace(q_N2SD=part(rotation.q_N2SD, 2))
     d_q_BHsD, *more = run(
-      inputs._replace(q_BHSD=part(inputs.q_BHSD, 2), mask=mask),
+      inputs._replace(
+        q_BHSD=part(inputs.q_BHSD, 2), mask=mask, rotation=rotation
+      ),
       part(d_out_BHSD, 2),
       part(lse_BH1S, 3),
       part(delta_BH1S, 3),
@@ -105,7 +111,7 @@ def _gradients(
   causal = inputs.mask.offset_B is None
   visits = tiles.by_key((S, T), blocks.tile, causal, G)
   scalars = steering.scalars(inputs, visits, blocks)
-  segments = inputs.segments()
+  turns, segments = inputs.turns(), inputs.segments()
 
   def query_block(b, kv_head, n, *refs):
     at = dict(zip(scalars, refs, strict=True))
@@ -127,6 +133,16 @@ def _gradients(
     return b, head, 0, block
 
   row_spec = pl.BlockSpec((None, None, 1, blocks.q), row_index)
+
+  def turn_spec(name, size):
+    # The visit's own, though its tile be hidden: gradients are turned back.
+    def index(b, kv_head, n, *refs):
+      at = dict(zip(scalars, refs, strict=True))
+      return at["turn"][0], 0, at[name][n], 0
+
+    return pl.BlockSpec((None, 2, size, D), index)
+
+  turn_specs = [turn_spec("q", blocks.q), turn_spec("k", blocks.k)]
   segment_specs = [
     pl.BlockSpec(
       (None, 1, size), lambda *at, block=block: (at[0], 0, block(*at)[-1])
@@ -149,7 +165,8 @@ def _gradients(
       grid=(B, K, len(visits.q)),
       in_specs=[
         *(q_spec, k_spec, k_spec, q_spec, row_spec, row_spec),
-        *segment_specs[: len(segments)],
+        turn_specs[: len(turns)],
+        segment_specs[: len(segments)],
       ],
       out_specs=[d_q_spec, k_spec, k_spec],
       scratch_shapes=[
@@ -157,6 +174,7 @@ def _gradients(
         pltpu.VMEM((D, blocks.k), inputs.k_BKTD.dtype),
         pltpu.VMEM((blocks.k, D), jnp.float32),
         pltpu.VMEM((blocks.k, D), jnp.float32),
+        *inputs.turned(blocks),
       ],
     ),
     out_shape=[
@@ -177,14 +195,16 @@ def _gradients(
     d_out_BHSD,
     lse_BH1S,
     delta_BH1S,
-    *segments,
+    turns,
+    segments,
   )
 
 
 def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
   scalars, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
-  q, k, v, d_out, lse, delta, *segments = refs[:-7]
-  d_q, d_k, d_v, d_q_GDS, k_DT, d_k_TD, d_v_TD = refs[-7:]
+  q, k, v, d_out, lse, delta, turns, segments, d_q, d_k, d_v, *refs = refs
+  d_q_GDS, k_DT, d_k_TD, d_v_TD, *turned = refs
+  q_SD, k_TD = turned or (q, k)
   visit = pl.program_id(2)
   member = scalars["head"][visit]
   step = Step(
@@ -205,9 +225,13 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
   def _():
     d_k_TD[...] = jnp.zeros_like(d_k_TD)
     d_v_TD[...] = jnp.zeros_like(d_v_TD)
-    k_DT[...] = k[...].T
+    if turns:
+      k_TD[...] = rotate(k[...], turns[1]).astype(k.dtype)
+    k_DT[...] = k_TD[...].T
 
   def differentiate_tile(kind: int):
+    if turns:
+      q_SD[...] = rotate(q[...], turns[0]).astype(q.dtype)
     position = step.position(kind, segments)
     # The forward pass took the bias's shift off; here it is on the logits.
     lse_1S = lse[...] + units.bias_shift_1S(blocks.q, step.slope)
@@ -215,7 +239,7 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
     def begin(unit):
       keys, queries = unit.keys(blocks), unit.queries(blocks)
       return (
-        units.matmul(k[keys, :], q[queries, :], (1, 1)),
+        units.matmul(k_TD[keys, :], q_SD[queries, :], (1, 1)),
         units.matmul(v[keys, :], d_out[queries, :], (1, 1)),
       )
 
@@ -234,7 +258,7 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
       weights_TS, d_logits_TS = weighed
       keys, queries = unit.keys(blocks), unit.queries(blocks)
       d_v_TD[keys, :] += units.matmul(weights_TS, d_out[queries, :], (1, 0))
-      d_k_TD[keys, :] += units.matmul(d_logits_TS, q[queries, :], (1, 0))
+      d_k_TD[keys, :] += units.matmul(d_logits_TS, q_SD[queries, :], (1, 0))
       here = pl.ds(first_query + unit.q, blocks.unit_q)
       d_q_GDS[member, :, here] += units.matmul(
         k_DT[:, keys], d_logits_TS, (1, 0)
@@ -247,9 +271,15 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
   @pl.when(step.has(tiles.COMPLETE))
   def _():
     here = pl.ds(first_query, blocks.q)
-    d_q[member, here, :] = (_LN2 * d_q_GDS[member, :, here]).T.astype(d_q.dtype)
+    total_SD = (_LN2 * d_q_GDS[member, :, here]).T
+    if turns:
+      total_SD = rotate_back(total_SD, turns[0])
+    d_q[member, here, :] = total_SD.astype(d_q.dtype)
 
   @pl.when(step.has(tiles.LAST))
   def _():
-    d_k[...] = (_LN2 * d_k_TD[...]).astype(d_k.dtype)
+    total_TD = _LN2 * d_k_TD[...]
+    if turns:
+      total_TD = rotate_back(total_TD, turns[1])
+    d_k[...] = total_TD.astype(d_k.dtype)
     d_v[...] = d_v_TD[...].astype(d_v.dtype)

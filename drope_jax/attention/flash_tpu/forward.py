@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from drope_jax.attention.flash_tpu import steering, tiles, units
 from drope_jax.attention.flash_tpu.steering import Inputs, Step
 from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.rotation import rotate
 from drope_jax.axes import Array
 
 _START = units.HIDDEN / 2
@@ -35,7 +36,7 @@ def attend(
   T, G, mask = inputs.k_BKTD.shape[2], inputs.group_size, inputs.mask
   visits = tiles.by_query((S, T), blocks.tile, mask.offset_B is None)
   scalars = steering.scalars(inputs, visits, blocks)
-  segments = inputs.segments()
+  turns, segments = inputs.turns(), inputs.segments()
 
   def named(refs):
     return dict(zip(scalars, refs, strict=True))
@@ -59,6 +60,13 @@ def attend(
   row_spec = pl.BlockSpec(
     (None, None, 1, blocks.q), lambda *at: _before_last(0, query_block(*at))
   )
+  turn_specs = [
+    pl.BlockSpec(
+      (None, 2, size, D),
+      lambda *at, block=block: (named(at[3:])["turn"][0], 0, block(*at)[-1], 0),
+    )
+    for size, block in ((blocks.q, query_block), (blocks.k, key_block))
+  ]
   segment_specs = [
     pl.BlockSpec(
       (None, 1, size), lambda *at, block=block: (at[0], 0, block(*at)[-1])
@@ -78,12 +86,17 @@ def attend(
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=len(scalars),
       grid=(B, H, len(visits.q)),
-      in_specs=[q_spec, k_spec, v_spec, *segment_specs[: len(segments)]],
+      in_specs=[
+        *(q_spec, k_spec, v_spec),
+        turn_specs[: len(turns)],
+        segment_specs[: len(segments)],
+      ],
       out_specs=[q_spec, row_spec, row_spec],
       scratch_shapes=[
         pltpu.VMEM((D, blocks.q), jnp.float32),
         pltpu.VMEM((1, blocks.q), jnp.float32),
         pltpu.VMEM((1, blocks.q), jnp.float32),
+        *inputs.turned(blocks),
       ],
     ),
     out_shape=[
@@ -103,7 +116,8 @@ def attend(
     inputs.k_BKTD,
     # Once, where the matrix unit would do it again for every block of queries.
     inputs.v_BKTD.swapaxes(2, 3),
-    *segments,
+    turns,
+    segments,
   )
 
 
@@ -113,8 +127,8 @@ def _before_last(index, block):
 
 def _kernel(names, blocks, kinds, soft_cap, *refs):
   scalars, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
-  q, k, v_DT, *segments = refs[:-6]
-  out, lse, largest, sum_DS, max_1S, total_1S = refs[-6:]
+  q, k, v_DT, turns, segments, out, lse, largest, *refs = refs
+  sum_DS, max_1S, total_1S, *turned = refs
   step = Step(
     scalars=scalars,
     blocks=blocks,
@@ -129,13 +143,18 @@ def _kernel(names, blocks, kinds, soft_cap, *refs):
     sum_DS[...] = jnp.zeros_like(sum_DS)
     total_1S[...] = jnp.zeros_like(total_1S)
     max_1S[...] = jnp.full_like(max_1S, _START)
+    if turns:
+      turned[0][...] = rotate(q[...], turns[0]).astype(q.dtype)
 
   def attend_tile(kind: int):
+    if turns:
+      turned[1][...] = rotate(k[...], turns[1]).astype(k.dtype)
+    q_SD, k_TD = turned or (q, k)
     position = step.position(kind, segments)
 
     def begin(unit):
       keys, queries = unit.keys(blocks), unit.queries(blocks)
-      return units.matmul(k[keys, :], q[queries, :], (1, 1))
+      return units.matmul(k_TD[keys, :], q_SD[queries, :], (1, 1))
 
     def weigh(unit, logits_TS):
       here = unit.queries(blocks)

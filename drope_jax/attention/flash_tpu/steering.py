@@ -5,12 +5,14 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from drope_jax.attention.flash_tpu import tiles, units
 from drope_jax.attention.flash_tpu.tiles import Visits
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
+from drope_jax.attention.rotation import Rotation
 from drope_jax.axes import Array
 
 VMEM_LIMIT_BYTES = 56 * 2**20
@@ -25,6 +27,7 @@ class Inputs(NamedTuple):
     k_BKTD, v_BKTD: keys and values.
     mask: its window has shape [1].
     slopes_H: ALiBi's, in base 2; or None.
+    rotation: of queries and keys; its index has shape [1]. Or None.
   """
 
   q_BHSD: Array
@@ -32,6 +35,7 @@ class Inputs(NamedTuple):
   v_BKTD: Array
   mask: Mask
   slopes_H: Array | None
+  rotation: Rotation | None
 
   @property
   def group_size(self) -> int:
@@ -43,6 +47,20 @@ class Inputs(NamedTuple):
     if self.mask.q_segment_BS is None:
       return []
     return [self.mask.q_segment_BS[:, None], self.mask.k_segment_BT[:, None]]
+
+  def turns(self) -> list[Array]:
+    """Returns the rotation's tables of queries and of keys, or nothing."""
+    return [] if self.rotation is None else list(self.rotation[:2])
+
+  def turned(self, blocks: Blocks) -> list[Any]:
+    """Returns memory for a rotated block of queries and of keys, or nothing."""
+    if self.rotation is None:
+      return []
+    D = self.q_BHSD.shape[3]
+    return [
+      pltpu.VMEM((blocks.q, D), self.q_BHSD.dtype),
+      pltpu.VMEM((blocks.k, D), self.k_BKTD.dtype),
+    ]
 
 
 def scalars(inputs: Inputs, visits: Visits, blocks: Blocks) -> dict[str, Array]:
@@ -66,6 +84,7 @@ def scalars(inputs: Inputs, visits: Visits, blocks: Blocks) -> dict[str, Array]:
     "offset": mask.offset_B,
     "window": mask.window,
     "slope": inputs.slopes_H,
+    "turn": None if inputs.rotation is None else inputs.rotation.index,
   }
   return {
     name: jnp.asarray(array)
