@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 import re
+import types
 from typing import Any
 
 import jax
@@ -34,6 +35,10 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
 )
 
 BATCH = P(("data", "fsdp"), "context")
+ATTENTION = types.MappingProxyType(
+  {"batch": ("data", "fsdp"), "tokens": ("context",), "heads": ("tensor",)}
+)
+"""What splits attention's texts, queries and heads."""
 
 
 @dataclasses.dataclass(frozen=True)

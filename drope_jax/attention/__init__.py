@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from drope_jax.attention import backends
-from drope_jax.attention.backends import BACKENDS, FlashTpu, Need, rotates
+from drope_jax.attention.backends import (
+  BACKENDS,
+  Choice,
+  FlashTpu,
+  Need,
+  on_mesh,
+  rotates,
+)
+from drope_jax.attention.divided import Divided
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
 from drope_jax.attention.rotation import Rotation
@@ -37,7 +45,7 @@ def attend(
   soft_cap: float | None = None,
   with_stats: bool = False,
   rotation: Rotation | None = None,
-  backend: str | FlashTpu = "reference",
+  backend: Choice = "reference",
 ) -> Array | tuple[Array, Stats]:
   """Returns softmax(cap(logit_scale q k^T / sqrt(D)) - slopes * distance) v.
 
@@ -56,7 +64,7 @@ def attend(
     with_stats: whether `Stats` are returned too.
     rotation: turns q and k first, without a pass through memory. No gradient
       passes through. None: positions are in them.
-    backend: a name in `BACKENDS`, or `FlashTpu`.
+    backend: a name in `BACKENDS`, `FlashTpu`, or either `Divided`.
 
   Raises:
     ValueError: there is no such backend, or it does not honour an argument;
@@ -116,11 +124,14 @@ def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
 __all__ = [
   "BACKENDS",
   "Blocks",
+  "Choice",
+  "Divided",
   "FlashTpu",
   "Mask",
   "Need",
   "Rotation",
   "Stats",
   "attend",
+  "on_mesh",
   "rotates",
 ]

@@ -7,7 +7,10 @@ import functools
 import types
 from typing import NamedTuple
 
+import jax
+
 from drope_jax.attention import blockwise, flash_tpu, library, reference, splash
+from drope_jax.attention.divided import Divided
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.axes import Array
 
@@ -49,10 +52,13 @@ class Backend(NamedTuple):
       out_BSHD, and lse_BHS and max_logit_BHS or, without `Need.STATS`, None.
       With `Need.ROTATION` it takes `rotation`, too.
     honours: every need that it does not meet is refused.
+    is_kernel: whether it is a kernel of ours or a peer's, which `jit` does not
+      divide among devices; see `Divided`.
   """
 
   attend: Callable[..., tuple[Array, Array | None, Array | None]]
   honours: frozenset[Need]
+  is_kernel: bool = False
 
 
 _ALL = frozenset(Need) - {Need.ROTATION}
@@ -63,10 +69,13 @@ BACKENDS = types.MappingProxyType(
   {
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
-    "flash_tpu": Backend(flash_tpu.attend, _ALL | {Need.ROTATION}),
+    "flash_tpu": Backend(
+      flash_tpu.attend, _ALL | {Need.ROTATION}, is_kernel=True
+    ),
     "splash": Backend(
       splash.attend,
       _ALL - {Need.OFFSET, Need.TRACED_WINDOW, Need.ALIBI, Need.STATS},
+      is_kernel=True,
     ),
     "xla": Backend(_XLA, _ALL - {Need.SOFT_CAP, Need.STATS}),
     "cudnn": Backend(
@@ -76,21 +85,43 @@ BACKENDS = types.MappingProxyType(
 )
 
 
-def rotates(backend: str | FlashTpu) -> bool:
+Choice = str | FlashTpu | Divided
+"""What a caller may ask for: a name in `BACKENDS`, or one with settings."""
+
+
+def rotates(backend: Choice) -> bool:
   """Returns whether a backend takes a `Rotation`."""
   named = BACKENDS.get(_name(backend))
   return named is not None and Need.ROTATION in named.honours
 
 
-def select(
-  backend: str | FlashTpu, needs: set[Need]
-) -> Callable[..., tuple[Array, ...]]:
+def on_mesh(
+  backend: Choice,
+  mesh: jax.sharding.Mesh,
+  *,
+  batch: tuple[str, ...],
+  tokens: tuple[str, ...],
+  heads: tuple[str, ...],
+) -> Choice:
+  """Returns a backend as it runs on a mesh; see `Divided` for the axes."""
+  named = BACKENDS.get(_name(backend))
+  if mesh.size == 1 or named is None or not named.is_kernel:
+    return backend
+  return Divided(backend, mesh, batch, tokens, heads)
+
+
+def select(backend: Choice, needs: set[Need]) -> Callable[..., tuple]:
   """Returns the `attend` of a backend that meets all needs.
 
   Raises:
     ValueError: there is none of that name, or it does not meet them; the
       message names those that do.
   """
+  if isinstance(backend, Divided):
+    if backend.ways(backend.tokens) > 1:
+      needs = needs | {Need.OFFSET}
+    run = select(backend.backend, needs)
+    return functools.partial(backend.attend, run)
   name = _name(backend)
   able = [name for name, other in BACKENDS.items() if needs <= other.honours]
   if name not in BACKENDS:
@@ -112,5 +143,11 @@ def select(
   )
 
 
-def _name(backend: str | FlashTpu) -> str:
-  return backend if isinstance(backend, str) else "flash_tpu"
+def _name(backend: Choice) -> str:
+  match backend:
+    case str():
+      return backend
+    case FlashTpu():
+      return "flash_tpu"
+    case Divided():
+      return _name(backend.backend)

@@ -17,7 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from drope_jax import sharding
+from drope_jax import attention, sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
@@ -114,8 +114,8 @@ def resolve_backend(
 ) -> str | FlashTpu:
   """Returns the attention backend that "auto" means on these devices.
 
-  On a TPU our kernel, which `jit` does not divide: for one chip only. On a GPU
-  the library's: cuDNN, or XLA for what cuDNN does not do.
+  On TPUs our kernel; on GPUs the library's: cuDNN, or XLA for what cuDNN does
+  not do.
 
   Args:
     name: a backend, which stays, or "auto".
@@ -125,7 +125,7 @@ def resolve_backend(
   if name != "auto":
     return name
   match jax.default_backend():
-    case "tpu" if jax.device_count() == 1:
+    case "tpu":
       return "flash_tpu"
     case "gpu":
       plan = patterns.layer_plan(config.positional, config.num_layers)
@@ -290,6 +290,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
   """Returns the state at the phase's last step, saving on the way."""
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
+  backend = attention.on_mesh(backend, run.mesh, **sharding.ATTENTION)
   take = jax.jit(
     steps.make_step(config, phase, first, backend),
     donate_argnums=0,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drope_jax import attention, sharding
-from drope_jax.attention import Mask, Rotation, flash_tpu
+from drope_jax.attention import Divided, Mask, Rotation, flash_tpu
 from drope_jax.attention.flash_tpu import backward
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.data import pipeline
@@ -209,27 +209,42 @@ def test_a_scan_over_layers_with_remat_traces_the_window():
   )
 
 
-def test_shard_map_over_batch_and_heads_is_one_device():
-  inputs = _inputs(B=4, H=4, K=2, D=16)
-  segments_BS = jnp.asarray(np.resize(SEGMENTS_BS[:, :150], (4, 150)))
-  slopes_H = jnp.array([0.5, 0.1, 0.0, 0.01])
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=1, tensor=2))
-  heads = P("data", None, "tensor")
-
-  def sharded(q_BSHD, k_BTKD, v_BTKD, mask, slopes_H):
-    return jax.shard_map(
-      _attend,
-      mesh=mesh,
-      in_specs=(heads, heads, heads, P("data"), P("tensor")),
-      out_specs=heads,
-      check_vma=False,
-    )(q_BSHD, k_BTKD, v_BTKD, mask, slopes_H)
-
-  mask = Mask(None, None, segments_BS, segments_BS)
-  _assert_close(
-    _results(sharded, inputs, mask, slopes_H),
-    _results(_reference, inputs, mask, slopes_H),
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("data,context,tensor", [(2, 1, 2), (1, 2, 2)])
+def test_divided_over_a_mesh_it_is_one_device(mask, data, context, tensor):
+  inputs, slopes_H, want = _want(mask)
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data, 1, tensor, context), jax.devices()[:4]
   )
+  divided = attention.on_mesh("flash_tpu", mesh, **sharding.ATTENTION)
+  assert isinstance(divided, Divided)
+
+  def attend(q_BSHD, k_BTKD, v_BTKD, mask, slopes_H):
+    return attention.attend(
+      q_BSHD, k_BTKD, v_BTKD, mask=mask, slopes_H=slopes_H, backend=divided
+    )
+
+  got = _results(attend, inputs, MASKS[mask], slopes_H)
+  assert got[0].sharding.is_equivalent_to(
+    jax.NamedSharding(mesh, P(("data", "fsdp"), "context", "tensor")), 4
+  )
+  _assert_close(got, want)
+
+
+def test_what_jit_divides_stays_as_it_is_on_a_mesh():
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+  kernel = attention.FlashTpu()
+  for backend, on in (("blockwise", mesh), ("flash_tpu", one), (kernel, one)):
+    assert attention.on_mesh(backend, on, **sharding.ATTENTION) == backend
+
+
+def test_a_mesh_that_does_not_divide_the_heads_is_refused():
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=4, fsdp=None))
+  divided = attention.on_mesh("flash_tpu", mesh, **sharding.ATTENTION)
+  *qkv, _ = _inputs(H=4, K=2)
+  with pytest.raises(ValueError, match="got 4 and 2 for 4 parts. Change Mesh"):
+    attention.attend(*qkv, mask=Mask(), backend=divided)
 
 
 def test_training_follows_the_reference_for_fifty_steps():

@@ -482,21 +482,19 @@ def test_the_recipe_in_the_folder_is_what_ran(whole):
 
 
 @pytest.mark.parametrize(
-  "device,count,dtype,scheme,want",
+  "device,dtype,scheme,want",
   [
-    ("cpu", 1, "float32", positional.Rope(), "blockwise"),
-    ("tpu", 1, "float32", positional.Alibi(), "flash_tpu"),
-    ("tpu", 4, "float32", positional.Alibi(), "blockwise"),
-    ("gpu", 4, "bfloat16", positional.Rope(), "cudnn"),
-    ("gpu", 1, "float32", positional.Rope(), "xla"),
-    ("gpu", 1, "bfloat16", positional.Alibi(), "xla"),
+    ("cpu", "float32", positional.Rope(), "blockwise"),
+    ("tpu", "float32", positional.Alibi(), "flash_tpu"),
+    ("gpu", "bfloat16", positional.Rope(), "cudnn"),
+    ("gpu", "float32", positional.Rope(), "xla"),
+    ("gpu", "bfloat16", positional.Alibi(), "xla"),
   ],
 )
 def test_auto_is_a_backend_that_runs_on_these_devices(
-  device, count, dtype, scheme, want, monkeypatch
+  device, dtype, scheme, want, monkeypatch
 ):
   monkeypatch.setattr(jax, "default_backend", lambda: device)
-  monkeypatch.setattr(jax, "device_count", lambda: count)
   config = dataclasses.replace(MODEL, positional=scheme)
   assert loop.resolve_backend("auto", config, dtype) == want
   assert loop.resolve_backend("splash", config, dtype) == "splash"
