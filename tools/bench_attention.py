@@ -222,7 +222,7 @@ def _options(chip: str, figures: list[_Figure]) -> Table:
   table.add_column("D", justify="right")
   table.add_column("with")
   for name in PRODUCTS:
-    for kind in ("whole", "diagonal", "partial"):
+    for kind in ("whole", "diag.", "cut", "both"):
       heading = f"{name}\n{kind}" if kind == "whole" else f"\n{kind}"
       table.add_column(heading, justify="right")
     table.add_column("\nover", justify="right")
@@ -238,7 +238,7 @@ def _options(chip: str, figures: list[_Figure]) -> Table:
       continue
     cells = [str(cycles) for cycles in figure.tiles]
     over = max(figure.tiles) / plain[case.head_dim, figure.direction] - 1
-    cells += [""] * (3 - len(cells)) + [f"{over:.1%}"]
+    cells += [""] * (4 - len(cells)) + [f"{over:.1%}"]
     rows.setdefault((case.head_dim, case.option), []).extend(cells)
   for (head_dim, option), cells in rows.items():
     table.add_row(str(head_dim), option, *cells)

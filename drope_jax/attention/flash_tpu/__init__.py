@@ -60,7 +60,9 @@ def attend(
   if soft_cap is not None:
     soft_cap *= _LOG2_E
   if mask.window is not None:
-    mask = mask._replace(window=jnp.reshape(mask.window, (1,)))
+    # Distances are shorter than T; past a larger window they would overflow.
+    window = jnp.minimum(mask.window, k_BTKD.shape[1])
+    mask = mask._replace(window=jnp.reshape(window, (1,)))
   if rotation is not None:
     rotation = rotation._replace(index=jnp.reshape(rotation.index, (1,)))
   inputs = Inputs(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 from jax.experimental import pallas as pl
@@ -131,11 +132,17 @@ class Step:
     if "offset" in self.scalars:
       distance += self.scalars["offset"][self.row]
     window, q_1S, k_TL = None, None, None
-    if kind == tiles.PARTIAL:
+    if kind not in (tiles.WHOLE, tiles.DIAGONAL):
       if "window" in self.scalars:
         window = self.scalars["window"][0]
       if segments:
-        q_1S, k_TL = segments[0][...], units.column_TL(segments[1][...])
+        q_1S = segments[0][...]
+        # Once for all units of the same keys, and not before the first of them.
+        k_TL = functools.cache(
+          lambda unit_k: units.column_TL(
+            segments[1][:, pl.ds(unit_k, self.blocks.unit_k)]
+          )
+        )
     return units.Position(kind, distance, window, q_1S, k_TL, self.slope)
 
   @property

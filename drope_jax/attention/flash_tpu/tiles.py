@@ -14,9 +14,12 @@ import numpy as np
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
 
-HIDDEN, WHOLE, DIAGONAL, PARTIAL = range(4)
-"""A tile's kind: no key is seen, all are, those on and below the diagonal of a
-square tile, or what the mask says element by element."""
+HIDDEN, WHOLE, DIAGONAL, CUT, CUT_DIAGONAL, PARTIAL = range(6)
+"""A tile's kind: no key is seen, all are, or those on and below the diagonal of
+a square tile; the same two less what a window or segments hide; or what the
+mask says element by element."""
+
+ON_DIAGONAL = (DIAGONAL, CUT_DIAGONAL)
 
 FIRST, LAST, COMPLETE = 1, 2, 4
 """A visit's flags: the first or last of those that add to one block of the
@@ -106,20 +109,20 @@ def kinds_Bn(visits: Visits, block: tuple[int, int], mask: Mask) -> Array:
   # Of query positions minus key positions in the tile.
   least_Bn, most_Bn = first_Bn - (block[1] - 1), first_Bn + (block[0] - 1)
   any_Bn, all_Bn = most_Bn >= 0, least_Bn >= 0
-  # A tile on the diagonal shows all below it, unless something else hides it.
-  below_Bn = jnp.ones_like(any_Bn)
+  cut_Bn = jnp.zeros_like(any_Bn)
   if mask.window is not None:
     any_Bn &= least_Bn < mask.window
-    below_Bn &= most_Bn < mask.window
+    cut_Bn |= most_Bn >= mask.window
   if mask.q_segment_BS is not None:
     q_least, q_most = _extremes(mask.q_segment_BS, block[0], visits.q)
     k_least, k_most = _extremes(mask.k_segment_BT, block[1], visits.k)
     any_Bn &= (q_least <= k_most) & (k_least <= q_most)
-    below_Bn &= (q_least == k_most) & (k_least == q_most)
+    cut_Bn |= (q_least != k_most) | (k_least != q_most)
   on_diagonal_Bn = (first_Bn == 0) & (block[0] == block[1])
-  shown_Bn = jnp.where(on_diagonal_Bn, DIAGONAL, PARTIAL)
-  shown_Bn = jnp.where(all_Bn, WHOLE, shown_Bn)
-  shown_Bn = jnp.where(below_Bn, shown_Bn, PARTIAL)
+  shown_Bn = jnp.where(
+    on_diagonal_Bn, jnp.where(cut_Bn, CUT_DIAGONAL, DIAGONAL), PARTIAL
+  )
+  shown_Bn = jnp.where(all_Bn, jnp.where(cut_Bn, CUT, WHOLE), shown_Bn)
   return jnp.where(any_Bn, shown_Bn, HIDDEN).astype(jnp.int32)
 
 
@@ -139,10 +142,10 @@ def latest_Bn(kinds_Bn: Array) -> Array:
 
 def possible_kinds(mask: Mask, block: tuple[int, int]) -> tuple[int, ...]:
   """Returns the kinds that a kernel for such a mask must have code for."""
-  kinds = [WHOLE]
   square = block[0] == block[1]
-  if square:
-    kinds.append(DIAGONAL)
-  if not square or any(hides is not None for hides in mask):
+  kinds = [WHOLE, DIAGONAL] if square else [WHOLE]
+  if mask.window is not None or mask.q_segment_BS is not None:
+    kinds += [CUT, CUT_DIAGONAL] if square else [CUT]
+  if mask.offset_B is not None or not square:
     kinds.append(PARTIAL)
   return tuple(kinds)

@@ -92,7 +92,7 @@ def of_tile(blocks: Blocks, kind: int) -> list[Unit]:
     for q in range(0, blocks.q, blocks.unit_q)
     for k in range(0, blocks.k, blocks.unit_k)
   ]
-  if kind != tiles.DIAGONAL:
+  if kind not in tiles.ON_DIAGONAL:
     return units
   return [unit for unit in units if unit.k < unit.q + blocks.unit_q]
 
@@ -129,7 +129,8 @@ class Position(NamedTuple):
     distance: the first query's position minus the first key's; traced.
     window: traced, or None.
     q_segment_1S: of the tile's queries, or None.
-    k_segment_TL: of its keys, in each of `_LANES` columns.
+    k_segment_TL: takes where a unit's keys begin, and returns theirs in each of
+      `_LANES` columns.
     slope: ALiBi's, for logits in base 2; traced, or None.
   """
 
@@ -137,7 +138,7 @@ class Position(NamedTuple):
   distance: Array
   window: Array | None
   q_segment_1S: Array | None
-  k_segment_TL: Array | None
+  k_segment_TL: Callable[[int], Array] | None
   slope: Array | None
 
 
@@ -154,28 +155,27 @@ def mask_logits(logits_TS: Array, unit: Unit, position: Position) -> Array:
     # Subtracted: an addition would start the product's sum, which takes v6e's
     # matrix unit twice as long.
     logits_TS -= _repeated(position.slope * back_TL.astype(jnp.float32), S)
-  if position.kind == tiles.WHOLE:
-    return logits_TS
-  # Of query positions minus key positions.
+  on_diagonal = position.kind in tiles.ON_DIAGONAL
+  begin = unit.q - unit.k
+  crossed = position.kind == tiles.PARTIAL or (on_diagonal and begin < T - 1)
+  if not on_diagonal:
+    begin += position.distance
+  # Of query positions minus key positions, counted from the unit's first.
   distance_TS = lax.broadcasted_iota(jnp.int32, (T, S), 1)
   distance_TS -= lax.broadcasted_iota(jnp.int32, (T, S), 0)
-  begin = unit.q - unit.k
-  if position.kind == tiles.DIAGONAL:
-    if begin >= T - 1:
-      return logits_TS
-    return jnp.where(distance_TS >= -begin, logits_TS, HIDDEN)
-  begin += position.distance
-  if position.window is None:
-    visible_TS = distance_TS >= -begin
-  else:
-    # Negative distances become larger than any window.
-    unsigned_TS = (distance_TS + begin).astype(jnp.uint32)
-    visible_TS = unsigned_TS < position.window.astype(jnp.uint32)
+  if crossed:
+    logits_TS = jnp.where(distance_TS >= -begin, logits_TS, HIDDEN)
+  if position.window is not None:
+    # As numbers, which the compiler keeps for all units on the same diagonal of
+    # the tile: a minimum is one operation an element, a mask's use is two.
+    inside_TS = distance_TS < position.window - begin
+    most_TS = jnp.where(inside_TS, jnp.inf, HIDDEN)
+    logits_TS = jnp.minimum(logits_TS, most_TS)
   if position.q_segment_1S is not None:
     q_1S = position.q_segment_1S[:, unit.q : unit.q + S]
-    k_TL = position.k_segment_TL[unit.k : unit.k + T]
-    visible_TS &= q_1S == _repeated(k_TL, S)
-  return jnp.where(visible_TS, logits_TS, HIDDEN)
+    k_TL = position.k_segment_TL(unit.k)
+    logits_TS = jnp.where(q_1S == _repeated(k_TL, S), logits_TS, HIDDEN)
+  return logits_TS
 
 
 def _repeated(x_TL: Array, S: int) -> Array:
@@ -199,7 +199,7 @@ def cap(logits: Array, soft_cap: float | None) -> Array:
 
 
 def column_TL(row_1T: Array) -> Array:
-  """Returns a vector that lies along lanes in each of a tile's columns."""
+  """Returns a vector that lies along lanes in each of `_LANES` columns."""
   return jnp.broadcast_to(row_1T, (_LANES, row_1T.shape[1])).T
 
 
