@@ -34,6 +34,7 @@ _SIZES = {
   "unit_k": (128, 256, 512),
   "ahead": (1, 2, 3, 4),
   "behind": (0, 1, 2),
+  "mxu_total": (False, True),
 }
 """Tiles are square: only of those on the diagonal are hidden units skipped."""
 _TOKENS = (4096, 32768)
@@ -66,7 +67,7 @@ class _Search:
   def run(self, pool: futures.Executor) -> Blocks:
     """Returns the best blocks found."""
     known = [
-      Blocks(*row[3:9]) for row in block_table.ROWS if row[2] == self.direction
+      Blocks(*row[3:10]) for row in block_table.ROWS if row[2] == self.direction
     ]
     best, before = self._best(pool, known), None
     while best != before and len(self.cycles) < self.limit:

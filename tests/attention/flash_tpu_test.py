@@ -90,6 +90,7 @@ CUTS = {
   "a square tile of four units": Blocks(256, 256, 128, 128, 2, 1),
   "more queries than keys": Blocks(256, 128, 128, 128, 1, 0),
   "more keys than queries": Blocks(128, 256, 128, 128, 0, 1),
+  "weights added up by a product": Blocks(256, 256, 128, 128, 1, 1, True),
 }
 MASKS = {
   "causal": Mask(),

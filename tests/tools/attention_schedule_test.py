@@ -95,6 +95,6 @@ def test_neighbours_lie_one_step_away_and_lead_back(tools):
   _, _, tune = tools
   blocks = Blocks(1024, 1024, 256, 128, 4, 2)
   near = list(tune._neighbours(blocks))
-  # Two steps for each of five sizes, but for three that are at their ends.
-  assert len(set(near)) == 2 * 5 - 3
+  # Two steps for each of six choices, but for four that are at their ends.
+  assert len(set(near)) == 2 * 6 - 4
   assert all(blocks in tune._neighbours(other) for other in near)

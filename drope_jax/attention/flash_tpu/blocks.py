@@ -41,4 +41,4 @@ def nearest(
       found[1],
       known,
     )
-  return Blocks(*found[3:9])
+  return Blocks(*found[3:10])

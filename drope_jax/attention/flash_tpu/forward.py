@@ -151,10 +151,14 @@ def _kernel(names, blocks, kinds, soft_cap, *refs):
       turned[1][...] = rotate(k[...], turns[1]).astype(k.dtype)
     q_SD, k_TD = turned or (q, k)
     position = step.position(kind, segments)
+    D = v_DT.shape[0]
 
     def begin(unit):
       keys, queries = unit.keys(blocks), unit.queries(blocks)
       return units.matmul(k_TD[keys, :], q_SD[queries, :], (1, 1))
+
+    def add_to_total(here, decay_1S, more_1S):
+      total_1S[:, here] = decay_1S * total_1S[:, here] + more_1S
 
     def weigh(unit, logits_TS):
       here = unit.queries(blocks)
@@ -164,16 +168,21 @@ def _kernel(names, blocks, kinds, soft_cap, *refs):
       now_1S = jnp.maximum(before_1S, logits_TS.max(0, keepdims=True))
       weights_TS = jnp.exp2(logits_TS - now_1S)
       decay_1S = jnp.exp2(before_1S - now_1S)
-      more_1S = weights_TS.sum(0, keepdims=True)
-      total_1S[:, here] = decay_1S * total_1S[:, here] + more_1S
       max_1S[:, here] = now_1S
+      if not blocks.mxu_total:
+        add_to_total(here, decay_1S, weights_TS.sum(0, keepdims=True))
       return weights_TS.astype(v_DT.dtype), decay_1S
 
     def end(unit, weighed):
       weights_TS, decay_1S = weighed
       here = unit.queries(blocks)
-      more_DS = units.matmul(v_DT[:, unit.keys(blocks)], weights_TS, (1, 0))
-      sum_DS[:, here] = decay_1S * sum_DS[:, here] + more_DS
+      values_DT = v_DT[:, unit.keys(blocks)]
+      if blocks.mxu_total:
+        values_DT = jnp.concatenate([values_DT, jnp.ones_like(values_DT[:8])])
+      more_DS = units.matmul(values_DT, weights_TS, (1, 0))
+      if blocks.mxu_total:
+        add_to_total(here, decay_1S, more_DS[D : D + 1])
+      sum_DS[:, here] = decay_1S * sum_DS[:, here] + more_DS[:D]
 
     units.pipeline(units.of_tile(blocks, kind), blocks, begin, weigh, end)
 

@@ -36,6 +36,8 @@ class Blocks:
     unit_q, unit_k: of a unit; they divide the tile's.
     ahead: how many units' scores are computed before the first is used.
     behind: how many units' weights wait before they meet the values.
+    mxu_total: whether the forward pass leaves the weights' sum to the matrix
+      unit, as a product with ones, and not to the vector unit.
   """
 
   q: int
@@ -44,6 +46,7 @@ class Blocks:
   unit_k: int
   ahead: int
   behind: int
+  mxu_total: bool = False
 
   def __post_init__(self):
     if self.q % self.unit_q or self.k % self.unit_k:
