@@ -1,4 +1,4 @@
-"""Batches as a pure function of (configuration, seed, step), by grain."""
+"""Batches as a pure function of (configuration, seed, place), by grain."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -52,26 +52,30 @@ def batches(
   batch_size: int,
   context_tokens: int,
   seed: int,
-  start_step: int = 0,
+  start_sequence: int = 0,
   process_index: int = 0,
   process_count: int = 1,
   workers: int = 0,
+  prefetch_batches: int = 4,
   base_dir: str | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns the endless batches from `start_step` on; the seek costs nothing.
+  """Returns the endless batches from a place on; the seek costs nothing.
 
-  The batch of step s depends on `config`, `batch_size`, `context_tokens`,
-  `seed` and s alone. Every epoch is a new permutation of the sequences.
+  Sequence i of the stream depends on `config`, `context_tokens`, `seed` and i
+  alone, and batch s is the `batch_size` sequences from `start_sequence + s *
+  batch_size` on. Every epoch is a new permutation of the sequences, which is
+  computed place by place and never held.
 
   Args:
     config: which stores, and how much of each.
     batch_size: B over all processes together.
     context_tokens: S.
     seed: of the order, not negative.
-    start_step: the first step to return.
+    start_sequence: how many sequences of the stream to leave out.
     process_index: this process gets rows [index * B / count, ...) of B.
     process_count: must divide B.
-    workers: threads that read ahead; 0 reads when asked.
+    workers: threads that read ahead, a batch each; 0 reads when asked.
+    prefetch_batches: how many batches they read ahead.
     base_dir: where relative store paths start.
 
   Returns:
@@ -89,16 +93,16 @@ def batches(
       f"{process_count} processes. Make batch_size a multiple of it."
     )
   stores = open_stores(config, base_dir)
-  sequences = _order(config, stores, context_tokens, seed)
+  sequences = _order(config, stores, context_tokens, seed)[start_sequence:]
   # Without drop_remainder, grain's length of an endless dataset overflows.
   rows = sequences.batch(
     batch_size // process_count, drop_remainder=True, batch_fn=_stack
   )
   # Row blocks are numbered (step, process), so this process owns every
   # process_count-th one.
-  rows = rows[start_step * process_count + process_index :: process_count]
+  rows = rows[process_index::process_count]
   options = grain.ReadOptions(
-    num_threads=workers, prefetch_buffer_size=2 * workers
+    num_threads=workers, prefetch_buffer_size=prefetch_batches
   )
   return iter(rows.to_iter_dataset(options))
 

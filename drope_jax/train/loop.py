@@ -51,11 +51,6 @@ class Model:
     """Tokens of training in its whole history."""
     return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
 
-  @property
-  def steps(self) -> int:
-    """Steps of training in its whole history."""
-    return self.manifest.lineage[-1].steps if self.manifest.lineage else 0
-
 
 def run(
   recipe: Recipe,
@@ -92,7 +87,7 @@ def run(
   preflight.claim(recipe, stores, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
-  context = _Run(recipe, directory, mesh, base_dir, on_metrics, probe)
+  context = _Run(recipe, directory, mesh, base_dir, stores, on_metrics, probe)
   model, done = _resume_model(context, saved)
   if not done and not saved:
     on_model("start", model)
@@ -140,6 +135,7 @@ class _Run:
   directory: epath.Path
   mesh: jax.sharding.Mesh
   base_dir: str | None
+  stores: Mapping[str, str]
   on_metrics: Listener
   probe: Probe
 
@@ -247,6 +243,7 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
       "phase": phase,
       "attention": backend,
       "seed": run.recipe.seed,
+      "stores": {path: run.stores[path] for path in phase.data.stores},
     }
     taken = step - first
     entry = _entry(
@@ -299,7 +296,8 @@ def _take_steps(run, phase, model, backend, first, state, save):
   now = int(state["step"])
   # A model reads on where its history ended: no phase, and no run that starts
   # from another's checkpoint, sees the same order of the text again.
-  read = model.steps + now - first
+  read = model.tokens // phase.context_tokens
+  read += (now - first) * phase.batch_size
   batches = preflight.batches(recipe, phase, run.base_dir, read)
   with metrics_lib.MetricsLog(run.directory, now) as log:
     clock, clock_step = time.monotonic(), now

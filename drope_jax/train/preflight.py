@@ -19,6 +19,14 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
+# Fields of a Recipe that change no number that the run computes.
+WITHOUT_EFFECT = (
+  "save_every_steps",
+  "log_every_steps",
+  "read_workers",
+  "prefetch_batches",
+)
+
 
 def check(
   recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
@@ -93,8 +101,8 @@ def claim(
   """
   file = directory / "recipe.json"
   encoded = manifests.encode(recipe) | {"stores": dict(stores)}
-  # How often it saves and logs may change between one start and the next.
-  for field in ("save_every_steps", "log_every_steps"):
+  # What changes no number may change between one start and the next.
+  for field in WITHOUT_EFFECT:
     encoded.pop(field)
   if file.exists():
     _require_same(_parse(file), encoded, directory)
@@ -149,18 +157,19 @@ def batches(
   recipe: Recipe,
   phase: TrainPhase,
   base_dir: str | None,
-  start_step: int = 0,
+  start_sequence: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns this process's batches of a phase, from its `start_step` on."""
+  """Returns this process's batches of a phase, as `pipeline.batches`."""
   return pipeline.batches(
     phase.data,
     batch_size=phase.batch_size,
     context_tokens=phase.context_tokens,
     seed=recipe.seed,
-    start_step=start_step,
+    start_sequence=start_sequence,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    workers=2,
+    workers=recipe.read_workers,
+    prefetch_batches=recipe.prefetch_batches,
     base_dir=base_dir,
   )
 

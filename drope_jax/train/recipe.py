@@ -20,7 +20,8 @@ class TrainPhase:
   Attributes:
     name: "pretrain", "recalibrate", ...; unlike the other phases'. Its
       checkpoint's folder has it.
-    data: what is read, on from the step where the model's history ended.
+    data: what is read, on from the tokens where the model's history ended, so
+      that phases of one context_tokens and data read no sequence twice.
     batch_size: B, sequences a step, over all devices.
     context_tokens: S, tokens a sequence.
     optimizer: and its clipping.
@@ -132,6 +133,9 @@ class Recipe:
       resolved once a phase, for the devices at hand.
     save_every_steps: between checkpoints that a run resumes from.
     log_every_steps: between lines of metrics.jsonl.
+    read_workers: threads that read batches ahead of the step, in each process;
+      0 reads between the steps.
+    prefetch_batches: how many batches they read ahead.
   """
 
   phases: tuple[TrainPhase | SurgeryPhase, ...]
@@ -143,6 +147,8 @@ class Recipe:
   attention: str | FlashTpu = "auto"
   save_every_steps: int = 500
   log_every_steps: int = 10
+  read_workers: int = 2
+  prefetch_batches: int = 4
 
   def __post_init__(self):
     if not self.phases:
@@ -174,16 +180,18 @@ class Recipe:
         "A Recipe's phases need names that differ, of letters, digits, _ and "
         f"-, a letter first, got {', '.join(names)}. Rename one."
       )
-    for field in ("save_every_steps", "log_every_steps"):
-      if getattr(self, field) < 1:
+    for field, least in (
+      ("seed", 0),
+      ("save_every_steps", 1),
+      ("log_every_steps", 1),
+      ("read_workers", 0),
+      ("prefetch_batches", 1),
+    ):
+      if getattr(self, field) < least:
         raise ValueError(
-          f"Recipe.{field} must be at least 1, got {getattr(self, field)}."
-          " Raise it."
+          f"Recipe.{field} must be at least {least}, got "
+          f"{getattr(self, field)}. Raise it."
         )
-    if self.seed < 0:
-      raise ValueError(
-        f"Recipe.seed must be 0 or more, got {self.seed}. Change it."
-      )
 
   def end_steps(self) -> tuple[int, ...]:
     """Returns the run's step at which each phase ends."""

@@ -1,8 +1,9 @@
-"""Batches: a pure function of (seed, step), whoever asks and from where."""
+"""Batches: a pure function of (seed, place), whoever asks and from where."""
 
 import functools
 import itertools
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_batches_hold_the_packed_sequences(batches, tmp_path, document_mask):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_batch_depends_on_seed_and_step_alone(batches, weights):
+def test_batch_depends_on_seed_and_place_alone(batches, weights):
   want = batches(20, weights=weights)
   _assert_same(batches(20, weights=weights), want)
   assert _firsts(batches(20, weights=weights, seed=1)) != _firsts(want)
@@ -102,11 +103,14 @@ def test_batch_depends_on_seed_and_step_alone(batches, weights):
 @pytest.mark.parametrize("start", [1, 7, 19])
 def test_resuming_is_seeking(batches, weights, start):
   whole = batches(20, weights=weights)
-  resumed = batches(20 - start, weights=weights, start_step=start)
+  resumed = batches(20 - start, weights=weights, start_sequence=6 * start)
   _assert_same(resumed, whole[start:])
 
 
-def test_seeking_far_reads_only_the_batch_asked_for(batches, monkeypatch):
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_seeking_far_reads_only_the_batch_asked_for(
+  batches, monkeypatch, weights
+):
   reads, read = [], store.Store.read
 
   def counted(self, start, stop):
@@ -114,17 +118,23 @@ def test_seeking_far_reads_only_the_batch_asked_for(batches, monkeypatch):
     return read(self, start, stop)
 
   monkeypatch.setattr(store.Store, "read", counted)
-  batches(1, start_step=10**9, weights=(3.0, 1.0))
-  assert len(reads) == 6
+  for start in (0, 6 * 10**15):
+    reads.clear()
+    batches(1, weights=weights, start_sequence=start)
+    assert len(reads) == 6
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_hosts_together_read_the_batch_of_one(batches, weights, count):
-  want = batches(5, weights=weights, start_step=3)
+  want = batches(5, weights=weights, start_sequence=20)
   hosts = [
     batches(
-      5, weights=weights, start_step=3, process_index=i, process_count=count
+      5,
+      weights=weights,
+      start_sequence=20,
+      process_index=i,
+      process_count=count,
     )
     for i in range(count)
   ]
@@ -136,9 +146,23 @@ def test_hosts_together_read_the_batch_of_one(batches, weights, count):
   _assert_same(joined, want)
 
 
-def test_workers_change_nothing(batches):
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("batch_size", [1, 4, 15])
+def test_any_batch_size_cuts_the_same_stream(batches, weights, batch_size):
+  want = _firsts(batches(20, weights=weights, start_sequence=5))
+  cut = batches(
+    120 // batch_size, weights=weights, start_sequence=5, batch_size=batch_size
+  )
+  assert _firsts(cut) == want
+
+
+@pytest.mark.parametrize("prefetch_batches", [3, 7])
+def test_workers_change_nothing(batches, prefetch_batches):
   want = batches(30, weights=(3.0, 1.0))
-  _assert_same(batches(30, weights=(3.0, 1.0), workers=3), want)
+  got = batches(
+    30, weights=(3.0, 1.0), workers=3, prefetch_batches=prefetch_batches
+  )
+  _assert_same(got, want)
 
 
 def test_workers_are_threads_and_none_reads_in_the_caller(batches, monkeypatch):
@@ -166,6 +190,32 @@ def test_every_epoch_reads_each_sequence_once_in_a_new_order(batches):
   for epoch in epochs:
     assert len(epoch) == total and set(epoch) == everything
   assert len(set(map(tuple, epochs))) == 6
+
+
+def test_order_of_a_trillion_tokens_is_computed_and_not_held(
+  folder, monkeypatch
+):
+  count = 10**9
+  monkeypatch.setattr(packing, "num_chunks", lambda *args: count)
+  seen = []
+
+  def chunk(opened, index, **options):
+    seen.append(index)
+    return {"inputs_S": np.zeros(1)}
+
+  monkeypatch.setattr(packing, "chunk", chunk)
+  config = pipeline.DataConfig((str(folder / "big"),))
+  options = {"batch_size": 1024, "context_tokens": S, "seed": 0}
+  tracemalloc.start()
+  for start in (0, 10**8):
+    next(pipeline.batches(config, start_sequence=start, **options))
+  peak_bytes = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak_bytes < 1e7, "a table of 10**9 places takes gigabytes"
+  assert len(set(seen)) == len(seen) == 2048 and max(seen) < count
+  # A batch is drawn from the whole store.
+  shares = np.histogram(seen, bins=8, range=(0, count))[0] / len(seen)
+  np.testing.assert_allclose(shares, 1 / 8, atol=0.05)
 
 
 def test_neighbouring_seeds_share_no_epoch(batches):

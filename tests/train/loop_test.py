@@ -18,6 +18,7 @@ import pytest
 from drope_jax import positional, sharding, trees
 from drope_jax.checkpoint import store
 from drope_jax.data import pipeline, sources, tokenizer, writer
+from drope_jax.data import store as data_store
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loop, metrics, optimizer
@@ -142,14 +143,14 @@ def read(monkeypatch):
   return inputs
 
 
-def _assert_read(inputs, phase, base, start_step):
-  """Checks that a phase's steps took the store's from `start_step` on."""
+def _assert_read(inputs, phase, base, start_sequence):
+  """Checks that a phase's steps took the store's from that one on."""
   batches = pipeline.batches(
     phase.data,
     batch_size=phase.batch_size,
     context_tokens=phase.context_tokens,
     seed=RECIPE.seed,
-    start_step=start_step,
+    start_sequence=start_sequence,
     base_dir=str(base),
   )
   want = [b["inputs_BS"] for b in itertools.islice(batches, phase.num_steps)]
@@ -205,6 +206,8 @@ def test_every_phase_leaves_a_checkpoint_with_its_history(whole, base):
   assert last[1].arguments["surgery"]["qk_norm_init"] == "matched"
   assert last[2].arguments["phase"]["schedule"]["peak"] == 0.02
   assert last[2].arguments["attention"] == "blockwise"
+  tokens = data_store.Store.open(str(base / "store")).fingerprint
+  assert last[2].arguments["stores"] == {"store": tokens}
 
 
 def test_surgery_drops_positions_and_each_phase_sets_the_context(whole):
@@ -326,20 +329,27 @@ def test_two_processes_run_as_two_devices_of_one_do(whole, base, tmp_path):
   assert (tmp_path / "run" / "recipe.json").read_bytes() == recipe
 
 
-def test_how_often_it_saves_and_logs_may_change(whole, base):
+def test_how_it_saves_logs_and_reads_may_change(whole, base):
   folder, models = whole
-  changed = dataclasses.replace(RECIPE, save_every_steps=100, log_every_steps=3)
+  changed = dataclasses.replace(
+    RECIPE,
+    save_every_steps=100,
+    log_every_steps=3,
+    read_workers=0,
+    prefetch_batches=1,
+  )
   final = _run(changed, folder, base)
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
 
 
 def test_a_phase_reads_on_where_the_one_before_it_ended(base, tmp_path, read):
-  again = dataclasses.replace(PRETRAIN, name="again")
+  again = dataclasses.replace(PRETRAIN, name="again", batch_size=2, steps=10)
   recipe = dataclasses.replace(RECIPE, phases=(PRETRAIN, again))
   _run(recipe, tmp_path / "run", base)
   _assert_read(read[:5], PRETRAIN, base, 0)
-  _assert_read(read[5:], again, base, 5)
-  assert len({inputs.tobytes() for inputs in read}) == 10
+  _assert_read(read[5:], again, base, 5 * 4)
+  rows = [row.tobytes() for inputs in read for row in inputs]
+  assert len(set(rows)) == len(rows) == 40
 
 
 def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
@@ -359,7 +369,8 @@ def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
   final = _run(recipe, tmp_path / "run", base, on_model=heard.__setitem__)
   _assert_same_bits(_leaves(heard["start"]), _leaves(models["pretrain"]))
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
-  _assert_read(read, RECALIBRATE, base, 5)
+  # Ten sequences of this phase's length hold what five steps of four did.
+  _assert_read(read, RECALIBRATE, base, 10)
   lineage = final.manifest.lineage
   assert [entry.parent for entry in lineage] == [
     None,

@@ -92,8 +92,10 @@ def test_a_surgery_is_measured_on_some_text():
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
     ({"log_every_steps": 0}, "log_every_steps must be at least 1, got 0"),
+    ({"read_workers": -1}, "read_workers must be at least 0, got -1"),
+    ({"prefetch_batches": 0}, "prefetch_batches must be at least 1, got 0"),
     ({"attention": "flush"}, "auto or one of reference, .*, got 'flush'"),
-    ({"seed": -1}, "seed must be 0 or more, got -1"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
   ],
 )
 def test_impossible_recipes_are_refused(changes, message):
