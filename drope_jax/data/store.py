@@ -5,6 +5,8 @@ it), `boundaries` (int64), and `metadata.json`, which is written last, so that
 a store that was not finished has none. Local folders and gs:// alike.
 """
 
+from collections.abc import Iterable
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -81,11 +83,10 @@ class Store:
         f"{METADATA}. Run its `drope tokenize` again: it resumes."
       )
     metadata = _parse(path, (folder / METADATA).read_text())
+    found = file_bytes(path, metadata.file_bytes)
     for name, size in metadata.file_bytes.items():
-      file = folder / name
-      got = file.stat().length if file.exists() else None
-      if got != size:
-        raise _damaged(path, f"{got or 'no'} bytes of {size} in {name}")
+      if found[name] != size:
+        raise _damaged(path, f"{found[name]} bytes of {size} in {name}")
     return cls(path, metadata)
 
   @property
@@ -149,6 +150,21 @@ class Store:
     digest.update(self.boundaries.tobytes())
     if digest.hexdigest() != self.fingerprint:
       raise _damaged(self.path, f"content of sha256 {digest.hexdigest()}")
+
+
+def file_bytes(path: str, names: Iterable[str]) -> dict[str, int]:
+  """Returns the size of each file of the store at `path`, 0 where it lacks."""
+  # In parallel, since a bucket takes its time and a large store has thousands.
+  with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    names = list(names)
+    return dict(
+      zip(names, pool.map(functools.partial(_size, path), names), strict=True)
+    )
+
+
+def _size(path: str, name: str) -> int:
+  file = epath.Path(path) / name
+  return file.stat().length if file.exists() else 0
 
 
 def create_array(

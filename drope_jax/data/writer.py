@@ -1,29 +1,29 @@
-"""Writing token stores, in parallel over sources, and resumable.
+"""Writing token stores, in parallel, and resumable.
 
-Each source becomes a part under `parts/`; when all are there they are joined
-into the arrays, and `metadata.json` is written last. Killed anywhere, the same
-call goes on with the parts that are missing.
+One process reads the documents in order, others encode them (`encode`), and
+what they return lies under `parts/`, each with the place where it ends. When
+all is there it is joined into the arrays, and `metadata.json` is written last.
+Killed anywhere, the same call goes on after the last part.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import signal
-from typing import TypeVar
 
 from etils import epath
 import numpy as np
 
+from drope_jax.data import encode
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
-T = TypeVar("T")
+# What one worker encodes at a time, characters or ids.
+_BATCH_SIZE = 1 << 18
 
-_BATCH_DOCUMENTS = 64
+# What a kill can cost, at most, beside the batches under way.
+_PART_TOKENS = 1 << 22
 
 
 def write(
@@ -32,7 +32,7 @@ def write(
   tokenizer_path: str,
   *,
   workers: int = 1,
-  on_part: Callable[[int], None] = lambda num_tokens: None,
+  on_progress: Callable[[int, int], None] = lambda sources, tokens: None,
 ) -> store_lib.Store:
   """Returns the store at `out` with every document of `sources`, in order.
 
@@ -42,38 +42,32 @@ def write(
 
   Args:
     out: a folder that is absent, empty, or begun by the same call.
-    sources: the shards; one worker reads one at a time, in memory.
+    sources: where documents come from.
     tokenizer_path: as for `tokenizer.load`.
-    workers: processes; 1 works in this one.
-    on_part: called with its tokens when a source is done (or was before).
+    workers: processes that encode; 1 works in this one.
+    on_progress: called again and again with how many sources are done, and how
+      many tokens there are, those of an earlier call included.
 
   Raises:
     ValueError: `out` holds something else, or there is no text.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
   folder = epath.Path(out)
+  parts = folder / "parts"
   plan = _plan(sources, tokenizer)
-  if (folder / store_lib.METADATA).exists():
-    store = store_lib.Store.open(out)
-    if store.metadata.plan != plan:
-      raise _occupied(out, "a finished store of other inputs")
-    return store
-  _begin(folder, plan)
-  paths = [folder / "parts" / f"{i:06d}.npz" for i in range(len(sources))]
-  missing = []
-  for source, path in zip(sources, paths, strict=True):
-    if path.exists():
-      on_part(int(_load(path, "lengths").sum()))
-    else:
-      missing.append((source, tokenizer_path, str(path)))
-  for num_tokens in _mapped(missing, workers):
-    on_part(num_tokens)
-  metadata = _join(out, paths, tokenizer, plan)
-  _write_atomically(
-    folder / store_lib.METADATA, json.dumps(dataclasses.asdict(metadata))
-  )
-  (folder / "parts").rmtree()
-  return store_lib.Store.open(out)
+  if not (folder / store_lib.METADATA).exists():
+    _begin(folder, plan)
+    paths = _write_parts(parts, sources, tokenizer, workers, on_progress)
+    metadata = _join(out, paths, tokenizer, plan)
+    _write_atomically(
+      folder / store_lib.METADATA, json.dumps(dataclasses.asdict(metadata))
+    )
+  store = store_lib.Store.open(out)
+  if store.metadata.plan != plan:
+    raise _occupied(out, "a finished store of other inputs")
+  if parts.exists():
+    parts.rmtree()
+  return store
 
 
 def _plan(
@@ -102,58 +96,64 @@ def _occupied(out: str, what: str) -> ValueError:
   )
 
 
-def _mapped(jobs: Sequence[tuple], workers: int) -> Iterator[int]:
-  if workers == 1 or len(jobs) < 2:
-    yield from map(_tokenize, jobs)
-    return
-  others = set(multiprocessing.active_children())
-  # Spawned, since a fork after JAX has started its threads can deadlock; and
-  # Ctrl-C ends a worker without a word, for this process to explain.
-  with concurrent.futures.ProcessPoolExecutor(
-    min(workers, len(jobs)),
-    multiprocessing.get_context("spawn"),
-    initializer=signal.signal,
-    initargs=(signal.SIGINT, signal.SIG_DFL),
-  ) as pool:
-    futures = [pool.submit(_tokenize, job) for job in jobs]
-    try:
-      for future in concurrent.futures.as_completed(futures):
-        yield future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-      raise ValueError(
-        f"{workers} workers need memory for one input each, got one killed. "
-        "Use fewer workers, or cut the largest input; then run this again."
-      ) from error
-    finally:
-      if not all(future.done() for future in futures):
-        for child in set(multiprocessing.active_children()) - others:
-          child.terminate()
+def _write_parts(
+  folder: epath.Path,
+  sources: Sequence[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  workers: int,
+  on_progress: Callable[[int, int], None],
+) -> list[epath.Path]:
+  """Returns the parts, in order, having written those that were missing."""
+  paths = sorted(folder.glob("*.npz"))
+  start = tuple(_load(paths[-1], "next").tolist()) if paths else (0, 0)
+  num_tokens = sum(int(_load(path, "lengths").sum()) for path in paths)
+  on_progress(start[0], num_tokens)
+  held, held_tokens = [], 0
+  for encoded in encode.encode_in_order(
+    _batches(sources, *start), tokenizer, workers
+  ):
+    held.append(encoded)
+    held_tokens += len(encoded.tokens)
+    if held_tokens >= _PART_TOKENS or encoded.next_source == len(sources):
+      paths.append(folder / f"{len(paths):06d}.npz")
+      _write_part(paths[-1], held)
+      num_tokens += held_tokens
+      held, held_tokens = [], 0
+    on_progress(encoded.next_source, num_tokens + held_tokens)
+  return paths
 
 
-def _tokenize(job: tuple[sources_lib.Source, str, str]) -> int:
-  source, tokenizer_path, part = job
-  tokenizer = tokenizer_lib.load(tokenizer_path)
-  dtype = token_dtype(tokenizer.vocab_size)
-  documents = []
-  for batch in _batched(source.documents(), _BATCH_DOCUMENTS):
-    if isinstance(batch[0], str):
-      batch = tokenizer.encode_batch(batch)
-    for ids in filter(len, batch):
-      ended = ids if ids[-1] == tokenizer.eos_id else [*ids, tokenizer.eos_id]
-      documents.append(np.array(ended, dtype))
-  tokens = np.concatenate(documents or [np.zeros(0, dtype)])
-  if len(tokens) and tokens.max() >= tokenizer.vocab_size:
-    raise ValueError(
-      f"Ids below the tokenizer's {tokenizer.vocab_size} are needed, got "
-      f"{tokens.max()} from {source.name}. Encode with that tokenizer."
-    )
-  temporary = epath.Path(part + ".tmp")
+def _batches(
+  sources: Sequence[sources_lib.Source], first: int, skipped: int
+) -> Iterator[encode.Batch]:
+  """Yields the documents from the `skipped`-th of source `first` on.
+
+  The last batch of each source, which may be empty, leads to the next source.
+  """
+  for index, source in enumerate(sources[first:], first):
+    documents, size = [], 0
+    for number, document in enumerate(source.documents(), 1):
+      if index == first and number <= skipped:
+        continue
+      documents.append(document)
+      size += len(document)
+      if size >= _BATCH_SIZE:
+        yield encode.Batch(documents, source.name, index, number)
+        documents, size = [], 0
+    yield encode.Batch(documents, source.name, index + 1, 0)
+
+
+def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
+  last = held[-1]
+  temporary = path.with_suffix(".tmp")
   with temporary.open("wb") as file:
     np.savez(
-      file, tokens=tokens, lengths=np.array([*map(len, documents)], np.int64)
+      file,
+      tokens=np.concatenate([encoded.tokens for encoded in held]),
+      lengths=np.concatenate([encoded.lengths for encoded in held]),
+      next=np.array([last.next_source, last.next_document], np.int64),
     )
-  temporary.replace(part)
-  return len(tokens)
+  temporary.replace(path)
 
 
 def _join(
@@ -170,7 +170,7 @@ def _join(
     raise ValueError(
       "A token store needs text, got inputs without a character. Check them."
     )
-  dtype = token_dtype(tokenizer.vocab_size)
+  dtype = encode.token_dtype(tokenizer.vocab_size)
   array = store_lib.create_array(out, "tokens", num_tokens, dtype)
   digest, start = hashlib.sha256(), 0
   for slab in _slabs(_load(path, "tokens") for path in paths):
@@ -186,6 +186,7 @@ def _join(
   files = []
   for name in ("tokens", "boundaries"):
     files += [folder / name / "zarr.json", *(folder / name / "c").iterdir()]
+  names = [str(file.relative_to(folder)) for file in sorted(files)]
   return store_lib.Metadata(
     num_tokens=num_tokens,
     num_documents=len(lengths),
@@ -194,9 +195,7 @@ def _join(
     tokenizer_fingerprint=tokenizer.fingerprint,
     fingerprint=digest.hexdigest(),
     plan=plan,
-    file_bytes={
-      str(f.relative_to(folder)): f.stat().length for f in sorted(files)
-    },
+    file_bytes=store_lib.file_bytes(out, names),
   )
 
 
@@ -214,25 +213,9 @@ def _slabs(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     yield np.concatenate(pending)
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-  """Returns how tokens below `vocab_size` are stored."""
-  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
 def _load(path: epath.Path, name: str) -> np.ndarray:
   with path.open("rb") as file, np.load(file) as part:
     return part[name]
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-  batch = []
-  for item in items:
-    batch.append(item)
-    if len(batch) == size:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
 
 
 def _write_atomically(path: epath.Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """`drope tokenize`: files in, a store out, mistakes in one line."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -59,30 +60,58 @@ def test_train_vocab_makes_the_tokenizer_and_resumes_with_it(texts, tmp_path):
   assert path.stat().st_mtime_ns == stamp
 
 
-def test_killed_and_run_again_equals_uninterrupted(tmp_path):
-  command = [
-    *(4 * ["packaged:fit", "packaged:test"]),
-    *("--tokenizer", "packaged", "--workers", "1", "--out"),
-  ]
+# Batches and parts are small, so that a kill finds some done and some not.
+_IN_SMALL_PARTS = """
+import sys
+from drope_jax.cli import main
+from drope_jax.data import writer
+writer._BATCH_SIZE, writer._PART_TOKENS = 1 << 14, 1 << 15
+if __name__ == "__main__":
+  sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_moment_it_resumes(tmp_path, workers):
+  script = tmp_path / "small_parts.py"
+  script.write_text(_IN_SMALL_PARTS)
+  inputs = (*(2 * ["packaged:fit", "packaged:test"]), "--tokenizer", "packaged")
   out = tmp_path / "killed"
-  code = "import sys; from drope_jax.cli import main; sys.exit(main.main())"
-  process = subprocess.Popen(
-    [sys.executable, "-c", code, "tokenize", *command, str(out)],
-    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    stderr=subprocess.DEVNULL,
-  )
-  while process.poll() is None and not (out / "parts/000000.npz").exists():
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
-  with pytest.raises(ValueError, match="finished token store is needed"):
-    store.Store.open(str(out))
-  assert _tokenize(*command, out) == 0
-  assert _tokenize(*command, tmp_path / "whole") == 0
+  command = [sys.executable, script, "tokenize", *inputs]
+  command += ["--workers", str(workers), "--out", str(out)]
+  rng, array = random.Random(0), out / "tokens" / "zarr.json"
+
+  def parts():
+    return len(list(out.glob("parts/*.npz")))
+
+  def begun():
+    return array.stat().st_mtime_ns if array.exists() else 0
+
+  # Thrice among the parts, thrice while they are joined, or removed.
+  for kill in range(7):
+    process = subprocess.Popen(
+      command,
+      env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+      stderr=subprocess.PIPE,
+    )
+    wanted, before = parts() + rng.randint(1, 5), begun()
+    while process.poll() is None and kill < 6:
+      time.sleep(0.002)
+      if kill < 3 and parts() >= wanted or kill >= 3 and begun() != before:
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+    # Its workers hold its stderr: this would wait for one that lived on.
+    error = process.communicate(timeout=30)[1]
+    if kill < 3:
+      assert process.returncode == -signal.SIGKILL, "it was done before"
+  assert (process.returncode, error) == (0, b"")
+  assert _tokenize(*inputs, "--out", tmp_path / "whole") == 0
   killed, whole = (
     store.Store.open(str(path)) for path in (out, tmp_path / "whole")
   )
   assert killed.fingerprint == whole.fingerprint
+  killed.verify()
+  assert [path.name for path in out.iterdir() if "parts" in path.name] == []
 
 
 @pytest.mark.parametrize(

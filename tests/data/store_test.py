@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from drope_jax.data import corpus, sources, store, writer
+from drope_jax.data import corpus, encode, sources, store, writer
 
 DOCUMENTS = [
   np.random.default_rng(i).integers(3, 2048, 40_000).tolist() for i in range(3)
@@ -43,8 +43,8 @@ def test_a_vocabulary_above_65536_is_stored_in_32_bits(tmp_path):
   array = store.create_array(str(tmp_path), "tokens", 2, np.dtype("<u4"))
   array.write(np.array([0, 70_000], "<u4")).result()
   assert array.read().result().tolist() == [0, 70_000]
-  assert writer.token_dtype(65_536) == np.dtype("<u2")
-  assert writer.token_dtype(65_537) == np.dtype("<u4")
+  assert encode.token_dtype(65_536) == np.dtype("<u2")
+  assert encode.token_dtype(65_537) == np.dtype("<u4")
 
 
 def test_a_stretch_of_zeros_is_data_and_not_damage(tmp_path):

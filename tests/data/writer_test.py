@@ -1,39 +1,39 @@
 """Writing stores: resumed or parallel equals uninterrupted."""
 
 import functools
-import os
-import pathlib
+import multiprocessing
 
 import numpy as np
 import pytest
 
-from drope_jax.data import corpus, sources, store, tokenizer, writer
+from drope_jax.data import corpus, encode, sources, store, tokenizer, writer
 
 TOKENIZER = corpus.tokenizer_path()
 TEXTS = [["the whale", "", "a ship\n" * 9], ["gold"], [], ["sea", "land"]]
 
 
-def _texts(texts, log=None, broken=None):
-  """Yields texts; `log` records the call, `broken` says how it fails."""
-  if log:
-    with open(log, "a") as file:
-      file.write("read\n")
-  yield from texts
-  if broken and os.path.exists(broken):
-    os._exit(1)
+def _texts(texts, index, on_read):
+  for text in texts:
+    on_read(index)
+    yield text
 
 
-def _sources(log=None, broken=None):
+def _sources(on_read=lambda index: None):
+  """The sources; `on_read` is told of each document's source."""
   return [
     sources.Generated(
-      str(i),
-      repr(texts),
-      functools.partial(
-        _texts, texts, log and f"{log}{i}", broken if i == 3 else None
-      ),
+      str(i), repr(texts), functools.partial(_texts, texts, i, on_read)
     )
     for i, texts in enumerate(TEXTS)
   ]
+
+
+@pytest.fixture(params=["large", "small"])
+def parts(request, monkeypatch):
+  """Whether a batch, and a part, hold one document or all."""
+  if request.param == "small":
+    monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
+    monkeypatch.setattr(writer, "_PART_TOKENS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -68,41 +68,83 @@ def test_ids_of_another_vocabulary_are_refused(tmp_path):
     writer.write(str(tmp_path / "s"), [ids], TOKENIZER)
 
 
-def test_content_does_not_depend_on_workers(tmp_path, whole):
-  got = writer.write(str(tmp_path / "s"), _sources(), TOKENIZER, workers=2)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_content_does_not_depend_on_workers(tmp_path, whole, parts, workers):
+  out = str(tmp_path / "s")
+  got = writer.write(out, _sources(), TOKENIZER, workers=workers)
   assert got.fingerprint == whole.fingerprint
   got.verify()
 
 
 def test_killed_worker_leaves_an_unfinished_store_that_resumes(tmp_path, whole):
-  out, log, broken = (str(tmp_path / n) for n in ("store", "log", "broken"))
-  pathlib.Path(broken).touch()
-  with pytest.raises(ValueError, match="got one killed"):
-    writer.write(out, _sources(log, broken), TOKENIZER, workers=2)
+  out, others = str(tmp_path / "store"), multiprocessing.active_children()
+
+  def kill_a_worker(index):
+    if index == 3:
+      workers = set(multiprocessing.active_children()) - set(others)
+      workers.pop().kill()
+
+  with pytest.raises(ValueError, match="got one killed.*resumes"):
+    writer.write(out, _sources(kill_a_worker), TOKENIZER, workers=2)
+  assert set(multiprocessing.active_children()) <= set(others)
   with pytest.raises(ValueError, match="finished token store is needed"):
     store.Store.open(out)
-  os.remove(broken)
-  got = writer.write(out, _sources(log), TOKENIZER)
+  got = writer.write(out, _sources(), TOKENIZER)
   assert got.fingerprint == whole.fingerprint
 
 
-def test_resuming_reads_only_the_sources_that_are_missing(tmp_path, whole):
-  out, log = str(tmp_path / "store"), str(tmp_path / "log")
+def test_resuming_encodes_only_what_is_missing(tmp_path, whole, monkeypatch):
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
+  monkeypatch.setattr(writer, "_PART_TOKENS", 1)
+  out, encoded, read = str(tmp_path / "store"), [], []
+  encode_batch = tokenizer.SentencePieceTokenizer.encode_batch
 
-  def stop_at_the_third(num_tokens):
-    if os.path.exists(f"{log}2"):
+  def recorded(self, texts):
+    encoded.extend(texts)
+    return encode_batch(self, texts)
+
+  monkeypatch.setattr(
+    tokenizer.SentencePieceTokenizer, "encode_batch", recorded
+  )
+
+  def stop_in_the_first(sources, tokens):
+    if encoded[-1:] == [TEXTS[0][2]]:
       raise KeyboardInterrupt
 
-  with pytest.raises(KeyboardInterrupt):
-    writer.write(out, _sources(log), TOKENIZER, on_part=stop_at_the_third)
-  assert not os.path.exists(f"{log}3"), "it was not interrupted"
+  def stop_after_the_third(sources, tokens):
+    if sources == 3:
+      raise KeyboardInterrupt
+
+  for stop in (stop_in_the_first, stop_after_the_third):
+    with pytest.raises(KeyboardInterrupt):
+      writer.write(out, _sources(), TOKENIZER, on_progress=stop)
   seen = []
-  got = writer.write(out, _sources(log), TOKENIZER, on_part=seen.append)
-  assert [
-    pathlib.Path(f"{log}{i}").read_text().count("read") for i in range(4)
-  ] == [1] * 4
-  assert sum(seen) == got.num_tokens and len(seen) == 4
+  got = writer.write(
+    out,
+    _sources(read.append),
+    TOKENIZER,
+    on_progress=lambda *progress: seen.append(progress),
+  )
+  assert encoded == [text for texts in TEXTS for text in texts]
+  assert 0 not in read
+  assert seen[0][1] > 0 and seen[-1] == (4, got.num_tokens)
+  assert seen == sorted(seen)
   assert got.fingerprint == whole.fingerprint
+
+
+def test_a_large_source_is_encoded_piece_by_piece(tmp_path, monkeypatch):
+  sizes, encode_one = [], encode.encode
+
+  def recorded(batch, tokenizer):
+    sizes.append(sum(map(len, batch.documents)))
+    return encode_one(batch, tokenizer)
+
+  monkeypatch.setattr(encode, "encode", recorded)
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 100)
+  made = functools.partial(iter, ["the whale "] * 200)
+  large = sources.Generated("large", "", made)
+  writer.write(str(tmp_path / "s"), [large], TOKENIZER)
+  assert sizes == [100] * 20 + [0]
 
 
 @pytest.mark.parametrize("name", ["tokens", "boundaries"])
@@ -141,10 +183,14 @@ def test_joining_in_many_files_gives_the_same_tokens(
 
 
 def test_a_finished_store_is_returned_as_it_is(tmp_path):
-  out, log = str(tmp_path / "store"), str(tmp_path / "log")
+  out, read = str(tmp_path / "store"), []
   for _ in range(2):
-    writer.write(out, _sources(log), TOKENIZER)
-  assert pathlib.Path(f"{log}0").read_text().count("read") == 1
+    writer.write(out, _sources(read.append), TOKENIZER)
+    # As if it had been killed before they were removed.
+    (tmp_path / "store" / "parts").mkdir()
+  writer.write(out, _sources(read.append), TOKENIZER)
+  assert len(read) == sum(map(len, TEXTS))
+  assert not (tmp_path / "store" / "parts").exists()
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):
@@ -160,11 +206,11 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 def test_an_unfinished_store_of_other_inputs_is_refused(tmp_path):
   out = str(tmp_path / "store")
 
-  def stop(num_tokens):
+  def stop(sources, tokens):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    writer.write(out, _sources(), TOKENIZER, on_part=stop)
+    writer.write(out, _sources(), TOKENIZER, on_progress=stop)
   with pytest.raises(ValueError, match="an unfinished store of other inputs"):
     writer.write(out, _sources()[1:], TOKENIZER)
 
