@@ -1,5 +1,7 @@
 """Packing: training sequences cut from the stream of documents."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from drope_jax.data import store as store_lib
@@ -32,11 +34,27 @@ def chunk(
   Returns:
     inputs_S, targets_S, segments_S (int32) and weights_S (float32).
   """
+  return begin_chunk(store, index, context_tokens, document_mask)()
+
+
+def begin_chunk(
+  store: store_lib.Store,
+  index: int,
+  context_tokens: int,
+  document_mask: bool = False,
+) -> Callable[[], dict[str, np.ndarray]]:
+  """Begins to read a `chunk`, and returns what waits for it and returns it."""
   start = index * context_tokens
-  tokens = store.read(start, start + context_tokens + 1)
-  segments = np.ones(context_tokens + 1, np.int32)
+  read = store.begin_read(start, start + context_tokens + 1)
+  return lambda: _packed(store, start, read(), document_mask)
+
+
+def _packed(
+  store: store_lib.Store, start: int, tokens: np.ndarray, document_mask: bool
+) -> dict[str, np.ndarray]:
+  segments = np.ones(len(tokens), np.int32)
   if document_mask:
-    positions = np.arange(start, start + context_tokens + 1)
+    positions = np.arange(start, start + len(tokens))
     documents = np.searchsorted(store.boundaries, positions, side="right")
     segments += (documents - documents[0]).astype(np.int32)
   return {

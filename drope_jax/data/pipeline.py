@@ -1,6 +1,6 @@
 """Batches as a pure function of (configuration, seed, place), by grain."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
@@ -10,6 +10,8 @@ import numpy as np
 
 from drope_jax.data import packing, paths
 from drope_jax.data import store as store_lib
+
+Row = Callable[[], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,10 @@ def _order(
 
 
 class _Chunks:
-  """A store's sequences as a grain data source."""
+  """A store's sequences as a grain data source.
+
+  Each is being read, so that a batch waits for its rows together.
+  """
 
   def __init__(
     self, store: store_lib.Store, context_tokens: int, document_mask: bool
@@ -166,8 +171,8 @@ class _Chunks:
         f"{store.num_tokens}: {store.path}. Lower context_tokens, or tokenize "
         "more text."
       )
-    self._chunk = functools.partial(
-      packing.chunk,
+    self._begin = functools.partial(
+      packing.begin_chunk,
       store,
       context_tokens=context_tokens,
       document_mask=document_mask,
@@ -176,11 +181,12 @@ class _Chunks:
   def __len__(self) -> int:
     return self._length
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return self._chunk(index)
+  def __getitem__(self, index: int) -> Row:
+    return self._begin(index)
 
 
-def _stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _stack(begun: Sequence[Row]) -> dict[str, np.ndarray]:
+  rows = [wait() for wait in begun]
   return {
     f"{name.removesuffix('S')}BS": np.stack([row[name] for row in rows])
     for name in rows[0]

@@ -5,7 +5,7 @@ it), `boundaries` (int64), and `metadata.json`, which is written last, so that
 a store that was not finished has none. Local folders and gs:// alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import concurrent.futures
 import dataclasses
 import functools
@@ -130,12 +130,21 @@ class Store:
     Raises:
       ValueError: the range leaves the store, or the bytes are damaged.
     """
+    return self.begin_read(start, stop)()
+
+  def begin_read(self, start: int, stop: int) -> Callable[[], np.ndarray]:
+    """Begins a `read`, and returns what waits for it and returns its tokens.
+
+    Raises:
+      ValueError: the range leaves the store; damaged bytes raise in the wait.
+    """
     if not 0 <= start <= stop <= self.num_tokens:
       raise ValueError(
         f"A range within the {self.num_tokens} tokens of {self.path} is "
         f"needed, got {start} to {stop}. Read less."
       )
-    return _read(self.path, self._tokens[start:stop]).astype(np.int32)
+    future = self._tokens[start:stop].read()
+    return lambda: _result(self.path, future).astype(np.int32)
 
   def verify(self) -> None:
     """Reads everything.
@@ -195,7 +204,13 @@ def _open_array(path: str, name: str) -> tensorstore.TensorStore:
   context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 27}})
   try:
     return tensorstore.open(
-      _spec(path, name), context=context, open=True, read=True
+      _spec(path, name),
+      context=context,
+      open=True,
+      read=True,
+      # A finished store does not change: what was read is not asked for again.
+      recheck_cached_data="open",
+      recheck_cached_metadata="open",
     ).result()
   except ValueError as error:
     raise _damaged(path, f"{name}: {error}") from error
@@ -219,8 +234,12 @@ def _kvstore(path: epath.Path) -> dict[str, str]:
 
 
 def _read(path: str, array: tensorstore.TensorStore) -> np.ndarray:
+  return _result(path, array.read())
+
+
+def _result(path: str, future: tensorstore.Future) -> np.ndarray:
   try:
-    return array.read().result()
+    return future.result()
   except ValueError as error:
     raise _damaged(path, str(error)) from error
 

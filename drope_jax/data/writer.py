@@ -9,12 +9,14 @@ Killed anywhere, the same call goes on after the last part.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
+import io
 import json
 
 from etils import epath
 import numpy as np
 
 from drope_jax.data import encode
+from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
@@ -59,9 +61,8 @@ def write(
     _begin(folder, plan)
     paths = _write_parts(parts, sources, tokenizer, workers, on_progress)
     metadata = _join(out, paths, tokenizer, plan)
-    _write_atomically(
-      folder / store_lib.METADATA, json.dumps(dataclasses.asdict(metadata))
-    )
+    text = json.dumps(dataclasses.asdict(metadata))
+    _write_atomically(folder / store_lib.METADATA, text.encode())
   store = store_lib.Store.open(out)
   if store.metadata.plan != plan:
     raise _occupied(out, "a finished store of other inputs")
@@ -86,7 +87,7 @@ def _begin(folder: epath.Path, plan: str) -> None:
     raise _occupied(str(folder), "other files")
   else:
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    _write_atomically(file, plan)
+    _write_atomically(file, plan.encode())
 
 
 def _occupied(out: str, what: str) -> ValueError:
@@ -144,16 +145,14 @@ def _batches(
 
 
 def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
-  last = held[-1]
-  temporary = path.with_suffix(".tmp")
-  with temporary.open("wb") as file:
-    np.savez(
-      file,
-      tokens=np.concatenate([encoded.tokens for encoded in held]),
-      lengths=np.concatenate([encoded.lengths for encoded in held]),
-      next=np.array([last.next_source, last.next_document], np.int64),
-    )
-  temporary.replace(path)
+  last, data = held[-1], io.BytesIO()
+  np.savez(
+    data,
+    tokens=np.concatenate([encoded.tokens for encoded in held]),
+    lengths=np.concatenate([encoded.lengths for encoded in held]),
+    next=np.array([last.next_source, last.next_document], np.int64),
+  )
+  _write_atomically(path, data.getvalue())
 
 
 def _join(
@@ -218,7 +217,11 @@ def _load(path: epath.Path, name: str) -> np.ndarray:
     return part[name]
 
 
-def _write_atomically(path: epath.Path, text: str) -> None:
+def _write_atomically(path: epath.Path, data: bytes) -> None:
+  # A bucket's object appears whole, and renaming it would copy it.
+  if paths_lib.in_bucket(path):
+    path.write_bytes(data)
+    return
   temporary = path.parent / f"{path.name}.tmp"
-  temporary.write_text(text)
+  temporary.write_bytes(data)
   temporary.replace(path)

@@ -165,8 +165,14 @@ DATA = [
   Mistake(
     "a store cut short",
     "train tiny.gin --out new",
-    ("whole token store", "bytes of", "Delete it"),
+    ("whole token store", "bytes of", "tokens/c/0", "Delete it"),
     prepare=_cut_short("text/tokens/c/0"),
+  ),
+  Mistake(
+    "a store without one of its files",
+    "train tiny.gin --out new",
+    ("whole token store", "0 bytes of", "tokens/c/0", "Delete it"),
+    prepare=lambda: os.remove("text/tokens/c/0"),
   ),
   Mistake(
     "a store whose metadata are cut short",
@@ -423,6 +429,26 @@ def test_a_mistake_is_one_line_and_changes_no_file(drope, here, mistake):
   places = [line.find(words) for words in mistake.says]
   assert -1 not in places and places == sorted(places), (mistake.says, line)
   assert _digests(here) == before
+
+
+def test_a_changed_bit_in_a_store_is_one_line_and_the_whole_one_goes_on(
+  drope, here
+):
+  file = here / "text/tokens/c/0"
+  whole = file.read_bytes()
+  damaged = bytearray(whole)
+  damaged[len(damaged) // 3] ^= 1
+  every = "Recipe.save_every_steps = 1"
+  longer = "TrainPhase.steps = 4"
+  command = ("train", "tiny.gin", "--set", every, "--set", longer)
+  file.write_bytes(damaged)
+  ran = drope(*command, "--out", "new")
+  assert ran.status == 2, ran
+  line = ran.err.splitlines()[-1]
+  assert "whole token store" in line and "tokens/c/0" in line
+  assert "Delete it" in line and "Traceback" not in ran.err
+  file.write_bytes(whole)
+  assert drope(*command, "--out", "new").status == 0
 
 
 def test_the_digests_see_a_changed_byte(here):

@@ -1,4 +1,6 @@
-"""Checkpoints in a bucket, on a local server that speaks Google's protocol."""
+"""Checkpoints and token stores in a bucket, on a local server that speaks
+Google's protocol.
+"""
 
 import functools
 import http.server
@@ -13,6 +15,8 @@ from urllib import parse
 import pytest
 
 from drope_jax.cli import main
+from drope_jax.data import store
+from drope_jax.train import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -46,9 +50,10 @@ def bucket():
 
 
 def _handler(emulator):
-  """Returns the emulator's handler, with the generations that it leaves out.
+  """Returns the emulator's handler, with what it leaves out.
 
-  TensorStore needs them, to tell that nobody else has written.
+  TensorStore needs generations, to tell that nobody else has written, lists a
+  folder by the names that it begins and ends at, and reads a file's end.
   """
 
   class Handler(emulator.RequestHandler):
@@ -59,6 +64,13 @@ def _handler(emulator):
       if method == "POST":
         (name,) = query.get("name", [name])
         self.server.uploading(name)
+      if "startOffset" in query:
+        ends = (*query["startOffset"], *query["endOffset"])
+        self.path += f"&prefix={parse.quote(os.path.commonprefix(ends))}"
+      if (ends := self.headers.get("Range", "")).startswith("bytes=-"):
+        size = int(_objects(self.storage, name).get(name, {"size": 0})["size"])
+        first = max(0, size - int(ends.removeprefix("bytes=-")))
+        self.headers.replace_header("Range", f"bytes={first}-{size - 1}")
       self.generation = _generation(self.storage, name)
       if query.get("ifGenerationMatch", [self.generation]) != [self.generation]:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -159,8 +171,9 @@ def test_a_failure_leaves_nothing(bucket, folder, drope):
   assert not _objects(bucket, "failed")
 
 
-def _put(storage, name):
-  storage.create_file("bucket", name, b"", {"name": name, "generation": "1"})
+def _put(storage, name, content=b""):
+  about = {"name": name, "generation": "1", "size": str(len(content))}
+  storage.create_file("bucket", name, bytes(content), about)
 
 
 @pytest.mark.parametrize(
@@ -188,3 +201,92 @@ def test_a_mistake_is_one_line_and_changes_nothing(
   assert says in ran.err
   assert _objects(bucket) == before
   assert sorted(folder.parent.rglob("*")) == local
+
+
+_IN_SMALL_PARTS = """
+import sys
+from drope_jax.cli import main
+from drope_jax.data import writer
+writer._BATCH_SIZE, writer._PART_TOKENS = 1, 1
+sys.exit(main.main())
+"""
+TOKENIZE = (
+  *("tokenize", "text.txt", "--tokenizer", "tiny.model"),
+  *("--workers", "1", "--out"),
+)
+
+
+def test_tokens_there_are_the_tokens_here(bucket, here, drope):
+  for out in ("gs://bucket/texts", "gs://bucket/texts"):  # Then it is done.
+    ran = drope(*TOKENIZE, out)
+    assert (ran.status, ran.err) == (0, "")
+  assert not _objects(bucket, "texts/parts")
+  there = store.Store.open("gs://bucket/texts")
+  assert there.fingerprint == store.Store.open("text").fingerprint
+  there.verify()
+  losses = []
+  for path in ("text", "gs://bucket/texts"):
+    out = f"run_{len(losses)}"
+    change = f"DataConfig.stores = ('{path}',)"
+    ran = drope("train", "tiny.gin", "--set", change, "--out", out)
+    assert ran.status == 0, ran.err
+    losses.append([line["loss"] for line in metrics.read(here / out)])
+  assert losses[0] == losses[1]
+
+
+def test_text_there_is_the_text_here(bucket, here, drope):
+  name = "inputs/text.txt"
+  _put(bucket, name, (here / "text.txt").read_bytes())
+  for given in (f"gs://bucket/{name}", "gs://bucket/inputs"):
+    command = ("tokenize", given, "--tokenizer", "tiny.model", "--workers=1")
+    assert drope(*command, "--out", given.replace("/", "_")).status == 0
+    made = store.Store.open(given.replace("/", "_"))
+    assert made.fingerprint == store.Store.open("text").fingerprint
+
+
+@pytest.mark.parametrize(
+  "name", ["parts/plan", "parts/000001.npz", "tokens/c/0", "metadata.json"]
+)
+def test_killed_while_it_tokenizes_it_resumes(bucket, here, drope, name):
+  script = here / "small_parts.py"
+  script.write_text(_IN_SMALL_PARTS)
+  out = f"cut_{name.replace('/', '_')}"
+  process = subprocess.Popen(
+    [sys.executable, script, *TOKENIZE, f"gs://bucket/{out}"],
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+
+  def kill(uploaded):
+    if uploaded.startswith(f"{out}/{name}"):
+      process.kill()
+
+  bucket.server.uploading = kill
+  assert process.wait() == -signal.SIGKILL
+  bucket.server.uploading = lambda name: None
+  with pytest.raises((ValueError, FileNotFoundError), match="drope tokenize"):
+    store.Store.open(f"gs://bucket/{out}")
+  ran = drope(*TOKENIZE, f"gs://bucket/{out}")
+  assert (ran.status, ran.err) == (0, "")
+  made = store.Store.open(f"gs://bucket/{out}")
+  made.verify()
+  assert made.fingerprint == store.Store.open("text").fingerprint
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_a_damaged_store_there_is_one_line(bucket, here, drope, damage):
+  out = f"damaged_{damage}"
+  assert drope(*TOKENIZE, f"gs://bucket/{out}").status == 0
+  name = f"{out}/tokens/c/0"
+  content = bytearray(bucket.get_file("bucket", name))
+  bucket.delete_file("bucket", name)
+  content[1000] ^= 1
+  if damage != "missing":
+    _put(bucket, name, content[: -(damage == "short") or None])
+  for known in sys.modules["gcsfs"].GCSFileSystem._cache.values():
+    known.invalidate_cache()  # It was not gcsfs that deleted it.
+  change = f"DataConfig.stores = ('gs://bucket/{out}',)"
+  ran = drope("train", "tiny.gin", "--set", change, "--out", "new")
+  assert ran.status == 2
+  error = ran.err.splitlines()[-1]
+  assert f"gs://bucket/{out}" in error
+  assert "tokens/c/0" in error and "Delete it" in error

@@ -107,21 +107,34 @@ def test_resuming_is_seeking(batches, weights, start):
   _assert_same(resumed, whole[start:])
 
 
+@pytest.fixture
+def reads(monkeypatch):
+  """What this thread does: it begins a read, and waits for it."""
+  log, here = [], threading.current_thread()
+  begin = store.Store.begin_read
+
+  def logged(self, start, stop):
+    if threading.current_thread() is not here:
+      return begin(self, start, stop)
+    log.append("begun")
+    wait = begin(self, start, stop)
+    return lambda: (log.append("waited"), wait())[1]
+
+  monkeypatch.setattr(store.Store, "begin_read", logged)
+  return log
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_seeking_far_reads_only_the_batch_asked_for(
-  batches, monkeypatch, weights
-):
-  reads, read = [], store.Store.read
-
-  def counted(self, start, stop):
-    reads.append(start)
-    return read(self, start, stop)
-
-  monkeypatch.setattr(store.Store, "read", counted)
+def test_seeking_far_reads_only_the_batch_asked_for(batches, reads, weights):
   for start in (0, 6 * 10**15):
     reads.clear()
     batches(1, weights=weights, start_sequence=start)
-    assert len(reads) == 6
+    assert reads.count("begun") == 6
+
+
+def test_the_rows_of_a_batch_are_read_together(batches, reads):
+  batches(2)
+  assert reads == (["begun"] * 6 + ["waited"] * 6) * 2
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -166,13 +179,13 @@ def test_workers_change_nothing(batches, prefetch_batches):
 
 
 def test_workers_are_threads_and_none_reads_in_the_caller(batches, monkeypatch):
-  readers, read = set(), store.Store.read
+  readers, read = set(), store.Store.begin_read
 
   def watched(self, start, stop):
     readers.add(threading.current_thread())
     return read(self, start, stop)
 
-  monkeypatch.setattr(store.Store, "read", watched)
+  monkeypatch.setattr(store.Store, "begin_read", watched)
   batches(2, workers=0)
   assert threading.current_thread() in readers
   readers.clear()
@@ -199,11 +212,11 @@ def test_order_of_a_trillion_tokens_is_computed_and_not_held(
   monkeypatch.setattr(packing, "num_chunks", lambda *args: count)
   seen = []
 
-  def chunk(opened, index, **options):
+  def begin_chunk(opened, index, **options):
     seen.append(index)
-    return {"inputs_S": np.zeros(1)}
+    return lambda: {"inputs_S": np.zeros(1)}
 
-  monkeypatch.setattr(packing, "chunk", chunk)
+  monkeypatch.setattr(packing, "begin_chunk", begin_chunk)
   config = pipeline.DataConfig((str(folder / "big"),))
   options = {"batch_size": 1024, "context_tokens": S, "seed": 0}
   tracemalloc.start()
