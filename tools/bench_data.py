@@ -45,6 +45,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--tokens", type=int, default=1024, metavar="S")
   parser.add_argument("--vocab", type=int, default=8192, metavar="V")
+  parser.add_argument("--copies", type=int, default=4, help="of the corpus")
   parser.add_argument("--json", metavar="FILE", help="also write the figures")
   parser.add_argument("--row", choices=_ROWS, help=argparse.SUPPRESS)
   parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -54,7 +55,7 @@ def main() -> None:
     return
   rates = {name: [] for name in _ROWS}
   with tempfile.TemporaryDirectory() as folder:
-    _prepare(pathlib.Path(folder), args.vocab, args.tokens)
+    _prepare(pathlib.Path(folder), args)
     for _ in range(args.rounds):
       for name in _ROWS:
         command = [sys.executable, __file__, *sys.argv[1:]]
@@ -77,13 +78,13 @@ def main() -> None:
     pathlib.Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _prepare(folder: pathlib.Path, vocab_size: int, tokens: int) -> None:
+def _prepare(folder: pathlib.Path, args: argparse.Namespace) -> None:
   """Writes text.jsonl, two tokenizers, a store, and packed parquet rows."""
   import pyarrow.parquet
 
   texts = list(corpus.documents("train"))
   lines = (json.dumps({"text": text}) + "\n" for text in texts)
-  (folder / "text.jsonl").write_text("".join(lines))
+  (folder / "text.jsonl").write_text("".join(lines) * args.copies)
   bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
   bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
     add_prefix_space=False
@@ -91,22 +92,22 @@ def _prepare(folder: pathlib.Path, vocab_size: int, tokens: int) -> None:
   bpe.train_from_iterator(
     texts,
     tokenizers.trainers.BpeTrainer(
-      vocab_size=vocab_size,
+      vocab_size=args.vocab,
       special_tokens=[_EOS],
       initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
       show_progress=False,
     ),
   )
   bpe.save(str(folder / "bpe.json"))
-  tokenizer.train_sentencepiece(texts, vocab_size, str(folder / "sp.model"))
+  tokenizer.train_sentencepiece(texts, args.vocab, str(folder / "sp.model"))
   store = writer.write(
     str(folder / "store"),
     sources.expand([str(folder / "text.jsonl")]),
     str(folder / "bpe.json"),
     workers=os.cpu_count(),
   )
-  count = store.num_tokens // tokens
-  rows = store.read(0, count * tokens).reshape(count, tokens)
+  count = store.num_tokens // args.tokens
+  rows = store.read(0, count * args.tokens).reshape(count, args.tokens)
   pyarrow.parquet.write_table(
     pyarrow.table({"input_ids": list(rows)}), folder / "packed.parquet"
   )

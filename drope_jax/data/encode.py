@@ -71,14 +71,12 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
     documents = tokenizer.encode_batch(documents)
   eos_id, dtype = tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
   ended = [
-    ids if ids[-1] == eos_id else [*ids, eos_id]
-    for ids in documents
+    ids if ids[-1] == eos_id else np.append(ids, eos_id)
+    for ids in map(np.asarray, documents)
     if len(ids)
   ]
   lengths = np.array([*map(len, ended)], np.int64)
-  tokens = np.fromiter(
-    itertools.chain.from_iterable(ended), np.int64, lengths.sum()
-  )
+  tokens = np.concatenate([np.zeros(0, np.int64), *ended])
   if len(tokens) and tokens.max() >= tokenizer.vocab_size:
     raise ValueError(
       f"Ids below the tokenizer's {tokenizer.vocab_size} are needed, got "

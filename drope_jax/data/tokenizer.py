@@ -8,6 +8,8 @@ import re
 from typing import Any, Protocol
 
 from etils import epath
+import numpy as np
+from numpy.typing import ArrayLike
 import sentencepiece
 import tokenizers
 
@@ -40,7 +42,7 @@ class Tokenizer(Protocol):
     Text that spells a special token ("</s>") is encoded as plain text.
     """
 
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+  def encode_batch(self, texts: Sequence[str]) -> list[ArrayLike]:
     """Returns `encode` of each text."""
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -97,9 +99,10 @@ class SentencePieceTokenizer:
     """Returns ids without BOS or EOS."""
     return self._model.encode(text)
 
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns `encode` of each text."""
-    return self._model.encode(list(texts), num_threads=1)
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """Returns `encode` of each text, as int32 arrays."""
+    # A list of int objects would cost a tenth of the time.
+    return self._model.encode(list(texts), num_threads=1, return_type="numpy")
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of `ids`."""
