@@ -150,13 +150,13 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
 def require_even_batch(
   mesh: Mesh, batch_size: int, context_tokens: int
 ) -> None:
-  """Checks that a batch, over all processes, splits evenly over the mesh.
+  """Checks that a microbatch, over all processes, splits evenly over the mesh.
 
   Raises:
     ValueError: rows or context do not divide.
   """
   shape = (batch_size, context_tokens)
-  _require_divisible("a batch", shape, NamedSharding(mesh, BATCH))
+  _require_divisible("a microbatch", shape, NamedSharding(mesh, BATCH))
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:

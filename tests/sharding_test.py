@@ -155,7 +155,7 @@ def test_an_uneven_batch_is_refused():
   mesh = _mesh(data=2, fsdp=2, context=2)
   sharding.require_even_batch(mesh, 4, 8)
   for batch_size, context_tokens in ((6, 8), (4, 7)):
-    with pytest.raises(ValueError, match="evenly.*got a batch of shape"):
+    with pytest.raises(ValueError, match="evenly.*got a microbatch of shape"):
       sharding.require_even_batch(mesh, batch_size, context_tokens)
 
 

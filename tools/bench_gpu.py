@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax import attention
+from drope_jax import attention, sharding
 from drope_jax.attention import Mask
 from drope_jax.checkpoint.formats import hf_architecture
 from drope_jax.cli import configure
@@ -225,7 +225,10 @@ def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   params = transformer.init(config, jax.random.key(0))
   num_params = sum(x.size for x in jax.tree.leaves(params))
   state = steps.init_state(phase, params, 0)
-  step = jax.jit(steps.make_step(config, phase, 0, backend), donate_argnums=0)
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  step = jax.jit(
+    steps.make_step(config, phase, 0, backend, mesh), donate_argnums=0
+  )
   ids_BS = jnp.asarray(_token_ids(config, args))
   batch = {
     "inputs_BS": ids_BS,

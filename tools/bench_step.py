@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drope_jax import sharding
 from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
@@ -99,8 +100,9 @@ def _time_row(args: argparse.Namespace) -> tuple[float, float]:
   )
   params = transformer.init(config, jax.random.key(0))
   state = steps.init_state(phase, params, 0)
+  mesh = sharding.make_mesh(sharding.MeshConfig())
   step = jax.jit(
-    steps.make_step(config, phase, 0, args.backend), donate_argnums=0
+    steps.make_step(config, phase, 0, args.backend, mesh), donate_argnums=0
   )
   ids_BS = np.random.default_rng(0).integers(
     0, config.vocab_size, (args.batch, args.tokens), dtype=np.int32

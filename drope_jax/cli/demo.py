@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import rich.console
 import rich.live
 
+from drope_jax import sharding
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import report, runs, summary
 from drope_jax.cli import (
@@ -163,10 +164,11 @@ def _recalibrate(
 
   console.rule("recalibration at the original context")
   levels = {"base": damage.before.loss, "dropped": damage.after.loss}
-  probe_loss = jax.jit(_held_out_loss, static_argnums=0)
+  probe_loss = jax.jit(_held_out_loss, static_argnums=(0, 1))
+  mesh = sharding.make_mesh(recipe.mesh)
 
   def probe(config, params) -> dict[str, float]:
-    return {"held_out_loss": float(probe_loss(config, params, tokens_BS))}
+    return {"held_out_loss": float(probe_loss(config, mesh, params, tokens_BS))}
 
   bar = progress_lib.TrainingProgress(recipe, console)
   with rich.live.Live(console=console, transient=False) as live:
@@ -195,11 +197,18 @@ def _recalibrate(
   return out / "live" / training.name
 
 
-def _held_out_loss(config, params, tokens_BS):
-  logits_BSV = transformer.forward(
+def _held_out_loss(config, mesh, params, tokens_BS):
+  x_BSM = transformer.hidden(
     config, params, tokens_BS[:, :-1], backend="blockwise"
   )
-  return loss.token_losses(logits_BSV, tokens_BS[:, 1:]).mean()
+  targets_BS = tokens_BS[:, 1:]
+  _, nats = loss.summed(
+    mesh,
+    *transformer.head(config, params, x_BSM),
+    targets_BS,
+    jnp.ones(targets_BS.shape),
+  )
+  return nats / targets_BS.size
 
 
 def _show_damage(damage: damages.Damage, console) -> None:

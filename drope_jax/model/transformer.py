@@ -167,18 +167,24 @@ def forward_cached(
 
 def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:
   """Returns float32 logits_BSV from the last layer's states."""
+  return jnp.einsum(
+    "bsm,mv->bsv",
+    *head(config, params, x_BSM),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def head(
+  config: ModelConfig, params: Params, x_BSM: Array
+) -> tuple[Array, Array]:
+  """Returns what logits are the product of: normed states, and kernel_MV."""
   norm = _module(layers.RMSNorm, (config.width, config.norm_eps))
   x_BSM = norm(params["final_norm"])(x_BSM)
   if config.tied_embeddings:
     kernel_MV = params["embed"]["table"].T
   else:
     kernel_MV = params["head"]["kernel"]
-  return jnp.einsum(
-    "bsm,mv->bsv",
-    x_BSM,
-    kernel_MV.astype(x_BSM.dtype),
-    preferred_element_type=jnp.float32,
-  )
+  return x_BSM, kernel_MV.astype(x_BSM.dtype)
 
 
 def qk_projections(

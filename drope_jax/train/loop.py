@@ -289,7 +289,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
   config = _phase_config(phase, model)
   backend = attention.on_mesh(backend, run.mesh, **sharding.ATTENTION)
   take = jax.jit(
-    steps.make_step(config, phase, first, backend),
+    steps.make_step(config, phase, first, backend, run.mesh),
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )

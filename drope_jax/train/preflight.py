@@ -78,7 +78,8 @@ def check(
           f"{opened.path}. Tokenize the text again with that file."
         )
     if isinstance(phase, TrainPhase):
-      sharding.require_even_batch(mesh, phase.batch_size, phase.context_tokens)
+      rows = phase.batch_size // phase.accumulation
+      sharding.require_even_batch(mesh, rows, phase.context_tokens)
       batches(recipe, phase, base_dir)  # Refuses too short a store.
   return fingerprints
 

@@ -8,6 +8,7 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
 from drope_jax.sharding import MeshConfig
 from drope_jax.surgery.compose import Surgery
+from drope_jax.train import loss
 from drope_jax.train.optimizer import Optimizer, Schedule
 
 DTYPES = ("float32", "bfloat16")
@@ -30,6 +31,8 @@ class TrainPhase:
     tokens: rounded down to whole steps; or give `steps`.
     accumulation: microbatches a step; divides `batch_size`.
     compute_dtype: of activations; parameters and moments stay float32.
+    z_loss: coefficient of lse^2, which the objective adds to cross-entropy.
+    loss_chunk_tokens: whose logits a device holds at once.
     remat: whether the backward pass recomputes each layer.
     unroll: whether the loop over layers is compiled as one straight line. It
       then stacks no activations, a fifth of a small model's step on a CPU;
@@ -46,14 +49,19 @@ class TrainPhase:
   tokens: int | None = None
   accumulation: int = 1
   compute_dtype: str = "float32"
+  z_loss: float = 0.0
+  loss_chunk_tokens: int = loss.CHUNK_TOKENS
   remat: bool = False
   unroll: bool = False
 
   def __post_init__(self):
-    for field in ("batch_size", "context_tokens", "accumulation"):
-      if getattr(self, field) < 1:
+    lowest = dict.fromkeys(
+      ("batch_size", "context_tokens", "accumulation", "loss_chunk_tokens"), 1
+    ) | {"z_loss": 0}
+    for field, least in lowest.items():
+      if not getattr(self, field) >= least:
         raise ValueError(
-          f"{self.name}: TrainPhase.{field} must be at least 1, got "
+          f"{self.name}: TrainPhase.{field} must be at least {least}, got "
           f"{getattr(self, field)}. Raise it."
         )
     if (self.steps is None) == (self.tokens is None):

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import optax
 
+from drope_jax.attention import FlashTpu
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -29,7 +31,11 @@ def init_state(
 
 
 def make_step(
-  config: ModelConfig, phase: TrainPhase, first_step: int, backend: str
+  config: ModelConfig,
+  phase: TrainPhase,
+  first_step: int,
+  backend: str | FlashTpu,
+  mesh: Mesh,
 ) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics), to be jitted.
 
@@ -41,6 +47,7 @@ def make_step(
     phase: optimizer, schedule, accumulation and precision.
     first_step: the run's step at which the phase starts.
     backend: the attention's.
+    mesh: over which state and batches lie, as `sharding` lays them.
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
   (float32); metrics are scalars: loss (nats a token), grad_norm, lr, weight
@@ -52,7 +59,7 @@ def make_step(
 
   def summed_loss(params, batch):
     cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
-    logits_BSV = transformer.forward(
+    x_BSM = transformer.hidden(
       config,
       cast,
       batch["inputs_BS"],
@@ -61,18 +68,25 @@ def make_step(
       remat=phase.remat,
       unroll=phase.unroll,
     )
-    losses_BS = losses.token_losses(logits_BSV, batch["targets_BS"])
-    return jnp.sum(losses_BS * batch["weights_BS"])
+    return losses.summed(
+      mesh,
+      *transformer.head(config, cast, x_BSM),
+      batch["targets_BS"],
+      batch["weights_BS"],
+      chunk_tokens=phase.loss_chunk_tokens,
+      z_loss=phase.z_loss,
+    )
 
   def summed_gradients(params, batch):
+    differentiate = jax.grad(summed_loss, has_aux=True)
     if phase.accumulation == 1:
-      return jax.value_and_grad(summed_loss)(params, batch)
+      return differentiate(params, batch)
 
     def add(total, microbatch):
-      part = jax.value_and_grad(summed_loss)(params, microbatch)
+      part = differentiate(params, microbatch)
       return jax.tree.map(jnp.add, total, part), None
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
     # Every microbatch takes rows from all over the batch, so that each is
     # spread over all devices.
     microbatches = {
@@ -84,11 +98,11 @@ def make_step(
   def step(state, batch):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
-    total, gradients = summed_gradients(params, batch)
+    gradients, nats = summed_gradients(params, batch)
     gradients = jax.tree.map(lambda g: g / weight, gradients)
     updates, opt_state = transform.update(gradients, opt_state, params)
     metrics = {
-      "loss": total / weight,
+      "loss": nats / weight,
       "grad_norm": optax.tree.norm(gradients),
       "lr": schedule(state["step"] - first_step),
       "weight": weight,

@@ -278,9 +278,11 @@ def test_training_follows_the_reference_for_fifty_steps():
     "weights_BS": jnp.ones((50, 2, 32)),
   }
 
+  mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+
   def losses(backend):
     params = transformer.init(config, jax.random.key(0))
-    take = step.make_step(config, phase, 0, backend)
+    take = step.make_step(config, phase, 0, backend, mesh)
     _, metrics = jax.jit(functools.partial(jax.lax.scan, take))(
       step.init_state(phase, params, 0), batches
     )

@@ -134,7 +134,7 @@ CONFIG = [
     "a batch that the devices do not divide",
     "TrainPhase.batch_size = 6",
     "split evenly over the mesh",
-    "got a batch",
+    "got a microbatch",
     "Change",
   ),
   _binding(

@@ -443,7 +443,7 @@ def _with(phase, **changes):
     ),
     (
       _with(RECALIBRATE, batch_size=3, accumulation=1),
-      r"split evenly over the mesh, got a batch of shape \(3, 8\)",
+      r"split evenly over the mesh, got a microbatch of shape \(3, 8\)",
     ),
     (dataclasses.replace(RECIPE, tokenizer="gone.model"), "gone.model"),
     (

@@ -1,42 +1,144 @@
-"""Cross-entropy against its formula in numpy, and its gradient."""
+"""Cross-entropy in chunks: that of all logits at once, in their memory."""
+
+import functools
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from drope_jax import sharding
 from drope_jax.train import loss
 
+B, S, M, V = 4, 6, 16, 24
 
+
+def _mesh(**axes):
+  config = sharding.MeshConfig(**{"fsdp": 1} | axes)
+  return sharding.make_mesh(config, jax.devices()[: math.prod(axes.values())])
+
+
+@functools.cache
 def _case():
   rng = np.random.default_rng(0)
-  logits_BSV = rng.normal(size=(2, 3, 7)).astype(np.float32)
+  x_BSM = rng.normal(size=(B, S, M)).astype(np.float32)
   # Beyond what float32 exponentials hold.
-  logits_BSV[0, 0] += 300
-  logits_BSV[1, 2] = [1000, 0, 0, -1000, 0, 0, 0]
-  targets_BS = np.array([[0, 6, 3], [2, 2, 4]])
-  return logits_BSV, targets_BS
+  x_BSM[0, 0] *= 100
+  kernel_MV = rng.normal(size=(M, V)).astype(np.float32)
+  targets_BS = rng.integers(0, V, (B, S)).astype(np.int32)
+  weights_BS = rng.integers(0, 2, (B, S)).astype(np.float32)
+  weights_BS[0, 0] = 1
+  return x_BSM, kernel_MV, targets_BS, weights_BS
 
 
-def _log_p(logits_BSV):
-  x_BSV = logits_BSV.astype(np.float64)
-  top_BS1 = x_BSV.max(-1, keepdims=True)
+def _wanted(z_loss):
+  """Returns the objective, the nats and both gradients, in float64."""
+  x_BSM, kernel_MV, targets_BS, weights_BS = (
+    x.astype(np.float64) for x in _case()
+  )
+  logits_BSV = x_BSM @ kernel_MV
+  top_BS1 = logits_BSV.max(-1, keepdims=True)
+  lse_BS1 = top_BS1 + np.log(
+    np.exp(logits_BSV - top_BS1).sum(-1, keepdims=True)
+  )
+  is_target_BSV = targets_BS[..., None] == np.arange(V)
+  nats_BS = (lse_BS1 - logits_BSV)[is_target_BSV].reshape(B, S)
+  objective_BS = nats_BS + z_loss * lse_BS1[..., 0] ** 2
+  p_BSV = np.exp(logits_BSV - lse_BS1)
+  d_BSV = p_BSV * (1 + 2 * z_loss * lse_BS1) - is_target_BSV
+  d_BSV *= weights_BS[..., None]
   return (
-    x_BSV - top_BS1 - np.log(np.exp(x_BSV - top_BS1).sum(-1, keepdims=True))
+    (weights_BS * objective_BS).sum(),
+    (weights_BS * nats_BS).sum(),
+    d_BSV @ kernel_MV.T,
+    np.einsum("bsm,bsv->mv", x_BSM, d_BSV),
   )
 
 
-def test_the_loss_is_minus_log_softmax_of_the_target():
-  logits_BSV, targets_BS = _case()
-  want_BS = -np.take_along_axis(_log_p(logits_BSV), targets_BS[..., None], -1)
-  got_BS = loss.token_losses(logits_BSV, targets_BS)
-  assert got_BS.dtype == np.float32
-  # Float32 rounding of logits of 300.
-  np.testing.assert_allclose(got_BS, want_BS[..., 0], rtol=1e-6, atol=5e-5)
+def _got(mesh, **options):
+  x_BSM, kernel_MV, *rest = _case()
+
+  def objective(x_BSM, kernel_MV):
+    return loss.summed(mesh, x_BSM, kernel_MV, *rest, **options)
+
+  (total, nats), gradients = jax.jit(
+    jax.value_and_grad(objective, (0, 1), has_aux=True)
+  )(x_BSM, kernel_MV)
+  without, _ = jax.jit(objective)(x_BSM, kernel_MV)
+  assert without == total
+  return total, nats, *gradients
 
 
-def test_its_gradient_is_softmax_minus_the_target():
-  logits_BSV, targets_BS = _case()
-  got_BSV = jax.grad(lambda x: loss.token_losses(x, targets_BS).sum())(
-    logits_BSV
-  )
-  want_BSV = np.exp(_log_p(logits_BSV)) - np.eye(7)[targets_BS]
-  np.testing.assert_allclose(got_BSV, want_BSV, atol=5e-5)
+@pytest.mark.parametrize("chunk_tokens,z_loss", [(1000, 0.0), (7, 0.01)])
+def test_chunks_sum_to_cross_entropy_and_its_gradient(chunk_tokens, z_loss):
+  got = _got(_mesh(data=1), chunk_tokens=chunk_tokens, z_loss=z_loss)
+  _assert_close(got, _wanted(z_loss))
+
+
+@pytest.mark.parametrize(
+  "axes",
+  [
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"fsdp": 2, "tensor": 2, "context": 2},
+  ],
+)
+def test_devices_share_tokens_and_vocabulary(axes):
+  # A device has three tokens or more, and takes two at once.
+  _assert_close(_got(_mesh(**axes), chunk_tokens=2, z_loss=0.01), _wanted(0.01))
+
+
+def _assert_close(got, want):
+  for x, y in zip(got, want, strict=True):
+    assert x.dtype == np.float32
+    # Float32 rounding of logits of 1000.
+    atol = 1e-6 * np.abs(y).max()
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=atol)
+
+
+def test_gradients_have_the_dtype_of_what_they_are_of():
+  x_BSM, kernel_MV, *rest = _case()
+  low = [jnp.asarray(x, jnp.bfloat16) for x in (x_BSM[1:], kernel_MV)]
+  rest = [x[1:] for x in rest]
+
+  def objective(*arrays):
+    return loss.summed(_mesh(data=1), *arrays, *rest, chunk_tokens=5)[0]
+
+  got = jax.grad(objective, (0, 1))(*low)
+  want = jax.grad(objective, (0, 1))(*(x.astype(jnp.float32) for x in low))
+  for x, y in zip(got, want, strict=True):
+    assert x.dtype == jnp.bfloat16
+    # Logits' gradients, and their sums, rounded to 8 bits.
+    error = np.linalg.norm(x.astype(jnp.float32) - y) / np.linalg.norm(y)
+    assert 0 < error < 2**-7
+
+
+def _plain(mesh, x_BSM, kernel_MV, targets_BS, weights_BS):
+  log_p_BSV = jax.nn.log_softmax(x_BSM @ kernel_MV)
+  target_BS1 = targets_BS[..., None]
+  nats_BS = -jnp.take_along_axis(log_p_BSV, target_BS1, -1)[..., 0]
+  return jnp.sum(weights_BS * nats_BS), None
+
+
+@pytest.mark.parametrize("axes", [{"data": 1}, {"data": 2, "tensor": 2}])
+def test_the_logits_never_exist_whole(axes):
+  B, S, M, V, C = 4, 512, 8, 4096, 64
+  mesh = _mesh(**axes)
+  shapes = [(B, S, M), (M, V), (B, S), (B, S)]
+  dtypes = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
+  arrays = [*map(jax.ShapeDtypeStruct, shapes, dtypes)]
+
+  def peak(summed):
+    gradient = jax.grad(lambda *xs: summed(mesh, *xs)[0], (0, 1))
+    compiled = jax.jit(gradient).lower(*arrays).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  share = axes.get("tensor", 1)
+  rows = B // axes["data"]
+  in_chunks = peak(functools.partial(loss.summed, chunk_tokens=C))
+  whole = 4 * rows * S * V // share
+  # A chunk's logits, exponentials and gradient, the kernel's and the states'.
+  assert in_chunks < 4 * (3 * C * V // share + 2 * M * V + 4 * rows * S * M)
+  assert in_chunks < whole / 2
+  if share == 1:
+    assert peak(_plain) > whole

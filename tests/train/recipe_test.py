@@ -66,6 +66,8 @@ def test_phases_end_where_their_steps_add_up():
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ({"context_tokens": 0}, "context_tokens must be at least 1, got 0"),
     ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
+    ({"loss_chunk_tokens": 0}, "loss_chunk_tokens must be at least 1, got 0"),
+    ({"z_loss": -1e-4}, "z_loss must be at least 0, got -0.0001"),
     ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
     ({"compute_dtype": "float16"}, "float32, bfloat16, got 'float16'"),
     ({"steps": 1}, "Cosine needs 3 steps.*got a phase of 1"),

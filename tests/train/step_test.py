@@ -117,7 +117,9 @@ def wanted():
 def _start(phase, mesh=None):
   """Returns the jitted step and the state it starts from; compiles once."""
   state = step.init_state(phase, _params(), FIRST)
-  take = step.make_step(CONFIG, phase, FIRST, "reference")
+  take = step.make_step(
+    CONFIG, phase, FIRST, "reference", mesh or _mesh(data=1)
+  )
   if mesh is None:
     return jax.jit(take), state
   where = sharding.like_params(mesh, state, _params())
@@ -159,7 +161,9 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
   batch = _batch()
   by_row = [_row_loss(batch, slice(i, None, 4)) for i in range(4)]
   assert abs(np.mean(by_row) - float(wanted[1][0]["loss"])) > 0.01
-  phase = dataclasses.replace(PHASE, accumulation=4, remat=True, unroll=True)
+  phase = dataclasses.replace(
+    PHASE, accumulation=4, loss_chunk_tokens=5, remat=True, unroll=True
+  )
   _assert_same(*_run(phase), *wanted)
 
 
@@ -169,8 +173,8 @@ def _row_loss(batch, rows):
 
 
 def _mesh(**axes):
-  devices = jax.devices()[: math.prod(axes.values())]
-  return sharding.make_mesh(sharding.MeshConfig(**axes), devices)
+  config = sharding.MeshConfig(**{"fsdp": 1} | axes)
+  return sharding.make_mesh(config, jax.devices()[: math.prod(axes.values())])
 
 
 def test_a_step_sharded_by_data_fsdp_and_tensor_is_that_of_one_device(wanted):
