@@ -33,7 +33,7 @@ _ROWS = {
   "blockwise": ["--backend", "blockwise"],
   "reference": ["--backend", "reference"],
   "blockwise, layers unrolled": ["--backend", "blockwise", "--unroll"],
-  "blockwise, remat": ["--backend", "blockwise", "--remat"],
+  "blockwise, remat full": ["--backend", "blockwise", "--remat", "full"],
   "blockwise, freed memory given back": ["--give-back"],
 }
 
@@ -49,7 +49,7 @@ def main() -> None:
   parser.add_argument("--accumulation", type=int, default=1, metavar="N")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--backend", default="blockwise", help=argparse.SUPPRESS)
-  parser.add_argument("--remat", action="store_true", help=argparse.SUPPRESS)
+  parser.add_argument("--remat", default="none", help=argparse.SUPPRESS)
   parser.add_argument("--unroll", action="store_true", help=argparse.SUPPRESS)
   parser.add_argument(
     "--give-back", action="store_true", help=argparse.SUPPRESS

@@ -51,6 +51,7 @@ def attend(
       block_kv_dq=block,
     ),
     attn_logits_soft_cap=soft_cap,
+    residual_checkpoint_name="context",
     interpret=interpret,
   )
   segments = None

@@ -2,12 +2,14 @@
 
 Parameters are plain kernels [in, out]; heads are split after the projection,
 so that the joint QK norm of the DroPE paper has all of a token's channels.
+Projections have the names that `remat` knows them by.
 """
 
 from typing import NamedTuple
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.axes import Array
@@ -90,9 +92,9 @@ class Attention(nnx.Module):
   def project(self, x_BSM: Array) -> QKV:
     """Returns raw projections: before QK norm and positions."""
     return QKV(
-      self._split(self.q(x_BSM)),
-      self._split(self.k(x_BSM)),
-      self._split(self.v(x_BSM)),
+      self._split(checkpoint_name(self.q(x_BSM), "query_proj")),
+      self._split(checkpoint_name(self.k(x_BSM), "key_proj")),
+      self._split(checkpoint_name(self.v(x_BSM), "value_proj")),
     )
 
   def normalise(self, qkv: QKV) -> QKV:
@@ -105,7 +107,7 @@ class Attention(nnx.Module):
 
   def output(self, out_BSHD: Array) -> Array:
     """Returns the heads' outputs projected into the residual stream."""
-    return self.o(_merge(out_BSHD))
+    return checkpoint_name(self.o(_merge(out_BSHD)), "out_proj")
 
   def _norm(self, norm: RMSNorm | None, x_BSHD: Array) -> Array:
     if norm is None:
@@ -128,7 +130,9 @@ class SwiGLU(nnx.Module):
     self.down = Linear(I, M, rngs, gain=residual_gain(config))
 
   def __call__(self, x_BSM: Array) -> Array:
-    return self.down(nnx.silu(self.gate(x_BSM)) * self.up(x_BSM))
+    gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
+    up_BSI = checkpoint_name(self.up(x_BSM), "mlpwi_1")
+    return checkpoint_name(self.down(nnx.silu(gate_BSI) * up_BSI), "mlpwo")
 
 
 class Layer(nnx.Module):

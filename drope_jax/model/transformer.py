@@ -30,6 +30,7 @@ from drope_jax import attention, trees
 from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import layers
+from drope_jax.model import remat as remat_policies
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Dynamic
 from drope_jax.positional import pattern as patterns
@@ -89,7 +90,7 @@ def hidden(
   segments_BS: Array | None = None,
   logit_scale: Array | float | None = None,
   backend: str = "reference",
-  remat: bool = False,
+  remat: str = "none",
   unroll: bool = False,
 ) -> Array:
   """Returns the last layer's states x_BSM, which `unembed` reads.
@@ -103,11 +104,11 @@ def hidden(
     segments_BS: int32 ids; a token sees its own segment alone. None: one.
     logit_scale: overrides `config.logit_scale`; may be traced.
     backend: the attention's, see `attention.BACKENDS`.
-    remat: whether the backward pass recomputes each layer's activations.
+    remat: which activations the backward pass finds, see `remat.POLICIES`.
     unroll: whether the layers are compiled one by one, not as a loop's body.
 
   Raises:
-    ValueError: `params` do not fit `config`.
+    ValueError: `params` do not fit `config`; there is no such remat policy.
   """
   x_BSM, _, _ = _run_layers(
     config,
@@ -231,7 +232,7 @@ def _run_layers(
   from_empty: bool = False,
   logit_scale: Array | float | None = None,
   backend: str = "reference",
-  remat: bool = False,
+  remat: str = "none",
   unroll: bool = False,
   collect: Callable[[layers.QKV, layers.QKV], Any] | None = None,
 ) -> tuple[Array, caches.Cache | None, Any]:
@@ -285,7 +286,7 @@ def _run_layers(
     return (x_BSM, cache), collect and collect(raw, placed)
 
   (x_BSM, cache), collected = jax.lax.scan(
-    jax.checkpoint(body) if remat else body,
+    remat_policies.apply(remat, body, in_loop=not unroll),
     (params["embed"]["table"][tokens_BS], cache),
     (
       params["layers"],

@@ -5,6 +5,7 @@ import re
 
 from drope_jax.attention import BACKENDS, FlashTpu
 from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import remat
 from drope_jax.model.config import ModelConfig
 from drope_jax.sharding import MeshConfig
 from drope_jax.surgery.compose import Surgery
@@ -33,7 +34,8 @@ class TrainPhase:
     compute_dtype: of activations; parameters and moments stay float32.
     z_loss: coefficient of lse^2, which the objective adds to cross-entropy.
     loss_chunk_tokens: whose logits a device holds at once.
-    remat: whether the backward pass recomputes each layer.
+    remat: which of a layer's activations the backward pass finds, by the
+      name of a policy in `model.remat`; the others it computes again.
     unroll: whether the loop over layers is compiled as one straight line. It
       then stacks no activations, a fifth of a small model's step on a CPU;
       compile time grows with depth.
@@ -51,7 +53,7 @@ class TrainPhase:
   compute_dtype: str = "float32"
   z_loss: float = 0.0
   loss_chunk_tokens: int = loss.CHUNK_TOKENS
-  remat: bool = False
+  remat: str = "none"
   unroll: bool = False
 
   def __post_init__(self):
@@ -84,6 +86,11 @@ class TrainPhase:
       raise ValueError(
         f"{self.name}: TrainPhase.compute_dtype must be one of "
         f"{', '.join(DTYPES)}, got {self.compute_dtype!r}. Name one of these."
+      )
+    if self.remat not in remat.POLICIES:
+      raise ValueError(
+        f"{self.name}: TrainPhase.remat must be one of "
+        f"{', '.join(remat.POLICIES)}, got {self.remat!r}. Name one of these."
       )
     self.schedule.over(self.num_steps)  # Refuses a schedule that has no room.
 

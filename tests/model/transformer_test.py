@@ -288,7 +288,7 @@ def test_remat_and_unroll_change_no_gradient(config, params, tokens_BS):
 
     return jax.jit(jax.grad(loss)).trace(params)
 
-  plain, recomputing = traced(), traced(remat=True)
+  plain, recomputing = traced(), traced(remat="full")
   unrolled = traced(unroll=True)
   assert "remat" in str(recomputing.jaxpr)
   assert "remat" not in str(plain.jaxpr)

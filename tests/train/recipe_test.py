@@ -70,6 +70,7 @@ def test_phases_end_where_their_steps_add_up():
     ({"z_loss": -1e-4}, "z_loss must be at least 0, got -0.0001"),
     ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
     ({"compute_dtype": "float16"}, "float32, bfloat16, got 'float16'"),
+    ({"remat": "half"}, "remat must be one of none, full, .*, got 'half'"),
     ({"steps": 1}, "Cosine needs 3 steps.*got a phase of 1"),
   ],
 )

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.attention import scale as scales
@@ -101,6 +102,8 @@ def _attend(options: _Options, inputs: Inputs) -> tuple[Array, Array, Array]:
 
 def _attend_forward(options, inputs):
   out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
+  # With these saved, a rematerialised layer need not run the kernel again.
+  out_BHSD, lse_BHS = checkpoint_name((out_BHSD, lse_BHS), "context")
   return (out_BHSD, lse_BHS, largest_BHS), (inputs, out_BHSD, lse_BHS)
 
 
