@@ -226,8 +226,9 @@ def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   num_params = sum(x.size for x in jax.tree.leaves(params))
   state = steps.init_state(phase, params, 0)
   mesh = sharding.make_mesh(sharding.MeshConfig())
+  schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
   step = jax.jit(
-    steps.make_step(config, phase, 0, backend, mesh), donate_argnums=0
+    steps.make_step(config, phase, schedule, backend, mesh), donate_argnums=0
   )
   ids_BS = jnp.asarray(_token_ids(config, args))
   batch = {

@@ -101,8 +101,10 @@ def _time_row(args: argparse.Namespace) -> tuple[float, float]:
   params = transformer.init(config, jax.random.key(0))
   state = steps.init_state(phase, params, 0)
   mesh = sharding.make_mesh(sharding.MeshConfig())
+  schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
   step = jax.jit(
-    steps.make_step(config, phase, 0, args.backend, mesh), donate_argnums=0
+    steps.make_step(config, phase, schedule, args.backend, mesh),
+    donate_argnums=0,
   )
   ids_BS = np.random.default_rng(0).integers(
     0, config.vocab_size, (args.batch, args.tokens), dtype=np.int32

@@ -275,6 +275,11 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )
       state = start(model.params)
+      if phase.optimizer_start == "kept":
+        before = _state_before(run, phase, saves, first)
+        state["opt_state"] = steps.keep_moments(
+          state["opt_state"], before["opt_state"]
+        )
 
     def save(step: int, state: steps.State) -> None:
       saves.save(step, state, manifest_at(step))
@@ -283,13 +288,23 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   return Model(state["params"], manifest_at(last))
 
 
+def _state_before(run, phase, saves, first):
+  """Returns the state in which the training before `phase` ended."""
+  before = run.recipe.before(phase)
+  config = store.describe(run.directory / before.name)[0].model
+  abstract = _abstract_state(run, before, config, first)
+  return saves.restore(abstract, first)[0]
+
+
 def _take_steps(run, phase, model, backend, first, state, save):
   """Returns the state at the phase's last step, saving on the way."""
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
   backend = attention.on_mesh(backend, run.mesh, **sharding.ATTENTION)
   take = jax.jit(
-    steps.make_step(config, phase, first, backend, run.mesh),
+    steps.make_step(
+      config, phase, recipe.learning_rate(phase), backend, run.mesh
+    ),
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )

@@ -1,10 +1,11 @@
 """Optimizers and learning-rate schedules, all optax's, chosen by dataclasses.
 
-To add one: a frozen dataclass with `transform(schedule)` (an optimizer) or
-`over(steps)` (a schedule).
+To add one: a frozen dataclass with `transform()` (an optimizer) or
+`over(steps, step_tokens)` (a schedule, each length of it in steps or tokens).
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -18,24 +19,27 @@ class Cosine:
 
   Attributes:
     peak: learning rate.
-    warmup_steps: optimizer steps.
+    warmup_steps: optimizer steps; or give `warmup_tokens`.
     final_ratio: last learning rate / peak.
+    warmup_tokens: rounded down to whole steps; or give `warmup_steps`.
   """
 
   peak: float
   warmup_steps: int = 0
   final_ratio: float = 0.0
+  warmup_tokens: int = 0
 
   def __post_init__(self):
     _require_possible(self)
 
-  def over(self, steps: int) -> optax.Schedule:
+  def over(self, steps: int, step_tokens: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
-    _require_room(self, self.warmup_steps + 1, steps)
+    warmup_steps = self.warmup_steps + self.warmup_tokens // step_tokens
+    _require_room(self, warmup_steps + 1, steps)
     return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if self.warmup_steps else self.peak,
+      init_value=0.0 if warmup_steps else self.peak,
       peak_value=self.peak,
-      warmup_steps=self.warmup_steps,
+      warmup_steps=warmup_steps,
       decay_steps=steps,
       end_value=self.final_ratio * self.peak,
     )
@@ -47,53 +51,62 @@ class WarmupStableDecay:
 
   Attributes:
     peak: learning rate.
-    warmup_steps, decay_steps: optimizer steps at either end.
+    warmup_steps, decay_steps: optimizer steps at either end; or give
+      `warmup_tokens`, `decay_tokens`.
     final_ratio: last learning rate / peak.
+    warmup_tokens, decay_tokens: rounded down to whole steps.
 
   Source: MiniCPM (arXiv:2404.06395); DroPE's SmolLM runs decay by a cosine.
   """
 
   peak: float
-  warmup_steps: int
-  decay_steps: int
+  warmup_steps: int = 0
+  decay_steps: int = 0
   final_ratio: float = 0.1
+  warmup_tokens: int = 0
+  decay_tokens: int = 0
 
   def __post_init__(self):
     _require_possible(self)
 
-  def over(self, steps: int) -> optax.Schedule:
+  def over(self, steps: int, step_tokens: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
-    _require_room(self, self.warmup_steps + self.decay_steps, steps)
+    warmup_steps = self.warmup_steps + self.warmup_tokens // step_tokens
+    # Shorter than a step, it is still a decay.
+    decay_steps = max(self.decay_steps + self.decay_tokens // step_tokens, 1)
+    _require_room(self, warmup_steps + decay_steps, steps)
     return optax.join_schedules(
       [
-        Constant(self.peak, self.warmup_steps).over(steps),
+        Constant(self.peak, warmup_steps).over(steps, step_tokens),
         optax.cosine_decay_schedule(
-          self.peak, self.decay_steps, alpha=self.final_ratio
+          self.peak, decay_steps, alpha=self.final_ratio
         ),
       ],
-      [steps - self.decay_steps],
+      [steps - decay_steps],
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """Linear warmup from 0, then `peak` throughout."""
+  """Linear warmup from 0, in steps or in tokens, then `peak` throughout."""
 
   peak: float
   warmup_steps: int = 0
+  warmup_tokens: int = 0
 
   def __post_init__(self):
     _require_possible(self)
 
-  def over(self, steps: int) -> optax.Schedule:
+  def over(self, steps: int, step_tokens: int) -> optax.Schedule:
     """Returns the learning rate by step, for a phase of `steps`."""
-    _require_room(self, self.warmup_steps, steps)
+    warmup_steps = self.warmup_steps + self.warmup_tokens // step_tokens
+    _require_room(self, warmup_steps, steps)
     return optax.join_schedules(
       [
-        optax.linear_schedule(0.0, self.peak, self.warmup_steps),
+        optax.linear_schedule(0.0, self.peak, warmup_steps),
         optax.constant_schedule(self.peak),
       ],
-      [self.warmup_steps],
+      [warmup_steps],
     )
 
 
@@ -102,12 +115,13 @@ Schedule = Cosine | WarmupStableDecay | Constant
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-  """AdamW, weight decay on matrices only.
+  """AdamW, weight decay on kernels only.
 
   Attributes:
     b1, b2, eps: Adam's; the defaults are the DroPE reference's.
     weight_decay: times the learning rate, each step.
     clip_norm: global gradient norm above which gradients are shrunk.
+    decay_embeddings: whether the embedding's table decays too.
   """
 
   b1: float = 0.9
@@ -115,18 +129,19 @@ class AdamW:
   eps: float = 1e-8
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  decay_embeddings: bool = False
 
-  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optax transformation, clipping first."""
+  def transform(self) -> optax.GradientTransformation:
+    """Returns the optax transformation at a learning rate of 1."""
     return optax.chain(
       optax.clip_by_global_norm(self.clip_norm),
       optax.adamw(
-        schedule,
+        1.0,
         b1=self.b1,
         b2=self.b2,
         eps=self.eps,
         weight_decay=self.weight_decay,
-        mask=_is_matrix,
+        mask=functools.partial(_decays, self.decay_embeddings),
       ),
     )
 
@@ -142,8 +157,9 @@ class Muon:
   Attributes:
     beta: momentum.
     b1, b2: AdamW's.
-    weight_decay: of both, on matrices only, times the learning rate.
+    weight_decay: of both, on kernels only, times the learning rate.
     clip_norm: global gradient norm above which gradients are shrunk.
+    decay_embeddings: whether the embedding's table decays too.
 
   Source: Jordan et al. 2024; the scaling, 0.2 * sqrt(max side), is Moonlight's
   (arXiv:2502.16982).
@@ -154,13 +170,14 @@ class Muon:
   b2: float = 0.95
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  decay_embeddings: bool = False
 
-  def transform(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optax transformation, clipping first."""
+  def transform(self) -> optax.GradientTransformation:
+    """Returns the optax transformation at a learning rate of 1."""
     return optax.chain(
       optax.clip_by_global_norm(self.clip_norm),
-      # Its rate of -1 returns the direction itself. Decay and rate follow for
-      # both halves: optax's decay of the Adam half would reach norm gains.
+      # Its rate of -1 returns the direction itself. Decay follows for both
+      # halves: optax's decay of the Adam half would reach norm gains.
       optax.contrib.muon(
         -1.0,
         beta=self.beta,
@@ -169,17 +186,21 @@ class Muon:
         muon_weight_dimension_numbers=_muon_dimensions,
         consistent_rms=0.2,
       ),
-      optax.add_decayed_weights(self.weight_decay, mask=_is_matrix),
-      optax.scale_by_learning_rate(schedule),
+      optax.add_decayed_weights(
+        self.weight_decay,
+        mask=functools.partial(_decays, self.decay_embeddings),
+      ),
+      optax.scale(-1.0),
     )
 
 
 Optimizer = AdamW | Muon
 
 
-def _is_matrix(params: Any) -> Any:
+def _decays(embeddings: bool, params: Any) -> Any:
+  leaves = ("kernel", "table") if embeddings else ("kernel",)
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key in ("kernel", "table"), params
+    lambda path, _: path[-1].key in leaves, params
   )
 
 
@@ -195,12 +216,17 @@ def _muon_dimensions(params: Any) -> Any:
 
 
 def _require_possible(schedule: Schedule) -> None:
-  decay_steps = getattr(schedule, "decay_steps", 1)
-  steps_fit = schedule.warmup_steps >= 0 and decay_steps >= 1
-  if not (steps_fit and 0 < schedule.peak < math.inf):
+  possible = 0 < schedule.peak < math.inf
+  for part, least in (("warmup", 0), ("decay", 1)):
+    if hasattr(schedule, f"{part}_steps"):
+      lengths = [getattr(schedule, f"{part}_{u}") for u in ("steps", "tokens")]
+      # One of the two is given, or neither where there may be none.
+      possible &= max(lengths) >= least and min(lengths) == 0
+  if not possible:
     raise ValueError(
-      "A schedule needs a finite peak above 0, no negative warmup and a decay "
-      f"of at least 1 step, got {schedule}. Change it; Constant has no decay."
+      "A schedule needs a finite peak above 0, and a warmup of 0 or more and a "
+      "decay of 1 or more, each in steps or in tokens but not in both, got "
+      f"{schedule}. Change it; Constant has no decay."
     )
 
 

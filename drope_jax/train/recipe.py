@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+import optax
+
 from drope_jax.attention import BACKENDS, FlashTpu
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
@@ -13,11 +15,12 @@ from drope_jax.train import loss
 from drope_jax.train.optimizer import Optimizer, Schedule
 
 DTYPES = ("float32", "bfloat16")
+STARTS = ("fresh", "kept")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainPhase:
-  """Steps of one optimizer under one schedule; it starts from fresh moments.
+  """Steps of one optimizer under one schedule.
 
   Attributes:
     name: "pretrain", "recalibrate", ...; unlike the other phases'. Its
@@ -28,6 +31,10 @@ class TrainPhase:
     context_tokens: S, tokens a sequence.
     optimizer: and its clipping.
     schedule: of the learning rate, over this phase's steps.
+    optimizer_start: "fresh" moments, or those "kept" from the training before;
+      of parameters that a surgery added, fresh.
+    schedule_start: "fresh", or "kept": the schedule goes on where the training
+      before it stopped, and is one over the steps of both.
     steps: optimizer steps; or give `tokens`.
     tokens: rounded down to whole steps; or give `steps`.
     accumulation: microbatches a step; divides `batch_size`.
@@ -47,6 +54,8 @@ class TrainPhase:
   context_tokens: int
   optimizer: Optimizer
   schedule: Schedule
+  optimizer_start: str = "fresh"
+  schedule_start: str = "fresh"
   steps: int | None = None
   tokens: int | None = None
   accumulation: int = 1
@@ -92,7 +101,13 @@ class TrainPhase:
         f"{self.name}: TrainPhase.remat must be one of "
         f"{', '.join(remat.POLICIES)}, got {self.remat!r}. Name one of these."
       )
-    self.schedule.over(self.num_steps)  # Refuses a schedule that has no room.
+    for field in ("optimizer_start", "schedule_start"):
+      if getattr(self, field) not in STARTS:
+        raise ValueError(
+          f"{self.name}: TrainPhase.{field} must be one of "
+          f"{', '.join(STARTS)}, got {getattr(self, field)!r}. Name one of "
+          "these."
+        )
 
   @property
   def step_tokens(self) -> int:
@@ -207,6 +222,10 @@ class Recipe:
           f"Recipe.{field} must be at least {least}, got "
           f"{getattr(self, field)}. Raise it."
         )
+    for phase in self.phases:
+      if isinstance(phase, TrainPhase):
+        self._require_same_as_kept(phase)
+        self.learning_rate(phase)  # Refuses a schedule that has no room.
 
   def end_steps(self) -> tuple[int, ...]:
     """Returns the run's step at which each phase ends."""
@@ -215,6 +234,47 @@ class Recipe:
       total += phase.num_steps if isinstance(phase, TrainPhase) else 0
       ends.append(total)
     return tuple(ends)
+
+  def before(self, phase: TrainPhase) -> TrainPhase | None:
+    """Returns the training before a phase, if there is one."""
+    earlier = self.phases[: self.phases.index(phase)]
+    trained = [p for p in earlier if isinstance(p, TrainPhase)]
+    return trained[-1] if trained else None
+
+  def learning_rate(self, phase: TrainPhase) -> optax.Schedule:
+    """Returns a phase's learning rate by the run's step.
+
+    Raises:
+      ValueError: its schedule has no room.
+    """
+    trained = [p for p in self.phases if isinstance(p, TrainPhase)]
+    start = stop = trained.index(phase)
+    while trained[start].schedule_start == "kept":
+      start -= 1
+    while (
+      stop + 1 < len(trained) and trained[stop + 1].schedule_start == "kept"
+    ):
+      stop += 1
+    first = sum(p.num_steps for p in trained[:start])
+    steps = sum(p.num_steps for p in trained[start : stop + 1])
+    rate = phase.schedule.over(steps, phase.step_tokens)
+    return lambda step: rate(step - first)
+
+  def _require_same_as_kept(self, phase: TrainPhase) -> None:
+    before = self.before(phase)
+    for field, shared in (
+      ("optimizer_start", ("optimizer",)),
+      ("schedule_start", ("schedule", "step_tokens")),
+    ):
+      if getattr(phase, field) == "kept" and (
+        before is None
+        or any(getattr(phase, n) != getattr(before, n) for n in shared)
+      ):
+        raise ValueError(
+          f'{phase.name}: TrainPhase.{field} "kept" needs a training before it '
+          f"in the run with the same {' and '.join(shared)}, got "
+          f"{before and before.name}. Make them alike, or start fresh."
+        )
 
   def tokens_at(self, step: int) -> int:
     """Returns the tokens trained on, in this run, up to its step `step`."""

@@ -25,15 +25,39 @@ def init_state(
   """Returns the state that a phase starts from at the run's `step`."""
   return {
     "params": params,
-    "opt_state": _transform(phase).init(params),
+    "opt_state": phase.optimizer.transform().init(params),
     "step": jnp.asarray(step, jnp.int32),
   }
+
+
+def keep_moments(opt_state: Any, before: Any) -> Any:
+  """Returns a fresh `opt_state` with what an earlier one has of it.
+
+  Leaves that only the fresh one has, as a surgery's new gains do, stay fresh.
+
+  Raises:
+    ValueError: a leaf of both has another shape in the earlier one.
+  """
+  kept = {path: x for path, x in jax.tree.leaves_with_path(before)}
+
+  def choose(path, fresh):
+    found = kept.get(path, fresh)
+    if found.shape != fresh.shape:
+      raise ValueError(
+        "Moments are kept by parameters of one shape, got "
+        f"{found.shape} and then {fresh.shape} at "
+        f"{jax.tree_util.keystr(path)}. Set TrainPhase.optimizer_start to "
+        '"fresh".'
+      )
+    return found
+
+  return jax.tree_util.tree_map_with_path(choose, opt_state)
 
 
 def make_step(
   config: ModelConfig,
   phase: TrainPhase,
-  first_step: int,
+  schedule: optax.Schedule,
   backend: str | FlashTpu,
   mesh: Mesh,
 ) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Array]]]:
@@ -44,8 +68,8 @@ def make_step(
 
   Args:
     config: the model's.
-    phase: optimizer, schedule, accumulation and precision.
-    first_step: the run's step at which the phase starts.
+    phase: optimizer, accumulation, precision and loss.
+    schedule: of the learning rate, by the run's step.
     backend: the attention's.
     mesh: over which state and batches lie, as `sharding` lays them.
 
@@ -53,8 +77,7 @@ def make_step(
   (float32); metrics are scalars: loss (nats a token), grad_norm, lr, weight
   (tokens that counted).
   """
-  transform = _transform(phase)
-  schedule = phase.schedule.over(phase.num_steps)
+  transform = phase.optimizer.transform()
   segmented = phase.data.document_mask
 
   def summed_loss(params, batch):
@@ -101,10 +124,12 @@ def make_step(
     gradients, nats = summed_gradients(params, batch)
     gradients = jax.tree.map(lambda g: g / weight, gradients)
     updates, opt_state = transform.update(gradients, opt_state, params)
+    rate = schedule(state["step"])
+    updates = jax.tree.map(lambda u: rate * u, updates)
     metrics = {
       "loss": nats / weight,
       "grad_norm": optax.tree.norm(gradients),
-      "lr": schedule(state["step"] - first_step),
+      "lr": rate,
       "weight": weight,
     }
     return {
@@ -114,7 +139,3 @@ def make_step(
     }, metrics
 
   return step
-
-
-def _transform(phase: TrainPhase) -> optax.GradientTransformation:
-  return phase.optimizer.transform(phase.schedule.over(phase.num_steps))

@@ -282,7 +282,7 @@ def test_training_follows_the_reference_for_fifty_steps():
 
   def losses(backend):
     params = transformer.init(config, jax.random.key(0))
-    take = step.make_step(config, phase, 0, backend, mesh)
+    take = step.make_step(config, phase, lambda step: 3e-3, backend, mesh)
     _, metrics = jax.jit(functools.partial(jax.lax.scan, take))(
       step.init_state(phase, params, 0), batches
     )

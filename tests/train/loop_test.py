@@ -382,6 +382,20 @@ def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
   assert kept.read_bytes() == (base / "t.model").read_bytes()
 
 
+def test_a_training_in_two_that_keeps_its_state_is_one(base, tmp_path):
+  one = dataclasses.replace(RECALIBRATE, name="one", tokens=None, steps=4)
+  first = dataclasses.replace(one, name="first", steps=2)
+  second = dataclasses.replace(
+    first, name="second", optimizer_start="kept", schedule_start="kept"
+  )
+  whole = _run(dataclasses.replace(RECIPE, phases=(one,)), tmp_path / "1", base)
+  recipe = dataclasses.replace(RECIPE, phases=(first, second))
+  with pytest.raises(Stop):
+    _run(recipe, tmp_path / "2", base, **_stop_at([], model="first"))
+  halves = _run(recipe, tmp_path / "2", base)
+  _assert_same_bits(_leaves(halves), _leaves(whole))
+
+
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):
   later = dataclasses.replace(RECALIBRATE, schedule=optimizer.Cosine(0.03, 1))
   changed = dataclasses.replace(RECIPE, phases=(PRETRAIN, SURGERY, later))

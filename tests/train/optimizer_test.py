@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,6 +22,19 @@ HALF = (1 + math.cos(math.pi / 4)) / 2
       optimizer.Cosine(PEAK, 4, final_ratio=0.2),
       {0: 0, 2: 0.5, 4: 1, 6: 0.2 + 0.8 * HALF, 8: 0.6, 12: 0.2},
     ),
+    (
+      optimizer.Cosine(PEAK, final_ratio=0.2, warmup_tokens=49),
+      {0: 0, 2: 0.5, 4: 1, 6: 0.2 + 0.8 * HALF, 8: 0.6, 12: 0.2},
+    ),
+    (optimizer.Constant(PEAK, warmup_tokens=40), {0: 0, 1: 0.25, 4: 1, 11: 1}),
+    (
+      optimizer.WarmupStableDecay(PEAK, 2, final_ratio=0.2, decay_tokens=40),
+      {0: 0, 1: 0.5, 2: 1, 8: 1, 9: 0.2 + 0.8 * HALF, 10: 0.6, 12: 0.2},
+    ),
+    (
+      optimizer.WarmupStableDecay(PEAK, decay_tokens=1),
+      {0: 1, 11: 1, 12: 0.1},
+    ),
     (optimizer.Cosine(PEAK), {0: 1, 3: HALF, 6: 0.5, 12: 0}),
     (
       optimizer.WarmupStableDecay(PEAK, 2, 4, final_ratio=0.2),
@@ -35,7 +47,7 @@ HALF = (1 + math.cos(math.pi / 4)) / 2
   ],
 )
 def test_schedules_have_their_shape_over_twelve_steps(schedule, want):
-  rate = schedule.over(12)
+  rate = schedule.over(12, step_tokens=10)
   got = [float(rate(step)) for step in want]
   # Float32 rounding of numbers below 1.
   np.testing.assert_allclose(got, [PEAK * w for w in want.values()], atol=1e-7)
@@ -51,8 +63,8 @@ def test_schedules_have_their_shape_over_twelve_steps(schedule, want):
 )
 def test_a_schedule_longer_than_its_phase_is_refused(schedule, needed):
   with pytest.raises(ValueError, match=f"needs {needed} steps.*a phase of 4"):
-    schedule.over(4)
-  assert float(schedule.over(needed)(0)) >= 0
+    schedule.over(4, 10)
+  assert float(schedule.over(needed, 10)(0)) >= 0
 
 
 @pytest.mark.parametrize(
@@ -64,6 +76,9 @@ def test_a_schedule_longer_than_its_phase_is_refused(schedule, needed):
     lambda: optimizer.Cosine(1.0, -1),
     lambda: optimizer.Cosine(0.0),
     lambda: optimizer.WarmupStableDecay(1.0, 2, 0),
+    lambda: optimizer.WarmupStableDecay(1.0, 2, 3, decay_tokens=30),
+    lambda: optimizer.Constant(1.0, 1, warmup_tokens=10),
+    lambda: optimizer.Cosine(1.0, warmup_tokens=-10),
     lambda: optimizer.WarmupStableDecay(-1.0, 2, 2),
   ],
 )
@@ -91,18 +106,16 @@ def _random(scale, seed):
 
 def _updates(chosen, rate, params, gradients):
   """Returns each step's updates by path; parameters stay where they are."""
-  transform = chosen.transform(lambda step: jnp.asarray(rate)[step])
+  transform = chosen.transform()
   params = trees.unflatten(params)
   state, steps = transform.init(params), []
   update = jax.jit(transform.update)
-  for gradient in gradients:
+  for lr, gradient in zip(rate, gradients, strict=True):
     updates, state = update(trees.unflatten(gradient), state, params)
-    steps.append(jax.tree.map(np.asarray, trees.flatten(updates)))
+    steps.append(
+      {k: lr * np.asarray(u) for k, u in trees.flatten(updates).items()}
+    )
   return steps
-
-
-def _is_matrix(path):
-  return path.endswith(("kernel", "table"))
 
 
 def test_adamw_is_its_formula_and_clips_the_global_norm():
@@ -125,7 +138,7 @@ def test_adamw_is_its_formula_and_clips_the_global_norm():
       m = b1 * m + (1 - b1) * g
       v = b2 * v + (1 - b2) * g**2
       direction = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
-      if _is_matrix(path):
+      if path.endswith("kernel"):
         direction = direction + decay * p
       want = -rate[t - 1] * direction
       # A few float32 roundings of numbers below 1.
@@ -172,14 +185,17 @@ def test_muon_leaves_the_rest_to_adam(muon):
     np.testing.assert_allclose(first[path], want, rtol=1e-2)
 
 
+@pytest.mark.parametrize("embeddings", [False, True])
 @pytest.mark.parametrize("kind", [optimizer.AdamW, optimizer.Muon])
-def test_weight_decay_shrinks_matrices_alone(kind):
+def test_weight_decay_shrinks_kernels_and_by_choice_the_table(kind, embeddings):
   rate, decay = (0.5,), 0.25
   params, gradients = _random(1.0, 0), [_random(1e-3, 3)]
-  (with_decay,) = _updates(kind(weight_decay=decay), rate, params, gradients)
+  decaying = kind(weight_decay=decay, decay_embeddings=embeddings)
+  (with_decay,) = _updates(decaying, rate, params, gradients)
   (without,) = _updates(kind(), rate, params, gradients)
+  shrunk = ("kernel", "table") if embeddings else ("kernel",)
   for path, p in params.items():
-    want = -rate[0] * decay * p if _is_matrix(path) else np.zeros_like(p)
+    want = -rate[0] * decay * p if path.endswith(shrunk) else np.zeros_like(p)
     # Float32 rounding of updates below 1.
     np.testing.assert_allclose(
       with_decay[path] - without[path], want, atol=1e-6, err_msg=path

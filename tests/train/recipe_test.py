@@ -71,7 +71,7 @@ def test_phases_end_where_their_steps_add_up():
     ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
     ({"compute_dtype": "float16"}, "float32, bfloat16, got 'float16'"),
     ({"remat": "half"}, "remat must be one of none, full, .*, got 'half'"),
-    ({"steps": 1}, "Cosine needs 3 steps.*got a phase of 1"),
+    ({"optimizer_start": "warm"}, "must be one of fresh, kept, got 'warm'"),
   ],
 )
 def test_impossible_phases_are_refused(changes, message):
@@ -99,11 +99,42 @@ def test_a_surgery_is_measured_on_some_text():
     ({"prefetch_batches": 0}, "prefetch_batches must be at least 1, got 0"),
     ({"attention": "flush"}, "auto or one of reference, .*, got 'flush'"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
+    (
+      {"phases": (dataclasses.replace(PHASE, steps=2),)},
+      "Cosine needs 3 steps.*got a phase of 2",
+    ),
+    (
+      {"phases": (dataclasses.replace(PHASE, optimizer_start="kept"),)},
+      "needs a training before it in the run with the same optimizer, got None",
+    ),
+    (
+      {
+        "phases": (
+          PHASE,
+          dataclasses.replace(
+            PHASE, name="b", batch_size=8, schedule_start="kept"
+          ),
+        )
+      },
+      "with the same schedule and step_tokens, got pretrain",
+    ),
   ],
 )
 def test_impossible_recipes_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(RECIPE, **changes)
+
+
+def test_a_schedule_kept_is_one_over_all_phases():
+  kept = dataclasses.replace(PHASE, name="kept", steps=5, schedule_start="kept")
+  fresh = dataclasses.replace(PHASE, name="fresh")
+  phases = (PHASE, SurgeryPhase(Surgery()), kept, fresh)
+  recipe = dataclasses.replace(RECIPE, phases=phases)
+  whole = PHASE.schedule.over(15, PHASE.step_tokens)
+  for phase, step in ((PHASE, 3), (PHASE, 9), (kept, 10), (kept, 14)):
+    assert recipe.learning_rate(phase)(step) == whole(step)
+  alone = PHASE.schedule.over(10, PHASE.step_tokens)
+  assert recipe.learning_rate(fresh)(18) == alone(3) != whole(3)
 
 
 @pytest.mark.parametrize("name", ["1000", "", "..", "a/b", "metrics.jsonl"])

@@ -47,11 +47,11 @@ ATOL = 3e-6
 
 
 @functools.cache
-def _params():
+def _params(config=CONFIG):
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: np.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
-    transformer.param_shapes(CONFIG),
+    transformer.param_shapes(config),
   )
 
 
@@ -99,7 +99,7 @@ def wanted():
       m_hat = m[path] / (1 - ADAMW.b1**t)
       v_hat = v[path] / (1 - ADAMW.b2**t)
       direction = m_hat / (np.sqrt(v_hat) + ADAMW.eps)
-      if path.endswith(("kernel", "table")):
+      if path.endswith("kernel"):
         direction = direction + ADAMW.weight_decay * flat[path]
       flat[path] = flat[path] - rate * direction
     weight = _batch()["weights_BS"].sum()
@@ -117,8 +117,13 @@ def wanted():
 def _start(phase, mesh=None):
   """Returns the jitted step and the state it starts from; compiles once."""
   state = step.init_state(phase, _params(), FIRST)
+  rate = phase.schedule.over(phase.num_steps, phase.step_tokens)
   take = step.make_step(
-    CONFIG, phase, FIRST, "reference", mesh or _mesh(data=1)
+    CONFIG,
+    phase,
+    lambda step: rate(step - FIRST),
+    "reference",
+    mesh or _mesh(data=1),
   )
   if mesh is None:
     return jax.jit(take), state
@@ -233,6 +238,31 @@ def test_segments_count_where_the_data_masks_documents(document_mask):
   losses = [float(take(state, b)[1]["loss"]) for b in (batch, other)]
   # What the second document is predicted from.
   assert (losses[0] == losses[1]) == document_mask
+
+
+def test_moments_are_kept_but_for_gains_that_were_not_there():
+  normed = dataclasses.replace(CONFIG, qk_norm="qk")
+  plain, gained = (
+    step.init_state(PHASE, jax.tree.map(np.ones_like, params), 0)["opt_state"]
+    for params in (_params(), _params(normed))
+  )
+  used = jax.tree.map(lambda x: x + 7, plain)
+  kept = step.keep_moments(gained, used)
+  by_path = {
+    jax.tree_util.keystr(path): float(x.max())
+    for path, x in jax.tree.leaves_with_path(kept)
+  }
+  new = {
+    path: x
+    for path, x in by_path.items()
+    if "q_norm" in path or "k_norm" in path
+  }
+  assert len(new) == 4 and set(new.values()) == {0.0}
+  assert {by_path[p] for p in by_path.keys() - new.keys()} == {7.0}
+  wider = dataclasses.replace(CONFIG, mlp_width=48)
+  other = step.init_state(PHASE, _params(wider), 0)
+  with pytest.raises(ValueError, match="parameters of one shape, got"):
+    step.keep_moments(other["opt_state"], used)
 
 
 def test_the_loss_falls():
