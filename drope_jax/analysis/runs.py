@@ -65,7 +65,7 @@ class Run:
     field = "loss"
     if any("held_out_loss" in record for record in inside):
       field = "held_out_loss"
-    points = [record for record in inside if field in record]
+    points = [r for r in inside if r.get(field) is not None]
     start = self.start_of(name)
     tokens = [record["tokens"] - start for record in points]
     return tokens, [record[field] for record in points]

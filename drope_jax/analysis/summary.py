@@ -223,7 +223,10 @@ def _training(gathered):
     if len(run.metrics) < 2 or phases == {_RECALIBRATION}:
       continue  # A recalibration alone has a plot of its own.
     look = looks[run.name, "model"]
-    x, y = zip(*((m["tokens"], m["loss"]) for m in run.metrics), strict=True)
+    x, y = zip(
+      *((m["tokens"], m["loss"]) for m in run.metrics if m["loss"] is not None),
+      strict=True,
+    )
     curves.append(canvas.Curve(look, x, y))
     drop = run.start_of(_RECALIBRATION)
     if drop:

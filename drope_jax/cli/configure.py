@@ -21,7 +21,7 @@ from drope_jax.data import pipeline
 from drope_jax.evals import needles, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import optimizer, recipe
+from drope_jax.train import guard, optimizer, recipe
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ CLASSES = (
   optimizer.WarmupStableDecay,
   optimizer.Constant,
   compose.Surgery,
+  guard.Guard,
   recipe.TrainPhase,
   recipe.SurgeryPhase,
   recipe.Recipe,

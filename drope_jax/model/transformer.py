@@ -92,7 +92,8 @@ def hidden(
   backend: str = "reference",
   remat: str = "none",
   unroll: bool = False,
-) -> Array:
+  with_max_logit: bool = False,
+) -> Array | tuple[Array, Array]:
   """Returns the last layer's states x_BSM, which `unembed` reads.
 
   Computes in the parameters' dtype; norms and softmax are float32.
@@ -106,11 +107,14 @@ def hidden(
     backend: the attention's, see `attention.BACKENDS`.
     remat: which activations the backward pass finds, see `remat.POLICIES`.
     unroll: whether the layers are compiled one by one, not as a loop's body.
+    with_max_logit: whether attention's largest logit is returned too, over all
+      layers; no gradient passes through it.
 
   Raises:
-    ValueError: `params` do not fit `config`; there is no such remat policy.
+    ValueError: `params` do not fit `config`; there is no such remat policy;
+      the backend does not honour what is asked of it.
   """
-  x_BSM, _, _ = _run_layers(
+  x_BSM, _, _, max_logit_N = _run_layers(
     config,
     params,
     tokens_BS,
@@ -119,8 +123,9 @@ def hidden(
     backend=backend,
     remat=remat,
     unroll=unroll,
+    with_max_logit=with_max_logit,
   )
-  return x_BSM
+  return (x_BSM, max_logit_N.max()) if with_max_logit else x_BSM
 
 
 def forward_cached(
@@ -153,7 +158,7 @@ def forward_cached(
         "A key-value cache needs positions that do not change with length, "
         f"got {scheme}. Fix them with Dynamic.at(length)."
       )
-  x_BSM, cache, _ = _run_layers(
+  x_BSM, cache, *_ = _run_layers(
     config,
     params,
     tokens_BS,
@@ -195,7 +200,7 @@ def qk_projections(
   backend: str = "reference",
 ) -> tuple[Array, Array]:
   """Returns raw q_NBSHD and k_NBSKD: biased, before QK norm and positions."""
-  _, _, (q_NBSHD, k_NBSKD) = _run_layers(
+  _, _, (q_NBSHD, k_NBSKD), _ = _run_layers(
     config,
     params,
     tokens_BS,
@@ -212,7 +217,7 @@ def attention_inputs(
   backend: str = "reference",
 ) -> layers.QKV:
   """Returns q_NBSHD, k_NBSKD, v_NBSKD as attention reads them."""
-  _, _, qkv = _run_layers(
+  _, _, qkv, _ = _run_layers(
     config,
     params,
     tokens_BS,
@@ -234,9 +239,10 @@ def _run_layers(
   backend: str = "reference",
   remat: str = "none",
   unroll: bool = False,
+  with_max_logit: bool = False,
   collect: Callable[[layers.QKV, layers.QKV], Any] | None = None,
-) -> tuple[Array, caches.Cache | None, Any]:
-  """Returns states before the last norm, the cache, and `collect`, stacked."""
+) -> tuple[Array, caches.Cache | None, Any, Array | None]:
+  """Returns states before the last norm, the cache, `collect`, max_logit_N."""
   # Many a misfit would compute: heads of another number, a head left unread.
   trees.require_same_leaves(param_shapes(config), params, "this model")
   S = tokens_BS.shape[1]
@@ -273,19 +279,25 @@ def _run_layers(
       if not from_empty:
         seen = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
         offset_B = cache.length_B
-    out_BSHD = attention.attend(
+    attended = attention.attend(
       *seen,
       mask=attention.Mask(offset_B, window, segments_BS, segments_BS),
       logit_scale=logit_scale,
       slopes_H=slopes_H,
       rotation=rotation,
+      with_stats=with_max_logit,
       backend=backend,
     )
+    out_BSHD, max_logit = attended, None
+    if with_max_logit:
+      out_BSHD, stats = attended
+      max_logit = stats.max_logit_BHS.max()
     x_BSM += layer.attention.output(out_BSHD)
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
-    return (x_BSM, cache), collect and collect(raw, placed)
+    collected = collect and collect(raw, placed)
+    return (x_BSM, cache), (collected, max_logit)
 
-  (x_BSM, cache), collected = jax.lax.scan(
+  (x_BSM, cache), (collected, max_logit_N) = jax.lax.scan(
     remat_policies.apply(remat, body, in_loop=not unroll),
     (params["embed"]["table"][tokens_BS], cache),
     (
@@ -297,7 +309,7 @@ def _run_layers(
     ),
     unroll=unroll,
   )
-  return x_BSM, cache, collected
+  return x_BSM, cache, collected, max_logit_N
 
 
 def _module(

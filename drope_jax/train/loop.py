@@ -15,7 +15,6 @@ from typing import Any
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import numpy as np
 
 from drope_jax import attention, sharding
 from drope_jax.attention import FlashTpu
@@ -323,7 +322,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
       saves = now % recipe.save_every_steps == 0 or now == last
       if logs or saves:
         metrics = {k: float(v) for k, v in metrics.items()}
-        _require_finite(phase, now, metrics)
+        _require_taken(phase, now, metrics)
       if logs:
         elapsed_s = time.monotonic() - clock
         taken = now - clock_step
@@ -376,14 +375,15 @@ def _entry(manifest, operation, arguments, parent, steps_taken=0, tokens=0):
   )
 
 
-def _require_finite(
+def _require_taken(
   phase: TrainPhase, step: int, metrics: Mapping[str, float]
 ) -> None:
-  loss, grad_norm = metrics["loss"], metrics["grad_norm"]
-  # A finite loss whose gradients are not has ruined the parameters already.
-  if not np.isfinite([loss, grad_norm]).all():
+  limit = phase.guard.max_skips_in_a_row
+  if metrics["skips_in_a_row"] >= limit:
     raise ValueError(
-      f"{phase.name}: loss and gradients must stay finite, got a loss of "
-      f"{loss} and a gradient norm of {grad_norm} at step {step}. Lower the "
-      "schedule's peak, or add QK norm; earlier steps are kept."
+      f"{phase.name}: fewer than {limit} steps in a row may be skipped, got "
+      f"{metrics['skips_in_a_row']:.0f} up to step {step}, where the loss is "
+      f"{metrics['loss']:.4g} and the gradient norm {metrics['grad_norm']:.4g} "
+      f"({metrics['skipped']:.0f} skipped in all). Lower the schedule's peak, "
+      "add QK norm, or raise Guard.max_ratio; earlier steps are kept."
     )

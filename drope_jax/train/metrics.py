@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import math
 import os
 from typing import Any
 
@@ -36,10 +37,14 @@ class MetricsLog:
     self._file = path.open("a")
 
   def write(self, line: Mapping[str, Any]) -> None:
-    """Appends one line; it has "step"."""
+    """Appends one line; it has "step". What is not finite becomes null."""
     if self._file is None:
       return
-    self._file.write(json.dumps(dict(line)) + "\n")
+    finite = {
+      name: None if isinstance(x, float) and not math.isfinite(x) else x
+      for name, x in line.items()
+    }
+    self._file.write(json.dumps(finite) + "\n")
     self._file.flush()
 
   def __enter__(self) -> "MetricsLog":

@@ -12,6 +12,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.sharding import MeshConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loss
+from drope_jax.train.guard import Guard
 from drope_jax.train.optimizer import Optimizer, Schedule
 
 DTYPES = ("float32", "bfloat16")
@@ -41,6 +42,9 @@ class TrainPhase:
     compute_dtype: of activations; parameters and moments stay float32.
     z_loss: coefficient of lse^2, which the objective adds to cross-entropy.
     loss_chunk_tokens: whose logits a device holds at once.
+    guard: which steps are skipped, and when that ends the run.
+    log_max_logit: whether metrics have attention's largest logit, which needs
+      a backend that honours statistics.
     remat: which of a layer's activations the backward pass finds, by the
       name of a policy in `model.remat`; the others it computes again.
     unroll: whether the loop over layers is compiled as one straight line. It
@@ -62,6 +66,8 @@ class TrainPhase:
   compute_dtype: str = "float32"
   z_loss: float = 0.0
   loss_chunk_tokens: int = loss.CHUNK_TOKENS
+  guard: Guard = Guard()
+  log_max_logit: bool = False
   remat: str = "none"
   unroll: bool = False
 

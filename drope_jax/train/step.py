@@ -12,11 +12,12 @@ from drope_jax.attention import FlashTpu
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.train import guard as guards
 from drope_jax.train import loss as losses
 from drope_jax.train.recipe import TrainPhase
 
 State = dict[str, Any]
-"""params, opt_state (the phase's), and int32 step (of the run)."""
+"""params; opt_state and guard, the phase's; and int32 step, the run's."""
 
 
 def init_state(
@@ -26,6 +27,7 @@ def init_state(
   return {
     "params": params,
     "opt_state": phase.optimizer.transform().init(params),
+    "guard": phase.guard.init(),
     "step": jnp.asarray(step, jnp.int32),
   }
 
@@ -64,7 +66,8 @@ def make_step(
   """Returns step(state, batch) -> (state, metrics), to be jitted.
 
   The loss is the mean over the batch's weights, whatever the microbatches:
-  their gradients are summed and divided once.
+  their gradients are summed and divided once. A step that the phase's guard
+  refuses leaves params and opt_state as they were.
 
   Args:
     config: the model's.
@@ -75,7 +78,8 @@ def make_step(
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
   (float32); metrics are scalars: loss (nats a token), grad_norm, lr, weight
-  (tokens that counted).
+  (tokens that counted), skipped (steps so far in the phase), skips_in_a_row
+  (the most so far) and, by choice, max_logit (attention's largest).
   """
   transform = phase.optimizer.transform()
   segmented = phase.data.document_mask
@@ -90,8 +94,12 @@ def make_step(
       backend=backend,
       remat=phase.remat,
       unroll=phase.unroll,
+      with_max_logit=phase.log_max_logit,
     )
-    return losses.summed(
+    max_logit = -jnp.inf
+    if phase.log_max_logit:
+      x_BSM, max_logit = x_BSM
+    objective, nats = losses.summed(
       mesh,
       *transformer.head(config, cast, x_BSM),
       batch["targets_BS"],
@@ -99,6 +107,7 @@ def make_step(
       chunk_tokens=phase.loss_chunk_tokens,
       z_loss=phase.z_loss,
     )
+    return objective, (nats, max_logit)
 
   def summed_gradients(params, batch):
     differentiate = jax.grad(summed_loss, has_aux=True)
@@ -106,35 +115,48 @@ def make_step(
       return differentiate(params, batch)
 
     def add(total, microbatch):
-      part = differentiate(params, microbatch)
-      return jax.tree.map(jnp.add, total, part), None
+      gradients, (nats, max_logit) = differentiate(params, microbatch)
+      total_gradients, (total_nats, largest) = total
+      return (
+        jax.tree.map(jnp.add, total_gradients, gradients),
+        (total_nats + nats, jnp.maximum(largest, max_logit)),
+      ), None
 
-    zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
+    zero = jax.tree.map(jnp.zeros_like, params)
     # Every microbatch takes rows from all over the batch, so that each is
     # spread over all devices.
     microbatches = {
       name: jnp.swapaxes(x.reshape(-1, phase.accumulation, x.shape[1]), 0, 1)
       for name, x in batch.items()
     }
-    return jax.lax.scan(add, zero, microbatches)[0]
+    start = (zero, (jnp.zeros(()), -jnp.inf))
+    return jax.lax.scan(add, start, microbatches)[0]
 
   def step(state, batch):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
-    gradients, nats = summed_gradients(params, batch)
+    gradients, (nats, max_logit) = summed_gradients(params, batch)
     gradients = jax.tree.map(lambda g: g / weight, gradients)
-    updates, opt_state = transform.update(gradients, opt_state, params)
+    loss, grad_norm = nats / weight, optax.tree.norm(gradients)
+    takes, guard = phase.guard.judge(state["guard"], loss, grad_norm)
+    updates, moved_state = transform.update(gradients, opt_state, params)
     rate = schedule(state["step"])
     updates = jax.tree.map(lambda u: rate * u, updates)
+    moved = optax.apply_updates(params, updates)
     metrics = {
-      "loss": nats / weight,
-      "grad_norm": optax.tree.norm(gradients),
+      "loss": loss,
+      "grad_norm": grad_norm,
       "lr": rate,
       "weight": weight,
+      "skipped": guard["skipped"],
+      "skips_in_a_row": guard["longest_row"],
     }
+    if phase.log_max_logit:
+      metrics["max_logit"] = max_logit
     return {
-      "params": optax.apply_updates(params, updates),
-      "opt_state": opt_state,
+      "params": guards.choose(takes, moved, params),
+      "opt_state": guards.choose(takes, moved_state, opt_state),
+      "guard": guard,
       "step": state["step"] + 1,
     }, metrics
 

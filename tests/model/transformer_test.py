@@ -281,6 +281,27 @@ def test_the_logit_scale_does_what_scaling_q_does(
   )
 
 
+def test_the_largest_logit_is_that_of_all_layers_and_heads(
+  config, params, tokens_BS
+):
+  qkv = transformer.attention_inputs(config, params, tokens_BS)
+  S, groups = tokens_BS.shape[1], config.num_heads // config.num_kv_heads
+  k_NBSHD = np.repeat(qkv.k_BSKD, groups, axis=3)
+  logits = np.einsum("nbshd,nbthd->nbhst", qkv.q_BSHD, k_NBSHD)
+  visible_SS = np.tril(np.ones((S, S), bool))
+  want = logits[..., visible_SS].max() * config.head_dim**-0.5
+  x_BSM, got = transformer.hidden(
+    config, params, tokens_BS, backend="blockwise", with_max_logit=True
+  )
+  assert got == pytest.approx(want, rel=1e-5)
+  plain = transformer.hidden(config, params, tokens_BS, backend="blockwise")
+  np.testing.assert_allclose(x_BSM, plain, atol=1e-6)
+  with pytest.raises(ValueError, match="statistics needs a backend"):
+    transformer.hidden(
+      config, params, tokens_BS, backend="xla", with_max_logit=True
+    )
+
+
 def test_remat_and_unroll_change_no_gradient(config, params, tokens_BS):
   def traced(**options):
     def loss(params):

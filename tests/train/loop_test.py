@@ -21,7 +21,7 @@ from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import loop, metrics, optimizer
+from drope_jax.train import guard, loop, metrics, optimizer
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 MODEL = ModelConfig(
@@ -485,18 +485,20 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
   assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
-  base, tmp_path
-):
-  phase = dataclasses.replace(RECALIBRATE, schedule=optimizer.Constant(1e30))
+def test_skips_in_a_row_end_the_run_and_are_not_saved(base, tmp_path):
+  phase = dataclasses.replace(
+    RECALIBRATE,
+    schedule=optimizer.Constant(1e30),
+    guard=guard.Guard(max_skips_in_a_row=2),
+  )
   # It saves more often than it logs.
   recipe = dataclasses.replace(
     RECIPE, phases=(phase,), save_every_steps=1, log_every_steps=100
   )
-  message = "recalibrate: loss and gradients must stay finite, got a loss of "
-  with pytest.raises(ValueError, match=message + ".*at step 2.*Lower"):
+  message = "recalibrate: fewer than 2 steps in a row may be skipped, got 2 up "
+  with pytest.raises(ValueError, match=message + "to step 3, .* nan .*Lower"):
     _run(recipe, tmp_path / "run", base)
-  assert store.finished_steps(tmp_path / "run") == [1]
+  assert store.finished_steps(tmp_path / "run") == [1, 2]
   assert _lines(tmp_path / "run") == []
 
 

@@ -45,6 +45,14 @@ def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
     assert metrics.read(tmp_path) == [{"step": 1}]
 
 
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+  with metrics.MetricsLog(tmp_path, 0) as log:
+    log.write({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+  assert metrics.read(tmp_path) == [
+    {"step": 1, "loss": None, "grad_norm": None}
+  ]
+
+
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   _log(tmp_path, 0, [2, 4])

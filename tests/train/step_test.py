@@ -105,6 +105,7 @@ def wanted():
     weight = _batch()["weights_BS"].sum()
     metrics.append(
       {"loss": loss, "grad_norm": norm, "lr": rate, "weight": weight}
+      | {"skipped": 0, "skips_in_a_row": 0}
     )
   assert metrics[0]["grad_norm"] > 2 * ADAMW.clip_norm, "nothing is clipped"
   start = trees.flatten(_params())
@@ -172,8 +173,16 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
     loss_chunk_tokens=5,
     remat="save_qkv_proj",
     unroll=True,
+    log_max_logit=True,
   )
-  _assert_same(*_run(phase), *wanted)
+  state, metrics = _run(phase)
+  _, largest = transformer.hidden(
+    CONFIG, _params(), _batch()["inputs_BS"], with_max_logit=True
+  )
+  assert metrics[0]["max_logit"] == pytest.approx(float(largest), rel=1e-5)
+  for line in metrics:
+    del line["max_logit"]
+  _assert_same(state, metrics, *wanted)
 
 
 def _row_loss(batch, rows):
@@ -238,6 +247,25 @@ def test_segments_count_where_the_data_masks_documents(document_mask):
   losses = [float(take(state, b)[1]["loss"]) for b in (batch, other)]
   # What the second document is predicted from.
   assert (losses[0] == losses[1]) == document_mask
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_counts(wanted):
+  take, state = _start(PHASE)
+  for _ in range(2):
+    state, _ = take(state, _batch())
+  poisoned = _batch()
+  poisoned["weights_BS"][3, 0] = np.nan
+  after, metrics = take(state, poisoned)
+  assert np.isnan(metrics["loss"]) and np.isnan(metrics["grad_norm"])
+  for name in ("params", "opt_state"):
+    for old, new in zip(
+      *map(jax.tree.leaves, (state[name], after[name])), strict=True
+    ):
+      np.testing.assert_array_equal(old, new)
+  assert int(after["step"]) == int(state["step"]) + 1
+  _, metrics = take(after, _batch())
+  assert (metrics["skipped"], metrics["skips_in_a_row"]) == (1, 1)
+  assert np.isfinite(metrics["loss"])
 
 
 def test_moments_are_kept_but_for_gains_that_were_not_there():
