@@ -39,6 +39,7 @@ CLASSES = (
   optimizer.Constant,
   compose.Surgery,
   guard.Guard,
+  recipe.HeldOut,
   recipe.TrainPhase,
   recipe.SurgeryPhase,
   recipe.Recipe,

@@ -182,7 +182,7 @@ def _recalibrate(
       live.update(
         rich.console.Group(
           f"held-out loss {points[-1][1]:.3f} after {points[-1][0]:,} tokens",
-          chart.draw(points, levels, recipe.tokens_at(recipe.end_steps()[-1])),
+          chart.draw(points, levels, recipe.tokens),
           bar.renderable,
         )
       )

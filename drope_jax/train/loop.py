@@ -8,6 +8,7 @@ Files, clocks and progress are here; the step itself is pure (`step`).
 from collections.abc import Callable, Mapping
 import dataclasses
 import datetime
+import math
 import os
 import time
 from typing import Any
@@ -86,7 +87,16 @@ def run(
   preflight.claim(recipe, stores, directory)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
-  context = _Run(recipe, directory, mesh, base_dir, stores, on_metrics, probe)
+  context = _Run(
+    recipe,
+    directory,
+    mesh,
+    base_dir,
+    stores,
+    _start_tokens(recipe, base_dir),
+    on_metrics,
+    probe,
+  )
   model, done = _resume_model(context, saved)
   if not done and not saved:
     on_model("start", model)
@@ -135,6 +145,7 @@ class _Run:
   mesh: jax.sharding.Mesh
   base_dir: str | None
   stores: Mapping[str, str]
+  start_tokens: int
   on_metrics: Listener
   probe: Probe
 
@@ -188,6 +199,14 @@ def _resume_model(run: _Run, saved: int) -> tuple[Model, int]:
   return Model(initialise(jax.random.key(run.recipe.seed)), manifest), 0
 
 
+def _start_tokens(recipe: Recipe, base_dir: str | None) -> int:
+  """Returns the tokens that were behind the model that a run starts from."""
+  if recipe.init_from is None:
+    return 0
+  manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
+  return manifest.lineage[-1].tokens if manifest.lineage else 0
+
+
 def _load(run: _Run, path) -> Model:
   config = store.describe(path)[0].model
   shardings = sharding.param_shardings(
@@ -237,13 +256,17 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   config = _phase_config(phase, model)
   backend = resolve_backend(run.recipe.attention, config, phase.compute_dtype)
 
-  def manifest_at(step: int) -> manifests.Manifest:
+  def manifest_at(
+    step: int, recovery: Mapping[str, float] | None = None
+  ) -> manifests.Manifest:
     arguments = {
       "phase": phase,
       "attention": backend,
       "seed": run.recipe.seed,
       "stores": {path: run.stores[path] for path in phase.data.stores},
     }
+    if recovery:
+      arguments["recovery"] = recovery
     taken = step - first
     entry = _entry(
       model.manifest,
@@ -267,7 +290,9 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
-      state, _ = saves.restore(abstract)
+      state, manifest = saves.restore(abstract)
+      if saved == last:
+        return Model(state["params"], manifest)
     else:
       start = jax.jit(
         lambda params: steps.init_state(phase, params, first),
@@ -283,8 +308,15 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
     def save(step: int, state: steps.State) -> None:
       saves.save(step, state, manifest_at(step))
 
-    state = _take_steps(run, phase, model, backend, first, state, save)
-  return Model(state["params"], manifest_at(last))
+    state, recovery = _take_steps(
+      run, phase, model, backend, first, state, save
+    )
+    ended = int(state["step"])
+    manifest = manifest_at(ended, recovery)
+    # The steps that an early end left out count as behind the run.
+    state["step"] += last - ended
+    saves.save(last, state, manifest)
+  return Model(state["params"], manifest)
 
 
 def _state_before(run, phase, saves, first):
@@ -296,7 +328,10 @@ def _state_before(run, phase, saves, first):
 
 
 def _take_steps(run, phase, model, backend, first, state, save):
-  """Returns the state at the phase's last step, saving on the way."""
+  """Returns the state in which the phase ends, and how it recovered, if so.
+
+  Saves on the way, not at the end.
+  """
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
   backend = attention.on_mesh(backend, run.mesh, **sharding.ATTENTION)
@@ -307,6 +342,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
   )
+  measure = _measurement(run, phase, config, backend)
   now = int(state["step"])
   # A model reads on where its history ended: no phase, and no run that starts
   # from another's checkpoint, sees the same order of the text again.
@@ -318,28 +354,82 @@ def _take_steps(run, phase, model, backend, first, state, save):
     while now < last:
       state, metrics = take(state, sharding.put_batch(run.mesh, next(batches)))
       now += 1
-      logs = now % recipe.log_every_steps == 0 or now == last
-      saves = now % recipe.save_every_steps == 0 or now == last
+      measures = phase.held_out is not None and (
+        now % phase.held_out.every_steps == 0 or now == last
+      )
+      logs = measures or now % recipe.log_every_steps == 0 or now == last
+      saves = now % recipe.save_every_steps == 0 and now < last
       if logs or saves:
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
       if logs:
         elapsed_s = time.monotonic() - clock
         taken = now - clock_step
+        measured = measure(state["params"]) if measures else {}
         line = {
           "step": now,
           "phase": phase.name,
-          "tokens": recipe.tokens_at(now),
+          "tokens": model.tokens
+          - run.start_tokens
+          + (now - first) * phase.step_tokens,
           **metrics,
+          **measured,
           **run.probe(config, state["params"]),
           "tokens_per_s": taken * phase.step_tokens / elapsed_s,
         }
         log.write(line)
         run.on_metrics(line)
+        if measured.get("recovered", 0) >= (phase.until_recovered or math.inf):
+          tokens = (now - first) * phase.step_tokens
+          return state, measured | {"tokens": tokens}
         clock, clock_step = time.monotonic(), now
       if saves:
         save(now, state)
-  return state
+  return state, None
+
+
+def _measurement(run, phase, config, backend):
+  """Returns a function from params to their metrics on held-out text."""
+  batches = [
+    sharding.put_batch(run.mesh, batch)
+    for batch in preflight.held_out_batches(phase, run.base_dir)
+  ]
+
+  def loss(config, backend):
+    evaluate = jax.jit(steps.make_evaluation(config, phase, backend, run.mesh))
+
+    def mean(params) -> float:
+      sums = [evaluate(params, batch) for batch in batches]
+      nats, weight = (sum(map(float, x)) for x in zip(*sums, strict=True))
+      return nats / weight
+
+    return mean
+
+  held_out_loss = loss(config, backend)
+  if phase.until_recovered is None:
+    return lambda params: {"held_out_loss": held_out_loss(params)}
+  base = _base(run)
+  base_config = _phase_config(phase, base)
+  base_backend = resolve_backend(
+    run.recipe.attention, base_config, phase.compute_dtype
+  )
+  base_loss = loss(base_config, base_backend)(base.params)
+
+  def measure(params):
+    found = held_out_loss(params)
+    return {
+      "held_out_loss": found,
+      "base_loss": base_loss,
+      "recovered": base_loss / found,
+    }
+
+  return measure
+
+
+def _base(run: _Run) -> Model:
+  if run.recipe.base is not None:
+    return _load(run, run.directory / run.recipe.base.name)
+  return _load(run, paths.resolve(run.recipe.init_from, run.base_dir))
 
 
 def _phase_config(phase: TrainPhase, model: Model) -> ModelConfig:

@@ -1,7 +1,9 @@
 """What is checked, and claimed, before a run's first step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -65,22 +67,22 @@ def check(
       if phase.surgery.needs_tokens:
         calibration(phase, recipe.phases[:index])
       config = _config_after(phase, config)
-    data = getattr(phase, "data", None) or getattr(phase, "calibration", None)
-    if data is None:
-      continue
-    opened_stores = pipeline.open_stores(data, base_dir)
-    for path, opened in zip(data.stores, opened_stores, strict=True):
-      fingerprints[path] = opened.fingerprint
-      if opened.tokenizer_fingerprint != fingerprint:
-        raise ValueError(
-          f"{phase.name}: a store needs the model's tokenizer "
-          f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
-          f"{opened.path}. Tokenize the text again with that file."
-        )
+    for data in _read_by(phase):
+      opened_stores = pipeline.open_stores(data, base_dir)
+      for path, opened in zip(data.stores, opened_stores, strict=True):
+        fingerprints[path] = opened.fingerprint
+        if opened.tokenizer_fingerprint != fingerprint:
+          raise ValueError(
+            f"{phase.name}: a store needs the model's tokenizer "
+            f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
+            f"{opened.path}. Tokenize the text again with that file."
+          )
     if isinstance(phase, TrainPhase):
-      rows = phase.batch_size // phase.accumulation
-      sharding.require_even_batch(mesh, rows, phase.context_tokens)
+      sharding.require_even_batch(
+        mesh, phase.microbatch_size, phase.context_tokens
+      )
       batches(recipe, phase, base_dir)  # Refuses too short a store.
+      held_out_batches(phase, base_dir)
   return fingerprints
 
 
@@ -175,6 +177,26 @@ def batches(
   )
 
 
+def held_out_batches(
+  phase: TrainPhase, base_dir: str | None
+) -> list[dict[str, np.ndarray]]:
+  """Returns this process's rows of a phase's held-out text, [] without one."""
+  if phase.held_out is None:
+    return []
+  rows = phase.microbatch_size
+  endless = pipeline.batches(
+    phase.held_out.data,
+    batch_size=rows,
+    context_tokens=phase.context_tokens,
+    seed=0,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    base_dir=base_dir,
+  )
+  count = math.ceil(phase.held_out.sequences / rows)
+  return [*itertools.islice(endless, count)]
+
+
 def calibration(
   phase: SurgeryPhase, before: Sequence[TrainPhase | SurgeryPhase]
 ) -> pipeline.DataConfig:
@@ -190,6 +212,14 @@ def calibration(
       "SurgeryPhase.calibration, or let a training come before."
     )
   return phase.calibration or trained[-1]
+
+
+def _read_by(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
+  if isinstance(phase, SurgeryPhase):
+    data = [phase.calibration]
+  else:
+    data = [phase.data, phase.held_out and phase.held_out.data]
+  return [config for config in data if config is not None]
 
 
 def _config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:

@@ -20,6 +20,29 @@ STARTS = ("fresh", "kept")
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Text that a training is measured on.
+
+  Attributes:
+    data: stores that the phase does not read.
+    sequences: how many of the phase's length, the same ones each time, rounded
+      up to whole microbatches.
+    every_steps: between measurements.
+  """
+
+  data: DataConfig
+  sequences: int = 64
+  every_steps: int = 100
+
+  def __post_init__(self):
+    if min(self.sequences, self.every_steps) < 1:
+      raise ValueError(
+        "HeldOut needs at least 1 sequence and 1 step in between, got "
+        f"{self.sequences} and {self.every_steps}. Raise them."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainPhase:
   """Steps of one optimizer under one schedule.
 
@@ -38,6 +61,10 @@ class TrainPhase:
       before it stopped, and is one over the steps of both.
     steps: optimizer steps; or give `tokens`.
     tokens: rounded down to whole steps; or give `steps`.
+    held_out: text on which metrics have a loss; None: none.
+    until_recovered: ends the phase early, where a measurement finds this share
+      of the base recovered: its loss / the model's, on the held-out text at
+      this length. The base is the model before the run's first surgery.
     accumulation: microbatches a step; divides `batch_size`.
     compute_dtype: of activations; parameters and moments stay float32.
     z_loss: coefficient of lse^2, which the objective adds to cross-entropy.
@@ -62,6 +89,8 @@ class TrainPhase:
   schedule_start: str = "fresh"
   steps: int | None = None
   tokens: int | None = None
+  held_out: HeldOut | None = None
+  until_recovered: float | None = None
   accumulation: int = 1
   compute_dtype: str = "float32"
   z_loss: float = 0.0
@@ -102,6 +131,21 @@ class TrainPhase:
         f"{self.name}: TrainPhase.compute_dtype must be one of "
         f"{', '.join(DTYPES)}, got {self.compute_dtype!r}. Name one of these."
       )
+    if self.held_out is not None:
+      shared = {*self.held_out.data.stores} & {*self.data.stores}
+      if shared:
+        raise ValueError(
+          f"{self.name}: held-out text must not be trained on, got "
+          f"{', '.join(sorted(shared))} as both. Name another store."
+        )
+    if self.until_recovered is not None and (
+      self.held_out is None or not 0 < self.until_recovered <= 1
+    ):
+      raise ValueError(
+        f"{self.name}: TrainPhase.until_recovered is a share of at most 1 and "
+        f"needs held_out text, got {self.until_recovered} and "
+        f"{self.held_out}. Set both, or neither."
+      )
     if self.remat not in remat.POLICIES:
       raise ValueError(
         f"{self.name}: TrainPhase.remat must be one of "
@@ -121,8 +165,13 @@ class TrainPhase:
     return self.batch_size * self.context_tokens
 
   @property
+  def microbatch_size(self) -> int:
+    """Sequences that are computed at once, over all devices."""
+    return self.batch_size // self.accumulation
+
+  @property
   def num_steps(self) -> int:
-    """Optimizer steps of the phase."""
+    """Optimizer steps of the phase, at most."""
     return (
       self.steps if self.tokens is None else self.tokens // self.step_tokens
     )
@@ -231,17 +280,22 @@ class Recipe:
     for phase in self.phases:
       if isinstance(phase, TrainPhase):
         self._require_same_as_kept(phase)
+        self._require_base(phase)
         self.learning_rate(phase)  # Refuses a schedule that has no room.
 
   def end_steps(self) -> tuple[int, ...]:
-    """Returns the run's step at which each phase ends."""
+    """Returns the run's step at which each phase ends.
+
+    One that ends early takes none of those left: the next starts where it would
+    have, had it not.
+    """
     ends, total = [], 0
     for phase in self.phases:
       total += phase.num_steps if isinstance(phase, TrainPhase) else 0
       ends.append(total)
     return tuple(ends)
 
-  def before(self, phase: TrainPhase) -> TrainPhase | None:
+  def before(self, phase: TrainPhase | SurgeryPhase) -> TrainPhase | None:
     """Returns the training before a phase, if there is one."""
     earlier = self.phases[: self.phases.index(phase)]
     trained = [p for p in earlier if isinstance(p, TrainPhase)]
@@ -266,6 +320,30 @@ class Recipe:
     rate = phase.schedule.over(steps, phase.step_tokens)
     return lambda step: rate(step - first)
 
+  @property
+  def tokens(self) -> int:
+    """Tokens of all trainings, at most."""
+    trained = [p for p in self.phases if isinstance(p, TrainPhase)]
+    return sum(p.num_steps * p.step_tokens for p in trained)
+
+  @property
+  def base(self) -> TrainPhase | None:
+    """The training before the run's first surgery; None where none is."""
+    return self.before(
+      next(p for p in self.phases if isinstance(p, SurgeryPhase))
+    )
+
+  def _require_base(self, phase: TrainPhase) -> None:
+    if phase.until_recovered is None:
+      return
+    earlier = self.phases[: self.phases.index(phase)]
+    operated = any(isinstance(p, SurgeryPhase) for p in earlier)
+    if not operated or (self.init_from is None and self.base is None):
+      raise ValueError(
+        f"{phase.name}: TrainPhase.until_recovered needs a trained model and a "
+        "surgery on it before, got none. Give the phase's steps alone."
+      )
+
   def _require_same_as_kept(self, phase: TrainPhase) -> None:
     before = self.before(phase)
     for field, shared in (
@@ -281,13 +359,3 @@ class Recipe:
           f"in the run with the same {' and '.join(shared)}, got "
           f"{before and before.name}. Make them alike, or start fresh."
         )
-
-  def tokens_at(self, step: int) -> int:
-    """Returns the tokens trained on, in this run, up to its step `step`."""
-    tokens = first = 0
-    for phase in self.phases:
-      if isinstance(phase, TrainPhase):
-        taken = min(max(step - first, 0), phase.num_steps)
-        tokens += taken * phase.step_tokens
-        first += phase.num_steps
-    return tokens

@@ -1,6 +1,7 @@
 """The training step: one pure function of state and batch."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
 import jax
@@ -82,32 +83,9 @@ def make_step(
   (the most so far) and, by choice, max_logit (attention's largest).
   """
   transform = phase.optimizer.transform()
-  segmented = phase.data.document_mask
-
-  def summed_loss(params, batch):
-    cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
-    x_BSM = transformer.hidden(
-      config,
-      cast,
-      batch["inputs_BS"],
-      segments_BS=batch["segments_BS"] if segmented else None,
-      backend=backend,
-      remat=phase.remat,
-      unroll=phase.unroll,
-      with_max_logit=phase.log_max_logit,
-    )
-    max_logit = -jnp.inf
-    if phase.log_max_logit:
-      x_BSM, max_logit = x_BSM
-    objective, nats = losses.summed(
-      mesh,
-      *transformer.head(config, cast, x_BSM),
-      batch["targets_BS"],
-      batch["weights_BS"],
-      chunk_tokens=phase.loss_chunk_tokens,
-      z_loss=phase.z_loss,
-    )
-    return objective, (nats, max_logit)
+  summed_loss = functools.partial(
+    _summed_loss, config, phase, phase.data, backend, mesh
+  )
 
   def summed_gradients(params, batch):
     differentiate = jax.grad(summed_loss, has_aux=True)
@@ -161,3 +139,51 @@ def make_step(
     }, metrics
 
   return step
+
+
+def make_evaluation(
+  config: ModelConfig,
+  phase: TrainPhase,
+  backend: str | FlashTpu,
+  mesh: Mesh,
+) -> Callable[[transformer.Params, Mapping[str, Array]], tuple[Array, Array]]:
+  """Returns evaluate(params, batch) -> (nats, weight), to be jitted.
+
+  Args as of `make_step`; the batch is of the phase's held-out text, and the
+  sums over its tokens, whose quotient is the loss.
+  """
+
+  def evaluate(params, batch):
+    _, (nats, _) = _summed_loss(
+      config, phase, phase.held_out.data, backend, mesh, params, batch
+    )
+    return nats, jnp.sum(batch["weights_BS"])
+
+  return evaluate
+
+
+def _summed_loss(config, phase, data, backend, mesh, params, batch):
+  """Returns the objective and, beside it, nats and the largest logit."""
+  cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
+  x_BSM = transformer.hidden(
+    config,
+    cast,
+    batch["inputs_BS"],
+    segments_BS=batch["segments_BS"] if data.document_mask else None,
+    backend=backend,
+    remat=phase.remat,
+    unroll=phase.unroll,
+    with_max_logit=phase.log_max_logit,
+  )
+  max_logit = -jnp.inf
+  if phase.log_max_logit:
+    x_BSM, max_logit = x_BSM
+  objective, nats = losses.summed(
+    mesh,
+    *transformer.head(config, cast, x_BSM),
+    batch["targets_BS"],
+    batch["weights_BS"],
+    chunk_tokens=phase.loss_chunk_tokens,
+    z_loss=phase.z_loss,
+  )
+  return objective, (nats, max_logit)

@@ -19,10 +19,16 @@ from drope_jax import positional, sharding, trees
 from drope_jax.checkpoint import store
 from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
+from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import guard, loop, metrics, optimizer
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import (
+  HeldOut,
+  Recipe,
+  SurgeryPhase,
+  TrainPhase,
+)
 
 MODEL = ModelConfig(
   vocab_size=288,
@@ -96,16 +102,17 @@ def base(tmp_path_factory):
   text = "the whale and the sea, a ship of gold " * 40
   tokenizer.train_sentencepiece([text], 280, str(base / "t.model"))
   _write_store(base, seed=0)
+  _write_store(base, seed=2, name="held")
   return base
 
 
-def _write_store(base, seed):
+def _write_store(base, seed, name="store"):
   rng = np.random.default_rng(seed)
   documents = [
     rng.integers(3, 280, length).tolist() for length in rng.integers(2, 20, 500)
   ]
   ids = sources.Generated("ids", "", functools.partial(iter, documents))
-  writer.write(str(base / "store"), [ids], str(base / "t.model"))
+  writer.write(str(base / name), [ids], str(base / "t.model"))
 
 
 def _probe(config, params):
@@ -394,6 +401,65 @@ def test_a_training_in_two_that_keeps_its_state_is_one(base, tmp_path):
     _run(recipe, tmp_path / "2", base, **_stop_at([], model="first"))
   halves = _run(recipe, tmp_path / "2", base)
   _assert_same_bits(_leaves(halves), _leaves(whole))
+
+
+HELD_OUT = HeldOut(pipeline.DataConfig(("held",)), sequences=3, every_steps=2)
+
+
+_UNTIL_RECOVERED = dataclasses.replace(
+  RECIPE,
+  phases=(
+    PRETRAIN,
+    SURGERY,
+    dataclasses.replace(RECALIBRATE, held_out=HELD_OUT, until_recovered=1.0),
+    dataclasses.replace(RECALIBRATE, name="after", tokens=None, steps=2),
+  ),
+  save_every_steps=1,
+)
+
+
+def _held_out_loss(folder, base):
+  """Written anew: of a checkpoint, on the first four held-out sequences."""
+  params, manifest = store.load_model(folder)
+  rows = pipeline.batches(
+    HELD_OUT.data,
+    batch_size=4,
+    context_tokens=8,
+    seed=0,
+    base_dir=str(base),
+  )
+  batch = next(rows)
+  logits_BSV = transformer.forward(manifest.model, params, batch["inputs_BS"])
+  log_p_BSV = jax.nn.log_softmax(logits_BSV)
+  target_BS1 = batch["targets_BS"][..., None]
+  return -np.take_along_axis(np.asarray(log_p_BSV), target_BS1, -1).mean()
+
+
+def test_a_recalibration_ends_once_the_base_is_recovered(base, tmp_path):
+  folder = tmp_path / "run"
+  for where in ({"step": 8}, {"model": "recalibrate"}):
+    with pytest.raises(Stop):
+      _run(_UNTIL_RECOVERED, folder, base, **_stop_at([], **where))
+  # As if it had died between the early end's save and the phase's.
+  shutil.rmtree(folder / "recalibrate")
+  final = _run(_UNTIL_RECOVERED, folder, base)
+  lines = _lines(folder)
+  assert [line["step"] for line in lines] == [*range(1, 9), 11, 12]
+  tokens = [80, 112, 144, 176, 208, 240]
+  assert [line["tokens"] for line in lines[4:]] == tokens
+  assert lines[5]["recovered"] < 1 and "recovered" not in lines[6]
+  measured = lines[7]
+  base_loss = _held_out_loss(folder / "pretrain", base)
+  loss = _held_out_loss(folder / "recalibrate", base)
+  # Mean losses in float32, summed in another order.
+  assert measured["base_loss"] == pytest.approx(base_loss, rel=1e-5)
+  assert measured["held_out_loss"] == pytest.approx(loss, rel=1e-5)
+  assert measured["recovered"] == pytest.approx(base_loss / loss, rel=1e-5)
+  _, _, recalibrated, after = final.manifest.lineage
+  assert recalibrated.arguments["recovery"]["tokens"] == 96
+  assert (recalibrated.tokens, recalibrated.steps) == (80 + 96, 8)
+  assert (after.tokens, after.steps) == (80 + 96 + 64, 10)
+  assert "recovery" not in after.arguments
 
 
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):

@@ -9,7 +9,12 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import optimizer
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import (
+  HeldOut,
+  Recipe,
+  SurgeryPhase,
+  TrainPhase,
+)
 
 MODEL = ModelConfig(
   vocab_size=32,
@@ -29,6 +34,12 @@ PHASE = TrainPhase(
   optimizer=optimizer.AdamW(),
   schedule=optimizer.Cosine(1e-3, warmup_steps=2),
   steps=10,
+)
+RECOVERING = dataclasses.replace(
+  PHASE,
+  name="recalibrate",
+  held_out=HeldOut(DataConfig(("held",))),
+  until_recovered=0.99,
 )
 RECIPE = Recipe((PHASE,), model=MODEL, tokenizer="t.model")
 
@@ -71,6 +82,15 @@ def test_phases_end_where_their_steps_add_up():
     ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
     ({"compute_dtype": "float16"}, "float32, bfloat16, got 'float16'"),
     ({"remat": "half"}, "remat must be one of none, full, .*, got 'half'"),
+    (
+      {"held_out": HeldOut(DataConfig(("a", "store")))},
+      "held-out text must not be trained on, got store as both",
+    ),
+    ({"until_recovered": 0.9}, "needs held_out text, got 0.9 and None"),
+    (
+      {"until_recovered": 1.1, "held_out": HeldOut(DataConfig(("held",)))},
+      "a share of at most 1 and needs held_out text, got 1.1",
+    ),
     ({"optimizer_start": "warm"}, "must be one of fresh, kept, got 'warm'"),
   ],
 )
@@ -118,6 +138,14 @@ def test_a_surgery_is_measured_on_some_text():
       },
       "with the same schedule and step_tokens, got pretrain",
     ),
+    (
+      {"phases": (SurgeryPhase(Surgery(drop=(0,))), RECOVERING)},
+      "needs a trained model and a surgery on it before, got none",
+    ),
+    (
+      {"phases": (PHASE, RECOVERING)},
+      "needs a trained model and a surgery on it before, got none",
+    ),
   ],
 )
 def test_impossible_recipes_are_refused(changes, message):
@@ -143,6 +171,15 @@ def test_a_phase_whose_name_makes_no_folder_of_its_own_is_refused(name):
     dataclasses.replace(
       RECIPE, phases=(PHASE, dataclasses.replace(PHASE, name=name))
     )
+
+
+def test_the_base_is_what_was_before_the_first_surgery():
+  phases = (PHASE, SurgeryPhase(Surgery(drop=(0,))), RECOVERING)
+  assert dataclasses.replace(RECIPE, phases=phases).base is PHASE
+  imported = dataclasses.replace(
+    RECIPE, phases=phases[1:], model=None, tokenizer=None, init_from="there"
+  )
+  assert imported.base is None
 
 
 def test_equal_recipes_are_equal_and_hashable():
