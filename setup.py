@@ -34,6 +34,7 @@ _RUNTIME = [
 _GCS = ["gcsfs>=2026.1"]
 _GGUF = ["gguf>=0.17"]
 _PARQUET = ["pyarrow>=18"]
+_TENSORBOARD = ["tensorboardX>=2.6.2"]
 
 _EXTRAS = {
   "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
@@ -45,6 +46,7 @@ _EXTRAS = {
     *_GCS,
     *_GGUF,
     *_PARQUET,
+    *_TENSORBOARD,
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "import-linter>=2.1",
@@ -56,7 +58,7 @@ _EXTRAS = {
     "transformers>=5,<6",
   ],
   "tpu": ["jax[tpu]>=0.10,<0.12"],
-  "track": ["tensorboard>=2.18", "wandb>=0.19"],
+  "track": [*_TENSORBOARD, "tensorboard>=2.18", "wandb>=0.19"],
 }
 
 setuptools.setup(

@@ -26,7 +26,7 @@ from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import optimizer, recipe
+from drope_jax.train import flops, optimizer, recipe
 from drope_jax.train import step as steps
 
 _ROWS = {
@@ -122,19 +122,9 @@ def _time_row(args: argparse.Namespace) -> tuple[float, float]:
     jax.block_until_ready((state, metrics))
     step_times.append(time.perf_counter() - start)
   step_s = statistics.median(step_times[2:])
-  bound_s = _step_flops(config, params, ids_BS.size, args.tokens) / _rate(
-    ids_BS.size, config
-  )
+  products = flops.of_token(config, args.tokens).causal * ids_BS.size
+  bound_s = products / _rate(ids_BS.size, config)
   return step_s, bound_s / step_s
-
-
-def _step_flops(config, params, tokens: int, context_tokens: int) -> float:
-  """Returns the products' operations, forward and backward, causal."""
-  layers = params["layers"]
-  weights = sum(x.size for x in jax.tree.leaves(layers) if x.ndim == 3)
-  weights += config.vocab_size * config.width
-  attended = config.num_layers * config.num_heads * config.head_dim
-  return 6 * tokens * (weights + attended * context_tokens)
 
 
 def _rate(tokens: int, config: ModelConfig) -> float:

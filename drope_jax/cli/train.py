@@ -6,14 +6,18 @@ finished phase, by its name.
 
   drope train recipes/from_scratch.gin --data stores --out runs/scratch
   drope train mine.gin --set 'recalibrate/TrainPhase.steps = 2000'
+  drope train mine.gin --track tensorboard
 """
 
 import argparse
+from collections.abc import Mapping
 import pathlib
+from typing import Any
 
+import jax
 import rich.console
 
-from drope_jax.cli import configure, progress
+from drope_jax.cli import configure, progress, track
 from drope_jax.train import loop
 from drope_jax.train.recipe import Recipe
 
@@ -37,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="DIR",
     help="where the recipe's relative paths start (default: here)",
   )
+  parser.add_argument(
+    "--track",
+    action="append",
+    choices=track.TRACKERS,
+    default=[],
+    help="show metrics there too; may be repeated",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,13 +58,21 @@ def run(args: argparse.Namespace) -> None:
   """
   recipe = configure.build(args.config, Recipe, args.overrides)
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
-  console = rich.console.Console(stderr=True)
-  with progress.TrainingProgress(recipe, console) as show:
+  console = rich.console.Console(stderr=True, quiet=jax.process_index() != 0)
+  with (
+    track.listeners(args.track, out, recipe) as trackers,
+    progress.TrainingProgress(recipe, console) as show,
+  ):
+
+    def on_metrics(line: Mapping[str, Any]) -> None:
+      for listener in (show, *trackers):
+        listener(line)
+
     loop.run(
       recipe,
       out,
       base_dir=args.data,
-      on_metrics=show,
+      on_metrics=on_metrics,
       on_model=lambda name, model: console.print(
         f"{name}: {model.tokens:,} tokens of training behind it"
       ),

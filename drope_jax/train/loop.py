@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import math
 import os
-import time
 from typing import Any
 
 from etils import epath
@@ -26,8 +25,9 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
+from drope_jax.train import flops, preflight
+from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
-from drope_jax.train import preflight
 from drope_jax.train import step as steps
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
@@ -350,9 +350,16 @@ def _take_steps(run, phase, model, backend, first, state, save):
   read += (now - first) * phase.batch_size
   batches = preflight.batches(recipe, phase, run.base_dir, read)
   with metrics_lib.MetricsLog(run.directory, now) as log:
-    clock, clock_step = time.monotonic(), now
+    meter = meters.Meter(
+      flops.of_token(config, phase.context_tokens),
+      phase.step_tokens,
+      run.mesh.devices,
+    )
     while now < last:
-      state, metrics = take(state, sharding.put_batch(run.mesh, next(batches)))
+      with meter.waiting():
+        batch = sharding.put_batch(run.mesh, next(batches))
+      state, metrics = take(state, batch)
+      meter.start_step(metrics)
       now += 1
       measures = phase.held_out is not None and (
         now % phase.held_out.every_steps == 0 or now == last
@@ -363,8 +370,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
       if logs:
-        elapsed_s = time.monotonic() - clock
-        taken = now - clock_step
+        speed = meter.line()
         measured = measure(state["params"]) if measures else {}
         line = {
           "step": now,
@@ -375,14 +381,14 @@ def _take_steps(run, phase, model, backend, first, state, save):
           **metrics,
           **measured,
           **run.probe(config, state["params"]),
-          "tokens_per_s": taken * phase.step_tokens / elapsed_s,
+          **speed,
         }
         log.write(line)
         run.on_metrics(line)
         if measured.get("recovered", 0) >= (phase.until_recovered or math.inf):
           tokens = (now - first) * phase.step_tokens
           return state, measured | {"tokens": tokens}
-        clock, clock_step = time.monotonic(), now
+        meter.restart()
       if saves:
         save(now, state)
   return state, None

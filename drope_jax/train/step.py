@@ -78,9 +78,10 @@ def make_step(
     mesh: over which state and batches lie, as `sharding` lays them.
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
-  (float32); metrics are scalars: loss (nats a token), grad_norm, lr, weight
-  (tokens that counted), skipped (steps so far in the phase), skips_in_a_row
-  (the most so far) and, by choice, max_logit (attention's largest).
+  (float32); metrics are scalars: loss (nats a token), its perplexity,
+  grad_norm, param_norm (before the step), lr, weight (tokens that counted),
+  skipped (steps so far in the phase), skips_in_a_row (the most so far) and, by
+  choice, max_logit (attention's largest).
   """
   transform = phase.optimizer.transform()
   summed_loss = functools.partial(
@@ -123,7 +124,9 @@ def make_step(
     moved = optax.apply_updates(params, updates)
     metrics = {
       "loss": loss,
+      "perplexity": jnp.exp(loss),
       "grad_norm": grad_norm,
+      "param_norm": optax.tree.norm(params),
       "lr": rate,
       "weight": weight,
       "skipped": guard["skipped"],

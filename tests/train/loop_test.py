@@ -175,9 +175,13 @@ def _assert_same_bits(got, want):
     assert got[path].tobytes() == want[path].tobytes(), path
 
 
+_TIMED = ("tokens_per_s", "mfu", "step_s", "data_wait")
+
+
 def _lines(folder):
+  """What metrics.jsonl has that no clock measured."""
   return [
-    {name: value for name, value in line.items() if name != "tokens_per_s"}
+    {k: value for k, value in line.items() if not k.startswith(_TIMED)}
     for line in metrics.read(folder)
   ]
 
@@ -242,6 +246,11 @@ def test_every_step_is_logged_once(whole):
   assert [line["normed"] for line in lines] == [0.0] * 5 + [1.0] * 5
   # Fresh logits have a variance of about 1, which costs half a nat.
   assert lines[0]["loss"] == pytest.approx(np.log(288) + 0.5, rel=0.05)
+  assert lines[0]["perplexity"] == pytest.approx(np.exp(lines[0]["loss"]))
+  timed = metrics.read(whole[0])[9]
+  assert timed["tokens_per_s_per_chip"] == timed["tokens_per_s"] / 2
+  assert timed["step_s_max"] == pytest.approx(32 / timed["tokens_per_s"])
+  assert timed["mfu_causal"] is None
   # A document's last token predicts nothing where documents are masked.
   assert lines[0]["weight"] == 16 and lines[9]["weight"] < 32
   steps = {int(p.name) for p in whole[0].iterdir() if p.name.isdecimal()}

@@ -90,6 +90,7 @@ def wanted():
     loss, grads = gradient(trees.unflatten(params), _batch())
     grads = {k: np.float64(g) for k, g in trees.flatten(grads).items()}
     norm = math.sqrt(sum((g**2).sum() for g in grads.values()))
+    size = math.sqrt(sum((p**2).sum() for p in flat.values()))
     done = (t - 1 - WARMUP) / (STEPS - WARMUP)
     rate = PEAK * min((t - 1) / WARMUP, (1 + math.cos(math.pi * done)) / 2)
     for path, g in grads.items():
@@ -105,6 +106,7 @@ def wanted():
     weight = _batch()["weights_BS"].sum()
     metrics.append(
       {"loss": loss, "grad_norm": norm, "lr": rate, "weight": weight}
+      | {"perplexity": math.exp(loss), "param_norm": size}
       | {"skipped": 0, "skips_in_a_row": 0}
     )
   assert metrics[0]["grad_norm"] > 2 * ADAMW.clip_norm, "nothing is clipped"

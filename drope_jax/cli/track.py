@@ -1,0 +1,115 @@
+"""A run's metrics in TensorBoard or Weights & Biases, beside metrics.jsonl."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import importlib
+import types
+from typing import Any
+import uuid
+
+from etils import epath
+import jax
+
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.train.loop import Listener
+from drope_jax.train.recipe import Recipe
+
+_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+TRACKERS = tuple(_LIBRARIES)
+
+
+@contextlib.contextmanager
+def listeners(
+  names: Sequence[str], directory: str, recipe: Recipe
+) -> Iterator[list[Listener]]:
+  """Yields what takes lines of metrics.jsonl, in the first process alone.
+
+  A run that resumes goes on in the curves that it had.
+
+  Args:
+    names: of `TRACKERS`.
+    directory: the run's.
+    recipe: what Weights & Biases shows as the run's configuration.
+
+  Raises:
+    ValueError: a tracker's library is not installed.
+  """
+  kinds = {"tensorboard": _TensorBoard, "wandb": _WandB}
+  modules = {name: _library(name) for name in dict.fromkeys(names)}
+  with contextlib.ExitStack() as stack:
+    trackers = []
+    if jax.process_index() == 0:
+      for name, module in modules.items():
+        trackers.append(kinds[name](module, epath.Path(directory), recipe))
+        stack.callback(trackers[-1].close)
+    yield trackers
+
+
+class _TensorBoard:
+  """Writes OUT/tensorboard."""
+
+  def __init__(self, module, directory: epath.Path, recipe: Recipe):
+    self._module = module
+    self._directory = directory
+    self._writer = None
+
+  def __call__(self, line: Mapping[str, Any]) -> None:
+    if self._writer is None:
+      # Later steps are of a start that was interrupted.
+      self._writer = self._module.SummaryWriter(
+        str(self._directory / "tensorboard"), purge_step=line["step"]
+      )
+    for name, value in _numbers(line).items():
+      self._writer.add_scalar(name, value, line["step"])
+    self._writer.flush()
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+class _WandB:
+  """Logs a run whose id lies in OUT/wandb_id."""
+
+  def __init__(self, module, directory: epath.Path, recipe: Recipe):
+    self._module = module
+    self._directory = directory
+    self._recipe = recipe
+    self._run = None
+
+  def __call__(self, line: Mapping[str, Any]) -> None:
+    if self._run is None:
+      file = self._directory / "wandb_id"
+      if not file.exists():
+        file.write_text(uuid.uuid4().hex)
+      self._run = self._module.init(
+        project="drope_jax",
+        name=self._directory.name,
+        id=file.read_text(),
+        resume="allow",
+        dir=str(self._directory),
+        config=manifests.encode(self._recipe),
+      )
+    self._run.log(_numbers(line), step=line["step"])
+
+  def close(self) -> None:
+    if self._run is not None:
+      self._run.finish()
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    name: value
+    for name, value in line.items()
+    if isinstance(value, (int, float)) and name != "step"
+  }
+
+
+def _library(name: str) -> types.ModuleType:
+  try:
+    return importlib.import_module(_LIBRARIES[name])
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"--track {name} needs the {_LIBRARIES[name]} library, got none. Install "
+      "it with `pip install 'drope_jax[track]'`."
+    ) from error

@@ -1,0 +1,87 @@
+"""How fast a training goes: throughput, MFU, step times, waits for data."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from drope_jax.train import flops as flops_lib
+
+
+class Meter:
+  """Measures from one line of metrics to the next.
+
+  Waits, at each step, for the one before: no more than two are under way.
+  """
+
+  def __init__(
+    self, flops: flops_lib.Flops, step_tokens: int, devices: np.ndarray
+  ):
+    """Starts to measure.
+
+    Args:
+      flops: of a token.
+      step_tokens: over all devices.
+      devices: the mesh's, all of one kind.
+    """
+    self._flops = flops
+    self._step_tokens = step_tokens
+    self._chips = devices.size
+    self._peak = flops_lib.peak(devices.flat[0])
+    self.restart()
+
+  def restart(self) -> None:
+    """Forgets what was measured; what took place since does not count."""
+    self._under_way = None
+    self._waited_s = 0.0
+    self._clock = time.monotonic()
+    self._ends: list[float] = []
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Surrounds the wait for a batch."""
+    start = time.monotonic()
+    yield
+    self._waited_s += time.monotonic() - start
+
+  def start_step(self, metrics: Mapping[str, jax.Array]) -> None:
+    """Takes the metrics of a step that was just dispatched."""
+    self._await_step()
+    self._under_way = metrics
+
+  def line(self) -> dict[str, Any]:
+    """Returns what was measured, once the last step is done.
+
+    tokens_per_s, and a chip's; mfu_causal and mfu_noncausal, of the peak in
+    bfloat16, None where that is not known; a step's time in the median, in the
+    90th percentile and at most; and the host's wait for data a step, which
+    costs nothing while devices compute.
+    """
+    self._await_step()
+    elapsed_s = self._ends[-1] - self._clock
+    step_s = np.diff([self._clock, *self._ends])
+    rate = len(self._ends) * self._step_tokens / elapsed_s
+    rate_of_chip = rate / self._chips
+
+    def mfu(flops: float) -> float | None:
+      return self._peak and flops * rate_of_chip / self._peak
+
+    return {
+      "tokens_per_s": rate,
+      "tokens_per_s_per_chip": rate_of_chip,
+      "mfu_causal": mfu(self._flops.causal),
+      "mfu_noncausal": mfu(self._flops.noncausal),
+      "step_s_p50": float(np.percentile(step_s, 50)),
+      "step_s_p90": float(np.percentile(step_s, 90)),
+      "step_s_max": float(step_s.max()),
+      "data_wait_s": self._waited_s / len(self._ends),
+    }
+
+  def _await_step(self) -> None:
+    if self._under_way is not None:
+      jax.block_until_ready(self._under_way)
+      self._ends.append(time.monotonic())
+      self._under_way = None

@@ -1,0 +1,25 @@
+"""docs/train.md: its recipe builds, and its table names what there is."""
+
+import dataclasses
+import pathlib
+import re
+
+from drope_jax.cli import configure
+from drope_jax.model import remat
+from drope_jax.train.recipe import Recipe, TrainPhase
+
+TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "train.md").read_text()
+
+
+def test_its_recipe_is_one(tmp_path):
+  (block,) = re.findall(r"^```gin\n(.*?)^```$", TEXT, re.S | re.M)
+  (tmp_path / "r.gin").write_text(block)
+  recipe = configure.build(str(tmp_path / "r.gin"), Recipe)
+  assert recipe.phases[1].held_out.data.stores == ("held_out",)
+
+
+def test_its_table_names_fields_and_every_remat_policy():
+  rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", TEXT, re.M))
+  named = re.findall(r"`(\w+)`", " ".join(rows))
+  assert {*named} <= {f.name for f in dataclasses.fields(TrainPhase)}
+  assert {*re.findall(r"`(\w+)`", rows["`remat`"])} == {*remat.POLICIES}
