@@ -16,7 +16,7 @@ from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
-from drope_jax import attention, sharding
+from drope_jax import sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
@@ -334,7 +334,6 @@ def _take_steps(run, phase, model, backend, first, state, save):
   """
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
-  backend = attention.on_mesh(backend, run.mesh, **sharding.ATTENTION)
   take = jax.jit(
     steps.make_step(
       config, phase, recipe.learning_rate(phase), backend, run.mesh

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
+from drope_jax import attention, sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.axes import Array
 from drope_jax.model import transformer
@@ -74,7 +75,7 @@ def make_step(
     config: the model's.
     phase: optimizer, accumulation, precision and loss.
     schedule: of the learning rate, by the run's step.
-    backend: the attention's.
+    backend: the attention's, as it runs on one device.
     mesh: over which state and batches lie, as `sharding` lays them.
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
@@ -173,7 +174,7 @@ def _summed_loss(config, phase, data, backend, mesh, params, batch):
     cast,
     batch["inputs_BS"],
     segments_BS=batch["segments_BS"] if data.document_mask else None,
-    backend=backend,
+    backend=attention.on_mesh(backend, mesh, **sharding.ATTENTION),
     remat=phase.remat,
     unroll=phase.unroll,
     with_max_logit=phase.log_max_logit,

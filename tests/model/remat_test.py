@@ -8,7 +8,7 @@ from jax.extend import core
 import numpy as np
 import pytest
 
-from drope_jax import trees
+from drope_jax import attention, sharding, trees
 from drope_jax.model import remat, transformer
 from drope_jax.model.config import ModelConfig
 
@@ -68,6 +68,17 @@ def test_with_context_saved_the_forward_kernel_runs_once(policy, forward_calls):
   counts = _gradient_counts("flash_tpu", policy)
   assert counts["flash_forward"] == forward_calls
   assert counts["flash_backward"] == 1
+
+
+def test_so_it_does_on_each_device_of_a_mesh():
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(fsdp=2, tensor=2, context=2), jax.devices()
+  )
+  divided = attention.on_mesh("flash_tpu", mesh, **sharding.ATTENTION)
+  for policy, forward_calls in (("full", 2), ("save_context", 1)):
+    counts = _gradient_counts(divided, policy)
+    assert counts["flash_forward"] == forward_calls
+    assert counts["flash_backward"] == 1
 
 
 @pytest.mark.parametrize(
