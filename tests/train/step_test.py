@@ -13,7 +13,7 @@ from drope_jax import sharding, trees
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import optimizer, step
+from drope_jax.train import loss, optimizer, step
 from drope_jax.train.recipe import TrainPhase
 
 CONFIG = ModelConfig(
@@ -293,6 +293,22 @@ def test_moments_are_kept_but_for_gains_that_were_not_there():
   other = step.init_state(PHASE, _params(wider), 0)
   with pytest.raises(ValueError, match="parameters of one shape, got"):
     step.keep_moments(other["opt_state"], used)
+
+
+def test_the_phases_choices_reach_the_loss(monkeypatch):
+  phase = dataclasses.replace(PHASE, z_loss=1e-4, loss_chunk_tokens=3)
+  summed, chosen = loss.summed, []
+
+  def record(*arrays, **options):
+    chosen.append(options)
+    return summed(*arrays, **options)
+
+  monkeypatch.setattr(loss, "summed", record)
+  mesh = _mesh(data=1)
+  take = step.make_step(CONFIG, phase, lambda _: PEAK, "reference", mesh)
+  state = step.init_state(phase, _params(), FIRST)
+  jax.eval_shape(take, state, _batch())
+  assert chosen == [{"chunk_tokens": 3, "z_loss": 1e-4}]
 
 
 def test_the_loss_falls():
