@@ -423,6 +423,7 @@ _UNTIL_RECOVERED = dataclasses.replace(
     dataclasses.replace(RECALIBRATE, held_out=HELD_OUT, until_recovered=1.0),
     dataclasses.replace(RECALIBRATE, name="after", tokens=None, steps=2),
   ),
+  seed=1,  # Recovers at the phase's fourth step.
   save_every_steps=1,
 )
 
