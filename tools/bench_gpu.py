@@ -210,7 +210,9 @@ def _correctness_row(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   config = configure.build(args.model, ModelConfig)
-  backend = loop.resolve_backend("auto", config, args.dtype)
+  backend = loop.resolve_backend(
+    "auto", config, args.dtype, jax.default_backend()
+  )
   phase = recipe.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),

@@ -114,9 +114,9 @@ def run(
 
 
 def resolve_backend(
-  name: str | FlashTpu, config: ModelConfig, dtype: str
+  name: str | FlashTpu, config: ModelConfig, dtype: str, platform: str
 ) -> str | FlashTpu:
-  """Returns the attention backend that "auto" means on these devices.
+  """Returns the attention backend that "auto" means on a kind of device.
 
   On TPUs our kernel; on GPUs the library's: cuDNN, or XLA for what cuDNN does
   not do.
@@ -125,10 +125,11 @@ def resolve_backend(
     name: a backend, which stays, or "auto".
     config: the model's.
     dtype: of activations.
+    platform: "cpu", "gpu" or "tpu".
   """
   if name != "auto":
     return name
-  match jax.default_backend():
+  match platform:
     case "tpu":
       return "flash_tpu"
     case "gpu":
@@ -254,7 +255,9 @@ def _operate(run: _Run, phase: SurgeryPhase, before, model: Model) -> Model:
 def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   last = first + phase.num_steps
   config = _phase_config(phase, model)
-  backend = resolve_backend(run.recipe.attention, config, phase.compute_dtype)
+  backend = resolve_backend(
+    run.recipe.attention, config, phase.compute_dtype, jax.default_backend()
+  )
 
   def manifest_at(
     step: int, recovery: Mapping[str, float] | None = None
@@ -278,7 +281,7 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
     )
     return model.manifest.appended(entry, model=config)
 
-  abstract = _abstract_state(run, phase, config, first)
+  abstract = steps.abstract_state(phase, config, run.mesh)
   with store.RunStore(
     run.directory, tokenizer_path=run.tokenizer_path
   ) as saves:
@@ -323,7 +326,7 @@ def _state_before(run, phase, saves, first):
   """Returns the state in which the training before `phase` ended."""
   before = run.recipe.before(phase)
   config = store.describe(run.directory / before.name)[0].model
-  abstract = _abstract_state(run, before, config, first)
+  abstract = steps.abstract_state(before, config, run.mesh)
   return saves.restore(abstract, first)[0]
 
 
@@ -334,12 +337,11 @@ def _take_steps(run, phase, model, backend, first, state, save):
   """
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
-  take = jax.jit(
+  take = steps.jitted(
     steps.make_step(
       config, phase, recipe.learning_rate(phase), backend, run.mesh
     ),
-    donate_argnums=0,
-    out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
+    state,
   )
   measure = _measurement(run, phase, config, backend)
   now = int(state["step"])
@@ -416,7 +418,10 @@ def _measurement(run, phase, config, backend):
   base = _base(run)
   base_config = _phase_config(phase, base)
   base_backend = resolve_backend(
-    run.recipe.attention, base_config, phase.compute_dtype
+    run.recipe.attention,
+    base_config,
+    phase.compute_dtype,
+    jax.default_backend(),
   )
   base_loss = loss(base_config, base_backend)(base.params)
 
@@ -439,22 +444,6 @@ def _base(run: _Run) -> Model:
 
 def _phase_config(phase: TrainPhase, model: Model) -> ModelConfig:
   return dataclasses.replace(model.config, context_tokens=phase.context_tokens)
-
-
-def _abstract_state(run, phase, config, first):
-  """Returns the phase's state as shapes with the shardings it is to have."""
-  shapes = transformer.param_shapes(config)
-  state = jax.eval_shape(
-    lambda params: steps.init_state(phase, params, first), shapes
-  )
-  shardings = sharding.like_params(run.mesh, state, shapes)
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    state,
-    shardings,
-  )
 
 
 def _entry(manifest, operation, arguments, parent, steps_taken=0, tokens=0):

@@ -66,7 +66,7 @@ def check(
     if isinstance(phase, SurgeryPhase):
       if phase.surgery.needs_tokens:
         calibration(phase, recipe.phases[:index])
-      config = _config_after(phase, config)
+      config = config_after(phase, config)
     for data in _read_by(phase):
       opened_stores = pipeline.open_stores(data, base_dir)
       for path, opened in zip(data.stores, opened_stores, strict=True):
@@ -84,6 +84,17 @@ def check(
       batches(recipe, phase, base_dir)  # Refuses too short a store.
       held_out_batches(phase, base_dir)
   return fingerprints
+
+
+def start_config(recipe: Recipe, base_dir: str | None) -> ModelConfig:
+  """Returns the config that a recipe's first phase starts from.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+  """
+  if recipe.model is not None:
+    return recipe.model
+  return store.describe(paths.resolve(recipe.init_from, base_dir))[0].model
 
 
 def claim(
@@ -222,7 +233,7 @@ def _read_by(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
   return [config for config in data if config is not None]
 
 
-def _config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:
+def config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:
   """Returns the config a surgery leads to, working on shapes alone."""
   after = []
 

@@ -34,6 +34,19 @@ def init_state(
   }
 
 
+def abstract_state(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
+  """Returns the phase's state as shapes, with the shardings it is to have."""
+  shapes = transformer.param_shapes(config)
+  state = jax.eval_shape(lambda params: init_state(phase, params, 0), shapes)
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    state,
+    sharding.like_params(mesh, state, shapes),
+  )
+
+
 def keep_moments(opt_state: Any, before: Any) -> Any:
   """Returns a fresh `opt_state` with what an earlier one has of it.
 
@@ -143,6 +156,17 @@ def make_step(
     }, metrics
 
   return step
+
+
+def jitted(step: Callable, state: State) -> Callable:
+  """Returns what `make_step` returned, compiled to replace a state in place.
+
+  Args:
+    step: to be compiled.
+    state: arrays or shapes that have the shardings of the state.
+  """
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def make_evaluation(

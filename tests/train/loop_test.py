@@ -595,9 +595,8 @@ def test_the_recipe_in_the_folder_is_what_ran(whole):
   ],
 )
 def test_auto_is_a_backend_that_runs_on_these_devices(
-  device, dtype, scheme, want, monkeypatch
+  device, dtype, scheme, want
 ):
-  monkeypatch.setattr(jax, "default_backend", lambda: device)
   config = dataclasses.replace(MODEL, positional=scheme)
-  assert loop.resolve_backend("auto", config, dtype) == want
-  assert loop.resolve_backend("splash", config, dtype) == "splash"
+  assert loop.resolve_backend("auto", config, dtype, device) == want
+  assert loop.resolve_backend("splash", config, dtype, device) == "splash"

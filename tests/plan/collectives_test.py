@@ -1,0 +1,48 @@
+"""Collectives are counted as often as they run."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from drope_jax import sharding
+from drope_jax.plan import collectives
+from drope_jax.plan.collectives import Collective
+
+PROGRAM = """
+HloModule step
+
+body.1 (arg: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %x = f32[8,128]{1,0} get-tuple-element(%arg), index=1
+  %g = (f32[8,16]{1,0}, f32[8,128]{1,0}) all-gather-start(%x), dimensions={1}
+  %d = f32[8,128]{1,0} all-gather-done(%g)
+}
+
+%fused (p: bf16[4]) -> bf16[4] {
+  ROOT %s = bf16[4]{0} reduce-scatter(%p), dimensions={0}
+}
+
+ENTRY %main (p0: f32[8,128]) -> f32[] {
+  %w = (s32[], f32[8,128]) while(%t), condition=%cond, body=%body.1, \
+backend_config={"known_trip_count":{"n":"32"}}
+  %c = bf16[4]{0} fusion(%q), kind=kLoop, calls=%fused
+  ROOT %r = (f32[], pred[4]) all-reduce(%a, %b), to_apply=%add
+}
+"""
+
+
+def test_a_loop_counts_by_its_trips_and_a_start_by_its_result():
+  assert collectives.read(PROGRAM) == {
+    "all-gather": Collective(32, 32 * 8 * 128 * 4),
+    "all-reduce": Collective(1, 4 + 4),
+    "reduce-scatter": Collective(1, 8),
+  }
+
+
+def test_what_a_real_program_sends_is_read():
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  split = NamedSharding(mesh, P("fsdp"))
+  whole = NamedSharding(mesh, P())
+  program = jax.jit(lambda x: 2 * x, in_shardings=split, out_shardings=whole)
+  text = program.lower(jnp.zeros((64, 4))).compile().as_text()
+  assert collectives.read(text) == {"all-gather": Collective(1, 64 * 4 * 4)}

@@ -1,0 +1,85 @@
+"""A plan is what the TPU's compiler says of the very step."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from drope_jax.cli import main
+from drope_jax.plan import compile as plans
+
+MODEL = pathlib.Path(__file__).parents[2] / "configs/models/tiny.gin"
+RECIPE = f"""
+include '{MODEL}'
+Recipe:
+  model = @ModelConfig()
+  tokenizer = 'any.model'
+  phases = (@pretrain/TrainPhase(), @SurgeryPhase(), @recalibrate/TrainPhase())
+SurgeryPhase.surgery = @Surgery()
+Surgery.drop = 'all'
+TrainPhase:
+  data = @DataConfig()
+  batch_size = 8
+  context_tokens = 256
+  compute_dtype = 'bfloat16'
+  optimizer = @AdamW()
+  schedule = @Constant()
+  steps = 10
+DataConfig.stores = ('text',)
+Constant.peak = 1e-3
+pretrain/TrainPhase.name = 'pretrain'
+recalibrate/TrainPhase.name = 'recalibrate'
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+  file = tmp_path / "recipe.gin"
+  file.write_text(RECIPE)
+  return file
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="needs libtpu, the TPU's compiler: pip install libtpu",
+)
+def test_a_small_recipe_fits_eight_chips(recipe):
+  environment = dict(os.environ)
+  for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
+    environment.pop(name, None)
+  ran = subprocess.run(
+    [sys.executable, "-m", "drope_jax.cli.main", "plan", recipe, "--json"]
+    + ["--topology", "v5e-8"],
+    stdout=subprocess.PIPE,
+    env=environment,
+    check=True,
+  )
+  found = json.loads(ran.stdout)
+  assert [plan["phase"] for plan in found] == ["pretrain", "recalibrate"]
+  for plan in found:
+    assert plan["fits"] and plan["temporaries"] > 0
+    # AdamW holds two moments of each parameter, and a few counters.
+    assert 2 * plan["params"] <= plan["optimizer"] < 2.1 * plan["params"]
+    four_chips_a_host = 4 * (plan["params"] + plan["optimizer"])
+    assert plan["save"] == four_chips_a_host
+    assert plan["collectives"]["all-reduce"]
+    assert plan["tokens"] == 10 * 8 * 256
+
+
+def test_without_the_compiler_it_says_what_to_install(
+  recipe, monkeypatch, capsys
+):
+  monkeypatch.setattr(plans.importlib.util, "find_spec", lambda name: None)
+  status = main.main(["plan", str(recipe), "--topology", "v5e-8"])
+  assert status == 2
+  assert "pip install 'drope_jax[tpu]'" in capsys.readouterr().err
+
+
+def test_an_unknown_topology_is_one_line(recipe, capsys):
+  status = main.main(["plan", str(recipe), "--topology", "v5e-7"])
+  assert status == 2
+  assert "got 'v5e-7'" in capsys.readouterr().err
