@@ -1,6 +1,11 @@
 """Shows a checkpoint's config, lineage and parameter table.
 
-Reads no array, so it is quick for any size.
+Reads no array, so it is quick for any size. With --sharding it shows what each
+device of a TPU slice holds of every parameter, by a recipe's mesh; of a
+checkpoint, with all devices on the fsdp axis.
+
+  drope inspect runs/mine
+  drope inspect --sharding recipes/tiny.gin --topology v5e-8
 """
 
 import argparse
@@ -9,22 +14,50 @@ import math
 import os
 from typing import Any
 
+import jax
 import rich
 from rich import box, markup, table
 
-from drope_jax import trees
+from drope_jax import sharding, trees
 from drope_jax.checkpoint import store
+from drope_jax.cli import configure
 from drope_jax.data import paths
+from drope_jax.model import transformer
+from drope_jax.plan import slices
+from drope_jax.train import preflight
+from drope_jax.train.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument(
+    "checkpoint",
+    metavar="CHECKPOINT",
+    help="model checkpoint, run, or step; with --sharding a CONFIG.gin too",
+  )
+  parser.add_argument(
+    "--sharding", action="store_true", help="show parameters on a TPU slice"
+  )
+  parser.add_argument(
+    "--topology", metavar="SLICE", help="of --sharding: v5e-256, say"
+  )
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def run(args: argparse.Namespace) -> None:
-  """Prints the checkpoint's description."""
+  """Prints the checkpoint's description.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  if args.sharding != (args.topology is not None):
+    raise ValueError(
+      "--sharding and --topology come together, got one of them. Give both, or "
+      "neither."
+    )
+  if args.sharding:
+    _inspect_sharding(args)
+    return
   path = store.locate(paths.resolve(args.checkpoint))
   manifest, shapes = store.describe(path)
   rows = [
@@ -48,6 +81,47 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(description, indent=2))
   else:
     _print_tables(description)
+
+
+def _inspect_sharding(args: argparse.Namespace) -> None:
+  target = slices.parse(args.topology)
+  if args.checkpoint.endswith(".gin"):
+    recipe = configure.build(args.checkpoint, Recipe)
+    shapes = transformer.param_shapes(preflight.start_config(recipe, None))
+    layout = recipe.mesh
+  else:
+    path = store.locate(paths.resolve(args.checkpoint))
+    shapes, layout = store.describe(path)[1], sharding.MeshConfig()
+  mesh = jax.sharding.AbstractMesh(layout.shape(target.devices), sharding.AXES)
+  shardings = trees.flatten(sharding.param_shardings(mesh, shapes))
+  rows = []
+  for name, leaf in trees.flatten(shapes).items():
+    part = shardings[name].shard_shape(leaf.shape)
+    rows.append(
+      {
+        "name": name,
+        "shape": list(leaf.shape),
+        "spec": str(shardings[name].spec).removeprefix("PartitionSpec"),
+        "part": list(part),
+        "bytes": math.prod(part) * leaf.dtype.itemsize,
+      }
+    )
+  total = sum(row["bytes"] for row in rows)
+  if args.json:
+    mesh_shape = dict(mesh.shape)
+    print(json.dumps({"mesh": mesh_shape, "parameters": rows, "total": total}))
+    return
+  of = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  shown = _table(f"{target.name}: {target.devices} devices, {of}")
+  for column in ("name", "shape", "spec", "on a device"):
+    shown.add_column(column, no_wrap=column == "name")
+  shown.add_column("bytes", justify="right")
+  for row in rows:
+    cells = (row["name"], str(row["shape"]), row["spec"], str(row["part"]))
+    shown.add_row(*cells, f"{row['bytes']:,}")
+  shown.add_section()
+  shown.add_row("total", "", "", "", f"{total:,}")
+  rich.print(shown)
 
 
 def _print_tables(description: dict) -> None:

@@ -69,6 +69,11 @@ class Slice:
   chips: int
 
   @property
+  def devices(self) -> int:
+    """Devices of all its chips."""
+    return self.chips * CHIPS[self.chip].devices
+
+  @property
   def topology(self) -> str:
     """The compiler's name for it."""
     return f"{self.chip}:{CHIPS[self.chip].grids[self.chips]}"

@@ -11,6 +11,7 @@ from drope_jax import trees
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.cli import inspect as command
+from drope_jax.cli import main
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope
@@ -97,3 +98,33 @@ def test_tables_show_config_lineage_and_parameters(run, capsys, monkeypatch):
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):
   with pytest.raises(FileNotFoundError, match="nowhere"):
     _output(capsys, tmp_path / "nowhere")
+
+
+def test_sharding_shows_each_devices_part(run, tmp_path, capsys):
+  for source in (str(run), "recipes/tiny.gin"):
+    status = main.main(
+      ["inspect", "--sharding", source, "--topology", "v5e-8", "--json"]
+    )
+    assert status == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mesh"]["fsdp"] == 8
+    for row in found["parameters"]:
+      ways = [
+        whole // part
+        for whole, part in zip(row["shape"], row["part"], strict=True)
+      ]
+      assert sorted(ways)[-1] == (1 if "norm" in row["name"] else 8)
+    assert found["total"] == sum(row["bytes"] for row in found["parameters"])
+
+
+@pytest.mark.parametrize(
+  "arguments,message",
+  [
+    (["--sharding"], "--sharding and --topology come together"),
+    (["--topology", "v5e-8"], "--sharding and --topology come together"),
+    (["--sharding", "--topology", "v5e-9"], "got 'v5e-9'"),
+  ],
+)
+def test_sharding_says_what_it_lacks(arguments, message, run, capsys):
+  assert main.main(["inspect", str(run), *arguments]) == 2
+  assert message in capsys.readouterr().err
