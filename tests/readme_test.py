@@ -194,7 +194,6 @@ def test_the_map_is_the_layers_that_the_linter_holds():
   layers = [
     {name.strip() for name in layer.split("|")}
     for layer in contract["layers"]
-    if not layer.startswith("(")  # Optional: not there yet.
   ]
   rows = re.findall(r"^\| (\d) \| \[`(\w+)`\]\((\S+)\) \|", README, re.M)
   mapped = [
