@@ -99,7 +99,7 @@ def test_without_a_compiler_one_line_says_what_to_install(tool, monkeypatch):
 
 def test_a_kernel_is_found_by_name_or_refused(tool):
   kernel = tool.read_kernel("flash_forward.1", dump(BUNDLES))
-  program = tool.Program({kernel.name: kernel}, 0)
+  program = tool.Program({kernel.name: kernel}, 0, 0)
   assert program.kernel("forward") is kernel
   with pytest.raises(ValueError, match="must match 'backward'"):
     program.kernel("backward")
