@@ -192,8 +192,7 @@ def test_the_map_is_the_layers_that_the_linter_holds():
   contract = tools["importlinter"]["contracts"][0]
   assert contract["exhaustive"], "a package may be missing from the layers"
   layers = [
-    {name.strip() for name in layer.split("|")}
-    for layer in contract["layers"]
+    {name.strip() for name in layer.split("|")} for layer in contract["layers"]
   ]
   rows = re.findall(r"^\| (\d) \| \[`(\w+)`\]\((\S+)\) \|", README, re.M)
   mapped = [

@@ -106,7 +106,15 @@ def batches(
   options = grain.ReadOptions(
     num_threads=workers, prefetch_buffer_size=prefetch_batches
   )
-  return iter(rows.to_iter_dataset(options))
+  return _read(rows.to_iter_dataset(options))
+
+
+def _read(dataset: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+  batches = iter(dataset)
+  try:
+    yield from batches
+  finally:  # Nothing that was to be read ahead is begun any more.
+    batches.close()
 
 
 def open_stores(

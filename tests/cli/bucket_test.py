@@ -44,9 +44,9 @@ def bucket():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     storage.server = server
     server.uploading = lambda name: None
+    # It serves as long as the process lives: a read that is still under way
+    # would be tried again for minutes, and the process wait for it.
     yield storage
-    server.shutdown()
-    server.server_close()
 
 
 def _handler(emulator):
