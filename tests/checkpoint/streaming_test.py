@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 
 import jax.numpy as jnp
@@ -160,21 +162,33 @@ def test_killed_it_leaves_nothing_finished_and_runs_again(tmp_path, flat):
   assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_interrupted_it_leaves_nothing(tmp_path, flat):
+def _interrupted_at_the_last_leaf(out, flat, options):
   leaves = _leaves(flat)
   path, array = list(flat.items())[-1]
 
   def read(region):
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     time.sleep(1.0)  # Until the main thread has heard it.
     return array[region]
 
   leaves[path] = _leaf(path, array, read)
+  try:
+    store.save_streamed(out, leaves, MANIFEST, **options)
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+def test_interrupted_it_leaves_nothing(tmp_path, flat):
   store.save_streamed(tmp_path / "m", _leaves(flat), MANIFEST)
   before = store.load_model(tmp_path / "m")[1]
   for name, options in {"m": {"overwrite": True}, "n": {}}.items():
-    with pytest.raises(KeyboardInterrupt):
-      store.save_streamed(tmp_path / name, leaves, MANIFEST, **options)
+    process = multiprocessing.get_context("spawn").Process(
+      target=_interrupted_at_the_last_leaf,
+      args=(tmp_path / name, flat, options),
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 130
   assert [path.name for path in tmp_path.iterdir()] == ["m"]
   assert store.load_model(tmp_path / "m")[1] == before
 
