@@ -227,7 +227,7 @@ def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   params = transformer.init(config, jax.random.key(0))
   num_params = sum(x.size for x in jax.tree.leaves(params))
   state = steps.init_state(phase, params, 0)
-  mesh = sharding.make_mesh(sharding.MeshConfig())
+  mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
   schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
   step = jax.jit(
     steps.make_step(config, phase, schedule, backend, mesh), donate_argnums=0

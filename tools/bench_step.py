@@ -100,7 +100,7 @@ def _time_row(args: argparse.Namespace) -> tuple[float, float]:
   )
   params = transformer.init(config, jax.random.key(0))
   state = steps.init_state(phase, params, 0)
-  mesh = sharding.make_mesh(sharding.MeshConfig())
+  mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
   schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
   step = jax.jit(
     steps.make_step(config, phase, schedule, args.backend, mesh),

@@ -46,15 +46,12 @@ class Guard:
 
   def init(self) -> State:
     """Returns the state of a guard that has seen no step."""
-    zero = jnp.zeros((), jnp.int32)
+    counts = ("taken", "skipped", "skipped_in_a_row", "longest_row")
+    # Each an array of its own, for a step that is given its state to donate.
     return {
       "losses_W": jnp.zeros(self.window_steps),
       "norms_W": jnp.zeros(self.window_steps),
-      "taken": zero,
-      "skipped": zero,
-      "skipped_in_a_row": zero,
-      "longest_row": zero,
-    }
+    } | {name: jnp.zeros((), jnp.int32) for name in counts}
 
   def judge(
     self, state: State, loss: Array, grad_norm: Array
