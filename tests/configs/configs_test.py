@@ -20,10 +20,13 @@ MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 # As the authors publish them; an error in any dimension changes the sum.
 PUBLISHED_PARAMETERS = {
   "llama2_7b": 6_738_415_616,
+  "llama3_70b": 70_553_706_496,
   "llama3_8b": 8_030_261_248,
   "qwen2_0_5b": 494_032_768,
   "smollm2_135m": 134_515_008,
   "smollm2_1_7b": 1_711_376_384,
+  "smollm2_360m": 361_821_120,
+  "smollm_135m": 134_515_008,
   "smollm_1_7b": 1_711_376_384,
   "smollm_360m": 361_821_120,
   "tinyllama_1_1b": 1_100_048_384,
