@@ -44,6 +44,7 @@ class Bindings:
     self._macros: dict[str, _Binding] = {}
     # Keyed by (scope, class, field).
     self._fields: dict[tuple[str, str, str], _Binding] = {}
+    self._replaced: list[tuple[str, Any]] = []  # Scopes and values.
     self._used: set[int] = set()  # By id: a value need not be hashable.
 
   def bind(
@@ -51,7 +52,8 @@ class Bindings:
   ) -> None:
     """Binds scope/name.field, or without a field the macro scope/name.
 
-    A later binding of the same name replaces an earlier one.
+    A later binding of the same name replaces an earlier one, and with it what
+    that one refers to.
 
     Raises:
       ConfigError: no class has this name, or it has no such field.
@@ -66,6 +68,8 @@ class Bindings:
       raise ConfigError(
         f"{where}: {name} has no field {field!r}; {_nearest(field, fields)}"
       )
+    if earlier := self._fields.get((scope, name, field)):
+      self._replaced.append((scope, earlier.value))
     self._fields[scope, name, field] = _Binding(value, where)
 
   def construct(
@@ -90,12 +94,7 @@ class Bindings:
     cls = self._find(name, where)
     scoped = "/".join((*scope, name))
     inside = _enter(f"@{scoped}", inside, where)
-    bound = {}
-    for depth in range(len(scope) + 1):
-      prefix = "/".join(scope[:depth])
-      for key, binding in self._fields.items():
-        if key[:2] == (prefix, name):
-          bound[key[2]] = binding
+    bound = self._bound(name, scope)
     self._used.update(map(id, bound.values()))
     missing = [f for f in _field_names(cls, required=True) if f not in bound]
     if missing:
@@ -123,7 +122,13 @@ class Bindings:
       )
 
   def refuse_unused(self) -> None:
-    """Raises ConfigError if a binding or a macro did not reach the result."""
+    """Raises ConfigError if a binding or a macro did not reach the result.
+
+    Those of a part that another took the place of are no mistake: the file that
+    chose the other part cannot remove them from the one that it includes.
+    """
+    for scope, value in self._replaced:
+      self._excuse(value, tuple(filter(None, scope.split("/"))))
     names = {f"%{name}": binding for name, binding in self._macros.items()} | {
       f"{scope}/{name}.{field}".lstrip("/"): binding
       for (scope, name, field), binding in self._fields.items()
@@ -139,6 +144,33 @@ class Bindings:
         "reads it, or a binding with a closer scope hides it. Remove it, or "
         "correct its scope."
       )
+
+  def _bound(self, name: str, scope: tuple[str, ...]) -> dict[str, _Binding]:
+    """Returns the innermost binding of each field of a class in a scope."""
+    bound = {}
+    for depth in range(len(scope) + 1):
+      prefix = "/".join(scope[:depth])
+      for key, binding in self._fields.items():
+        if key[:2] == (prefix, name):
+          bound[key[2]] = binding
+    return bound
+
+  def _excuse(
+    self, value: Any, scope: tuple[str, ...], inside: tuple[Any, ...] = ()
+  ) -> None:
+    """Counts as used what a replaced value would have been built from."""
+    match value:
+      case Reference() if value not in inside:
+        scope = value.scope or scope
+        for binding in self._bound(value.name, scope).values():
+          self._used.add(id(binding))
+          self._excuse(binding.value, scope, (*inside, value))
+      case Macro(name) if name in self._macros and value not in inside:
+        self._used.add(id(self._macros[name]))
+        self._excuse(self._macros[name].value, scope, (*inside, value))
+      case list() | tuple():
+        for part in value:
+          self._excuse(part, scope, inside)
 
   def _resolve(
     self,

@@ -198,6 +198,22 @@ def test_an_override_that_a_closer_scope_hides_is_refused(build):
     build(text, ["Phase.steps=9"])
 
 
+def test_a_part_that_another_replaced_leaves_no_mistake_behind(build):
+  (phase,) = build(PHASES, ["Plan.phases = [@drop/Phase()]"]).phases
+  assert phase == Phase(steps=1, curve=Constant(0.1))
+  text = f"{PHASES}\nLATER = @later/Phase()\nPlan.phases = [%LATER]\n"
+  curve = "later/Phase.curve = @fast/Constant()\nfast/Constant.peak = 9.0\n"
+  assert build(text + curve).phases[0].curve == Constant(9.0)
+  assert build(text + curve + "Plan.phases = [@drop/Phase()]").phases == (
+    phase,
+  )
+
+
+def test_what_a_replaced_part_would_not_have_read_is_refused(build):
+  with pytest.raises(ValueError, match=r"--set 'fast/Constant.peak = 9.0': "):
+    build(PHASES, ["Plan.phases = [@Phase()]", "fast/Constant.peak = 9.0"])
+
+
 def test_a_required_field_without_a_value_is_named(build):
   with pytest.raises(ValueError, match=r"a/Phase needs a value for steps"):
     build("Plan.phases = [@a/Phase()]")
