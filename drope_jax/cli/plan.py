@@ -1,12 +1,13 @@
-"""Compiles a recipe's training steps for a TPU slice, with no TPU at hand.
+r"""Compiles a recipe's training steps for a TPU slice, with no TPU at hand.
 
 Says whether each phase fits, what it takes of a chip's memory, what it computes
 and sends, and how long it would take at an assumed share of the peak. Where it
 does not fit, what would is searched: more recomputation, then microbatches.
 Needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 
-  drope plan recipes/llama2_7b.gin --topology v5e-256
-  drope plan mine.gin --topology v5p-128 --json
+  drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16
+  drope plan recipes/llama2_7b_drope.gin --model models/llama2_7b.gin \
+    --topology v5e-256 --json
 """
 
 import argparse
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drope_jax.cli import configure
+from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as plans
 from drope_jax.plan import slices
 from drope_jax.train import preflight
@@ -36,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dest="overrides",
     metavar="'Class.param = value'",
     help="a binding over the file's; may be repeated",
+  )
+  parser.add_argument(
+    "--model",
+    metavar="CONFIG.gin",
+    help="what the recipe starts from, where its checkpoint is not here",
   )
   parser.add_argument(
     "--topology", required=True, metavar="SLICE", help="v5e-256, say"
@@ -64,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
   target = slices.parse(args.topology)
   recipe = configure.build(args.config, Recipe, args.overrides)
   plans.prepare()
-  config = preflight.start_config(recipe, args.data)
+  config = _start_config(recipe, args.model, args.data)
   console, found = Console(stderr=True), []
   for phase in recipe.phases:
     if isinstance(phase, SurgeryPhase):
@@ -88,6 +95,19 @@ def run(args: argparse.Namespace) -> int:
   else:
     _print(found, target)
   return 0 if all(plan.fits for plan in found) else 3
+
+
+def _start_config(
+  recipe: Recipe, model: str | None, base_dir: str | None
+) -> ModelConfig:
+  if model is None:
+    return preflight.start_config(recipe, base_dir)
+  if recipe.model is not None:
+    raise ValueError(
+      "--model is of a recipe that starts from a checkpoint, got one that has "
+      "its own. Leave it out."
+    )
+  return configure.build(model, ModelConfig)
 
 
 def _print(found: list[plans.Plan], target: slices.Slice) -> None:

@@ -83,3 +83,12 @@ def test_an_unknown_topology_is_one_line(recipe, capsys):
   status = main.main(["plan", str(recipe), "--topology", "v5e-7"])
   assert status == 2
   assert "got 'v5e-7'" in capsys.readouterr().err
+
+
+def test_a_model_given_to_a_recipe_that_has_its_own_is_one_line(
+  recipe, monkeypatch, capsys
+):
+  monkeypatch.setattr(plans, "prepare", lambda: None)
+  arguments = ["plan", str(recipe), "--model", str(MODEL)]
+  assert main.main([*arguments, "--topology", "v5e-8"]) == 2
+  assert "got one that has its own" in capsys.readouterr().err
