@@ -6,11 +6,21 @@ import re
 import jax
 import pytest
 
+from drope_jax import sharding
 from drope_jax.cli import configure
 from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
-from drope_jax.positional import Nope, Rope
+from drope_jax.plan import slices
+from drope_jax.positional import Alibi, Nope, Pattern, Rope
+from drope_jax.surgery.compose import Surgery
+from drope_jax.train import preflight
+from drope_jax.train.optimizer import (
+  AdamW,
+  Constant,
+  Cosine,
+  WarmupStableDecay,
+)
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -91,6 +101,43 @@ def test_an_evals_header_says_how_to_run_it(path):
   assert f"\n# Use: drope evaluate CKPT --suite evals/{path.name}" in header
 
 
+PLANNED = sorted(
+  path.stem
+  for path in (CONFIGS / "recipes").glob("*.gin")
+  if "# Plan: " in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_recipe_divides_over_the_slice_that_its_header_names(name):
+  header = _text(name).split("\n\n")[0]
+  command = re.sub(r"[\\\n#]", "", header.split("# Plan: ")[1]).split()
+  assert command[:3] == ["drope", "plan", f"recipes/{name}.gin"]
+  options = dict(zip(command[3::2], command[4::2], strict=True))
+  target = slices.parse(options["--topology"])
+  assert f"Hardware: {target.name}." in header
+  recipe = _recipe(name)
+  config = recipe.model or configure.build(
+    options["--model"], model_config.ModelConfig
+  )
+  mesh = jax.sharding.AbstractMesh(
+    recipe.mesh.shape(target.devices), sharding.AXES
+  )
+  for phase in recipe.phases:
+    if isinstance(phase, SurgeryPhase):
+      config = preflight.config_after(phase, config)
+      continue
+    assert phase.context_tokens == config.context_tokens
+    sharding.param_shardings(mesh, transformer.param_shapes(config))
+    sharding.require_even_batch(
+      mesh, phase.microbatch_size, phase.context_tokens
+    )
+
+
+def _text(name: str) -> str:
+  return (CONFIGS / f"recipes/{name}.gin").read_text()
+
+
 def _recipe(name: str) -> Recipe:
   return configure.build(f"recipes/{name}.gin", Recipe)
 
@@ -140,3 +187,80 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   last = full.phases[-1]
   own = {"steps": last.steps, "tokens": None, "data": last.data}
   assert dataclasses.replace(live.phases[-1], **own) == last
+
+
+REFERENCE = AdamW(0.9, 0.999, 1e-8, weight_decay=0.0, clip_norm=1.0)
+DROP, DROP_AND_NORM = Surgery(drop="all"), Surgery(drop="all", qk_norm="qk")
+
+# From the paper's table and its authors' configs, all of 512 sequences a step.
+RECALIBRATIONS = {
+  "smollm_360m_drope": (DROP_AND_NORM, 28_610, Cosine(1e-3, 490)),
+  "smollm_360m_drope_60b": (DROP_AND_NORM, 57_220, Cosine(1e-3, 490)),
+  "smollm_360m_drope_120b": (DROP_AND_NORM, 114_440, Cosine(1e-3, 490)),
+  "smollm_360m_drope_recovered": (DROP, 120_000, Constant(3e-4)),
+  "smollm_1_7b_drope": (DROP, 19_073, WarmupStableDecay(3e-4, 600, 3_720)),
+  "smollm_1_7b_drope_120b": (
+    DROP,
+    120_000,
+    WarmupStableDecay(3e-4, 600, 23_400),
+  ),
+  "llama2_7b_drope": (DROP, 5_000, Cosine(1e-4, 100)),
+  "llama2_7b_drope_qk_norm": (DROP_AND_NORM, 15_000, Cosine(3e-4, 100)),
+  "llama2_7b_drope_qk_norm_low_rate": (
+    DROP_AND_NORM,
+    15_000,
+    Cosine(1e-4, 500),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", RECALIBRATIONS)
+def test_a_recalibration_has_the_papers_numbers(name):
+  surgery, training = _recipe(name).phases
+  found = surgery.surgery, training.num_steps, training.schedule
+  assert found == RECALIBRATIONS[name]
+  assert training.batch_size == 512
+  assert training.optimizer == REFERENCE
+  assert not training.data.document_mask
+
+
+def test_every_recipe_of_the_papers_sizes_is_planned():
+  small = {"tiny", "from_scratch", "from_scratch_rope", "from_scratch_nope"}
+  small |= {"demo_base", "demo_drope", "demo_live"}
+  recipes = {path.stem for path in (CONFIGS / "recipes").glob("*.gin")}
+  assert recipes - small == {*PLANNED}
+  assert {*PLANNED} - {*RECALIBRATIONS} == {
+    f"qwen2_0_5b_{name}"
+    for name in ("drope", "rope", "nope", "alibi", "rnope_swa")
+  }
+
+
+def test_the_baselines_from_scratch_differ_in_positions_alone():
+  drope, rope = _recipe("qwen2_0_5b_drope"), _recipe("qwen2_0_5b_rope")
+  pretrain, surgery, recalibrate = drope.phases
+  assert (pretrain.num_steps, recalibrate.num_steps) == (14_000, 2_000)
+  assert surgery.surgery == DROP
+  assert pretrain.schedule == Cosine(3e-4, 520)
+  assert recalibrate.schedule == Cosine(1e-3, 70)
+  assert pretrain.optimizer == REFERENCE
+  assert pretrain.step_tokens == 1024 * 1024
+  own = {
+    "name": pretrain.name,
+    "steps": pretrain.steps,
+    "schedule": pretrain.schedule,
+  }
+  assert dataclasses.replace(recalibrate, **own) == pretrain
+  whole = dataclasses.replace(pretrain, steps=16_000)
+  assert rope == dataclasses.replace(drope, phases=(whole,))
+  assert rope.tokens == drope.tokens
+  theta = Rope(1_000_000.0)
+  windowed = Pattern((theta, theta, theta, Nope()), (512, 512, 512, None))
+  for name, positional in (
+    ("rope", theta),
+    ("nope", Nope()),
+    ("alibi", Alibi()),
+    ("rnope_swa", windowed),
+  ):
+    model = dataclasses.replace(rope.model, positional=positional)
+    same = dataclasses.replace(rope, model=model)
+    assert _recipe(f"qwen2_0_5b_{name}") == same
