@@ -16,7 +16,7 @@ import signal
 import sys
 
 import drope_jax
-from drope_jax.cli import failed_io, memory, mistakes
+from drope_jax.cli import failed_io, memory, mistakes, termination
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns the process's exit status.
 
   0: done. 1: a bug, with a traceback. 2: a mistake in the command, its config
-  or its input, explained in one line. 130: interrupted by Ctrl-C or SIGTERM.
+  or its input, explained in one line. 130: interrupted by Ctrl-C. 143: ended by
+  SIGTERM, before which `drope train` finishes its step and saves.
   With DROPE_DEBUG=1 in the environment, a mistake shows its traceback too.
 
   Args:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   name = _command_name(argv)
-  previous = signal.signal(signal.SIGTERM, _interrupt)
+  previous = signal.signal(signal.SIGTERM, termination.at_once)
   try:
     _prepare_libraries()
     module = importlib.import_module(f"drope_jax.cli.{name}")
@@ -69,10 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()  # Here, where a closed pipe can still be answered.
     return status
   except KeyboardInterrupt as interrupt:
-    message = "interrupted"
+    terminated = isinstance(interrupt, termination.Terminated)
+    message = "terminated" if terminated else "interrupted"
     if name in _RESUMABLE:
       message += "; the same command resumes"
-    return _fail(name, str(interrupt) or message, 130)
+    status = termination.STATUS if terminated else 128 + signal.SIGINT
+    return _fail(name, str(interrupt) or message, status)
   except BrokenPipeError:  # The reader, such as `head`, has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
@@ -128,10 +131,6 @@ def _prepare_libraries() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-
-
-def _interrupt(signum, frame):
-  raise KeyboardInterrupt
 
 
 def _fail(name: str, message: str, status: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import rich.console
 
-from drope_jax.cli import configure, progress, track
+from drope_jax.cli import configure, progress, termination, track
 from drope_jax.train import loop
 from drope_jax.train.recipe import Recipe
 
@@ -55,11 +55,13 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
+    Terminated: SIGTERM came, and what it cost is saved.
   """
   recipe = configure.build(args.config, Recipe, args.overrides)
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   console = rich.console.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
+    termination.deferred() as terminated,
     track.listeners(args.track, out, recipe) as trackers,
     progress.TrainingProgress(recipe, console) as show,
   ):
@@ -68,13 +70,18 @@ def run(args: argparse.Namespace) -> None:
       for listener in (show, *trackers):
         listener(line)
 
-    loop.run(
-      recipe,
-      out,
-      base_dir=args.data,
-      on_metrics=on_metrics,
-      on_model=lambda name, model: console.print(
-        f"{name}: {model.tokens:,} tokens of training behind it"
-      ),
-    )
+    try:
+      loop.run(
+        recipe,
+        out,
+        base_dir=args.data,
+        on_metrics=on_metrics,
+        on_model=lambda name, model: console.print(
+          f"{name}: {model.tokens:,} tokens of training behind it"
+        ),
+        stopping=lambda step: terminated(),
+      )
+    except loop.Stopped as stopped:
+      message = f"terminated; {stopped}; the same command resumes"
+      raise termination.Terminated(message) from stopped
   print(f"{out}: finished. `drope inspect {out}` shows it.")

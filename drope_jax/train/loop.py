@@ -35,6 +35,10 @@ Listener = Callable[[Mapping[str, Any]], None]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
+class Stopped(Exception):
+  """A run has saved and ended early, as it was told to; it resumes there."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A model between phases, with its history."""
@@ -60,6 +64,7 @@ def run(
   on_metrics: Listener = lambda line: None,
   on_model: Callable[[str, Model], None] = lambda name, model: None,
   probe: Probe = lambda config, params: {},
+  stopping: Callable[[int], bool] = lambda step: False,
 ) -> Model:
   """Runs a recipe, or what is left of it, and returns the final model.
 
@@ -74,8 +79,11 @@ def run(
     on_model: gets "start" and the model that the run starts from, then each
       finished phase's name and model; not again for what an earlier run saved.
     probe: measures the model at each line of metrics.jsonl, which it adds to.
+    stopping: whether to save and end after this step; once true it stays so,
+      and says the same in every process.
 
   Raises:
+    Stopped: `stopping` said so.
     ValueError: the folder is another recipe's, or was begun with other tokens
       in a store; stores, tokenizer and model do not fit each other; the loss
       is not finite.
@@ -96,6 +104,7 @@ def run(
     _start_tokens(recipe, base_dir),
     on_metrics,
     probe,
+    stopping,
   )
   model, done = _resume_model(context, saved)
   if not done and not saved:
@@ -149,6 +158,7 @@ class _Run:
   start_tokens: int
   on_metrics: Listener
   probe: Probe
+  stopping: Callable[[int], bool]
 
   @property
   def tokenizer_path(self):
@@ -366,7 +376,8 @@ def _take_steps(run, phase, model, backend, first, state, save):
         now % phase.held_out.every_steps == 0 or now == last
       )
       logs = measures or now % recipe.log_every_steps == 0 or now == last
-      saves = now % recipe.save_every_steps == 0 and now < last
+      stops = run.stopping(now) and now < last
+      saves = now % recipe.save_every_steps == 0 and now < last or stops
       if logs or saves:
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
@@ -392,6 +403,8 @@ def _take_steps(run, phase, model, backend, first, state, save):
         meter.restart()
       if saves:
         save(now, state)
+      if stops:
+        raise Stopped(f"saved step {now}")
   return state, None
 
 

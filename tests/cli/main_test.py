@@ -128,11 +128,12 @@ def test_ctrl_c_is_one_line_and_status_130(
   assert capsys.readouterr().err == f"drope {name}: {line}\n"
 
 
-def test_sigterm_is_answered_like_ctrl_c(command, capsys):
+def test_sigterm_is_one_line_and_status_143(command, capsys):
   before = signal.getsignal(signal.SIGTERM)
   drope = command(lambda args: os.kill(os.getpid(), signal.SIGTERM), "train")
-  assert drope() == 130
-  assert "interrupted" in capsys.readouterr().err
+  assert drope() == 143
+  error = capsys.readouterr().err
+  assert error == "drope train: terminated; the same command resumes\n"
   assert signal.getsignal(signal.SIGTERM) is before
 
 

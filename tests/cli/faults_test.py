@@ -1,0 +1,117 @@
+"""Whatever befalls a training's process or disk, it ends in the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from drope_jax.checkpoint import store
+from drope_jax.train import metrics
+
+STEPS = 300
+BINDINGS = (
+  f"TrainPhase.steps = {STEPS}",
+  "TrainPhase.optimizer = @Muon()",
+  "Recipe.log_every_steps = 1",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> dict[str, str]:
+  """An environment of one device, in which nothing is compiled twice."""
+  folder = tmp_path_factory.mktemp("cache")
+  return os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(folder),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "XLA_FLAGS": "",
+  }
+
+
+@pytest.fixture
+def start(here, cache):
+  """Starts `drope train` in a process of its own, which the test's end ends."""
+  started = []
+
+  def start(out, save_every, *arguments, **options) -> subprocess.Popen:
+    bindings = (*BINDINGS, f"Recipe.save_every_steps = {save_every}")
+    process = subprocess.Popen(
+      [sys.executable, "-m", "drope_jax.cli.main", "train", "tiny.gin"]
+      + ["--out", str(out)]
+      + [word for binding in bindings for word in ("--set", binding)]
+      + [*arguments],
+      cwd=here,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      **{"env": cache} | options,
+    )
+    started.append(process)
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(trained, cache, tmp_path_factory):
+  """The folder of a run that nothing disturbed."""
+  out = tmp_path_factory.mktemp("whole") / "run"
+  command = [sys.executable, "-m", "drope_jax.cli.main", "train", "tiny.gin"]
+  for binding in BINDINGS:
+    command += ["--set", binding]
+  subprocess.run([*command, "--out", out], cwd=trained, env=cache, check=True)
+  return out
+
+
+def _lines(run):
+  timed = ("tokens_per_s", "mfu", "step_s", "data_wait")
+  return [
+    {k: value for k, value in line.items() if not k.startswith(timed)}
+    for line in metrics.read(run)
+  ]
+
+
+def _assert_ends_as(process, run, whole):
+  _, error = process.communicate(timeout=120)
+  assert process.returncode == 0, error
+  for folder in ("pretrain", str(STEPS)):
+    got, want = (store.load_model(path / folder)[0] for path in (run, whole))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert _lines(run) == _lines(whole)
+
+
+def _await(condition, process):
+  deadline = time.monotonic() + 120
+  while not condition():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+def _logged(run) -> int:
+  file = run / metrics.FILENAME
+  return file.read_text().count("\n") if file.exists() else 0
+
+
+def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
+  run = here / "new"
+  process = start(run, 10_000)
+  _await(lambda: _logged(run) > 20, process)
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 143, error
+  (step,) = store.finished_steps(run)
+  assert 20 < step < STEPS
+  assert error.splitlines()[-1] == (
+    f"drope train: terminated; saved step {step}; the same command resumes"
+  )
+  assert len(metrics.read(run)) == step
+  _assert_ends_as(start(run, 10_000), run, whole)
