@@ -40,7 +40,8 @@ Path = str | os.PathLike
 _PARAMS, _REST, _TOKENIZER = "params", "rest", "tokenizer"
 _MANIFEST = "manifest"
 _METADATA = "_CHECKPOINT_METADATA"
-_TEMPORARY = ".orbax-checkpoint-tmp"
+TEMPORARY = ".orbax-checkpoint-tmp"
+"""In the name of a checkpoint that is being written, or never was finished."""
 _CONCURRENT_BYTES = 8 * 2**30
 """In flight per host beyond the arrays themselves; Orbax knows no bound."""
 _QUIET_S = 1.0
@@ -423,7 +424,7 @@ def _remove_begun(directory, quiet_s):
 
   Where one array cannot be written, Orbax raises while others still are.
   """
-  temporary = f"{glob.escape(directory.name)}{_TEMPORARY}*"
+  temporary = f"{glob.escape(directory.name)}{TEMPORARY}*"
   gone_since = time.monotonic()
   while True:
     begun = list(directory.parent.glob(temporary))

@@ -1,6 +1,7 @@
 """Whatever befalls a training's process or disk, it ends in the same bits."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -88,12 +89,20 @@ def _assert_ends_as(process, run, whole):
   assert _lines(run) == _lines(whole)
 
 
-def _await(condition, process):
+def _await(condition, process, ends=False):
+  """Waits for it while the process runs, or until it `ends`."""
   deadline = time.monotonic() + 120
   while not condition():
-    assert process.poll() is None, process.communicate()
+    if process.poll() is not None:
+      assert ends and process.returncode == 0, process.communicate()
+      return
     assert time.monotonic() < deadline
     time.sleep(0.002)
+
+
+def _touched(run) -> int:
+  file = run / metrics.FILENAME
+  return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _logged(run) -> int:
@@ -115,3 +124,42 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
   )
   assert len(metrics.read(run)) == step
   _assert_ends_as(start(run, 10_000), run, whole)
+
+
+def _saving(run) -> list[str]:
+  """Returns the saves that are under way, or were when their process died."""
+  names = os.listdir(run) if run.exists() else []
+  return [name for name in names if store.TEMPORARY in name]
+
+
+def _await_some_moment(kind, run, process, rng):
+  saves, touched = set(_saving(run)), _touched(run)
+  match kind:
+    case 0:  # In the middle of a save.
+      _await(lambda: set(_saving(run)) - saves, process, ends=True)
+      time.sleep(rng.uniform(0, 0.03))
+    case 1:  # Among its steps.
+      _await(lambda: _touched(run) != touched, process, ends=True)
+      time.sleep(rng.uniform(0, 0.3))
+    case 2:  # While it starts.
+      time.sleep(rng.uniform(0, 6))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_ends_in_the_same_bits(
+  start, here, whole, kills
+):
+  rng, run = random.Random(0), here / "new"
+  in_saves = finished = 0
+  for kill in range(kills):
+    process = start(run, 1 + kill % 7)
+    before = set(_saving(run))
+    _await_some_moment(kill % 3, run, process, rng)
+    process.kill()
+    if process.wait() == 0:
+      _assert_ends_as(process, run, whole)
+      run, finished = here / f"new{kill}", finished + 1
+    in_saves += bool(set(_saving(run)) - before)
+  assert in_saves >= kills // 6, "few saves were cut off"
+  assert finished <= kills // 6, "few processes were killed"
+  _assert_ends_as(start(run, 10), run, whole)
