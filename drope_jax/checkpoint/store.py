@@ -5,7 +5,7 @@ Every checkpoint is one Orbax directory that stands by itself:
     params/                   the parameter tree
     rest/                     the other training state; in a run's steps only
     tokenizer/FILE            a copy of the tokenizer's file
-    _CHECKPOINT_METADATA      holds the manifest
+    _CHECKPOINT_METADATA      holds the manifest, and checksums
 
 `save_model` writes one; a `RunStore` writes one per saved step, `RUN/1000`.
 Orbax writes under a temporary name and renames, or commits by a marker in a
@@ -27,10 +27,11 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from drope_jax import trees
-from drope_jax.checkpoint import streaming, tokenizer_file
+from drope_jax.checkpoint import checksums, streaming, tokenizer_file
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.data import paths
 from drope_jax.model import transformer
@@ -38,7 +39,7 @@ from drope_jax.model import transformer
 Path = str | os.PathLike
 
 _PARAMS, _REST, _TOKENIZER = "params", "rest", "tokenizer"
-_MANIFEST = "manifest"
+_MANIFEST, _CHECKSUMS = "manifest", "checksums"
 _METADATA = "_CHECKPOINT_METADATA"
 TEMPORARY = ".orbax-checkpoint-tmp"
 """In the name of a checkpoint that is being written, or never was finished."""
@@ -62,7 +63,8 @@ def save_model(
   """
   directory = require_new(directory)
   items = _items({_PARAMS: params}, manifest, tokenizer_path)
-  _save(directory, items, manifest, _context())
+  metadata = _metadata(manifest, {_PARAMS: params})
+  _save(directory, items, metadata, _context())
 
 
 def save_streamed(
@@ -107,7 +109,8 @@ def save_streamed(
     directory.rename(replaced)
   try:
     context = _context(streaming.Handler)
-    _save(directory, items, manifest, context, stopped.set)
+    # Its chunks have checksums of their own.
+    _save(directory, items, _metadata(manifest), context, stopped.set)
   except BaseException:
     if replaces:
       replaced.rename(directory)
@@ -157,7 +160,7 @@ def load_model(
     ValueError: it is damaged, or its arrays do not match its config.
   """
   checkpoint = locate(path)
-  manifest, stored = describe(checkpoint)
+  manifest, stored, saved = _describe(checkpoint)
   trees.require_same_leaves(
     transformer.param_shapes(manifest.model), stored, f"{checkpoint}"
   )
@@ -172,6 +175,7 @@ def load_model(
   )
   with _context(), _reading(checkpoint):
     params = ocp.load(checkpoint, abstract, checkpointable_name=_PARAMS)
+    _check({_PARAMS: params}, saved)
   return params, manifest
 
 
@@ -187,11 +191,13 @@ def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
     ValueError: the checkpoint is damaged.
   """
   checkpoint = _absolute(checkpoint)
+  saved = _describe(checkpoint)[2]
   abstract = trees.unflatten({path: _abstract(leaf)})
   context = _context()
   context.pytree.loading.partial_load = True
   with context, _reading(checkpoint):
     tree = ocp.load(checkpoint, abstract, checkpointable_name=_PARAMS)
+    _check({_PARAMS: tree}, saved)
   return trees.flatten(tree)[path]
 
 
@@ -200,21 +206,27 @@ def describe(path: Path) -> tuple[Manifest, Any]:
 
   Reads no array. Raises as `load_model` does, but checks no schema.
   """
-  checkpoint = locate(path)
-  with _context(), _reading(checkpoint):
+  return _describe(locate(path))[:2]
+
+
+def _describe(checkpoint, remedy=None):
+  """Returns also the checksums; none where it is older than they are."""
+  with _context(), _reading(checkpoint, remedy):
     json.loads((checkpoint / _METADATA).read_text())  # Orbax would go on.
     metadata = ocp.metadata(checkpoint, checkpointable_name=_PARAMS)
     if metadata.metadata is None:  # Orbax has logged why.
       raise ValueError(f"{_PARAMS} has no readable metadata")
-    data = (metadata.custom_metadata or {}).get(_MANIFEST)
+    custom = metadata.custom_metadata or {}
+    data, saved = custom.get(_MANIFEST), custom.get(_CHECKSUMS, {})
     if data is None:
       raise ValueError(f"{_METADATA} holds no {_MANIFEST}")
+    checksums.require_same({_MANIFEST: checksums.of_json(data)}, saved)
     shapes = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
       metadata.metadata,
     )
   try:
-    return Manifest.from_json(data), shapes
+    return Manifest.from_json(data), shapes, saved
   except ValueError as error:
     raise ValueError(f"{checkpoint}: {error}") from error
 
@@ -244,6 +256,28 @@ def finished_steps(run: Path) -> list[int]:
   names = [p.name for p in run.iterdir()] if run.is_dir() else []
   steps = sorted(int(name) for name in names if name.isdecimal())
   return [step for step in steps if is_finished(run / str(step))]
+
+
+def go_back(run: Path, step: int) -> None:
+  """Removes a run's steps after `step`, if its manifest can be read.
+
+  Raises:
+    ValueError: `step` is not a finished one, or damaged.
+  """
+  steps = finished_steps(run)
+  if step not in steps:
+    raise ValueError(
+      f"A run goes back to a step that it has kept, got {step} for {run}, "
+      f"which has {', '.join(map(str, steps)) or 'none'}. Name one of them."
+    )
+  run = _absolute(run)
+  describe(run / str(step))
+  # No process removes before all have looked.
+  multihost_utils.sync_global_devices(f"going back to {step}")
+  if jax.process_index() == 0:
+    for later in reversed([s for s in steps if s > step]):
+      (run / str(later)).rmtree()
+  multihost_utils.sync_global_devices(f"gone back to {step}")
 
 
 def tokenizer_path(path: Path) -> epath.Path:
@@ -328,7 +362,7 @@ class RunStore:
       _items(items, manifest, self._tokenizer_path),
       force=True,  # Orbax would skip a save while another is under way.
       overwrite=True,  # Only what is not finished can be in the way.
-      custom_metadata={_MANIFEST: manifest.to_json()},
+      custom_metadata=_metadata(manifest, state),
     )
     self._latest_step = step
 
@@ -355,14 +389,20 @@ class RunStore:
     path = locate(
       self.directory if step is None else self.directory / str(step)
     )
-    manifest, _ = describe(path)
+    remedy = "Copy it again, resume with the recipe that wrote it"
+    if earlier := [
+      s for s in finished_steps(path.parent) if s < int(path.name)
+    ]:
+      remedy += f", or go back with --from-step {earlier[-1]}"
+    manifest, _, saved = _describe(path, f"{remedy}.")
     abstract = jax.tree.map(_abstract, dict(abstract_state))
     params = abstract.pop(_PARAMS)
     items = {_PARAMS: params} | ({_REST: abstract} if abstract else {})
-    remedy = "Resume with the recipe that wrote it, or take another step."
-    with _context(), _reading(path, remedy):
+    with _context(), _reading(path, f"{remedy}."):
       loaded = ocp.load_checkpointables(path, items)
-    return {_PARAMS: loaded[_PARAMS]} | loaded.get(_REST, {}), manifest
+      state = {_PARAMS: loaded[_PARAMS]} | loaded.get(_REST, {})
+      _check(state, saved)
+    return state, manifest
 
   def wait(self) -> None:
     """Returns once what was saved is complete; raises what went wrong."""
@@ -379,7 +419,7 @@ class RunStore:
     self.close()
 
 
-def _save(directory, items, manifest, context, stop=None):
+def _save(directory, items, metadata, context, stop=None):
   """Writes a new checkpoint; one that fails or is interrupted is removed.
 
   It may be large, and may have filled the disk. `stop` makes the writing of
@@ -390,7 +430,7 @@ def _save(directory, items, manifest, context, stop=None):
     _remove_begun(directory, 0)
     with context:
       saving = ocp.save_checkpointables_async(
-        directory, items, custom_metadata={_MANIFEST: manifest.to_json()}
+        directory, items, custom_metadata=metadata
       )
       saving.result()
   except BaseException as error:
@@ -473,10 +513,23 @@ def _items(arrays, manifest, tokenizer_path):
   return arrays | {_TOKENIZER: files}
 
 
+def _metadata(manifest, arrays=None):
+  """Returns what lies beside a checkpoint's items."""
+  data = manifest.to_json()
+  found = checksums.of_arrays(arrays) if arrays is not None else {}
+  return {
+    _MANIFEST: data,
+    _CHECKSUMS: found | {_MANIFEST: checksums.of_json(data)},
+  }
+
+
+def _check(arrays, saved):
+  if saved:
+    checksums.require_same(checksums.of_arrays(arrays), saved)
+
+
 @contextlib.contextmanager
-def _reading(
-  path: epath.Path, remedy: str = "Copy it again, or take another step."
-) -> Iterator[None]:
+def _reading(path: epath.Path, remedy: str | None = None) -> Iterator[None]:
   """Turns what Orbax and TensorStore raise into one line that names `path`."""
   try:
     yield
@@ -486,7 +539,8 @@ def _reading(
     cause = str(error).split("\n")[0].split(". See")[0][:200]
     raise ValueError(
       f"A whole checkpoint of the form asked for is needed, got {path}, which "
-      f"cannot be read ({type(error).__name__}: {cause}). {remedy}"
+      f"cannot be read ({type(error).__name__}: {cause}). "
+      f"{remedy or 'Copy it again, or take another step.'}"
     ) from error
 
 

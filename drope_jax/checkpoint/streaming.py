@@ -168,7 +168,10 @@ def _create(
         "name": "regular",
         "configuration": {"chunk_shape": leaf.block_shape},
       },
-      "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+      "codecs": [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "crc32c"},
+      ],
     },
   }
   return ts.open(spec, create=True, context=context).result()

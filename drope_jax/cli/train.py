@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="where the recipe's relative paths start (default: here)",
   )
   parser.add_argument(
+    "--from-step",
+    type=int,
+    metavar="N",
+    help="resume from this kept step, and remove the later ones",
+  )
+  parser.add_argument(
     "--track",
     action="append",
     choices=track.TRACKERS,
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
           f"{name}: {model.tokens:,} tokens of training behind it"
         ),
         stopping=lambda step: terminated(),
+        from_step=args.from_step,
       )
     except loop.Stopped as stopped:
       message = f"terminated; {stopped}; the same command resumes"

@@ -65,6 +65,7 @@ def run(
   on_model: Callable[[str, Model], None] = lambda name, model: None,
   probe: Probe = lambda config, params: {},
   stopping: Callable[[int], bool] = lambda step: False,
+  from_step: int | None = None,
 ) -> Model:
   """Runs a recipe, or what is left of it, and returns the final model.
 
@@ -81,18 +82,21 @@ def run(
     probe: measures the model at each line of metrics.jsonl, which it adds to.
     stopping: whether to save and end after this step; once true it stays so,
       and says the same in every process.
+    from_step: a kept step to resume from; the later ones are removed.
 
   Raises:
     Stopped: `stopping` said so.
     ValueError: the folder is another recipe's, or was begun with other tokens
       in a store; stores, tokenizer and model do not fit each other; the loss
-      is not finite.
+      is not finite; a checkpoint is damaged; `from_step` is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
   directory = epath.Path(directory)
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
   preflight.claim(recipe, stores, directory)
+  if from_step is not None:
+    store.go_back(directory, from_step)
   ends = recipe.end_steps()
   saved = (store.finished_steps(directory) or [0])[-1]
   context = _Run(

@@ -241,6 +241,54 @@ def test_a_damaged_checkpoint_is_one_line_naming_it(
   assert "absl" not in logged, "Orbax logs what the line has said"
 
 
+def _largest(folder):
+  files = [file for file in folder.rglob("*") if file.is_file()]
+  return max(files, key=lambda file: file.stat().st_size)
+
+
+def _flip(file, share):
+  content = bytearray(file.read_bytes())
+  content[int(len(content) * share)] ^= 1
+  file.write_bytes(content)
+
+
+def test_a_flipped_bit_in_an_array_is_named(tmp_path, params):
+  store.save_model(tmp_path / "m", params, BARE)
+  file = _largest(tmp_path / "m")
+  assert "d" in file.parts, "not a file of arrays"
+  for share in (0.2, 0.5, 0.8):
+    _flip(file, share)
+    with pytest.raises(ValueError, match="/m, which cannot be read") as caught:
+      store.load_model(tmp_path / "m")
+    assert "not what was saved: params/" in str(caught.value)
+    _flip(file, share)
+  _assert_same(store.load_model(tmp_path / "m")[0], params)
+
+
+def test_a_changed_manifest_is_named(tmp_path, params):
+  store.save_model(tmp_path / "m", params, BARE)
+  file = tmp_path / "m" / "_CHECKPOINT_METADATA"
+  changed = file.read_text().replace('"context_tokens": 32', "@", 1)
+  assert "@" in changed
+  file.write_text(changed.replace("@", '"context_tokens": 33'))
+  with pytest.raises(ValueError, match="not what was saved: manifest"):
+    store.describe(tmp_path / "m")
+
+
+def test_a_run_goes_back_only_to_a_kept_step(tmp_path, params):
+  with store.RunStore(tmp_path / "run", keep=3) as run:
+    for step in (1, 2, 3):
+      run.save(step, _state(params, step), BARE)
+  with pytest.raises(ValueError, match="got 7 for .*, which has 1, 2, 3. Name"):
+    store.go_back(tmp_path / "run", 7)
+  (tmp_path / "run" / "1" / "_CHECKPOINT_METADATA").write_text("{")
+  with pytest.raises(ValueError, match="run/1, which cannot be read"):
+    store.go_back(tmp_path / "run", 1)
+  assert store.finished_steps(tmp_path / "run") == [1, 2, 3]
+  store.go_back(tmp_path / "run", 2)
+  assert store.finished_steps(tmp_path / "run") == [1, 2]
+
+
 def test_another_programs_checkpoint_is_refused(tmp_path, params):
   ocp.save(tmp_path / "m", params, checkpointable_name="params")
   with pytest.raises(ValueError, match="holds no manifest"):

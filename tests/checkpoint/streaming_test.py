@@ -204,3 +204,14 @@ def test_an_error_while_reading_is_raised_as_it_is(tmp_path, flat):
   with pytest.raises(ValueError, match="a weight is NaN"):
     store.save_streamed(tmp_path / "m", leaves, MANIFEST)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_is_named(tmp_path, flat):
+  store.save_streamed(tmp_path / "m", _leaves(flat), MANIFEST)
+  files = (tmp_path / "m" / "params" / "d").iterdir()
+  file = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  with pytest.raises(ValueError, match="/m, which cannot be read"):
+    store.load_model(tmp_path / "m")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,3 +164,40 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(
   assert in_saves >= kills // 6, "few saves were cut off"
   assert finished <= kills // 6, "few processes were killed"
   _assert_ends_as(start(run, 10), run, whole)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short"])
+def test_a_damaged_step_is_named_and_left_only_when_asked(drope, here, damage):
+  command = ["train", "tiny.gin", "--out", "new"]
+  for binding in (
+    "TrainPhase.steps = 7",
+    "Recipe.save_every_steps = 2",
+    "Recipe.log_every_steps = 1",
+  ):
+    command += ["--set", binding]
+  run = here / "new"
+  assert drope(*command).status == 0
+  lines = _lines(run)
+  want = store.load_model(run / "7")[0]
+  shutil.rmtree(run / "pretrain")
+  files = [path for path in (run / "7" / "params").rglob("d/*")]
+  file = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(file.read_bytes())
+  if damage == "flipped":
+    content[len(content) // 2] ^= 1
+  else:
+    del content[len(content) // 2 :]
+  file.write_bytes(content)
+  ran = drope(*command)
+  line = ran.err.splitlines()[-1]
+  assert ran.status == 2 and "Traceback" not in ran.err
+  assert f"got {run}/7, which cannot be read" in line
+  assert line.endswith("or go back with --from-step 6.")
+  assert store.finished_steps(run) == [6, 7]
+  ran = drope(*command, "--from-step", "5")
+  assert ran.status == 2 and "which has 6, 7. Name one" in ran.err
+  assert drope(*command, "--from-step", "6").status == 0
+  jax.tree.map(
+    np.testing.assert_array_equal, store.load_model(run / "pretrain")[0], want
+  )
+  assert _lines(run) == lines
