@@ -10,14 +10,16 @@ finished phase, by its name.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import contextlib
 import pathlib
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import rich.console
 
-from drope_jax.cli import configure, progress, termination, track
+from drope_jax.cli import configure, hosts, progress, termination, track
 from drope_jax.train import loop
 from drope_jax.train.recipe import Recipe
 
@@ -48,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="resume from this kept step, and remove the later ones",
   )
   parser.add_argument(
+    "--distributed",
+    type=int,
+    nargs="?",
+    const=300,
+    metavar="SECONDS",
+    help="join the processes of other hosts, within 300 seconds by default",
+  )
+  parser.add_argument(
     "--track",
     action="append",
     choices=track.TRACKERS,
@@ -64,10 +74,32 @@ def run(args: argparse.Namespace) -> None:
     Terminated: SIGTERM came, and what it cost is saved.
   """
   recipe = configure.build(args.config, Recipe, args.overrides)
+  with contextlib.ExitStack() as stack:
+    terminated = stack.enter_context(termination.deferred())
+    if args.distributed is not None:
+      # JAX puts its own handler of SIGTERM in the place of that one.
+      stack.enter_context(hosts.joined(args.distributed))
+    _run(recipe, args, _stopping(terminated))
+
+
+def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
+  """Returns whether any process of the run was told to end, as all see it."""
+  reached = False
+
+  def stopping(step: int) -> bool:
+    nonlocal reached
+    if jax.process_count() == 1:
+      return terminated()
+    reached |= multihost_utils.reached_preemption_sync_point(step)
+    return reached
+
+  return stopping
+
+
+def _run(recipe, args, stopping) -> None:
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   console = rich.console.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
-    termination.deferred() as terminated,
     track.listeners(args.track, out, recipe) as trackers,
     progress.TrainingProgress(recipe, console) as show,
   ):
@@ -85,10 +117,11 @@ def run(args: argparse.Namespace) -> None:
         on_model=lambda name, model: console.print(
           f"{name}: {model.tokens:,} tokens of training behind it"
         ),
-        stopping=lambda step: terminated(),
+        stopping=stopping,
         from_step=args.from_step,
       )
     except loop.Stopped as stopped:
       message = f"terminated; {stopped}; the same command resumes"
       raise termination.Terminated(message) from stopped
-  print(f"{out}: finished. `drope inspect {out}` shows it.")
+  if jax.process_index() == 0:
+    print(f"{out}: finished. `drope inspect {out}` shows it.")

@@ -2,8 +2,10 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from drope_jax.checkpoint import store
+from drope_jax.data import store as data_store
 from drope_jax.train import metrics
 
 STEPS = 300
@@ -201,3 +204,182 @@ def test_a_damaged_step_is_named_and_left_only_when_asked(drope, here, damage):
     np.testing.assert_array_equal, store.load_model(run / "pretrain")[0], want
   )
   assert _lines(run) == lines
+
+
+@pytest.fixture
+def at_step_3(monkeypatch):
+  """Has something happen once step 3 is logged, once."""
+
+  def install(event):
+    write = metrics.MetricsLog.write
+
+    def write_then(self, line):
+      write(self, line)
+      if line["step"] == 3:
+        monkeypatch.setattr(metrics.MetricsLog, "write", write)
+        event()
+
+    monkeypatch.setattr(metrics.MetricsLog, "write", write_then)
+
+  return install
+
+
+_TO_30 = ("TrainPhase.steps = 30", "Recipe.save_every_steps = 2")
+
+
+def _command(out):
+  bindings = (*_TO_30, "Recipe.log_every_steps = 1")
+  words = [word for binding in bindings for word in ("--set", binding)]
+  return ["train", "tiny.gin", "--out", out, *words]
+
+
+def _assert_goes_on_as_if_nothing_had_been(drope, here):
+  for out in ("new", "whole"):
+    assert drope(*_command(out)).status == 0
+  got, want = (
+    store.load_model(here / out / "pretrain")[0] for out in ("new", "whole")
+  )
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert _lines(here / "new") == _lines(here / "whole")
+
+
+def test_a_save_that_the_disk_cannot_hold_costs_only_itself(
+  drope, here, at_step_3
+):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  def limit():
+    while not store.finished_steps(here / "new"):
+      time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+
+  at_step_3(limit)
+  try:
+    ran = drope(*_command("new"))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert ran.status == 2 and "Traceback" not in ran.err, ran.err
+  assert "a file would be larger" in ran.err.splitlines()[-1]
+  assert store.finished_steps(here / "new") == [2]
+  _assert_goes_on_as_if_nothing_had_been(drope, here)
+
+
+def test_a_store_cut_short_under_a_run_is_named_and_costs_no_save(
+  drope, here, at_step_3, monkeypatch
+):
+  monkeypatch.setattr(data_store, "READ_TOKENS", 64)
+  shutil.rmtree(here / "text")
+  tokenize = "tokenize text.txt --tokenizer tiny.model --out text --workers 1"
+  assert drope(*tokenize.split()).status == 0
+  file = here / "text/tokens/c/0"
+  content = file.read_bytes()
+  at_step_3(lambda: os.truncate(file, len(content) // 20))
+  ran = drope(*_command("new"))
+  assert ran.status == 2 and "Traceback" not in ran.err, ran.err
+  line = ran.err.splitlines()[-1]
+  assert "A whole token store" in line and "text" in line
+  steps = store.finished_steps(here / "new")
+  assert steps and steps[-1] < 30
+  file.write_bytes(content)
+  _assert_goes_on_as_if_nothing_had_been(drope, here)
+
+
+_READ_ONLY = """
+import subprocess, sys
+out, *command = sys.argv[1:]
+subprocess.run(["mount", "--bind", out, out], check=True)
+subprocess.run(["mount", "-o", "remount,ro,bind", out], check=True)
+sys.exit(subprocess.run(command).returncode)
+"""
+
+
+@pytest.mark.skipif(
+  shutil.which("unshare") is None
+  or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode,
+  reason="may mount nothing",
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_read_only_folder_is_one_line(drope, here, cache, begun, at_step_3):
+  run = here / "new"
+  if begun:
+    at_step_3(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert drope(*_command("new")).status == 143
+  else:
+    run.mkdir()
+  before = sorted(run.rglob("*"))
+  ran = subprocess.run(
+    ["unshare", "-m", sys.executable, "-c", _READ_ONLY, run, sys.executable]
+    + ["-m", "drope_jax.cli.main", *_command("new")],
+    cwd=here,
+    env=cache,
+    capture_output=True,
+    text=True,
+  )
+  assert ran.returncode == 2, ran.stderr
+  assert "Read-only file system" in ran.stderr.splitlines()[-1]
+  assert "Traceback" not in ran.stderr
+  assert sorted(run.rglob("*")) == before
+  _assert_goes_on_as_if_nothing_had_been(drope, here)
+
+
+@pytest.fixture
+def start_all(start, cache):
+  """Starts the first of so many processes that are one program."""
+
+  def start_all(out, count, *, of, timeout_s=60):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+      start(
+        out,
+        10_000,
+        *("--distributed", str(timeout_s)),
+        env=cache
+        | {
+          "JAX_COORDINATOR_ADDRESS": address,
+          "JAX_NUM_PROCESSES": str(of),
+          "JAX_PROCESS_ID": str(index),
+        },
+      )
+      for index in range(count)
+    ]
+
+  return start_all
+
+
+def test_too_few_processes_are_told_which_are_missing(start_all, here):
+  processes = start_all(here / "new", 2, of=4, timeout_s=20)
+  for process in processes:
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1
+    assert "4 processes are needed, got 2 within 20 s: 2, 3 missing" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_as_one_and_fail_together(
+  start_all, here, whole, count
+):
+  run = here / "new"
+  processes = start_all(run, count, of=count)
+  _await(lambda: _logged(run) > 5, processes[0])
+  processes[1].send_signal(signal.SIGTERM)
+  for process in processes:
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+  (step,) = store.finished_steps(run)
+  processes = start_all(run, count, of=count)
+  _await(lambda: _logged(run) > step + 5, processes[0])
+  processes[1].kill()
+  for process in (processes[0], *processes[2:]):
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert "another process of the run has ended" in error.splitlines()[-1]
+  for process in start_all(run, count, of=count):
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 0, error
+  losses = [[line["loss"] for line in _lines(path)] for path in (run, whole)]
+  # Sums over processes round otherwise, and training carries that on.
+  np.testing.assert_allclose(*losses, rtol=1e-3)
