@@ -69,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     FileNotFoundError, ValueError: a user's mistake, explained.
   """
   target = slices.parse(args.topology)
+  if not 0 < args.mfu <= 1:
+    raise ValueError(
+      f"--mfu must be a share above 0 and at most 1, got {args.mfu}. Change it."
+    )
   recipe = configure.build(args.config, Recipe, args.overrides)
   plans.prepare()
   config = _start_config(recipe, args.model, args.data)

@@ -79,6 +79,13 @@ def test_without_the_compiler_it_says_what_to_install(
   assert "pip install 'drope_jax[tpu]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mfu", ["0", "-1", "nan", "50"])
+def test_an_impossible_mfu_is_one_line(mfu, recipe, capsys):
+  arguments = ["plan", str(recipe), "--topology", "v5e-8", "--mfu", mfu]
+  assert main.main(arguments) == 2
+  assert "--mfu must be a share above 0" in capsys.readouterr().err
+
+
 def test_an_unknown_topology_is_one_line(recipe, capsys):
   status = main.main(["plan", str(recipe), "--topology", "v5e-7"])
   assert status == 2
