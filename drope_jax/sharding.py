@@ -1,9 +1,11 @@
 """The mesh, and which axis of each parameter it splits.
 
 Four mesh axes: `data` (replicas), `fsdp` (batch, with parameters gathered when
-used), `tensor` (heads, MLP width and vocabulary), `context` (sequence). Rules
-are an ordered table from a parameter's path to its PartitionSpec, without a
-catch-all: a parameter that no rule knows is an error, not a silent replica.
+used), `tensor` (heads, MLP width and vocabulary), `context` (sequence). Of
+several TPU slices each is a replica: `data` alone crosses the slow network
+between them. Rules are an ordered table from a parameter's path to its
+PartitionSpec, without a catch-all: a parameter that no rule knows is an error,
+not a silent replica.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ import types
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -43,52 +46,106 @@ ATTENTION = types.MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many ways each mesh axis splits; None takes the devices left over.
+  """How many ways each mesh axis splits a slice; -1 takes the devices left.
 
   Attributes:
-    data, fsdp, tensor, context: see the module; at most one is None.
+    data, fsdp, tensor, context: see the module; at most one is -1.
+    slices: TPU slices, over which `data` is split beyond its ways in each.
   """
 
-  data: int | None = 1
-  fsdp: int | None = None
-  tensor: int | None = 1
-  context: int | None = 1
+  data: int = 1
+  fsdp: int = -1
+  tensor: int = 1
+  context: int = 1
+  slices: int = 1
 
   def __post_init__(self):
-    sizes = [getattr(self, axis) for axis in AXES]
-    if sizes.count(None) > 1 or any(s is not None and s < 1 for s in sizes):
+    *sizes, slices = dataclasses.astuple(self)
+    if (
+      sizes.count(-1) > 1
+      or slices < 1
+      or any(size < 1 and size != -1 for size in sizes)
+    ):
       raise ValueError(
-        "MeshConfig needs axes of at least 1, one of them None at most, got "
-        f"{dict(zip(AXES, sizes, strict=True))}. Fix all but one."
+        "MeshConfig needs sizes of at least 1, of its axes one -1 at most, got "
+        f"{dataclasses.asdict(self)}. Fix all but one."
       )
 
   def shape(self, num_devices: int) -> tuple[int, ...]:
-    """Returns the mesh's shape over `num_devices`.
+    """Returns the mesh's shape over `num_devices` of all slices.
 
     Raises:
       ValueError: the axes do not multiply to the number of devices.
     """
-    sizes = [getattr(self, axis) for axis in AXES]
-    fixed = math.prod(size for size in sizes if size is not None)
-    shape = tuple(size or max(num_devices // fixed, 1) for size in sizes)
+    *sizes, slices = dataclasses.astuple(self)
+    fixed = math.prod(size for size in sizes if size != -1) * slices
+    left = max(num_devices // fixed, 1)
+    data, *others = (left if size == -1 else size for size in sizes)
+    shape = (slices * data, *others)
     if math.prod(shape) != num_devices:
       raise ValueError(
         f"The mesh must use all {num_devices} devices, got "
-        f"{dict(zip(AXES, shape, strict=True))}. Change MeshConfig so that "
-        "its axes multiply to them."
+        f"{dict(zip(AXES, shape, strict=True))}. Change the mesh so that its "
+        "axes multiply to them."
       )
     return shape
 
 
-def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-  """Returns the mesh over `devices`, by default all of every process."""
+PRESETS = types.MappingProxyType(
+  {
+    "single": MeshConfig(fsdp=1),
+    "fsdp": MeshConfig(),
+    "fsdp_tp": MeshConfig(tensor=4),
+    "long": MeshConfig(context=4),
+  }
+)
+"""Layouts by name; `long` for texts that one device has no room for."""
+
+
+def layout(mesh: str | MeshConfig) -> MeshConfig:
+  """Returns the layout that a preset's name means; any other is itself.
+
+  Raises:
+    ValueError: there is no preset of that name.
+  """
+  if isinstance(mesh, MeshConfig):
+    return mesh
+  if mesh not in PRESETS:
+    raise ValueError(
+      f"A mesh must be a MeshConfig or one of {', '.join(PRESETS)}, got "
+      f"{mesh!r}. Name one of these."
+    )
+  return PRESETS[mesh]
+
+
+def make_mesh(mesh: str | MeshConfig, devices: list | None = None) -> Mesh:
+  """Returns the mesh over `devices`, by default all of every process.
+
+  Raises:
+    ValueError: they are not of as many slices, or the axes do not multiply to
+      them, or there is no preset of that name.
+  """
+  config = layout(mesh)
   devices = jax.devices() if devices is None else devices
-  return jax.make_mesh(
-    config.shape(len(devices)),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices != config.slices:
+    raise ValueError(
+      f"MeshConfig.slices must be that of the devices, got {config.slices} for "
+      f"devices of {slices}. Set it to {slices}."
+    )
+  shape = config.shape(len(devices))
+  if slices == 1:
+    grid = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  else:
+    grid = mesh_utils.create_hybrid_device_mesh(
+      (shape[0] // slices, *shape[1:]),
+      (slices, *[1] * (len(shape) - 1)),
+      devices,
+      allow_split_physical_axes=True,
+    )
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def param_spec(path: str) -> P:

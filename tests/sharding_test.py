@@ -40,6 +40,17 @@ def _mesh(**axes):
   return sharding.make_mesh(config, jax.devices()[: int(np.prod(sizes))])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  """A device of a slice, as far as a mesh looks at it."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  platform: str = "cpu"
+  device_kind: str = "cpu"
+
+
 @pytest.fixture(scope="module")
 def shapes():
   return transformer.param_shapes(CONFIG)
@@ -121,7 +132,7 @@ def test_large_state_that_is_no_moment_is_refused(shapes):
 
 def test_a_mesh_takes_what_devices_are_left():
   assert sharding.MeshConfig().shape(8) == (1, 8, 1, 1)
-  assert sharding.MeshConfig(data=None, fsdp=2).shape(8) == (4, 2, 1, 1)
+  assert sharding.MeshConfig(data=-1, fsdp=2).shape(8) == (4, 2, 1, 1)
   assert sharding.MeshConfig(2, 2, 1, 2).shape(8) == (2, 2, 1, 2)
   assert sharding.MeshConfig().shape(1) == (1, 1, 1, 1)
   mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2))
@@ -142,10 +153,62 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused(config, devices):
     config.shape(devices)
 
 
-@pytest.mark.parametrize("axes", [{"data": None}, {"tensor": 0}])
+@pytest.mark.parametrize(
+  "axes", [{"data": -1}, {"tensor": 0}, {"context": -2}, {"slices": -1}]
+)
 def test_impossible_meshes_are_refused(axes):
-  with pytest.raises(ValueError, match="at least 1, one of them None at most"):
+  with pytest.raises(
+    ValueError, match="at least 1, of its axes one -1 at most"
+  ):
     sharding.MeshConfig(**axes)
+
+
+@pytest.mark.parametrize(
+  "name,shape",
+  [
+    ("fsdp", (1, 8, 1, 1)),
+    ("fsdp_tp", (1, 2, 4, 1)),
+    ("long", (1, 2, 1, 4)),
+  ],
+)
+def test_a_preset_is_a_layout_by_name(name, shape):
+  assert tuple(sharding.make_mesh(name).shape.values()) == shape
+  assert sharding.layout(sharding.PRESETS[name]) is sharding.PRESETS[name]
+
+
+def test_one_device_alone_is_single():
+  mesh = sharding.make_mesh("single", jax.devices()[:1])
+  assert mesh.shape == dict.fromkeys(sharding.AXES, 1)
+  with pytest.raises(ValueError, match="all 8 devices, got"):
+    sharding.make_mesh("single")
+
+
+def test_an_unknown_preset_is_one_line_with_those_that_are():
+  message = "one of single, fsdp, fsdp_tp, long, got 'fdsp'. Name one"
+  with pytest.raises(ValueError, match=message):
+    sharding.make_mesh("fdsp")
+
+
+def test_data_alone_crosses_slices():
+  # In the order of their ids, slices take turns.
+  devices = [_Device(id=i, slice_index=i % 2) for i in range(16)]
+  config = sharding.MeshConfig(data=2, fsdp=-1, tensor=2, slices=2)
+  assert config.shape(16) == (4, 2, 2, 1)
+  mesh = sharding.make_mesh(config, devices)
+  assert mesh.shape == {"data": 4, "fsdp": 2, "tensor": 2, "context": 1}
+  slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+  assert {*slices[:2].flat} == {0} and {*slices[2:].flat} == {1}
+  assert {device.id for device in mesh.devices.flat} == {*range(16)}
+
+
+@pytest.mark.parametrize("slices,of", [(1, 2), (2, 1), (4, 2)])
+def test_a_mesh_of_other_slices_than_the_devices_is_refused(slices, of):
+  devices = [_Device(id=i, slice_index=i % of) for i in range(8)]
+  message = f"got {slices} for devices of {of}. Set it to {of}"
+  with pytest.raises(ValueError, match=message):
+    sharding.make_mesh(sharding.MeshConfig(slices=slices), devices)
+  with pytest.raises(ValueError, match="got 2 for devices of 1. Set it to 1"):
+    sharding.make_mesh(sharding.MeshConfig(slices=2))
 
 
 def test_an_uneven_batch_is_refused():

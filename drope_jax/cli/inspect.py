@@ -88,7 +88,7 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   if args.checkpoint.endswith(".gin"):
     recipe = configure.build(args.checkpoint, Recipe)
     shapes = transformer.param_shapes(preflight.start_config(recipe, None))
-    layout = recipe.mesh
+    layout = sharding.layout(recipe.mesh)
   else:
     path = store.locate(paths.resolve(args.checkpoint))
     shapes, layout = store.describe(path)[1], sharding.MeshConfig()

@@ -185,7 +185,7 @@ def thriftier(
   if phase.remat in names:
     names = names[names.index(phase.remat) + 1 :]
   changes = [{"remat": name} for name in names]
-  data, fsdp, _, _ = recipe.mesh.shape(target.devices)
+  data, fsdp, _, _ = sharding.layout(recipe.mesh).shape(target.devices)
   accumulation = 2 * phase.accumulation
   while phase.batch_size % (accumulation * data * fsdp) == 0:
     changes.append({"remat": "full", "accumulation": accumulation})

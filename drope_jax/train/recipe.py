@@ -5,11 +5,11 @@ import re
 
 import optax
 
+from drope_jax import sharding
 from drope_jax.attention import BACKENDS, FlashTpu
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
 from drope_jax.model.config import ModelConfig
-from drope_jax.sharding import MeshConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loss
 from drope_jax.train.guard import Guard
@@ -213,7 +213,7 @@ class Recipe:
     tokenizer: file that the stores were tokenized with, which the run's
       checkpoints carry; None with `init_from`, whose own it is.
     seed: of weights and data.
-    mesh: how devices are laid out.
+    mesh: how devices are laid out; a name in `sharding.PRESETS`, or sizes.
     attention: backend, or `FlashTpu` with blocks of its own; "auto" is
       resolved once a phase, for the devices at hand.
     save_every_steps: between checkpoints that a run resumes from.
@@ -228,7 +228,7 @@ class Recipe:
   init_from: str | None = None
   tokenizer: str | None = None
   seed: int = 0
-  mesh: MeshConfig = MeshConfig()
+  mesh: str | sharding.MeshConfig = "fsdp"
   attention: str | FlashTpu = "auto"
   save_every_steps: int = 500
   log_every_steps: int = 10
@@ -256,6 +256,7 @@ class Recipe:
         "Recipe.attention must be auto or one of "
         f"{', '.join(BACKENDS)}, got {self.attention!r}. Name one of these."
       )
+    sharding.layout(self.mesh)  # Refuses a name that is none.
     names = [phase.name for phase in self.phases]
     # A phase's checkpoint is the folder of its name, beside the saved steps'.
     if len(set(names)) < len(names) or not all(

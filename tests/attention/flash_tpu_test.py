@@ -241,7 +241,7 @@ def test_what_jit_divides_stays_as_it_is_on_a_mesh():
 
 
 def test_a_mesh_that_does_not_divide_the_heads_is_refused():
-  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=4, fsdp=None))
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=4))
   divided = attention.on_mesh("flash_tpu", mesh, **sharding.ATTENTION)
   *qkv, _ = _inputs(H=4, K=2)
   with pytest.raises(ValueError, match="got 4 and 2 for 4 parts. Change Mesh"):

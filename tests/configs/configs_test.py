@@ -121,7 +121,7 @@ def test_a_recipe_divides_over_the_slice_that_its_header_names(name):
     options["--model"], model_config.ModelConfig
   )
   mesh = jax.sharding.AbstractMesh(
-    recipe.mesh.shape(target.devices), sharding.AXES
+    sharding.layout(recipe.mesh).shape(target.devices), sharding.AXES
   )
   for phase in recipe.phases:
     if isinstance(phase, SurgeryPhase):

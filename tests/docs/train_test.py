@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+from drope_jax import sharding
 from drope_jax.cli import configure
 from drope_jax.model import remat
 from drope_jax.train.recipe import Recipe, TrainPhase
@@ -23,3 +24,13 @@ def test_its_table_names_fields_and_every_remat_policy():
   named = re.findall(r"`(\w+)`", " ".join(rows))
   assert {*named} <= {f.name for f in dataclasses.fields(TrainPhase)}
   assert {*re.findall(r"`(\w+)`", rows["`remat`"])} == {*remat.POLICIES}
+
+
+def test_its_table_of_meshes_is_the_presets():
+  table = TEXT.split("| preset |")[1].split("\n\n")[0]
+  rows = dict(re.findall(r"^\| (\w+) \| (.*?) \|", table, re.M))
+  assert list(rows) == list(sharding.PRESETS)
+  for name, sizes in rows.items():
+    sizes = dict(re.findall(r"`(\w+)` (-?\d+)", sizes))
+    sizes = {"fsdp": 1} | {axis: int(size) for axis, size in sizes.items()}
+    assert sharding.PRESETS[name] == sharding.MeshConfig(**sizes)

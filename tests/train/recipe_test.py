@@ -41,7 +41,9 @@ RECOVERING = dataclasses.replace(
   held_out=HeldOut(DataConfig(("held",))),
   until_recovered=0.99,
 )
-RECIPE = Recipe((PHASE,), model=MODEL, tokenizer="t.model")
+RECIPE = Recipe(
+  (PHASE,), model=MODEL, tokenizer="t.model", mesh=sharding.MeshConfig()
+)
 
 
 def test_tokens_are_rounded_down_to_whole_steps():
@@ -118,6 +120,7 @@ def test_a_surgery_is_measured_on_some_text():
     ({"read_workers": -1}, "read_workers must be at least 0, got -1"),
     ({"prefetch_batches": 0}, "prefetch_batches must be at least 1, got 0"),
     ({"attention": "flush"}, "auto or one of reference, .*, got 'flush'"),
+    ({"mesh": "fsdq"}, "MeshConfig or one of single, .*, got 'fsdq'. Name one"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     (
       {"phases": (dataclasses.replace(PHASE, steps=2),)},
