@@ -21,8 +21,10 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
-# Fields of a Recipe that change no number that the run computes.
+# Fields of a Recipe that change no number that the run computes; the mesh, none
+# beyond rounding.
 WITHOUT_EFFECT = (
+  "mesh",
   "save_every_steps",
   "log_every_steps",
   "read_workers",

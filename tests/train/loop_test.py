@@ -358,6 +358,23 @@ def test_how_it_saves_logs_and_reads_may_change(whole, base):
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
 
 
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+def test_a_run_goes_on_on_another_mesh(whole, base, tmp_path, axis):
+  folder = tmp_path / "run"
+  with pytest.raises(Stop):
+    _run(RECIPE, folder, base, **_stop_at([], step=9))
+  mesh = sharding.MeshConfig(**{axis: 2})
+  final = _run(dataclasses.replace(RECIPE, mesh=mesh), folder, base)
+  assert [line["step"] for line in _lines(folder)] == [*range(1, 11)]
+  kernel = final.params["layers"]["mlp"]["up"]["kernel"]
+  assert kernel.sharding.mesh.shape[axis] == 2
+  assert kernel.sharding.is_fully_replicated == (axis == "context")
+  want = _leaves(whole[1]["recalibrate"])
+  for path, got in _leaves(final).items():
+    # Two steps of 0.02 of Adam, which turns what is small into whole steps.
+    np.testing.assert_allclose(got, want[path], atol=1e-3, err_msg=path)
+
+
 def test_a_phase_reads_on_where_the_one_before_it_ended(base, tmp_path, read):
   again = dataclasses.replace(PRETRAIN, name="again", batch_size=2, steps=10)
   recipe = dataclasses.replace(RECIPE, phases=(PRETRAIN, again))
