@@ -8,6 +8,7 @@ PartitionSpec, without a catch-all: a parameter that no rule knows is an error,
 not a silent replica.
 """
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import math
@@ -216,12 +217,38 @@ def require_even_batch(
   _require_divisible("a microbatch", shape, NamedSharding(mesh, BATCH))
 
 
+def process_part(mesh: Mesh) -> tuple[int, int]:
+  """Returns which part of a batch's rows this process holds, of how many.
+
+  Processes between which `tensor` or `context` splits rows hold the same ones.
+
+  Raises:
+    ValueError: some processes hold more rows than others, or share but a few.
+  """
+  devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
+  held = collections.defaultdict(set)
+  for row, sharing in enumerate(devices):
+    for device in sharing:
+      held[device.process_index].add(row)
+  parts = sorted({tuple(sorted(rows)) for rows in held.values()})
+  sizes = {len(part) for part in parts}
+  if len(sizes) > 1 or sum(map(len, parts)) != len(devices):
+    raise ValueError(
+      "Processes must hold equal parts of a batch, got "
+      f"{dict(mesh.shape)} over {len(held)} processes. Make tensor * context "
+      "divide a process's devices, or be a multiple of them."
+    )
+  return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Returns this process's rows of a batch as parts of global arrays."""
-  sharding = NamedSharding(mesh, BATCH)
+  """Returns this process's part of a batch as that of global arrays."""
+  where, (_, parts) = NamedSharding(mesh, BATCH), process_part(mesh)
   return {
-    name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in batch.items()
+    name: jax.make_array_from_process_local_data(
+      where, x_BS, (parts * x_BS.shape[0], x_BS.shape[1])
+    )
+    for name, x_BS in batch.items()
   }
 
 

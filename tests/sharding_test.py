@@ -229,3 +229,38 @@ def test_a_batch_is_split_by_rows_and_context():
   assert [part.data.shape for part in parts] == [(1, 4)] * 8
   # Devices count through data, fsdp, tensor, context, the last fastest.
   np.testing.assert_array_equal(parts[3].data, tokens_BS[1:2, 4:])
+
+
+def _part(process, mesh, monkeypatch):
+  monkeypatch.setattr(jax, "process_index", lambda: process)
+  return sharding.process_part(mesh)
+
+
+@pytest.mark.parametrize(
+  "axes,parts",
+  [
+    ({"fsdp": -1}, [0, 1, 2, 3]),
+    ({"tensor": 2}, [0, 1, 2, 3]),
+    ({"tensor": 4}, [0, 0, 1, 1]),
+    ({"data": 2, "fsdp": 1, "context": 4}, [0, 0, 1, 1]),
+    ({"tensor": 4, "context": 2}, [0, 0, 0, 0]),
+  ],
+)
+def test_processes_that_share_rows_hold_the_same_part(axes, parts, monkeypatch):
+  devices = [
+    _Device(id=i, slice_index=0, process_index=i // 2) for i in range(8)
+  ]
+  mesh = sharding.make_mesh(sharding.MeshConfig(**axes), devices)
+  got = [_part(process, mesh, monkeypatch) for process in range(4)]
+  assert got == [(part, max(parts) + 1) for part in parts]
+
+
+def test_processes_that_share_rows_in_part_are_refused():
+  devices = [
+    _Device(id=i, slice_index=0, process_index=i // 3) for i in range(6)
+  ]
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2), devices)
+  with pytest.raises(
+    ValueError, match="equal parts of a batch, got.*2 process"
+  ):
+    sharding.process_part(mesh)

@@ -55,8 +55,8 @@ def batches(
   context_tokens: int,
   seed: int,
   start_sequence: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  part: int = 0,
+  parts: int = 1,
   workers: int = 0,
   prefetch_batches: int = 4,
   base_dir: str | None = None,
@@ -70,39 +70,38 @@ def batches(
 
   Args:
     config: which stores, and how much of each.
-    batch_size: B over all processes together.
+    batch_size: B of all parts together.
     context_tokens: S.
     seed: of the order, not negative.
     start_sequence: how many sequences of the stream to leave out.
-    process_index: this process gets rows [index * B / count, ...) of B.
-    process_count: must divide B.
+    part: yields rows [part * B / parts, ...) of B, from 0.
+    parts: must divide B.
     workers: threads that read ahead, a batch each; 0 reads when asked.
     prefetch_batches: how many batches they read ahead.
     base_dir: where relative store paths start.
 
   Returns:
     dicts of inputs_BS, targets_BS, segments_BS (int32), weights_BS (float32),
-    B being this process's rows.
+    B being the part's rows.
 
   Raises:
     FileNotFoundError, ValueError: a store is missing, damaged, shorter than a
-      sequence, or of another tokenizer than the first; or process_count does
-      not divide batch_size.
+      sequence, or of another tokenizer than the first; or parts does not divide
+      batch_size.
   """
-  if batch_size % process_count:
+  if batch_size % parts:
     raise ValueError(
-      f"Every process needs the same rows, got a batch of {batch_size} for "
-      f"{process_count} processes. Make batch_size a multiple of it."
+      f"Every process needs as many rows, got a batch of {batch_size} for "
+      f"{parts} parts. Make batch_size a multiple of it."
     )
   stores = open_stores(config, base_dir)
   sequences = _order(config, stores, context_tokens, seed)[start_sequence:]
   # Without drop_remainder, grain's length of an endless dataset overflows.
   rows = sequences.batch(
-    batch_size // process_count, drop_remainder=True, batch_fn=_stack
+    batch_size // parts, drop_remainder=True, batch_fn=_stack
   )
-  # Row blocks are numbered (step, process), so this process owns every
-  # process_count-th one.
-  rows = rows[process_index::process_count]
+  # Row blocks are numbered (step, part), so this is every parts-th one.
+  rows = rows[part::parts]
   options = grain.ReadOptions(
     num_threads=workers, prefetch_buffer_size=prefetch_batches
   )

@@ -363,7 +363,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
   # from another's checkpoint, sees the same order of the text again.
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
-  batches = preflight.batches(recipe, phase, run.base_dir, read)
+  batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
   with metrics_lib.MetricsLog(run.directory, now) as log:
     meter = meters.Meter(
       flops.of_token(config, phase.context_tokens),
@@ -416,7 +416,7 @@ def _measurement(run, phase, config, backend):
   """Returns a function from params to their metrics on held-out text."""
   batches = [
     sharding.put_batch(run.mesh, batch)
-    for batch in preflight.held_out_batches(phase, run.base_dir)
+    for batch in preflight.held_out_batches(phase, run.mesh, run.base_dir)
   ]
 
   def loss(config, backend):

@@ -83,8 +83,8 @@ def check(
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens
       )
-      batches(recipe, phase, base_dir)  # Refuses too short a store.
-      held_out_batches(phase, base_dir)
+      batches(recipe, phase, mesh, base_dir)  # Refuses too short a store.
+      held_out_batches(phase, mesh, base_dir)
   return fingerprints
 
 
@@ -172,18 +172,20 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
 def batches(
   recipe: Recipe,
   phase: TrainPhase,
+  mesh: jax.sharding.Mesh,
   base_dir: str | None,
   start_sequence: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns this process's batches of a phase, as `pipeline.batches`."""
+  part, parts = sharding.process_part(mesh)
   return pipeline.batches(
     phase.data,
     batch_size=phase.batch_size,
     context_tokens=phase.context_tokens,
     seed=recipe.seed,
     start_sequence=start_sequence,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    part=part,
+    parts=parts,
     workers=recipe.read_workers,
     prefetch_batches=recipe.prefetch_batches,
     base_dir=base_dir,
@@ -191,19 +193,19 @@ def batches(
 
 
 def held_out_batches(
-  phase: TrainPhase, base_dir: str | None
+  phase: TrainPhase, mesh: jax.sharding.Mesh, base_dir: str | None
 ) -> list[dict[str, np.ndarray]]:
   """Returns this process's rows of a phase's held-out text, [] without one."""
   if phase.held_out is None:
     return []
-  rows = phase.microbatch_size
+  rows, (part, parts) = phase.microbatch_size, sharding.process_part(mesh)
   endless = pipeline.batches(
     phase.held_out.data,
     batch_size=rows,
     context_tokens=phase.context_tokens,
     seed=0,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    part=part,
+    parts=parts,
     base_dir=base_dir,
   )
   count = math.ceil(phase.held_out.sequences / rows)

@@ -146,8 +146,8 @@ def test_hosts_together_read_the_batch_of_one(batches, weights, count):
       5,
       weights=weights,
       start_sequence=20,
-      process_index=i,
-      process_count=count,
+      part=i,
+      parts=count,
     )
     for i in range(count)
   ]
@@ -258,8 +258,8 @@ def test_paths_are_absolute_or_relative_to_base_dir(batches, folder):
 
 
 def test_unequal_hosts_are_refused(batches):
-  with pytest.raises(ValueError, match="batch of 6 for 4 processes"):
-    batches(1, process_count=4)
+  with pytest.raises(ValueError, match="batch of 6 for 4 parts"):
+    batches(1, parts=4)
 
 
 def test_a_context_above_a_store_is_refused(batches):

@@ -310,26 +310,32 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
 
 
 _ONE_OF_TWO = """
-import importlib.util, pathlib, sys
+import dataclasses, importlib.util, pathlib, sys
 import jax
-test, index, address, base, folder = sys.argv[1:]
+from drope_jax import sharding
+test, index, address, axis, base, folder = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(index))
 spec = importlib.util.spec_from_file_location("loop_test", test)
 loop_test = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(loop_test)
-loop_test._run(loop_test.RECIPE, pathlib.Path(folder), base)
+mesh = sharding.MeshConfig(**{"fsdp": 1, axis: 2})
+recipe = dataclasses.replace(loop_test.RECIPE, mesh=mesh)
+loop_test._run(recipe, pathlib.Path(folder), base)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_run_as_two_devices_of_one_do(whole, base, tmp_path):
+@pytest.mark.parametrize("axis", ["fsdp", "tensor", "context"])
+def test_two_processes_run_as_two_devices_of_one_do(
+  whole, base, tmp_path, axis
+):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{free.getsockname()[1]}"
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", _ONE_OF_TWO, __file__]
-      + [str(index), address, str(base), str(tmp_path / "run")],
+      + [str(index), address, axis, str(base), str(tmp_path / "run")],
       env=os.environ | {"XLA_FLAGS": ""},
     )
     for index in range(2)
