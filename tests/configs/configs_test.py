@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 
-from drope_jax import sharding
+from drope_jax import sharding, trees
 from drope_jax.cli import configure
 from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
@@ -65,6 +65,20 @@ def test_the_header_states_what_the_file_describes(path):
   assert _parameters(_model(path)) == int(stated.replace(",", ""))
   assert "# Source: " in text
   assert f"'../models/{path.name}'" in text
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_every_parameter_of_a_model_and_its_variants_has_one_rule(path):
+  config = _model(path)
+  fullest = dataclasses.replace(
+    config, qk_norm="qk", qkv_bias=True, tied_embeddings=False
+  )
+  by_head = dataclasses.replace(fullest, qk_norm_scope="head")
+  for variant in (config, fullest, by_head):
+    leaves = trees.flatten(transformer.param_shapes(variant))
+    for name, leaf in leaves.items():
+      assert len(sharding.param_spec(name)) in (0, len(leaf.shape)), name
+  assert {"layers/attention/k_norm/gain", "head/kernel"} < leaves.keys()
 
 
 def test_every_published_model_is_covered():

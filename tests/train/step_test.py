@@ -117,12 +117,12 @@ def wanted():
 
 
 @functools.cache
-def _start(phase, mesh=None):
+def _start(phase, mesh=None, config=CONFIG):
   """Returns the jitted step and the state it starts from; compiles once."""
-  state = step.init_state(phase, _params(), FIRST)
+  state = step.init_state(phase, _params(config), FIRST)
   rate = phase.schedule.over(phase.num_steps, phase.step_tokens)
   take = step.make_step(
-    CONFIG,
+    config,
     phase,
     lambda step: rate(step - FIRST),
     "reference",
@@ -130,16 +130,16 @@ def _start(phase, mesh=None):
   )
   if mesh is None:
     return jax.jit(take), state
-  where = sharding.like_params(mesh, state, _params())
+  where = sharding.like_params(mesh, state, _params(config))
   return (
     jax.jit(take, out_shardings=(where, None)),
     jax.device_put(state, where),
   )
 
 
-def _run(phase, mesh=None, count=COMPARED):
+def _run(phase, mesh=None, count=COMPARED, config=CONFIG):
   """Returns the state, and each step's metrics."""
-  take, state = _start(phase, mesh)
+  take, state = _start(phase, mesh, config)
   batch, metrics = _batch(), []
   if mesh is not None:
     batch = sharding.put_batch(mesh, batch)
@@ -202,6 +202,53 @@ def test_a_step_sharded_by_data_fsdp_and_tensor_is_that_of_one_device(wanted):
   kernel = state["params"]["layers"]["mlp"]["up"]["kernel"]
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
   _assert_same(state, metrics, *wanted)
+
+
+NORMED = dataclasses.replace(
+  CONFIG, num_kv_heads=4, qk_norm="qk", qkv_bias=True
+)
+
+
+def test_a_step_sharded_by_fsdp_tensor_and_context_is_that_of_one_device():
+  want, want_metrics = _run(PHASE, config=NORMED)
+  mesh = _mesh(fsdp=2, tensor=2, context=2)
+  state, metrics = _run(PHASE, mesh, config=NORMED)
+  kernel = state["params"]["layers"]["attention"]["q"]["kernel"]
+  assert kernel.addressable_shards[0].data.size == kernel.size // 4
+  start = trees.flatten(_params(NORMED))
+  want = trees.flatten(want["params"])
+  moved = {path: np.abs(want[path] - start[path]).max() for path in want}
+  # What softmax does not see: of all keys the same.
+  del moved["layers/attention/k/bias"]
+  assert min(moved.values()) > 0.01, "a parameter does not move"
+  _assert_same(state, metrics, want, want_metrics)
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_joint_qk_norm_split_by_heads_is_that_of_one_device(ways):
+  params, batch, mesh = _params(NORMED), _batch(), _mesh(tensor=ways)
+  tokens_BS = batch["inputs_BS"]
+  q_NBSHD, _ = transformer.qk_projections(NORMED, params, tokens_BS)
+  norms_R = np.linalg.norm(np.split(q_NBSHD, ways, 3), axis=(-2, -1))
+  assert np.ptp(norms_R, 0).mean() > 0.1 * norms_R.mean(), "parts are alike"
+
+  def results(params):
+    def loss(params):
+      logits_BSV = transformer.forward(NORMED, params, tokens_BS)
+      return jnp.mean(jnp.sin(logits_BSV)), logits_BSV
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  split = jax.device_put(params, sharding.param_shardings(mesh, params))
+  (got, got_BSV), (want, want_BSV) = results(split), results(params)
+  # A few times float32's rounding, of logits of order 1 and the gradients'
+  # largest element.
+  np.testing.assert_allclose(got_BSV, want_BSV, atol=5e-6)
+  for path, leaf in trees.flatten(want).items():
+    limit = 1e-6 * max(np.abs(leaf).max(), 1e-3)
+    np.testing.assert_allclose(
+      trees.flatten(got)[path], leaf, rtol=0, atol=limit, err_msg=path
+    )
 
 
 def test_muon_sharded_by_fsdp_and_context_is_that_of_one_device():
