@@ -16,6 +16,9 @@ from drope_jax.model.config import ModelConfig
 SCHEMA_VERSION = 1
 """Raise it when the manifest or `transformer.SCHEMA_VERSION` changes."""
 
+HELD_OUT_LOSS = "held_out_loss"
+"""The argument under which a training's entry has the loss that it left."""
+
 _CLASS = "__class__"
 
 
@@ -98,6 +101,14 @@ class Manifest:
           f"{before.operation!r}, then {after.tokens}, {after.steps} at "
           f"{after.operation!r}. Pass totals, not one operation's share."
         )
+
+  @property
+  def held_out(self) -> tuple[str, float] | None:
+    """The last operation and the held-out loss that it left, if it is known."""
+    if not self.lineage or HELD_OUT_LOSS not in self.lineage[-1].arguments:
+      return None
+    last = self.lineage[-1]
+    return last.operation, last.arguments[HELD_OUT_LOSS]
 
   def appended(
     self, entry: LineageEntry, model: ModelConfig | None = None

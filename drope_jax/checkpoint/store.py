@@ -7,7 +7,8 @@ Every checkpoint is one Orbax directory that stands by itself:
     tokenizer/FILE            a copy of the tokenizer's file
     _CHECKPOINT_METADATA      holds the manifest, and checksums
 
-`save_model` writes one; a `RunStore` writes one per saved step, `RUN/1000`.
+`save_model` writes one; a `RunStore` writes one per saved step, `RUN/1000`, of
+which `RUN` means the newest and `RUN/best` that of the least held-out loss.
 Orbax writes under a temporary name and renames, or commits by a marker in a
 bucket: whatever was interrupted is never taken for a checkpoint. In a program
 of many processes each must call each function here.
@@ -40,6 +41,7 @@ Path = str | os.PathLike
 
 _PARAMS, _REST, _TOKENIZER = "params", "rest", "tokenizer"
 _MANIFEST, _CHECKSUMS = "manifest", "checksums"
+_BEST = "best"
 _METADATA = "_CHECKPOINT_METADATA"
 TEMPORARY = ".orbax-checkpoint-tmp"
 """In the name of a checkpoint that is being written, or never was finished."""
@@ -150,7 +152,7 @@ def load_model(
   """Returns a checkpoint's params and manifest; optimizer state is not read.
 
   Args:
-    path: a model checkpoint, a run (its newest step), or a run's step.
+    path: as `locate` takes it.
     shardings: pytree of `Sharding` like the params; None puts them on the
       first local device.
     dtype: to cast to while reading; None keeps each leaf as stored.
@@ -232,7 +234,11 @@ def _describe(checkpoint, remedy=None):
 
 
 def locate(path: Path) -> epath.Path:
-  """Returns the checkpoint that `path` means: itself, or a run's newest step.
+  """Returns the checkpoint that `path` means.
+
+  Args:
+    path: a checkpoint, a run (its newest step), or RUN/best (that of the least
+      held-out loss which is kept, in the phase of the newest that has one).
 
   Raises:
     FileNotFoundError: neither a finished checkpoint nor a run that has one.
@@ -240,6 +246,14 @@ def locate(path: Path) -> epath.Path:
   path = _absolute(path)
   if is_finished(path):
     return path
+  if path.name == _BEST and (steps := finished_steps(path.parent)):
+    best = _best({step: _held_out(path.parent / str(step)) for step in steps})
+    if best is None:
+      raise FileNotFoundError(
+        f"{path} needs a saved step with a held-out loss, got none. Set "
+        "TrainPhase.held_out, and save where it is measured, or name a step."
+      )
+    return path.parent / str(best)
   steps = finished_steps(path)
   if not steps:
     raise FileNotFoundError(
@@ -300,20 +314,25 @@ def tokenizer_path(path: Path) -> epath.Path:
 
 
 class RunStore:
-  """The checkpoints of a run: saved in the background, the newest kept.
+  """The checkpoints of a run: saved in the background, some of them kept.
 
   Use as a context manager, or call `close`; a save is only certain after
   `wait` or `close`. Opening one removes what interrupted saves left behind.
   """
 
   def __init__(
-    self, directory: Path, keep: int = 2, tokenizer_path: Path | None = None
+    self,
+    directory: Path,
+    keep: int = 2,
+    keep_every_steps: int | None = None,
+    tokenizer_path: Path | None = None,
   ):
     """Opens, or creates, the run at `directory`.
 
     Args:
       directory: holds one folder a step; other names in it are left alone.
-      keep: how many of the newest steps stay on disk.
+      keep: how many of the newest steps stay on disk, beside RUN/best.
+      keep_every_steps: those at its multiples stay too; None: no more.
       tokenizer_path: copied into each step; see `save_model`.
     """
     if keep < 1:
@@ -324,13 +343,18 @@ class RunStore:
     policies = ocp.training.preservation_policies
     self.directory = _absolute(directory)
     self._tokenizer_path = tokenizer_path
+    steps = finished_steps(self.directory)
+    self._held_out = {s: _held_out(self.directory / str(s)) for s in steps}
+    kept = [policies.LatestN(keep), _KeepBest(self._held_out)]
+    if keep_every_steps is not None:
+      kept.append(policies.EveryNSteps(keep_every_steps))
     self._checkpointer = ocp.training.Checkpointer(
       self.directory,
       context=_context(),
-      preservation_policy=policies.LatestN(keep),
+      preservation_policy=policies.AnyPreservationPolicy(kept),
       cleanup_tmp_directories=True,
     )
-    self._latest_step = max(finished_steps(self.directory), default=None)
+    self._latest_step = max(steps, default=None)
 
   def save(
     self, step: int, state: Mapping[str, Any], manifest: Manifest
@@ -357,6 +381,7 @@ class RunStore:
       )
     rest = {key: value for key, value in state.items() if key != _PARAMS}
     items = {_PARAMS: state[_PARAMS]} | ({_REST: rest} if rest else {})
+    self._held_out[step] = manifest.held_out
     self._checkpointer.save_checkpointables_async(
       step,
       _items(items, manifest, self._tokenizer_path),
@@ -417,6 +442,36 @@ class RunStore:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepBest:
+  """Orbax's policy of keeping the step that RUN/best means."""
+
+  held_out: Mapping[int, tuple[str, float] | None]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    best = _best({step: self.held_out[step] for step in steps})
+    return [step == best for step in steps]
+
+
+def _best(held_out):
+  """Returns the step of the least loss in the newest phase that has one."""
+  known = {step: found for step, found in held_out.items() if found is not None}
+  if not known:
+    return None
+  newest = known[max(known)][0]
+  return min(
+    (loss, step) for step, (phase, loss) in known.items() if phase == newest
+  )[1]
+
+
+def _held_out(checkpoint):
+  try:
+    return _describe(checkpoint)[0].held_out
+  except ValueError:  # Damaged: who reads it is told.
+    return None
 
 
 def _save(directory, items, metadata, context, stop=None):

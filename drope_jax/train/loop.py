@@ -274,7 +274,7 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
   )
 
   def manifest_at(
-    step: int, recovery: Mapping[str, float] | None = None
+    step: int, measured: Mapping[str, float]
   ) -> manifests.Manifest:
     arguments = {
       "phase": phase,
@@ -282,8 +282,10 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
       "seed": run.recipe.seed,
       "stores": {path: run.stores[path] for path in phase.data.stores},
     }
-    if recovery:
-      arguments["recovery"] = recovery
+    if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
+      arguments[manifests.HELD_OUT_LOSS] = loss
+    if "tokens" in measured:
+      arguments["recovery"] = measured
     taken = step - first
     entry = _entry(
       model.manifest,
@@ -297,7 +299,10 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
 
   abstract = steps.abstract_state(phase, config, run.mesh)
   with store.RunStore(
-    run.directory, tokenizer_path=run.tokenizer_path
+    run.directory,
+    run.recipe.keep_saves,
+    run.recipe.keep_every_steps,
+    run.tokenizer_path,
   ) as saves:
     saved = saves.latest_step() or 0
     if saved > last:
@@ -322,14 +327,14 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
           state["opt_state"], before["opt_state"]
         )
 
-    def save(step: int, state: steps.State) -> None:
-      saves.save(step, state, manifest_at(step))
+    def save(step, state, measured) -> None:
+      saves.save(step, state, manifest_at(step, measured))
 
-    state, recovery = _take_steps(
+    state, measured = _take_steps(
       run, phase, model, backend, first, state, save
     )
     ended = int(state["step"])
-    manifest = manifest_at(ended, recovery)
+    manifest = manifest_at(ended, measured)
     # The steps that an early end left out count as behind the run.
     state["step"] += last - ended
     saves.save(last, state, manifest)
@@ -345,9 +350,10 @@ def _state_before(run, phase, saves, first):
 
 
 def _take_steps(run, phase, model, backend, first, state, save):
-  """Returns the state in which the phase ends, and how it recovered, if so.
+  """Returns the state in which the phase ends, and its last measurement.
 
-  Saves on the way, not at the end.
+  That has `tokens`, too, where it ends the phase early. Saves on the way, not
+  at the end.
   """
   recipe, last = run.recipe, first + phase.num_steps
   config = _phase_config(phase, model)
@@ -358,7 +364,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
     state,
   )
   measure = _measurement(run, phase, config, backend)
-  now = int(state["step"])
+  now, measured = int(state["step"]), {}
   # A model reads on where its history ended: no phase, and no run that starts
   # from another's checkpoint, sees the same order of the text again.
   read = model.tokens // phase.context_tokens
@@ -406,10 +412,10 @@ def _take_steps(run, phase, model, backend, first, state, save):
           return state, measured | {"tokens": tokens}
         meter.restart()
       if saves:
-        save(now, state)
+        save(now, state, measured if measures else {})
       if stops:
         raise Stopped(f"saved step {now}")
-  return state, None
+  return state, measured
 
 
 def _measurement(run, phase, config, backend):

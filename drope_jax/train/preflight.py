@@ -26,6 +26,8 @@ from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 WITHOUT_EFFECT = (
   "mesh",
   "save_every_steps",
+  "keep_saves",
+  "keep_every_steps",
   "log_every_steps",
   "read_workers",
   "prefetch_batches",

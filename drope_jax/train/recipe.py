@@ -217,6 +217,9 @@ class Recipe:
     attention: backend, or `FlashTpu` with blocks of its own; "auto" is
       resolved once a phase, for the devices at hand.
     save_every_steps: between checkpoints that a run resumes from.
+    keep_saves: how many of the newest of them stay on disk; and the one of the
+      least held-out loss in the phase, of those where that is measured.
+    keep_every_steps: those at its multiples stay too; None: no more.
     log_every_steps: between lines of metrics.jsonl.
     read_workers: threads that read batches ahead of the step, in each process;
       0 reads between the steps.
@@ -231,6 +234,8 @@ class Recipe:
   mesh: str | sharding.MeshConfig = "fsdp"
   attention: str | FlashTpu = "auto"
   save_every_steps: int = 500
+  keep_saves: int = 2
+  keep_every_steps: int | None = None
   log_every_steps: int = 10
   read_workers: int = 2
   prefetch_batches: int = 4
@@ -269,6 +274,7 @@ class Recipe:
     for field, least in (
       ("seed", 0),
       ("save_every_steps", 1),
+      ("keep_saves", 1),
       ("log_every_steps", 1),
       ("read_workers", 0),
       ("prefetch_batches", 1),
@@ -278,6 +284,12 @@ class Recipe:
           f"Recipe.{field} must be at least {least}, got "
           f"{getattr(self, field)}. Raise it."
         )
+    kept = self.keep_every_steps
+    if kept is not None and (kept < 1 or kept % self.save_every_steps):
+      raise ValueError(
+        "Recipe.keep_every_steps must be a multiple of save_every_steps, got "
+        f"{kept} and {self.save_every_steps}. Change one."
+      )
     for phase in self.phases:
       if isinstance(phase, TrainPhase):
         self._require_same_as_kept(phase)

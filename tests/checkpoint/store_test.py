@@ -125,7 +125,7 @@ def test_a_run_restores_each_kept_step_bit_for_bit(tmp_path, params, tokenizer):
     donate_argnums=0,  # The save must not read what the next step overwrites.
   )
   state, want = _state(params, 0), {}
-  with store.RunStore(tmp_path / "run", 2, tokenizer) as run:
+  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     assert run.latest_step() is None
     for step in (10, 20, 30):
       state = advance(state)
@@ -133,7 +133,7 @@ def test_a_run_restores_each_kept_step_bit_for_bit(tmp_path, params, tokenizer):
       run.save(step, state, MANIFEST)
   assert store.finished_steps(tmp_path / "run") == [20, 30]
 
-  with store.RunStore(tmp_path / "run", 2, tokenizer) as run:
+  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     assert run.latest_step() == 30
     abstract = jax.eval_shape(lambda: state)
     for step, kept in ((None, 30), (20, 20)):
@@ -159,7 +159,7 @@ def test_a_run_restores_onto_a_mesh(tmp_path, params):
 
 
 def test_a_run_is_a_model_checkpoint(tmp_path, params, tokenizer):
-  with store.RunStore(tmp_path / "run", 2, tokenizer) as run:
+  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     for step in (9, 10):  # As text, "9" > "10".
       run.save(step, _state(params, step), MANIFEST)
   for path, step in (("run", 10), ("run/9", 9)):
@@ -174,6 +174,55 @@ def test_a_run_gives_its_params_without_its_optimizer(tmp_path, params):
     run.save(1, _state(params, 0), BARE)
   shutil.rmtree(tmp_path / "run" / "1" / "rest")
   _assert_same(store.load_model(tmp_path / "run")[0], params)
+
+
+def _measured(phase, loss):
+  arguments = {} if loss is None else {manifests.HELD_OUT_LOSS: loss}
+  entry = manifests.LineageEntry(phase, arguments, None, 0, 0, "", "")
+  return BARE.appended(entry)
+
+
+def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
+  run_path, state = tmp_path / "run", {"params": params}
+  for phase, losses, kept, best in [
+    ("a", {1: None}, [1], None),
+    ("a", {2: 3.0, 3: 2.0, 4: None, 5: 2.5, 6: None}, [3, 5, 6], 3),
+    ("a", {7: 2.0, 8: 2.1, 9: 2.2}, [3, 8, 9], 3),
+    # Losses of two phases are of other texts, or lengths.
+    ("b", {10: None, 11: None}, [3, 10, 11], 3),
+    ("b", {12: 5.0, 13: 6.0, 14: 7.0}, [12, 13, 14], 12),
+    ("b", {15: 4.0, 16: 4.5}, [15, 16], 15),
+  ]:
+    with store.RunStore(run_path, keep=2) as run:
+      for step, loss in losses.items():
+        run.save(step, state, _measured(phase, loss))
+    assert store.finished_steps(run_path) == kept
+    if best is None:
+      with pytest.raises(
+        FileNotFoundError, match="with a held-out loss, got n"
+      ):
+        store.locate(run_path / "best")
+    else:
+      assert store.locate(run_path / "best") == run_path / str(best)
+  assert store.locate(run_path) == run_path / "16"
+
+
+def test_a_damaged_step_keeps_no_other_from_being_the_best(tmp_path, params):
+  with store.RunStore(tmp_path / "run", keep=3) as run:
+    for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
+      run.save(step, {"params": params}, _measured("a", loss))
+  (tmp_path / "run" / "2" / "_CHECKPOINT_METADATA").write_text("{")
+  assert store.locate(tmp_path / "run" / "best").name == "1"
+  with store.RunStore(tmp_path / "run", keep=1) as run:
+    run.save(4, {"params": params}, _measured("a", None))
+  assert store.finished_steps(tmp_path / "run") == [1, 4]
+
+
+def test_every_so_many_steps_one_is_kept(tmp_path, params):
+  with store.RunStore(tmp_path / "run", 1, keep_every_steps=4) as run:
+    for step in range(2, 12, 2):
+      run.save(step, {"params": params}, BARE)
+  assert store.finished_steps(tmp_path / "run") == [4, 8, 10]
 
 
 def test_half_written_steps_are_not_resumed_from(tmp_path, params):

@@ -1,7 +1,9 @@
 """`drope train`: what it hands to the loop, and a run that was stopped."""
 
 import errno
+import json
 import os
+import shutil
 
 import pytest
 
@@ -65,3 +67,30 @@ def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
   assert drope(*command).status == 0
   assert [line["step"] for line in metrics.read("new")] == [1, 2, 3]
   assert store.describe("new/pretrain")[0].lineage[-1].steps == 3
+
+
+def test_the_best_step_is_found_by_that_name(drope, here):
+  shutil.copytree("text", "held")
+  bindings = [
+    "TrainPhase.held_out = @HeldOut()",
+    "HeldOut.data = @held/DataConfig()",
+    "held/DataConfig.stores = ('held',)",
+    "HeldOut.every_steps = 1",
+    "HeldOut.sequences = 8",
+    "TrainPhase.steps = 4",
+    "Constant.peak = 3.0",  # What follows the first steps is no better.
+    "Recipe.save_every_steps = 1",
+    "Recipe.keep_saves = 1",
+  ]
+  command = ["train", "tiny.gin", "--out", "new"]
+  for binding in bindings:
+    command += ["--set", binding]
+  assert drope(*command).status == 0
+  losses = [line["held_out_loss"] for line in metrics.read("new")]
+  best = losses.index(min(losses)) + 1
+  assert best < 4 and store.finished_steps("new") == [best, 4]
+  ran = drope("inspect", "new/best", "--json")
+  arguments = json.loads(ran.out)["lineage"][-1]["arguments"]
+  assert arguments["held_out_loss"] == min(losses)
+  ran = drope("inspect", "run/best")
+  assert ran.status == 2 and "a held-out loss, got none. Set" in ran.err

@@ -493,6 +493,10 @@ def test_a_recalibration_ends_once_the_base_is_recovered(base, tmp_path):
   assert (recalibrated.tokens, recalibrated.steps) == (80 + 96, 8)
   assert (after.tokens, after.steps) == (80 + 96 + 64, 10)
   assert "recovery" not in after.arguments
+  best = store.locate(folder / "best")
+  assert best == store.locate(folder / "10"), "the last that was measured"
+  phase, loss = store.describe(best)[0].held_out
+  assert (phase, loss) == ("recalibrate", measured["held_out_loss"])
 
 
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):

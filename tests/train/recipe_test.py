@@ -116,6 +116,11 @@ def test_a_surgery_is_measured_on_some_text():
     ({"model": None, "init_from": "there"}, "takes a checkpoint's own"),
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
+    ({"keep_saves": 0}, "keep_saves must be at least 1, got 0"),
+    (
+      {"keep_every_steps": 750},
+      "multiple of save_every_steps, got 750 and 500",
+    ),
     ({"log_every_steps": 0}, "log_every_steps must be at least 1, got 0"),
     ({"read_workers": -1}, "read_workers must be at least 0, got -1"),
     ({"prefetch_batches": 0}, "prefetch_batches must be at least 1, got 0"),
