@@ -9,6 +9,7 @@ those with plain RoPE.
   drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
+  drope evaluate CKPT --factors 16,32 --mesh long
 """
 
 import argparse
@@ -17,10 +18,12 @@ import dataclasses
 import os
 import pathlib
 
+import jax
 import rich.box
 import rich.console
 import rich.table
 
+from drope_jax import sharding
 from drope_jax.cli import configure, results
 from drope_jax.data import corpus, paths, sources
 from drope_jax.evals import logit_scale
@@ -71,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="other held-out text, to fit the softmax scale on",
   )
   parser.add_argument(
+    "--mesh",
+    choices=sharding.PRESETS,
+    help="how all devices share the work (default: the first does it alone)",
+  )
+  parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
   )
 
@@ -94,7 +102,8 @@ def run(args: argparse.Namespace) -> None:
     test=_documents(args.text, "test"), fit=_documents(args.fit_text, "fit")
   )
   console = rich.console.Console(stderr=True)
-  rows, fits = compare(suite, checkpoints, material, console)
+  mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
+  rows, fits = compare(suite, checkpoints, material, console, mesh)
   rich.console.Console().print(tables(rows))
   if args.out is not None:
     out = pathlib.Path(args.out)
@@ -106,6 +115,7 @@ def compare(
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
   console: rich.console.Console,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[list[Result], dict[str, dict[str, logit_scale.Fit]]]:
   """Returns the results of several checkpoints, and the fits of each.
 
@@ -116,7 +126,8 @@ def compare(
       none of them, or they cannot read the same samples.
   """
   lm_by_name = {
-    name: lms.CheckpointLM.load(path) for name, path in checkpoints.items()
+    name: lms.CheckpointLM.load(path, mesh=mesh)
+    for name, path in checkpoints.items()
   }
   _require_same_samples(lm_by_name)
   methods = {

@@ -7,16 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 import numpy as np
 
+from drope_jax import attention, sharding
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.inference import decode
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
-# Tokens of one forward pass, and the multiple that lengths are padded to: few
-# shapes are compiled, and little of a pass is padding.
+# Tokens of a forward pass on each device, and the multiple that lengths are
+# padded to: few shapes are compiled, and little of a pass is padding.
 BATCH_TOKENS = 8192
 LENGTH_MULTIPLE = 128
 
@@ -31,27 +33,38 @@ class CheckpointLM:
     tokenizer: the checkpoint's.
     logit_scale: multiplies attention logits, instead of the config's.
     backend: the attention's.
+    mesh: over which weights and texts are split; None: the first device alone.
   """
 
   config: ModelConfig
   params: Any
   tokenizer: tokenizers.Tokenizer
   logit_scale: float
-  backend: str = "blockwise"
+  backend: attention.Choice = "blockwise"
+  mesh: jax.sharding.Mesh | None = None
 
   @classmethod
   def load(
-    cls, path: os.PathLike, dtype: str = "float32", backend: str = "blockwise"
+    cls,
+    path: os.PathLike,
+    dtype: str = "float32",
+    backend: attention.Choice = "blockwise",
+    mesh: jax.sharding.Mesh | None = None,
   ) -> "CheckpointLM":
     """Returns the checkpoint at `path`, computing in `dtype`.
 
     Raises:
-      FileNotFoundError, ValueError: as `checkpoint.store.load_model`.
+      FileNotFoundError, ValueError: as `checkpoint.store.load_model`, or the
+        model does not split evenly over the mesh.
     """
-    params, manifest = store.load_model(path, dtype=dtype)
+    shardings = None
+    if mesh is not None:
+      shardings = sharding.param_shardings(mesh, store.describe(path)[1])
+      backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
+    params, manifest = store.load_model(path, shardings=shardings, dtype=dtype)
     tokenizer = tokenizers.load(str(store.tokenizer_path(path)))
     config = manifest.model
-    return cls(config, params, tokenizer, config.logit_scale, backend)
+    return cls(config, params, tokenizer, config.logit_scale, backend, mesh)
 
   @property
   def context_tokens(self) -> int:
@@ -83,7 +96,7 @@ class CheckpointLM:
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
     scores: list[np.ndarray] = [np.zeros(0)] * len(sequences)
-    batches = _batches(self.config.positional, sequences)
+    batches = self._batches(sequences)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
       scores_BS = np.asarray(
@@ -91,7 +104,7 @@ class CheckpointLM:
           config,
           positions,
           self.params,
-          jnp.asarray(tokens_BS),
+          self._put(tokens_BS),
           jnp.float32(self.logit_scale),
           self.backend,
         )
@@ -113,7 +126,7 @@ class CheckpointLM:
     the prompt's place among `prompts`.
     """
     outputs: list[list[int]] = [[]] * len(prompts)
-    batches = _batches(self.config.positional, prompts, max_new_tokens)
+    batches = self._batches(prompts, max_new_tokens)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
@@ -124,7 +137,7 @@ class CheckpointLM:
           config,
           positions,
           self.params,
-          jnp.asarray(tokens_BS),
+          self._put(tokens_BS),
           jnp.asarray(lengths),
           jnp.float32(self.logit_scale),
           jnp.float32(temperature),
@@ -140,36 +153,45 @@ class CheckpointLM:
         outputs[row] = new_n
     return outputs
 
+  def _put(self, tokens_BS: np.ndarray) -> jax.Array:
+    if self.mesh is None:
+      return jnp.asarray(tokens_BS)
+    return jax.device_put(tokens_BS, NamedSharding(self.mesh, sharding.BATCH))
 
-def _batches(
-  scheme: Scheme | Pattern,
-  sequences: Sequence[Sequence[int]],
-  new_tokens: int = 0,
-) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
-  """Yields positions, row numbers, tokens_BS padded on the right, lengths_B.
+  def _batches(
+    self, sequences: Sequence[Sequence[int]], new_tokens: int = 0
+  ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
+    """Yields positions, row numbers, tokens_BS padded on the right, lengths_B.
 
-  Sequences of like length share a pass, if dynamic positions are the same for
-  them with `new_tokens` more. The last pass of a shape is filled up with its
-  first row, so that it is not compiled anew.
-  """
-  groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
-  for row, sequence in enumerate(sequences):
-    if not len(sequence):
-      raise ValueError(
-        "A model reads at least one token, got an empty sequence. Begin it "
-        "with BOS, or with text."
+    Sequences of like length share a pass, if dynamic positions are the same for
+    them with `new_tokens` more. The last pass of a shape is filled up with its
+    first row, so that it is not compiled anew, or to rows for every device.
+    """
+    devices = row_ways = 1
+    if self.mesh is not None:
+      devices = self.mesh.size
+      row_ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+    groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+      if not len(sequence):
+        raise ValueError(
+          "A model reads at least one token, got an empty sequence. Begin it "
+          "with BOS, or with text."
+        )
+      padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+      fixed = decode.fix_length(
+        self.config.positional, len(sequence) + new_tokens
       )
-    padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-    fixed = decode.fix_length(scheme, len(sequence) + new_tokens)
-    groups.setdefault((padded, fixed), []).append(row)
-  for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
-    size = min(max(BATCH_TOKENS // padded, 1), len(rows))
-    for start in range(0, len(rows), size):
-      batch = rows[start : start + size]
-      tokens_BS = np.zeros((size, padded), np.int32)
-      lengths_B = np.ones(size, np.int32)
-      filled = batch + batch[:1] * (size - len(batch))
-      for i, row in enumerate(filled):
-        lengths_B[i] = len(sequences[row])
-        tokens_BS[i, : lengths_B[i]] = sequences[row]
-      yield fixed, batch, tokens_BS, lengths_B
+      groups.setdefault((padded, fixed), []).append(row)
+    for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
+      size = min(max(devices * BATCH_TOKENS // padded, 1), len(rows))
+      size = -(-size // row_ways) * row_ways
+      for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        tokens_BS = np.zeros((size, padded), np.int32)
+        lengths_B = np.ones(size, np.int32)
+        filled = batch + batch[:1] * (size - len(batch))
+        for i, row in enumerate(filled):
+          lengths_B[i] = len(sequences[row])
+          tokens_BS[i, : lengths_B[i]] = sequences[row]
+        yield fixed, batch, tokens_BS, lengths_B

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax import positional
+from drope_jax import positional, sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
@@ -128,6 +128,19 @@ def test_a_loaded_checkpoint_is_the_model_that_evals_see(lm):
     assert list(have)[: len(wanted)] == wanted, name
     for extra in list(have)[len(wanted) :]:
       assert have[extra].default is not inspect.Parameter.empty, name
+
+
+def test_over_a_mesh_it_is_one_device(lm, folder):
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2, context=2))
+  split = lms.CheckpointLM.load(folder / "model", mesh=mesh)
+  kernel = split.params["layers"]["mlp"]["up"]["kernel"]
+  assert kernel.addressable_shards[0].data.size < kernel.size
+  for got, want in zip(
+    split.loglikelihood(SEQUENCES), lm.loglikelihood(SEQUENCES), strict=True
+  ):
+    # Float32 logits of some tens, summed in parts.
+    np.testing.assert_allclose(got, want, atol=1e-3)
+  assert split.generate(PROMPTS, NEW) == lm.generate(PROMPTS, NEW)
 
 
 def test_a_checkpoint_computes_in_the_dtype_asked_for(folder):
