@@ -19,7 +19,9 @@ class Divided:
   """Runs a backend on each device's texts, heads and queries by `shard_map`.
 
   For kernels, which `jit` does not divide. Where queries are split, a device
-  gathers the keys and values that its heads read.
+  gathers the keys and values that its heads read. Causal work grows along a
+  text, so it trades the second half of its queries for that of the device which
+  is as far from the end as it is from the start: all have as much to do.
 
   Attributes:
     backend: a name, or a backend with settings of its own.
@@ -55,46 +57,64 @@ class Divided:
       ValueError: texts, tokens or heads do not divide.
     """
     (B, S, H, _), (T, K) = q_BSHD.shape, k_BTKD.shape[1:3]
-    self._require_divisible("texts", self.batch, B)
-    self._require_divisible("queries and keys", self.tokens, S, T)
-    self._require_divisible("query and key/value heads", self.heads, H, K)
+    ways = self.ways(self.tokens)
+    _require_divisible("texts", self.ways(self.batch), B)
+    _require_divisible("keys", ways, T)
+    _require_divisible("queries", ways if ways == 1 else 2 * ways, S)
+    _require_divisible("query and key/value heads", self.ways(self.heads), H, K)
 
     def part(own: _Operands):
-      split = own
-      if self.ways(self.tokens) > 1:
-        split = self._with_all_keys(own)
+      q_BSHD, segment_BS, scale_BS, turns_N2SD = own.queries
       more = {}
       if rotation is not None:
-        more["rotation"] = rotation._replace(q_N2SD=split.q_N2SD)
+        more["rotation"] = rotation._replace(q_N2SD=turns_N2SD)
       return run(
-        split.q_BSHD,
-        split.k_BTKD,
-        split.v_BTKD,
-        Mask(
-          split.offset_B, mask.window, split.q_segment_BS, split.k_segment_BT
-        ),
-        scale if split.scale_BS is None else split.scale_BS,
-        split.slopes_H,
+        q_BSHD,
+        own.k_BTKD,
+        own.v_BTKD,
+        Mask(own.offset_B, mask.window, segment_BS, own.k_segment_BT),
+        scale if scale_BS is None else scale_BS,
+        own.slopes_H,
         soft_cap,
         **more,
+      )
+
+    def balanced(own: _Operands):
+      own = self._with_all_keys(own)
+      device, half = jax.lax.axis_index(self.tokens), S // (2 * ways)
+
+      def attended(queries: _Queries, place: Array):
+        offset_B = own.offset_B + place * half
+        return part(own._replace(queries=queries, offset_B=offset_B))
+
+      first, second = own.queries.halves()
+      first = attended(first, 2 * device)
+      second = attended(self._traded(second), 2 * (ways - device) - 1)
+      return tuple(
+        jnp.concatenate(halves, axis)
+        for *halves, axis in zip(
+          first, self._traded(second), (1, 2, 2), strict=True
+        )
       )
 
     batch, tokens, heads = self.batch, self.tokens, self.heads
     rows = P(batch, heads, tokens)
     return jax.shard_map(
-      part,
+      part if ways == 1 else balanced,
       mesh=self.mesh,
       in_specs=(
         _Operands(
-          q_BSHD=P(batch, tokens, heads),
+          queries=_Queries(
+            q_BSHD=P(batch, tokens, heads),
+            segment_BS=P(batch, tokens),
+            scale_BS=P(batch, tokens),
+            turns_N2SD=P(None, None, tokens),
+          ),
           k_BTKD=P(batch, tokens, heads),
           v_BTKD=P(batch, tokens, heads),
-          offset_B=P(batch),
-          q_segment_BS=P(batch, tokens),
           k_segment_BT=P(batch, tokens),
-          scale_BS=P(batch, tokens),
+          offset_B=P(batch),
           slopes_H=P(heads),
-          q_N2SD=P(None, None, tokens),
         ),
       ),
       out_specs=(P(batch, tokens, heads), rows, rows),
@@ -102,51 +122,73 @@ class Divided:
       check_vma=False,
     )(
       _Operands(
-        q_BSHD,
+        _Queries(
+          q_BSHD,
+          mask.q_segment_BS,
+          scale if jnp.ndim(scale) else None,
+          None if rotation is None else rotation.q_N2SD,
+        ),
         k_BTKD,
         v_BTKD,
-        mask.offset_B,
-        mask.q_segment_BS,
         mask.k_segment_BT,
-        scale if jnp.ndim(scale) else None,
+        mask.offset_B,
         slopes_H,
-        None if rotation is None else rotation.q_N2SD,
       )
     )
 
   def _with_all_keys(self, own: "_Operands") -> "_Operands":
-    B, S = own.q_BSHD.shape[:2]
-
     def gathered(x_BT):
       return jax.lax.all_gather(x_BT, self.tokens, axis=1, tiled=True)
 
-    offset_B = jnp.zeros(B, jnp.int32) if own.offset_B is None else own.offset_B
-    segments = own.k_segment_BT
-    return own._replace(
-      k_BTKD=gathered(own.k_BTKD),
-      v_BTKD=gathered(own.v_BTKD),
-      offset_B=offset_B + jax.lax.axis_index(self.tokens) * S,
-      k_segment_BT=None if segments is None else gathered(segments),
+    offset_B = own.offset_B
+    if offset_B is None:
+      offset_B = jnp.zeros(own.k_BTKD.shape[0], jnp.int32)
+    k_BTKD, v_BTKD, k_segment_BT = jax.tree.map(
+      gathered, (own.k_BTKD, own.v_BTKD, own.k_segment_BT)
+    )
+    return _Operands(
+      own.queries, k_BTKD, v_BTKD, k_segment_BT, offset_B, own.slopes_H
     )
 
-  def _require_divisible(self, what: str, axes: tuple[str, ...], *sizes: int):
-    ways = self.ways(axes)
-    if any(size % ways for size in sizes):
-      raise ValueError(
-        f"Attention on a mesh needs {what} that it divides, got "
-        f"{' and '.join(map(str, sizes))} for {ways} parts. Change MeshConfig."
-      )
+  def _traded(self, tree: Any) -> Any:
+    """Returns what the device that mirrors this one has."""
+    last = self.ways(self.tokens) - 1
+    pairs = [(index, last - index) for index in range(last + 1)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, self.tokens, pairs), tree)
+
+
+class _Queries(NamedTuple):
+  """What a query has of its own."""
+
+  q_BSHD: Array
+  segment_BS: Array | None
+  scale_BS: Array | None
+  turns_N2SD: Array | None
+
+  def halves(self) -> tuple["_Queries", "_Queries"]:
+    """Returns the first and the second half of the queries."""
+    axes = _Queries(1, 1, 1, 2)
+    split = [
+      (None, None) if x is None else jnp.split(x, 2, axis)
+      for x, axis in zip(self, axes, strict=True)
+    ]
+    return tuple(_Queries(*half) for half in zip(*split, strict=True))
 
 
 class _Operands(NamedTuple):
   """What is split; the rest is the same everywhere."""
 
-  q_BSHD: Array
+  queries: _Queries
   k_BTKD: Array
   v_BTKD: Array
-  offset_B: Array | None
-  q_segment_BS: Array | None
   k_segment_BT: Array | None
-  scale_BS: Array | None
+  offset_B: Array | None
   slopes_H: Array | None
-  q_N2SD: Array | None
+
+
+def _require_divisible(what: str, parts: int, *sizes: int) -> None:
+  if any(size % parts for size in sizes):
+    raise ValueError(
+      f"Attention on a mesh needs {what} that it divides, got "
+      f"{' and '.join(map(str, sizes))} for {parts} parts. Change MeshConfig."
+    )
