@@ -88,7 +88,7 @@ def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
 
   def stopping(step: int) -> bool:
     nonlocal reached
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
       return terminated()
     reached |= multihost_utils.reached_preemption_sync_point(step)
     return reached

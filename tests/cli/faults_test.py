@@ -383,3 +383,20 @@ def test_several_processes_train_as_one_and_fail_together(
   losses = [[line["loss"] for line in _lines(path)] for path in (run, whole)]
   # Sums over processes round otherwise, and training carries that on.
   np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_number_of_processes(start_all, here, whole):
+  run, saved = here / "new", 0
+  for count in (2, 1, 4):
+    processes = start_all(run, count, of=count)
+    _await(lambda before=saved: _logged(run) > before + 5, processes[0])
+    processes[-1].send_signal(signal.SIGTERM)
+    for process in processes:
+      _, error = process.communicate(timeout=180)
+      assert process.returncode == 143, error
+    before, saved = saved, store.finished_steps(run)[-1]
+    assert saved > before
+  got, want = ([line["loss"] for line in _lines(p)] for p in (run, whole))
+  assert len(got) == saved
+  np.testing.assert_allclose(got, want[:saved], rtol=1e-3)
