@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from drope_jax import sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import revision, store
+from drope_jax.checkpoint import revision, runs, store
 from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -298,7 +298,7 @@ def _train(run: _Run, phase: TrainPhase, first: int, model: Model) -> Model:
     return model.manifest.appended(entry, model=config)
 
   abstract = steps.abstract_state(phase, config, run.mesh)
-  with store.RunStore(
+  with runs.RunStore(
     run.directory,
     run.recipe.keep_saves,
     run.recipe.keep_every_steps,

@@ -15,8 +15,8 @@ from orbax.checkpoint import v1 as ocp
 import pytest
 
 from drope_jax import trees
+from drope_jax.checkpoint import files, runs, store, tokenizer_file
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
@@ -125,7 +125,7 @@ def test_a_run_restores_each_kept_step_bit_for_bit(tmp_path, params, tokenizer):
     donate_argnums=0,  # The save must not read what the next step overwrites.
   )
   state, want = _state(params, 0), {}
-  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
+  with runs.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     assert run.latest_step() is None
     for step in (10, 20, 30):
       state = advance(state)
@@ -133,7 +133,7 @@ def test_a_run_restores_each_kept_step_bit_for_bit(tmp_path, params, tokenizer):
       run.save(step, state, MANIFEST)
   assert store.finished_steps(tmp_path / "run") == [20, 30]
 
-  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
+  with runs.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     assert run.latest_step() == 30
     abstract = jax.eval_shape(lambda: state)
     for step, kept in ((None, 30), (20, 20)):
@@ -147,7 +147,7 @@ def test_a_run_restores_each_kept_step_bit_for_bit(tmp_path, params, tokenizer):
 def test_a_run_restores_onto_a_mesh(tmp_path, params):
   state = _state(params, 1)
   everywhere = jax.NamedSharding(jax.make_mesh((8,), ("fsdp",)), jax.P())
-  with store.RunStore(tmp_path / "run") as run:
+  with runs.RunStore(tmp_path / "run") as run:
     run.save(1, state, BARE)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
@@ -159,7 +159,7 @@ def test_a_run_restores_onto_a_mesh(tmp_path, params):
 
 
 def test_a_run_is_a_model_checkpoint(tmp_path, params, tokenizer):
-  with store.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
+  with runs.RunStore(tmp_path / "run", tokenizer_path=tokenizer) as run:
     for step in (9, 10):  # As text, "9" > "10".
       run.save(step, _state(params, step), MANIFEST)
   for path, step in (("run", 10), ("run/9", 9)):
@@ -170,7 +170,7 @@ def test_a_run_is_a_model_checkpoint(tmp_path, params, tokenizer):
 
 
 def test_a_run_gives_its_params_without_its_optimizer(tmp_path, params):
-  with store.RunStore(tmp_path / "run") as run:
+  with runs.RunStore(tmp_path / "run") as run:
     run.save(1, _state(params, 0), BARE)
   shutil.rmtree(tmp_path / "run" / "1" / "rest")
   _assert_same(store.load_model(tmp_path / "run")[0], params)
@@ -193,7 +193,7 @@ def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
     ("b", {12: 5.0, 13: 6.0, 14: 7.0}, [12, 13, 14], 12),
     ("b", {15: 4.0, 16: 4.5}, [15, 16], 15),
   ]:
-    with store.RunStore(run_path, keep=2) as run:
+    with runs.RunStore(run_path, keep=2) as run:
       for step, loss in losses.items():
         run.save(step, state, _measured(phase, loss))
     assert store.finished_steps(run_path) == kept
@@ -208,18 +208,18 @@ def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
 
 
 def test_a_damaged_step_keeps_no_other_from_being_the_best(tmp_path, params):
-  with store.RunStore(tmp_path / "run", keep=3) as run:
+  with runs.RunStore(tmp_path / "run", keep=3) as run:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
       run.save(step, {"params": params}, _measured("a", loss))
   (tmp_path / "run" / "2" / "_CHECKPOINT_METADATA").write_text("{")
   assert store.locate(tmp_path / "run" / "best").name == "1"
-  with store.RunStore(tmp_path / "run", keep=1) as run:
+  with runs.RunStore(tmp_path / "run", keep=1) as run:
     run.save(4, {"params": params}, _measured("a", None))
   assert store.finished_steps(tmp_path / "run") == [1, 4]
 
 
 def test_every_so_many_steps_one_is_kept(tmp_path, params):
-  with store.RunStore(tmp_path / "run", 1, keep_every_steps=4) as run:
+  with runs.RunStore(tmp_path / "run", 1, keep_every_steps=4) as run:
     for step in range(2, 12, 2):
       run.save(step, {"params": params}, BARE)
   assert store.finished_steps(tmp_path / "run") == [4, 8, 10]
@@ -227,7 +227,7 @@ def test_every_so_many_steps_one_is_kept(tmp_path, params):
 
 def test_half_written_steps_are_not_resumed_from(tmp_path, params):
   run_path = tmp_path / "run"
-  with store.RunStore(run_path) as run:
+  with runs.RunStore(run_path) as run:
     run.save(5, _state(params, 5), BARE)
   interrupted = run_path / "6.orbax-checkpoint-tmp-1"
   shutil.copytree(run_path / "5", interrupted)
@@ -237,7 +237,7 @@ def test_half_written_steps_are_not_resumed_from(tmp_path, params):
     with pytest.raises(FileNotFoundError, match="finished"):
       store.load_model(path)
 
-  with store.RunStore(run_path) as run:
+  with runs.RunStore(run_path) as run:
     assert run.latest_step() == 5
     got, _ = run.restore(_state(params, 0))
     _assert_same(got, _state(params, 5))
@@ -325,7 +325,7 @@ def test_a_changed_manifest_is_named(tmp_path, params):
 
 
 def test_a_run_goes_back_only_to_a_kept_step(tmp_path, params):
-  with store.RunStore(tmp_path / "run", keep=3) as run:
+  with runs.RunStore(tmp_path / "run", keep=3) as run:
     for step in (1, 2, 3):
       run.save(step, _state(params, step), BARE)
   with pytest.raises(ValueError, match="got 7 for .*, which has 1, 2, 3. Name"):
@@ -387,7 +387,7 @@ def test_a_directory_in_a_file_is_refused(tmp_path, params, below):
 
 
 def test_steps_only_go_up(tmp_path, params):
-  with store.RunStore(tmp_path / "run") as run:
+  with runs.RunStore(tmp_path / "run") as run:
     run.save(5, _state(params, 5), BARE)
     with pytest.raises(ValueError, match="after 5, .* got 5"):
       run.save(5, _state(params, 6), BARE)
@@ -397,7 +397,7 @@ def test_steps_only_go_up(tmp_path, params):
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path, params):
-  with store.RunStore(tmp_path / "run") as run:
+  with runs.RunStore(tmp_path / "run") as run:
     run.save(1, _state(params, 1), BARE)
     other = _state(params, 0) | {"opt_state": optax.sgd(0.1).init(params)}
     with pytest.raises(ValueError, match="run/1, which cannot be read"):
@@ -435,5 +435,5 @@ def test_a_hugging_face_tokenizer_brings_its_config(tmp_path, params):
 
 
 def test_buckets_are_not_taken_for_relative_paths():
-  assert str(store._absolute("gs://bucket/run")) == "gs://bucket/run"
-  assert store._absolute("run") == store._absolute(os.path.abspath("run"))
+  assert str(files.absolute("gs://bucket/run")) == "gs://bucket/run"
+  assert files.absolute("run") == files.absolute(os.path.abspath("run"))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax.checkpoint import store
+from drope_jax.checkpoint import files, store
 from drope_jax.data import store as data_store
 from drope_jax.train import metrics
 
@@ -133,7 +133,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
 def _saving(run) -> list[str]:
   """Returns the saves that are under way, or were when their process died."""
   names = os.listdir(run) if run.exists() else []
-  return [name for name in names if store.TEMPORARY in name]
+  return [name for name in names if files.TEMPORARY in name]
 
 
 def _await_some_moment(kind, run, process, rng):

@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax import trees
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store
+from drope_jax.checkpoint import runs, store
 from drope_jax.cli import inspect as command
 from drope_jax.cli import main
 from drope_jax.model import transformer
@@ -49,7 +49,7 @@ def run(tmp_path, params):
     "2026-01-01",
   )
   manifest = manifests.Manifest(CONFIG, lineage=(entry,))
-  with store.RunStore(tmp_path / "run") as run:
+  with runs.RunStore(tmp_path / "run") as run:
     run.save(10, {"params": params, "moments": params}, manifest)
   return tmp_path / "run"
 

@@ -1,0 +1,158 @@
+"""A run's saved steps: which are written, kept and restored."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from drope_jax.checkpoint import files, store
+from drope_jax.checkpoint.manifest import Manifest
+
+
+class RunStore:
+  """The checkpoints of a run: saved in the background, some of them kept.
+
+  Use as a context manager, or call `close`; a save is only certain after
+  `wait` or `close`. Opening one removes what interrupted saves left behind.
+  """
+
+  def __init__(
+    self,
+    directory: files.Path,
+    keep: int = 2,
+    keep_every_steps: int | None = None,
+    tokenizer_path: files.Path | None = None,
+  ):
+    """Opens, or creates, the run at `directory`.
+
+    Args:
+      directory: holds one folder a step; other names in it are left alone.
+      keep: how many of the newest steps stay on disk, beside RUN/best.
+      keep_every_steps: those at its multiples stay too; None: no more.
+      tokenizer_path: copied into each step; see `save_model`.
+    """
+    if keep < 1:
+      raise ValueError(
+        f"RunStore must keep 1 step or more to resume from, got {keep}. "
+        "Raise keep."
+      )
+    policies = ocp.training.preservation_policies
+    self.directory = files.absolute(directory)
+    self._tokenizer_path = tokenizer_path
+    steps = store.finished_steps(self.directory)
+    self._held_out = {s: store.held_out(self.directory / str(s)) for s in steps}
+    kept = [policies.LatestN(keep), _KeepBest(self._held_out)]
+    if keep_every_steps is not None:
+      kept.append(policies.EveryNSteps(keep_every_steps))
+    self._checkpointer = ocp.training.Checkpointer(
+      self.directory,
+      context=files.context(),
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      cleanup_tmp_directories=True,
+    )
+    self._latest_step = max(steps, default=None)
+
+  def save(
+    self, step: int, state: Mapping[str, Any], manifest: Manifest
+  ) -> None:
+    """Starts to save `state`, after the save before it is complete.
+
+    The arrays are copied off the device before this returns, so the caller
+    may donate or overwrite them.
+
+    Args:
+      step: later than every saved one.
+      state: pytree of arrays, a mapping with the model under "params".
+      manifest: as of this step.
+
+    Raises:
+      ValueError: `step` is not later; params do not match `manifest.model`; the
+        tokenizer file does not match `manifest.tokenizer`.
+    """
+    latest = self._latest_step
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f"A saved step must come after {latest}, the newest in "
+        f"{self.directory}, got {step}. Restore it, or use another directory."
+      )
+    rest = {key: value for key, value in state.items() if key != files.PARAMS}
+    items = {files.PARAMS: state[files.PARAMS]} | (
+      {files.REST: rest} if rest else {}
+    )
+    self._held_out[step] = manifest.held_out
+    self._checkpointer.save_checkpointables_async(
+      step,
+      files.items(items, manifest, self._tokenizer_path),
+      force=True,  # Orbax would skip a save while another is under way.
+      overwrite=True,  # Only what is not finished can be in the way.
+      custom_metadata=files.metadata(manifest, state),
+    )
+    self._latest_step = step
+
+  def latest_step(self) -> int | None:
+    """Returns the newest step saved or being saved; None if there is none."""
+    return self._latest_step
+
+  def restore(
+    self, abstract_state: Mapping[str, Any], step: int | None = None
+  ) -> tuple[dict[str, Any], Manifest]:
+    """Returns a saved state, bit for bit, and its manifest.
+
+    Args:
+      abstract_state: like the saved state; leaves are arrays or
+        `ShapeDtypeStruct`, whose shardings say where to put what is read (the
+        first local device where there is none). Another dtype is cast to.
+      step: None for the newest.
+
+    Raises:
+      FileNotFoundError: nothing saved, or not that step.
+      ValueError: damaged, or `abstract_state` is not like what was saved.
+    """
+    self.wait()
+    path = store.locate(
+      self.directory if step is None else self.directory / str(step)
+    )
+    remedy = "Copy it again, resume with the recipe that wrote it"
+    if earlier := [
+      s for s in store.finished_steps(path.parent) if s < int(path.name)
+    ]:
+      remedy += f", or go back with --from-step {earlier[-1]}"
+    manifest, _, saved = files.describe(path, f"{remedy}.")
+    abstract = jax.tree.map(files.abstract, dict(abstract_state))
+    params = abstract.pop(files.PARAMS)
+    items = {files.PARAMS: params} | (
+      {files.REST: abstract} if abstract else {}
+    )
+    with files.context(), files.reading(path, f"{remedy}."):
+      loaded = ocp.load_checkpointables(path, items)
+      state = {files.PARAMS: loaded[files.PARAMS]} | loaded.get(files.REST, {})
+      files.check(state, saved)
+    return state, manifest
+
+  def wait(self) -> None:
+    """Returns once what was saved is complete; raises what went wrong."""
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    """Waits, then frees the background threads."""
+    self._checkpointer.close()
+
+  def __enter__(self) -> "RunStore":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepBest:
+  """Orbax's policy of keeping the step that RUN/best means."""
+
+  held_out: Mapping[int, tuple[str, float] | None]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    best = store.best_step({step: self.held_out[step] for step in steps})
+    return [step == best for step in steps]
