@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
@@ -131,23 +132,17 @@ def generate(
   """
   config = _with_positions(config, positions)
   B, S = tokens_BS.shape
-  dtype = params["embed"]["table"].dtype
-  cache = caches.empty(config, B, S + max_new_tokens, dtype)
-  x_BSM, cache = transformer.forward_cached(
+  logits_BV, cache = prefill(
     config,
     params,
     tokens_BS,
-    cache,
-    from_empty=True,
-    logit_scale=logit_scale,
+    length_B,
+    logit_scale,
+    max_tokens=S + max_new_tokens,
     backend=backend,
   )
-  # Slots behind a row's end hold padding; its new tokens overwrite them.
-  cache = cache._replace(length_B=length_B)
-  last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
 
-  def choose(x_B1M, count):
-    logits_BV = transformer.unembed(config, params, x_B1M)[:, 0]
+  def choose(logits_BV, count):
     noise_BV = jax.vmap(
       lambda key: jax.random.gumbel(
         jax.random.fold_in(key, count), logits_BV.shape[1:]
@@ -160,27 +155,75 @@ def generate(
     return (count < max_new_tokens) & ~jnp.all(ended_B)
 
   def step(state):
-    count, x_B1M, cache, ended_B, new_Bn = state
-    token_B = jnp.where(ended_B, eos_id, choose(x_B1M, count))
+    count, logits_BV, cache, ended_B, new_Bn = state
+    token_B = jnp.where(ended_B, eos_id, choose(logits_BV, count))
     new_Bn = new_Bn.at[:, count].set(token_B)
-    x_B1M, cache = transformer.forward_cached(
-      config,
-      params,
-      token_B[:, None],
-      cache,
-      logit_scale=logit_scale,
-      backend=backend,
+    logits_BV, cache = extend(
+      config, params, token_B, cache, logit_scale, backend=backend
     )
-    return count + 1, x_B1M, cache, ended_B | (token_B == eos_id), new_Bn
+    return count + 1, logits_BV, cache, ended_B | (token_B == eos_id), new_Bn
 
   start = (
     jnp.asarray(0),
-    last_B1M,
+    logits_BV,
     cache,
     jnp.zeros(B, bool),
     jnp.full((B, max_new_tokens), eos_id, jnp.int32),
   )
   return jax.lax.while_loop(unfinished, step, start)[-1]
+
+
+def prefill(
+  config: ModelConfig,
+  params: transformer.Params,
+  tokens_BS: Array,
+  length_B: Array,
+  logit_scale: Array,
+  *,
+  max_tokens: int,
+  backend: attention.Choice,
+) -> tuple[Array, caches.Cache]:
+  """Returns float32 logits_BV over each prompt's next token, and its cache.
+
+  Args:
+    config, params, tokens_BS, length_B, logit_scale, backend: see `generate`.
+    max_tokens: the cache's slots, of prompt and new tokens.
+  """
+  dtype = params["embed"]["table"].dtype
+  x_BSM, cache = transformer.forward_cached(
+    config,
+    params,
+    tokens_BS,
+    caches.empty(config, tokens_BS.shape[0], max_tokens, dtype),
+    from_empty=True,
+    logit_scale=logit_scale,
+    backend=backend,
+  )
+  last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
+  logits_BV = transformer.unembed(config, params, last_B1M)[:, 0]
+  # Slots behind a row's end hold padding; its new tokens overwrite them.
+  return logits_BV, cache._replace(length_B=length_B)
+
+
+def extend(
+  config: ModelConfig,
+  params: transformer.Params,
+  token_B: Array,
+  cache: caches.Cache,
+  logit_scale: Array,
+  *,
+  backend: attention.Choice,
+) -> tuple[Array, caches.Cache]:
+  """Returns float32 logits_BV over what follows one more token of each row."""
+  x_B1M, cache = transformer.forward_cached(
+    config,
+    params,
+    token_B[:, None],
+    cache,
+    logit_scale=logit_scale,
+    backend=backend,
+  )
+  return transformer.unembed(config, params, x_B1M)[:, 0], cache
 
 
 def _with_positions(

@@ -1,4 +1,4 @@
-"""What a training step computes, and what a device could at most.
+"""What training and inference compute, and what a device could at most.
 
 MFU is quoted by two counts. The causal one has the scores that a causal model
 needs, the non-causal one those of full squares, twice as many. Recomputation
@@ -44,23 +44,47 @@ class Flops(NamedTuple):
 
 
 def of_token(config: ModelConfig, context_tokens: int) -> Flops:
-  """Returns the operations a token, in sequences of `context_tokens`."""
+  """Returns training's operations a token, in texts of `context_tokens`."""
   S = context_tokens
-  shapes = trees.flatten(transformer.param_shapes(config))
-  weights = sum(x.size for path, x in shapes.items() if path.endswith("kernel"))
-  if config.tied_embeddings:
-    weights += config.vocab_size * config.width
-  plan = patterns.layer_plan(config.positional, config.num_layers)
-  windows = plan.windows or (None,) * config.num_layers
+  weights = _products(config) + config.vocab_size * config.width
   # Queries before the window is full see 1, 2, ... keys.
-  seen = [min(window or S, S) for window in windows]
-  pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in seen)
+  pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in _seen(config, S))
   # Two products forward, four backward, of two operations a multiplication.
   width = 12 * config.num_heads * config.head_dim
   return Flops(
     6 * weights + width * pairs / S,
     6 * weights + width * S * config.num_layers,
   )
+
+
+def of_prefill(config: ModelConfig, context_tokens: int) -> float:
+  """Returns the operations of reading one text, by the causal count.
+
+  Logits are those of the last token alone.
+  """
+  head = 2 * config.vocab_size * config.width
+  forward = of_token(config, context_tokens).causal / 3
+  return context_tokens * (forward - head) + head
+
+
+def of_decoding(config: ModelConfig, context_tokens: int) -> float:
+  """Returns those of one more token of a text of `context_tokens`."""
+  weights = _products(config) + config.vocab_size * config.width
+  width = 4 * config.num_heads * config.head_dim
+  return 2 * weights + width * sum(_seen(config, context_tokens))
+
+
+def _products(config: ModelConfig) -> int:
+  """Returns the multiplications a token of all layers' kernels."""
+  shapes = trees.flatten(transformer.param_shapes(config)["layers"])
+  return sum(x.size for path, x in shapes.items() if path.endswith("kernel"))
+
+
+def _seen(config: ModelConfig, context_tokens: int) -> list[int]:
+  """Returns how many tokens the last one sees, of each layer."""
+  plan = patterns.layer_plan(config.positional, config.num_layers)
+  windows = plan.windows or (None,) * config.num_layers
+  return [min(window or context_tokens, context_tokens) for window in windows]
 
 
 def peak(device: jax.Device) -> float | None:

@@ -56,6 +56,15 @@ def test_a_window_bounds_the_keys_that_are_seen():
   )
 
 
+def test_reading_a_text_is_its_tokens_decoded_one_by_one_but_for_logits():
+  S, head = 10, 2 * 32_000 * 4096
+  config = dataclasses.replace(
+    LLAMA, positional=Pattern((Rope(), Nope()), (4, None))
+  )
+  decoded = sum(flops.of_decoding(config, n) for n in range(1, S + 1))
+  assert flops.of_prefill(config, S) == pytest.approx(decoded - (S - 1) * head)
+
+
 @pytest.mark.parametrize(
   "kind,peak",
   [
