@@ -30,6 +30,7 @@ from drope_jax.cli import (
   configure,
   demo_data,
   evaluate,
+  recipes,
   results,
   surgery,
 )
@@ -66,14 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="train the base and the full recalibration too, in DIR/from_scratch: "
     "about an hour and a half",
   )
-  parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    dest="overrides",
-    metavar="'Class.param = value'",
-    help="a binding over recipes/demo_live.gin; may be repeated",
-  )
+  recipes.add_overrides(parser, "recipes/demo_live.gin")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,29 +19,23 @@ import jax
 from jax.experimental import multihost_utils
 import rich.console
 
-from drope_jax.cli import configure, hosts, progress, termination, track
+from drope_jax.cli import (
+  configure,
+  hosts,
+  progress,
+  recipes,
+  termination,
+  track,
+)
 from drope_jax.train import loop
 from drope_jax.train.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument("config", metavar="CONFIG.gin", help="the recipe")
-  parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    dest="overrides",
-    metavar="'Class.param = value'",
-    help="a binding over the file's; may be repeated",
-  )
+  recipes.add_arguments(parser)
   parser.add_argument(
     "--out", metavar="DIR", help="the run's folder (default: runs/CONFIG)"
-  )
-  parser.add_argument(
-    "--data",
-    metavar="DIR",
-    help="where the recipe's relative paths start (default: here)",
   )
   parser.add_argument(
     "--from-step",
