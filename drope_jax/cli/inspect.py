@@ -1,4 +1,4 @@
-"""Shows a checkpoint's config, lineage and parameter table.
+r"""Shows a checkpoint's config, lineage and parameter table.
 
 Reads no array, so it is quick for any size. With --sharding it shows what each
 device of a TPU slice holds of every parameter, by a recipe's mesh; of a
@@ -6,6 +6,8 @@ checkpoint, with all devices on the fsdp axis.
 
   drope inspect runs/mine
   drope inspect --sharding recipes/tiny.gin --topology v5e-8
+  drope inspect --sharding recipes/llama2_7b_drope.gin \
+    --model models/llama2_7b.gin --topology v5p-128
 """
 
 import argparse
@@ -20,11 +22,10 @@ from rich import box, markup, table
 
 from drope_jax import sharding, trees
 from drope_jax.checkpoint import store
-from drope_jax.cli import configure
+from drope_jax.cli import configure, recipes
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.plan import slices
-from drope_jax.train import preflight
 from drope_jax.train.recipe import Recipe
 
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology", metavar="SLICE", help="of --sharding: v5e-256, say"
   )
+  recipes.add_model(parser)
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
@@ -54,6 +56,11 @@ def run(args: argparse.Namespace) -> None:
     raise ValueError(
       "--sharding and --topology come together, got one of them. Give both, or "
       "neither."
+    )
+  if args.model is not None and not args.checkpoint.endswith(".gin"):
+    raise ValueError(
+      "--model is of a recipe's --sharding, got a checkpoint, which has its "
+      "own. Leave it out."
     )
   if args.sharding:
     _inspect_sharding(args)
@@ -87,12 +94,12 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   target = slices.parse(args.topology)
   if args.checkpoint.endswith(".gin"):
     recipe = configure.build(args.checkpoint, Recipe)
-    shapes = transformer.param_shapes(preflight.start_config(recipe, None))
+    shapes = transformer.param_shapes(recipes.start_config(recipe, args.model))
     layout = sharding.layout(recipe.mesh)
   else:
     path = store.locate(paths.resolve(args.checkpoint))
     shapes, layout = store.describe(path)[1], sharding.MeshConfig()
-  mesh = jax.sharding.AbstractMesh(layout.shape(target.devices), sharding.AXES)
+  mesh = jax.sharding.AbstractMesh(layout.shape(target.chips), sharding.AXES)
   shardings = trees.flatten(sharding.param_shardings(mesh, shapes))
   rows = []
   for name, leaf in trees.flatten(shapes).items():
@@ -112,7 +119,7 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
     print(json.dumps({"mesh": mesh_shape, "parameters": rows, "total": total}))
     return
   of = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-  shown = _table(f"{target.name}: {target.devices} devices, {of}")
+  shown = _table(f"{target.name}: {target.chips} devices, {of}")
   for column in ("name", "shape", "spec", "on a device"):
     shown.add_column(column, no_wrap=column == "name")
   shown.add_column("bytes", justify="right")

@@ -3,54 +3,47 @@ r"""Compiles a recipe's training steps for a TPU slice, with no TPU at hand.
 Says whether each phase fits, what it takes of a chip's memory, what it computes
 and sends, and how long it would take at an assumed share of the peak. Where it
 does not fit, what would is searched: more recomputation, then microbatches.
+With --eval it says the same of the recipe's last model, in bfloat16, where it
+reads texts of a length and writes after them.
 Needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 
-  drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16
+  drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16 --eval 8192
   drope plan recipes/llama2_7b_drope.gin --model models/llama2_7b.gin \
     --topology v5e-256 --json
 """
 
 import argparse
+from collections.abc import Iterator
 import dataclasses
 import json
+import pathlib
 
+import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from drope_jax.cli import configure
+from drope_jax.cli import configure, recipes
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as plans
-from drope_jax.plan import slices
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import evaluation, saved, slices, training
+from drope_jax.plan.collectives import Collective
+from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
-from drope_jax.train.recipe import Recipe, SurgeryPhase
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 _GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument("config", metavar="CONFIG.gin", help="the recipe")
+  recipes.add_arguments(parser)
+  recipes.add_model(parser)
   parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    dest="overrides",
-    metavar="'Class.param = value'",
-    help="a binding over the file's; may be repeated",
-  )
-  parser.add_argument(
-    "--model",
-    metavar="CONFIG.gin",
-    help="what the recipe starts from, where its checkpoint is not here",
-  )
-  parser.add_argument(
-    "--topology", required=True, metavar="SLICE", help="v5e-256, say"
-  )
-  parser.add_argument(
-    "--data",
-    metavar="DIR",
-    help="where the recipe's relative paths start (default: here)",
+    "--topology",
+    required=True,
+    metavar="SLICE",
+    help="v5e-256, say; 2xv5e-256 for two of them",
   )
   parser.add_argument(
     "--mfu",
@@ -59,11 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="share of peak, causal count, that hours assume "
     "(default: %(default)s)",
   )
+  parser.add_argument(
+    "--eval",
+    type=int,
+    metavar="CONTEXT",
+    help="plan prefill and decoding at so many tokens too",
+  )
+  parser.add_argument(
+    "--save",
+    metavar="DIR",
+    help="write there each program that fits: drope_jax.plan.saved.load reads "
+    "it on such a slice, under the same jax and libtpu",
+  )
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints each phase's plan; returns 3 where one does not fit.
+  """Prints each program's plan; returns 3 where one does not fit.
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
@@ -73,77 +78,112 @@ def run(args: argparse.Namespace) -> int:
     raise ValueError(
       f"--mfu must be a share above 0 and at most 1, got {args.mfu}. Change it."
     )
+  if args.eval is not None and args.eval < 1:
+    raise ValueError(
+      f"--eval must be at least 1 token, got {args.eval}. Raise it."
+    )
   recipe = configure.build(args.config, Recipe, args.overrides)
-  plans.prepare()
-  config = _start_config(recipe, args.model, args.data)
-  console, found = Console(stderr=True), []
+  compiling.prepare()
+  config = recipes.start_config(recipe, args.model, args.data)
+  console, trained, evaluated = Console(stderr=True), [], []
   for phase in recipe.phases:
     if isinstance(phase, SurgeryPhase):
       config = preflight.config_after(phase, config)
       continue
     with console.status(f"compiling {phase.name} for {target.name}"):
-      plan = plans.plan(recipe, phase, config, target, args.mfu)
-    found.append(plan)
-    if plan.fits:
-      continue
-    for thriftier, other in plans.thriftier(recipe, phase, target):
-      with console.status(
-        f"compiling {phase.name} with remat {other.remat}, accumulation "
-        f"{other.accumulation}"
-      ):
-        found.append(plans.plan(thriftier, other, config, target, args.mfu))
-      if found[-1].fits:
-        break
+      for plan, step in _train(recipe, phase, config, target, args.mfu):
+        trained.append(plan)
+        _save(step, phase.name, args.save)
+  for name in evaluation.PROGRAMS if args.eval is not None else ():
+    with console.status(f"compiling {name} for {target.name}"):
+      plan, program = evaluation.plan(name, recipe, config, args.eval, target)
+    evaluated.append(plan)
+    _save(program, name, args.save)
   if args.json:
-    print(json.dumps([dataclasses.asdict(plan) for plan in found], indent=2))
+    found = {"training": trained, "evaluation": evaluated}
+    print(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
-    _print(found, target)
-  return 0 if all(plan.fits for plan in found) else 3
+    _print(trained, evaluated, target)
+  return 0 if all(plan.fits for plan in (*trained, *evaluated)) else 3
 
 
-def _start_config(
-  recipe: Recipe, model: str | None, base_dir: str | None
-) -> ModelConfig:
-  if model is None:
-    return preflight.start_config(recipe, base_dir)
-  if recipe.model is not None:
-    raise ValueError(
-      "--model is of a recipe that starts from a checkpoint, got one that has "
-      "its own. Leave it out."
-    )
-  return configure.build(model, ModelConfig)
+def _train(
+  recipe: Recipe,
+  phase: TrainPhase,
+  config: ModelConfig,
+  target: Slice,
+  mfu: float,
+) -> Iterator[tuple[training.Plan, jax.stages.Compiled | None]]:
+  """Yields a phase's plan, then those tried until the fastest that fits."""
+  plan, step = training.plan(recipe, phase, config, target, mfu)
+  yield plan, step
+  others = [] if plan.fits else training.thriftier(recipe, phase, target)
+  start, stop = 0, len(others)
+  while start < stop:
+    middle = (start + stop) // 2
+    plan, step = training.plan(*others[middle], config, target, mfu)
+    yield plan, step
+    start, stop = (start, middle) if plan.fits else (middle + 1, stop)
 
 
-def _print(found: list[plans.Plan], target: slices.Slice) -> None:
+def _save(
+  program: jax.stages.Compiled | None, name: str, folder: str | None
+) -> None:
+  if program is None or folder is None:
+    return
+  path = pathlib.Path(folder)
+  path.mkdir(parents=True, exist_ok=True)
+  saved.save(program, path / f"{name}.pkl")
+
+
+def _print(
+  trained: list[training.Plan],
+  evaluated: list[evaluation.Plan],
+  target: Slice,
+) -> None:
   console = Console()
-  chip = slices.CHIPS[target.chip]
-  parts = "" if chip.devices == 1 else f", {chip.devices} devices each"
   console.print(
-    f"{target.name}: {target.chips} chips{parts}; a device has "
-    f"{chip.hbm_bytes / _GIB:.2f} GiB"
+    f"{target.name}: {target.chips} chips; a chip has "
+    f"{slices.CHIPS[target.chip].hbm_bytes / _GIB:.2f} GiB"
   )
-  memory = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-  for name in ("phase", "remat", "micro-\nbatches"):
-    memory.add_column(name, no_wrap=True)
-  for name in ("params\nGiB", "optimizer\nGiB", "temp.\nGiB", "all\nGiB", ""):
-    memory.add_column(name, justify="right", no_wrap=True)
-  for plan in found:
-    sizes = (plan.params, plan.optimizer, plan.temporaries, plan.total)
-    over = (plan.total - plan.available) / _GIB
-    memory.add_row(
-      plan.phase,
-      plan.remat,
-      str(plan.accumulation),
-      *(f"{size / _GIB:.2f}" for size in sizes),
-      "fits" if plan.fits else f"{over:.2f} too much",
-    )
-  console.print(memory)
-  for plan in found:
+  steps = _memory("phase", "remat", "micro-\nbatches", held="optimizer")
+  for plan in trained:
+    names = (plan.phase, plan.remat, str(plan.accumulation))
+    steps.add_row(*names, *_sizes(plan, plan.optimizer))
+  console.print(steps)
+  for plan in trained:
     if plan.fits:
-      console.print(_summary(plan))
+      console.print(_training_summary(plan), soft_wrap=True)
+  if not evaluated:
+    return
+  programs = _memory("program", "context", "texts", held="cache")
+  for plan in evaluated:
+    names = (plan.program, f"{plan.context_tokens:,}", f"{plan.texts:,}")
+    programs.add_row(*names, *_sizes(plan, plan.cache))
+  console.print(programs)
+  for plan in evaluated:
+    if plan.fits:
+      console.print(_evaluation_summary(plan), soft_wrap=True)
 
 
-def _summary(plan: plans.Plan) -> str:
+def _memory(*names: str, held: str) -> Table:
+  table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  for name in names:
+    table.add_column(name, no_wrap=True)
+  for name in ("params", held, "temp.", "all"):
+    table.add_column(f"{name}\nGiB", justify="right", no_wrap=True)
+  table.add_column("", justify="right", no_wrap=True)
+  return table
+
+
+def _sizes(plan: training.Plan | evaluation.Plan, held: int) -> Iterator[str]:
+  for size in (plan.params, held, plan.temporaries, plan.total):
+    yield f"{size / _GIB:.2f}"
+  over = (plan.total - plan.available) / _GIB
+  yield "fits" if plan.fits else f"{over:.2f} too much"
+
+
+def _training_summary(plan: training.Plan) -> str:
   causal, noncausal = (count / 1e12 for count in plan.flops)
   lines = [
     f"{plan.phase}, remat {plan.remat}, microbatches: {plan.accumulation}",
@@ -151,14 +191,21 @@ def _summary(plan: plans.Plan) -> str:
     f"count, {noncausal:,.0f} by the other",
     f"  the phase: {plan.tokens:,} tokens, {plan.hours:,.1f} hours, "
     f"{plan.chip_hours:,.0f} chip-hours at an MFU of {plan.mfu}",
+    f"  logits at once: {plan.logits / _GIB:.2f} GiB",
     f"  a checkpoint: {plan.save / _GIB:.1f} GiB of each host's memory",
   ]
-  if plan.collectives is None:
-    return "\n".join([*lines, "  collectives: not given for this program"])
-  return "\n".join(
-    lines
-    + [
-      f"  {kind}: {sent.count:,} a step, {sent.bytes / _GIB:,.2f} GiB a device"
-      for kind, sent in plan.collectives.items()
-    ]
-  )
+  return "\n".join([*lines, *_collectives(plan.collectives)])
+
+
+def _evaluation_summary(plan: evaluation.Plan) -> str:
+  lines = [
+    f"{plan.program}, {plan.texts:,} texts at once",
+    f"  {plan.flops / 1e12:,.2f} TFLOP by the causal count; of each chip's "
+    f"memory at least {plan.traffic / _GIB:,.2f} GiB is read or written",
+  ]
+  return "\n".join([*lines, *_collectives(plan.collectives)])
+
+
+def _collectives(found: dict[str, Collective]) -> Iterator[str]:
+  for kind, sent in found.items():
+    yield f"  {kind}: {sent.count:,}, {sent.bytes / _GIB:,.2f} GiB a chip"

@@ -2,25 +2,27 @@
 
 import dataclasses
 import re
+from typing import Any
 
 _GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What the compiler sees of a kind of chip as devices.
+  """A kind of chip, of which the compiler sees each as one device.
 
   Attributes:
-    devices: of a chip.
     named: how many of what a slice's name counts a chip has.
-    hbm_bytes: of a device, what the compiler gives to a program.
+    hbm_bytes: what the compiler gives to a program.
     grids: the compiler's name for a slice, by its number of chips.
+    cores: the compiler's name for how a chip's cores are joined; None: as it
+      has them by itself.
   """
 
-  devices: int
   named: int
   hbm_bytes: int
   grids: dict[int, str]
+  cores: str | None = None
 
 
 _FLAT = {
@@ -44,57 +46,64 @@ _CUBIC = {
 }
 
 # Sizes of slices: cloud.google.com/tpu/docs/v5e, v5p, v6e, v4. HBM: what
-# libtpu 0.0.51 says when a program is too large.
+# libtpu 0.0.51 says when a program is too large. A v4 has two cores, which
+# Google Cloud joins and the compiler by itself does not.
 CHIPS = {
-  "v4": Chip(2, 2, int(15.25 * _GIB), _CUBIC),
-  "v5e": Chip(1, 1, int(15.75 * _GIB), _FLAT),
-  "v5p": Chip(1, 2, int(95.73 * _GIB), _CUBIC),
-  "v6e": Chip(1, 1, int(31.24 * _GIB), _FLAT),
+  "v4": Chip(2, int(30.75 * _GIB), _CUBIC, "megacore"),
+  "v5e": Chip(1, int(15.75 * _GIB), _FLAT),
+  "v5p": Chip(2, int(95.73 * _GIB), _CUBIC),
+  "v6e": Chip(1, int(31.24 * _GIB), _FLAT),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """A slice.
+  """One slice, or several alike that a data center's network joins.
 
   Attributes:
     name: as it is rented: v5e and v6e count chips, v4 and v5p their cores, of
       which a chip has two.
     chip: a key of `CHIPS`.
-    chips: how many.
+    slices: how many.
+    chips: of all slices.
   """
 
   name: str
   chip: str
+  slices: int
   chips: int
 
   @property
-  def devices(self) -> int:
-    """Devices of all its chips."""
-    return self.chips * CHIPS[self.chip].devices
-
-  @property
-  def topology(self) -> str:
-    """The compiler's name for it."""
-    return f"{self.chip}:{CHIPS[self.chip].grids[self.chips]}"
+  def topology(self) -> dict[str, Any]:
+    """What `jax.experimental.topologies.get_topology_desc` takes."""
+    chip = CHIPS[self.chip]
+    grid = chip.grids[self.chips // self.slices]
+    arguments = {"platform": "tpu", "topology_name": f"{self.chip}:{grid}"}
+    if chip.cores is not None:
+      arguments["chip_config_name"] = chip.cores
+    if self.slices > 1:
+      arguments["num_slices"] = self.slices
+    return arguments
 
 
 def parse(name: str) -> Slice:
-  """Returns the slice of a name such as "v5e-256".
+  """Returns the slice of a name such as "v5e-256", or "2xv5e-256" for two.
 
   Raises:
     ValueError: there is none of that name.
   """
-  found = re.fullmatch(r"(v\d+\w?)-(\d+)", name)
-  if found and found[1] in CHIPS:
-    chip = CHIPS[found[1]]
-    chips, rest = divmod(int(found[2]), chip.named)
+  found = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d+\w?)-(\d+)", name)
+  if found and found[2] in CHIPS:
+    chip = CHIPS[found[2]]
+    chips, rest = divmod(int(found[3]), chip.named)
     if chips in chip.grids and not rest:
-      return Slice(name, found[1], chips)
+      slices = int(found[1] or 1)
+      return Slice(name, found[2], slices, slices * chips)
   known = "; ".join(
     f"{kind}-{{{','.join(str(n * chip.named) for n in chip.grids)}}}"
     for kind, chip in CHIPS.items()
   )
   raise ValueError(
-    f"A topology must be one of {known}, got {name!r}. Name one of these."
+    f"A topology must be one of {known}, or several as 2xv5e-256, got "
+    f"{name!r}. Name one of these."
   )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -117,12 +118,22 @@ def test_sharding_shows_each_devices_part(run, tmp_path, capsys):
     assert found["total"] == sum(row["bytes"] for row in found["parameters"])
 
 
+def test_sharding_takes_the_model_of_a_checkpoint_that_is_not_here(capsys):
+  recipe = ["recipes/llama2_7b_drope.gin", "--model", "models/llama2_7b.gin"]
+  command = ["inspect", "--sharding", *recipe, "--topology", "v5p-128"]
+  assert main.main([*command, "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  parameters = sum(math.prod(row["shape"]) for row in found["parameters"])
+  assert parameters == 6_738_415_616
+
+
 @pytest.mark.parametrize(
   "arguments,message",
   [
     (["--sharding"], "--sharding and --topology come together"),
     (["--topology", "v5e-8"], "--sharding and --topology come together"),
     (["--sharding", "--topology", "v5e-9"], "got 'v5e-9'"),
+    (["--model", "models/tiny.gin"], "--model is of a recipe's --sharding"),
   ],
 )
 def test_sharding_says_what_it_lacks(arguments, message, run, capsys):

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
 import pytest
 
 from drope_jax.cli import main
-from drope_jax.plan import compile as plans
+from drope_jax.plan import compile as compiling
 
 MODEL = pathlib.Path(__file__).parents[2] / "configs/models/tiny.gin"
 RECIPE = f"""
@@ -47,20 +48,21 @@ def recipe(tmp_path):
   importlib.util.find_spec("libtpu") is None,
   reason="needs libtpu, the TPU's compiler: pip install libtpu",
 )
-def test_a_small_recipe_fits_eight_chips(recipe):
+def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
   environment = dict(os.environ)
   for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
     environment.pop(name, None)
   ran = subprocess.run(
     [sys.executable, "-m", "drope_jax.cli.main", "plan", recipe, "--json"]
-    + ["--topology", "v5e-8"],
+    + ["--topology", "v5e-8", "--eval", "1024", "--save", tmp_path / "saved"],
     stdout=subprocess.PIPE,
     env=environment,
     check=True,
   )
   found = json.loads(ran.stdout)
-  assert [plan["phase"] for plan in found] == ["pretrain", "recalibrate"]
-  for plan in found:
+  names = [plan["phase"] for plan in found["training"]]
+  assert names == ["pretrain", "recalibrate"]
+  for plan in found["training"]:
     assert plan["fits"] and plan["temporaries"] > 0
     # AdamW holds two moments of each parameter, and a few counters.
     assert 2 * plan["params"] <= plan["optimizer"] < 2.1 * plan["params"]
@@ -68,12 +70,22 @@ def test_a_small_recipe_fits_eight_chips(recipe):
     assert plan["save"] == four_chips_a_host
     assert plan["collectives"]["all-reduce"]
     assert plan["tokens"] == 10 * 8 * 256
+    assert plan["logits"] == 256 * 512 * 4  # A text's, of 512 pieces.
+  for plan in found["evaluation"]:
+    assert plan["fits"] and plan["texts"] == 8
+  programs = [plan["program"] for plan in found["evaluation"]]
+  saved = {file.stem for file in (tmp_path / "saved").iterdir()}
+  assert saved == {*names, *programs} == {*names, "prefill", "decode"}
+  for file in (tmp_path / "saved").iterdir():
+    payload, arguments, results = pickle.loads(file.read_bytes())
+    assert len(payload) > 2**20
+    assert min(arguments.num_leaves, results.num_leaves) > 2
 
 
 def test_without_the_compiler_it_says_what_to_install(
   recipe, monkeypatch, capsys
 ):
-  monkeypatch.setattr(plans.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
   status = main.main(["plan", str(recipe), "--topology", "v5e-8"])
   assert status == 2
   assert "pip install 'drope_jax[tpu]'" in capsys.readouterr().err
@@ -95,7 +107,7 @@ def test_an_unknown_topology_is_one_line(recipe, capsys):
 def test_a_model_given_to_a_recipe_that_has_its_own_is_one_line(
   recipe, monkeypatch, capsys
 ):
-  monkeypatch.setattr(plans, "prepare", lambda: None)
+  monkeypatch.setattr(compiling, "prepare", lambda: None)
   arguments = ["plan", str(recipe), "--model", str(MODEL)]
   assert main.main([*arguments, "--topology", "v5e-8"]) == 2
   assert "got one that has its own" in capsys.readouterr().err

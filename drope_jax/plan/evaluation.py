@@ -1,0 +1,182 @@
+"""What reading and writing at a length take of a TPU slice.
+
+The programs are those that `inference.decode.generate` is made of: a prompt's
+prefill, and one more token of each text. Parameters lie over the mesh as in
+training, the texts as its batches, one for each of the `data` and `fsdp` parts;
+a cache is split over texts, `context` and heads.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from drope_jax import attention, sharding, trees
+from drope_jax.inference import decode
+from drope_jax.model import cache as caches
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import slices
+from drope_jax.plan.collectives import Collective
+from drope_jax.plan.slices import Slice
+from drope_jax.train import flops
+from drope_jax.train.recipe import Recipe
+
+DTYPE = "bfloat16"
+"""Of parameters and cache."""
+
+PROGRAMS = ("prefill", "decode")
+
+_TEXTS, _TOKENS = sharding.BATCH
+_CACHE = caches.Cache(
+  k_NBTKD=P(None, _TEXTS, _TOKENS, "tensor"),
+  v_NBTKD=P(None, _TEXTS, _TOKENS, "tensor"),
+  length_B=P(_TEXTS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a program takes of each device, in bytes, and of the slice.
+
+  Attributes:
+    program: "prefill", of whole texts, or "decode", of a token of each.
+    context_tokens: of a text, and slots of its cache.
+    texts: at once, over all devices.
+    fits: whether it compiles within `available`.
+    available: of HBM.
+    params, cache: as they are split.
+    temporaries: what else it takes; where it does not fit, what the compiler
+      says it wants.
+    flops: of the whole slice, by the causal count.
+    traffic: of HBM, at the least: weights are read once, as `tensor` splits
+      them, and the cache is written or read.
+    collectives: by kind; None where it does not fit.
+  """
+
+  program: str
+  context_tokens: int
+  texts: int
+  fits: bool
+  available: int
+  params: int
+  cache: int
+  temporaries: int
+  flops: float
+  traffic: int
+  collectives: dict[str, Collective] | None
+
+  @property
+  def total(self) -> int:
+    """Bytes of a device's HBM."""
+    return self.params + self.cache + self.temporaries
+
+
+def plan(
+  program: str,
+  recipe: Recipe,
+  config: ModelConfig,
+  context_tokens: int,
+  target: Slice,
+) -> tuple[Plan, jax.stages.Compiled | None]:
+  """Compiles a program, and says what it takes.
+
+  Args:
+    program: one of `PROGRAMS`.
+    recipe: whose mesh and attention are used.
+    config: the model's, at the recipe's end.
+    context_tokens: of a text.
+    target: to compile for.
+
+  Returns:
+    The plan, and what was compiled; None where it does not fit.
+
+  Raises:
+    ValueError: the model or its texts do not divide over the mesh.
+  """
+  devices = compiling.devices(target)
+  mesh = sharding.make_mesh(recipe.mesh, devices)
+  texts = mesh.shape["data"] * mesh.shape["fsdp"]
+  sharding.require_even_batch(mesh, texts, context_tokens)
+  positional = decode.fix_length(config.positional, context_tokens)
+  config = dataclasses.replace(config, positional=positional)
+  chosen = compiling.backend(recipe, config, DTYPE, devices[0])
+  params, cache = _shapes(config, mesh, texts, context_tokens)
+  held = compiling.bytes_a_device(params)
+  cached = compiling.bytes_a_device(cache)
+
+  def array(shape, dtype, spec):
+    where = jax.NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+  def jitted(function, tokens, donated=(), **options):
+    over = {**sharding.ATTENTION, "tokens": tokens}
+    run = functools.partial(
+      function,
+      config,
+      backend=attention.on_mesh(chosen, mesh, **over),
+      **options,
+    )
+    logits = jax.NamedSharding(mesh, P(_TEXTS, "tensor"))
+    where = jax.tree.map(lambda leaf: leaf.sharding, cache)
+    return jax.jit(run, donate_argnums=donated, out_shardings=(logits, where))
+
+  scale = array((), jnp.float32, P())
+  number_B = array((texts,), jnp.int32, P(_TEXTS))
+  if program == "prefill":
+    tokens_BS = array((texts, context_tokens), jnp.int32, sharding.BATCH)
+    function = jitted(decode.prefill, (_TOKENS,), max_tokens=context_tokens)
+    lowered = function.lower(params, tokens_BS, number_B, scale)
+    work = flops.of_prefill(config, context_tokens)
+  else:
+    # One token is not split: each device gathers the keys of a layer.
+    function = jitted(decode.extend, (), donated=2)
+    lowered = function.lower(params, number_B, cache, scale)
+    work = flops.of_decoding(config, context_tokens)
+  found = compiling.compile(lowered)
+  return Plan(
+    program=program,
+    context_tokens=context_tokens,
+    texts=texts,
+    fits=found.fits,
+    available=slices.CHIPS[target.chip].hbm_bytes,
+    params=held,
+    cache=cached,
+    temporaries=found.bytes - held - cached,
+    flops=texts * work,
+    traffic=_read(config, params) // mesh.shape["tensor"] + cached,
+    collectives=found.collectives,
+  ), found.compiled
+
+
+def _shapes(config, mesh, texts, context_tokens):
+  """Returns the parameters and the cache as shapes with shardings."""
+  shapes = transformer.param_shapes(config)
+  params = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, DTYPE, sharding=where),
+    shapes,
+    sharding.param_shardings(mesh, shapes),
+  )
+  empty = functools.partial(caches.empty, config, texts, context_tokens, DTYPE)
+  cache = jax.tree.map(
+    lambda leaf, spec: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
+    ),
+    jax.eval_shape(empty),
+    _CACHE,
+  )
+  return params, cache
+
+
+def _read(config, params) -> int:
+  """Returns the bytes of the weights that a token needs."""
+  leaves = trees.flatten(params)
+  if not config.tied_embeddings:
+    del leaves["embed/table"]
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
+  )

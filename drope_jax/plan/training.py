@@ -1,0 +1,181 @@
+"""What a phase's training step takes of a TPU slice."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax import sharding
+from drope_jax.model.config import ModelConfig
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import slices
+from drope_jax.plan.collectives import Collective
+from drope_jax.plan.slices import Slice
+from drope_jax.train import flops
+from drope_jax.train import step as steps
+from drope_jax.train.recipe import Recipe, TrainPhase
+
+# From those that keep most to that which keeps nothing.
+_THRIFTIER = (
+  "minimal_with_context",
+  "minimal",
+  "save_dot_with_context_except_mlp",
+  "save_qkv_proj",
+  "save_context",
+  "save_out_proj",
+  "full",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What one phase's step takes of each device, in bytes, and of the slice.
+
+  Attributes:
+    phase: its name.
+    remat, accumulation: as compiled.
+    fits: whether it compiles within `available`.
+    available: of HBM.
+    params, optimizer: of the state, as it is sharded.
+    temporaries: activations, gradients and what else the step computes; where
+      it does not fit, what the compiler says it wants.
+    logits: of the temporaries, the most that exist at once, in float32.
+    flops: of a step of the whole slice, by both counts.
+    collectives: by kind; None where it does not fit.
+    save: bytes of host memory, a host, while a checkpoint is written.
+    step_tokens, tokens: of a step and of the phase.
+    mfu: assumed, of the causal count.
+    hours: of the phase, at this MFU.
+    chip_hours: of all chips.
+  """
+
+  phase: str
+  remat: str
+  accumulation: int
+  fits: bool
+  available: int
+  params: int
+  optimizer: int
+  temporaries: int
+  logits: int
+  flops: flops.Flops
+  collectives: dict[str, Collective] | None
+  save: int
+  step_tokens: int
+  tokens: int
+  mfu: float
+  hours: float
+  chip_hours: float
+
+  @property
+  def total(self) -> int:
+    """Bytes of a device's HBM."""
+    return self.params + self.optimizer + self.temporaries
+
+
+def plan(
+  recipe: Recipe,
+  phase: TrainPhase,
+  config: ModelConfig,
+  target: Slice,
+  mfu: float,
+) -> tuple[Plan, jax.stages.Compiled | None]:
+  """Compiles a phase's step, and says what it takes.
+
+  Args:
+    recipe: whose mesh and attention are used.
+    phase: one of its trainings.
+    config: the model's, after the surgeries before it.
+    target: to compile for.
+    mfu: assumed, of the causal count.
+
+  Returns:
+    The plan, and the step; None where it does not fit.
+
+  Raises:
+    ValueError: the model or batch does not divide over the mesh.
+  """
+  devices = compiling.devices(target)
+  mesh = sharding.make_mesh(recipe.mesh, devices)
+  config = dataclasses.replace(config, context_tokens=phase.context_tokens)
+  sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
+  state = steps.abstract_state(phase, config, mesh)
+  backend = compiling.backend(recipe, config, phase.compute_dtype, devices[0])
+  step = steps.make_step(
+    config, phase, recipe.learning_rate(phase), backend, mesh
+  )
+  held = {name: compiling.bytes_a_device(part) for name, part in state.items()}
+  program = compiling.compile(
+    steps.jitted(step, state).lower(state, _batch(phase, mesh))
+  )
+  work = flops.of_token(config, phase.context_tokens)
+  tokens = phase.num_steps * phase.step_tokens
+  hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
+  hours /= 3600
+  hosts = len({device.process_index for device in devices})
+  return Plan(
+    phase=phase.name,
+    remat=phase.remat,
+    accumulation=phase.accumulation,
+    fits=program.fits,
+    available=slices.CHIPS[target.chip].hbm_bytes,
+    params=held["params"],
+    optimizer=sum(held.values()) - held["params"],
+    temporaries=program.bytes - sum(held.values()),
+    logits=_logits(phase, config, mesh),
+    flops=flops.Flops(*(phase.step_tokens * count for count in work)),
+    collectives=program.collectives,
+    save=sum(held.values()) * target.chips // hosts,
+    step_tokens=phase.step_tokens,
+    tokens=tokens,
+    mfu=mfu,
+    hours=hours,
+    chip_hours=hours * target.chips,
+  ), program.compiled
+
+
+def thriftier(
+  recipe: Recipe, phase: TrainPhase, target: Slice
+) -> list[tuple[Recipe, TrainPhase]]:
+  """Returns the recipe with a phase of ever less memory, the fastest first.
+
+  More is computed again, then microbatches are smaller.
+
+  Args:
+    recipe: the phase's.
+    phase: one that does not fit.
+    target: what it does not fit.
+  """
+  names = _THRIFTIER
+  if phase.remat in names:
+    names = names[names.index(phase.remat) + 1 :]
+  changes = [{"remat": name} for name in names]
+  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  accumulation = 2 * phase.accumulation
+  while phase.batch_size % (accumulation * ways) == 0:
+    changes.append({"remat": "full", "accumulation": accumulation})
+    accumulation *= 2
+  changed = []
+  for change in changes:
+    other = dataclasses.replace(phase, **change)
+    phases = tuple(other if p is phase else p for p in recipe.phases)
+    changed.append((dataclasses.replace(recipe, phases=phases), other))
+  return changed
+
+
+def _batch(phase, mesh):
+  where = jax.NamedSharding(mesh, sharding.BATCH)
+  shape = (phase.batch_size, phase.context_tokens)
+  dtypes = dict.fromkeys(("inputs_BS", "targets_BS", "segments_BS"), jnp.int32)
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+    for name, dtype in (dtypes | {"weights_BS": jnp.float32}).items()
+  }
+
+
+def _logits(phase, config, mesh):
+  shape = (phase.microbatch_size, phase.context_tokens)
+  rows, tokens = jax.NamedSharding(mesh, sharding.BATCH).shard_shape(shape)
+  chunk = min(phase.loss_chunk_tokens, rows * tokens)
+  return 4 * chunk * config.vocab_size // mesh.shape["tensor"]

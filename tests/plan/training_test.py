@@ -1,0 +1,71 @@
+"""What would fit is found in few compilations."""
+
+import dataclasses
+import types
+
+import jax
+import pytest
+
+from drope_jax import sharding
+from drope_jax.cli import plan as cli
+from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import remat
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import training
+from drope_jax.plan.slices import parse
+from drope_jax.train.optimizer import AdamW, Constant
+from drope_jax.train.recipe import Recipe, TrainPhase
+
+PHASE = TrainPhase(
+  name="recalibrate",
+  data=DataConfig(("text",)),
+  batch_size=64,
+  context_tokens=16,
+  optimizer=AdamW(),
+  schedule=Constant(1e-3),
+  steps=1,
+)
+
+
+@pytest.fixture
+def eight_devices(monkeypatch):
+  monkeypatch.setattr(compiling, "devices", lambda target: jax.devices())
+
+
+def _tried(remat, last_too_large, monkeypatch):
+  """Returns what is compiled where all before a place do not fit."""
+  phase = dataclasses.replace(PHASE, remat=remat)
+  recipe = Recipe((phase,), init_from="any", mesh=sharding.MeshConfig())
+  others = training.thriftier(recipe, phase, parse("v5e-8"))
+  steps = [(p.remat, p.accumulation) for p in (phase, *(p for _, p in others))]
+
+  def plan(recipe, phase, *_):
+    assert phase in recipe.phases
+    step = phase.remat, phase.accumulation
+    fits = steps.index(step) > last_too_large
+    return types.SimpleNamespace(fits=fits, step=step), None
+
+  monkeypatch.setattr(training, "plan", plan)
+  found = cli._train(recipe, phase, None, parse("v5e-8"), 0.5)
+  return steps, [plan for plan, _ in found]
+
+
+@pytest.mark.parametrize("last_too_large", range(-1, 11))
+def test_the_fastest_that_fits_is_the_last_fit(
+  last_too_large, eight_devices, monkeypatch
+):
+  steps, tried = _tried("none", last_too_large, monkeypatch)
+  fitting = [plan.step for plan in tried if plan.fits]
+  assert fitting[-1:] == steps[last_too_large + 1 :][:1]
+  assert len(tried) <= 1 + len(steps).bit_length()
+
+
+def test_each_policy_and_microbatch_comes_once_after_the_recipes(
+  eight_devices, monkeypatch
+):
+  steps, _ = _tried("none", -1, monkeypatch)
+  named = {name for name in remat.POLICIES if "offloaded" not in name}
+  assert {name for name, _ in steps} == named
+  assert steps[-4:] == [("full", n) for n in (1, 2, 4, 8)]
+  for start, (name, _) in enumerate(steps[:-4]):
+    assert _tried(name, -1, monkeypatch)[0] == steps[start:]
