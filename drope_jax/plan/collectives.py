@@ -13,8 +13,12 @@ KINDS = (
   "collective-permute",
   "reduce-scatter",
 )
+BETWEEN_SLICES = "between slices"
+"""What leaves a slice, by whichever collective."""
+
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(.*?")
+_SENT = re.compile(r" = (\(.*?), .* send\(.*xla_megascale_runtime")
 _CALLED = re.compile(
   r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
@@ -28,7 +32,8 @@ class Collective(NamedTuple):
 
   Attributes:
     count: of a step.
-    bytes: of their results on a device, in a step.
+    bytes: of their results on a device, in a step; between slices, of what it
+      sends.
   """
 
   count: int
@@ -53,6 +58,9 @@ def read(hlo: str) -> dict[str, Collective]:
       if found := _COLLECTIVE.search(line):
         counts[found[2]] += times
         sizes[found[2]] += times * _bytes(found[1], "-start(" in line)
+      if found := _SENT.search(line):
+        counts[BETWEEN_SLICES] += times
+        sizes[BETWEEN_SLICES] += times * _bytes(found[1], False)
       trips = _TRIPS.search(line)
       inner = times * int(trips[1]) if trips else times
       called = _CALLED.findall(line)
@@ -63,7 +71,7 @@ def read(hlo: str) -> dict[str, Collective]:
 
   visit(entry, 1)
   return {
-    kind: Collective(counts[kind], sizes[kind]) for kind in sorted(counts)
+    kind: Collective(counts[kind], int(sizes[kind])) for kind in sorted(counts)
   }
 
 

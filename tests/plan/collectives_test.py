@@ -26,6 +26,9 @@ ENTRY %main (p0: f32[8,128]) -> f32[] {
   %w = (s32[], f32[8,128]) while(%t), condition=%cond, body=%body.1, \
 backend_config={"known_trip_count":{"n":"32"}}
   %c = bf16[4]{0} fusion(%q), kind=kLoop, calls=%fused
+  %s = (f32[2,8]{1,0:T(2,128)}, u32[]{:S(2)}, token[]) send(%x, %after), \
+channel_id=2, frontend_attributes={_handler="xla_megascale_runtime"}
+  %h = (f32[64]{0}, u32[]{:S(2)}, token[]) send(%x, %after), channel_id=3
   ROOT %r = (f32[], pred[4]) all-reduce(%a, %b), to_apply=%add
 }
 """
@@ -35,6 +38,7 @@ def test_a_loop_counts_by_its_trips_and_a_start_by_its_result():
   assert collectives.read(PROGRAM) == {
     "all-gather": Collective(32, 32 * 8 * 128 * 4),
     "all-reduce": Collective(1, 4 + 4),
+    "between slices": Collective(1, 2 * 8 * 4),
     "reduce-scatter": Collective(1, 8),
   }
 

@@ -44,22 +44,31 @@ def recipe(tmp_path):
   return file
 
 
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="needs libtpu, the TPU's compiler: pip install libtpu",
 )
-def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
+
+
+def _plan(recipe, topology, *more):
+  """Returns what `drope plan --json` prints, in a process of its own."""
   environment = dict(os.environ)
   for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
     environment.pop(name, None)
   ran = subprocess.run(
     [sys.executable, "-m", "drope_jax.cli.main", "plan", recipe, "--json"]
-    + ["--topology", "v5e-8", "--eval", "1024", "--save", tmp_path / "saved"],
+    + ["--topology", topology, *more],
     stdout=subprocess.PIPE,
     env=environment,
     check=True,
   )
-  found = json.loads(ran.stdout)
+  return json.loads(ran.stdout)
+
+
+@needs_libtpu
+def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
+  more = ["--eval", "1024", "--save", tmp_path / "saved"]
+  found = _plan(recipe, "v5e-8", *more)
   names = [plan["phase"] for plan in found["training"]]
   assert names == ["pretrain", "recalibrate"]
   for plan in found["training"]:
@@ -69,6 +78,7 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
     four_chips_a_host = 4 * (plan["params"] + plan["optimizer"])
     assert plan["save"] == four_chips_a_host
     assert plan["collectives"]["all-reduce"]
+    assert "between slices" not in plan["collectives"]
     assert plan["tokens"] == 10 * 8 * 256
     assert plan["logits"] == 256 * 512 * 4  # A text's, of 512 pieces.
   for plan in found["evaluation"]:
@@ -80,6 +90,20 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
     payload, arguments, results = pickle.loads(file.read_bytes())
     assert len(payload) > 2**20
     assert min(arguments.num_leaves, results.num_leaves) > 2
+
+
+@needs_libtpu
+def test_replicas_on_two_slices_send_their_gradients_between_them(recipe):
+  more = ["--set", "Recipe.mesh = @MeshConfig()\nMeshConfig.slices = 2"]
+  more += ["--set", "Recipe.phases = (@pretrain/TrainPhase(),)"]
+  (plan,) = _plan(recipe, "2xv4-8", *more)["training"]
+  # Each of a slice's 4 chips holds a quarter, and sends its gradient: most of
+  # it as it is added up, in float32 or in bfloat16.
+  sent = plan["collectives"]["between slices"][1]
+  assert plan["params"] / 2 <= sent < 2 * plan["params"]
+  # A v4 is one chip of 275 TFLOP/s, whose two cores its name counts.
+  seconds = plan["flops"][0] * 10 / (0.5 * 275e12 * 2 * 4)
+  assert plan["hours"] == pytest.approx(seconds / 3600)
 
 
 def test_without_the_compiler_it_says_what_to_install(

@@ -6,7 +6,6 @@ import types
 import jax
 import pytest
 
-from drope_jax import sharding
 from drope_jax.cli import plan as cli
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
@@ -35,7 +34,7 @@ def eight_devices(monkeypatch):
 def _tried(remat, last_too_large, monkeypatch):
   """Returns what is compiled where all before a place do not fit."""
   phase = dataclasses.replace(PHASE, remat=remat)
-  recipe = Recipe((phase,), init_from="any", mesh=sharding.MeshConfig())
+  recipe = Recipe((phase,), init_from="any", mesh="fsdp")
   others = training.thriftier(recipe, phase, parse("v5e-8"))
   steps = [(p.remat, p.accumulation) for p in (phase, *(p for _, p in others))]
 
