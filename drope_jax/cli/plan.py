@@ -17,13 +17,14 @@ from collections.abc import Iterator
 import dataclasses
 import json
 import pathlib
+import sys
 
 import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from drope_jax.cli import configure, recipes
+from drope_jax.cli import configure, recipes, termination
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, saved, slices, training
@@ -85,26 +86,33 @@ def run(args: argparse.Namespace) -> int:
   recipe = configure.build(args.config, Recipe, args.overrides)
   compiling.prepare()
   config = recipes.start_config(recipe, args.model, args.data)
-  console, trained, evaluated = Console(stderr=True), [], []
-  for phase in recipe.phases:
-    if isinstance(phase, SurgeryPhase):
-      config = preflight.config_after(phase, config)
-      continue
-    with console.status(f"compiling {phase.name} for {target.name}"):
-      for plan, step in _train(recipe, phase, config, target, args.mfu):
-        trained.append(plan)
-        _save(step, phase.name, args.save)
-  for name in evaluation.PROGRAMS if args.eval is not None else ():
-    with console.status(f"compiling {name} for {target.name}"):
-      plan, program = evaluation.plan(name, recipe, config, args.eval, target)
-    evaluated.append(plan)
-    _save(program, name, args.save)
+  with termination.in_any_call():
+    trained, evaluated = _plan(recipe, config, target, args)
   if args.json:
     found = {"training": trained, "evaluation": evaluated}
     print(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
     _print(trained, evaluated, target)
   return 0 if all(plan.fits for plan in (*trained, *evaluated)) else 3
+
+
+def _plan(
+  recipe: Recipe, config: ModelConfig, target: Slice, args: argparse.Namespace
+) -> tuple[list[training.Plan], list[evaluation.Plan]]:
+  trained, evaluated = [], []
+  for phase in recipe.phases:
+    if isinstance(phase, SurgeryPhase):
+      config = preflight.config_after(phase, config)
+      continue
+    for plan, step in _train(recipe, phase, config, target, args.mfu):
+      trained.append(plan)
+      _save(step, phase.name, args.save)
+  for name in evaluation.PROGRAMS if args.eval is not None else ():
+    _say(f"compiling {name} at {args.eval:,} tokens")
+    plan, program = evaluation.plan(name, recipe, config, args.eval, target)
+    evaluated.append(plan)
+    _save(program, name, args.save)
+  return trained, evaluated
 
 
 def _train(
@@ -115,15 +123,25 @@ def _train(
   mfu: float,
 ) -> Iterator[tuple[training.Plan, jax.stages.Compiled | None]]:
   """Yields a phase's plan, then those tried until the fastest that fits."""
+  _say(f"compiling {phase.name}")
   plan, step = training.plan(recipe, phase, config, target, mfu)
   yield plan, step
   others = [] if plan.fits else training.thriftier(recipe, phase, target)
   start, stop = 0, len(others)
   while start < stop:
     middle = (start + stop) // 2
+    other = others[middle][1]
+    _say(
+      f"compiling {phase.name} with remat {other.remat}, microbatches: "
+      f"{other.accumulation}"
+    )
     plan, step = training.plan(*others[middle], config, target, mfu)
     yield plan, step
     start, stop = (start, middle) if plan.fits else (middle + 1, stop)
+
+
+def _say(what: str) -> None:
+  print(what, file=sys.stderr)
 
 
 def _save(

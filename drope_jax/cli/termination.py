@@ -31,3 +31,23 @@ def deferred() -> Iterator[Callable[[], bool]]:
     yield lambda: came
   finally:
     signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def in_any_call() -> Iterator[None]:
+  """Lets Ctrl-C and SIGTERM end the process within a library's call, too.
+
+  Python's own handlers wait until it returns, for minutes while it compiles.
+  """
+  previous = {
+    number: handler
+    for number in (signal.SIGINT, signal.SIGTERM)
+    if callable(handler := signal.getsignal(number))
+  }
+  for number in previous:
+    signal.signal(number, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)

@@ -1,0 +1,37 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from drope_jax.cli import termination
+
+PROGRAM = """
+import signal
+from drope_jax.cli import termination
+
+signal.signal(signal.SIGTERM, termination.at_once)
+with termination.in_any_call():
+  print("in it", flush=True)
+  sum(range(10**15))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_within_a_librarys_call(number):
+  process = subprocess.Popen(
+    [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE
+  )
+  try:
+    assert process.stdout.readline() == b"in it\n"
+    process.send_signal(number)
+    assert process.wait(timeout=60) == -number
+  finally:
+    process.kill()
+
+
+def test_afterwards_signals_are_handled_as_before():
+  before = signal.getsignal(signal.SIGINT)
+  with termination.in_any_call():
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+  assert signal.getsignal(signal.SIGINT) is before
