@@ -152,6 +152,8 @@ def _on_one_device(
   d_x_BSM = d_x_NCM.reshape(-1, M)[:num_tokens].reshape(x_BSM.shape)
   d_kernel_MV = jax.lax.psum_scatter(d_kernel_MV, "fsdp", tiled=True)
   d_kernel_MV = jax.lax.psum(d_kernel_MV, ("data", "context"))
+  # libtpu 0.0.51 fails where it moves this sum out of a loop of microbatches.
+  d_kernel_MV = jax.lax.optimization_barrier(d_kernel_MV)
   return sums, (
     jax.lax.psum(d_x_BSM, "tensor"),
     d_kernel_MV.astype(kernel_MV.dtype),

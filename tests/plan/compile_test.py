@@ -14,6 +14,19 @@ from drope_jax.cli import main
 from drope_jax.plan import compile as compiling
 
 MODEL = pathlib.Path(__file__).parents[2] / "configs/models/tiny.gin"
+TOO_LARGE = """
+import jax
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import slices
+
+compiling.prepare()
+where = jax.sharding.SingleDeviceSharding(
+  compiling.devices(slices.parse("v5e-4"))[0]
+)
+x = jax.ShapeDtypeStruct((44_032, 44_032), "float32", sharding=where)
+found = compiling.compile(jax.jit(lambda a, b: a @ b @ a).lower(x, x))
+print(found.fits, found.bytes)
+"""
 RECIPE = f"""
 include '{MODEL}'
 Recipe:
@@ -24,7 +37,7 @@ SurgeryPhase.surgery = @Surgery()
 Surgery.drop = 'all'
 TrainPhase:
   data = @DataConfig()
-  batch_size = 8
+  batch_size = 16
   context_tokens = 256
   compute_dtype = 'bfloat16'
   optimizer = @AdamW()
@@ -34,6 +47,7 @@ DataConfig.stores = ('text',)
 Constant.peak = 1e-3
 pretrain/TrainPhase.name = 'pretrain'
 recalibrate/TrainPhase.name = 'recalibrate'
+recalibrate/TrainPhase.accumulation = 2
 """
 
 
@@ -50,19 +64,22 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def _plan(recipe, topology, *more):
-  """Returns what `drope plan --json` prints, in a process of its own."""
+def _run(*arguments):
+  """Returns what Python prints in a process that may have libtpu's setting."""
   environment = dict(os.environ)
   for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
     environment.pop(name, None)
-  ran = subprocess.run(
-    [sys.executable, "-m", "drope_jax.cli.main", "plan", recipe, "--json"]
-    + ["--topology", topology, *more],
+  return subprocess.run(
+    [sys.executable, *arguments],
     stdout=subprocess.PIPE,
     env=environment,
     check=True,
-  )
-  return json.loads(ran.stdout)
+  ).stdout
+
+
+def _plan(recipe, topology, *more):
+  command = ["-m", "drope_jax.cli.main", "plan", recipe, "--json"]
+  return json.loads(_run(*command, "--topology", topology, *more))
 
 
 @needs_libtpu
@@ -79,8 +96,9 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
     assert plan["save"] == four_chips_a_host
     assert plan["collectives"]["all-reduce"]
     assert "between slices" not in plan["collectives"]
-    assert plan["tokens"] == 10 * 8 * 256
-    assert plan["logits"] == 256 * 512 * 4  # A text's, of 512 pieces.
+    assert plan["tokens"] == 10 * 16 * 256
+    texts_at_once = 2 // plan["accumulation"]
+    assert plan["logits"] == texts_at_once * 256 * 512 * 4
   for plan in found["evaluation"]:
     assert plan["fits"] and plan["texts"] == 8
   programs = [plan["program"] for plan in found["evaluation"]]
@@ -104,6 +122,14 @@ def test_replicas_on_two_slices_send_their_gradients_between_them(recipe):
   # A v4 is one chip of 275 TFLOP/s, whose two cores its name counts.
   seconds = plan["flops"][0] * 10 / (0.5 * 275e12 * 2 * 4)
   assert plan["hours"] == pytest.approx(seconds / 3600)
+
+
+@needs_libtpu
+def test_what_does_not_fit_says_how_much_it_wants():
+  fits, wanted = _run("-c", TOO_LARGE).split()
+  assert fits == b"False"
+  # Both arguments, and at least one product: 7.2 GiB each.
+  assert 3 <= int(wanted) / (4 * 44_032**2) < 5
 
 
 def test_without_the_compiler_it_says_what_to_install(
