@@ -187,7 +187,7 @@ def _print(
 def _memory(*names: str, held: str) -> Table:
   table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for name in names:
-    table.add_column(name, no_wrap=True)
+    table.add_column(name, overflow="fold")
   for name in ("params", held, "temp.", "all"):
     table.add_column(f"{name}\nGiB", justify="right", no_wrap=True)
   table.add_column("", justify="right", no_wrap=True)
