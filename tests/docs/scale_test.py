@@ -4,14 +4,14 @@ import argparse
 import pathlib
 import re
 
-from drope_jax.cli import configure, inspect, plan
+from drope_jax.cli import configure, evaluate, inspect, plan
 
 TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "scale.md").read_text()
 
 
 def test_its_options_are_the_commands():
   parser = argparse.ArgumentParser(conflict_handler="resolve")
-  for command in (inspect, plan):
+  for command in (evaluate, inspect, plan):
     command.add_arguments(parser)
   named = {*re.findall(r"--[a-z]+", TEXT)}
   assert {"--eval", "--save", "--topology"} < named
