@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
   if mallopt is None:  # Another C library, such as musl.
     return
   mallopt(_MMAP_MAX, 0)
-  mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+  mallopt(_TRIM_THRESHOLD, -1)  # Never.
   mallopt(_TOP_PAD, 64 * 2**20)
   # Threads' own arenas are capped at 64 MiB, and would map again beyond.
   mallopt(_ARENA_MAX, 1)
