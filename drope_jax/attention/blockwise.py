@@ -72,9 +72,12 @@ def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     q_BKGcD = jax.lax.dynamic_slice_in_dim(q_BKGSD, first, count, axis=3)
     rows = first + jnp.arange(count)
-    logits_BKGcT = jnp.einsum(
-      "bkgcd,bktd->bkgct", q_BKGcD, k_BKTD, preferred_element_type=jnp.float32
+    # One axis of rows, since products contract one axis best.
+    q_BKRD = q_BKGcD.reshape(*q_BKGcD.shape[:2], G * count, -1)
+    logits_BKRT = jnp.einsum(
+      "bkrd,bktd->bkrt", q_BKRD, k_BKTD, preferred_element_type=jnp.float32
     )
+    logits_BKGcT = logits_BKRT.reshape(*q_BKGcD.shape[:4], -1)
     if soft_cap is not None:
       logits_BKGcT = soft_cap * jnp.tanh(logits_BKGcT / soft_cap)
     if slopes_H is not None:
@@ -89,12 +92,13 @@ def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
     weights_BKGcT = jnp.exp(logits_BKGcT - jax.lax.stop_gradient(shift_BKGc1))
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_BKGc1 = jnp.sum(weights_BKGcT, axis=-1, keepdims=True)
-    out_BKGcD = jnp.einsum(
-      "bkgct,bktd->bkgcd",
-      weights_BKGcT.astype(v_BKTD.dtype),
+    out_BKRD = jnp.einsum(
+      "bkrt,bktd->bkrd",
+      weights_BKGcT.astype(v_BKTD.dtype).reshape(logits_BKRT.shape),
       v_BKTD,
       preferred_element_type=jnp.float32,
     )
+    out_BKGcD = out_BKRD.reshape(q_BKGcD.shape)
     out_BKGcD /= jnp.where(sum_BKGc1 > 0, sum_BKGc1, 1)
     lse_BKGc1 = shift_BKGc1 + jnp.log(sum_BKGc1)
     stats = (x[..., 0] for x in (lse_BKGc1, max_BKGc1))
