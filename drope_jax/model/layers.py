@@ -1,7 +1,8 @@
 """The modules of one transformer layer, in Flax NNX.
 
 Parameters are plain kernels [in, out]; heads are split after the projection,
-so that the joint QK norm of the DroPE paper has all of a token's channels.
+so that the joint QK norm of the DroPE paper has all of a token's channels. The
+axes B and S may be one, since each token is projected and normed alone.
 Projections have the names that `remat` knows them by.
 """
 
@@ -117,7 +118,7 @@ class Attention(nnx.Module):
     return norm(x_BSHD)
 
   def _split(self, x_BSM: Array) -> Array:
-    return x_BSM.reshape(*x_BSM.shape[:2], -1, self.head_dim)
+    return x_BSM.reshape(*x_BSM.shape[:-1], -1, self.head_dim)
 
 
 class SwiGLU(nnx.Module):
@@ -154,4 +155,4 @@ def residual_gain(config: ModelConfig) -> float:
 
 
 def _merge(x_BSHD: Array) -> Array:
-  return x_BSHD.reshape(*x_BSHD.shape[:2], -1)
+  return x_BSHD.reshape(*x_BSHD.shape[:-2], -1)

@@ -92,6 +92,7 @@ def hidden(
   backend: str = "reference",
   remat: str = "none",
   unroll: bool = False,
+  join_texts: bool = False,
   with_max_logit: bool = False,
 ) -> Array | tuple[Array, Array]:
   """Returns the last layer's states x_BSM, which `unembed` reads.
@@ -107,6 +108,9 @@ def hidden(
     backend: the attention's, see `attention.BACKENDS`.
     remat: which activations the backward pass finds, see `remat.POLICIES`.
     unroll: whether the layers are compiled one by one, not as a loop's body.
+    join_texts: whether the tokens of all texts lie on one axis but in
+      attention. XLA's CPU backend else copies an operand of each weight's
+      gradient, transposed; where devices share texts, it would move them.
     with_max_logit: whether attention's largest logit is returned too, over all
       layers; no gradient passes through it.
 
@@ -123,6 +127,7 @@ def hidden(
     backend=backend,
     remat=remat,
     unroll=unroll,
+    join_texts=join_texts,
     with_max_logit=with_max_logit,
   )
   return (x_BSM, max_logit_N.max()) if with_max_logit else x_BSM
@@ -239,6 +244,7 @@ def _run_layers(
   backend: str = "reference",
   remat: str = "none",
   unroll: bool = False,
+  join_texts: bool = False,
   with_max_logit: bool = False,
   collect: Callable[[layers.QKV, layers.QKV], Any] | None = None,
 ) -> tuple[Array, caches.Cache | None, Any, Array | None]:
@@ -259,11 +265,18 @@ def _run_layers(
     logit_scale = config.logit_scale
   as_layer = _module(layers.Layer, (config,))
 
+  def joined(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[2:]) if join_texts else x
+
+  def by_text(x: Array) -> Array:
+    return x.reshape(*tokens_BS.shape, *x.shape[1:]) if join_texts else x
+
   def body(carry, layer_inputs):
     x_BSM, cache = carry
     weights, index, scheme, window, slopes_H = layer_inputs
     layer = as_layer(weights)
     raw = layer.attention.project(layer.attention_norm(x_BSM))
+    raw = layers.QKV(*map(by_text, raw))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(raw)
     rotation = None
     if turns_NB2SD is not None and kernel_turns:
@@ -292,14 +305,14 @@ def _run_layers(
     if with_max_logit:
       out_BSHD, stats = attended
       max_logit = stats.max_logit_BHS.max()
-    x_BSM += layer.attention.output(out_BSHD)
+    x_BSM += layer.attention.output(joined(out_BSHD))
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
     collected = collect and collect(raw, placed)
     return (x_BSM, cache), (collected, max_logit)
 
   (x_BSM, cache), (collected, max_logit_N) = jax.lax.scan(
     remat_policies.apply(remat, body, in_loop=not unroll),
-    (params["embed"]["table"][tokens_BS], cache),
+    (joined(params["embed"]["table"][tokens_BS]), cache),
     (
       params["layers"],
       jnp.arange(config.num_layers),
@@ -309,7 +322,7 @@ def _run_layers(
     ),
     unroll=unroll,
   )
-  return x_BSM, cache, collected, max_logit_N
+  return by_text(x_BSM), cache, collected, max_logit_N
 
 
 def _module(

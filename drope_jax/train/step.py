@@ -193,6 +193,7 @@ def make_evaluation(
 def _summed_loss(config, phase, data, backend, mesh, params, batch):
   """Returns the objective and, beside it, nats and the largest logit."""
   cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
   x_BSM = transformer.hidden(
     config,
     cast,
@@ -200,7 +201,8 @@ def _summed_loss(config, phase, data, backend, mesh, params, batch):
     segments_BS=batch["segments_BS"] if data.document_mask else None,
     backend=attention.on_mesh(backend, mesh, **sharding.ATTENTION),
     remat=phase.remat,
-    unroll=phase.unroll,
+    unroll=on_cpu if phase.unroll is None else phase.unroll,
+    join_texts=on_cpu and mesh.size == 1,
     with_max_logit=phase.log_max_logit,
   )
   max_logit = -jnp.inf

@@ -302,7 +302,9 @@ def test_the_largest_logit_is_that_of_all_layers_and_heads(
     )
 
 
-def test_remat_and_unroll_change_no_gradient(config, params, tokens_BS):
+def test_how_layers_are_compiled_changes_no_gradient(
+  config, params, tokens_BS
+):
   def traced(**options):
     def loss(params):
       return transformer.forward(config, params, tokens_BS, **options).var()
@@ -310,14 +312,18 @@ def test_remat_and_unroll_change_no_gradient(config, params, tokens_BS):
     return jax.jit(jax.grad(loss)).trace(params)
 
   plain, recomputing = traced(), traced(remat="full")
-  unrolled = traced(unroll=True)
+  unrolled, joined = traced(unroll=True), traced(join_texts=True)
+  one_axis = f"f32[{tokens_BS.size},{config.width}]"
+  assert tokens_BS.shape[0] > 1
+  assert one_axis in str(joined.jaxpr)
+  assert one_axis not in str(plain.jaxpr)
   assert "remat" in str(recomputing.jaxpr)
   assert "remat" not in str(plain.jaxpr)
   assert "while" in plain.lower().as_text()
   assert "while" not in unrolled.lower().as_text()
   kept, *others = (
     trees.flatten(program.lower().compile()(params))
-    for program in (plain, recomputing, unrolled)
+    for program in (plain, recomputing, unrolled, joined)
   )
   for path, gradient in kept.items():
     # The same sums, fused in another way.

@@ -187,6 +187,15 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
   _assert_same(state, metrics, *wanted)
 
 
+def test_layers_are_unrolled_on_a_cpu_unless_the_phase_says_not():
+  def loops(**fields):
+    phase = dataclasses.replace(PHASE, **fields)
+    take, state = _start(phase)
+    return take.lower(state, _batch()).as_text().count("stablehlo.while")
+
+  assert loops() == loops(unroll=True) == loops(unroll=False) - 2
+
+
 def _row_loss(batch, rows):
   part = {name: value[rows] for name, value in batch.items()}
   return float(jax.jit(_loss)(_params(), part))
