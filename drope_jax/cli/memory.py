@@ -3,7 +3,7 @@
 XLA's CPU backend allocates each step's temporaries with malloc. glibc gives
 large ones back to the kernel when they are freed, and the kernel zeroes every
 page again at the next step's first touch: on a virtual machine about a tenth
-of a small model's training step (tools/bench_step.py).
+of a small model's training step (tools/bench_train.py).
 """
 
 import ctypes

@@ -44,6 +44,7 @@ PUBLISHED_PARAMETERS = {
   "smollm_135m": 134_515_008,
   "smollm_1_7b": 1_711_376_384,
   "smollm_360m": 361_821_120,
+  "stories_15m": 15_191_712,
   "tinyllama_1_1b": 1_100_048_384,
 }
 

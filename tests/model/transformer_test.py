@@ -302,9 +302,7 @@ def test_the_largest_logit_is_that_of_all_layers_and_heads(
     )
 
 
-def test_how_layers_are_compiled_changes_no_gradient(
-  config, params, tokens_BS
-):
+def test_how_layers_are_compiled_changes_no_gradient(config, params, tokens_BS):
   def traced(**options):
     def loss(params):
       return transformer.forward(config, params, tokens_BS, **options).var()
