@@ -214,6 +214,9 @@ def _slabs(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _load(path: epath.Path, name: str) -> np.ndarray:
   with path.open("rb") as file, np.load(file) as part:
+    if name not in part:
+      folder = str(path.parent.parent)
+      raise _occupied(folder, "an unfinished store of another version")
     return part[name]
 
 

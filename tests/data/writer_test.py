@@ -215,6 +215,26 @@ def test_an_unfinished_store_of_other_inputs_is_refused(tmp_path):
     writer.write(out, _sources()[1:], TOKENIZER)
 
 
+def test_an_unfinished_store_of_another_version_is_refused(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(writer, "_PART_TOKENS", 1)
+  out = tmp_path / "store"
+
+  def stop(sources, tokens):
+    if tokens:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    writer.write(str(out), _sources(), TOKENIZER, on_progress=stop)
+  (part,) = (out / "parts").glob("*.npz")
+  with np.load(part) as saved:
+    older = {name: saved[name] for name in saved if name != "next"}
+  np.savez(part, **older)
+  with pytest.raises(ValueError, match="store of another version"):
+    writer.write(str(out), _sources(), TOKENIZER)
+
+
 def test_inputs_without_text_are_refused(tmp_path):
   with pytest.raises(ValueError, match="without a character"):
     writer.write(str(tmp_path / "s"), [_sources()[2]], TOKENIZER)
