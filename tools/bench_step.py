@@ -1,143 +1,191 @@
-"""Times a training step on this machine, as ratios within one run.
+"""Compares training steps' cycles by the TPU's own compiler, without a TPU.
 
-Each row is a fresh process that compiles a step and times it; the rows take
-turns, round after round, so that a busy neighbour slows all alike. Time is a
-ratio to the first row's and, as "matmul", the share of the step that its
-matrix products alone would take at the rate of one [tokens, width] @ [width,
-mlp_width] product, timed in the same process (causal count of attention).
+Each row compiles Llama 2 7B's step at 4096 tokens for a slice, in a process of
+its own, and sums its cycles by both counts of tpu_program.py. Below it is what
+MaxText (e591f30, jax 0.11.2) took by the same counts, of its own train_compile
+with libtpu 0.0.51 at the same shapes. MFU is of the causal count; temporaries
+are a chip's. No count is a hardware timing. Takes an hour and 8 GiB.
 
 python tools/bench_step.py
-python tools/bench_step.py --model models/demo.gin --batch 32 --tokens 128
+python tools/bench_step.py --rows 'v5e-256 save_context' --json step.json
 """
 
 import argparse
+import dataclasses
 import json
-import statistics
+import os
+import pathlib
+import re
 import subprocess
 import sys
-import time
+import tempfile
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import attention_schedule
+from rich import box
+from rich.console import Console
+from rich.table import Table
+import tpu_program
+import tpu_schedule
 
-from drope_jax import sharding
-from drope_jax.cli import configure, memory
-from drope_jax.data.pipeline import DataConfig
-from drope_jax.model import transformer
+from drope_jax.attention.flash_tpu import blocks
+from drope_jax.cli import configure
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import flops, optimizer, recipe
-from drope_jax.train import step as steps
+from drope_jax.plan import compile as compiling
+from drope_jax.plan import hlo, slices, training
+from drope_jax.positional import Nope, Rope
+from drope_jax.train import flops
+from drope_jax.train.recipe import Recipe, TrainPhase
 
-_ROWS = {
-  "blockwise": ["--backend", "blockwise"],
-  "reference": ["--backend", "reference"],
-  "blockwise, layers unrolled": ["--backend", "blockwise", "--unroll"],
-  "blockwise, remat full": ["--backend", "blockwise", "--remat", "full"],
-  "blockwise, freed memory given back": ["--give-back"],
-}
+_POSITIONAL = {"rope": Rope(), "nope": Nope()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """A step.
+
+  Attributes:
+    topology: the slice's name.
+    remat, positional, qk_norm: the step's.
+    options: of the compiler.
+  """
+
+  topology: str
+  remat: str
+  positional: str = "rope"
+  qk_norm: str = "none"
+  options: tuple[tuple[str, str], ...] = ()
+
+  @property
+  def name(self) -> str:
+    """What --rows matches."""
+    parts = [self.topology, self.remat, self.positional]
+    parts += ["QK norm"] * (self.qk_norm != "none")
+    parts += ["12 GB kept free"] * bool(self.options)
+    return " ".join(parts)
+
+
+_KEPT_FREE = (("xla_tpu_user_reserved_hbm_bytes", "12000000000"),)
+_ROWS = (
+  _Row("v5e-256", "full"),
+  _Row("v5e-256", "full", options=_KEPT_FREE),
+  _Row("v5e-256", "save_context"),
+  _Row("v5e-256", "save_context", "nope"),
+  _Row("v5e-256", "save_context", "nope", "qk"),
+  _Row("v5p-128", "save_context"),
+)
+_MAXTEXT = (
+  ("v5e-256 full, splash 512 blocks", 3.95, 5415, 4733),
+  ("v5e-256 full, splash 1024/1024/512", 3.95, 5269, 4588),
+  ("v5e-256 save_qkv_proj", 9.93, 4757, 4282),
+  ("v5p-128 save_qkv_proj", 41.0, 9510, 8623),
+  ("v5p-128 minimal", 89.6, 9844, 8231),
+)
+"""Temporaries in GiB, and cycles in millions."""
 
 
 def main() -> None:
-  """Times every row in turn, and prints the table."""
+  """Prints the table."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--model", default="models/demo.gin", metavar="MODEL.gin")
-  parser.add_argument("--batch", type=int, default=8, metavar="B")
-  parser.add_argument("--tokens", type=int, default=512, metavar="S")
-  parser.add_argument("--accumulation", type=int, default=1, metavar="N")
-  parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--backend", default="blockwise", help=argparse.SUPPRESS)
-  parser.add_argument("--remat", default="none", help=argparse.SUPPRESS)
-  parser.add_argument("--unroll", action="store_true", help=argparse.SUPPRESS)
-  parser.add_argument(
-    "--give-back", action="store_true", help=argparse.SUPPRESS
-  )
-  parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
+  parser.add_argument("--rows", default="", metavar="REGEX", help="which rows")
+  parser.add_argument("--json", metavar="FILE", help="write the figures too")
+  parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
-  if args.row:
-    print(json.dumps(_time_row(args)))
+  if args.child:
+    print(json.dumps(_measure(_Row(**args.child))))
     return
-  times = {name: [] for name in _ROWS}
-  shares = {name: [] for name in _ROWS}
-  for _ in range(args.rounds):
-    for name, flags in _ROWS.items():
-      command = [sys.executable, __file__, *sys.argv[1:], *flags, "--row"]
-      out = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-      step_s, share = json.loads(out.stdout)
-      times[name].append(step_s)
-      shares[name].append(share)
-  first = next(iter(_ROWS))
-  print(f"{'':36}{'ms':>8}{'tokens/s':>10}{'ratio':>7}{'matmul':>8}")
-  for name in _ROWS:
-    step_s = statistics.median(times[name])
-    ratio = statistics.median(
-      a / b for a, b in zip(times[name], times[first], strict=True)
-    )
-    print(
-      f"{name:36}{step_s * 1e3:8.0f}{args.batch * args.tokens / step_s:10.0f}"
-      f"{ratio:7.2f}{statistics.median(shares[name]):8.2f}"
-    )
+  console, figures = Console(stderr=True), {}
+  for row in _ROWS:
+    if re.search(args.rows, row.name):
+      with console.status(f"compiling {row.name}"):
+        figures[row.name] = _in_child(row)
+      console.print(f"{row.name}: {figures[row.name]}")
+  _print(figures)
+  if args.json:
+    pathlib.Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _time_row(args: argparse.Namespace) -> tuple[float, float]:
-  """Returns the median seconds of a step, and its products' share of them."""
-  if not args.give_back:
-    memory.keep_freed_memory()
-  config = configure.build(args.model, ModelConfig)
-  phase = recipe.TrainPhase(
-    name="bench",
-    data=DataConfig(stores=("none",)),
-    batch_size=args.batch,
-    context_tokens=args.tokens,
-    optimizer=optimizer.Muon(),
-    schedule=optimizer.Constant(1e-3),
-    steps=1000,
-    accumulation=args.accumulation,
-    remat=args.remat,
-    unroll=args.unroll,
+def _in_child(row: _Row) -> dict[str, Any]:
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, __file__, "--child"]
+    command.append(json.dumps(dataclasses.asdict(row)))
+    environment = tpu_schedule.environment(folder) | {"DUMP": folder}
+    out = subprocess.run(
+      command, check=True, stdout=subprocess.PIPE, env=environment
+    )
+  return json.loads(out.stdout.splitlines()[-1])
+
+
+def _measure(row: _Row) -> dict[str, Any]:
+  """Compiles a step here, in the child, and sums its cycles."""
+  compiling.prepare()
+  target = slices.parse(row.topology)
+  recipe = configure.build("recipes/llama2_7b_drope.gin", Recipe, [])
+  (phase,) = (p for p in recipe.phases if isinstance(p, TrainPhase))
+  phase = dataclasses.replace(phase, remat=row.remat)
+  recipe = dataclasses.replace(
+    recipe, phases=(phase,), compiler_options=dict(row.options)
   )
-  params = transformer.init(config, jax.random.key(0))
-  state = steps.init_state(phase, params, 0)
-  mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-  schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
-  step = jax.jit(
-    steps.make_step(config, phase, schedule, args.backend, mesh),
-    donate_argnums=0,
+  config = dataclasses.replace(
+    configure.build("models/llama2_7b.gin", ModelConfig),
+    positional=_POSITIONAL[row.positional],
+    qk_norm=row.qk_norm,
   )
-  ids_BS = np.random.default_rng(0).integers(
-    0, config.vocab_size, (args.batch, args.tokens), dtype=np.int32
+  lowered, state, mesh = training.lower(recipe, phase, config, target)
+  program = compiling.compile(lowered)
+  sequences = phase.batch_size // target.chips
+  tokens = sequences * phase.context_tokens
+
+  def kernel_cycles(name: str, dump: str) -> float:
+    direction = "forward" if "forward" in name else "backward"
+    cut = blocks.nearest(target.chip, config.head_dim, direction)
+    kernel = tpu_schedule.read_kernel(name, dump)
+    head = attention_schedule.flash_cycles(
+      direction, kernel, cut, phase.context_tokens
+    )
+    return head * config.num_heads * sequences / slices.CHIPS[target.chip].named
+
+  found = tpu_program.total(
+    hlo.Module(program.text),
+    pathlib.Path(os.environ["DUMP"]),
+    target.chip,
+    kernel_cycles,
   )
-  batch = {
-    "inputs_BS": ids_BS,
-    "targets_BS": ids_BS,
-    "segments_BS": np.ones_like(ids_BS),
-    "weights_BS": np.ones(ids_BS.shape, np.float32),
+  work = flops.of_token(config, phase.context_tokens).causal * tokens
+  peak = flops.peak(mesh.devices.flat[0])
+  clock = tpu_program.CLOCKS[target.chip]
+  return {
+    "temporaries": program.bytes - compiling.bytes_a_device(state),
+    "cycles": found.total._asdict(),
+    "parts": {name: part._asdict() for name, part in found.parts.items()},
+    "mfu": {
+      count: work / peak / (cycles / clock)
+      for count, cycles in found.total._asdict().items()
+    },
   }
-  step_times = []
-  for _ in range(10):
-    start = time.perf_counter()
-    state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-    step_times.append(time.perf_counter() - start)
-  step_s = statistics.median(step_times[2:])
-  products = flops.of_token(config, args.tokens).causal * ids_BS.size
-  bound_s = products / _rate(ids_BS.size, config)
-  return step_s, bound_s / step_s
 
 
-def _rate(tokens: int, config: ModelConfig) -> float:
-  """Returns operations a second of one of the model's products."""
-  x = jnp.ones((tokens, config.width))
-  kernel = jnp.ones((config.width, config.mlp_width))
-  product = jax.jit(jnp.matmul)
-  product_times = []
-  for _ in range(50):
-    start = time.perf_counter()
-    jax.block_until_ready(product(x, kernel))
-    product_times.append(time.perf_counter() - start)
-  return 2 * x.size * config.mlp_width / statistics.median(product_times)
+def _print(figures: dict[str, dict[str, Any]]) -> None:
+  table = Table(box=box.SIMPLE_HEAD)
+  table.add_column("step")
+  for name in ("temp. GiB", "estimate", "schedule", "MFU", "MFU"):
+    table.add_column(name, justify="right")
+  for name, row in figures.items():
+    table.add_row(
+      name,
+      f"{row['temporaries'] / 2**30:.2f}",
+      *(f"{cycles / 1e6:,.0f}" for cycles in row["cycles"].values()),
+      *(f"{mfu:.1%}" for mfu in row["mfu"].values()),
+    )
+  table.add_section()
+  for name, gibibytes, *cycles in _MAXTEXT:
+    table.add_row(
+      f"MaxText {name}", f"{gibibytes}", *(f"{c:,}" for c in cycles), "", ""
+    )
+  Console().print(table)
+  Console().print("Cycles in millions.")
 
 
 if __name__ == "__main__":

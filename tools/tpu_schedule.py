@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 _BUNDLES = "packed-bundles-post-ra"
 """The last stage that still has the empty bundles."""
 _ALLOCATIONS = "pre-auto-mxu-assigner"
-_DELAY_SLOTS = 4
+DELAY_SLOTS = 4
 """Bundles after a branch that run whether or not it is taken."""
 _BUNDLE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s+(?:[A-Z]{2}\s*)?:[\s>]*\{")
 _BRANCH = re.compile(r"sbr\.\w+ .*?target bundleno = (\d+)")
@@ -127,7 +127,7 @@ def read_kernel(name: str, dump: str) -> Kernel | None:
     name: the kernel's.
     dump: the text of the packed bundles.
   """
-  bundles = _split(dump)
+  bundles = split(dump)
   products = [n for n, text in enumerate(bundles) if "vmatmul" in text]
 
   def multiplies(span: _Span) -> bool:
@@ -136,7 +136,7 @@ def read_kernel(name: str, dump: str) -> Kernel | None:
   loops, regions = {}, set()
   for n, text in enumerate(bundles):
     for target in map(int, _BRANCH.findall(text)):
-      after = n + 1 + _DELAY_SLOTS
+      after = n + 1 + DELAY_SLOTS
       if target <= n:
         loops[target] = max(loops.get(target, 0), min(after, len(bundles)))
       elif after < target:
@@ -167,7 +167,7 @@ def read_kernel(name: str, dump: str) -> Kernel | None:
   )
 
 
-def _split(dump: str) -> list[str]:
+def split(dump: str) -> list[str]:
   """Returns the bundles' text by address, without comments."""
   bundles = []
   for line in dump.splitlines():
@@ -204,7 +204,7 @@ def compiled(target: str, topology: str, kwargs: Mapping[str, Any]) -> Program:
     command = [sys.executable, __file__, target, "--topology", topology]
     command += ["--kwargs", json.dumps(kwargs), "--child"]
     ran = subprocess.run(
-      command, capture_output=True, env=_environment(folder), text=True
+      command, capture_output=True, env=environment(folder), text=True
     )
     if ran.returncode:
       lines = ran.stderr.strip().splitlines() or ["no message"]
@@ -225,17 +225,17 @@ def _reason(lines: list[str]) -> str:
   return (errors or lines)[-1][:400]
 
 
-def _environment(folder: str) -> dict[str, str]:
-  """Returns the environment in which libtpu compiles without a TPU."""
-  environment = dict(os.environ)
+def environment(folder: str) -> dict[str, str]:
+  """Returns that in which libtpu compiles without a TPU, and dumps its code."""
+  variables = dict(os.environ)
   # What comes from a cache is not compiled, and leaves no dump.
-  environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+  variables.pop("JAX_COMPILATION_CACHE_DIR", None)
   flags = {
     "xla_jf_dump_to": folder,
     "xla_jf_dump_llo_text": "true",
     "xla_jf_dump_llo_pass_label_regex": f"{_BUNDLES}|{_ALLOCATIONS}",
   }
-  return environment | {
+  return variables | {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
     "JAX_PLATFORMS": "cpu",
     "LIBTPU_INIT_ARGS": " ".join(f"--{k}={v}" for k, v in flags.items()),
@@ -246,16 +246,21 @@ def _environment(folder: str) -> dict[str, str]:
   }
 
 
+def dumped(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the file of each operation's bundles, by the operation's name."""
+  pattern = re.compile(rf"\d+-(?!TLP-|<)(.*)-\d\d-{_BUNDLES}\.txt")
+  found = ((pattern.fullmatch(file.name), file) for file in folder.iterdir())
+  return {match[1]: file for match, file in sorted(found, key=str) if match}
+
+
 def _read(folder: pathlib.Path) -> Iterator[Kernel]:
   """Yields the kernels of a dump."""
-  bundles = re.compile(rf"(\d+-(?!TLP-|<)(.*))-\d\d-{_BUNDLES}\.txt")
-  for file in sorted(folder.iterdir()):
-    if not (found := bundles.fullmatch(file.name)):
-      continue
-    if kernel := read_kernel(found[2], file.read_text(errors="replace")):
+  for name, file in dumped(folder).items():
+    if kernel := read_kernel(name, file.read_text(errors="replace")):
+      stem = re.sub(rf"-\d\d-{_BUNDLES}\.txt", "", file.name)
       sizes = [
         int(size, 16)
-        for allocations in folder.glob(f"{found[1]}-??-{_ALLOCATIONS}.txt")
+        for allocations in folder.glob(f"{stem}-??-{_ALLOCATIONS}.txt")
         for size in _VMEM.findall(allocations.read_text(errors="replace"))
       ]
       yield dataclasses.replace(kernel, vmem_bytes=sum(sizes))

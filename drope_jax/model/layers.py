@@ -6,7 +6,7 @@ axes B and S may be one, since each token is projected and normed alone.
 Projections have the names that `remat` knows them by.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -60,7 +60,7 @@ class RMSNorm(nnx.Module):
     y_BSM = x_BSM.astype(jnp.float32)
     mean_BS1 = jnp.mean(jnp.square(y_BSM), axis=-1, keepdims=True)
     y_BSM *= jax.lax.rsqrt(mean_BS1 + self.eps)
-    return (y_BSM * self.gain[...]).astype(x_BSM.dtype)
+    return _stored((y_BSM * self.gain[...]).astype(x_BSM.dtype))
 
 
 class QKV(NamedTuple):
@@ -133,7 +133,9 @@ class SwiGLU(nnx.Module):
   def __call__(self, x_BSM: Array) -> Array:
     gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
     up_BSI = checkpoint_name(self.up(x_BSM), "mlpwi_1")
-    return checkpoint_name(self.down(nnx.silu(gate_BSI) * up_BSI), "mlpwo")
+    gate_BSI, up_BSI = _stored((gate_BSI, up_BSI))
+    y_BSI = _stored(nnx.silu(gate_BSI) * up_BSI)
+    return checkpoint_name(self.down(y_BSI), "mlpwo")
 
 
 class Layer(nnx.Module):
@@ -152,6 +154,15 @@ def residual_gain(config: ModelConfig) -> float:
   Source: GPT-2, section 2.3: 1 / sqrt(number of residual writes).
   """
   return (2 * config.num_layers) ** -0.5
+
+
+def _stored(x: Any) -> Any:
+  """Returns x, computed once: it, and its gradient, are arrays in memory.
+
+  Else XLA for TPUs computes them again in each tile of each matrix product that
+  reads them, which then waits for exponentials.
+  """
+  return jax.lax.optimization_barrier(x)
 
 
 def _merge(x_BSHD: Array) -> Array:

@@ -35,14 +35,19 @@ class Program(NamedTuple):
     fits: whether it compiles within a device's memory.
     bytes: of a device, arguments and results among them; where it does not
       fit, what the compiler says it wants.
-    collectives: by kind; None where it does not fit.
+    text: of the module; None where it does not fit.
     compiled: None where it does not fit.
   """
 
   fits: bool
   bytes: int
-  collectives: dict[str, Collective] | None
+  text: str | None
   compiled: jax.stages.Compiled | None
+
+  @property
+  def collectives(self) -> dict[str, Collective] | None:
+    """What it sends, by kind; None where it does not fit."""
+    return None if self.text is None else collectives.read(self.text)
 
 
 def prepare() -> None:
@@ -108,8 +113,10 @@ def compile(lowered: jax.stages.Lowered) -> Program:
         raise
       unit = {"M": 2**20, "G": 2**30}[over[2]]
       return Program(False, int(float(over[1]) * unit), None, None)
-    (hlo,) = pathlib.Path(folder).glob("*after_optimizations.txt")
-    sent = collectives.read(hlo.read_text())
+    texts = {f.name.split(".")[-2]: f for f in pathlib.Path(folder).iterdir()}
+    # A TPU's compiler notes its estimates last; others have no such stage.
+    last = texts.get("after_codegen", texts["after_optimizations"])
+    text = last.read_text()
   memory = compiled.memory_analysis()
   total = (
     memory.argument_size_in_bytes
@@ -118,7 +125,7 @@ def compile(lowered: jax.stages.Lowered) -> Program:
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes
   )
-  return Program(True, total, sent, compiled)
+  return Program(True, total, text, compiled)
 
 
 def bytes_a_device(tree: Any) -> int:

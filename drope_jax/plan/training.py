@@ -95,19 +95,10 @@ def plan(
   Raises:
     ValueError: the model or batch does not divide over the mesh.
   """
-  devices = compiling.devices(target)
-  mesh = sharding.make_mesh(recipe.mesh, devices)
-  config = dataclasses.replace(config, context_tokens=phase.context_tokens)
-  sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
-  state = steps.abstract_state(phase, config, mesh)
-  backend = compiling.backend(recipe, config, phase.compute_dtype, devices[0])
-  step = steps.make_step(
-    config, phase, recipe.learning_rate(phase), backend, mesh
-  )
+  lowered, state, mesh = lower(recipe, phase, config, target)
+  program = compiling.compile(lowered)
+  devices = mesh.devices.ravel()
   held = {name: compiling.bytes_a_device(part) for name, part in state.items()}
-  program = compiling.compile(
-    steps.jitted(step, state).lower(state, _batch(phase, mesh))
-  )
   work = flops.of_token(config, phase.context_tokens)
   tokens = phase.num_steps * phase.step_tokens
   hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
@@ -132,6 +123,26 @@ def plan(
     hours=hours,
     chip_hours=hours * target.chips,
   ), program.compiled
+
+
+def lower(
+  recipe: Recipe, phase: TrainPhase, config: ModelConfig, target: Slice
+) -> tuple[jax.stages.Lowered, steps.State, jax.sharding.Mesh]:
+  """Returns a phase's step for a slice, its state as shapes, and the mesh.
+
+  Args and errors as of `plan`.
+  """
+  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
+  config = dataclasses.replace(config, context_tokens=phase.context_tokens)
+  sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
+  state = steps.abstract_state(phase, config, mesh)
+  device = mesh.devices.flat[0]
+  backend = compiling.backend(recipe, config, phase.compute_dtype, device)
+  step = steps.make_step(
+    config, phase, recipe.learning_rate(phase), backend, mesh
+  )
+  jitted = steps.jitted(step, state, recipe.compiler_options)
+  return jitted.lower(state, _batch(phase, mesh)), state, mesh
 
 
 def thriftier(

@@ -362,6 +362,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
       config, phase, recipe.learning_rate(phase), backend, run.mesh
     ),
     state,
+    recipe.compiler_options,
   )
   measure = _measurement(run, phase, config, backend)
   now, measured = int(state["step"]), {}

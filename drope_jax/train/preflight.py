@@ -25,6 +25,7 @@ from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 # beyond rounding.
 WITHOUT_EFFECT = (
   "mesh",
+  "compiler_options",
   "save_every_steps",
   "keep_saves",
   "keep_every_steps",
@@ -65,6 +66,7 @@ def check(
       f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
       f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
     )
+  _require_known(recipe.compiler_options)
   fingerprints = {}
   for index, phase in enumerate(recipe.phases):
     if isinstance(phase, SurgeryPhase):
@@ -140,6 +142,16 @@ def claim(
     whole.write_text(json.dumps(encoded, indent=1) + "\n")
     whole.replace(file)
   multihost_utils.sync_global_devices("recipe.json is there")
+
+
+def _require_known(compiler_options: Mapping[str, str]) -> None:
+  try:
+    jax.jit(lambda: 0, compiler_options={**compiler_options}).lower().compile()
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    raise ValueError(
+      "Recipe.compiler_options must be XLA's for this platform, got "
+      f"{dict(compiler_options)} ({str(error).splitlines()[0]}). Remove it."
+    ) from error
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:

@@ -1,5 +1,6 @@
 """A recipe: what to train from what, as a list of phases."""
 
+from collections.abc import Mapping
 import dataclasses
 import re
 
@@ -216,6 +217,8 @@ class Recipe:
     mesh: how devices are laid out; a name in `sharding.PRESETS`, or sizes.
     attention: backend, or `FlashTpu` with blocks of its own; "auto" is
       resolved once a phase, for the devices at hand.
+    compiler_options: of XLA, for the training step, over those of
+      `step.COMPILER_OPTIONS`: {'xla_tpu_scoped_vmem_limit_kib': '65536'}, say.
     save_every_steps: between checkpoints that a run resumes from.
     keep_saves: how many of the newest of them stay on disk; and the one of the
       least held-out loss in the phase, of those where that is measured.
@@ -233,6 +236,9 @@ class Recipe:
   seed: int = 0
   mesh: str | sharding.MeshConfig = "fsdp"
   attention: str | FlashTpu = "auto"
+  compiler_options: Mapping[str, str] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
   save_every_steps: int = 500
   keep_saves: int = 2
   keep_every_steps: int | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import functools
+import types
 from typing import Any
 
 import jax
@@ -17,6 +18,14 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.train import guard as guards
 from drope_jax.train import loss as losses
 from drope_jax.train.recipe import TrainPhase
+
+COMPILER_OPTIONS = types.MappingProxyType(
+  {
+    # Of 128 MiB, not 16: matrix products need not cut the axis they sum over.
+    "tpu": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
+  }
+)
+"""Which options of XLA a step is compiled with, by platform."""
 
 State = dict[str, Any]
 """params; opt_state and guard, the phase's; and int32 step, the run's."""
@@ -158,15 +167,24 @@ def make_step(
   return step
 
 
-def jitted(step: Callable, state: State) -> Callable:
+def jitted(
+  step: Callable, state: State, options: Mapping[str, str] | None = None
+) -> Callable:
   """Returns what `make_step` returned, compiled to replace a state in place.
 
   Args:
     step: to be compiled.
     state: arrays or shapes that have the shardings of the state.
+    options: of XLA's compiler, over `COMPILER_OPTIONS`.
   """
   shardings = jax.tree.map(lambda x: x.sharding, state)
-  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+  platform = next(iter(shardings["step"].device_set)).platform
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, None),
+    compiler_options={**COMPILER_OPTIONS.get(platform, {}), **(options or {})},
+  )
 
 
 def make_evaluation(

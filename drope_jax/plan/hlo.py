@@ -1,0 +1,149 @@
+"""What a compiled program's text says: its operations, and how often each runs.
+
+Reads the text of XLA's optimised modules. A loop's body runs by the number of
+trips that the compiler notes, or else by the constants between which the loop
+counts; once, where it counts otherwise. Every branch of a conditional counts.
+"""
+
+from collections.abc import Iterator, Mapping
+import math
+import re
+from typing import NamedTuple
+
+_NAME = r"%?([\w.\-]+)"
+_COMPUTATION = re.compile(rf"^(?:ENTRY )?{_NAME} .*\{{$")
+_DEFINITION = re.compile(rf"^\s*(ROOT )?{_NAME} = (.*)$")
+_CALLED = re.compile(
+  rf"(?:body|calls|to_apply|true_computation|false_computation)={_NAME}"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_WHILE = re.compile(rf" while\({_NAME}\), condition={_NAME}, body={_NAME}")
+_LESS = re.compile(rf" compare\({_NAME}, {_NAME}\), direction=LT")
+_ELEMENT = re.compile(r" get-tuple-element\(.*index=(\d+)")
+_TUPLE = re.compile(r" tuple\((.*?)\)")
+_ADD = re.compile(rf" add\({_NAME}, {_NAME}\)")
+_CONSTANT = re.compile(r" constant\((\d+)\)")
+_COPY = re.compile(rf" copy\({_NAME}\)")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
+
+Computation = Mapping[str, str]
+"""Operations by name, and the last, which is the result, by `ROOT`."""
+ROOT = ""
+
+
+class Operation(NamedTuple):
+  """One operation of a program.
+
+  Attributes:
+    name: the compiler's.
+    text: its shape, kind, operands and attributes.
+    times: how often it runs.
+    around: the computation that it is one of.
+    fusion: the outermost fusion that it is part of; None: it is its own.
+  """
+
+  name: str
+  text: str
+  times: int
+  around: Computation
+  fusion: str | None
+
+
+class Module:
+  """A program's computations, by name.
+
+  Attributes:
+    computations: as above.
+    entry: the name of the first to run.
+  """
+
+  def __init__(self, text: str):
+    self.computations = dict(_computations(text))
+    self.entry = re.search(rf"^ENTRY {_NAME}", text, re.M)[1]
+
+  def operations(self) -> Iterator[Operation]:
+    """Yields every operation that runs, those inside a fusion after it."""
+    return self._of(self.entry, 1, None)
+
+  def _of(
+    self, name: str, times: int, fusion: str | None
+  ) -> Iterator[Operation]:
+    around = self.computations.get(name, {})
+    for operation, text in around.items():
+      if operation == ROOT:
+        continue
+      yield Operation(operation, text, times, around, fusion)
+      outer = fusion or (operation if " fusion(" in text else None)
+      trips = self._trips(text, around)
+      for each in called(text):
+        yield from self._of(each, times * trips, outer)
+
+  def _trips(self, text: str, around: Computation) -> int:
+    """Returns how often an operation runs what it calls."""
+    if known := _KNOWN_TRIPS.search(text):
+      return int(known[1])
+    if not (loop := _WHILE.search(text)):
+      return 1
+    condition, body = (self.computations[loop[n]] for n in (2, 3))
+    if not (less := _LESS.search(condition[ROOT])):
+      return 1
+    if not (place := _ELEMENT.search(condition[less[1]])):
+      return 1
+    limit = _constant(less[2], condition)
+    start = _constant(_part(around[loop[1]], int(place[1])), around)
+    added = _ADD.search(body.get(_part(body[ROOT], int(place[1])), ""))
+    step = _constant(added[2], body) if added else None
+    if None in (start, limit, step):
+      return 1
+    return math.ceil((limit - start) / step)
+
+
+def called(text: str) -> list[str]:
+  """Returns the names of the computations that an operation runs."""
+  names = _CALLED.findall(text)
+  for some in _BRANCHES.findall(text):
+    names += [each.strip().lstrip("%") for each in some.split(",")]
+  return names
+
+
+def array_bytes(shape: str) -> list[float]:
+  """Returns the size of each array of a shape, as it is written."""
+  return [
+    math.prod(map(int, filter(None, sides.split(",")))) * _width(dtype)
+    for dtype, sides in _ARRAY.findall(shape)
+  ]
+
+
+def _computations(text: str) -> Iterator[tuple[str, Computation]]:
+  name, operations = None, {}
+  for line in text.splitlines():
+    if found := _COMPUTATION.match(line):
+      name, operations = found[1], {}
+    elif line.startswith("}") and name:
+      yield name, operations
+      name = None
+    elif name and (found := _DEFINITION.match(line)):
+      operations[found[2]] = found[3]
+      if found[1]:
+        operations[ROOT] = found[3]
+
+
+def _part(text: str, index: int) -> str | None:
+  """Returns the name of an element of a tuple."""
+  made = _TUPLE.search(text)
+  return re.findall(r"%([\w.\-]+)", made[1])[index] if made else None
+
+
+def _constant(name: str | None, around: Computation) -> int | None:
+  """Returns the value of what is a constant, or a copy of one."""
+  while copied := _COPY.search(around.get(name, "")):
+    name = copied[1]
+  found = _CONSTANT.search(around.get(name, ""))
+  return int(found[1]) if found else None
+
+
+def _width(dtype: str) -> float:
+  if dtype == "pred":
+    return 1
+  return int(re.search(r"\d+", dtype)[0]) / 8
