@@ -113,9 +113,12 @@ def compile(lowered: jax.stages.Lowered) -> Program:
         raise
       unit = {"M": 2**20, "G": 2**30}[over[2]]
       return Program(False, int(float(over[1]) * unit), None, None)
-    texts = {f.name.split(".")[-2]: f for f in pathlib.Path(folder).iterdir()}
     # A TPU's compiler notes its estimates last; others have no such stage.
-    last = texts.get("after_codegen", texts["after_optimizations"])
+    last, *_ = (
+      file
+      for stage in ("codegen", "optimizations")
+      for file in pathlib.Path(folder).glob(f"*after_{stage}.txt")
+    )
     text = last.read_text()
   memory = compiled.memory_analysis()
   total = (
