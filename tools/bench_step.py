@@ -1,11 +1,11 @@
 """Compares training steps' cycles by the TPU's own compiler, without a TPU.
 
-Each row compiles Llama 2 7B's step at 512 x 4096 tokens for a slice, in a process
-of its own, and sums its cycles by both counts of tpu_program.py. Below them is
-what MaxText (e591f30, jax 0.11.2) takes by the same counts, by its own
-train_compile with libtpu 0.0.51 at the same shapes; its embedding's scatter-add,
-1% of a step, is not in them. GiB are a chip's temporaries; MFU is of the causal
-count. No count is a hardware timing. Four minutes of a core a row, and 4 GiB.
+Each row compiles Llama 2 7B's step at 512 x 4096 tokens for a slice, in a
+process of its own, and sums its cycles by both counts of tpu_program.py. Below
+is what MaxText (e591f30, jax 0.11.2) takes by the same counts, by its own
+train_compile with libtpu 0.0.51 at the same shapes. GiB are a chip's
+temporaries; MFU is of the causal count. No count is a hardware timing. Four
+minutes of a core a row, and 4 GiB.
 
 python tools/bench_step.py
 python tools/bench_step.py --rows 'v5e-256 save_context' --json step.json
