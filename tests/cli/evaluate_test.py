@@ -35,7 +35,7 @@ def asked(monkeypatch):
     calls.append(types.SimpleNamespace(suite=suite, name=name, text=material))
     return [], {}
 
-  def load(path):
+  def load(path, mesh=None):
     context = 64 if path.name == "long" else 32
     config = dataclasses.replace(CONFIG, context_tokens=context)
     fingerprint = ("b" if path.name == "foreign" else "a") * 64
