@@ -144,7 +144,7 @@ def claim(
   multihost_utils.sync_global_devices("recipe.json is there")
 
 
-def _require_known(compiler_options: Mapping[str, str]) -> None:
+def _require_known(compiler_options: Mapping[str, Any]) -> None:
   try:
     jax.jit(lambda: 0, compiler_options={**compiler_options}).lower().compile()
   except (ValueError, jax.errors.JaxRuntimeError) as error:

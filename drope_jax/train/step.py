@@ -168,7 +168,7 @@ def make_step(
 
 
 def jitted(
-  step: Callable, state: State, options: Mapping[str, str] | None = None
+  step: Callable, state: State, options: Mapping[str, Any] | None = None
 ) -> Callable:
   """Returns what `make_step` returned, compiled to replace a state in place.
 

@@ -520,6 +520,13 @@ def test_a_store_rebuilt_with_other_tokens_is_refused(whole, base, tmp_path):
     _run(RECIPE, whole[0], moved)
 
 
+def test_options_that_the_compiler_does_not_know_are_refused(base, tmp_path):
+  recipe = dataclasses.replace(RECIPE, compiler_options={"xla_none": "1"})
+  with pytest.raises(ValueError, match=r"XLA's for this .* got .*'xla_none'"):
+    _run(recipe, tmp_path / "run", base)
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_something_else_is_refused(base, tmp_path):
   (tmp_path / "diary.txt").write_text("mine")
   with pytest.raises(ValueError, match="a new folder, or its own"):

@@ -1,5 +1,6 @@
 """The step: AdamW on the mean over tokens, however it is cut up."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -163,6 +164,20 @@ def test_a_step_is_adamw_in_numpy_at_the_rate_it_logs(wanted):
   assert metrics[0]["lr"] == 0 and metrics[1]["lr"] == np.float32(PEAK / 2)
   _assert_same(state, metrics, *wanted)
   assert int(state["step"]) == FIRST + COMPARED
+
+
+def test_a_step_is_compiled_with_the_options_given():
+  state = {"step": jax.device_put(0, jax.NamedSharding(_mesh(data=1), jax.P()))}
+  for options, refused in (
+    ({"xla_cpu_enable_fast_math": True}, contextlib.nullcontext()),
+    (
+      {"xla_cpu_enable_fast_math": "perhaps"},
+      pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"),
+    ),
+  ):
+    jitted = step.jitted(lambda state, batch: (state, batch), state, options)
+    with refused:
+      jitted.lower(state, 0).compile()
 
 
 def test_microbatches_are_weighed_by_their_tokens(wanted):
