@@ -1,5 +1,6 @@
 """Holds a config's values to the annotations of the fields they are for."""
 
+from collections.abc import Mapping
 import types
 import typing
 from typing import Any
@@ -11,9 +12,9 @@ def check(value: Any, hint: Any) -> Any:
   A bool is no int here, and a float is none either, however round.
 
   Args:
-    value: a scalar, None, a tuple, or a dataclass.
-    hint: a scalar type, None, a class, a protocol, a Literal, a tuple of
-      these, or their union.
+    value: a scalar, None, a tuple, a dict, or a dataclass.
+    hint: a scalar type, None, a class, a protocol, a Literal, a tuple or a
+      Mapping of these, or their union.
 
   Raises:
     TypeError: it is of another type. The message continues "Class.field".
@@ -30,6 +31,9 @@ def check(value: Any, hint: Any) -> Any:
       arguments = arguments[:1] * len(value)
     if len(arguments) == len(value):
       return tuple(map(check, value, arguments))
+  elif origin is Mapping and isinstance(value, Mapping):
+    key_hint, value_hint = arguments
+    return {check(k, key_hint): check(v, value_hint) for k, v in value.items()}
   elif hint is float and type(value) is int:
     return float(value)
   elif _is_a(value, hint):

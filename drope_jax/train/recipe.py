@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Any
 
 import optax
 
@@ -237,7 +236,7 @@ class Recipe:
   seed: int = 0
   mesh: str | sharding.MeshConfig = "fsdp"
   attention: str | FlashTpu = "auto"
-  compiler_options: Mapping[str, Any] = dataclasses.field(
+  compiler_options: Mapping[str, bool | int | str] = dataclasses.field(
     default_factory=dict, hash=False
   )
   save_every_steps: int = 500

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 import typing
 from typing import Literal
 
@@ -16,6 +17,7 @@ from drope_jax.positional import Nope, Pattern, Rope, Scheme
     ("a", typing.Optional[str]),  # noqa: UP045 - The older spelling counts.
     ((), tuple[int, ...]),
     (((1, 0.5), (2, 0.1)), tuple[tuple[int, float], ...]),
+    ({"a": 1, "b": "c"}, Mapping[str, int | str]),
     ("q", Literal["q", "k"]),
     (Rope(), Scheme),
     (Pattern((Nope(), Rope())), Scheme | Pattern),
@@ -36,6 +38,9 @@ def test_a_value_of_the_type_passes_unchanged(value, hint):
     ((1, 2), tuple[int]),
     ((1, "a"), tuple[int, ...]),
     (1, tuple[int, ...]),
+    ({"a": 0.5}, Mapping[str, int | str]),
+    ({1: 1}, Mapping[str, int | str]),
+    ((), Mapping[str, int]),
     ("v", Literal["q", "k"]),
     (3, Scheme),
     (Nope(), Rope),

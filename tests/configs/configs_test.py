@@ -102,6 +102,14 @@ def test_every_config_is_built_by_its_shipped_name(path):
   assert isinstance(configure.build(str(name), root), root)
 
 
+def test_options_of_the_compiler_are_given_as_docs_scale_md_does():
+  text = (CONFIGS.parent / "docs" / "scale.md").read_text()
+  (override,) = re.findall(r'"(Recipe\.compiler_options = .*?)"', text)
+  recipe = configure.build("recipes/llama2_7b_drope.gin", Recipe, [override])
+  name = "xla_tpu_user_reserved_hbm_bytes"
+  assert recipe.compiler_options == {name: "12000000000"}
+
+
 @pytest.mark.parametrize(
   "path", sorted((CONFIGS / "recipes").glob("*.gin")), ids=lambda p: p.stem
 )
