@@ -10,6 +10,8 @@ PROGRAM = """
 import signal
 from drope_jax.cli import termination
 
+# A shell leaves it ignored in a background job.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, termination.at_once)
 with termination.in_any_call():
   print("in it", flush=True)
@@ -30,8 +32,18 @@ def test_a_signal_ends_the_process_within_a_librarys_call(number):
     process.kill()
 
 
-def test_afterwards_signals_are_handled_as_before():
-  before = signal.getsignal(signal.SIGINT)
-  with termination.in_any_call():
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-  assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(
+  ("before", "within"),
+  [
+    (signal.default_int_handler, signal.SIG_DFL),
+    (signal.SIG_IGN, signal.SIG_IGN),
+  ],
+)
+def test_afterwards_signals_are_handled_as_before(before, within):
+  own = signal.signal(signal.SIGINT, before)
+  try:
+    with termination.in_any_call():
+      assert signal.getsignal(signal.SIGINT) is within
+    assert signal.getsignal(signal.SIGINT) is before
+  finally:
+    signal.signal(signal.SIGINT, own)
