@@ -378,7 +378,7 @@ def test_several_processes_train_as_one_and_fail_together(
     assert process.returncode == 2, error
     assert "another process of the run has ended" in error.splitlines()[-1]
   for process in start_all(run, count, of=count):
-    _, error = process.communicate(timeout=900)
+    _, error = process.communicate(timeout=180)
     assert process.returncode == 0, error
   losses = [[line["loss"] for line in _lines(path)] for path in (run, whole)]
   # Sums over processes round otherwise, and training carries that on.
