@@ -60,6 +60,8 @@ def _spell(hint: Any) -> str:
     return "one of " + ", ".join(map(repr, typing.get_args(hint)))
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
     return " or ".join(map(_spell, typing.get_args(hint)))
+  if typing.get_origin(hint) is Mapping:
+    return "a dict of " + " to ".join(map(_spell, typing.get_args(hint)))
   if hint is types.NoneType:
     return "None"
   is_class = isinstance(hint, type) and typing.get_origin(hint) is None

@@ -51,6 +51,11 @@ def test_a_value_of_another_type_is_refused(value, hint):
     field_types.check(value, hint)
 
 
+def test_a_mapping_is_asked_for_as_a_dict():
+  with pytest.raises(TypeError, match="a dict of str to bool or int, got 3"):
+    field_types.check(3, Mapping[str, bool | int])
+
+
 def test_an_int_becomes_a_float_wherever_one_is_wanted():
   got = field_types.check((1, (2,)), tuple[float, tuple[float | None, ...]])
   assert got == (1.0, (2.0,))
