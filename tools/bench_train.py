@@ -117,7 +117,7 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
     steps=_WARM_UP_STEPS + args.steps,
   )
   state = steps.init_state(phase, _params(config), 0)
-  step = jax.jit(
+  step = steps.jitted(
     steps.make_step(
       config,
       phase,
@@ -125,7 +125,7 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
       loop.resolve_backend("auto", config, "float32", jax.default_backend()),
       sharding.make_mesh(sharding.MeshConfig()),
     ),
-    donate_argnums=0,
+    state,
   )
   ids_BS = _ids(config, args)
   # The last token's target is in the next batch.

@@ -39,7 +39,8 @@ def attend(
   # Heads lead, so that each product is one plain batch of matrices.
   q_BSKGD = scales.fold(q_BSHD, scale).reshape(B, S, K, H // K, D)
   q_BKGSD = q_BSKGD.transpose(0, 2, 3, 1, 4)
-  k_BKTD, v_BKTD = k_BTKD.swapaxes(1, 2), v_BTKD.swapaxes(1, 2)
+  # T is last, for then the gradients of k and v are such products too.
+  k_BKDT, v_BKDT = (x.transpose(0, 2, 3, 1) for x in (k_BTKD, v_BTKD))
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
   # Turns of a loop share memory; strips in one turn may be held side by side.
   block = min(block, max(MIN_STRIP, strip // 2))
@@ -49,8 +50,8 @@ def attend(
     keys = stop if mask.offset_B is None else T
     one_block = _block_attention(
       q_BKGSD,
-      k_BKTD[:, :, :keys],
-      v_BKTD[:, :, :keys],
+      k_BKDT[..., :keys],
+      v_BKDT[..., :keys],
       mask,
       slopes_H,
       soft_cap,
@@ -64,10 +65,10 @@ def attend(
   )
 
 
-def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
+def _block_attention(q_BKGSD, k_BKDT, v_BKDT, mask, slopes_H, soft_cap):
   """Returns a function from (first query, count) to their results."""
   K, G = q_BKGSD.shape[1:3]
-  keys = jnp.arange(k_BKTD.shape[2])
+  keys = jnp.arange(k_BKDT.shape[3])
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     q_BKGcD = jax.lax.dynamic_slice_in_dim(q_BKGSD, first, count, axis=3)
@@ -75,7 +76,7 @@ def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
     # One axis of rows, since products contract one axis best.
     q_BKRD = q_BKGcD.reshape(*q_BKGcD.shape[:2], G * count, -1)
     logits_BKRT = jnp.einsum(
-      "bkrd,bktd->bkrt", q_BKRD, k_BKTD, preferred_element_type=jnp.float32
+      "bkrd,bkdt->bkrt", q_BKRD, k_BKDT, preferred_element_type=jnp.float32
     )
     logits_BKGcT = logits_BKRT.reshape(*q_BKGcD.shape[:4], -1)
     if soft_cap is not None:
@@ -93,16 +94,16 @@ def _block_attention(q_BKGSD, k_BKTD, v_BKTD, mask, slopes_H, soft_cap):
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_BKGc1 = jnp.sum(weights_BKGcT, axis=-1, keepdims=True)
     out_BKRD = jnp.einsum(
-      "bkrt,bktd->bkrd",
-      weights_BKGcT.astype(v_BKTD.dtype).reshape(logits_BKRT.shape),
-      v_BKTD,
+      "bkrt,bkdt->bkrd",
+      weights_BKGcT.astype(v_BKDT.dtype).reshape(logits_BKRT.shape),
+      v_BKDT,
       preferred_element_type=jnp.float32,
     )
     out_BKGcD = out_BKRD.reshape(q_BKGcD.shape)
     out_BKGcD /= jnp.where(sum_BKGc1 > 0, sum_BKGc1, 1)
     lse_BKGc1 = shift_BKGc1 + jnp.log(sum_BKGc1)
     stats = (x[..., 0] for x in (lse_BKGc1, max_BKGc1))
-    return out_BKGcD.astype(v_BKTD.dtype), *jax.lax.stop_gradient((*stats,))
+    return out_BKGcD.astype(v_BKDT.dtype), *jax.lax.stop_gradient((*stats,))
 
   return attend_block
 

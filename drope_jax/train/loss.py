@@ -10,6 +10,7 @@ the last chunk, and is then summed over devices, once.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,16 +90,24 @@ def _on_devices(options: _Options, with_gradients: bool, *arrays: Array):
     mesh=options.mesh,
     in_specs=(states, P(None, "tensor"), sharding.BATCH, sharding.BATCH),
     out_specs=((P(), P()), gradients),
+    check_vma=False,  # It asks for sums over axes of one device too.
   )(*arrays)
+
+
+def _summed_over(mesh: Mesh, axes: tuple[str, ...], tree: Any) -> Any:
+  """Returns sums over devices; of one alone XLA's CPU backend makes copies."""
+  axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+  return jax.lax.psum(tree, axes) if axes else tree
 
 
 def _on_one_device(
   options, with_gradients, x_BSM, kernel_MV, targets_BS, weights_BS
 ):
+  mesh = options.mesh
   num_tokens, (M, V) = targets_BS.size, kernel_MV.shape
   num_chunks = math.ceil(num_tokens / options.chunk_tokens)
   missing = -num_tokens % num_chunks
-  ids_V = jax.lax.axis_index("tensor") * V + jnp.arange(V)
+  first_id = V * jax.lax.axis_index("tensor")
 
   def cut(x_BS: Array) -> Array:
     x = x_BS.reshape(num_tokens, *x_BS.shape[2:])
@@ -107,19 +116,22 @@ def _on_one_device(
 
   def take(sums, chunk):
     x_CM, target_C, weight_C = chunk
-    target_C1, weight_C1 = target_C[:, None], weight_C[:, None]
+    target_C1, weight_C1 = target_C[:, None] - first_id, weight_C[:, None]
     objective, nats, d_kernel_MV = sums
     logits_CV = jnp.matmul(x_CM, kernel_MV, preferred_element_type=jnp.float32)
-    # A masked sum instead of a gather, which would cross shares of V.
-    is_target_CV = target_C1 == ids_V
-    top_C1 = jax.lax.pmax(logits_CV.max(1, keepdims=True), "tensor")
-    exp_CV = jnp.exp(logits_CV - top_C1)
-    total_C1, logit_C1 = jax.lax.psum(
+    top_C1 = logits_CV.max(1, keepdims=True)
+    if mesh.shape["tensor"] > 1:
+      top_C1 = jax.lax.pmax(top_C1, "tensor")
+    is_here_C1 = (target_C1 >= 0) & (target_C1 < V)
+    here_C1 = jnp.where(is_here_C1, target_C1, 0)
+    logit_C1 = jnp.take_along_axis(logits_CV, here_C1, axis=1)
+    total_C1, logit_C1 = _summed_over(
+      mesh,
+      ("tensor",),
       (
-        exp_CV.sum(1, keepdims=True),
-        jnp.sum(logits_CV, 1, keepdims=True, where=is_target_CV),
+        jnp.exp(logits_CV - top_C1).sum(1, keepdims=True),
+        jnp.where(is_here_C1, logit_C1, 0),
       ),
-      "tensor",
     )
     lse_C1 = top_C1 + jnp.log(total_C1)
     nats_C1 = lse_C1 - logit_C1
@@ -129,32 +141,35 @@ def _on_one_device(
     if not with_gradients:
       return (objective, nats, None), None
     d_lse_C1 = weight_C1 * (1 + 2 * options.z_loss * lse_C1)
-    d_logits_CV = exp_CV * (d_lse_C1 / total_C1) - weight_C1 * is_target_CV
-    d_logits_CV = d_logits_CV.astype(x_CM.dtype)
+    # Exponentials again: to keep those above is a pass through memory more.
+    is_target_CV = target_C1 == jnp.arange(V)
+    d_logits_CV = (
+      jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * is_target_CV
+    ).astype(x_CM.dtype)
+    # Of a transposed operand, XLA's CPU backend takes a slower product.
+    x_MC = jax.lax.optimization_barrier(x_CM.T)
     d_kernel_MV += jnp.matmul(
-      x_CM.T, d_logits_CV, preferred_element_type=jnp.float32
+      x_MC, d_logits_CV, preferred_element_type=jnp.float32
     )
     return (objective, nats, d_kernel_MV), d_logits_CV @ kernel_MV.T
 
-  over_tokens = ("data", "fsdp", "context")
-  zero = jax.lax.pcast(jnp.zeros(()), over_tokens, to="varying")
-  d_kernel_MV = None
-  if with_gradients:
-    d_kernel_MV = jax.lax.pcast(jnp.zeros((M, V)), sharding.AXES, to="varying")
+  zero = jnp.zeros(())
   (objective, nats, d_kernel_MV), d_x_NCM = jax.lax.scan(
     take,
-    (zero, zero, d_kernel_MV),
+    (zero, zero, jnp.zeros((M, V)) if with_gradients else None),
     [*map(cut, (x_BSM, targets_BS, weights_BS))],
   )
-  sums = jax.lax.psum((objective, nats), over_tokens)
+  over_tokens = ("data", "fsdp", "context")
+  sums = _summed_over(mesh, over_tokens, (objective, nats))
   if not with_gradients:
     return sums, (None, None)
   d_x_BSM = d_x_NCM.reshape(-1, M)[:num_tokens].reshape(x_BSM.shape)
-  d_kernel_MV = jax.lax.psum_scatter(d_kernel_MV, "fsdp", tiled=True)
-  d_kernel_MV = jax.lax.psum(d_kernel_MV, ("data", "context"))
+  if mesh.shape["fsdp"] > 1:
+    d_kernel_MV = jax.lax.psum_scatter(d_kernel_MV, "fsdp", tiled=True)
+  d_kernel_MV = _summed_over(mesh, ("data", "context"), d_kernel_MV)
   # libtpu 0.0.51 fails where it moves this sum out of a loop of microbatches.
   d_kernel_MV = jax.lax.optimization_barrier(d_kernel_MV)
   return sums, (
-    jax.lax.psum(d_x_BSM, "tensor"),
+    _summed_over(mesh, ("tensor",), d_x_BSM),
     d_kernel_MV.astype(kernel_MV.dtype),
   )

@@ -21,6 +21,8 @@ from drope_jax.train.recipe import TrainPhase
 
 COMPILER_OPTIONS = types.MappingProxyType(
   {
+    # Else parameters and moments are copied before they are replaced.
+    "cpu": {"xla_cpu_copy_insertion_use_region_analysis": True},
     # Of 128 MiB, not 16: matrix products need not cut the axis they sum over.
     "tpu": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
   }
@@ -89,9 +91,8 @@ def make_step(
 ) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Array]]]:
   """Returns step(state, batch) -> (state, metrics), to be jitted.
 
-  The loss is the mean over the batch's weights, whatever the microbatches:
-  their gradients are summed and divided once. A step that the phase's guard
-  refuses leaves params and opt_state as they were.
+  The loss is the mean over the batch's weights, whatever the microbatches. A
+  step that the phase's guard refuses leaves params and opt_state as they were.
 
   Args:
     config: the model's.
@@ -137,9 +138,13 @@ def make_step(
   def step(state, batch):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
-    gradients, (nats, max_logit) = summed_gradients(params, batch)
-    gradients = jax.tree.map(lambda g: g / weight, gradients)
-    loss, grad_norm = nats / weight, optax.tree.norm(gradients)
+    # Shares of the batch's weight, so that sums are its means: of gradients
+    # too, whose division would be a pass of its own over all of them.
+    shares_BS = batch["weights_BS"] / weight
+    gradients, (loss, max_logit) = summed_gradients(
+      params, {**batch, "weights_BS": shares_BS}
+    )
+    grad_norm = optax.tree.norm(gradients)
     takes, guard = phase.guard.judge(state["guard"], loss, grad_norm)
     updates, moved_state = transform.update(gradients, opt_state, params)
     rate = schedule(state["step"])
