@@ -42,7 +42,8 @@ from drope_jax.cli import configure
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import loop, optimizer, recipe
+from drope_jax.train import backend as backends
+from drope_jax.train import optimizer, recipe
 from drope_jax.train import step as steps
 
 _WARMUP_STEPS = 3
@@ -210,9 +211,7 @@ def _correctness_row(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   config = configure.build(args.model, ModelConfig)
-  backend = loop.resolve_backend(
-    "auto", config, args.dtype, jax.default_backend()
-  )
+  backend = backends.resolve("auto", config, args.dtype, jax.default_backend())
   phase = recipe.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),

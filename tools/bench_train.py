@@ -37,7 +37,8 @@ from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import flops, loop, optimizer, recipe
+from drope_jax.train import backend as backends
+from drope_jax.train import flops, optimizer, recipe
 from drope_jax.train import step as steps
 
 _WARM_UP_STEPS = 2
@@ -122,7 +123,7 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
       config,
       phase,
       phase.schedule.over(phase.num_steps, phase.step_tokens),
-      loop.resolve_backend("auto", config, "float32", jax.default_backend()),
+      backends.resolve("auto", config, "float32", jax.default_backend()),
       sharding.make_mesh(sharding.MeshConfig()),
     ),
     state,

@@ -11,7 +11,7 @@ from etils import epath
 import jax
 
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.train.loop import Listener
+from drope_jax.train.context import Listener
 from drope_jax.train.recipe import Recipe
 
 _LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}

@@ -27,7 +27,7 @@ from drope_jax.cli import (
   termination,
   track,
 )
-from drope_jax.train import loop
+from drope_jax.train import loop, training
 from drope_jax.train.recipe import Recipe
 
 
@@ -114,7 +114,7 @@ def _run(recipe, args, stopping) -> None:
         stopping=stopping,
         from_step=args.from_step,
       )
-    except loop.Stopped as stopped:
+    except training.Stopped as stopped:
       message = f"terminated; {stopped}; the same command resumes"
       raise termination.Terminated(message) from stopped
   if jax.process_index() == 0:

@@ -22,7 +22,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.plan import collectives
 from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
-from drope_jax.train import loop
+from drope_jax.train import backend as backends
 from drope_jax.train.recipe import Recipe
 
 _OVER = re.compile(r"\((\d+\.\d+)([MG])\) exceeds available HBM")
@@ -90,7 +90,7 @@ def backend(
     dtype: of activations.
     device: of the slice.
   """
-  chosen = loop.resolve_backend(recipe.attention, config, dtype, "tpu")
+  chosen = backends.resolve(recipe.attention, config, dtype, "tpu")
   if chosen != "flash_tpu":
     return chosen
   # The kernel would look for blocks of the chip that compiles.

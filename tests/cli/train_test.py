@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax.checkpoint import manifest, store
 from drope_jax.cli import train
-from drope_jax.train import loop, metrics
+from drope_jax.train import context, metrics
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def handed(monkeypatch):
 
   def run(recipe, directory, **others):
     calls.append((recipe, str(directory), others["base_dir"]))
-    model = loop.Model({}, manifest.Manifest(recipe.model))
+    model = context.Model({}, manifest.Manifest(recipe.model))
     others["on_model"]("start", model)
 
   monkeypatch.setattr(train.loop, "run", run)

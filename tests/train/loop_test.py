@@ -22,7 +22,7 @@ from drope_jax.data import store as data_store
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import guard, loop, metrics, optimizer
+from drope_jax.train import context, guard, loop, metrics, optimizer
 from drope_jax.train.recipe import (
   HeldOut,
   Recipe,
@@ -193,7 +193,7 @@ def test_every_phase_leaves_a_checkpoint_with_its_history(whole, base):
     params, manifest = store.load_model(folder / name)
     # What listeners were given is theirs: later steps do not take it away.
     _assert_same_bits(
-      _leaves(loop.Model(params, manifest)), _leaves(models[name])
+      _leaves(context.Model(params, manifest)), _leaves(models[name])
     )
     lineages[name] = manifest.lineage
     kept = tokenizer.load(str(store.tokenizer_path(folder / name)))
@@ -305,7 +305,7 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
   for name in ("pretrain", "surgery"):
     params, manifest = store.load_model(folder / name)
     _assert_same_bits(
-      _leaves(loop.Model(params, manifest)), _leaves(want[name])
+      _leaves(context.Model(params, manifest)), _leaves(want[name])
     )
 
 
@@ -616,21 +616,3 @@ def test_the_recipe_in_the_folder_is_what_ran(whole):
   written = json.loads((whole[0] / "recipe.json").read_text())
   assert written["phases"][0]["optimizer"]["__class__"] == "Muon"
   assert "save_every_steps" not in written
-
-
-@pytest.mark.parametrize(
-  "device,dtype,scheme,want",
-  [
-    ("cpu", "float32", positional.Rope(), "blockwise"),
-    ("tpu", "float32", positional.Alibi(), "flash_tpu"),
-    ("gpu", "bfloat16", positional.Rope(), "cudnn"),
-    ("gpu", "float32", positional.Rope(), "xla"),
-    ("gpu", "bfloat16", positional.Alibi(), "xla"),
-  ],
-)
-def test_auto_is_a_backend_that_runs_on_these_devices(
-  device, dtype, scheme, want
-):
-  config = dataclasses.replace(MODEL, positional=scheme)
-  assert loop.resolve_backend("auto", config, dtype, device) == want
-  assert loop.resolve_backend("splash", config, dtype, device) == "splash"

@@ -1,0 +1,131 @@
+"""What the phases of a run share, and the models that pass between them."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import datetime
+import os
+from typing import Any
+
+from etils import epath
+import jax
+
+from drope_jax import sharding
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import revision, store
+from drope_jax.data import paths
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+Listener = Callable[[Mapping[str, Any]], None]
+Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model between phases, with its history."""
+
+  params: transformer.Params
+  manifest: manifests.Manifest
+
+  @property
+  def config(self) -> ModelConfig:
+    return self.manifest.model
+
+  @property
+  def tokens(self) -> int:
+    """Tokens of training in its whole history."""
+    return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
+
+  def config_in(self, phase: TrainPhase) -> ModelConfig:
+    """Returns its config at the context length of a training."""
+    return dataclasses.replace(self.config, context_tokens=phase.context_tokens)
+
+  def manifest_after(
+    self,
+    operation: str,
+    arguments: Mapping[str, Any],
+    parent: str | None,
+    config: ModelConfig,
+    *,
+    steps: int = 0,
+    tokens: int = 0,
+  ) -> manifests.Manifest:
+    """Returns its manifest with one more operation in the lineage.
+
+    Args:
+      operation: the phase's name.
+      arguments: what the phase was given.
+      parent: what it started from.
+      config: the model's after it.
+      steps, tokens: of training, in it.
+    """
+    lineage = self.manifest.lineage
+    entry = manifests.LineageEntry(
+      operation=operation,
+      arguments=arguments,
+      parent=parent,
+      tokens=tokens + self.tokens,
+      steps=steps + (lineage[-1].steps if lineage else 0),
+      code=revision.describe(),
+      time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return self.manifest.appended(entry, model=config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A recipe that is being run; arguments as of `loop.run`.
+
+  Attributes:
+    mesh: over all devices.
+    stores: the sha256 of each store's content, by its path.
+    start_tokens: of training behind the model that the run starts from.
+  """
+
+  recipe: Recipe
+  directory: epath.Path
+  mesh: jax.sharding.Mesh
+  base_dir: str | None
+  stores: Mapping[str, str]
+  start_tokens: int
+  on_metrics: Listener
+  probe: Probe
+  stopping: Callable[[int], bool]
+
+  @property
+  def tokenizer_path(self) -> epath.Path:
+    """The file that the run's checkpoints carry."""
+    if self.recipe.tokenizer is not None:
+      return paths.resolve(self.recipe.tokenizer, self.base_dir)
+    return store.tokenizer_path(self._init_path)
+
+  @property
+  def _init_path(self):
+    return paths.resolve(self.recipe.init_from, self.base_dir)
+
+  def parent(self, phase: TrainPhase | SurgeryPhase) -> str | None:
+    """Returns what a phase starts from, as its lineage names it."""
+    index = self.recipe.phases.index(phase)
+    if index == 0:
+      return self.recipe.init_from
+    return self.recipe.phases[index - 1].name
+
+  def load(self, path: os.PathLike) -> Model:
+    """Returns a checkpoint's model, as it lies on the run's mesh."""
+    config = store.describe(path)[0].model
+    shardings = sharding.param_shardings(
+      self.mesh, transformer.param_shapes(config)
+    )
+    # Masters are float32, whatever dtype the checkpoint is kept in.
+    return Model(*store.load_model(path, shardings=shardings, dtype="float32"))
+
+  def initial(self) -> Model:
+    """Returns the checkpoint's model that the run starts from."""
+    return self.load(self._init_path)
+
+  def base(self) -> Model:
+    """Returns the model before the run's first surgery."""
+    if self.recipe.base is None:
+      return self.initial()
+    return self.load(self.directory / self.recipe.base.name)

@@ -1,0 +1,69 @@
+"""The loss on text that a training does not read, and how much it recovered."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from drope_jax import sharding
+from drope_jax.attention import FlashTpu
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import backend as backends
+from drope_jax.train import preflight
+from drope_jax.train import step as steps
+from drope_jax.train.context import Run
+from drope_jax.train.recipe import TrainPhase
+
+
+def measurement(
+  run: Run, phase: TrainPhase, config: ModelConfig, backend: str | FlashTpu
+) -> Callable[[transformer.Params], dict[str, float]]:
+  """Returns a function from params to their metrics on a phase's held-out text.
+
+  These are held_out_loss (nats a token) and, where the phase may end early,
+  base_loss and recovered, their quotient.
+
+  Args:
+    run: that the phase is of.
+    phase: a training; without held-out text, the function is not to be called.
+    config: of the params, at the phase's context.
+    backend: the attention's.
+  """
+  batches = [
+    sharding.put_batch(run.mesh, batch)
+    for batch in preflight.held_out_batches(phase, run.mesh, run.base_dir)
+  ]
+
+  def loss(config: ModelConfig, backend: Any):
+    evaluate = jax.jit(steps.make_evaluation(config, phase, backend, run.mesh))
+
+    def mean(params) -> float:
+      sums = [evaluate(params, batch) for batch in batches]
+      nats, weight = (sum(map(float, x)) for x in zip(*sums, strict=True))
+      return nats / weight
+
+    return mean
+
+  held_out_loss = loss(config, backend)
+  if phase.until_recovered is None:
+    return lambda params: {"held_out_loss": held_out_loss(params)}
+  base = run.base()
+  base_config = base.config_in(phase)
+  base_backend = backends.resolve(
+    run.recipe.attention,
+    base_config,
+    phase.compute_dtype,
+    jax.default_backend(),
+  )
+  base_loss = loss(base_config, base_backend)(base.params)
+
+  def measure(params):
+    found = held_out_loss(params)
+    return {
+      "held_out_loss": found,
+      "base_loss": base_loss,
+      "recovered": base_loss / found,
+    }
+
+  return measure

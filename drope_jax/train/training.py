@@ -1,0 +1,200 @@
+"""One training of a run: its steps, saved on the way and at the end."""
+
+from collections.abc import Mapping
+import math
+
+import jax
+
+from drope_jax import sharding
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import runs, store
+from drope_jax.train import backend as backends
+from drope_jax.train import flops, held_out, preflight
+from drope_jax.train import meter as meters
+from drope_jax.train import metrics as metrics_lib
+from drope_jax.train import step as steps
+from drope_jax.train.context import Model, Run
+from drope_jax.train.recipe import TrainPhase
+
+
+class Stopped(Exception):
+  """A run has saved and ended early, as it was told to; it resumes there."""
+
+
+def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
+  """Returns the model that a training makes of another.
+
+  Args:
+    run: that the phase is of.
+    phase: the training; what its saves have of it already is not done again.
+    first: the run's step that it starts at.
+    model: that it starts from.
+
+  Raises:
+    Stopped: `run.stopping` said so; the step is saved.
+    ValueError: too many steps in a row were skipped; the saves are not those of
+      a run whose phases were taken in order, or are damaged.
+  """
+  last = first + phase.num_steps
+  config = model.config_in(phase)
+  backend = backends.resolve(
+    run.recipe.attention, config, phase.compute_dtype, jax.default_backend()
+  )
+
+  def manifest_at(
+    step: int, measured: Mapping[str, float]
+  ) -> manifests.Manifest:
+    arguments = {
+      "phase": phase,
+      "attention": backend,
+      "seed": run.recipe.seed,
+      "stores": {path: run.stores[path] for path in phase.data.stores},
+    }
+    if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
+      arguments[manifests.HELD_OUT_LOSS] = loss
+    if "tokens" in measured:
+      arguments["recovery"] = measured
+    taken = step - first
+    return model.manifest_after(
+      phase.name,
+      arguments,
+      run.parent(phase),
+      config,
+      steps=taken,
+      tokens=taken * phase.step_tokens,
+    )
+
+  abstract = steps.abstract_state(phase, config, run.mesh)
+  with runs.RunStore(
+    run.directory,
+    run.recipe.keep_saves,
+    run.recipe.keep_every_steps,
+    run.tokenizer_path,
+  ) as saves:
+    saved = saves.latest_step() or 0
+    if saved > last:
+      raise ValueError(
+        f"A run continues in order, got step {saved} in {run.directory}, and "
+        f"no {phase.name}, which ended at step {last}. Put that folder back, "
+        "or remove the steps after it."
+      )
+    if saved > first:
+      state, manifest = saves.restore(abstract)
+      if saved == last:
+        return Model(state["params"], manifest)
+    else:
+      start = jax.jit(
+        lambda params: steps.init_state(phase, params, first),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+      )
+      state = start(model.params)
+      if phase.optimizer_start == "kept":
+        before = _state_before(run, phase, saves, first)
+        state["opt_state"] = steps.keep_moments(
+          state["opt_state"], before["opt_state"]
+        )
+
+    def save(step, state, measured) -> None:
+      saves.save(step, state, manifest_at(step, measured))
+
+    state, measured = _take_steps(
+      run, phase, model, backend, first, state, save
+    )
+    ended = int(state["step"])
+    manifest = manifest_at(ended, measured)
+    # The steps that an early end left out count as behind the run.
+    state["step"] += last - ended
+    saves.save(last, state, manifest)
+  return Model(state["params"], manifest)
+
+
+def _state_before(run, phase, saves, first):
+  """Returns the state in which the training before `phase` ended."""
+  before = run.recipe.before(phase)
+  config = store.describe(run.directory / before.name)[0].model
+  abstract = steps.abstract_state(before, config, run.mesh)
+  return saves.restore(abstract, first)[0]
+
+
+def _take_steps(run, phase, model, backend, first, state, save):
+  """Returns the state in which the phase ends, and its last measurement.
+
+  That has `tokens`, too, where it ends the phase early. Saves on the way, not
+  at the end.
+  """
+  recipe, last = run.recipe, first + phase.num_steps
+  config = model.config_in(phase)
+  take = steps.jitted(
+    steps.make_step(
+      config, phase, recipe.learning_rate(phase), backend, run.mesh
+    ),
+    state,
+    recipe.compiler_options,
+  )
+  measure = held_out.measurement(run, phase, config, backend)
+  now, measured = int(state["step"]), {}
+  # A model reads on where its history ended: no phase, and no run that starts
+  # from another's checkpoint, sees the same order of the text again.
+  read = model.tokens // phase.context_tokens
+  read += (now - first) * phase.batch_size
+  batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
+  with metrics_lib.MetricsLog(run.directory, now) as log:
+    meter = meters.Meter(
+      flops.of_token(config, phase.context_tokens),
+      phase.step_tokens,
+      run.mesh.devices,
+    )
+    while now < last:
+      with meter.waiting():
+        batch = sharding.put_batch(run.mesh, next(batches))
+      state, metrics = take(state, batch)
+      meter.start_step(metrics)
+      now += 1
+      measures = phase.held_out is not None and (
+        now % phase.held_out.every_steps == 0 or now == last
+      )
+      logs = measures or now % recipe.log_every_steps == 0 or now == last
+      stops = run.stopping(now) and now < last
+      saves = now % recipe.save_every_steps == 0 and now < last or stops
+      if logs or saves:
+        metrics = {k: float(v) for k, v in metrics.items()}
+        _require_taken(phase, now, metrics)
+      if logs:
+        speed = meter.line()
+        measured = measure(state["params"]) if measures else {}
+        line = {
+          "step": now,
+          "phase": phase.name,
+          "tokens": model.tokens
+          - run.start_tokens
+          + (now - first) * phase.step_tokens,
+          **metrics,
+          **measured,
+          **run.probe(config, state["params"]),
+          **speed,
+        }
+        log.write(line)
+        run.on_metrics(line)
+        if measured.get("recovered", 0) >= (phase.until_recovered or math.inf):
+          tokens = (now - first) * phase.step_tokens
+          return state, measured | {"tokens": tokens}
+        meter.restart()
+      if saves:
+        save(now, state, measured if measures else {})
+      if stops:
+        raise Stopped(f"saved step {now}")
+  return state, measured
+
+
+def _require_taken(
+  phase: TrainPhase, step: int, metrics: Mapping[str, float]
+) -> None:
+  limit = phase.guard.max_skips_in_a_row
+  if metrics["skips_in_a_row"] >= limit:
+    raise ValueError(
+      f"{phase.name}: fewer than {limit} steps in a row may be skipped, got "
+      f"{metrics['skips_in_a_row']:.0f} up to step {step}, where the loss is "
+      f"{metrics['loss']:.4g} and the gradient norm {metrics['grad_norm']:.4g} "
+      f"({metrics['skipped']:.0f} skipped in all). Lower the schedule's peak, "
+      "add QK norm, or raise Guard.max_ratio; earlier steps are kept."
+    )
