@@ -142,3 +142,14 @@ def test_the_logits_never_exist_whole(axes):
   assert in_chunks < whole / 2
   if share == 1:
     assert peak(_plain) > whole
+
+
+@pytest.mark.parametrize(
+  "axes,sums", [({"fsdp": 1}, False), ({"fsdp": 2}, True)]
+)
+def test_one_device_sums_over_no_others(axes, sums):
+  """XLA's CPU backend copies what is summed over one device alone."""
+  gradient = jax.grad(lambda *xs: loss.summed(_mesh(**axes), *xs)[0], (0, 1))
+  program = jax.jit(gradient).lower(*_case()).as_text()
+  collectives = ("all_reduce", "reduce_scatter")
+  assert any(name in program for name in collectives) == sums
