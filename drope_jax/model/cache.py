@@ -12,18 +12,21 @@ from drope_jax.model.config import ModelConfig
 class Cache(NamedTuple):
   """Keys (with positions and norms in them) and values, right-padded.
 
+  Slots are the last axis, as decoding's products want them: else they would
+  copy all of it.
+
   Attributes:
-    k_NBTKD, v_NBTKD: T slots a sequence; slot t holds position t.
+    k_NBKDT, v_NBKDT: T slots a sequence; slot t holds position t.
     length_B: int32 tokens read so far. Slots from there on hold nothing that
       any query sees, since they lie in its future.
   """
 
-  k_NBTKD: Array
-  v_NBTKD: Array
+  k_NBKDT: Array
+  v_NBKDT: Array
   length_B: Array
 
   def write(
-    self, layer: Array, k_BSKD: Array, v_BSKD: Array
+    self, layer: Array, k_BSKD: Array, v_BSKD: Array, *, from_empty: bool
   ) -> tuple["Cache", Array, Array]:
     """Returns the cache with S more tokens in one layer, and that layer.
 
@@ -31,11 +34,16 @@ class Cache(NamedTuple):
     it may be traced, a token past the last slot is lost without an error: the
     caller makes room for all that is read.
 
+    Args:
+      layer: its index.
+      k_BSKD, v_BSKD: of the tokens.
+      from_empty: promises that `length_B` is 0.
+
     Raises:
       ValueError: even an empty cache has no room for S tokens.
     """
     B, S = k_BSKD.shape[:2]
-    T = self.k_NBTKD.shape[2]
+    T = self.k_NBKDT.shape[-1]
     if S > T:
       raise ValueError(
         f"A key-value cache needs a slot for each token, got {T} slots for {S} "
@@ -43,13 +51,21 @@ class Cache(NamedTuple):
       )
     row_B1 = jnp.arange(B)[:, None]
     slot_BS = self.length_B[:, None] + jnp.arange(S)
-    k_NBTKD = self.k_NBTKD.at[layer, row_B1, slot_BS].set(k_BSKD)
-    v_NBTKD = self.v_NBTKD.at[layer, row_B1, slot_BS].set(v_BSKD)
-    return (
-      Cache(k_NBTKD, v_NBTKD, self.length_B),
-      jax.lax.dynamic_index_in_dim(k_NBTKD, layer, keepdims=False),
-      jax.lax.dynamic_index_in_dim(v_NBTKD, layer, keepdims=False),
-    )
+
+    def written(cached_NBKDT: Array, x_BSKD: Array) -> Array:
+      if from_empty:  # One block, where a scatter would want another layout.
+        x_BKDS = jnp.moveaxis(x_BSKD, 1, -1)
+        return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
+      return cached_NBKDT.at[layer, row_B1, :, :, slot_BS].set(x_BSKD)
+
+    def read(cached_NBKDT: Array) -> Array:
+      x_BKDT = jax.lax.dynamic_index_in_dim(cached_NBKDT, layer, keepdims=False)
+      return jnp.moveaxis(x_BKDT, -1, 1)
+
+    k_NBKDT = written(self.k_NBKDT, k_BSKD)
+    v_NBKDT = written(self.v_NBKDT, v_BSKD)
+    cache = Cache(k_NBKDT, v_NBKDT, self.length_B)
+    return cache, read(k_NBKDT), read(v_NBKDT)
 
 
 def empty(
@@ -59,9 +75,9 @@ def empty(
   shape = (
     config.num_layers,
     batch_size,
-    max_tokens,
     config.num_kv_heads,
     config.head_dim,
+    max_tokens,
   )
   return Cache(
     jnp.zeros(shape, dtype),

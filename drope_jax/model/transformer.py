@@ -288,7 +288,9 @@ def _run_layers(
     placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
     offset_B = None
     if cache is not None:
-      cache, k_BTKD, v_BTKD = cache.write(index, k_BSKD, v_BSKD)
+      cache, k_BTKD, v_BTKD = cache.write(
+        index, k_BSKD, v_BSKD, from_empty=from_empty
+      )
       if not from_empty:
         seen = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
         offset_B = cache.length_B

@@ -33,8 +33,8 @@ PROGRAMS = ("prefill", "decode")
 
 _TEXTS, _TOKENS = sharding.BATCH
 _CACHE = caches.Cache(
-  k_NBTKD=P(None, _TEXTS, _TOKENS, "tensor"),
-  v_NBTKD=P(None, _TEXTS, _TOKENS, "tensor"),
+  k_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
+  v_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
   length_B=P(_TEXTS),
 )
 

@@ -72,9 +72,9 @@ def test_several_tokens_at_once_continue_a_cache(
 
 def test_an_empty_cache_has_the_dtype_and_the_room_asked_for(config):
   cache = caches.empty(config, 3, 7, jnp.bfloat16)
-  shape = (config.num_layers, 3, 7, config.num_kv_heads, config.head_dim)
-  assert cache.k_NBTKD.shape == cache.v_NBTKD.shape == shape
-  assert cache.k_NBTKD.dtype == cache.v_NBTKD.dtype == jnp.bfloat16
+  shape = (config.num_layers, 3, config.num_kv_heads, config.head_dim, 7)
+  assert cache.k_NBKDT.shape == cache.v_NBKDT.shape == shape
+  assert cache.k_NBKDT.dtype == cache.v_NBKDT.dtype == jnp.bfloat16
   np.testing.assert_array_equal(cache.length_B, [0, 0, 0])
 
 
