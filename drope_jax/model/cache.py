@@ -49,13 +49,13 @@ class Cache(NamedTuple):
         f"A key-value cache needs a slot for each token, got {T} slots for {S} "
         "tokens. Make it with a max_tokens of all that is read."
       )
-    row_B1 = jnp.arange(B)[:, None]
-    slot_BS = self.length_B[:, None] + jnp.arange(S)
 
     def written(cached_NBKDT: Array, x_BSKD: Array) -> Array:
       if from_empty:  # One block, where a scatter would want another layout.
         x_BKDS = jnp.moveaxis(x_BSKD, 1, -1)
         return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
+      row_B1 = jnp.arange(B)[:, None]
+      slot_BS = self.length_B[:, None] + jnp.arange(S)
       return cached_NBKDT.at[layer, row_B1, :, :, slot_BS].set(x_BSKD)
 
     def read(cached_NBKDT: Array) -> Array:
