@@ -12,8 +12,8 @@ from drope_jax.model.config import ModelConfig
 class Cache(NamedTuple):
   """Keys (with positions and norms in them) and values, right-padded.
 
-  Slots are the last axis, as decoding's products want them: else they would
-  copy all of it.
+  Slots are the last axis, as decoding's products read them; XLA would copy a
+  cache of another layout.
 
   Attributes:
     k_NBKDT, v_NBKDT: T slots a sequence; slot t holds position t.

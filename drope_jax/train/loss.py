@@ -90,7 +90,7 @@ def _on_devices(options: _Options, with_gradients: bool, *arrays: Array):
     mesh=options.mesh,
     in_specs=(states, P(None, "tensor"), sharding.BATCH, sharding.BATCH),
     out_specs=((P(), P()), gradients),
-    check_vma=False,  # It asks for sums over axes of one device too.
+    check_vma=False,  # The check wants sums over axes of one device too.
   )(*arrays)
 
 
@@ -141,8 +141,8 @@ def _on_one_device(
     if not with_gradients:
       return (objective, nats, None), None
     d_lse_C1 = weight_C1 * (1 + 2 * options.z_loss * lse_C1)
-    # Exponentials again: to keep those above is a pass through memory more.
     is_target_CV = target_C1 == jnp.arange(V)
+    # Exponentials again: to keep those above is a pass through memory more.
     d_logits_CV = (
       jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * is_target_CV
     ).astype(x_CM.dtype)
