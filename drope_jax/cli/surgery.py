@@ -28,10 +28,11 @@ from drope_jax.analysis import damage as damages
 from drope_jax.axes import Array
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
+from drope_jax.checkpoint.formats import hf_architecture
 from drope_jax.data import paths, sources
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import perplexity
-from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS
+from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
 from drope_jax.surgery import compose, qk_norm
 
 # Of the report; matched gains are measured on as many others.
@@ -123,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
   if damage is not None:
     (out / "damage.json").write_text(json.dumps(damage.to_json()) + "\n")
     _show(damage, reported_BS.shape, surgery.needs_tokens)
+  _say_if_not_stock(config)
   hint = "" if damage else " --text would show the damage."
   print(
     f"{args.out}: {_summary(args)}. Recalibrate it before you judge it.{hint}"
@@ -232,6 +234,17 @@ def _show(
     f"{math.exp(before):,.1f} → {math.exp(after):,.1f}\n"
   )
   rich.console.Console().print(damage_table(damage))
+
+
+def _say_if_not_stock(config: ModelConfig) -> None:
+  """Prints why `drope export` will refuse the model, if it will.
+
+  Said before the recalibration, which a choice of other norms would repeat.
+  """
+  try:
+    hf_architecture.choose(config)
+  except ValueError as error:
+    print(f"`drope export` will not write this model as it is: {error}")
 
 
 def _summary(args: argparse.Namespace) -> str:

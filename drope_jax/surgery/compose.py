@@ -15,7 +15,8 @@ class Surgery:
   """What to change in a trained model.
 
   Attributes:
-    drop: layers that lose their positions: "all", "none", or indices from 0.
+    drop: layers that lose their positions: "all" that have them, "none", or
+      indices from 0.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
     qk_norm_init: of the added norms' gains, "unit" or "matched".

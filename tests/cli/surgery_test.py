@@ -143,6 +143,26 @@ def test_without_text_there_is_one_line_that_names_it(checkpoint, capsys):
   assert not (out / "damage.json").exists()
 
 
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    ("--qk-norm qk", "over all heads jointly. Use --format sakana"),
+    ("--qk-norm qk --qk-norm-scope head", None),
+    ("--qk-norm qk --qk-norm-scope head --drop 0-1", "beside layers with them"),
+    ("--qk-norm q --qk-norm-scope head", "a head norm on q"),
+  ],
+)
+def test_a_norm_that_no_stock_architecture_has_is_said(
+  checkpoint, drope, arguments, says
+):
+  out = checkpoint.parent / "out"
+  ran = drope("surgery", checkpoint, "--out", out, *arguments.split())
+  *before, _ = ran.out.splitlines()
+  assert ran.status == 0 and len(before) == (says is not None)
+  if says:
+    assert before[0].startswith("`drope export` will not") and says in before[0]
+
+
 def test_drop_takes_ranges_layers_or_none(checkpoint):
   out = _run(checkpoint, "--drop=0-1,3")
   scheme = store.describe(out)[0].model.positional
@@ -170,7 +190,7 @@ def test_layers_that_the_model_has_not_are_refused(checkpoint, drope, layers):
 @pytest.mark.parametrize(
   ("first", "again", "says"),
   [
-    ("--drop all", "--drop all", "got none in [0, 1, 2, 3]"),
+    ("--drop all", "--drop all", "got none in any"),
     ("--drop 0-1", "--drop 1-2", "got none in [1]"),
     ("--drop all --qk-norm q", "--drop none --qk-norm qk", "got one with 'q'"),
     (

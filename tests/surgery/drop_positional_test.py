@@ -77,8 +77,16 @@ def test_layers_that_are_not_there_are_refused(params, layers):
     drop_positional.drop_positional(CONFIG, params, layers)
 
 
+def test_all_is_all_that_have_positions(params):
+  some = dataclasses.replace(CONFIG, positional=Pattern((Rope(100.0), Nope())))
+  config, _ = drop_positional.drop_positional(some, params)
+  assert config == dataclasses.replace(CONFIG, positional=Nope())
+
+
 def test_dropping_twice_is_refused(params):
   config, _ = drop_positional.drop_positional(CONFIG, params, (1,))
-  for layers in ("all", (0, 1)):
-    with pytest.raises(ValueError, match=r"none in \[1\]"):
-      drop_positional.drop_positional(config, params, layers)
+  with pytest.raises(ValueError, match=r"none in \[1\]"):
+    drop_positional.drop_positional(config, params, (0, 1))
+  config, _ = drop_positional.drop_positional(config, params)
+  with pytest.raises(ValueError, match="one of 4 layers, got none in any"):
+    drop_positional.drop_positional(config, params)
