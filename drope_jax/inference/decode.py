@@ -16,7 +16,7 @@ from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Dynamic, Pattern, Rope, Scheme, rotary
+from drope_jax.positional import Pattern, Rope, Scheme, rotary
 
 # Tokens, over all rows, whose logits are held at once while scoring.
 SCORE_CHUNK = 512
@@ -35,9 +35,9 @@ class Positions(NamedTuple):
 
 
 def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
-  """Returns the positions with what is dynamic fixed at `length` tokens."""
+  """Returns the positions fixed at `length` tokens where they follow it."""
   match scheme:
-    case Dynamic():
+    case rotary.LengthDependent():
       return scheme.at(length)
     case Pattern():
       fixed = tuple(fix_length(layer, length) for layer in scheme.schemes)

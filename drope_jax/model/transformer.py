@@ -32,9 +32,8 @@ from drope_jax.model import cache as caches
 from drope_jax.model import layers
 from drope_jax.model import remat as remat_policies
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Dynamic
 from drope_jax.positional import pattern as patterns
-from drope_jax.positional.rotary import rotate
+from drope_jax.positional import rotary
 
 SCHEMA_VERSION = 1
 
@@ -155,13 +154,13 @@ def forward_cached(
       to each other alone and a backend may skip what they cannot see.
 
   Raises:
-    ValueError: positions are `Dynamic`, under which cached keys would be stale.
+    ValueError: positions follow the length, so that cached keys would be stale.
   """
   for scheme in patterns.layer_schemes(config.positional, config.num_layers):
-    if isinstance(scheme, Dynamic):
+    if isinstance(scheme, rotary.LengthDependent):
       raise ValueError(
         "A key-value cache needs positions that do not change with length, "
-        f"got {scheme}. Fix them with Dynamic.at(length)."
+        f"got {scheme}. Fix them with its at(length)."
       )
   x_BSM, cache, *_ = _run_layers(
     config,
@@ -284,7 +283,7 @@ def _run_layers(
       rotation = attention.Rotation(turns_N2SD, turns_N2SD, scheme)
     elif turns_NB2SD is not None:
       turn_B2SD = turns_NB2SD[scheme]
-      q_BSHD, k_BSKD = (rotate(x, turn_B2SD) for x in (q_BSHD, k_BSKD))
+      q_BSHD, k_BSKD = (rotary.rotate(x, turn_B2SD) for x in (q_BSHD, k_BSKD))
     placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
     offset_B = None
     if cache is not None:

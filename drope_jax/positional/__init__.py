@@ -7,6 +7,7 @@ its line in `CATALOGUE`.
 import types
 
 from drope_jax.positional.alibi import Alibi
+from drope_jax.positional.longrope import LongRope, RescaledRope
 from drope_jax.positional.nope import Nope
 from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.rotary import Rope
@@ -31,6 +32,8 @@ CATALOGUE = types.MappingProxyType(
       Yarn,
       Llama3Rope,
       Dynamic,
+      RescaledRope,
+      LongRope,
       Pattern,
     )
   }

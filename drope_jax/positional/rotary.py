@@ -62,11 +62,7 @@ class GeometricRotary(Rotary):
   theta: float = 10_000.0
 
   def __post_init__(self):
-    if not 1.0 < self.theta < math.inf:
-      raise ValueError(
-        f"{type(self).__name__} needs a finite theta above 1, got "
-        f"{self.theta}. Llama's is 10000."
-      )
+    require_theta(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +74,34 @@ class Rope(GeometricRotary):
 
   def frequencies(self, head_dim: int) -> np.ndarray:
     return geometric_frequencies(self.theta, head_dim)
+
+
+class LengthDependent(Rotary):
+  """A rotation whose frequencies follow the length of the sequence.
+
+  The length is that of the sequence given to `prepare`. A key-value cache
+  holds keys rotated at the length they came in at, so decoding fixes the
+  length beforehand with `at`.
+
+  Attributes:
+    trained_tokens: the context before any extension, tokens.
+  """
+
+  trained_tokens: int
+
+  def __post_init__(self):
+    require_trained_tokens(self)
+
+  @abc.abstractmethod
+  def at(self, length: int) -> Rotary:
+    """Returns the rotation of sequences of `length` tokens."""
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    """Returns the frequencies at `trained_tokens`."""
+    return self.at(self.trained_tokens).frequencies(head_dim)
+
+  def prepare(self, pos_BS: Array, head_dim: int) -> Array:
+    return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +126,24 @@ class Given(Rotary):
   def frequencies(self, head_dim: int) -> Array:
     assert self.frequencies_F.shape == (head_dim // 2,)
     return self.frequencies_F
+
+
+def require_theta(scheme) -> None:
+  """Raises ValueError unless `scheme.theta` is finite and above 1."""
+  if not 1.0 < scheme.theta < math.inf:
+    raise ValueError(
+      f"{type(scheme).__name__} needs a finite theta above 1, got "
+      f"{scheme.theta}. Llama's is 10000."
+    )
+
+
+def require_trained_tokens(scheme) -> None:
+  """Raises ValueError unless `scheme.trained_tokens` is at least 1."""
+  if scheme.trained_tokens < 1:
+    raise ValueError(
+      f"{type(scheme).__name__} needs trained_tokens of at least 1, got "
+      f"{scheme.trained_tokens}. Give the context the weights were trained at."
+    )
 
 
 def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:

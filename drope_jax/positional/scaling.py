@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 
-from drope_jax.axes import Array
 from drope_jax.positional import rotary
 from drope_jax.positional.scheme import Scheme
 
@@ -20,14 +19,6 @@ def _require_factor(scheme) -> None:
     raise ValueError(
       f"{type(scheme).__name__} needs a factor of at least 1, got "
       f"{scheme.factor}. It is target length / trained length."
-    )
-
-
-def _require_trained_tokens(scheme) -> None:
-  if scheme.trained_tokens < 1:
-    raise ValueError(
-      f"{type(scheme).__name__} needs trained_tokens of at least 1, got "
-      f"{scheme.trained_tokens}. Give the context the weights were trained at."
     )
 
 
@@ -101,7 +92,7 @@ class Yarn(rotary.GeometricRotary):
   def __post_init__(self):
     super().__post_init__()
     _require_factor(self)
-    _require_trained_tokens(self)
+    rotary.require_trained_tokens(self)
     if not self.beta_fast > self.beta_slow > 0:
       raise ValueError(
         "Yarn needs beta_fast > beta_slow > 0 turns, got "
@@ -149,7 +140,7 @@ class Llama3Rope(rotary.GeometricRotary):
   def __post_init__(self):
     super().__post_init__()
     _require_factor(self)
-    _require_trained_tokens(self)
+    rotary.require_trained_tokens(self)
     if not self.high_freq_factor > self.low_freq_factor > 0:
       raise ValueError(
         "Llama3Rope needs high_freq_factor > low_freq_factor > 0, got "
@@ -167,35 +158,26 @@ class Llama3Rope(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dynamic(rotary.Rotary):
-  """A scaling whose factor follows the current length: max(1, length / L).
+class Dynamic(rotary.LengthDependent):
+  """A scaling whose factor follows the current length.
 
-  The length is that of the sequence given to `prepare`. A key-value cache
-  holds keys rotated at the length they came in at, so decoding fixes the
-  factor beforehand with `at`.
+  Up to L tokens it is 1; each L more adds `scaling.factor`, so that a factor of
+  1 there follows length / L.
 
   Attributes:
-    scaling: the rule; its own factor is replaced.
+    scaling: the rule, with the growth of its factor in the factor's place.
     trained_tokens: L, tokens.
+
+  Source: transformers' "dynamic", whose rule is `NtkAware`.
   """
 
   scaling: PositionInterpolation | NtkAware | Yarn = NtkAware()
   trained_tokens: int = 4096
 
-  def __post_init__(self):
-    _require_trained_tokens(self)
-
   def at(self, length: int) -> rotary.Rotary:
-    """Returns the scaling fixed for sequences of `length` tokens."""
-    factor = max(1.0, length / self.trained_tokens)
+    grown = max(length / self.trained_tokens - 1.0, 0.0)
+    factor = 1.0 + self.scaling.factor * grown
     return dataclasses.replace(self.scaling, factor=factor)
-
-  def frequencies(self, head_dim: int) -> np.ndarray:
-    """Returns the frequencies at the trained length, those of plain RoPE."""
-    return self.at(self.trained_tokens).frequencies(head_dim)
-
-  def prepare(self, pos_BS: Array, head_dim: int) -> tuple[Array, Array]:
-    return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
 
 
 STRETCHES = ("pi", "ntk", "yarn")

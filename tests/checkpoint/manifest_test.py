@@ -27,6 +27,14 @@ fields = {
     "scaling": st.builds(positional.NtkAware, theta=thetas),
     "trained_tokens": tokens,
   },
+  "RescaledRope": {"factors": st.tuples(*[positive] * 4)},
+  "LongRope": {
+    "theta": thetas,
+    "short_factor": st.tuples(*[positive] * 4),
+    "long_factor": st.tuples(*[positive] * 4),
+    "trained_tokens": tokens,
+    "attention_factor": positive,
+  },
 }
 schemes = st.one_of(
   [st.builds(positional.CATALOGUE[name], **fields[name]) for name in fields]

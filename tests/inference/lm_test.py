@@ -40,6 +40,9 @@ YARN = positional.Yarn(100.0, 4.0, trained_tokens=8, beta_fast=2.0)
 DYNAMIC = positional.Dynamic(
   positional.PositionInterpolation(100.0), trained_tokens=4
 )
+LONG = positional.LongRope(
+  100.0, (1.0, 1.0, 1.5, 2.0), (1.0, 1.0, 40.0, 1e30), 10, 1.1
+)
 PATTERN = positional.Pattern((ROPE, positional.Nope()), (3, None))
 # Lengths of two padded shapes; out of order, and more rows than a pass takes.
 SEQUENCES = [
@@ -273,10 +276,10 @@ def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
 
 @pytest.mark.parametrize(
   "scheme",
-  [DYNAMIC, positional.Pattern((DYNAMIC, positional.Nope()))],
+  [DYNAMIC, LONG, positional.Pattern((DYNAMIC, positional.Nope()))],
   ids=repr,
 )
-def test_under_dynamic_positions_a_row_is_alone_in_its_list(lm, scheme):
+def test_where_positions_follow_length_a_row_is_alone_in_its_list(lm, scheme):
   lm = lm.with_positions(scheme)
   prompts = PROMPTS[:2]
   for ids, got in zip(prompts, lm.loglikelihood(prompts), strict=True):

@@ -6,15 +6,26 @@ import inspect
 import pytest
 
 from drope_jax import positional
-from drope_jax.positional import alibi, nope, pattern, rotary, scaling
+from drope_jax.positional import (
+  alibi,
+  longrope,
+  nope,
+  pattern,
+  rotary,
+  scaling,
+)
 
-MODULES = (alibi, nope, pattern, rotary, scaling)
+MODULES = (alibi, longrope, nope, pattern, rotary, scaling)
 # What a Pattern becomes, and what lives inside a jitted function only.
 NOT_A_CHOICE = {"LayerPlan", "Given"}
+# What the schemes that cannot be made from their defaults need.
+NEEDED = {
+  "Pattern": ((positional.Rope(), positional.Nope()), (8, None)),
+  "RescaledRope": (1e4, (1.0, 2.0)),
+  "LongRope": (1e4, (1.0, 2.0), (1.0, 4.0)),
+}
 EXAMPLES = {
-  name: kind((positional.Rope(), positional.Nope()), (8, None))
-  if name == "Pattern"  # The one that has no default: its schemes.
-  else kind()
+  name: kind(*NEEDED.get(name, ()))
   for name, kind in positional.CATALOGUE.items()
 }
 

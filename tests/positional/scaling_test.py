@@ -64,6 +64,16 @@ def test_ntk_aware_is_transformers_dynamic_at_that_length(D, theta, factor, L):
   _assert_same(NtkAware(theta, factor), D, theirs)
 
 
+@pytest.mark.parametrize("times", [0.5, 1.0, 1.5, 7.0])
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_dynamic_ntk_is_transformers_at_any_factor(D, theta, factor, L, times):
+  length = int(times * L)
+  theirs_F, _ = _theirs("dynamic", D, theta, L, seq_len=length, factor=factor)
+  ours = Dynamic(NtkAware(theta, factor), L).at(length)
+  np.testing.assert_allclose(ours.frequencies(D), theirs_F, rtol=1e-6)
+  assert (ours.factor > 1) == (times > 1)
+
+
 @pytest.mark.parametrize("betas", [(32.0, 1.0), (8.0, 2.0)])
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_yarn_is_transformers(D, theta, factor, L, betas):
