@@ -16,6 +16,7 @@ import threading
 
 import numpy as np
 
+from drope_jax.data import metadata
 from drope_jax.data import tokenizer as tokenizer_lib
 
 Document = str | Sequence[int]
@@ -55,11 +56,6 @@ class Encoded:
   next_document: int
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-  """Returns how tokens below `vocab_size` are stored."""
-  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
 def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   """Returns the ids of a batch.
 
@@ -69,7 +65,7 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   documents = batch.documents
   if documents and isinstance(documents[0], str):
     documents = tokenizer.encode_batch(documents)
-  eos_id, dtype = tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
+  eos_id, dtype = tokenizer.eos_id, metadata.token_dtype(tokenizer.vocab_size)
   ended = [
     ids if ids[-1] == eos_id else np.append(ids, eos_id)
     for ids in map(np.asarray, documents)
@@ -77,10 +73,12 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   ]
   lengths = np.array([*map(len, ended)], np.int64)
   tokens = np.concatenate([np.zeros(0, np.int64), *ended])
-  if len(tokens) and tokens.max() >= tokenizer.vocab_size:
+  wrong = (tokens < 0) | (tokens >= tokenizer.vocab_size)
+  if wrong.any():
     raise ValueError(
-      f"Ids below the tokenizer's {tokenizer.vocab_size} are needed, got "
-      f"{tokens.max()} from {batch.name}. Encode with that tokenizer."
+      f"Ids from 0 up to the tokenizer's {tokenizer.vocab_size} are needed, "
+      f"got {tokens[wrong.argmax()]} from {batch.name}. Encode with that "
+      "tokenizer."
     )
   return Encoded(
     tokens.astype(dtype), lengths, batch.next_source, batch.next_document

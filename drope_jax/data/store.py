@@ -1,50 +1,25 @@
 """Token stores: flat tokens and document boundaries in TensorStore (zarr3).
 
 A store is a folder: `tokens` (uint16, or uint32 where the vocabulary needs
-it), `boundaries` (int64), and `metadata.json`, which is written last, so that
-a store that was not finished has none. Local folders and gs:// alike.
+it), `boundaries` (int64), and `metadata.json` (`metadata`), which is written
+last, so that a store that was not finished has none. Local folders and gs://
+alike.
 """
 
 from collections.abc import Callable, Iterable
 import concurrent.futures
-import dataclasses
 import functools
 import hashlib
-import json
 
 from etils import epath
 import numpy as np
 import tensorstore
 
-METADATA = "metadata.json"
-SCHEMA_VERSION = 1
+from drope_jax.data import metadata as metadata_lib
 
 # Tokens that one file holds, and that one read decodes.
 FILE_TOKENS = 1 << 26
 READ_TOKENS = 1 << 14
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-  """What `metadata.json` holds.
-
-  Attributes:
-    num_tokens: with the EOS that ends each document.
-    fingerprint: sha256 of the tokens (little-endian, as stored), then of the
-      boundaries, in hex.
-    plan: sha256 of what it was made from: tokenizer and identities of sources.
-    file_bytes: the size of each file of the arrays, by its path in the store.
-  """
-
-  num_tokens: int
-  num_documents: int
-  vocab_size: int
-  eos_id: int
-  tokenizer_fingerprint: str
-  fingerprint: str
-  plan: str
-  file_bytes: dict[str, int]
-  schema_version: int = SCHEMA_VERSION
 
 
 class Store:
@@ -54,22 +29,23 @@ class Store:
   last token is EOS.
   """
 
-  def __init__(self, path: str, metadata: Metadata):
+  def __init__(self, path: str, metadata: metadata_lib.Metadata):
     self.path = path
     self.metadata = metadata
-    self._tokens = _open_array(path, "tokens")
+    dtype = metadata_lib.token_dtype(metadata.vocab_size)
+    self._tokens = _open_array(path, "tokens", metadata.num_tokens, dtype)
 
   @classmethod
   def open(cls, path: str) -> "Store":
     """Returns the store at `path`.
 
-    Sizes are checked here, and bytes (by CRC) when they are read;
-    `verify` checks everything.
+    The metadata (by their checksum), and sizes, are checked here; bytes (by
+    CRC), ids and boundaries when they are read; `verify` checks everything.
 
     Raises:
       FileNotFoundError: nothing is there.
-      ValueError: it was never finished, or a file is missing, cut short or
-        of another version.
+      ValueError: it was never finished, its metadata were changed, or a file
+        is missing, cut short or of another version.
     """
     folder = epath.Path(path)
     if not folder.exists():
@@ -77,12 +53,18 @@ class Store:
         f"A token store is needed, got {path}, which does not exist. Make it "
         "with `drope tokenize`, or check the path."
       )
-    if not (folder / METADATA).exists():
+    file = folder / metadata_lib.FILE
+    if not file.exists():
       raise ValueError(
         f"A finished token store is needed, got {path}, which has no "
-        f"{METADATA}. Run its `drope tokenize` again: it resumes."
+        f"{file.name}. Run its `drope tokenize` again: it resumes."
       )
-    metadata = _parse(path, (folder / METADATA).read_text())
+    try:
+      metadata = metadata_lib.decode(file.read_bytes())
+    except (ValueError, TypeError) as error:
+      raise _damaged(
+        path, f"a {file.name} that is not whole: {error}"
+      ) from error
     found = file_bytes(path, metadata.file_bytes)
     for name, size in metadata.file_bytes.items():
       if found[name] != size:
@@ -121,14 +103,31 @@ class Store:
 
   @functools.cached_property
   def boundaries(self) -> np.ndarray:
-    """int64 [num_documents + 1], from 0 to num_tokens."""
-    return _read(self.path, _open_array(self.path, "boundaries"))
+    """int64 [num_documents + 1], increasing from 0 to num_tokens.
+
+    Raises:
+      ValueError: they are not, or the bytes are damaged.
+    """
+    length = self.num_documents + 1
+    array = _open_array(self.path, "boundaries", length, np.dtype("<i8"))
+    found = _read(self.path, array)
+    if (
+      found[0] != 0
+      or found[-1] != self.num_tokens
+      or not (found[1:] > found[:-1]).all()
+    ):
+      raise _damaged(
+        self.path,
+        f"boundaries that do not increase from 0 to {self.num_tokens}",
+      )
+    return found
 
   def read(self, start: int, stop: int) -> np.ndarray:
     """Returns tokens `start` to `stop` as int32 [stop - start].
 
     Raises:
-      ValueError: the range leaves the store, or the bytes are damaged.
+      ValueError: the range leaves the store, the bytes are damaged, or an id
+        lies outside the vocabulary.
     """
     return self.begin_read(start, stop)()
 
@@ -136,7 +135,8 @@ class Store:
     """Begins a `read`, and returns what waits for it and returns its tokens.
 
     Raises:
-      ValueError: the range leaves the store; damaged bytes raise in the wait.
+      ValueError: the range leaves the store; damaged bytes and ids raise in the
+        wait.
     """
     if not 0 <= start <= stop <= self.num_tokens:
       raise ValueError(
@@ -144,18 +144,34 @@ class Store:
         f"needed, got {start} to {stop}. Read less."
       )
     future = self._tokens[start:stop].read()
-    return lambda: _result(self.path, future).astype(np.int32)
+    return lambda: self._checked(_result(self.path, future), start)
+
+  def _checked(self, tokens: np.ndarray, start: int) -> np.ndarray:
+    """Returns the tokens from `start` on as int32, none out of vocabulary."""
+    # They are unsigned, so that a negative id is a large one.
+    if len(tokens) and tokens.max() >= self.vocab_size:
+      at = int(tokens.argmax())
+      document = np.searchsorted(self.boundaries, start + at, side="right") - 1
+      raise _damaged(
+        self.path,
+        f"the id {tokens[at]} at token {start + at}, in document {document}, "
+        f"where the vocabulary has {self.vocab_size}",
+      )
+    return tokens.astype(np.int32)
 
   def verify(self) -> None:
     """Reads everything.
 
     Raises:
-      ValueError: the content does not match the fingerprint.
+      ValueError: the content does not match the fingerprint, or an id lies
+        outside the vocabulary.
     """
     digest = hashlib.sha256()
     for start in range(0, self.num_tokens, FILE_TOKENS):
       stop = min(start + FILE_TOKENS, self.num_tokens)
-      digest.update(_read(self.path, self._tokens[start:stop]).tobytes())
+      tokens = _read(self.path, self._tokens[start:stop])
+      self._checked(tokens, start)
+      digest.update(tokens.tobytes())
     digest.update(self.boundaries.tobytes())
     if digest.hexdigest() != self.fingerprint:
       raise _damaged(self.path, f"content of sha256 {digest.hexdigest()}")
@@ -200,10 +216,13 @@ def create_array(
   ).result()
 
 
-def _open_array(path: str, name: str) -> tensorstore.TensorStore:
+def _open_array(
+  path: str, name: str, length: int, dtype: np.dtype
+) -> tensorstore.TensorStore:
+  """Returns an array of the store at `path`, which must be as given."""
   context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 27}})
   try:
-    return tensorstore.open(
+    array = tensorstore.open(
       _spec(path, name),
       context=context,
       open=True,
@@ -214,6 +233,13 @@ def _open_array(path: str, name: str) -> tensorstore.TensorStore:
     ).result()
   except ValueError as error:
     raise _damaged(path, f"{name}: {error}") from error
+  if array.shape != (length,) or array.dtype.numpy_dtype != dtype:
+    raise _damaged(
+      path,
+      f"{name} of {array.dtype.name} {list(array.shape)}, where {dtype.name} "
+      f"[{length}] were written",
+    )
+  return array
 
 
 def _spec(path: str, name: str) -> dict:
@@ -244,20 +270,8 @@ def _result(path: str, future: tensorstore.Future) -> np.ndarray:
     raise _damaged(path, str(error)) from error
 
 
-def _parse(path: str, text: str) -> Metadata:
-  try:
-    fields = json.loads(text)
-    if fields["schema_version"] != SCHEMA_VERSION:
-      raise ValueError(f"schema version {fields['schema_version']}")
-    return Metadata(**fields)
-  except (ValueError, TypeError, KeyError) as error:
-    raise _damaged(
-      path, f"a {METADATA} that does not parse: {error!r}"
-    ) from error
-
-
 def _damaged(path: str, got: str) -> ValueError:
   return ValueError(
-    f"A whole token store of version {SCHEMA_VERSION} is needed, got {path}, "
-    f"with {got}. Delete it and run its `drope tokenize` again."
+    f"A whole token store of version 1 or {metadata_lib.VERSION} is needed, "
+    f"got {path}, with {got}. Delete it and run its `drope tokenize` again."
   )

@@ -7,7 +7,6 @@ Killed anywhere, the same call goes on after the last part.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-import dataclasses
 import hashlib
 import io
 import json
@@ -16,6 +15,7 @@ from etils import epath
 import numpy as np
 
 from drope_jax.data import encode
+from drope_jax.data import metadata as metadata_lib
 from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
@@ -57,12 +57,11 @@ def write(
   folder = epath.Path(out)
   parts = folder / "parts"
   plan = _plan(sources, tokenizer)
-  if not (folder / store_lib.METADATA).exists():
+  if not (folder / metadata_lib.FILE).exists():
     _begin(folder, plan)
     paths = _write_parts(parts, sources, tokenizer, workers, on_progress)
     metadata = _join(out, paths, tokenizer, plan)
-    text = json.dumps(dataclasses.asdict(metadata))
-    _write_atomically(folder / store_lib.METADATA, text.encode())
+    _write_atomically(folder / metadata_lib.FILE, metadata_lib.encode(metadata))
   store = store_lib.Store.open(out)
   if store.metadata.plan != plan:
     raise _occupied(out, "a finished store of other inputs")
@@ -160,7 +159,7 @@ def _join(
   paths: Sequence[epath.Path],
   tokenizer: tokenizer_lib.Tokenizer,
   plan: str,
-) -> store_lib.Metadata:
+) -> metadata_lib.Metadata:
   """Writes the arrays of the store from its parts."""
   lengths = np.concatenate([_load(path, "lengths") for path in paths])
   boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
@@ -169,7 +168,7 @@ def _join(
     raise ValueError(
       "A token store needs text, got inputs without a character. Check them."
     )
-  dtype = encode.token_dtype(tokenizer.vocab_size)
+  dtype = metadata_lib.token_dtype(tokenizer.vocab_size)
   array = store_lib.create_array(out, "tokens", num_tokens, dtype)
   digest, start = hashlib.sha256(), 0
   for slab in _slabs(_load(path, "tokens") for path in paths):
@@ -186,7 +185,7 @@ def _join(
   for name in ("tokens", "boundaries"):
     files += [folder / name / "zarr.json", *(folder / name / "c").iterdir()]
   names = [str(file.relative_to(folder)) for file in sorted(files)]
-  return store_lib.Metadata(
+  return metadata_lib.Metadata(
     num_tokens=num_tokens,
     num_documents=len(lengths),
     vocab_size=tokenizer.vocab_size,

@@ -83,6 +83,12 @@ def check(
             f"({fingerprint[:12]}), got {opened.tokenizer_fingerprint[:12]} in "
             f"{opened.path}. Tokenize the text again with that file."
           )
+        if opened.vocab_size > config.vocab_size:
+          raise ValueError(
+            f"{phase.name}: a store must fit the model's vocab_size of "
+            f"{config.vocab_size}, got ids up to {opened.vocab_size} in "
+            f"{opened.path}. Tokenize the text again."
+          )
     if isinstance(phase, TrainPhase):
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens

@@ -49,6 +49,11 @@ def _cut_short(pattern: str):
   return prepare
 
 
+def _change_end_of_text():
+  file = pathlib.Path("text/metadata.json")
+  file.write_text(file.read_text().replace('"eos_id": 2', '"eos_id": 3'))
+
+
 def _drop():
   assert main.main(["surgery", "run", "--out", "dropped"]) == 0
 
@@ -177,8 +182,14 @@ DATA = [
   Mistake(
     "a store whose metadata are cut short",
     "train tiny.gin --out new",
-    ("whole token store", "does not parse", "Delete it"),
+    ("whole token store", "metadata.json that is not whole", "Delete it"),
     prepare=_cut_short("text/metadata.json"),
+  ),
+  Mistake(
+    "a store whose metadata were changed",
+    "train tiny.gin --out new",
+    ("whole token store", "got text", "match its checksum", "Delete it"),
+    prepare=_change_end_of_text,
   ),
   Mistake(
     "an unfinished store",

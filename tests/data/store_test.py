@@ -1,13 +1,15 @@
 """Opening stores: damage is named, never read."""
 
+import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
-from drope_jax.data import corpus, encode, sources, store, writer
+from drope_jax.data import corpus, metadata, sources, store, writer
 
 DOCUMENTS = [
   np.random.default_rng(i).integers(3, 2048, 40_000).tolist() for i in range(3)
@@ -43,8 +45,8 @@ def test_a_vocabulary_above_65536_is_stored_in_32_bits(tmp_path):
   array = store.create_array(str(tmp_path), "tokens", 2, np.dtype("<u4"))
   array.write(np.array([0, 70_000], "<u4")).result()
   assert array.read().result().tolist() == [0, 70_000]
-  assert encode.token_dtype(65_536) == np.dtype("<u2")
-  assert encode.token_dtype(65_537) == np.dtype("<u4")
+  assert metadata.token_dtype(65_536) == np.dtype("<u2")
+  assert metadata.token_dtype(65_537) == np.dtype("<u4")
 
 
 def test_a_stretch_of_zeros_is_data_and_not_damage(tmp_path):
@@ -77,20 +79,114 @@ def test_changed_bytes_are_refused_when_they_are_read(made, tmp_path):
     damaged.verify()
 
 
-def test_verify_finds_content_of_another_store(made, tmp_path):
+def test_verify_finds_content_of_another_store(made):
   made.verify()
-  file = tmp_path / "store" / "metadata.json"
-  fields = json.loads(file.read_text())
-  file.write_text(json.dumps(fields | {"fingerprint": "0" * 64}))
+  other = dataclasses.replace(made.metadata, fingerprint="0" * 64)
+  _rewrite(made, metadata.encode(other))
   with pytest.raises(ValueError, match="content of sha256"):
     store.Store.open(made.path).verify()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema_version": 2}'])
-def test_metadata_that_does_not_parse_is_refused(made, tmp_path, text):
-  (tmp_path / "store" / "metadata.json").write_text(text)
-  with pytest.raises(ValueError, match="does not parse"):
+@pytest.mark.parametrize(
+  "text", ["", "{}", "[]", '{"schema_version": 3}', "[" * 99_999, "\xff"]
+)
+def test_metadata_that_does_not_parse_is_refused(made, text):
+  _rewrite(made, text.encode("latin-1"))
+  with pytest.raises(ValueError, match="metadata.json that is not whole"):
     store.Store.open(made.path)
+
+
+CHANGES = [
+  ("num_tokens", 100_000),
+  ("num_documents", 2),
+  ("vocab_size", 4096),
+  ("eos_id", 1),
+  ("plan", "0" * 64),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), CHANGES)
+def test_metadata_with_a_changed_value_are_refused(made, field, value):
+  fields = json.loads(metadata.encode(made.metadata))
+  _rewrite(made, json.dumps(fields | {field: value}).encode())
+  with pytest.raises(ValueError, match="do not match its checksum"):
+    store.Store.open(made.path)
+
+
+def _without_checksum(made, **changes):
+  """Writes the metadata as version 1 did."""
+  fields = json.loads(metadata.encode(made.metadata))
+  del fields["checksum"]
+  fields |= {"schema_version": 1} | changes
+  _rewrite(made, json.dumps(fields).encode())
+
+
+def test_a_store_of_version_1_opens_without_a_checksum(made):
+  _without_checksum(made)
+  opened = store.Store.open(made.path)
+  assert opened.metadata == made.metadata
+  opened.verify()
+  _without_checksum(made, schema_version=metadata.VERSION)
+  with pytest.raises(ValueError, match="do not match its checksum"):
+    store.Store.open(made.path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "got"),
+  [
+    ({"num_tokens": 100_000}, r"tokens of uint16 \[120003\].*\[100000\]"),
+    ({"vocab_size": 70_000}, "tokens of uint16.*uint32"),
+    ({"vocab_size": 2}, "eos_id 2 in a vocabulary of 2"),
+    ({"eos_id": -1}, "eos_id -1"),
+    ({"eos_id": 2048}, "eos_id 2048"),
+    ({"eos_id": "2"}, "eos_id of '2'"),
+    ({"num_documents": 0}, "in 0 documents"),
+    ({"num_documents": True}, "num_documents of True"),
+    ({"file_bytes": {"tokens/c/0": "9"}}, "file_bytes of"),
+    ({"more": 1}, "more"),
+  ],
+)
+def test_metadata_that_cannot_be_are_refused(made, changes, got):
+  _without_checksum(made, **changes)
+  with pytest.raises(ValueError, match=f"whole token store.*{got}"):
+    store.Store.open(made.path)
+
+
+def _put(made, name, values):
+  """Writes another array in place of a store's."""
+  array = store.create_array(made.path, name, len(values), values.dtype)
+  array.write(values).result()
+  names = made.metadata.file_bytes
+  sizes = store.file_bytes(made.path, names)
+  changed = dataclasses.replace(made.metadata, file_bytes=sizes)
+  _rewrite(made, metadata.encode(changed))
+  return store.Store.open(made.path)
+
+
+@pytest.mark.parametrize("wrong", [2048, 65_535])
+def test_an_id_outside_the_vocabulary_is_named_where_it_is_read(made, wrong):
+  tokens, _ = _content()
+  tokens[70_000] = wrong
+  changed = _put(made, "tokens", tokens)
+  changed.read(0, 70_000)
+  says = f"{made.path}.*the id {wrong} at token 70000, in document 1.*has 2048"
+  with pytest.raises(ValueError, match=says):
+    changed.read(60_000, 80_000)
+  with pytest.raises(ValueError, match=says):
+    changed.verify()
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_boundaries_out_of_order_are_refused(made, place):
+  _, boundaries = _content()
+  boundaries[place] = [1, 80_002, 0, 120_002][place]
+  changed = _put(made, "boundaries", boundaries)
+  with pytest.raises(ValueError, match="increase from 0 to 120003"):
+    changed.boundaries  # noqa: B018
+
+
+def _rewrite(made, data):
+  (pathlib.Path(made.path) / "metadata.json").write_bytes(data)
 
 
 def test_a_store_that_is_not_there_or_not_finished_is_refused(made, tmp_path):

@@ -62,9 +62,11 @@ def test_ids_are_stored_as_they_are_and_end_once(tmp_path):
   assert got.read(0, got.num_tokens).tolist() == [5, 6, eos_id, 7, eos_id]
 
 
-def test_ids_of_another_vocabulary_are_refused(tmp_path):
-  ids = sources.Generated("ids", "", functools.partial(iter, [[5, 2048]]))
-  with pytest.raises(ValueError, match="below the tokenizer's 2048"):
+@pytest.mark.parametrize("wrong", [2048, -1])
+def test_ids_of_another_vocabulary_are_refused(tmp_path, wrong):
+  ids = sources.Generated("ids", "", functools.partial(iter, [[5, wrong]]))
+  says = f"up to the tokenizer's 2048 .*got {wrong} from ids"
+  with pytest.raises(ValueError, match=says):
     writer.write(str(tmp_path / "s"), [ids], TOKENIZER)
 
 

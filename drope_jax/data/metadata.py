@@ -1,0 +1,89 @@
+"""What a token store says of itself: its `metadata.json`, with a checksum."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+FILE = "metadata.json"
+
+# Version 1 had no checksum.
+VERSION = 2
+_MAX_VOCAB_SIZE = 1 << 31  # Ids are read as int32.
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What `metadata.json` holds, beside its version and its checksum.
+
+  Attributes:
+    num_tokens: with the EOS that ends each document.
+    fingerprint: sha256 of the tokens (little-endian, as stored), then of the
+      boundaries, in hex.
+    plan: sha256 of what it was made from: tokenizer and identities of sources.
+    file_bytes: the size of each file of the arrays, by its path in the store.
+  """
+
+  num_tokens: int
+  num_documents: int
+  vocab_size: int
+  eos_id: int
+  tokenizer_fingerprint: str
+  fingerprint: str
+  plan: str
+  file_bytes: dict[str, int]
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      wanted = dict if field.name == "file_bytes" else field.type
+      if type(value) is not wanted:
+        raise TypeError(f"{field.name} of {value!r}")
+    if any(type(size) is not int for size in self.file_bytes.values()):
+      raise TypeError(f"file_bytes of {self.file_bytes!r}")
+    if not 0 < self.num_documents <= self.num_tokens:
+      raise ValueError(
+        f"{self.num_tokens} tokens in {self.num_documents} documents"
+      )
+    if not 0 <= self.eos_id < self.vocab_size <= _MAX_VOCAB_SIZE:
+      raise ValueError(
+        f"eos_id {self.eos_id} in a vocabulary of {self.vocab_size}"
+      )
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+  """Returns how tokens below `vocab_size` are stored."""
+  return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def encode(metadata: Metadata) -> bytes:
+  """Returns the content of `metadata.json`."""
+  fields = dataclasses.asdict(metadata) | {"schema_version": VERSION}
+  return json.dumps(fields | {"checksum": _checksum(fields)}).encode()
+
+
+def decode(data: bytes) -> Metadata:
+  """Returns what `encode` was given; reads version 1, too.
+
+  Raises:
+    ValueError, TypeError: it is not whole, was changed, or is of a version that
+      is not known.
+  """
+  try:
+    fields = dict(json.loads(data))
+  except RecursionError as error:
+    raise ValueError("JSON nested too deep") from error
+  version = fields.get("schema_version")
+  if version not in (1, VERSION):
+    raise ValueError(f"schema version {version!r}")
+  checksum = fields.pop("checksum", None)
+  if version == VERSION and checksum != _checksum(fields):
+    raise ValueError("values that do not match its checksum")
+  del fields["schema_version"]
+  return Metadata(**fields)
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
