@@ -96,8 +96,8 @@ def reference(file: epath.Path) -> TokenizerRef:
 
 
 def checked(file: epath.Path, tokenizer: TokenizerRef) -> bytes:
-  """Returns the file's bytes; raises as `collect` does."""
-  content = file.read_bytes()
+  """Returns the file's `contents`; raises as `collect` does."""
+  content = tokenizers.contents(file)
   fingerprint = hashlib.sha256(content).hexdigest()
   if fingerprint != tokenizer.fingerprint:
     raise ValueError(

@@ -1,6 +1,7 @@
 """Tokenizers: sentencepiece models and Hugging Face tokenizer.json files."""
 
 from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import hashlib
 import io
 import json
@@ -18,13 +19,15 @@ import tokenizers
 _EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>")
 
+_SAVED_LENGTHS = re.compile(rb'"(truncation|padding)"\s*:\s*\{')
+
 
 class Tokenizer(Protocol):
   """Text to token ids and back.
 
   Attributes:
     path: the file it was loaded from.
-    fingerprint: sha256 of that file's bytes, in hex.
+    fingerprint: sha256 of its `contents`, in hex.
     vocab_size: ids are in [0, vocab_size).
     bos_id: the beginning-of-text id, None where there is none.
     eos_id: the end-of-document id.
@@ -46,7 +49,27 @@ class Tokenizer(Protocol):
     """Returns `encode` of each text."""
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of `ids`; special tokens vanish."""
+    """Returns the text of `ids`.
+
+    Special tokens vanish, and so do ids that are no token's, as those of a
+    model whose embedding is padded to a round size.
+    """
+
+
+def contents(path: epath.Path) -> bytes:
+  """Returns a tokenizer's file, without a saved `truncation` and `padding`.
+
+  A tokenizer.json keeps the lengths that it was last used with, and would cut
+  or fill every text to them. transformers sets both anew for each call.
+  """
+  data = path.read_bytes()
+  if path.suffix != ".json" or not _SAVED_LENGTHS.search(data):
+    return data
+  try:
+    saved = dict(json.loads(data))
+  except (ValueError, TypeError, RecursionError):
+    return data  # `load` says what is wrong with it.
+  return json.dumps(saved | {"truncation": None, "padding": None}).encode()
 
 
 def load(path: str) -> Tokenizer:
@@ -106,7 +129,7 @@ class SentencePieceTokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of `ids`."""
-    return self._model.decode([int(i) for i in ids])
+    return self._model.decode([int(i) for i in ids if i < self.vocab_size])
 
 
 class HuggingFaceTokenizer:
@@ -117,7 +140,7 @@ class HuggingFaceTokenizer:
   """
 
   def __init__(self, path: str):
-    data = epath.Path(path).read_bytes()
+    data = contents(epath.Path(path))
     try:
       self._model = tokenizers.Tokenizer.from_buffer(data)
     except Exception as error:  # tokenizers raises bare Exception.
@@ -135,17 +158,38 @@ class HuggingFaceTokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Returns ids without BOS or EOS."""
-    return self._model.encode(text, add_special_tokens=False).ids
+    with self._panics_as_errors():
+      return self._model.encode(text, add_special_tokens=False).ids
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns `encode` of each text."""
-    # Fast: without the places in the text, which nothing here asks for.
-    batch = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+    with self._panics_as_errors():
+      # Fast: without the places in the text, which nothing here asks for.
+      batch = self._model.encode_batch_fast(
+        list(texts), add_special_tokens=False
+      )
     return [encoding.ids for encoding in batch]
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of `ids`."""
     return self._model.decode([int(i) for i in ids])
+
+  @contextlib.contextmanager
+  def _panics_as_errors(self) -> Iterator[None]:
+    """Raises ValueError where the library gives up on a text.
+
+    Its panic is no Exception, and has a class that cannot be imported.
+    """
+    try:
+      yield
+    except BaseException as error:
+      if type(error).__name__ != "PanicException":
+        raise
+      raise ValueError(
+        f"The pattern by which {self.path} cuts text must come to an end, got "
+        f"a text on which it does not ({error}). Leave out such text, often "
+        "a long run of one character, or use another tokenizer."
+      ) from error
 
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
     config = epath.Path(self.path).parent / "tokenizer_config.json"

@@ -133,6 +133,53 @@ def test_hugging_face_encodes_a_special_token_in_text_as_text(tmp_path):
   assert tok.decode(ids) == "a<|endoftext|>b"
 
 
+@pytest.mark.parametrize("saved", ["truncation", "padding"])
+def test_lengths_that_a_tokenizer_json_keeps_are_not_applied(saved, tmp_path):
+  path = _hugging_face(tmp_path)
+  plain = tokenizer.load(str(path))
+  texts = ["the whale " * 9, "sea"]
+  want = [plain.encode(text) for text in texts]
+  raw = tokenizers.Tokenizer.from_file(str(path))
+  if saved == "truncation":
+    raw.enable_truncation(4)
+  else:
+    raw.enable_padding()
+  raw.save(str(path))
+  kept = [encoding.ids for encoding in raw.encode_batch(texts)]
+  assert kept != want
+  tok = tokenizer.load(str(path))
+  assert [tok.encode(text) for text in texts] == want
+  assert tok.encode_batch(texts) == want
+  # What a checkpoint carries, and an export: no client applies them either.
+  content = tokenizer.contents(path)
+  assert json.loads(content)[saved] is None
+  assert tok.fingerprint == hashlib.sha256(content).hexdigest()
+
+
+def test_a_pattern_that_does_not_end_is_an_error(tmp_path):
+  path = _hugging_face(tmp_path)
+  raw = tokenizers.Tokenizer.from_file(str(path))
+  raw.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    [
+      tokenizers.pre_tokenizers.Split(tokenizers.Regex("(a+)+b"), "isolated"),
+      raw.pre_tokenizer,
+    ]
+  )
+  raw.save(str(path))
+  tok = tokenizer.load(str(path))
+  assert tok.decode(tok.encode("aab")) == "aab"
+  for encode in (tok.encode, lambda text: tok.encode_batch(["a", text])):
+    with pytest.raises(ValueError, match=r"got a text on which .* retry-limit"):
+      encode("a" * 4000)
+
+
+def test_ids_without_a_token_vanish(tmp_path):
+  for tok in (PACKAGED, tokenizer.load(str(_hugging_face(tmp_path)))):
+    ids = tok.encode("the sea")
+    beyond = [tok.vocab_size, tok.vocab_size + 99]
+    assert tok.decode([beyond[0], *ids, *beyond]) == tok.decode(ids)
+
+
 def test_hugging_face_eos_comes_from_the_config_beside_it(tmp_path):
   path = _hugging_face(tmp_path, eos="<|stop|>")
   with pytest.raises(ValueError, match="end-of-document token"):
