@@ -26,7 +26,7 @@ import rich.table
 from drope_jax import sharding
 from drope_jax.cli import configure, results
 from drope_jax.data import corpus, paths, sources
-from drope_jax.evals import logit_scale
+from drope_jax.evals import logit_scale, overlap
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
@@ -98,9 +98,7 @@ def run(args: argparse.Namespace) -> None:
   if args.out is not None:
     results.require_new(pathlib.Path(args.out))
   checkpoints = _checkpoints(args.checkpoints)
-  material = suites.Material(
-    test=_documents(args.text, "test"), fit=_documents(args.fit_text, "fit")
-  )
+  material = _material(args)
   console = rich.console.Console(stderr=True)
   mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
   rows, fits = compare(suite, checkpoints, material, console, mesh)
@@ -279,11 +277,22 @@ def _numbers(text: str) -> tuple[float, ...]:
     ) from error
 
 
-def _documents(inputs: list[str] | None, split: corpus.Split) -> list[str]:
-  if inputs is None:
-    return list(corpus.documents(split))
+def _material(args: argparse.Namespace) -> suites.Material:
+  if args.text is None:
+    return suites.Material(
+      test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
+    )
+  test, fit = _documents(args.text), _documents(args.fit_text)
+  overlap.require_disjoint(test, fit)
+  return suites.Material(
+    test=[document.text for document in test],
+    fit=[document.text for document in fit],
+  )
+
+
+def _documents(inputs: Sequence[str]) -> list[overlap.Document]:
   return [
-    document
+    overlap.Document(f"{source.name} (document {number})", text)
     for source in sources.expand(inputs)
-    for document in source.documents()
+    for number, text in enumerate(source.documents(), 1)
   ]

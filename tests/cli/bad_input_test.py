@@ -68,6 +68,11 @@ def _results():
   pathlib.Path("made/results.json").write_text("{}")
 
 
+def _two_short_texts():
+  pathlib.Path("s.txt").write_text("A short text. " * 20)
+  pathlib.Path("t.txt").write_text("Another text. " * 20)
+
+
 CONFIG = [
   _binding(
     "an unknown class", "ModelConfg.width = 8", "ModelConfg", "'ModelConfig'?"
@@ -370,9 +375,14 @@ EVALUATE = [
   ),
   Mistake(
     "text too short for the factor",
-    "evaluate run --eval perplexity --factors 8 --text s.txt --fit-text s.txt",
+    "evaluate run --eval perplexity --factors 8 --text s.txt --fit-text t.txt",
     ("Suite.excerpts: 8", "256 tokens", "hold 1", "pass more text"),
-    prepare=lambda: pathlib.Path("s.txt").write_text("A short text. " * 20),
+    prepare=_two_short_texts,
+  ),
+  Mistake(
+    "the same text to test and to fit on",
+    "evaluate run --text text.txt --fit-text text.txt",
+    ("must not overlap", "of text.txt (document 1) that stand in", "Take them"),
   ),
   Mistake(
     "a context too short for a task",
@@ -529,7 +539,6 @@ def test_what_the_disk_cannot_hold_leaves_nothing(
 def test_results_are_whole_or_absent_on_a_full_disk(drope, here, monkeypatch):
   monkeypatch.setattr(evaluate.suites, "run", lambda *args: ([], {}))
   command = ["evaluate", "run", "--out", "new"]
-  command += ["--text", "text.txt", "--fit-text", "text.txt"]
   with monkeypatch.context() as patch:
     _fill_disk(patch, pathlib.Path, "replace")
     ran = drope(*command)
