@@ -23,7 +23,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store, tokenizer_file
 from drope_jax.checkpoint.formats import detect, leaves, meta
 from drope_jax.checkpoint.formats.source import Source
-from drope_jax.cli import verify
+from drope_jax.cli import terminal, verify
 from drope_jax.data import paths
 
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
   with tempfile.TemporaryDirectory() as scratch:
     _convert(args, path, pathlib.Path(scratch))
   if args.verify:
-    print(verify.compare(path, store.locate(args.out)))
+    terminal.say(verify.compare(path, store.locate(args.out)))
 
 
 def _convert(
@@ -102,7 +102,7 @@ def _convert(
   )
   count = sum(math.prod(leaf.shape) for leaf in source.leaves.values())
   dtypes = sorted({leaf.dtype.name for leaf in source.leaves.values()})
-  print(
+  terminal.say(
     f"{args.out}: {count:,} parameters in {' and '.join(dtypes)}, "
     f"{tokenizer.name if tokenizer else 'no tokenizer'}"
   )

@@ -34,6 +34,7 @@ from drope_jax.cli import (
   results,
   surgery,
 )
+from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, paths
 from drope_jax.evals import logit_scale, perplexity
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
   out = pathlib.Path(args.out)
   if args.from_scratch:  # Other models on longer stores; either one resumes.
     out /= "from_scratch"
-  console = rich.console.Console()
+  console = consoles.Console()
   _data(out, args.from_scratch, console)
   base, full = paths.resolve(_BASE), paths.resolve(_FULL)
   if args.from_scratch:
@@ -102,7 +103,7 @@ def _data(out: pathlib.Path, everything: bool, console) -> None:
   with console.status("") as status:
 
     def show(name: str) -> None:
-      status.update(f"writing the token store {name}")
+      status.update(consoles.plain(f"writing the token store {name}"))
 
     if everything:
       demo_data.write(
@@ -119,7 +120,7 @@ def _train(
   name: str,
   config: str,
   overrides: Sequence[str],
-  console: rich.console.Console,
+  console: consoles.Console,
 ) -> pathlib.Path:
   """Runs a recipe in a folder of the demo's; returns its last checkpoint."""
   recipe = configure.build(config, Recipe, overrides)
@@ -133,7 +134,7 @@ def _recalibrate(
   out: pathlib.Path,
   base: pathlib.Path,
   overrides: Sequence[str],
-  console: rich.console.Console,
+  console: consoles.Console,
 ) -> pathlib.Path:
   """Drops the base's positions, shows the damage, and trains on."""
   recipe = configure.build("recipes/demo_live.gin", Recipe, overrides)
@@ -244,7 +245,7 @@ def _samples(out: pathlib.Path, path: pathlib.Path, console) -> None:
   )
   text = f"…{lm.decode(prompt[-60:])} ▶ {lm.decode(new)}"
   console.rule(f"written at {_SAMPLE_FACTOR} times the trained context")
-  console.print(text, markup=False)
+  console.print(text)
   sample = {
     "model": "full",
     "context": f"{len(prompt):,} tokens, trained at {lm.context_tokens:,}",

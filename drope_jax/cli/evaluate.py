@@ -24,7 +24,8 @@ import rich.console
 import rich.table
 
 from drope_jax import sharding
-from drope_jax.cli import configure, results
+from drope_jax.cli import configure, results, terminal
+from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, paths, sources
 from drope_jax.evals import logit_scale, overlap
 from drope_jax.evals import suite as suites
@@ -99,20 +100,20 @@ def run(args: argparse.Namespace) -> None:
     results.require_new(pathlib.Path(args.out))
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
-  console = rich.console.Console(stderr=True)
+  console = consoles.Console(stderr=True)
   mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
   rows, fits = compare(suite, checkpoints, material, console, mesh)
-  rich.console.Console().print(tables(rows))
+  consoles.Console().print(tables(rows))
   if args.out is not None:
     out = pathlib.Path(args.out)
-    print(results.write(out, suite, checkpoints, rows, fits))
+    terminal.say(results.write(out, suite, checkpoints, rows, fits))
 
 
 def compare(
   suite: suites.Suite,
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
-  console: rich.console.Console,
+  console: consoles.Console,
   mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[list[Result], dict[str, dict[str, logit_scale.Fit]]]:
   """Returns the results of several checkpoints, and the fits of each.
@@ -142,10 +143,11 @@ def compare(
   with console.status("evaluating") as status:
 
     def show(result: Result) -> None:
-      status.update(
+      text = (
         f"{result.model} by {result.method} at {result.factor:g}x: "
         f"{result.task} {result.metric} {result.value:.3f}"
       )
+      status.update(consoles.plain(text))
 
     for name, lm in lm_by_name.items():
       if not methods[name]:

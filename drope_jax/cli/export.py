@@ -22,6 +22,7 @@ from drope_jax.checkpoint.formats import (
   sakana,
 )
 from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.cli import terminal
 from drope_jax.data import paths
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
   else:
     target, note = _stock(args, manifest, dtypes)
   hf_export.write_folder(checkpoint, out, target)
-  print(f"{out}: {target.family.architecture}{note}")
+  terminal.say(f"{out}: {target.family.architecture}{note}")
 
 
 def _stock(

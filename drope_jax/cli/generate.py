@@ -5,6 +5,7 @@ drope generate runs/demo/live/recalibrate --prompt 'The President'
 
 import argparse
 
+from drope_jax.cli import terminal
 from drope_jax.data import paths
 from drope_jax.inference import lm as lms
 
@@ -50,4 +51,4 @@ def run(args: argparse.Namespace) -> None:
     [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
   )
   # Decoded as one: alone, a first piece may lose the space that it begins with.
-  print(lm.decode(prompt + new))
+  terminal.hand_on(lm.decode(prompt + new))

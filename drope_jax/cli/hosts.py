@@ -10,7 +10,7 @@ import traceback
 
 import jax
 
-from drope_jax.cli import mistakes
+from drope_jax.cli import mistakes, terminal
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HEARTBEAT_S = 30
@@ -67,7 +67,8 @@ def _end(error: Exception) -> None:
   if explained is None:
     traceback.print_exc()
   else:
-    print(f"drope train: {' '.join(explained.split())}", file=sys.stderr)
+    text = f"drope train: {' '.join(explained.split())}"
+    terminal.say(text, stderr=True)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(1 if explained is None else 2)

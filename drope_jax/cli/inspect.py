@@ -17,12 +17,12 @@ import os
 from typing import Any
 
 import jax
-import rich
-from rich import box, markup, table
+from rich import box, table
 
 from drope_jax import sharding, trees
 from drope_jax.checkpoint import store
-from drope_jax.cli import configure, recipes
+from drope_jax.cli import configure, recipes, terminal
+from drope_jax.cli import console as consoles
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.plan import slices
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     "total": total,
   }
   if args.json:
-    print(json.dumps(description, indent=2))
+    terminal.say(json.dumps(description, indent=2))
   else:
     _print_tables(description)
 
@@ -116,7 +116,9 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   total = sum(row["bytes"] for row in rows)
   if args.json:
     mesh_shape = dict(mesh.shape)
-    print(json.dumps({"mesh": mesh_shape, "parameters": rows, "total": total}))
+    terminal.say(
+      json.dumps({"mesh": mesh_shape, "parameters": rows, "total": total})
+    )
     return
   of = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   shown = _table(f"{target.name}: {target.chips} devices, {of}")
@@ -128,18 +130,19 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
     shown.add_row(*cells, f"{row['bytes']:,}")
   shown.add_section()
   shown.add_row("total", "", "", "", f"{total:,}")
-  rich.print(shown)
+  consoles.Console().print(shown)
 
 
 def _print_tables(description: dict) -> None:
-  rich.print(markup.escape(description["checkpoint"]))
+  console = consoles.Console()
+  console.print(description["checkpoint"], soft_wrap=True)
   config = _table("config", "field", "value")
   for name, value in description["model"].items():
     if name != "__class__":
       config.add_row(name, _show(value))
   for name, value in (description["tokenizer"] or {}).items():
     config.add_row(f"tokenizer.{name}", str(value))
-  rich.print(config)
+  console.print(config)
 
   lineage = _table("lineage", "operation", "tokens", "steps", "time", "code")
   lineage.add_column("parent, arguments", overflow="fold")
@@ -150,11 +153,9 @@ def _print_tables(description: dict) -> None:
       f"{entry['steps']:,}",
       entry["time"],
       entry["code"],
-      markup.escape(
-        f"{entry['parent'] or 'random weights'}\n{_show(entry['arguments'])}"
-      ),
+      f"{entry['parent'] or 'random weights'}\n{_show(entry['arguments'])}",
     )
-  rich.print(lineage)
+  console.print(lineage)
 
   parameters = _table("parameters")
   parameters.add_column("name", no_wrap=True)
@@ -175,7 +176,7 @@ def _print_tables(description: dict) -> None:
   parameters.add_row(
     "total", "", "", f"{total['count']:,}", f"{total['bytes']:,}"
   )
-  rich.print(parameters)
+  console.print(parameters)
 
 
 def _table(title: str, *columns: str) -> table.Table:

@@ -16,7 +16,7 @@ import signal
 import sys
 
 import drope_jax
-from drope_jax.cli import failed_io, memory, mistakes, termination
+from drope_jax.cli import failed_io, memory, mistakes, terminal, termination
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -39,7 +39,8 @@ class _Parser(argparse.ArgumentParser):
   """Reports an error in one line, without the usage block."""
 
   def error(self, message):
-    self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
+    self.exit(2, terminal.printable(text))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,7 +135,7 @@ def _prepare_libraries() -> None:
 
 
 def _fail(name: str, message: str, status: int) -> int:
-  print(f"drope {name}: {' '.join(message.split())}", file=sys.stderr)
+  terminal.say(f"drope {name}: {' '.join(message.split())}", stderr=True)
   return status
 
 

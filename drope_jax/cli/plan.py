@@ -17,14 +17,13 @@ from collections.abc import Iterator
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from drope_jax.cli import configure, recipes, termination
+from drope_jax.cli import configure, recipes, terminal, termination
+from drope_jax.cli import console as consoles
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, saved, slices, training
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     trained, evaluated = _plan(recipe, config, target, args)
   if args.json:
     found = {"training": trained, "evaluation": evaluated}
-    print(json.dumps(found, default=dataclasses.asdict, indent=2))
+    terminal.say(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
     _print(trained, evaluated, target)
   return 0 if all(plan.fits for plan in (*trained, *evaluated)) else 3
@@ -141,7 +140,7 @@ def _train(
 
 
 def _say(what: str) -> None:
-  print(what, file=sys.stderr)
+  terminal.say(what, stderr=True)
 
 
 def _save(
@@ -159,7 +158,7 @@ def _print(
   evaluated: list[evaluation.Plan],
   target: Slice,
 ) -> None:
-  console = Console()
+  console = consoles.Console()
   console.print(
     f"{target.name}: {target.chips} chips; a chip has "
     f"{slices.CHIPS[target.chip].hbm_bytes / _GIB:.2f} GiB"

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import rich.console
 import rich.progress
 
+from drope_jax.cli import console as consoles
 from drope_jax.train.recipe import Recipe, TrainPhase
 
 
@@ -15,7 +15,7 @@ class TrainingProgress:
   Where output is not a terminal, a line comes about every tenth of a phase.
   """
 
-  def __init__(self, recipe: Recipe, console: rich.console.Console):
+  def __init__(self, recipe: Recipe, console: consoles.Console):
     self._console = console
     ends = recipe.end_steps()
     self._phases = {

@@ -10,6 +10,7 @@ import pathlib
 import shlex
 
 from drope_jax.analysis import report, runs, summary
+from drope_jax.cli import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,4 +49,4 @@ def run(args: argparse.Namespace) -> None:
   command = shlex.join(["drope", "report", *map(str, args.runs)])
   sections = summary.sections(gathered, commands=[command])
   report.write(args.out, sections, title=f"DroPE: {', '.join(names)}")
-  print(f"wrote {args.out}")
+  terminal.say(f"wrote {args.out}")

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import rich.box
-import rich.console
 import rich.table
 
 from drope_jax.analysis import damage as damages
@@ -29,6 +28,8 @@ from drope_jax.axes import Array
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.checkpoint.formats import hf_architecture
+from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
 from drope_jax.data import paths, sources
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import perplexity
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
   after = compose.apply(surgery, *before, calibration_BS)
   damage = None
   if reported_BS is not None:
-    with rich.console.Console(stderr=True).status("measuring the damage"):
+    with consoles.Console(stderr=True).status("measuring the damage"):
       damage = damages.compare(before, after, reported_BS)
   config, params = after
   calibration = None
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     _show(damage, reported_BS.shape, surgery.needs_tokens)
   _say_if_not_stock(config)
   hint = "" if damage else " --text would show the damage."
-  print(
+  terminal.say(
     f"{args.out}: {_summary(args)}. Recalibrate it before you judge it.{hint}"
   )
 
@@ -228,12 +229,12 @@ def _show(
   B, S = shape
   before, after = damage.before.loss, damage.after.loss
   others = f"; gains matched on {B} others" if matched else ""
-  print(
+  terminal.say(
     f"{B} excerpts of {S:,} tokens{others}\n"
     f"loss {before:.3f} → {after:.3f} nats a token, perplexity "
     f"{math.exp(before):,.1f} → {math.exp(after):,.1f}\n"
   )
-  rich.console.Console().print(damage_table(damage))
+  consoles.Console().print(damage_table(damage))
 
 
 def _say_if_not_stock(config: ModelConfig) -> None:
@@ -244,7 +245,7 @@ def _say_if_not_stock(config: ModelConfig) -> None:
   try:
     hf_architecture.choose(config)
   except ValueError as error:
-    print(f"`drope export` will not write this model as it is: {error}")
+    terminal.say(f"`drope export` will not write this model as it is: {error}")
 
 
 def _summary(args: argparse.Namespace) -> str:

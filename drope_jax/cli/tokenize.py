@@ -14,9 +14,10 @@ import os
 import time
 
 from etils import epath
-import rich.console
 import rich.progress
 
+from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
 from drope_jax.data import corpus, writer
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import tokenizer as tokenizer_lib
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     _train(path, args.train_vocab, sources, args.out)
   elif path == _PACKAGED:
     path = corpus.tokenizer_path()
-  console = rich.console.Console(stderr=True)
+  console = consoles.Console(stderr=True)
   with rich.progress.Progress(
     "tokenizing",
     rich.progress.BarColumn(),
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     store = writer.write(
       args.out, sources, path, workers=args.workers, on_progress=on_progress
     )
-  print(
+  terminal.say(
     f"{args.out}: {store.num_tokens:,} tokens in {store.num_documents:,} "
     f"documents, vocabulary {store.vocab_size:,}, fingerprint "
     f"{store.fingerprint[:12]}"

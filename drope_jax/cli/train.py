@@ -17,16 +17,17 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-import rich.console
 
 from drope_jax.cli import (
   configure,
   hosts,
   progress,
   recipes,
+  terminal,
   termination,
   track,
 )
+from drope_jax.cli import console as consoles
 from drope_jax.train import loop, training
 from drope_jax.train.recipe import Recipe
 
@@ -92,7 +93,7 @@ def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
 
 def _run(recipe, args, stopping) -> None:
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
-  console = rich.console.Console(stderr=True, quiet=jax.process_index() != 0)
+  console = consoles.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
     track.listeners(args.track, out, recipe) as trackers,
     progress.TrainingProgress(recipe, console) as show,
@@ -118,4 +119,4 @@ def _run(recipe, args, stopping) -> None:
       message = f"terminated; {stopped}; the same command resumes"
       raise termination.Terminated(message) from stopped
   if jax.process_index() == 0:
-    print(f"{out}: finished. `drope inspect {out}` shows it.")
+    terminal.say(f"{out}: finished. `drope inspect {out}` shows it.")
