@@ -11,21 +11,23 @@ checkpoint, with all devices on the fsdp axis.
 """
 
 import argparse
+from collections.abc import Sequence
 import json
 import math
 import os
-from typing import Any
 
 import jax
 from rich import box, table
 
 from drope_jax import sharding, trees
+from drope_jax.analysis import outline
 from drope_jax.checkpoint import store
 from drope_jax.cli import configure, recipes, terminal
 from drope_jax.cli import console as consoles
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.plan import slices
+from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe
 
 
@@ -123,8 +125,8 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   of = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   shown = _table(f"{target.name}: {target.chips} devices, {of}")
   for column in ("name", "shape", "spec", "on a device"):
-    shown.add_column(column, no_wrap=column == "name")
-  shown.add_column("bytes", justify="right")
+    shown.add_column(column, overflow="fold")
+  shown.add_column("bytes", justify="right", no_wrap=True)
   for row in rows:
     cells = (row["name"], str(row["shape"]), row["spec"], str(row["part"]))
     shown.add_row(*cells, f"{row['bytes']:,}")
@@ -136,64 +138,54 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
 def _print_tables(description: dict) -> None:
   console = consoles.Console()
   console.print(description["checkpoint"], soft_wrap=True)
-  config = _table("config", "field", "value")
-  for name, value in description["model"].items():
-    if name != "__class__":
-      config.add_row(name, _show(value))
+  config = {k: v for k, v in description["model"].items() if k != "__class__"}
   for name, value in (description["tokenizer"] or {}).items():
-    config.add_row(f"tokenizer.{name}", str(value))
-  console.print(config)
+    config[f"tokenizer.{name}"] = value
+  console.print(_fields("config", outline.rows(config)))
 
-  lineage = _table("lineage", "operation", "tokens", "steps", "time", "code")
-  lineage.add_column("parent, arguments", overflow="fold")
-  for entry in description["lineage"]:
-    lineage.add_row(
-      entry["operation"],
-      f"{entry['tokens']:,}",
-      f"{entry['steps']:,}",
-      entry["time"],
-      entry["code"],
-      f"{entry['parent'] or 'random weights'}\n{_show(entry['arguments'])}",
-    )
-  console.print(lineage)
+  # A surgery's defaults are shown too: they drop all positions.
+  classes = [c for c in configure.CLASSES if c is not compose.Surgery]
+  console.print("lineage (defaults are left out)")
+  for number, entry in enumerate(description["lineage"], 1):
+    title = f"{number}. {entry['operation']}"
+    total = f"{entry['tokens']:,} in {entry['steps']:,} steps"
+    history = [
+      ("parent", entry["parent"] or "random weights"),
+      ("tokens in all", total),
+      ("time", entry["time"]),
+      ("code", entry["code"]),
+    ]
+    arguments = outline.rows(entry["arguments"], classes)
+    console.print(_fields(title, [*history, *arguments]))
 
   parameters = _table("parameters")
-  parameters.add_column("name", no_wrap=True)
-  parameters.add_column("shape")
-  parameters.add_column("dtype")
+  parameters.add_column("name", overflow="fold", min_width=14)
+  parameters.add_column("shape and dtype")
   for column in ("count", "bytes"):
-    parameters.add_column(column, justify="right")
+    parameters.add_column(column, justify="right", no_wrap=True)
   for row in description["parameters"]:
     parameters.add_row(
       row["name"],
-      str(row["shape"]),
-      row["dtype"],
+      f"{row['shape']} {row['dtype']}",
       f"{row['count']:,}",
       f"{row['bytes']:,}",
     )
   total = description["total"]
   parameters.add_section()
-  parameters.add_row(
-    "total", "", "", f"{total['count']:,}", f"{total['bytes']:,}"
-  )
+  parameters.add_row("total", "", f"{total['count']:,}", f"{total['bytes']:,}")
   console.print(parameters)
 
 
-def _table(title: str, *columns: str) -> table.Table:
+def _fields(title: str, rows: Sequence[tuple[str, str]]) -> table.Table:
+  shown = _table(title, show_header=False)
+  shown.add_column(overflow="fold", ratio=1, max_width=32)
+  shown.add_column(overflow="fold", ratio=2)
+  for row in rows:
+    shown.add_row(*row)
+  return shown
+
+
+def _table(title: str, **options) -> table.Table:
   return table.Table(
-    *columns, title=title, title_justify="left", box=box.SIMPLE_HEAD
+    title=title, title_justify="left", box=box.SIMPLE_HEAD, **options
   )
-
-
-def _show(value: Any) -> str:
-  """Returns an encoded value on one line, dataclasses as Python writes them."""
-  if isinstance(value, dict):
-    fields = ", ".join(
-      f"{name}={_show(item)}"
-      for name, item in value.items()
-      if name != "__class__"
-    )
-    return f"{value.get('__class__', '')}({fields})"
-  if isinstance(value, list):
-    return f"({', '.join(_show(item) for item in value)})"
-  return str(value)

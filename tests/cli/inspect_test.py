@@ -81,19 +81,30 @@ def test_json_holds_the_manifest_and_every_parameter(run, params, capsys):
 
 
 def test_tables_show_config_lineage_and_parameters(run, capsys, monkeypatch):
-  monkeypatch.setenv("COLUMNS", "200")
-  shown = _output(capsys, run)
-  for text in (
-    "Pattern(schemes=(Rope(theta=123.5), Nope()), windows=(8, None))",
-    "12,345",
-    "0.1+git.abc",
-    "/a[b]/c",
-    "(rate=0.25)",
-    "layers/attention/q/kernel",
-    "[2, 16, 16]",
-    "bfloat16",
+  monkeypatch.setenv("COLUMNS", "80")
+  shown = [" ".join(line.split()) for line in _output(capsys, run).splitlines()]
+  for line in (
+    str(run / "10"),
+    "positional Pattern",
+    "positional.schemes (Rope(theta=123.5), Nope())",
+    "positional.windows (8, None)",
+    "1. pretrain",
+    "parent /a[b]/c",
+    "tokens in all 12,345 in 10 steps",
+    "code 0.1+git.abc",
+    "rate 0.25",
+    "layers/attention/q/kernel [2, 16, 16] float32 512 2,048",
   ):
-    assert text in shown
+    assert line in shown
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_tables_fit_the_terminal(columns, run, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", str(columns))
+  path, *lines = _output(capsys, run).splitlines()
+  assert path == str(run / "10")
+  assert max(map(len, lines)) <= columns
+  assert "2,048" in " ".join(lines)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):

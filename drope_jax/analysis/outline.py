@@ -1,0 +1,91 @@
+"""Configs that JSON holds, as lines that one can read."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+_CLASS = "__class__"
+
+
+def rows(
+  fields: Mapping[str, Any], classes: Sequence[type] = ()
+) -> list[tuple[str, str]]:
+  """Returns (name, value) of each field, and of what a field holds.
+
+  Args:
+    fields: JSON values. A dataclass is a dict of its fields, with its name
+      under "__class__".
+    classes: those whose fields are left out where they have their default.
+  """
+  found = []
+  for name, value in fields.items():
+    if not isinstance(value, dict):
+      found.append((name, _line(value, classes)))
+      continue
+    if _CLASS in value:
+      found.append((name, value[_CLASS]))
+    inside = _told(value, classes)
+    found += [(f"{name}.{key}", _line(v, classes)) for key, v in inside]
+  return found
+
+
+def spell(value: Any, classes: Sequence[type] = ()) -> str:
+  """Returns a value on one line, as Python writes it."""
+  match value:
+    case dict() if _CLASS in value:
+      inside = _told(value, classes)
+      text = ", ".join(f"{name}={spell(v, classes)}" for name, v in inside)
+      return f"{value[_CLASS]}({text})"
+    case dict():
+      text = ", ".join(f"{k!r}: {spell(v, classes)}" for k, v in value.items())
+      return f"{{{text}}}"
+    case list():
+      text = ", ".join(spell(item, classes) for item in value)
+      return f"({text}{',' * (len(value) == 1)})"
+  return repr(value)
+
+
+def _line(value: Any, classes: Sequence[type]) -> str:
+  return value if isinstance(value, str) else spell(value, classes)
+
+
+def _told(
+  value: Mapping[str, Any], classes: Sequence[type]
+) -> list[tuple[str, Any]]:
+  """Returns the fields but those of a class that have their default."""
+  defaults: dict[str, Any] = {}
+  for cls in classes:
+    if cls.__name__ == value.get(_CLASS):
+      defaults = {f.name: _default(f) for f in dataclasses.fields(cls)}
+  return [
+    (name, item)
+    for name, item in value.items()
+    if name != _CLASS and not (name in defaults and _same(item, defaults[name]))
+  ]
+
+
+def _default(field: dataclasses.Field) -> Any:
+  if field.default_factory is not dataclasses.MISSING:
+    return field.default_factory()
+  return field.default
+
+
+def _same(value: Any, default: Any) -> bool:
+  """Returns whether a JSON value is what a default becomes in JSON."""
+  if dataclasses.is_dataclass(default):
+    fields = dataclasses.fields(default)
+    written = {f.name: getattr(default, f.name) for f in fields}
+    return _same(value, {_CLASS: type(default).__name__} | written)
+  if isinstance(default, dict):
+    return (
+      isinstance(value, dict)
+      and value.keys() == default.keys()
+      and all(_same(value[key], default[key]) for key in default)
+    )
+  if isinstance(default, tuple):
+    return (
+      isinstance(value, list)
+      and len(value) == len(default)
+      and all(map(_same, value, default))
+    )
+  return type(value) is type(default) and value == default
