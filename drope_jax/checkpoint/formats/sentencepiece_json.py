@@ -1,70 +1,113 @@
-"""A sentencepiece BPE model as a tokenizer.json that encodes alike.
+"""A sentencepiece model as a tokenizer.json that encodes alike.
 
-transformers' own conversion puts a space before every text and joins runs of
+What the tokenizers library cannot do as sentencepiece does is refused by name.
+transformers' own conversions put a space before every text and join runs of
 spaces, which not every model does.
+Source: github.com/google/sentencepiece, src/normalizer.cc.
 """
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as protos
 import tokenizers
 
+from drope_jax.checkpoint.formats import (
+  sentencepiece_bpe,
+  sentencepiece_unigram,
+)
+
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # What sentencepiece writes for one.
+_KINDS = {
+  protos.TrainerSpec.UNIGRAM: sentencepiece_unigram,
+  protos.TrainerSpec.BPE: sentencepiece_bpe,
+  protos.TrainerSpec.CHAR: sentencepiece_bpe,
+}
 
 
 def convert(
-  model: sentencepiece.SentencePieceProcessor,
+  processor: sentencepiece.SentencePieceProcessor,
 ) -> tokenizers.Tokenizer:
   """Returns a tokenizer with the model's ids, which adds no BOS.
 
-  The model's Unicode normalisation, if it has one, is not kept.
+  It takes the name of a control symbol (`</s>`) in a text for that symbol,
+  unless `encode_special_tokens` is set; sentencepiece takes it for text.
+
+  Raises:
+    ValueError: the tokenizers library has no such model.
   """
-  ids = range(model.vocab_size())
-  pieces = [model.id_to_piece(i) for i in ids]
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.BPE(
-      {piece: i for i, piece in enumerate(pieces)},
-      _merges(model, pieces),
-      unk_token=pieces[model.unk_id()],
-      fuse_unk=True,
-      byte_fallback=True,
+  model = protos.ModelProto()
+  model.ParseFromString(processor.serialized_model_proto())
+  kind = model.trainer_spec.model_type
+  if kind not in _KINDS:
+    raise ValueError(
+      "A sentencepiece model must be BPE, unigram or of characters to become a "
+      f"tokenizer.json, got {protos.TrainerSpec.ModelType.Name(kind)}: the "
+      "tokenizers library does not join unknown words. Train one of these."
     )
-  )
-  # The Python library does not say how a model treats spaces: it shows.
-  prefixed = model.encode("a", out_type=str)[0].startswith(_SPACE)
-  joined = model.encode("a  a") == model.encode("a a")
-  steps = [tokenizers.normalizers.Replace(" ", _SPACE)]
-  if prefixed:
-    steps.insert(0, tokenizers.normalizers.Prepend(_SPACE))
-  if joined:
-    for runs, space in ((r"\A +| +\z", ""), (" {2,}", " ")):
-      pattern = tokenizers.Regex(runs)
-      steps.insert(0, tokenizers.normalizers.Replace(pattern, space))
-  tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)
+  tokenizer = tokenizers.Tokenizer(_KINDS[kind].build(model))
+  tokenizer.normalizer = _normalizer(model)
+  if cuts := _KINDS[kind].cuts(model):
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(cuts)
+  spec = model.normalizer_spec
+  begins = spec.add_dummy_prefix or spec.remove_extra_whitespaces
   decoders = tokenizers.decoders
   tokenizer.decoder = decoders.Sequence(
     [
       decoders.Replace(_SPACE, " "),
       decoders.ByteFallback(),
       decoders.Fuse(),
-      *([decoders.Strip(" ", 1, 0)] if prefixed else []),
+      *([decoders.Strip(" ", 1, 0)] if begins else []),
     ]
   )
-  controls = [piece for i, piece in enumerate(pieces) if model.is_control(i)]
+  controls = [p.piece for p in model.pieces if p.type == p.CONTROL]
   tokenizer.add_special_tokens(controls)
   return tokenizer
 
 
-def _merges(
-  model: sentencepiece.SentencePieceProcessor, pieces: list[str]
-) -> list[tuple[str, str]]:
-  """Returns every way to make a piece of two others, best score first."""
-  rank = {piece: i for i, piece in enumerate(pieces)}
-  found = []
-  for i, piece in enumerate(pieces):
-    if model.is_control(i) or model.is_unknown(i) or model.is_byte(i):
+def _normalizer(
+  model: protos.ModelProto,
+) -> tokenizers.normalizers.Normalizer:
+  """Returns the model's own steps, in the order in which it takes them."""
+  spec = model.normalizer_spec
+  normalizers = tokenizers.normalizers
+  steps = []
+  if spec.precompiled_charsmap:
+    steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+  if spec.remove_extra_whitespaces:
+    steps += [_replace(r"\A +", ""), _replace(" {2,}", " ")]
+  space = _SPACE if spec.escape_whitespaces else " "
+  if spec.escape_whitespaces:
+    steps.append(normalizers.Replace(" ", space))
+  _require_kept(model, normalizers.Sequence(steps))
+  added_at_end = added_at_start = ""
+  if spec.add_dummy_prefix and model.trainer_spec.treat_whitespace_as_suffix:
+    added_at_end = space
+    steps.append(_replace(r"(?<=[\s\S])\z", space))
+  elif spec.add_dummy_prefix:
+    added_at_start = space
+  if spec.remove_extra_whitespaces:
+    steps.append(_replace(rf"{space}+\z", added_at_end))
+  if added_at_start:
+    steps.append(normalizers.Prepend(added_at_start))
+  return normalizers.Sequence(steps)
+
+
+def _replace(pattern: str, text: str) -> tokenizers.normalizers.Normalizer:
+  return tokenizers.normalizers.Replace(tokenizers.Regex(pattern), text)
+
+
+def _require_kept(
+  model: protos.ModelProto, normalizer: tokenizers.normalizers.Normalizer
+) -> None:
+  """Raises ValueError for a user-defined symbol that would be normalised.
+
+  sentencepiece finds these in the text as it is.
+  """
+  for piece in model.pieces:
+    if piece.type != piece.USER_DEFINED:
       continue
-    for cut in range(1, len(piece)):
-      left, right = piece[:cut], piece[cut:]
-      if left in rank and right in rank:
-        order = (-model.get_score(i), rank[left], rank[right])
-        found.append((order, (left, right)))
-  return [pair for _, pair in sorted(found)]
+    if normalizer.normalize_str(piece.piece) != piece.piece:
+      raise ValueError(
+        "A user-defined symbol must be what the normalisation leaves of it, "
+        f"got {piece.piece!r}: a tokenizer.json would not find it in a text. "
+        "Train the model without it, or with another normalisation."
+      )
