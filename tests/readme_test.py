@@ -103,10 +103,10 @@ def test_the_evaluations_are_of_known_methods_and_factors():
 
 
 @pytest.fixture
-def partial(monkeypatch):
+def resonance(monkeypatch):
   """The README's module, installed, with its line in the catalogue."""
   code = _blocks("python")[0]
-  module = types.ModuleType("drope_jax.positional.partial")
+  module = types.ModuleType("drope_jax.positional.resonance")
   monkeypatch.setitem(sys.modules, module.__name__, module)
   exec(code, vars(module))
   source = pathlib.Path(positional.__file__).read_text()
@@ -122,7 +122,7 @@ def partial(monkeypatch):
   return module
 
 
-def test_the_schemes_own_test_passes(partial):
+def test_the_schemes_own_test_passes(resonance):
   tests = {}
   exec(_blocks("python")[1], tests)
   (run,) = (test for name, test in tests.items() if name.startswith("test_"))
@@ -143,8 +143,8 @@ def _scores_ST(scheme, pos_S) -> np.ndarray:
   return np.einsum("bshd,bthd->st", q_BSHD, k_BSKD)
 
 
-def test_the_schemes_scores_depend_only_on_distance(partial):
-  scheme = partial.PartialRope(fraction=0.25)
+def test_the_schemes_scores_depend_only_on_distance(resonance):
+  scheme = resonance.ResonanceRope()
   near_ST = _scores_ST(scheme, np.arange(8))
   far_ST = _scores_ST(scheme, np.arange(8) + 1000)
   # Float32 rounding of angles of a thousand radians.
@@ -152,24 +152,28 @@ def test_the_schemes_scores_depend_only_on_distance(partial):
   assert np.ptp(near_ST) > 0.1, "positions had no effect"
 
 
-def test_the_schemes_fraction_is_the_fastest_pairs(partial):
-  omega_F = partial.PartialRope(fraction=0.25).frequencies(16)
-  np.testing.assert_allclose(omega_F, [1.0, 10.0**-0.5] + [0.0] * 6, rtol=1e-6)
-  with pytest.raises(ValueError, match="fraction from 0 to 1, got 1.5"):
-    partial.PartialRope(fraction=1.5)
+def test_the_schemes_wavelengths_are_whole_tokens(resonance):
+  omega_F = resonance.ResonanceRope(10_000.0).frequencies(16)
+  # 2 pi 10^(m / 2), rounded.
+  tokens_F = [6, 20, 63, 199, 628, 1987, 6283, 19869]
+  np.testing.assert_allclose(2 * np.pi / omega_F, tokens_F, rtol=1e-6)
+  with pytest.raises(ValueError, match="at least 1 token, got 0"):
+    resonance.ResonanceRope(least_tokens=0)
 
 
 def test_the_schemes_line_is_all_that_gin_and_checkpoints_need(
-  partial, tmp_path
+  resonance, tmp_path
 ):
   shape = (ROOT / "configs/models/tiny.gin").read_text()
-  line = "ModelConfig.positional = @PartialRope()"
+  line = "ModelConfig.positional = @ResonanceRope()"
   assert line in PROSE
-  file = tmp_path / "partial.gin"
-  file.write_text(f"{shape.replace('Rope.theta', 'PartialRope.theta')}\n{line}")
+  file = tmp_path / "resonance.gin"
+  file.write_text(
+    f"{shape.replace('Rope.theta', 'ResonanceRope.theta')}\n{line}"
+  )
   classes = (model_config.ModelConfig, *positional.CATALOGUE.values())
   built = configure.build(str(file), model_config.ModelConfig, classes=classes)
-  assert built.positional == partial.PartialRope()
+  assert built.positional == resonance.ResonanceRope()
   written = manifests.Manifest(model=built).to_json()
   assert manifests.Manifest.from_json(written).model == built
 
@@ -182,7 +186,10 @@ def test_every_path_exists():
   paths = {p for p in [*links, *named] if "://" not in p}
   assert len(paths) > 20, "the README names few paths; the search has failed"
   # The example's own files, which the reader makes.
-  new = {"drope_jax/positional/partial.py", "tests/positional/partial_test.py"}
+  new = {
+    "drope_jax/positional/resonance.py",
+    "tests/positional/resonance_test.py",
+  }
   assert new < paths
   assert [p for p in sorted(paths - new) if not (ROOT / p).exists()] == []
 

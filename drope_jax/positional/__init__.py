@@ -9,6 +9,7 @@ import types
 from drope_jax.positional.alibi import Alibi
 from drope_jax.positional.longrope import LongRope, RescaledRope
 from drope_jax.positional.nope import Nope
+from drope_jax.positional.partial import PartialRope
 from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.rotary import Rope
 from drope_jax.positional.scaling import (
@@ -25,6 +26,7 @@ CATALOGUE = types.MappingProxyType(
     scheme.__name__: scheme
     for scheme in (
       Rope,
+      PartialRope,
       Nope,
       Alibi,
       PositionInterpolation,

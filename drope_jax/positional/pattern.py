@@ -4,6 +4,7 @@ RNoPE-SWA, partial drops and sliding windows are patterns. The scanned layer
 body is one for all of them: what differs enters it as arrays.
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax.numpy as jnp
@@ -134,3 +135,19 @@ def layer_schemes(
       f"{num_layers} layers. Name a scheme for every layer."
     )
   return positional.schemes * (num_layers // period)
+
+
+def of_layers(
+  schemes: Sequence[Scheme], windows: Sequence[int | None] = ()
+) -> Scheme | Pattern:
+  """Returns the plainest positions that give each layer its scheme and window.
+
+  Args:
+    schemes: one a layer.
+    windows: tokens, one a layer, None where it sees all; empty: all see all.
+  """
+  if all(window is None for window in windows):
+    windows = ()
+  if not windows and len(set(schemes)) == 1:
+    return schemes[0]
+  return Pattern(tuple(schemes), tuple(windows))

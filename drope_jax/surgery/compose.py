@@ -7,7 +7,15 @@ from drope_jax import trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
-from drope_jax.surgery import drop_positional, qk_norm
+from drope_jax.surgery import drop_positional, qk_norm, theta, windows
+
+_UNCHANGED = {
+  "drop": "none",
+  "windows": (),
+  "theta": None,
+  "qk_norm": "none",
+  "logit_scale": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +25,12 @@ class Surgery:
   Attributes:
     drop: layers that lose their positions: "all" that have them, "none", or
       indices from 0.
+    keep_turns: of the layers to drop, pairs stay that complete at least as many
+      rotations in the context; see `drop_positional.drop_positional`.
+    keep_pairs: as many of the fastest pairs stay; instead of `keep_turns`.
+    windows: (layer, tokens) for each layer whose queries see that many tokens
+      from now on, themselves included.
+    theta: of the rotary positions, before any drop; None keeps the old.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
     qk_norm_init: of the added norms' gains, "unit" or "matched".
@@ -24,6 +38,10 @@ class Surgery:
   """
 
   drop: str | tuple[int, ...] = "all"
+  keep_turns: float | None = None
+  keep_pairs: int | None = None
+  windows: tuple[tuple[int, int], ...] = ()
+  theta: float | None = None
   qk_norm: str = "none"
   qk_norm_scope: str = "joint"
   qk_norm_init: str = "unit"
@@ -55,15 +73,30 @@ class Surgery:
         "Surgery.qk_norm_scope and qk_norm_init are of the norms to add, got "
         f'{norms} with qk_norm "none". Set qk_norm, or leave them out.'
       )
-    if (self.drop, self.qk_norm, self.logit_scale) == ("none", "none", None):
+    self._require_kept_of_dropped()
+    if all(getattr(self, field) == old for field, old in _UNCHANGED.items()):
       raise ValueError(
-        "Surgery must change something, got nothing to drop, no norm and no "
-        "logit scale. Set one of them, or leave the surgery out."
+        "Surgery must change something, got nothing to drop, no window, no "
+        "theta, no norm and no logit scale. Set one of them, or leave the "
+        "surgery out."
       )
     if self.logit_scale is not None and self.logit_scale <= 0:
       raise ValueError(
         "Surgery.logit_scale must be above 0, or every key weighs alike, got "
         f"{self.logit_scale}. Raise it, or pass None."
+      )
+
+  def _require_kept_of_dropped(self) -> None:
+    kept = {"keep_turns": self.keep_turns, "keep_pairs": self.keep_pairs}
+    given = {name: value for name, value in kept.items() if value is not None}
+    if not given:
+      return
+    if len(given) > 1 or self.drop == "none" or min(given.values()) <= 0:
+      raise ValueError(
+        "Surgery.keep_turns and keep_pairs are two ways to say which pairs of "
+        "the dropped layers stay, a number above 0, got "
+        f"{', '.join(f'{k}={v}' for k, v in given.items())} with drop "
+        f"{self.drop!r}. Set one of them, or neither to drop all pairs."
       )
 
   @property
@@ -113,9 +146,17 @@ def apply(
       surgery.qk_norm_init,
       statistics,
     )
+  if surgery.theta is not None:
+    config, params = theta.change_theta(config, params, surgery.theta)
+  if surgery.windows:
+    config, params = windows.set_windows(config, params, surgery.windows)
   if surgery.drop != "none":
     config, params = drop_positional.drop_positional(
-      config, params, surgery.drop
+      config,
+      params,
+      surgery.drop,
+      keep_turns=surgery.keep_turns,
+      keep_pairs=surgery.keep_pairs,
     )
   if surgery.logit_scale is not None:
     config = dataclasses.replace(config, logit_scale=surgery.logit_scale)

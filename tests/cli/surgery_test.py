@@ -85,7 +85,9 @@ def test_the_result_is_the_function_surgery_applied(checkpoint):
   )
   got, manifest = store.load_model(out)
   params, before = store.load_model(checkpoint)
-  surgery = compose.Surgery("all", "qk", "head", "matched")
+  surgery = compose.Surgery(
+    "all", qk_norm="qk", qk_norm_scope="head", qk_norm_init="matched"
+  )
   # The first eight are what the damage is reported on.
   config, want = compose.apply(surgery, CONFIG, params, _excerpts(32, 16)[8:])
   assert manifest.model == config

@@ -10,12 +10,13 @@ from drope_jax.positional import (
   alibi,
   longrope,
   nope,
+  partial,
   pattern,
   rotary,
   scaling,
 )
 
-MODULES = (alibi, longrope, nope, pattern, rotary, scaling)
+MODULES = (alibi, longrope, nope, partial, pattern, rotary, scaling)
 # What a Pattern becomes, and what lives inside a jitted function only.
 NOT_A_CHOICE = {"LayerPlan", "Given"}
 # What the schemes that cannot be made from their defaults need.

@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Rope
+from drope_jax.positional import Nope, PartialRope, Pattern, Rope
 from drope_jax.surgery import compose, qk_norm
 
 CONFIG = ModelConfig(
@@ -36,7 +36,12 @@ def params():
 
 
 def test_every_field_takes_effect(params):
-  surgery = compose.Surgery("all", "k", "head", "unit", logit_scale=1.5)
+  surgery = compose.Surgery(
+    "all",
+    qk_norm="k",
+    qk_norm_scope="head",
+    logit_scale=1.5,
+  )
   config, normed = compose.apply(surgery, CONFIG, params)
   assert config == dataclasses.replace(
     CONFIG,
@@ -57,7 +62,7 @@ def test_none_leaves_positions_alone(params):
 
 
 def test_gains_match_the_model_before_the_drop(params):
-  surgery = compose.Surgery("all", "qk", qk_norm_init="matched")
+  surgery = compose.Surgery("all", qk_norm="qk", qk_norm_init="matched")
   _, normed = compose.apply(surgery, CONFIG, params, TOKENS_BS)
   gain = normed["layers"]["attention"]["q_norm"]["gain"]
 
@@ -74,7 +79,7 @@ def test_gains_match_the_model_before_the_drop(params):
 
 
 def test_matched_gains_without_text_are_refused(params):
-  surgery = compose.Surgery("none", "qk", qk_norm_init="matched")
+  surgery = compose.Surgery("none", qk_norm="qk", qk_norm_init="matched")
   assert surgery.needs_tokens
   with pytest.raises(ValueError, match="measured on text"):
     compose.apply(surgery, CONFIG, params)
@@ -85,7 +90,7 @@ def test_params_of_another_config_are_refused(params, qk_norm):
   config = dataclasses.replace(CONFIG, num_kv_heads=2)
   message = r"attention/k/kernel must be \(2, 16, 16\), got \(2, 16, 8\)"
   with pytest.raises(ValueError, match=message):
-    compose.apply(compose.Surgery("all", qk_norm), config, params)
+    compose.apply(compose.Surgery("all", qk_norm=qk_norm), config, params)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,28 @@ def test_params_of_another_config_are_refused(params, qk_norm):
 def test_a_surgery_that_cannot_be_is_refused(fields):
   with pytest.raises(ValueError, match="got"):
     compose.Surgery(**fields)
+
+
+def test_theta_and_windows_come_before_the_drop(params):
+  surgery = compose.Surgery(
+    "all", keep_turns=1.0, windows=((0, 4),), theta=10.0
+  )
+  config, same = compose.apply(surgery, CONFIG, params)
+  # In 16 tokens theta 10 completes a rotation in two pairs, theta 100 in one.
+  half = PartialRope(Rope(10.0), 2)
+  assert config.positional == Pattern((half, half), (4, None))
+  assert same is params
+
+
+@pytest.mark.parametrize(
+  "kept",
+  [
+    {"keep_turns": 1.0, "keep_pairs": 2},
+    {"keep_turns": 0.0},
+    {"keep_pairs": -1},
+    {"drop": "none", "keep_turns": 1.0, "theta": 10.0},
+  ],
+)
+def test_pairs_are_kept_of_a_drop_and_in_one_way(kept):
+  with pytest.raises(ValueError, match="two ways to say which pairs"):
+    compose.Surgery(**kept)

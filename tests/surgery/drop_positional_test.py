@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Pattern, Rope
+from drope_jax.positional import Alibi, Nope, PartialRope, Pattern, Rope
 from drope_jax.surgery import drop_positional
 
 CONFIG = ModelConfig(
@@ -85,8 +85,56 @@ def test_all_is_all_that_have_positions(params):
 
 def test_dropping_twice_is_refused(params):
   config, _ = drop_positional.drop_positional(CONFIG, params, (1,))
-  with pytest.raises(ValueError, match=r"none in \[1\]"):
+  with pytest.raises(ValueError, match=r"none in \[1\]: Nope"):
     drop_positional.drop_positional(config, params, (0, 1))
   config, _ = drop_positional.drop_positional(config, params)
-  with pytest.raises(ValueError, match="one of 4 layers, got none in any"):
+  with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: Nope"):
     drop_positional.drop_positional(config, params)
+
+
+def test_the_slow_pairs_alone_can_be_dropped(params):
+  # Of 16 tokens, theta 100's four pairs complete 2.5, 0.8, 0.25 and 0.08
+  # rotations.
+  for kept in ({"keep_turns": 1.0}, {"keep_pairs": 1}):
+    config, same = drop_positional.drop_positional(CONFIG, params, **kept)
+    assert config.positional == PartialRope(Rope(100.0), 1)
+    assert same is params
+  config, _ = drop_positional.drop_positional(CONFIG, params, keep_turns=0.5)
+  assert config.positional == PartialRope(Rope(100.0), 2)
+  some = _logits(config, params)
+  for other in (CONFIG, dataclasses.replace(CONFIG, positional=Nope())):
+    assert np.abs(_logits(other, params) - some).max() > 0.1
+
+
+def test_pairs_are_dropped_in_some_layers_and_then_all(params):
+  config, _ = drop_positional.drop_positional(
+    CONFIG, params, (0, 2), keep_pairs=2
+  )
+  half, rope = PartialRope(Rope(100.0), 2), Rope(100.0)
+  assert config.positional == Pattern((half, rope, half, rope))
+  config, _ = drop_positional.drop_positional(config, params, keep_pairs=1)
+  assert config.positional == PartialRope(rope, 1)
+  config, _ = drop_positional.drop_positional(config, params)
+  assert config.positional == Nope()
+
+
+def test_no_pair_fast_enough_is_dropping_all(params):
+  config, _ = drop_positional.drop_positional(CONFIG, params, keep_turns=3.0)
+  assert config.positional == Nope()
+
+
+def test_a_drop_of_no_pair_is_refused(params):
+  for kept in ({"keep_turns": 0.01}, {"keep_pairs": 4}):
+    with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: Rope"):
+      drop_positional.drop_positional(CONFIG, params, **kept)
+  config, _ = drop_positional.drop_positional(
+    CONFIG, params, (1,), keep_pairs=1
+  )
+  with pytest.raises(ValueError, match=r"none in \[1\]: PartialRope"):
+    drop_positional.drop_positional(config, params, (0, 1), keep_turns=1.0)
+
+
+def test_pairs_of_positions_that_are_not_rotary_are_refused(params):
+  config = dataclasses.replace(CONFIG, positional=Alibi())
+  with pytest.raises(ValueError, match="where positions are rotary"):
+    drop_positional.drop_positional(config, params, keep_turns=1.0)

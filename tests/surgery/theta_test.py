@@ -1,0 +1,54 @@
+"""A new theta reaches every rotary scheme, whatever holds it."""
+
+import pytest
+
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import (
+  Dynamic,
+  Nope,
+  NtkAware,
+  PartialRope,
+  Pattern,
+  Rope,
+  Yarn,
+)
+from drope_jax.surgery import theta
+
+
+def _changed(positional):
+  config = ModelConfig(
+    vocab_size=32,
+    num_layers=2,
+    width=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_width=32,
+    context_tokens=16,
+    positional=positional,
+  )
+  config, same = theta.change_theta(config, "params", 500.0)
+  assert same == "params"
+  return config.positional
+
+
+@pytest.mark.parametrize(
+  ("before", "after"),
+  [
+    (Rope(100.0), Rope(500.0)),
+    (Yarn(100.0, 4.0, 64), Yarn(500.0, 4.0, 64)),
+    (PartialRope(Rope(100.0), 2), PartialRope(Rope(500.0), 2)),
+    (Dynamic(NtkAware(100.0), 16), Dynamic(NtkAware(500.0), 16)),
+    (
+      Pattern((Rope(100.0), Nope()), (4, None)),
+      Pattern((Rope(500.0), Nope()), (4, None)),
+    ),
+  ],
+)
+def test_theta_changes_and_nothing_else(before, after):
+  assert _changed(before) == after
+
+
+def test_a_model_without_rotary_positions_is_refused():
+  with pytest.raises(ValueError, match=r"of rotary positions, got Nope\(\)"):
+    _changed(Nope())
