@@ -1,6 +1,6 @@
 """What a surgery does to a model before any training: the damage report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from drope_jax.analysis import loss, pair_damage
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -22,8 +23,6 @@ _BY_LAYER = {
   "entropy (nats)": "entropy_N",
   "largest logit": "max_logit_N",
 }
-
-_LOSS_TOKENS = 512
 
 COLUMNS = ("layer", *_BY_LAYER)
 """Of `Damage.rows`."""
@@ -55,10 +54,18 @@ class Anatomy:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """The same tokens through a model before and after a surgery."""
+  """The same tokens through a model before and after a surgery.
+
+  Attributes:
+    before: the model as it was.
+    after: the same weights under the new config.
+    pairs: what each rotary pair that lost its rotation is worth; None where
+      `pair_damage.measure` says nothing, or was not asked.
+  """
 
   before: Anatomy
   after: Anatomy
+  pairs: pair_damage.PairDamage | None = None
 
   def rows(self) -> list[tuple[str, ...]]:
     """Returns a table's rows under `COLUMNS`: for each layer, before → after.
@@ -89,17 +96,21 @@ class Damage:
       ValueError: keys are missing or unknown.
     """
     try:
-      sides = {
-        side: Anatomy(
+      kinds = dict.fromkeys(("before", "after"), Anatomy)
+      kinds["pairs"] = pair_damage.PairDamage
+      parts = {
+        part: None
+        if fields is None
+        else kinds[part](
           **{
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
           }
         )
-        for side, fields in data.items()
+        for part, fields in data.items()
       }
-      return cls(**sides)
-    except (TypeError, AttributeError) as error:
+      return cls(**parts)
+    except (TypeError, AttributeError, KeyError) as error:
       raise ValueError(
         "A damage report needs the fields of damage.Damage, got something "
         f"else ({error}). Make it anew."
@@ -114,6 +125,9 @@ def compare(
   before: tuple[ModelConfig, Params],
   after: tuple[ModelConfig, Params],
   tokens_BS: Array,
+  *,
+  by_pair: bool = True,
+  on_pair: Callable[[int, int], None] = lambda done, pairs: None,
 ) -> Damage:
   """Returns what changed between two (config, params) pairs.
 
@@ -121,15 +135,22 @@ def compare(
     before: the model as it was.
     after: the same model after a surgery.
     tokens_BS: int32 tokens of held-out text, each row at most a context long.
+    by_pair: whether to measure each rotary pair too, a forward pass for each.
+    on_pair: see `pair_damage.measure`.
   """
-  return Damage(measure(*before, tokens_BS), measure(*after, tokens_BS))
+  pairs = None
+  if by_pair:
+    pairs = pair_damage.measure(
+      before[0], after[0], before[1], tokens_BS, on_pair
+    )
+  return Damage(measure(*before, tokens_BS), measure(*after, tokens_BS), pairs)
 
 
 def measure(config: ModelConfig, params: Params, tokens_BS: Array) -> Anatomy:
   """Returns the loss and the state of attention of one model.
 
   Holds one sequence at a time: its q and k of all layers, the attention logits
-  of one head, and the logits of `_LOSS_TOKENS` tokens. Computes in the
+  of one head, and the logits of `loss.CHUNK_TOKENS` tokens. Computes in the
   parameters' dtype.
 
   Raises:
@@ -156,7 +177,7 @@ def _measure(config, params, tokens_BS):
       config, params, tokens_S[None], backend="blockwise"
     )
     return (
-      _loss(config, params, tokens_S),
+      loss.of_sequence(config, params, tokens_S),
       _mean_square_N(q_NBSHD),
       _mean_square_N(k_NBSKD),
       *_attention(config, q_NBSHD[:, 0], k_NBSKD[:, 0]),
@@ -171,21 +192,6 @@ def _measure(config, params, tokens_BS):
     "entropy_N": entropy_BN.mean(0),
     "max_logit_N": max_logit_BN.max(0),
   }
-
-
-def _loss(config, params, tokens_S):
-  x_BSM = transformer.hidden(
-    config, params, tokens_S[None], backend="blockwise"
-  )
-
-  def one_token(inputs):
-    x_M, next_token = inputs
-    logits_BSV = transformer.unembed(config, params, x_M[None, None])
-    return -jax.nn.log_softmax(logits_BSV[0, 0])[next_token]
-
-  return jax.lax.map(
-    one_token, (x_BSM[0, :-1], tokens_S[1:]), batch_size=_LOSS_TOKENS
-  ).mean()
 
 
 def _attention(config, q_NSHD, k_NSKD):

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 
 import numpy as np
 
-from drope_jax.positional import rotary, scaling
+from drope_jax.positional import partial, rotary, scaling
 
 FACTORS = (2.0, 4.0, 8.0)
 
@@ -43,7 +42,7 @@ class Scaling:
 def pairs(scheme: rotary.Rotary, head_dim: int, trained_tokens: int) -> Pairs:
   """Returns the frequencies of `scheme` and their turns over the context."""
   omega_F = np.asarray(scheme.frequencies(head_dim), np.float64)
-  return Pairs(omega_F, omega_F * trained_tokens / (2 * math.pi))
+  return Pairs(omega_F, partial.rotations(scheme, head_dim, trained_tokens))
 
 
 def gamma(

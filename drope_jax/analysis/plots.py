@@ -172,18 +172,7 @@ def frequency_scaling(
   curves = [Curve(looks["base", s.method], index, s.gamma_F) for s in scalings]
   for curve in curves:
     canvas.line(ax, curve, markevery=max(len(index) // 16, 1))
-  for turns in (32, 1):
-    at = _crossing(pairs.turns_F, turns)
-    if at is not None:
-      ax.axvline(at, color=canvas.INK, lw=0.8, ls=":")
-      ax.annotate(
-        f" {turns} turn{'s' if turns > 1 else ''}",
-        (at, 1.0),
-        xycoords=("data", "axes fraction"),
-        va="bottom",
-        ha="center",
-        fontsize=8,
-      )
+  _mark_rotations(ax, pairs.turns_F, (32, 1))
   factor = max((s.factor for s in scalings), default=1.0)
   ax.set_ylim(0, 1.08)
   ax.axhline(1 / factor, color=canvas.INK, lw=0.8, ls=":", zorder=1)
@@ -228,6 +217,52 @@ def damage(report) -> Figure:
     ax.set_xlabel("layer")
   canvas.legend(fig, axes.flat[0])
   return fig
+
+
+@matplotlib.rc_context(canvas.STYLE)
+def pair_damage(pairs) -> Figure:
+  """What each rotary pair is worth in loss, and where the surgery cut.
+
+  Args:
+    pairs: a `pair_damage.PairDamage`.
+  """
+  fig, ax = canvas.single(3.0)
+  index = np.arange(len(pairs.cost_F))
+  kept = index < pairs.kept
+  for look, chosen in (
+    (_renamed(palette.ROPE, "kept"), kept),
+    (_renamed(palette.DROPE, "dropped"), ~kept),
+  ):
+    if chosen.any():
+      ax.bar(
+        index[chosen],
+        np.asarray(pairs.cost_F)[chosen],
+        color=look.colour,
+        label=look.label,
+      )
+  _mark_rotations(ax, np.asarray(pairs.rotations_F), (1,))
+  ax.axhline(0, color=canvas.INK, lw=0.8)
+  ax.set_xlabel("rotary pair (fast to slow)")
+  ax.set_ylabel("loss it alone is worth (nats)")
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  canvas.legend(fig, ax)
+  return fig
+
+
+def _mark_rotations(ax, rotations_F, marks):
+  """Marks the pairs that complete so many rotations in the context."""
+  for rotations in marks:
+    at = _crossing(rotations_F, rotations)
+    if at is not None:
+      ax.axvline(at, color=canvas.INK, lw=0.8, ls=":")
+      ax.annotate(
+        f" {rotations} rotation{'s' if rotations > 1 else ''}",
+        (at, 1.0),
+        xycoords=("data", "axes fraction"),
+        va="bottom",
+        ha="center",
+        fontsize=8,
+      )
 
 
 def _thinned(curve, log_x=False, points=90):

@@ -9,6 +9,7 @@ from drope_jax.analysis import (
   comparison,
   damage,
   frequencies,
+  pair_damage,
   palette,
   plots,
   report,
@@ -179,7 +180,7 @@ def _samples(run):
 def _damage(run):
   if run.damage is None:
     return []
-  return [
+  blocks = [
     report.Plot(
       plots.damage(run.damage),
       f"The surgery takes the loss from {run.damage.before.loss:.2f} to "
@@ -191,6 +192,21 @@ def _damage(run):
       [report.Table(damage.COLUMNS, run.damage.rows())],
     ),
   ]
+  if (pairs := run.damage.pairs) is not None:
+    blocks += [
+      report.Plot(
+        plots.pair_damage(pairs),
+        "By how much the loss rises where one channel pair alone no longer "
+        f"rotates. {pairs.kept} of {len(pairs.cost_F)} pairs are kept. A pair "
+        "that completes a rotation in the trained context has met every phase "
+        "there.",
+      ),
+      report.Details(
+        "Each pair in numbers",
+        [report.Table(pair_damage.COLUMNS, pairs.rows())],
+      ),
+    ]
+  return blocks
 
 
 def _frequencies(run, base, scores):

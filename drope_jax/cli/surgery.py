@@ -1,4 +1,4 @@
-"""Drops a model's positions, adds QK norms: checkpoint to checkpoint.
+"""Drops positions, sets windows or theta, adds QK norms: to a new checkpoint.
 
 The result is not the same function: recalibrate it with `drope train`, whose
 surgery phase does the same as this command. With --text the damage is shown,
@@ -6,6 +6,8 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
 
   drope surgery CKPT --out NEW --text held_out.txt
   drope surgery CKPT --out NEW --drop 0-11,20 --text packaged:test
+  drope surgery CKPT --out NEW --drop all --keep-turns 1
+  drope surgery CKPT --out NEW --drop 1-5 --window 0=32
   drope surgery CKPT --out NEW --qk-norm qk --qk-norm-init matched --text TEXT
 """
 
@@ -24,6 +26,7 @@ import rich.box
 import rich.table
 
 from drope_jax.analysis import damage as damages
+from drope_jax.analysis import pair_damage
 from drope_jax.axes import Array
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
@@ -51,6 +54,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="all|none|LAYERS",
     help="layers that lose their positions, counted from 0, such as 0-11,20 "
     "(default: all)",
+  )
+  kept = parser.add_mutually_exclusive_group()
+  kept.add_argument(
+    "--keep-turns",
+    type=float,
+    metavar="R",
+    help="drop slow channel pairs alone: those stay that complete R rotations "
+    "or more in the context; 1 is enough to have met every phase (default: no "
+    "pair stays)",
+  )
+  kept.add_argument(
+    "--keep-pairs",
+    type=int,
+    metavar="K",
+    help="drop slow channel pairs alone: the K fastest stay",
+  )
+  parser.add_argument(
+    "--window",
+    action="append",
+    default=[],
+    type=_window,
+    metavar="LAYER=TOKENS",
+    help="that layer's queries see as many tokens, themselves included; may be "
+    "repeated (default: as before)",
+  )
+  parser.add_argument(
+    "--theta",
+    type=float,
+    help="of the rotary positions, before any drop (default: as before)",
   )
   parser.add_argument("--qk-norm", default="none", choices=QK_NORMS)
   parser.add_argument(
@@ -81,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f"length of each of its {_EXCERPTS} excerpts (default: the context, "
     f"at most {_EXCERPT_TOKENS})",
   )
+  parser.add_argument(
+    "--pair-damage",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="measure what each rotary pair is worth, a forward pass of the "
+    "excerpts for each (default: yes)",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,6 +133,10 @@ def run(args: argparse.Namespace) -> None:
   manifest, shapes = store.describe(parent)
   surgery = compose.Surgery(
     drop=_layers(args.drop, manifest.model.num_layers),
+    keep_turns=args.keep_turns,
+    keep_pairs=args.keep_pairs,
+    windows=tuple(args.window),
+    theta=args.theta,
     qk_norm=args.qk_norm,
     qk_norm_scope=args.qk_norm_scope,
     qk_norm_init=args.qk_norm_init,
@@ -113,8 +156,17 @@ def run(args: argparse.Namespace) -> None:
   after = compose.apply(surgery, *before, calibration_BS)
   damage = None
   if reported_BS is not None:
-    with consoles.Console(stderr=True).status("measuring the damage"):
-      damage = damages.compare(before, after, reported_BS)
+    with consoles.Console(stderr=True).status("") as status:
+      status.update("measuring the damage")
+      damage = damages.compare(
+        before,
+        after,
+        reported_BS,
+        by_pair=args.pair_damage,
+        on_pair=lambda done, pairs: status.update(
+          f"measuring the damage: pair {done} of {pairs}"
+        ),
+      )
   config, params = after
   calibration = None
   if surgery.needs_tokens:
@@ -144,6 +196,30 @@ def damage_table(damage: damages.Damage) -> rich.table.Table:
   for column in damages.COLUMNS:
     table.add_column(column, justify="right")
   for row in damage.rows():
+    table.add_row(*row)
+  return table
+
+
+def _window(text: str) -> tuple[int, int]:
+  found = re.fullmatch(r"(\d+)=(\d+)", text)
+  if found is None:
+    raise argparse.ArgumentTypeError(
+      f"a window is LAYER=TOKENS such as 0=32, got {text!r}"
+    )
+  return int(found[1]), int(found[2])
+
+
+def pair_table(pairs: pair_damage.PairDamage) -> rich.table.Table:
+  """Returns what each rotary pair of the dropped layers is worth."""
+  table = rich.table.Table(
+    title="pairs, fast to slow: rotations in the trained context, and the "
+    "loss of each alone",
+    title_justify="left",
+    box=rich.box.SIMPLE,
+  )
+  for column in pair_damage.COLUMNS:
+    table.add_column(column, justify="right")
+  for row in pairs.rows():
     table.add_row(*row)
   return table
 
@@ -234,7 +310,10 @@ def _show(
     f"loss {before:.3f} → {after:.3f} nats a token, perplexity "
     f"{math.exp(before):,.1f} → {math.exp(after):,.1f}\n"
   )
-  consoles.Console().print(damage_table(damage))
+  console = consoles.Console()
+  console.print(damage_table(damage))
+  if damage.pairs is not None:
+    console.print(pair_table(damage.pairs))
 
 
 def _say_if_not_stock(config: ModelConfig) -> None:
@@ -250,9 +329,18 @@ def _say_if_not_stock(config: ModelConfig) -> None:
 
 def _summary(args: argparse.Namespace) -> str:
   done = []
+  if args.theta is not None:
+    done.append(f"theta {args.theta:g}")
+  for layer, tokens in args.window:
+    done.append(f"a window of {tokens} tokens in layer {layer}")
   if args.drop != "none":
     which = "all layers" if args.drop == "all" else f"layers {args.drop}"
-    done.append(f"positions dropped in {which}")
+    kept = ""
+    if args.keep_turns is not None:
+      kept = f" but of pairs that complete {args.keep_turns:g} rotations"
+    elif args.keep_pairs is not None:
+      kept = f" but of the {args.keep_pairs} fastest pairs"
+    done.append(f"positions dropped in {which}{kept}")
   if args.qk_norm != "none":
     done.append(
       f"{args.qk_norm_scope} norm added to {' and '.join(args.qk_norm)} with "

@@ -4,7 +4,14 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from drope_jax.analysis import canvas, damage, frequencies, palette, plots
+from drope_jax.analysis import (
+  canvas,
+  damage,
+  frequencies,
+  pair_damage,
+  palette,
+  plots,
+)
 from drope_jax.positional import Rope
 
 
@@ -35,6 +42,9 @@ def _figures():
       frequencies.scalings(*rope, factors=[8.0]), frequencies.pairs(*rope)
     ),
     "damage": plots.damage(damage.Damage(side, side)),
+    "pair_damage": plots.pair_damage(
+      pair_damage.PairDamage((81.5, 9.0, 1.0, 0.1), (0.6, 0.2, 0.1, 0.0), 3)
+    ),
   }
 
 

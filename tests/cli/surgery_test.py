@@ -21,7 +21,7 @@ from drope_jax.data import corpus, tokenizer
 from drope_jax.evals import perplexity
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Pattern, Rope
+from drope_jax.positional import Nope, PartialRope, Pattern, Rope
 from drope_jax.surgery import compose
 
 CONFIG = ModelConfig(
@@ -192,7 +192,7 @@ def test_layers_that_the_model_has_not_are_refused(checkpoint, drope, layers):
 @pytest.mark.parametrize(
   ("first", "again", "says"),
   [
-    ("--drop all", "--drop all", "got none in any"),
+    ("--drop all", "--drop all", "got none in [0, 1, 2, 3]"),
     ("--drop 0-1", "--drop 1-2", "got none in [1]"),
     ("--drop all --qk-norm q", "--drop none --qk-norm qk", "got one with 'q'"),
     (
@@ -249,3 +249,41 @@ def test_an_existing_out_is_refused_before_any_work(checkpoint, monkeypatch):
   monkeypatch.setattr(store, "load_model", pytest.fail)
   with pytest.raises(ValueError, match="out exists"):
     _run(checkpoint)
+
+
+def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
+  out = checkpoint.parent / "out"
+  ran = drope(
+    *("surgery", checkpoint, "--out", out, "--drop", "1-3"),
+    *("--keep-turns", 1, "--window", "0=8", "--theta", 100),
+  )
+  assert ran.status == 0, ran.err
+  # In 32 tokens theta 100 completes 5.1, 1.6, 0.51 and 0.16 rotations.
+  fast, rope = PartialRope(Rope(100.0), 2), Rope(100.0)
+  model = store.describe(out)[0].model
+  assert model.positional == Pattern(
+    (rope, fast, fast, fast), (8, None, None, None)
+  )
+  assert (
+    "theta 100; a window of 8 tokens in layer 0; positions dropped in layers "
+    "1-3 but of pairs that complete 1 rotations"
+  ) in ran.out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--keep-turns", 1, "--keep-pairs", 2), "not allowed with"),
+    (("--window", "first=8"), "LAYER=TOKENS such as 0=32, got 'first=8'"),
+    (("--window", "4=8"), "layers in 0..3, got 4"),
+    (("--keep-pairs", 4), "none in [0, 1, 2, 3]: Rope"),
+    (("--keep-turns", -1), "a number above 0, got keep_turns=-1.0"),
+  ],
+)
+def test_pairs_and_windows_that_cannot_be(
+  checkpoint, drope, arguments, message
+):
+  out = checkpoint.parent / "out"
+  ran = drope("surgery", checkpoint, "--out", out, *arguments)
+  assert ran.status == 2 and message in ran.err, ran.err
+  assert not out.exists()

@@ -1,0 +1,28 @@
+"""Next-token loss of one sequence, in little memory."""
+
+import jax
+
+from drope_jax.axes import Array
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+CHUNK_TOKENS = 512
+"""Whose logits are held at once."""
+
+
+def of_sequence(
+  config: ModelConfig, params: transformer.Params, tokens_S: Array
+) -> Array:
+  """Returns the mean next-token loss of tokens_S, nats a token."""
+  x_BSM = transformer.hidden(
+    config, params, tokens_S[None], backend="blockwise"
+  )
+
+  def one_token(inputs):
+    x_M, next_token = inputs
+    logits_BSV = transformer.unembed(config, params, x_M[None, None])
+    return -jax.nn.log_softmax(logits_BSV[0, 0])[next_token]
+
+  return jax.lax.map(
+    one_token, (x_BSM[0, :-1], tokens_S[1:]), batch_size=CHUNK_TOKENS
+  ).mean()
