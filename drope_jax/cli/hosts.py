@@ -1,24 +1,24 @@
 """Several processes as one program, which fail together and say why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import os
-import socket
 import sys
-import time
 import traceback
 
 import jax
+from jax._src import cloud_tpu_init, clusters
 
-from drope_jax.cli import mistakes, terminal
+from drope_jax.cli import agreement, mistakes, rendezvous, terminal
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_PORT, _TPU_PORT = "JAX_COORDINATOR_PORT", "8476"
 _HEARTBEAT_S = 30
 _GONE = ("Gloo", "heartbeat", "CoordinationService")
 
 
 @contextlib.contextmanager
-def joined(timeout_s: int) -> Iterator[None]:
+def joined(timeout_s: int, facts: rendezvous.Facts) -> Iterator[None]:
   """Joins the processes that `VARIABLES` name, or that JAX finds by itself.
 
   An exception other than the program's end ends the process here: JAX would
@@ -26,35 +26,96 @@ def joined(timeout_s: int) -> Iterator[None]:
 
   Args:
     timeout_s: how long to wait for all to start.
+    facts: in which all must agree, from `agreement.describe`.
 
   Raises:
-    ValueError: some variables are missing, or some processes.
+    ValueError: some variables are missing, or some processes; or these
+      disagree, or have other devices.
   """
-  found = {name: os.environ.get(name) for name in VARIABLES}
-  if any(found.values()):
-    missing = [name for name, value in found.items() if not value]
-    if missing:
-      raise ValueError(
-        f"--distributed needs {', '.join(VARIABLES)} together, or none where "
-        f"JAX knows its cluster, got no {', '.join(missing)}. Set all."
-      )
-    address, count, index = found.values()
-    _await_all(address, int(count), int(index), timeout_s)
-    jax.distributed.initialize(
-      address,
-      int(count),
-      int(index),
-      initialization_timeout=timeout_s,
-      heartbeat_timeout_seconds=_HEARTBEAT_S,
-    )
-  else:
-    jax.distributed.initialize(
-      initialization_timeout=timeout_s, heartbeat_timeout_seconds=_HEARTBEAT_S
-    )
+  place = find(timeout_s)
+  rendezvous.meet(place, facts, agreement.differences, timeout_s)
+  own = rendezvous.own_hosts(place.host)
+  jax.distributed.initialize(
+    place.address,
+    place.count,
+    place.index,
+    initialization_timeout=timeout_s,
+    heartbeat_timeout_seconds=_HEARTBEAT_S,
+    # None leaves it to JAX, whose variable or else all addresses it is.
+    coordinator_bind_address=place.address
+    if own and rendezvous.BIND_ADDRESS not in os.environ
+    else None,
+  )
+  try:
+    _require_same_devices(jax.devices())
+  except ValueError:
+    jax.distributed.shutdown()  # Together, so that none sees another vanish.
+    raise
   try:
     yield
   except Exception as error:
     _end(error)
+
+
+def find(timeout_s: int) -> rendezvous.Place:
+  """Returns this process's place in the run.
+
+  Raises:
+    ValueError: variables are missing or wrong, or JAX finds no cluster.
+  """
+  found = {name: os.environ.get(name) for name in VARIABLES}
+  if not any(found.values()):
+    return _detect(timeout_s)
+  if missing := [name for name, value in found.items() if not value]:
+    raise ValueError(
+      f"--distributed needs {', '.join(VARIABLES)} together, or none where "
+      f"JAX knows its cluster, got no {', '.join(missing)}. Set all."
+    )
+  address, *numbers = found.values()
+  if not all(number.isdecimal() for number in numbers):
+    raise ValueError(
+      f"{' and '.join(VARIABLES[1:])} must be whole numbers, got "
+      f"{' and '.join(numbers)}. Correct them."
+    )
+  return rendezvous.Place(address, *map(int, numbers))
+
+
+def _detect(timeout_s: int) -> rendezvous.Place:
+  # JAX's own default is closed in the firewall that Google Cloud makes for
+  # TPUs (jax-ml/jax#35905).
+  if cloud_tpu_init.running_in_cloud_tpu_vm:
+    os.environ.setdefault(_PORT, _TPU_PORT)
+  try:
+    address, count, index, _ = (
+      # As jax.distributed.initialize does, which does not tell what it found.
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        *(None,) * 5, timeout_s
+      )
+    )
+  except RuntimeError as error:
+    raise ValueError(
+      f"JAX could not tell its place in the cluster ({error}). Set "
+      f"{', '.join(VARIABLES)}."
+    ) from error
+  if address is None:
+    raise ValueError(
+      "--distributed needs a cluster that JAX knows (Cloud TPU, Slurm, Open "
+      f"MPI or Kubernetes), got none. Set {', '.join(VARIABLES)}."
+    )
+  return rendezvous.Place(address, count, index)
+
+
+def _require_same_devices(devices: Sequence[jax.Device]) -> None:
+  """Raises ValueError, in all processes alike, where theirs differ."""
+  found = {}
+  for device in devices:
+    kinds = found.setdefault(device.process_index, {})
+    kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
+  problem = agreement.differences(
+    {index: {"devices": kinds} for index, kinds in sorted(found.items())}
+  )
+  if problem is not None:
+    raise ValueError(problem)
 
 
 def _end(error: Exception) -> None:
@@ -72,51 +133,3 @@ def _end(error: Exception) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(1 if explained is None else 2)
-
-
-def _await_all(address: str, count: int, index: int, timeout_s: int) -> None:
-  """Waits for all processes; JAX would abort without saying which lack."""
-  host, _, port = address.rpartition(":")
-  deadline = time.monotonic() + timeout_s
-  if index == 0:
-    absent = _gather(int(port), count, deadline)
-  else:
-    absent = _report((host, int(port)), index, deadline)
-  if absent:
-    raise ValueError(
-      f"{count} processes are needed, got {count - len(absent)} within "
-      f"{timeout_s} s: {', '.join(map(str, absent))} missing. Start one for "
-      "each JAX_PROCESS_ID, or lower JAX_NUM_PROCESSES."
-    )
-
-
-def _gather(port: int, count: int, deadline: float) -> list[int]:
-  """Returns the processes that did not come, and tells those that did."""
-  came: dict[int, socket.socket] = {}
-  with contextlib.ExitStack() as stack:
-    server = stack.enter_context(socket.create_server(("", port)))
-    while len(came) < count - 1 and (left := deadline - time.monotonic()) > 0:
-      server.settimeout(left)
-      with contextlib.suppress(OSError, ValueError):
-        connection = stack.enter_context(server.accept()[0])
-        connection.settimeout(left)
-        came[int(connection.recv(16))] = connection
-    absent = sorted({*range(1, count)} - came.keys())
-    for connection in came.values():
-      with contextlib.suppress(OSError):
-        connection.sendall(f"absent {' '.join(map(str, absent))}".encode())
-  return absent
-
-
-def _report(address: tuple[str, int], index: int, deadline: float) -> list[int]:
-  """Returns what the first process says is missing."""
-  while (left := deadline - time.monotonic()) > 0:
-    try:
-      with socket.create_connection(address, timeout=left) as connection:
-        connection.settimeout(left + 5)
-        connection.sendall(str(index).encode())
-        word, *absent = connection.recv(1 << 16).decode().split()
-        return [int(i) for i in absent]
-    except (OSError, ValueError):  # It has not started, or has just died.
-      time.sleep(0.1)
-  return [0]

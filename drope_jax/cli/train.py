@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from drope_jax.cli import (
+  agreement,
   configure,
   hosts,
   progress,
@@ -69,12 +70,14 @@ def run(args: argparse.Namespace) -> None:
     Terminated: SIGTERM came, and what it cost is saved.
   """
   recipe = configure.build(args.config, Recipe, args.overrides)
+  out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   with contextlib.ExitStack() as stack:
     terminated = stack.enter_context(termination.deferred())
     if args.distributed is not None:
+      facts = agreement.describe(recipe, out, args.data, args.from_step)
       # JAX puts its own handler of SIGTERM in the place of that one.
-      stack.enter_context(hosts.joined(args.distributed))
-    _run(recipe, args, _stopping(terminated))
+      stack.enter_context(hosts.joined(args.distributed, facts))
+    _run(recipe, out, args, _stopping(terminated))
 
 
 def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
@@ -91,8 +94,7 @@ def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
   return stopping
 
 
-def _run(recipe, args, stopping) -> None:
-  out = args.out or f"runs/{pathlib.Path(args.config).stem}"
+def _run(recipe, out, args, stopping) -> None:
   console = consoles.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
     track.listeners(args.track, out, recipe) as trackers,

@@ -47,24 +47,7 @@ class Store:
       ValueError: it was never finished, its metadata were changed, or a file
         is missing, cut short or of another version.
     """
-    folder = epath.Path(path)
-    if not folder.exists():
-      raise FileNotFoundError(
-        f"A token store is needed, got {path}, which does not exist. Make it "
-        "with `drope tokenize`, or check the path."
-      )
-    file = folder / metadata_lib.FILE
-    if not file.exists():
-      raise ValueError(
-        f"A finished token store is needed, got {path}, which has no "
-        f"{file.name}. Run its `drope tokenize` again: it resumes."
-      )
-    try:
-      metadata = metadata_lib.decode(file.read_bytes())
-    except (ValueError, TypeError) as error:
-      raise _damaged(
-        path, f"a {file.name} that is not whole: {error}"
-      ) from error
+    metadata = read_metadata(path)
     found = file_bytes(path, metadata.file_bytes)
     for name, size in metadata.file_bytes.items():
       if found[name] != size:
@@ -175,6 +158,26 @@ class Store:
     digest.update(self.boundaries.tobytes())
     if digest.hexdigest() != self.fingerprint:
       raise _damaged(self.path, f"content of sha256 {digest.hexdigest()}")
+
+
+def read_metadata(path: str) -> metadata_lib.Metadata:
+  """Returns what a finished store says of itself; raises as `Store.open`."""
+  folder = epath.Path(path)
+  if not folder.exists():
+    raise FileNotFoundError(
+      f"A token store is needed, got {path}, which does not exist. Make it "
+      "with `drope tokenize`, or check the path."
+    )
+  file = folder / metadata_lib.FILE
+  if not file.exists():
+    raise ValueError(
+      f"A finished token store is needed, got {path}, which has no "
+      f"{file.name}. Run its `drope tokenize` again: it resumes."
+    )
+  try:
+    return metadata_lib.decode(file.read_bytes())
+  except (ValueError, TypeError) as error:
+    raise _damaged(path, f"a {file.name} that is not whole: {error}") from error
 
 
 def file_bytes(path: str, names: Iterable[str]) -> dict[str, int]:

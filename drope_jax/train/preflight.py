@@ -249,6 +249,12 @@ def calibration(
   return phase.calibration or trained[-1]
 
 
+def store_paths(recipe: Recipe) -> list[str]:
+  """Returns the path of each token store that a recipe reads, once."""
+  read = [data for phase in recipe.phases for data in _read_by(phase)]
+  return [*dict.fromkeys(path for data in read for path in data.stores)]
+
+
 def _read_by(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
   if isinstance(phase, SurgeryPhase):
     data = [phase.calibration]

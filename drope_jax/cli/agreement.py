@@ -1,0 +1,184 @@
+"""In what the processes of a run must agree, and where they do not.
+
+One that differs compiles another program or makes another call: then all wait
+for each other for ever, or train on with what only one of them was told.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import pathlib
+import platform
+from typing import Any
+
+from etils import epath
+import jax
+
+import drope_jax
+from drope_jax.checkpoint import files, revision, store
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.data import paths
+from drope_jax.data import store as data_store
+from drope_jax.train import preflight
+from drope_jax.train.recipe import Recipe
+
+PACKAGES = (
+  "jax",
+  "jaxlib",
+  "libtpu",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "tensorstore",
+  "grain",
+  "numpy",
+)
+SETTINGS = (
+  "jax_platforms",
+  "jax_enable_x64",
+  "jax_default_matmul_precision",
+  "jax_default_prng_impl",
+  "jax_threefry_partitionable",
+)
+_ABSENT = "absent"
+
+
+def describe(
+  recipe: Recipe, out: str, base_dir: str | None, from_step: int | None
+) -> dict[str, Any]:
+  """Returns what this process is about to do, in JSON types, by item.
+
+  Stores, tokenizer and checkpoint are known by the hashes that they carry, so
+  that no array is read. What cannot be read is described by its error, which
+  the processes then differ in, or all raise later.
+
+  Args:
+    recipe: to be run, with every field.
+    out: the run's folder.
+    base_dir: where relative paths of the recipe start.
+    from_step: to go back to.
+  """
+
+  def read(read_one, *names):
+    resolved = {name: str(paths.resolve(name, base_dir)) for name in names}
+    return {name: _or_error(read_one, at) for name, at in resolved.items()}
+
+  if recipe.tokenizer is not None:
+    start = read(_hash, recipe.tokenizer)
+  else:
+    start = read(_hash_checkpoint, recipe.init_from)
+  return {
+    "recipe": manifests.encode(recipe),
+    "--out": out,
+    "--from-step": from_step,
+    "saved steps": _or_error(store.finished_steps, out),
+    "stores": read(_fingerprint, *preflight.store_paths(recipe)),
+    "start": start,
+    "code": {"revision": revision.describe(), "source": _source()},
+    "versions": {"Python": platform.python_version(), **_versions()},
+    "settings": {name: getattr(jax.config, name) for name in SETTINGS},
+  }
+
+
+def differences(facts: Mapping[int, Mapping[str, Any]]) -> str | None:
+  """Returns each item in which processes differ, and its first field that does.
+
+  Args:
+    facts: by process, what `describe` returned there.
+
+  Returns:
+    One line; None: they agree.
+  """
+  found = []
+  for item in dict.fromkeys(itertools.chain(*facts.values())):
+    leaves = {
+      index: dict(_leaves(said.get(item, _ABSENT), item))
+      for index, said in facts.items()
+    }
+    for field in dict.fromkeys(itertools.chain(*leaves.values())):
+      values = {index: of.get(field, _ABSENT) for index, of in leaves.items()}
+      if len({repr(value) for value in values.values()}) > 1:
+        found.append(f"{field} is {_by_value(values)}")
+        break
+  if not found:
+    return None
+  return (
+    "The processes of a run must agree in all of this, but "
+    f"{'; '.join(found)}. Start the same command, in the same environment, on "
+    "each host."
+  )
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+  """Yields each scalar of JSON data, by its path."""
+  if isinstance(value, Mapping) and value:
+    for key, item in value.items():
+      # A class's name stands for the choice of it.
+      field = path if key == "__class__" else f"{path}.{key}"
+      yield from _leaves(item, field)
+  elif isinstance(value, (list, tuple)) and value:
+    for index, item in enumerate(value):
+      yield from _leaves(item, f"{path}[{index}]")
+  else:
+    yield path, value
+
+
+def _by_value(values: Mapping[int, Any]) -> str:
+  """Returns "300 in process 0, 400 in processes 1-3"."""
+  who: dict[str, list[int]] = {}
+  for index, value in values.items():
+    who.setdefault(repr(value) if value != _ABSENT else value, []).append(index)
+  return ", ".join(
+    f"{value} in process{'es' * (len(indices) > 1)} {_ranges(indices)}"
+    for value, indices in who.items()
+  )
+
+
+def _ranges(indices: list[int]) -> str:
+  runs: list[list[int]] = []
+  for index in indices:
+    if runs and index == runs[-1][-1] + 1:
+      runs[-1].append(index)
+    else:
+      runs.append([index])
+  return ", ".join(
+    f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs
+  )
+
+
+def _or_error(read: Callable[[str], Any], path: str) -> Any:
+  try:
+    return read(path)
+  except (OSError, ValueError) as error:
+    return str(error)
+
+
+def _hash(path: str) -> str:
+  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+
+
+def _fingerprint(path: str) -> str:
+  return data_store.read_metadata(path).fingerprint
+
+
+def _hash_checkpoint(path: str) -> str:
+  # Among them are the manifest and the arrays' checksums.
+  return _hash(store.locate(path) / files.METADATA)
+
+
+def _source() -> str:
+  """Returns a hash of the package's own modules."""
+  root = pathlib.Path(drope_jax.__file__).parent
+  modules = sorted(root.rglob("*.py"))
+  hashes = [(str(m.relative_to(root)), _hash(m)) for m in modules]
+  return hashlib.sha256(repr(hashes).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+  found = {}
+  for name in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found

@@ -1,0 +1,298 @@
+"""The processes of a run meet before JAX joins them, or name what keeps them.
+
+JAX would wait until its time is up and then abort, without saying which of them
+are missing, and two versions of it may not understand each other. The first
+process listens at the coordinator's address, where JAX's service listens
+afterwards; each other holds one connection to it. A message is a line of JSON:
+
+    first   {"rendezvous": "drope_jax", "nonce": N}
+    other   {"index": 1, "count": 2, "facts": {...}, "hmac": H}
+    first   {"problem": null}, once all have come, or what keeps them
+
+H is the HMAC of N and the facts under DROPE_RENDEZVOUS_TOKEN, which all share.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Set
+import contextlib
+import dataclasses
+import hmac
+import ipaddress
+import json
+import os
+import re
+import secrets
+import socket
+from typing import Any
+
+TOKEN = "DROPE_RENDEZVOUS_TOKEN"
+BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
+"""JAX's own variable: where the first process listens, if not as given."""
+_NAME = "drope_jax"
+_REPLY_S = 10
+_MESSAGE_BYTES = 1 << 20
+
+Facts = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A process's place in the run.
+
+  Attributes:
+    address: HOST:PORT or [HOST]:PORT of the first, which the others reach.
+    count: how many processes there are.
+    index: which this is, from 0.
+  """
+
+  address: str
+  count: int
+  index: int
+
+  def __post_init__(self):
+    host, _, port = self.address.rpartition(":")
+    if not host or not (port.isdecimal() and 0 < int(port) < 1 << 16):
+      raise ValueError(
+        "The first process's address must be HOST:PORT, got "
+        f"{self.address!r}. Give both."
+      )
+    if not 0 <= self.index < self.count:
+      raise ValueError(
+        f"The {self.count} processes of a run are numbered from 0, got number "
+        f"{self.index}. Correct the number, or the count."
+      )
+
+  @property
+  def host(self) -> str:
+    """The first process's, without brackets."""
+    return _host(self.address)
+
+  @property
+  def port(self) -> int:
+    """The first process's."""
+    return int(self.address.rpartition(":")[2])
+
+
+def meet(
+  place: Place,
+  facts: Facts,
+  judge: Callable[[Mapping[int, Facts]], str | None],
+  timeout_s: float,
+) -> None:
+  """Returns once all processes have come and their facts fit each other.
+
+  Args:
+    place: this process's.
+    facts: what it says of itself, in JSON types.
+    judge: returns what is wrong with the facts, by process; None: nothing. The
+      first process calls it, and tells the others.
+    timeout_s: how long the first waits for the others, and each for it.
+
+  Raises:
+    ValueError: some are missing or came twice, their facts do not fit, or the
+      first cannot listen. All that have come raise the same.
+  """
+  if place.index == 0:
+    problem = asyncio.run(_lead(place, facts, judge, timeout_s))
+  else:
+    problem = asyncio.run(_follow(place, facts, timeout_s))
+  if problem is not None:
+    raise ValueError(problem)
+
+
+def own_hosts(host: str) -> list[str]:
+  """Returns the addresses of `host` at which this machine can listen.
+
+  Empty where it has to listen at all of its own: `host` is none of them, as
+  behind a service of Kubernetes, or means all; or it is the machine's name and
+  leads to itself alone, as with Debian's 127.0.1.1, while others know it by
+  another address.
+  """
+  try:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+  except OSError:  # It may be known later, as a new pod's name is.
+    return []
+  own = []
+  for *kind, _, sockaddr in found:
+    with socket.socket(*kind) as trial, contextlib.suppress(OSError):
+      trial.bind(sockaddr)
+      own.append(ipaddress.ip_address(sockaddr[0]))
+  if host != "localhost" and host not in map(str, own):
+    own = [address for address in own if not address.is_loopback]
+  return [str(address) for address in own if not address.is_unspecified]
+
+
+class _Gathering:
+  """What the first process knows of the others."""
+
+  def __init__(self, place: Place, facts: Facts):
+    self.came: dict[int, Facts] = {0: facts}
+    self._place = place
+    loop = asyncio.get_running_loop()
+    self._complete = loop.create_future()
+    self._verdict = loop.create_future()
+    self._visits: set[asyncio.Task] = set()
+
+  async def complete(self) -> str | None:
+    """Returns once all have come, or what two of them cannot both be."""
+    if self._place.count == 1:
+      return None
+    return await self._complete
+
+  async def tell(self, problem: str | None) -> None:
+    """Tells all that have come."""
+    self._verdict.set_result(problem)
+    if self._visits:
+      await asyncio.wait(self._visits, timeout=_REPLY_S)
+
+  async def receive(self, reader, writer) -> None:
+    """Serves one connection."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+      try:
+        async with asyncio.timeout(_REPLY_S):
+          hello = await _interrogate(reader, writer)
+        self._visits.add(asyncio.current_task())
+        await self._admit(hello, reader, writer)
+      finally:
+        writer.close()
+
+  async def _admit(self, hello, reader, writer) -> None:
+    index = hello["index"]
+    problem = self._conflict(hello, writer.get_extra_info("peername")[0])
+    if problem is None:
+      self.came[index] = hello["facts"]
+    complete = len(self.came) == self._place.count
+    if (problem or complete) and not self._complete.done():
+      self._complete.set_result(problem)
+    ended = asyncio.ensure_future(reader.read(1))
+    await asyncio.wait(
+      {ended, self._verdict}, return_when=asyncio.FIRST_COMPLETED
+    )
+    if self._verdict.done():
+      ended.cancel()
+      await _send(writer, {"problem": self._verdict.result()})
+    elif problem is None:  # It has died, and may be started again.
+      del self.came[index]
+
+  def _conflict(self, hello, peer: str) -> str | None:
+    index, count = hello["index"], self._place.count
+    if hello["count"] != count or index not in range(1, count):
+      return (
+        f"The {count} processes that process 0 waits for are numbered from 0, "
+        f"got number {index} of {hello['count']} from {peer}. Give each the "
+        "same count and a number of its own."
+      )
+    if index in self.came:
+      return (
+        f"Each process needs a number of its own, got number {index} twice, "
+        f"the second time from {peer}. Correct one of them."
+      )
+    return None
+
+
+async def _lead(place, facts, judge, timeout_s) -> str | None:
+  gathering = _Gathering(place, facts)
+  async with await _listen(place, gathering.receive):
+    try:
+      async with asyncio.timeout(timeout_s):
+        problem = await gathering.complete()
+    except TimeoutError:
+      missing = {*range(place.count)} - gathering.came.keys()
+      problem = _missing(place, sorted(missing), timeout_s)
+    else:
+      problem = problem or judge(dict(sorted(gathering.came.items())))
+    await gathering.tell(problem)
+  return problem
+
+
+async def _listen(place, receive) -> asyncio.Server:
+  chosen = os.environ.get(BIND_ADDRESS)  # With or without a port.
+  host = _host(chosen) if chosen else place.host
+  try:
+    return await asyncio.start_server(
+      receive, own_hosts(host) or None, place.port, limit=_MESSAGE_BYTES
+    )
+  except OSError as error:
+    raise ValueError(
+      f"Process 0 must listen at TCP port {place.port} of {host}, but cannot "
+      f"({error.strerror}). End the program that does, or choose another port."
+    ) from error
+
+
+async def _interrogate(reader, writer) -> dict[str, Any]:
+  """Returns what a process of this run says.
+
+  Raises:
+    ValueError: it is none, or has another token, which it is told.
+  """
+  nonce = secrets.token_hex(16)
+  await _send(writer, {"rendezvous": _NAME, "nonce": nonce})
+  hello = await _receive(reader, {"index", "count", "facts", "hmac"})
+  if not hmac.compare_digest(str(hello["hmac"]), _sign(nonce, hello["facts"])):
+    problem = (
+      f"All processes need the {TOKEN} of process 0, got another. Set the same "
+      "on each host."
+    )
+    await _send(writer, {"problem": problem})
+    raise ValueError(problem)
+  return hello
+
+
+async def _follow(place, facts, timeout_s) -> str | None:
+  clock = asyncio.get_running_loop().time
+  deadline = clock() + timeout_s
+  while clock() < deadline:
+    # It has not started, or another listens there, or it has just died.
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+      return await _visit(place, facts, timeout_s)
+    await asyncio.sleep(0.2)
+  return _missing(place, [0], timeout_s)
+
+
+async def _visit(place, facts, timeout_s) -> str | None:
+  """Returns what the first process says once its time is up, or before."""
+  async with asyncio.timeout(_REPLY_S):
+    reader, writer = await asyncio.open_connection(
+      place.host, place.port, limit=_MESSAGE_BYTES
+    )
+  try:
+    async with asyncio.timeout(_REPLY_S):
+      greeting = await _receive(reader, {"rendezvous", "nonce"})
+      signature = _sign(greeting["nonce"], facts)
+      hello = {"index": place.index, "count": place.count, "facts": facts}
+      await _send(writer, hello | {"hmac": signature})
+    async with asyncio.timeout(timeout_s + _REPLY_S):
+      return (await _receive(reader, {"problem"}))["problem"]
+  finally:
+    writer.close()
+
+
+def _missing(place, missing, timeout_s) -> str:
+  came = place.count - len(missing)
+  return (
+    f"{place.count} processes are needed, got {came} within {timeout_s} s: "
+    f"{', '.join(map(str, missing))} missing. Start one on each host, and let "
+    f"all reach TCP port {place.port} of {place.host}."
+  )
+
+
+def _host(address: str) -> str:
+  return re.sub(r":\d*$", "", address).strip("[]")
+
+
+def _sign(nonce: str, facts: Facts) -> str:
+  key = os.environ.get(TOKEN, "")
+  text = json.dumps([nonce, facts], sort_keys=True)
+  return hmac.new(key.encode(), text.encode(), "sha256").hexdigest()
+
+
+async def _send(writer, message: Mapping[str, Any]) -> None:
+  writer.write(json.dumps(message).encode() + b"\n")
+  await writer.drain()
+
+
+async def _receive(reader, keys: Set[str]) -> dict[str, Any]:
+  message = json.loads(await reader.readline())
+  if not isinstance(message, dict) or message.keys() != keys:
+    raise ValueError("no message of a rendezvous")
+  return message

@@ -1,0 +1,80 @@
+"""A process finds its place by variables, or as JAX knows the cluster."""
+
+from jax._src import cloud_tpu_init, clusters
+from jax._src.clusters import cloud_tpu_cluster
+import pytest
+
+from drope_jax.cli import hosts
+from drope_jax.cli.rendezvous import Place
+
+_SLURM = {
+  "SLURM_JOB_ID": "5",
+  "SLURM_STEP_NODELIST": "node[07-09]",
+  "SLURM_NTASKS": "3",
+  "SLURM_PROCID": "2",
+  "SLURM_LOCALID": "0",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+  """An environment without any; what a test leaves in it is taken back."""
+  for name in (
+    *hosts.VARIABLES,
+    *_SLURM,
+    "JAX_COORDINATOR_PORT",
+    "OMPI_MCA_orte_hnp_uri",
+    "KUBERNETES_SERVICE_HOST",
+  ):
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+  """The environment of the second of a TPU slice's two hosts, as on GKE."""
+  for module in (cloud_tpu_init, cloud_tpu_cluster, clusters.cluster):
+    monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
+  monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+  monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1,127.0.0.2")
+  monkeypatch.setenv("TPU_WORKER_ID", "1")
+  for name in ("COORDINATOR_ADDRESS", "NUM_SLICES", "SLICE_ID"):
+    monkeypatch.setenv(f"MEGASCALE_{name}", "")
+
+
+def test_on_cloud_tpus_they_meet_at_a_port_that_the_firewall_opens(tpu):
+  assert hosts.find(1) == Place("127.0.0.1:8476", 2, 1)
+
+
+def test_a_port_that_is_set_is_kept(tpu, monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+  assert hosts.find(1) == Place("127.0.0.1:1234", 2, 1)
+
+
+def test_elsewhere_jax_chooses_the_port(monkeypatch):
+  for name, value in _SLURM.items():
+    monkeypatch.setenv(name, value)
+  assert hosts.find(1) == Place(f"node07:{65535 - 2**12 + 1 + 5}", 3, 2)
+
+
+def test_variables_come_before_what_jax_finds(tpu, monkeypatch):
+  for name, value in zip(hosts.VARIABLES, ("a:1", "4", "3"), strict=True):
+    monkeypatch.setenv(name, value)
+  assert hosts.find(1) == Place("a:1", 4, 3)
+
+
+@pytest.mark.parametrize(
+  ("values", "told"),
+  [
+    ((), "needs a cluster that JAX knows"),
+    (("a:1", "2"), "got no JAX_PROCESS_ID. Set all"),
+    (("a:1", "two", "1"), "must be whole numbers, got two and 1"),
+    (("a:1", "2", "-1"), "must be whole numbers, got 2 and -1"),
+    (("a:1", "2", "2"), "numbered from 0, got number 2"),
+  ],
+)
+def test_a_place_that_cannot_be_told_is_refused(monkeypatch, values, told):
+  for name, value in zip(hosts.VARIABLES, values, strict=False):
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match=told):
+    hosts.find(1)
