@@ -1,12 +1,18 @@
 """The shape of a model."""
 
 import dataclasses
+import math
 
 from drope_jax.positional import Pattern, Rope, Scheme
 from drope_jax.positional import pattern as patterns
 
 QK_NORMS = ("none", "q", "k", "qk")
 QK_NORM_SCOPES = ("joint", "head")
+
+MOST_LAYERS = 10_000
+"""Of a model; each takes time and memory before any weight is there."""
+
+_MOST = 2**31 - 1  # Indices are int32.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +66,13 @@ class ModelConfig:
       "mlp_width",
       "context_tokens",
     ):
-      if getattr(self, name) < 1:
+      value = getattr(self, name)
+      most = MOST_LAYERS if name == "num_layers" else _MOST
+      if not 1 <= value <= most:
+        bound = "at least 1" if value < 1 else f"at most {most}"
         raise ValueError(
-          f"ModelConfig.{name} must be at least 1, got {getattr(self, name)}."
-          " Set it to the model's."
+          f"ModelConfig.{name} must be {bound}, got {value}. Set it to the "
+          "model's."
         )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
@@ -71,6 +80,12 @@ class ModelConfig:
         f"heads serve equal groups, got {self.num_heads} heads and "
         f"{self.num_kv_heads} key/value heads. Change one of them."
       )
+    for name in ("norm_eps", "logit_scale"):
+      if not 0 < getattr(self, name) < math.inf:
+        raise ValueError(
+          f"ModelConfig.{name} must be finite and above 0, got "
+          f"{getattr(self, name)}. Set it to the model's."
+        )
     for name, choices in (
       ("qk_norm", QK_NORMS),
       ("qk_norm_scope", QK_NORM_SCOPES),

@@ -1,4 +1,8 @@
-"""A configuration in JSON of which every field is honoured or refused."""
+"""A configuration of another project, held to a table of its fields.
+
+A format names each field that it honours with its kind, and those that change
+no logit. All else is refused, once, before anything is made of it.
+"""
 
 from collections.abc import Collection, Mapping
 import dataclasses
@@ -6,17 +10,32 @@ import json
 import pathlib
 from typing import Any
 
+from drope_jax.checkpoint.formats import kinds as kinds_lib
 from drope_jax.checkpoint.formats import tensors as tensors_lib
+from drope_jax.checkpoint.formats.kinds import Kind
+
+MOST_JSON_BYTES = 64 * 2**20
+"""Of a configuration or an index; parsed, JSON takes many times its bytes."""
 
 
 def load_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a file.
 
   Raises:
-    ValueError: it holds no JSON, or no object.
+    ValueError: it holds no JSON, or no object, or more than `MOST_JSON_BYTES`.
   """
+  if (size := path.stat().st_size) > MOST_JSON_BYTES:
+    raise ValueError(
+      f"{path} must be at most {MOST_JSON_BYTES} bytes, got {size}. Fetch it "
+      "again."
+    )
   try:
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
+  except RecursionError as error:
+    raise ValueError(
+      f"{path} must be JSON that is not nested deeper than Python reads, got "
+      "more. Fetch it again."
+    ) from error
   except ValueError as error:
     raise ValueError(
       f"{path} must be JSON, got {error}. Fetch it again."
@@ -27,6 +46,51 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
       "again."
     )
   return data
+
+
+def read(
+  data: Mapping[str, Any],
+  kinds: Mapping[str, Kind],
+  *,
+  defaults: Mapping[str, Any],
+  inert: Collection[str] = (),
+) -> dict[str, Any]:
+  """Returns every field of `kinds`; where one is absent, its default.
+
+  Null is the same as absent, unless it is of the field's kind.
+
+  Args:
+    data: the configuration.
+    kinds: the fields that are honoured.
+    defaults: of the fields that may be absent.
+    inert: fields that change no logit; of any kind.
+
+  Raises:
+    ValueError: fields are missing, unknown or of another kind; names them all.
+  """
+  given = {
+    name: value
+    for name, value in data.items()
+    if value is not None or (name in kinds and kinds[name].holds(None))
+  }
+  wrong = kinds_lib.complaints(given, kinds)
+  wrong += [
+    f"{name} must be {kind}, got none"
+    for name, kind in kinds.items()
+    if name not in given and name not in defaults
+  ]
+  unknown = sorted(given.keys() - kinds.keys() - set(inert))
+  advice = "Put the model's there."
+  if unknown:
+    wrong.append(
+      f"every field must be one that is honoured here, got {', '.join(unknown)}"
+    )
+    advice = "Remove a field only if it changes nothing."
+  if wrong:
+    raise ValueError(
+      f"{'; '.join(wrong)}. This cannot be read exactly. {advice}"
+    )
+  return {name: given.get(name, defaults.get(name)) for name in kinds}
 
 
 @dataclasses.dataclass

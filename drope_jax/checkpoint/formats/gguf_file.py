@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from drope_jax.checkpoint.formats import (
+  gguf_header,
+  gguf_metadata,
   gguf_tokenizer,
   leaves,
   rope_layout,
@@ -24,6 +26,7 @@ from drope_jax.positional import (
   Llama3Rope,
   Nope,
   PositionInterpolation,
+  RescaledRope,
   Rope,
   Scheme,
 )
@@ -79,154 +82,126 @@ def open_file(
     ValueError: the `gguf` library is not installed; the file is damaged; the
       architecture, a setting, a type or the tokenizer is not read here.
   """
-  try:
-    import gguf  # Of the extra "gguf"; nothing else here needs it.
-  except ImportError as error:
-    raise ValueError(
-      "GGUF files need the gguf library, got none. Install it with "
-      "`pip install 'drope_jax[gguf]'`."
-    ) from error
-  try:
-    reader = gguf.GGUFReader(path)
-  except (ValueError, IndexError, OSError) as error:
-    raise ValueError(
-      f"{path} must be a whole GGUF file, got {path.stat().st_size} bytes that "
-      f"are not ({error}). Fetch it again."
-    ) from error
-  metadata = {name: field.contents() for name, field in reader.fields.items()}
+  header = gguf_header.read(path)
+  metadata = header.fields
   tensors = {
-    tensor.name: _tensor(path, tensor, gguf.quants.dequantize)
-    for tensor in reader.tensors
+    name: _tensor(path, name, info) for name, info in header.tensors.items()
   }
   try:
-    config = _config(metadata, tensors)
-    names = NAMES[metadata["general.architecture"]]
-    if metadata["general.architecture"] == "llama":
+    architecture = metadata.get("general.architecture")
+    if architecture not in tuple(NAMES):
+      raise ValueError(
+        f"The architecture must be one of {', '.join(NAMES)}, got "
+        f"{architecture!r}. Convert the Hugging Face folder instead."
+      )
+    config = _config(
+      gguf_metadata.model_fields(metadata, architecture), architecture, tensors
+    )
+    if architecture == "llama":
       _permute(tensors, config)
     built = leaves.build(
-      config, names, tensors, dtype=dtype, allow_nonfinite=allow_nonfinite
+      config,
+      NAMES[architecture],
+      tensors,
+      dtype=dtype,
+      allow_nonfinite=allow_nonfinite,
     )
+    gguf_metadata.require_tokenizer(metadata)
     tokenizer_path = gguf_tokenizer.write(metadata, scratch)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
-  kinds = sorted({tensor.tensor_type.name for tensor in reader.tensors})
+  kinds = sorted({info.kind.name for info in header.tensors.values()})
   facts = {"format": "gguf", "types": kinds}
   return Source(config, built, tokenizer_path, facts)
 
 
-def _tensor(path: pathlib.Path, tensor: Any, dequantize: Any) -> Tensor:
-  shape = tuple(int(size) for size in reversed(tensor.shape))
-  kind = tensor.tensor_type
-  if kind.name in _FLOATS:
-    dtype = tensors_lib.FLOATS[_FLOATS[kind.name]]
-    return tensors_lib.in_file(path, int(tensor.data_offset), shape, dtype)
+def _tensor(
+  path: pathlib.Path, name: str, info: gguf_header.TensorInfo
+) -> Tensor:
+  kind = info.kind.name
+  if kind in _FLOATS:
+    dtype = tensors_lib.FLOATS[_FLOATS[kind]]
+    return tensors_lib.in_file(path, info.offset, info.shape, dtype)
   packed = tensors_lib.in_file(
-    path,
-    int(tensor.data_offset),
-    tuple(int(size) for size in tensor.data.shape),
-    tensor.data.dtype,
+    path, info.offset, info.shape_in_bytes, np.dtype(np.uint8)
   )
 
   def rows(start: int, stop: int) -> np.ndarray:
+    from gguf import quants  # Of the extra "gguf", as the header's types are.
+
     try:
-      return dequantize(packed.rows(start, stop), kind)
+      return quants.dequantize(packed.rows(start, stop), info.kind)
     except NotImplementedError as error:
       raise ValueError(
         "Weights must be of a type that the gguf library dequantises, got "
-        f"{kind.name} for {tensor.name}. Use another quantisation."
+        f"{kind} for {name}. Use another quantisation."
       ) from error
 
-  return Tensor(shape, tensors_lib.FLOATS["float32"], rows)
+  return Tensor(info.shape, tensors_lib.FLOATS["float32"], rows)
 
 
 def _config(
-  metadata: Mapping[str, Any], tensors: dict[str, Tensor]
+  fields: Mapping[str, Any], architecture: str, tensors: dict[str, Tensor]
 ) -> ModelConfig:
-  name = metadata.get("general.architecture")
-  if name not in NAMES:
-    raise ValueError(
-      f"The architecture must be one of {', '.join(NAMES)}, got {name!r}. "
-      "Convert the Hugging Face folder instead."
-    )
-  left = {key: v for key, v in metadata.items() if key.startswith(f"{name}.")}
-
-  def take(key: str, *default: Any) -> Any:
-    full = f"{name}.{key}"
-    if full not in left and not default:
-      raise ValueError(f"{full} is needed, got none. Fetch the file again.")
-    return left.pop(full, *default)
-
-  H, width = int(take("attention.head_count")), int(take("embedding_length"))
-  head_dim = int(take("attention.key_length", width // max(H, 1)))
-  for key in ("attention.value_length", "rope.dimension_count"):
-    if (got := int(take(key, head_dim))) != head_dim:
+  H, width = fields["attention.head_count"], fields["embedding_length"]
+  head_dim = fields["attention.key_length"] or width // H
+  for name in ("attention.value_length", "rope.dimension_count"):
+    if fields[name] not in (None, head_dim):
       raise ValueError(
-        f"{name}.{key} must be the head's {head_dim}, got {got}. This file "
-        "cannot be read exactly."
+        f"{architecture}.{name} must be the head's {head_dim}, got "
+        f"{fields[name]}. This file cannot be read exactly."
       )
-  take("vocab_size", None)  # The embedding's rows say it.
-  if "token_embd.weight" not in tensors:
+  embedding = tensors.get("token_embd.weight")
+  if embedding is None or len(embedding.shape) != 2:
     raise ValueError(
-      "An embedding is needed, got no token_embd.weight. Fetch the file again."
+      "An embedding of two axes is needed as token_embd.weight, got "
+      f"{embedding and embedding.shape}. Fetch the file again."
     )
-  normed = "layers/attention/q_norm/gain" in NAMES[name]
-  config = ModelConfig(
-    vocab_size=tensors["token_embd.weight"].shape[0],
-    num_layers=int(take("block_count")),
+  normed = "layers/attention/q_norm/gain" in NAMES[architecture]
+  return ModelConfig(
+    vocab_size=embedding.shape[0],
+    num_layers=fields["block_count"],
     width=width,
     num_heads=H,
-    num_kv_heads=int(take("attention.head_count_kv", H)),
+    num_kv_heads=fields["attention.head_count_kv"] or H,
     head_dim=head_dim,
-    mlp_width=int(take("feed_forward_length")),
-    context_tokens=int(take("context_length")),
-    positional=_positions(take, tensors.pop(_ROPE_FACTORS, None), head_dim),
+    mlp_width=fields["feed_forward_length"],
+    context_tokens=fields["context_length"],
+    positional=_positions(fields, tensors.pop(_ROPE_FACTORS, None), head_dim),
     qk_norm="qk" if normed else "none",
     qk_norm_scope="head" if normed else "joint",
     qkv_bias="blk.0.attn_q.bias" in tensors,
     tied_embeddings="output.weight" not in tensors,
-    norm_eps=_shortest(take("attention.layer_norm_rms_epsilon")),
+    norm_eps=_shortest(fields["attention.layer_norm_rms_epsilon"]),
   )
-  if left:
-    raise ValueError(
-      "Every setting must be one that is honoured here, got "
-      f"{tensors_lib.listed(left)}. This file cannot be read exactly."
-    )
-  return config
 
 
-def _positions(take: Any, factors: Tensor | None, head_dim: int) -> Scheme:
-  theta = _shortest(take("rope.freq_base", 10_000.0))
-  kind, factor = (
-    take("rope.scaling.type", "none"),
-    take("rope.scaling.factor", 1),
-  )
-  if kind not in ("none", "linear"):
-    raise ValueError(
-      f"Positions must be plain, linear or Llama 3's, got {kind!r}. Convert "
-      "the Hugging Face folder instead."
-    )
+def _positions(
+  fields: Mapping[str, Any], factors: Tensor | None, head_dim: int
+) -> Scheme:
+  theta = _shortest(fields["rope.freq_base"])
+  kind, factor = fields["rope.scaling.type"], fields["rope.scaling.factor"]
   if factors is None:
-    linear = kind == "linear"
-    return (
-      PositionInterpolation(theta, float(factor)) if linear else Rope(theta)
+    if kind == "linear":
+      return PositionInterpolation(theta, float(factor))
+    return Rope(theta)
+  if kind != "none" or factors.shape != (head_dim // 2,):
+    raise ValueError(
+      f"{_ROPE_FACTORS} must be {head_dim // 2} factors, one a channel pair, "
+      f"and all that scales positions, got {factors.shape} and {kind!r}. "
+      "Convert the Hugging Face folder instead."
     )
   divided_by_F = factors.array().astype(np.float32)
-  largest = float(divided_by_F.max())
   if (divided_by_F == np.float32(rope_parameters.NEUTRAL["factor"])).all():
     return Nope()
-  # The slowest pairs are divided by the factor itself; of the rule's other
-  # numbers every Llama has the same.
-  scheme = Llama3Rope(theta, largest)
-  plain_F = Rope(theta).frequencies(head_dim)
-  got_F = plain_F / divided_by_F
-  if kind != "none" or not np.allclose(
-    got_F, scheme.frequencies(head_dim), rtol=1e-5, atol=0
-  ):
-    raise ValueError(
-      f"{_ROPE_FACTORS} must be Llama 3's, got others. Convert the Hugging "
-      "Face folder instead."
-    )
-  return scheme
+  given = RescaledRope(theta, tuple(map(_shortest, divided_by_F)))
+  # Llama 3's divides the slowest pairs by the factor itself; of the rule's
+  # other numbers every Llama has the same.
+  llama3 = Llama3Rope(theta, max(1.0, *given.factors))
+  same = np.allclose(
+    given.frequencies(head_dim), llama3.frequencies(head_dim), rtol=1e-5, atol=0
+  )
+  return llama3 if same else given
 
 
 def _shortest(value: float) -> float:

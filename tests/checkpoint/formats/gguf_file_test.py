@@ -17,7 +17,13 @@ from drope_jax.checkpoint.formats import (
 from drope_jax.cli import main
 from drope_jax.data import corpus
 from drope_jax.data import tokenizer as tokenizer_lib
-from drope_jax.positional import Llama3Rope, Nope, PositionInterpolation, Rope
+from drope_jax.positional import (
+  Llama3Rope,
+  Nope,
+  PositionInterpolation,
+  RescaledRope,
+  Rope,
+)
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
@@ -205,9 +211,18 @@ def test_positions(make_theirs, tmp_path, path):
     writer.add_tensor("rope_freqs.weight", still)
 
   assert _positions(path, make_theirs, tmp_path, none) == Nope()
-  others = _factors(Llama3Rope(1e4, 32.0, 4096))
-  with pytest.raises(ValueError, match="must be Llama 3's"):
-    _positions(path, make_theirs, tmp_path, others)
+  others = Llama3Rope(1e4, 32.0, 4096)
+  got = _positions(path, make_theirs, tmp_path, _factors(others))
+  assert isinstance(got, RescaledRope)
+  np.testing.assert_allclose(
+    got.frequencies(16), others.frequencies(16), rtol=1e-6
+  )
+
+  def few(writer):
+    writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
+
+  with pytest.raises(ValueError, match=r"must be 8 factors.*got \(4,\)"):
+    _positions(path, make_theirs, tmp_path, few)
 
   def yarn(writer):
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
@@ -289,7 +304,7 @@ def test_a_chat_model_leaves_with_its_template_and_its_ends(
 def test_what_is_not_read_is_refused(make_theirs, tmp_path, path):
   theirs = make_theirs("Llama", vocab_size=300)
   for settings, says in (
-    (lambda w: w.add_expert_count(8), "llama.expert_count"),
+    (lambda w: w.add_expert_count(8), "llama.expert_count must be 0, got 8"),
     (lambda w: w.add_rope_dimension_count(4), "must be the head's 8, got 4"),
   ):
     _write(path, theirs, settings=settings)
