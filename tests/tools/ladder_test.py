@@ -1,0 +1,64 @@
+"""Each rung of the ladder is the shipped recipe but for its own drop."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+from drope_jax.cli import configure
+from drope_jax.positional import Nope, PartialRope, Pattern, Rope
+from drope_jax.train import preflight, recipe
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "ladder.py"
+ROPE = Rope(500.0)
+
+
+@pytest.fixture(scope="module")
+def ladder():
+  spec = importlib.util.spec_from_file_location("ladder", TOOL)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module  # Where its dataclass looks itself up.
+  spec.loader.exec_module(module)
+  yield module
+  del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("tokens", ["1.2M", "6.2M"])
+@pytest.mark.parametrize(
+  ("drop", "positional"),
+  [
+    ("keep0", Nope()),
+    ("keep3", PartialRope(ROPE, 3)),
+    ("keep6", PartialRope(ROPE, 6)),
+    ("keep12", PartialRope(ROPE, 12)),
+    ("keep16", ROPE),
+    ("window", Pattern((ROPE, *[Nope()] * 5), (32, *[None] * 5))),
+  ],
+)
+def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
+  rung = ladder.Rung(drop, tokens, 2)
+  name = ladder._RECIPES[tokens]
+  built = configure.build(name, recipe.Recipe, [*rung.overrides(None)])
+  shipped = configure.build(name, recipe.Recipe)
+  config = preflight.start_config(built, None)
+  trainings = []
+  for phase in built.phases:
+    if isinstance(phase, recipe.SurgeryPhase):
+      config = preflight.config_after(phase, config)
+    else:
+      trainings.append(phase)
+  assert config.positional == positional
+  assert trainings == [
+    p for p in shipped.phases if isinstance(p, recipe.TrainPhase)
+  ]
+  same = dataclasses.replace(shipped, phases=built.phases, seed=2)
+  assert built == same
+
+
+def test_the_rungs_are_all_there_and_each_once(ladder):
+  drops, sizes = list(ladder._DROPS), list(ladder._RECIPES)
+  found = [rung.name for rung in ladder.rungs(drops, sizes, 3)]
+  assert len(found) == len(set(found)) == 6 * 2 * 3
+  assert found[:3] == ["keep12_1.2M_s0", "keep0_1.2M_s0", "keep16_1.2M_s0"]
