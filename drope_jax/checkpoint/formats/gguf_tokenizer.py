@@ -13,13 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from drope_jax.checkpoint.formats import tiktoken_json
-
-_PATTERNS = {
-  "llama-bpe": tiktoken_json.PATTERN,
-  "qwen2": tiktoken_json.PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),
-}
-_KINDS = ("gpt-2", "smollm", *_PATTERNS)
+from drope_jax.checkpoint.formats import byte_level
 
 # Of tokenizer.ggml.token_type, as of sentencepiece.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -54,11 +48,11 @@ def _write_pieces(
     path.write_bytes(b"".join(_sentencepiece(metadata)))
     return path
   before = metadata.get("tokenizer.ggml.pre")
-  if kind != "gpt2" or before not in _KINDS:
+  if kind != "gpt2" or before not in byte_level.CUTS:
     raise ValueError(
       "The tokenizer must be sentencepiece, or BPE that is cut as by "
-      f"{', '.join(_KINDS)}, got {kind!r} cut by {before!r}. Convert the "
-      "Hugging Face folder instead."
+      f"{', '.join(byte_level.CUTS)}, got {kind!r} cut by "
+      f"{before!r}. Convert the Hugging Face folder instead."
     )
   path = folder / "tokenizer.json"
   _byte_level(metadata, before).save(str(path))
@@ -103,27 +97,11 @@ def _byte_level(
   merges = [
     tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]
   ]
-  vocabulary = {piece: i for i, piece in enumerate(pieces)}
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.BPE(
-      vocabulary, merges, ignore_merges=before == "llama-bpe"
-    )
+  tokenizer = byte_level.build(
+    {piece: i for i, piece in enumerate(pieces)},
+    merges,
+    byte_level.CUTS[before],
   )
-  pre = tokenizers.pre_tokenizers
-  if before in _PATTERNS:
-    split = tokenizers.Regex(_PATTERNS[before])
-    cuts = [
-      pre.Split(split, "isolated"),
-      pre.ByteLevel(add_prefix_space=False, use_regex=False),
-    ]
-  else:
-    cuts = [pre.ByteLevel(add_prefix_space=False)]
-    if before == "smollm":
-      cuts.insert(0, pre.Digits(individual_digits=True))
-  tokenizer.pre_tokenizer = pre.Sequence(cuts)
-  tokenizer.decoder = tokenizers.decoders.ByteLevel()
-  if before == "qwen2":
-    tokenizer.normalizer = tokenizers.normalizers.NFC()
   types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(pieces)
   for piece, kind in zip(pieces, types, strict=True):
     if kind in (_CONTROL, _USER_DEFINED):

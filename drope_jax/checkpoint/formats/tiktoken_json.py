@@ -13,11 +13,7 @@ import pathlib
 
 import tokenizers
 
-PATTERN = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Cuts text into what is merged by itself."""
+from drope_jax.checkpoint.formats import byte_level
 
 _BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
 _NUM_SPECIAL = 256
@@ -94,18 +90,8 @@ def _convert(
     for token, rank in ranks.items()
   }
   merges = [pair for _, pair in sorted(_merges(vocabulary))]
-  tokenizer = tokenizers.Tokenizer(
-    # A piece that is a token is not made by merges.
-    tokenizers.models.BPE(vocabulary, merges, ignore_merges=True)
-  )
-  cuts = tokenizers.pre_tokenizers
-  tokenizer.pre_tokenizer = cuts.Sequence(
-    [
-      cuts.Split(tokenizers.Regex(PATTERN), "isolated"),
-      cuts.ByteLevel(add_prefix_space=False, use_regex=False),
-    ]
-  )
-  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  cuts = byte_level.CUTS["llama-bpe"]
+  tokenizer = byte_level.build(vocabulary, merges, cuts)
   tokenizer.add_special_tokens(
     [tokenizers.AddedToken(name, normalized=False) for name in special]
   )

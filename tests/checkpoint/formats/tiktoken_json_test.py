@@ -8,7 +8,7 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from drope_jax.checkpoint.formats import tiktoken_json
+from drope_jax.checkpoint.formats import byte_level, tiktoken_json
 from drope_jax.data import corpus
 from drope_jax.data import tokenizer as tokenizers
 
@@ -18,7 +18,7 @@ TEXT = next(corpus.documents("test"))[:20_000]
 
 
 def _pieces(text):
-  return [cut.encode() for cut in regex.findall(tiktoken_json.PATTERN, text)]
+  return [cut.encode() for cut in regex.findall(byte_level.LLAMA_3, text)]
 
 
 def _pairs(parts):
