@@ -1,17 +1,20 @@
 """What a run left behind for the report: metrics, results, damage, samples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from drope_jax.analysis import damage as damages
 
 RESULTS_SCHEMA = 1
 _ROW = ("value", "low", "high", "context_tokens", "series")
-_FILES = ("metrics.jsonl", "results.json", "damage.json", "samples.json")
+METRICS = "metrics.jsonl"
+_FILES = (METRICS, "results.json", "damage.json", "samples.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +23,7 @@ class Run:
 
   Attributes:
     name: what the run is called in plots.
-    metrics: records of metrics.jsonl in order; where a resumed run logged a
-      step twice, the later one.
+    metrics: records of metrics.jsonl, as `read_metrics` returns them.
     results: results.json.
     damage: damage.json.
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
@@ -111,22 +113,47 @@ def load(directory: str | os.PathLike) -> Run:
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
       f"{folder}. Name the --out of a drope train, surgery, evaluate or demo."
     )
-  by_step = {}
-  for where, line in _lines(folder / "metrics.jsonl"):
-    record = _parse(line, where)
-    _require(record, ("step", "phase", "tokens", "loss"), where)
-    by_step[record["phase"], record["step"]] = record
   results = _read(folder / "results.json")
   if results is not None:
     _check_results(results, folder / "results.json")
   damage = _read(folder / "damage.json")
   return Run(
     name=folder.resolve().name,
-    metrics=tuple(by_step.values()),
+    metrics=tuple(read_metrics(folder, ("step", "phase", "tokens", "loss"))),
     results=results,
     damage=damage and damages.Damage.from_json(damage),
     samples=tuple(_read(folder / "samples.json") or ()),
   )
+
+
+def read_metrics(
+  directory: str | os.PathLike, fields: Sequence[str] = ("step",)
+) -> list[dict[str, Any]]:
+  """Returns the records of a folder's metrics.jsonl, by rising step.
+
+  A line stands for all before it whose step is not smaller: a run that resumed
+  logged these again. A line that a crash cut short is none.
+
+  Args:
+    directory: a run's; without the file, there are no records.
+    fields: what each record has.
+
+  Raises:
+    ValueError: a line is not such a record; it is named.
+  """
+  path, records = epath.Path(directory) / METRICS, []
+  lines = path.read_text().split("\n") if path.exists() else []
+  for number, line in enumerate(lines, 1):
+    # A whole one ends in its only closing brace.
+    if not line.endswith("}"):
+      continue
+    where = f"{path}, line {number},"
+    record = _parse(line, where)
+    _require(record, fields, where)
+    while records and records[-1]["step"] >= record["step"]:
+      records.pop()
+    records.append(record)
+  return records
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:
@@ -174,12 +201,6 @@ def _require(record, fields, where):
       f"{where} needs {', '.join(fields)}, got no {', '.join(missing)}. "
       "Make it anew with this version of drope_jax."
     )
-
-
-def _lines(path):
-  if path.is_file():
-    for i, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-      yield f"{path}, line {i},", line
 
 
 def _read(path):

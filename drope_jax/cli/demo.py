@@ -42,7 +42,7 @@ from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
-from drope_jax.train import loop, loss, metrics
+from drope_jax.train import loop, loss
 from drope_jax.train.recipe import Recipe
 
 _BASE, _FULL = (
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
   }
   _compare(out, models, console)
   _samples(out, models["full"], console)
-  shutil.copy(out / "live" / "metrics.jsonl", out / "metrics.jsonl")
+  shutil.copy(out / "live" / runs.METRICS, out / runs.METRICS)
   commands = [shlex.join(["drope", *sys.argv[1:]])]
   report.write(
     out / "report.html", summary.sections([runs.load(out)], commands=commands)
@@ -171,7 +171,7 @@ def _recalibrate(
     def show(line) -> None:
       bar(line)
       # Read back, as earlier starts of the run have lines in it too.
-      lines = metrics.read(out / "live")
+      lines = runs.read_metrics(out / "live")
       points = [(0.0, damage.after.loss)]
       points += [(line["tokens"], line["held_out_loss"]) for line in lines]
       live.update(

@@ -1,43 +1,47 @@
-"""metrics.jsonl: one line every few steps, none twice."""
+"""metrics.jsonl: one line every few steps, only ever appended."""
 
 from collections.abc import Mapping
 import json
 import math
 import os
+import time
 from typing import Any
 
 from etils import epath
 import jax
 
-FILENAME = "metrics.jsonl"
+from drope_jax.analysis import runs
+from drope_jax.data import paths
+
+# A bucket takes about one write of an object a second.
+_UPLOAD_EVERY_S = 30
 
 
 class MetricsLog:
-  """Appends to a run's metrics.jsonl.
+  """Appends to a run's metrics.jsonl; nothing that is in it changes.
 
-  A run that resumes at step s drops the lines after s, which it will write
-  again: no step is ever logged twice. Of a run's processes the first alone
-  writes. Use as a context manager.
+  A run that resumes logs some steps again: `analysis.runs.read_metrics` takes
+  the later lines. Of a run's processes the first alone writes. A context
+  manager; `flush` before a save, so that no line before a saved step is lost.
   """
 
-  def __init__(self, directory: os.PathLike, resume_step: int):
+  def __init__(self, directory: os.PathLike):
     self._file = None
     if jax.process_index() != 0:
       return
-    path = epath.Path(directory) / FILENAME
-    kept = [
-      line
-      for line in (path.read_text().splitlines() if path.exists() else [])
-      if _step(line, resume_step + 1) <= resume_step
-    ]
-    # Written beside and renamed, so that a crash here loses nothing.
-    whole = path.with_suffix(".tmp")
-    whole.write_text("".join(line + "\n" for line in kept))
-    whole.replace(path)
-    self._file = path.open("a")
+    path = epath.Path(directory) / runs.METRICS
+    if paths.in_bucket(path):
+      self._file = _Object(path)
+    else:
+      self._file = path.open("a")
+      if _is_cut_short(path):
+        self._file.write("\n")
 
   def write(self, line: Mapping[str, Any]) -> None:
-    """Appends one line; it has "step". What is not finite becomes null."""
+    """Appends one line; it has "step". What is not finite becomes null.
+
+    It is in the file when this returns; in a bucket, within half a minute.
+    """
     if self._file is None:
       return
     finite = {
@@ -47,6 +51,13 @@ class MetricsLog:
     self._file.write(json.dumps(finite) + "\n")
     self._file.flush()
 
+  def flush(self) -> None:
+    """Returns once every line would outlast a power cut."""
+    if isinstance(self._file, _Object):
+      self._file.upload()
+    elif self._file is not None:
+      os.fsync(self._file.fileno())
+
   def __enter__(self) -> "MetricsLog":
     return self
 
@@ -55,14 +66,38 @@ class MetricsLog:
       self._file.close()
 
 
-def read(directory: os.PathLike) -> list[dict[str, Any]]:
-  """Returns the lines of a run's metrics.jsonl, oldest first."""
-  path = epath.Path(directory) / FILENAME
-  return [json.loads(line) for line in path.read_text().splitlines()]
+class _Object:
+  """A bucket's object that grows, by being written anew as a whole.
+
+  Nothing can be appended to one; gcsfs would overwrite it.
+  """
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._text = path.read_text() if path.exists() else ""
+    self._uploaded, self._uploaded_s = len(self._text), -math.inf
+
+  def write(self, text: str) -> None:
+    self._text += text
+
+  def flush(self) -> None:
+    if time.monotonic() - self._uploaded_s >= _UPLOAD_EVERY_S:
+      self.upload()
+
+  def upload(self) -> None:
+    if self._uploaded < len(self._text):
+      self._path.write_text(self._text)
+      self._uploaded = len(self._text)
+      self._uploaded_s = time.monotonic()
+
+  def close(self) -> None:
+    self.upload()
 
 
-def _step(line: str, broken: int) -> int:
-  try:
-    return json.loads(line)["step"]
-  except ValueError:  # The line that was being written when the run died.
-    return broken
+def _is_cut_short(path: epath.Path) -> bool:
+  """Whether the last line has no end, as a crash can leave it."""
+  with path.open("rb") as file:
+    if not file.seek(0, os.SEEK_END):
+      return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

@@ -138,7 +138,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
   batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
-  with metrics_lib.MetricsLog(run.directory, now) as log:
+  with metrics_lib.MetricsLog(run.directory) as log:
     meter = meters.Meter(
       flops.of_token(config, phase.context_tokens),
       phase.step_tokens,
@@ -180,6 +180,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
           return state, measured | {"tokens": tokens}
         meter.restart()
       if saves:
+        log.flush()
         save(now, state, measured if measures else {})
       if stops:
         raise Stopped(f"saved step {now}")

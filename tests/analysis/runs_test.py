@@ -103,7 +103,7 @@ def test_a_score_without_an_interval_is_its_own():
 def test_mistakes_name_the_file_and_the_line(tmp_path):
   with pytest.raises(FileNotFoundError, match="one of metrics.jsonl"):
     runs.load(tmp_path)
-  (tmp_path / "metrics.jsonl").write_text('{"step": 1, "pha')
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1, "pha}')
   with pytest.raises(ValueError, match="metrics.jsonl, line 1, must be JSON"):
     runs.load(tmp_path)
   _write_metrics(tmp_path, [{"step": 1, "phase": "pretrain", "loss": 1.0}])

@@ -14,9 +14,9 @@ from urllib import parse
 
 import pytest
 
+from drope_jax.analysis import runs
 from drope_jax.cli import main
 from drope_jax.data import store
-from drope_jax.train import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -230,7 +230,7 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
     change = f"DataConfig.stores = ('{path}',)"
     ran = drope("train", "tiny.gin", "--set", change, "--out", out)
     assert ran.status == 0, ran.err
-    losses.append([line["loss"] for line in metrics.read(here / out)])
+    losses.append([line["loss"] for line in runs.read_metrics(here / out)])
   assert losses[0] == losses[1]
 
 

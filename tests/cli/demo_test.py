@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 
+from drope_jax.analysis import runs
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.cli import configure, demo
@@ -16,7 +17,6 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
 from drope_jax.surgery import compose
-from drope_jax.train import metrics
 
 CONFIG = ModelConfig(
   vocab_size=2048,
@@ -93,7 +93,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
     assert words in ran.out
 
   damage = json.loads((out / "damage.json").read_text())
-  lines = metrics.read(out)
+  lines = runs.read_metrics(out)
   assert [line["tokens"] for line in lines] == [2048, 4096]
   assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
 
@@ -123,7 +123,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   assert "recalibrated" in page and "<svg" in page
 
   assert run_demo().status == 0
-  assert metrics.read(out) == lines, "it trained again"
+  assert runs.read_metrics(out) == lines, "it trained again"
   assert json.loads((out / "results.json").read_text()) == found
 
 

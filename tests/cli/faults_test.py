@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from drope_jax.analysis import runs
 from drope_jax.checkpoint import files, store
 from drope_jax.data import store as data_store
 from drope_jax.train import metrics
@@ -80,7 +81,7 @@ def _lines(run):
   timed = ("tokens_per_s", "mfu", "step_s", "data_wait")
   return [
     {k: value for k, value in line.items() if not k.startswith(timed)}
-    for line in metrics.read(run)
+    for line in runs.read_metrics(run)
   ]
 
 
@@ -105,12 +106,12 @@ def _await(condition, process, ends=False):
 
 
 def _touched(run) -> int:
-  file = run / metrics.FILENAME
+  file = run / runs.METRICS
   return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _logged(run) -> int:
-  file = run / metrics.FILENAME
+  file = run / runs.METRICS
   return file.read_text().count("\n") if file.exists() else 0
 
 
@@ -126,7 +127,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
   assert error.splitlines()[-1] == (
     f"drope train: terminated; saved step {step}; the same command resumes"
   )
-  assert len(metrics.read(run)) == step
+  assert len(runs.read_metrics(run)) == step
   _assert_ends_as(start(run, 10_000), run, whole)
 
 

@@ -1,74 +1,109 @@
-"""metrics.jsonl: no step is lost or logged twice."""
+"""metrics.jsonl: nothing that was logged is lost, and no step counts twice."""
 
 import json
+import os
 
+from etils import epath
 import jax
 import pytest
 
+from drope_jax.analysis import runs
 from drope_jax.train import metrics
 
 
-def _log(folder, resume_step, steps):
-  with metrics.MetricsLog(folder, resume_step) as log:
+def _log(folder, steps):
+  with metrics.MetricsLog(folder) as log:
     for step in steps:
       log.write({"step": step, "loss": step / 8})
 
 
-def test_a_resumed_run_writes_its_later_lines_again(tmp_path):
-  _log(tmp_path, 0, [2, 4, 6, 8])
-  _log(tmp_path, 4, [6, 8, 10])
-  lines = metrics.read(tmp_path)
-  assert lines == [{"step": s, "loss": s / 8} for s in (2, 4, 6, 8, 10)]
+def _steps(folder):
+  return [line["step"] for line in runs.read_metrics(folder)]
 
 
-def test_a_run_from_the_start_keeps_nothing(tmp_path):
-  _log(tmp_path, 0, [2, 4])
-  _log(tmp_path, 0, [2])
-  assert [line["step"] for line in metrics.read(tmp_path)] == [2]
+def test_a_resumed_run_logs_again_and_what_it_had_logged_stays(tmp_path):
+  file = tmp_path / runs.METRICS
+  _log(tmp_path, [2, 4, 6, 8])
+  before = file.read_bytes()
+  _log(tmp_path, [5, 10])
+  assert runs.read_metrics(tmp_path) == [
+    {"step": s, "loss": s / 8} for s in (2, 4, 5, 10)
+  ]
+  assert file.read_bytes().startswith(before)
 
 
-def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
-  _log(tmp_path, 0, [2, 4])
-  whole = json.dumps({"step": 6, "loss": 0.75})
-  file = tmp_path / metrics.FILENAME
-  for cut in (1, len(whole) // 2, len(whole) - 1):
-    file.write_text(file.read_text() + whole[:cut])
-    _log(tmp_path, 9, [10])
-    lines = metrics.read(tmp_path)
-    assert [line["step"] for line in lines] == [2, 4, 10]
-    _log(tmp_path, 9, [])
+@pytest.mark.parametrize("rest", [b"", b"\0\0\0"])  # As a power cut leaves.
+def test_a_line_cut_short_by_a_crash_spoils_no_other(tmp_path, rest):
+  _log(tmp_path, [2, 4])
+  whole = json.dumps({"step": 6, "loss": 0.75}).encode()
+  file = tmp_path / runs.METRICS
+  logged = [2, 4]
+  for cut in range(1, len(whole)):
+    with file.open("ab") as log:
+      log.write(whole[:cut] + rest)
+    assert _steps(tmp_path) == logged
+    logged.append(5 + cut)
+    _log(tmp_path, logged[-1:])
+    assert _steps(tmp_path) == logged
+
+
+def test_a_whole_line_without_its_end_counts(tmp_path):
+  (tmp_path / runs.METRICS).write_text('{"step": 2}')
+  _log(tmp_path, [4])
+  assert _steps(tmp_path) == [2, 4]
 
 
 def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
-  with metrics.MetricsLog(tmp_path, 0) as log:
+  with metrics.MetricsLog(tmp_path) as log:
     log.write({"step": 1})
-    assert metrics.read(tmp_path) == [{"step": 1}]
+    assert runs.read_metrics(tmp_path) == [{"step": 1}]
 
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
-  with metrics.MetricsLog(tmp_path, 0) as log:
+  with metrics.MetricsLog(tmp_path) as log:
     log.write({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
-  assert metrics.read(tmp_path) == [
+  assert runs.read_metrics(tmp_path) == [
     {"step": 1, "loss": None, "grad_norm": None}
   ]
 
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  _log(tmp_path, 0, [2, 4])
+  _log(tmp_path, [2, 4])
   assert not list(tmp_path.iterdir())
 
 
-def test_a_crash_while_resuming_loses_no_line(tmp_path, monkeypatch):
-  _log(tmp_path, 0, [2, 4])
+def test_in_a_bucket_lines_are_there_once_flushed(tmp_path, monkeypatch):
+  """The object is written anew, seldom, and never without an earlier line."""
+  now, written = 1000.0, []
+  monkeypatch.setattr(metrics.paths, "in_bucket", lambda path: True)
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+  write_text = type(epath.Path(tmp_path)).write_text
 
-  def full_disk(self, text):
-    (tmp_path / self.name).open("w").close()
-    raise OSError("No space left on device")
+  def write(self, text):
+    written.append(text.count("\n"))
+    return write_text(self, text)
 
-  monkeypatch.setattr(
-    type(metrics.epath.Path(tmp_path)), "write_text", full_disk
-  )
-  with pytest.raises(OSError, match="No space"):
-    metrics.MetricsLog(tmp_path, 2)
-  assert [line["step"] for line in metrics.read(tmp_path)] == [2, 4]
+  monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", write)
+  _log(tmp_path, [2, 4])
+  assert _steps(tmp_path) == [2, 4]
+  written.clear()
+  with metrics.MetricsLog(tmp_path) as log:
+    for step in (6, 8, 10):
+      log.write({"step": step})
+    now += 31
+    log.write({"step": 12})
+    log.write({"step": 14})
+    assert written == [3, 6]
+    log.flush()
+    assert written == [3, 6, 7] and _steps(tmp_path)[-1] == 14
+    log.flush()
+  assert written == [3, 6, 7]
+
+
+def test_a_save_waits_for_the_disk_to_have_the_lines(tmp_path, monkeypatch):
+  synced = []
+  monkeypatch.setattr(os, "fsync", synced.append)
+  with metrics.MetricsLog(tmp_path) as log:
+    log.flush()
+  assert len(synced) == 1
