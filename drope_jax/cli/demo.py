@@ -36,7 +36,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
-from drope_jax.data import corpus, paths
+from drope_jax.data import corpus, lock, paths
 from drope_jax.evals import logit_scale, perplexity
 from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
@@ -76,7 +76,11 @@ def run(args: argparse.Namespace) -> None:
   out = pathlib.Path(args.out)
   if args.from_scratch:  # Other models on longer stores; either one resumes.
     out /= "from_scratch"
-  console = consoles.Console()
+  with lock.held(out):
+    _run(out, args, consoles.Console())
+
+
+def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   _data(out, args.from_scratch, console)
   base, full = paths.resolve(_BASE), paths.resolve(_FULL)
   if args.from_scratch:

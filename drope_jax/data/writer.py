@@ -14,7 +14,7 @@ import json
 from etils import epath
 import numpy as np
 
-from drope_jax.data import encode
+from drope_jax.data import encode, lock
 from drope_jax.data import metadata as metadata_lib
 from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
@@ -51,17 +51,24 @@ def write(
       many tokens there are, those of an earlier call included.
 
   Raises:
-    ValueError: `out` holds something else, or there is no text.
+    ValueError: `out` holds something else, or is being written by another
+      process, or there is no text.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
   folder = epath.Path(out)
   parts = folder / "parts"
   plan = _plan(sources, tokenizer)
   if not (folder / metadata_lib.FILE).exists():
-    _begin(folder, plan)
-    paths = _write_parts(parts, sources, tokenizer, workers, on_progress)
-    metadata = _join(out, paths, tokenizer, plan)
-    _write_atomically(folder / metadata_lib.FILE, metadata_lib.encode(metadata))
+    with lock.held(folder) as require_held:
+      _begin(folder, plan)
+      paths = _write_parts(
+        parts, sources, tokenizer, workers, on_progress, require_held
+      )
+      metadata = _join(out, paths, tokenizer, plan)
+      require_held()
+      _write_atomically(
+        folder / metadata_lib.FILE, metadata_lib.encode(metadata)
+      )
   store = store_lib.Store.open(out)
   if store.metadata.plan != plan:
     raise _occupied(out, "a finished store of other inputs")
@@ -82,7 +89,9 @@ def _begin(folder: epath.Path, plan: str) -> None:
   if file.exists():
     if file.read_text() != plan:
       raise _occupied(str(folder), "an unfinished store of other inputs")
-  elif folder.exists() and any(p.name != "parts" for p in folder.iterdir()):
+  elif folder.exists() and any(
+    p.name not in ("parts", lock.FILENAME) for p in folder.iterdir()
+  ):
     raise _occupied(str(folder), "other files")
   else:
     (folder / "parts").mkdir(parents=True, exist_ok=True)
@@ -102,6 +111,7 @@ def _write_parts(
   tokenizer: tokenizer_lib.Tokenizer,
   workers: int,
   on_progress: Callable[[int, int], None],
+  require_held: Callable[[], None],
 ) -> list[epath.Path]:
   """Returns the parts, in order, having written those that were missing."""
   paths = sorted(folder.glob("*.npz"))
@@ -116,6 +126,7 @@ def _write_parts(
     held_tokens += len(encoded.tokens)
     if held_tokens >= _PART_TOKENS or encoded.next_source == len(sources):
       paths.append(folder / f"{len(paths):06d}.npz")
+      require_held()
       _write_part(paths[-1], held)
       num_tokens += held_tokens
       held, held_tokens = [], 0

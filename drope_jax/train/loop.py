@@ -2,21 +2,24 @@
 
 A run's folder holds `recipe.json`, `metrics.jsonl`, one folder a saved step
 (what it resumes from), and one model checkpoint a finished phase, by its name.
+While it runs, no other process may write there (`data.lock`).
 Files, clocks and progress are here and in `training`; the step itself is pure
 (`step`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import os
 
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
-from drope_jax.data import paths, pipeline, tokenizer
+from drope_jax.data import lock, paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
 from drope_jax.train import preflight, training
@@ -54,31 +57,64 @@ def run(
 
   Raises:
     training.Stopped: `stopping` said so.
-    ValueError: the folder is another recipe's, or was begun with other tokens
-      in a store; stores, tokenizer and model do not fit each other; the loss
-      is not finite; a checkpoint is damaged; `from_step` is not kept.
+    ValueError: the folder is another recipe's, was begun with other tokens in
+      a store, or has another writer; stores, tokenizer and model do not fit
+      each other; the loss is not finite; a checkpoint is damaged; `from_step`
+      is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
   directory = epath.Path(directory)
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
-  preflight.claim(recipe, stores, directory)
-  if from_step is not None:
-    store.go_back(directory, from_step)
-  ends = recipe.end_steps()
-  saved = (store.finished_steps(directory) or [0])[-1]
-  context = Run(
-    recipe,
-    directory,
-    mesh,
-    base_dir,
-    stores,
-    _start_tokens(recipe, base_dir),
-    on_metrics,
-    probe,
-    stopping,
-  )
-  model, done = _resume_model(context, saved)
+  with _only_writer(directory) as require_held:
+    preflight.claim(recipe, stores, directory)
+    if from_step is not None:
+      store.go_back(directory, from_step)
+
+    def stopping_if_held(step: int) -> bool:
+      require_held()
+      return stopping(step)
+
+    context = Run(
+      recipe,
+      directory,
+      mesh,
+      base_dir,
+      stores,
+      _start_tokens(recipe, base_dir),
+      on_metrics,
+      probe,
+      stopping_if_held,
+    )
+    return _take_phases(context, on_model)
+
+
+@contextlib.contextmanager
+def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
+  """Holds the folder for the whole program, in its first process."""
+  with contextlib.ExitStack() as stack:
+    require_held, refused = (lambda: None), None
+    if jax.process_index() == 0:
+      try:
+        require_held = stack.enter_context(lock.held(directory))
+      except (OSError, ValueError) as error:
+        refused = error
+    reason = np.zeros(1024, np.uint8)
+    said = str(refused or "").encode()[: reason.size]
+    reason[: len(said)] = [*said]
+    said = bytes(multihost_utils.broadcast_one_to_all(reason)).rstrip(b"\0")
+    if refused is not None:
+      raise refused
+    if said:
+      raise ValueError(said.decode(errors="replace"))
+    yield require_held
+
+
+def _take_phases(run: Run, on_model: Callable[[str, Model], None]) -> Model:
+  """Returns the model that the run's phases end in; saves each one's."""
+  recipe, ends = run.recipe, run.recipe.end_steps()
+  saved = (store.finished_steps(run.directory) or [0])[-1]
+  model, done = _resume_model(run, saved)
   if not done and not saved:
     on_model("start", model)
   for index, phase in enumerate(recipe.phases):
@@ -86,10 +122,10 @@ def run(
       continue
     first = ends[index - 1] if index else 0
     if isinstance(phase, SurgeryPhase):
-      model = _operate(context, phase, recipe.phases[:index], model)
+      model = _operate(run, phase, recipe.phases[:index], model)
     else:
-      model = training.train(context, phase, first, model)
-    _keep(context, phase, model)
+      model = training.train(run, phase, first, model)
+    _keep(run, phase, model)
     on_model(phase.name, model)
   return model
 

@@ -15,7 +15,7 @@ import numpy as np
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
-from drope_jax.data import paths, pipeline, tokenizer
+from drope_jax.data import lock, paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
@@ -133,7 +133,7 @@ def claim(
   if file.exists():
     _require_same(_parse(file), encoded, directory)
   elif directory.exists() and any(
-    p.suffix != ".tmp" for p in directory.iterdir()
+    p.suffix != ".tmp" and p.name != lock.FILENAME for p in directory.iterdir()
   ):
     raise ValueError(
       f"A run needs a new folder, or its own, got {directory}, which holds "

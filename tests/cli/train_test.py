@@ -10,6 +10,7 @@ import pytest
 from drope_jax.analysis import runs
 from drope_jax.checkpoint import manifest, store
 from drope_jax.cli import train
+from drope_jax.data import lock
 from drope_jax.train import context, metrics
 
 
@@ -44,6 +45,24 @@ def test_the_recipe_is_the_files_with_the_overrides(drope, here, handed):
 def test_the_runs_folder_is_named_after_the_config(drope, handed):
   drope("train", "recipes/tiny.gin")
   assert [out for _, out, _ in handed] == ["runs/tiny"]
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    "train tiny.gin --out new",
+    "tokenize text.txt --tokenizer tiny.model --workers 1 --out new",
+    "demo --out new",
+  ],
+)
+def test_a_folder_that_another_process_writes_is_refused(drope, here, command):
+  with lock.held("new"):
+    before = (here / "new" / lock.FILENAME).read_bytes()
+    ran = drope(*command.split())
+    assert ran.status == 2 and ran.err.count("\n") == 1
+    assert f"got new, where process {os.getpid()} on" in ran.err
+    assert [path.name for path in (here / "new").iterdir()] == [lock.FILENAME]
+    assert (here / "new" / lock.FILENAME).read_bytes() == before
 
 
 def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(

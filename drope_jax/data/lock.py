@@ -1,0 +1,210 @@
+"""A folder's one writer.
+
+Locally it is whoever holds flock(2) on a file in the folder, which the kernel
+takes back when the process ends, however it ends. Over NFS Linux makes it a
+lock of the server's, which outlives a lost machine by its lease, 90 seconds by
+default (NFSv4), and holds among the processes of one machine only where the
+folder is mounted with `nolock` or `local_lock`.
+
+A bucket has no locks, but takes a write only if nobody else has written since:
+there the writer renews an object, and one that stays as it is for a minute was
+left by a crash.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+
+from etils import epath
+import tensorstore
+
+from drope_jax.data import paths
+
+FILENAME = "writer.lock"
+
+_RENEW_EVERY_S = 15
+_EXPIRES_S = 60
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def held(directory: str | os.PathLike) -> Iterator[Callable[[], None]]:
+  """Holds a folder, which is made if need be, as its only writer.
+
+  Gives a function to call before what must not be written by two: in a bucket
+  another may take the folder over, from a process that stood still.
+
+  Raises:
+    ValueError: another process holds it, here or, from that function, by now.
+  """
+  directory = epath.Path(directory)
+  hold = _leased if paths.in_bucket(directory) else _locked
+  with hold(directory) as require_held:
+    yield require_held
+
+
+@contextlib.contextmanager
+def _locked(directory: epath.Path) -> Iterator[Callable[[], None]]:
+  directory.mkdir(parents=True, exist_ok=True)
+  path = pathlib.Path(directory) / FILENAME
+  with _open_locked(path) as file:
+    try:
+      file.truncate(0)
+      file.write(_record())
+      file.flush()
+      yield lambda: None
+    finally:
+      path.unlink(missing_ok=True)
+
+
+def _open_locked(path: pathlib.Path):
+  while True:
+    file = path.open("a+")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      with file:
+        raise _taken(path.parent, file.read()) from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+      logging.getLogger(__name__).warning(
+        "%s: this file system has no locks (%s); start no second writer there",
+        path.parent,
+        error.strerror,
+      )
+      return file
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return file
+    file.close()  # Its last holder has just removed it.
+
+
+@contextlib.contextmanager
+def _leased(directory: epath.Path) -> Iterator[Callable[[], None]]:
+  lease = _Lease(directory)
+  lease.take()
+  ended = threading.Event()
+
+  def renew():
+    while not ended.wait(_RENEW_EVERY_S) and lease.renew():
+      pass
+
+  thread = threading.Thread(target=renew, daemon=True)
+  thread.start()
+  try:
+    yield lease.require_held
+  finally:
+    ended.set()
+    thread.join()
+    lease.give_back()
+
+
+class _Lease:
+  """An object that says who writes, and is written anew while they do."""
+
+  def __init__(self, directory: epath.Path):
+    self._directory = directory
+    bucket, _, path = str(directory).removeprefix("gs://").partition("/")
+    self._objects = tensorstore.KvStore.open(
+      {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
+    ).result()
+    self._mine = _record().encode()
+    self._generation = b""
+    self._lost: ValueError | None = None
+
+  def take(self) -> None:
+    """Makes it this process's, once nobody else renews it."""
+    found = self._objects.read(FILENAME).result()
+    if found.state == "value":
+      logging.getLogger(__name__).warning(
+        "%s: waiting up to %d s, to see whether %s still writes there",
+        self._directory,
+        _EXPIRES_S,
+        _holder(found.value.decode()),
+      )
+      found = self._await_change(found)
+    if not self._write(found.stamp.generation):
+      raise self._lost
+
+  def renew(self) -> bool:
+    """Writes it anew; returns whether it still is this process's."""
+    try:
+      return self._write(self._generation)
+    except Exception:  # The network's: the next may arrive.
+      return True
+
+  def require_held(self) -> None:
+    if self._lost is not None:
+      raise self._lost
+
+  def give_back(self) -> None:
+    if self._lost is None:
+      self._objects.write(FILENAME, None, if_equal=self._generation).result()
+
+  def _await_change(self, found):
+    """Returns what is there once it is gone, or has stayed for too long."""
+    deadline = time.monotonic() + _EXPIRES_S
+    while time.monotonic() < deadline:
+      time.sleep(_RENEW_EVERY_S / 5)
+      now = self._objects.read(FILENAME).result()
+      if now.state != "value":
+        return now
+      if now.stamp.generation != found.stamp.generation:
+        raise _taken(self._directory, now.value.decode())
+    return found
+
+  def _write(self, generation: bytes) -> bool:
+    """Writes it where it is as it was; returns whether it is ours then."""
+    if self._lost is not None:
+      return False
+    written = self._objects.write(
+      FILENAME, self._mine, if_equal=generation
+    ).result()
+    if not written.generation:
+      found = self._objects.read(FILENAME).result()
+      if found.value != self._mine:
+        self._lost = _taken(self._directory, found.value.decode())
+        return False
+      written = found.stamp  # An answer was lost, and the write tried again.
+    self._generation = written.generation
+    return True
+
+
+def _record() -> str:
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  return json.dumps(
+    {
+      "host": socket.gethostname(),
+      "pid": os.getpid(),
+      "since": now,
+      "id": uuid.uuid4().hex,
+    }
+  )
+
+
+def _holder(record: str) -> str:
+  try:
+    found = json.loads(record)
+    return f"process {found['pid']} on {found['host']} (since {found['since']})"
+  except (KeyError, TypeError, ValueError):  # It is about to say so.
+    return "another process"
+
+
+def _taken(directory: os.PathLike, record: str) -> ValueError:
+  return ValueError(
+    f"A folder has one writer at a time, got {directory}, where "
+    f"{_holder(record)} writes. Let it finish, end it, or choose another "
+    "folder."
+  )

@@ -1,0 +1,214 @@
+"""A folder has one writer, and a crash leaves none behind."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+from etils import epath
+import pytest
+import tensorstore
+
+from drope_jax.data import lock
+
+_HOLD = """
+import sys
+from drope_jax.data import lock
+with lock.held(sys.argv[1]):
+  print("held", flush=True)
+  sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """Another process, which holds a folder that it has made."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, tmp_path / "run"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  assert process.stdout.readline() == b"held\n"
+  yield process
+  process.kill()
+  process.communicate()
+
+
+def test_a_second_writer_is_told_who_the_first_is(holder, tmp_path):
+  before = (tmp_path / "run" / lock.FILENAME).read_bytes()
+  since = json.loads(before)["since"]
+  message = (
+    f"got {tmp_path}/run, where process {holder.pid} on {socket.gethostname()} "
+    f"(since {since}) writes. Let it finish"
+  )
+  for _ in range(2):
+    with (
+      pytest.raises(ValueError, match=re.escape(message)),
+      lock.held(tmp_path / "run"),
+    ):
+      pass
+  assert (tmp_path / "run" / lock.FILENAME).read_bytes() == before
+
+
+def test_what_a_killed_writer_leaves_locks_nobody_out(holder, tmp_path):
+  holder.kill()
+  holder.wait()
+  assert (tmp_path / "run" / lock.FILENAME).exists()
+  with lock.held(tmp_path / "run"):
+    record = json.loads((tmp_path / "run" / lock.FILENAME).read_text())
+    assert record["pid"] == os.getpid()
+  assert not list((tmp_path / "run").iterdir())
+
+
+def test_it_is_free_after_an_error(tmp_path):
+  for _ in range(2):
+    with pytest.raises(KeyError), lock.held(tmp_path):
+      raise KeyError
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_its_holder_is_removing_is_no_lock(tmp_path, monkeypatch):
+  flock, path = fcntl.flock, tmp_path / lock.FILENAME
+  removed = []
+
+  def flock_after_removal(file, operation):
+    if not removed:
+      removed.append(path.unlink())
+    return flock(file, operation)
+
+  monkeypatch.setattr(fcntl, "flock", flock_after_removal)
+  with lock.held(tmp_path):
+    assert removed and json.loads(path.read_text())["pid"] == os.getpid()
+    with pytest.raises(ValueError, match="one writer"), lock.held(tmp_path):
+      pass
+
+
+def test_where_there_are_no_locks_it_says_so(tmp_path, monkeypatch, caplog):
+  def flock(file, operation):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  with lock.held(tmp_path):
+    (record,) = caplog.records
+  assert f"{tmp_path}: this file system has no locks" in record.getMessage()
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """A store of objects with generations, in the place of a bucket's."""
+  store = tensorstore.KvStore.open("memory://").result()
+
+  class Opened:
+    def result(self):
+      return store
+
+  monkeypatch.setattr(tensorstore.KvStore, "open", lambda spec: Opened())
+  return store
+
+
+class Clock:
+  """Time, which passes only where somebody sleeps."""
+
+  def __init__(self, monkeypatch):
+    self.now, self.meanwhile = 0.0, lambda: None
+    monkeypatch.setattr(lock.time, "monotonic", lambda: self.now)
+    monkeypatch.setattr(lock.time, "sleep", self._sleep)
+
+  def _sleep(self, seconds):
+    self.now += seconds
+    self.meanwhile()
+
+
+OBJECTS = epath.Path("gs://bucket/run")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  return Clock(monkeypatch)
+
+
+def test_a_lease_that_is_renewed_keeps_others_out(bucket, clock):
+  first = lock._Lease(OBJECTS)
+  first.take()
+  before = bucket[lock.FILENAME]
+  clock.meanwhile = first.renew
+  with pytest.raises(ValueError, match=f"where process {os.getpid()} on "):
+    lock._Lease(OBJECTS).take()
+  assert clock.now < lock._EXPIRES_S
+  assert bucket[lock.FILENAME] == before
+  first.require_held()
+
+
+def test_a_lease_is_renewed_as_long_as_it_is_held(bucket, monkeypatch):
+  monkeypatch.setattr(lock, "_RENEW_EVERY_S", 0.001)
+  generations = set()
+  with lock.held(OBJECTS) as require_held:
+    while len(generations) < 3:
+      generations.add(bucket.read(lock.FILENAME).result().stamp.generation)
+    require_held()
+  assert not bucket.list().result()
+
+
+def test_a_lease_that_a_crash_left_is_taken_once_it_has_expired(bucket, clock):
+  lock._Lease(OBJECTS).take()
+  second = lock._Lease(OBJECTS)
+  second.take()
+  assert clock.now >= lock._EXPIRES_S
+  second.require_held()
+
+
+def test_a_lease_given_back_is_not_waited_for_any_longer(bucket, clock):
+  first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
+  first.take()
+  clock.meanwhile = first.give_back
+  second.take()
+  assert 0 < clock.now < lock._EXPIRES_S
+  assert second.renew()
+
+
+def test_of_two_that_wait_one_gets_it(bucket, clock):
+  lock._Lease(OBJECTS).take()
+  quicker, slower = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
+
+  def overtaken(found):
+    quicker.take()
+    return found
+
+  slower._await_change = overtaken
+  with pytest.raises(ValueError, match="one writer"):
+    slower.take()
+  assert quicker.renew() and not slower.renew()
+
+
+def test_who_stood_still_finds_that_another_has_taken_over(bucket, clock):
+  first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
+  first.take()
+  assert first.renew()
+  second.take()
+  first.require_held()  # It has not asked yet.
+  assert not first.renew()
+  with pytest.raises(ValueError, match="one writer"):
+    first.require_held()
+  first.give_back()
+  assert second.renew(), "it took the other's away"
+
+
+def test_an_answer_that_was_lost_costs_nothing(bucket, clock):
+  lease = lock._Lease(OBJECTS)
+  lease.take()
+  lease._objects.write(lock.FILENAME, lease._mine).result()  # Arrived, unheard.
+  assert lease.renew() and lease.renew()
+  lease.require_held()
+
+
+def test_a_network_that_is_down_is_not_a_loss(bucket, clock, monkeypatch):
+  lease = lock._Lease(OBJECTS)
+  lease.take()
+  with monkeypatch.context() as patch:
+    patch.setattr(lease, "_objects", None)
+    assert lease.renew()
+  assert lease.renew()
