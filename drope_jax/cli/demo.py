@@ -33,6 +33,8 @@ from drope_jax.cli import (
   recipes,
   results,
   surgery,
+  termination,
+  train,
 )
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
@@ -42,7 +44,7 @@ from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
-from drope_jax.train import loop, loss
+from drope_jax.train import loss
 from drope_jax.train.recipe import Recipe
 
 _BASE, _FULL = (
@@ -129,8 +131,13 @@ def _train(
   """Runs a recipe in a folder of the demo's; returns its last checkpoint."""
   recipe = configure.build(config, Recipe, overrides)
   console.rule(f"training: {name}")
-  with progress_lib.TrainingProgress(recipe, console) as show:
-    loop.run(recipe, out / name, base_dir=str(out / "data"), on_metrics=show)
+  with (
+    termination.stop_request("demo") as request,
+    progress_lib.TrainingProgress(recipe, console) as show,
+  ):
+    train.run_loop(
+      request, recipe, out / name, base_dir=str(out / "data"), on_metrics=show
+    )
   return out / name / recipe.phases[-1].name
 
 
@@ -170,7 +177,10 @@ def _recalibrate(
     return {"held_out_loss": float(probe_loss(config, mesh, params, tokens_BS))}
 
   bar = progress_lib.TrainingProgress(recipe, console)
-  with rich.live.Live(console=console, transient=False) as live:
+  with (
+    termination.stop_request("demo") as request,
+    rich.live.Live(console=console, transient=False) as live,
+  ):
 
     def show(line) -> None:
       bar(line)
@@ -186,7 +196,8 @@ def _recalibrate(
         )
       )
 
-    loop.run(
+    train.run_loop(
+      request,
       recipe,
       out / "live",
       base_dir=str(out / "data"),

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   0: done. 1: a bug, with a traceback. 2: a mistake in the command, its config
   or its input, explained in one line. 130: interrupted by Ctrl-C. 143: ended by
-  SIGTERM, before which `drope train` finishes its step and saves.
+  SIGTERM. Before either, a training finishes its step and saves.
   With DROPE_DEBUG=1 in the environment, a mistake shows its traceback too.
 
   Args:
@@ -58,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = _command_name(argv)
   previous = signal.signal(signal.SIGTERM, termination.at_once)
   try:
-    _prepare_libraries()
-    module = importlib.import_module(f"drope_jax.cli.{name}")
+    with termination.stop_request(name, name in _RESUMABLE):
+      _prepare_libraries()
+      module = importlib.import_module(f"drope_jax.cli.{name}")
     parser = _Parser(
       prog=f"drope {name}",
       description=module.__doc__,

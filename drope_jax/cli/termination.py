@@ -1,10 +1,17 @@
-"""SIGTERM, with which a machine is taken back: at once, or after a save."""
+"""Ctrl-C, and SIGTERM with which a machine is taken back.
 
-from collections.abc import Callable, Iterator
+Either ends a command by an exception, a training after a save.
+"""
+
+from collections.abc import Iterator
 import contextlib
+import os
 import signal
+import threading
 
 STATUS = 128 + signal.SIGTERM
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_AGAIN_S = 0.05
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,21 +23,106 @@ def at_once(signum, frame) -> None:
   raise Terminated
 
 
+def send_again(interrupt: KeyboardInterrupt) -> None:
+  """Repeats soon a signal whose exception ended nothing."""
+  terminated = isinstance(interrupt, Terminated)
+  number = signal.SIGTERM if terminated else signal.SIGINT
+  timer = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
+  timer.daemon = True
+  timer.start()
+
+
+class StopRequest:
+  """A signal's, to a training: it saves and ends; the second ends it at once.
+
+  So does the first where nothing is unsaved. No signal raises anything, as its
+  exception can come where Python drops it, or where C++ calls Python.
+
+  Attributes:
+    number: the signal's; None before one has come.
+  """
+
+  def __init__(self, command: str, resumes: bool):
+    self.number: int | None = None
+    self._command = command
+    self._then = "; the same command resumes" if resumes else ""
+    self._waits = self._told = False
+
+  def stopping(self, step: int) -> bool:
+    """Returns whether to save `step` and end; from here on, a signal waits."""
+    self._waits = True
+    return self.number is not None
+
+  def saved(self) -> None:
+    """Notes that nothing is unsaved: from here on, a signal ends at once."""
+    self._waits = False
+
+  def error(self, what: str) -> KeyboardInterrupt:
+    """Returns what ends the command once `what` was done."""
+    number = self.number or signal.SIGTERM  # Another process got it.
+    kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    return kind(f"{_WORDS[number]}; {what}{self._then}")
+
+  def note(self, number: int, frame) -> None:
+    """Handles a signal in the main thread, between two of Python's steps."""
+    self.number = number
+
+  def watch(self, pipe: int) -> None:
+    """Reads signals in a thread, which waits for no call of the main one's."""
+    while numbers := os.read(pipe, 1):
+      number = numbers[0]
+      if number not in _WORDS:
+        continue
+      if not self._waits or self._told:
+        self._end(number)
+      self._told = True
+      self._say(f"{_WORDS[number]}; will save and end; once more ends at once")
+
+  def _end(self, number: int) -> None:
+    if os.isatty(2):
+      os.write(2, b"\x1b[?25h\n")  # A live display hides the cursor.
+    self._say(f"{_WORDS[number]}{self._then}")
+    os._exit(128 + number)
+
+  def _say(self, words: str) -> None:
+    os.write(2, f"drope {self._command}: {words}\n".encode())
+
+
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-  """Gives whether SIGTERM has come, the first of which ends nothing here."""
-  came = False
+def stop_request(command: str, resumes: bool = True) -> Iterator[StopRequest]:
+  """Has Ctrl-C and SIGTERM do as the `StopRequest` that it gives.
 
-  def note(signum, frame):
-    nonlocal came
-    came = True
-    signal.signal(signal.SIGTERM, previous)
-
-  previous = signal.signal(signal.SIGTERM, note)
+  Args:
+    command: that the messages are of.
+    resumes: whether they say that it does.
+  """
+  request = StopRequest(command, resumes)
+  pipe, signals = os.pipe()
+  os.set_blocking(signals, False)
+  handlers = _handlers()
+  fd = signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
+  for number in handlers:
+    signal.signal(number, request.note)
+  thread = threading.Thread(target=request.watch, args=(pipe,), daemon=True)
+  thread.start()
   try:
-    yield lambda: came
+    yield request
   finally:
-    signal.signal(signal.SIGTERM, previous)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    signal.set_wakeup_fd(fd)
+    os.close(signals)
+    thread.join()
+    os.close(pipe)
+
+
+def _handlers():
+  """Returns the handlers of both signals, but for what is ignored."""
+  return {
+    number: handler
+    for number in _WORDS
+    if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+  }
 
 
 @contextlib.contextmanager
@@ -39,11 +131,7 @@ def in_any_call() -> Iterator[None]:
 
   Python's own handlers wait until it returns, for minutes while it compiles.
   """
-  previous = {
-    number: handler
-    for number in (signal.SIGINT, signal.SIGTERM)
-    if callable(handler := signal.getsignal(number))
-  }
+  previous = _handlers()
   for number in previous:
     signal.signal(number, signal.SIG_DFL)
   try:

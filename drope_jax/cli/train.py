@@ -12,7 +12,9 @@ finished phase, by its name.
 import argparse
 from collections.abc import Callable, Mapping
 import contextlib
+import os
 import pathlib
+import signal
 from typing import Any
 
 import jax
@@ -30,6 +32,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.train import loop, training
+from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
 
 
@@ -67,34 +70,63 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
-    Terminated: SIGTERM came, and what it cost is saved.
+    KeyboardInterrupt: Ctrl-C or SIGTERM came, and what it cost is saved.
   """
   recipe = configure.build(args.config, Recipe, args.overrides)
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   with contextlib.ExitStack() as stack:
-    terminated = stack.enter_context(termination.deferred())
+    request = stack.enter_context(termination.stop_request("train"))
     if args.distributed is not None:
       facts = agreement.describe(recipe, out, args.data, args.from_step)
       # JAX puts its own handler of SIGTERM in the place of that one.
       stack.enter_context(hosts.joined(args.distributed, facts))
-    _run(recipe, out, args, _stopping(terminated))
+    _run(recipe, out, args, request)
 
 
-def _stopping(terminated: Callable[[], bool]) -> Callable[[int], bool]:
+def run_loop(
+  request: termination.StopRequest,
+  recipe: Recipe,
+  directory: str | os.PathLike,
+  *,
+  on_model: Callable[[str, Model], None] = lambda name, model: None,
+  **options: Any,
+) -> None:
+  """Calls `loop.run`, with its `options`, and has `request` end it.
+
+  Raises:
+    KeyboardInterrupt: it did, and what it cost is saved.
+  """
+
+  def on_saved(name: str, model: Model) -> None:
+    request.saved()
+    on_model(name, model)
+
+  stopping = _stopping(request)
+  try:
+    loop.run(recipe, directory, on_model=on_saved, stopping=stopping, **options)
+  except training.Stopped as stopped:
+    raise request.error(str(stopped)) from stopped
+
+
+def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:
   """Returns whether any process of the run was told to end, as all see it."""
-  reached = False
+  forwarded = reached = False
 
   def stopping(step: int) -> bool:
-    nonlocal reached
+    nonlocal forwarded, reached
+    told = request.stopping(step)
     if not jax.distributed.is_initialized():
-      return terminated()
+      return told
+    if told and not forwarded:
+      forwarded = True
+      os.kill(os.getpid(), signal.SIGTERM)  # Which JAX tells all processes of.
     reached |= multihost_utils.reached_preemption_sync_point(step)
     return reached
 
   return stopping
 
 
-def _run(recipe, out, args, stopping) -> None:
+def _run(recipe, out, args, request) -> None:
   console = consoles.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
     track.listeners(args.track, out, recipe) as trackers,
@@ -105,20 +137,16 @@ def _run(recipe, out, args, stopping) -> None:
       for listener in (show, *trackers):
         listener(line)
 
-    try:
-      loop.run(
-        recipe,
-        out,
-        base_dir=args.data,
-        on_metrics=on_metrics,
-        on_model=lambda name, model: console.print(
-          f"{name}: {model.tokens:,} tokens of training behind it"
-        ),
-        stopping=stopping,
-        from_step=args.from_step,
-      )
-    except training.Stopped as stopped:
-      message = f"terminated; {stopped}; the same command resumes"
-      raise termination.Terminated(message) from stopped
+    run_loop(
+      request,
+      recipe,
+      out,
+      base_dir=args.data,
+      on_metrics=on_metrics,
+      on_model=lambda name, model: console.print(
+        f"{name}: {model.tokens:,} tokens of training behind it"
+      ),
+      from_step=args.from_step,
+    )
   if jax.process_index() == 0:
     terminal.say(f"{out}: finished. `drope inspect {out}` shows it.")

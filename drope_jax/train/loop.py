@@ -127,6 +127,9 @@ def _take_phases(run: Run, on_model: Callable[[str, Model], None]) -> Model:
       model = training.train(run, phase, first, model)
     _keep(run, phase, model)
     on_model(phase.name, model)
+    ended, more = ends[index], index + 1 < len(ends)
+    if more and ended and run.stopping(ended):
+      raise training.Stopped(f"saved step {ended}")
   return model
 
 

@@ -32,6 +32,76 @@ def test_a_signal_ends_the_process_within_a_librarys_call(number):
     process.kill()
 
 
+# A lock's second taking never ends, and lets no handler of Python's run.
+_STUCK = """
+import ctypes, signal
+from drope_jax.cli import termination
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, termination.at_once)
+lock = ctypes.create_string_buffer(64)
+with termination.stop_request("train") as request:
+  if {unsaved}:
+    assert not request.stopping(1)
+  print("in it", flush=True)
+  for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(lock)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("unsaved", [False, True])
+def test_wherever_a_training_is_stuck_signals_end_it(number, unsaved):
+  """The second does, and the first where nothing is unsaved."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", _STUCK.format(unsaved=unsaved)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+  try:
+    assert process.stdout.readline() == "in it\n"
+    process.send_signal(number)
+    if unsaved:
+      line = process.stderr.readline()
+      assert line == (
+        f"drope train: {word}; will save and end; once more ends at once\n"
+      )
+      process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == 128 + number
+  assert error == f"drope train: {word}; the same command resumes\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_save_and_says_so(number, capfd):
+  own = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  with termination.stop_request("train") as request:
+    assert not request.stopping(1)
+    signal.raise_signal(number)
+    assert request.stopping(2)
+    error = request.error("saved step 2")
+    word = str(error).split(";")[0]
+  assert str(error) == f"{word}; saved step 2; the same command resumes"
+  terminated = isinstance(error, termination.Terminated)
+  assert terminated == (number == signal.SIGTERM)
+  assert capfd.readouterr().err.startswith(f"drope train: {word}; will save")
+  assert own == {n: signal.getsignal(n) for n in own}
+
+
+def test_an_ignored_signal_stays_ignored(capfd):
+  own = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with termination.stop_request("train"):
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, own)
+  assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
   ("before", "within"),
   [

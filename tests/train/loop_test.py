@@ -23,7 +23,7 @@ from drope_jax.data import store as data_store
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import context, guard, loop, optimizer
+from drope_jax.train import context, guard, loop, optimizer, training
 from drope_jax.train.recipe import (
   HeldOut,
   Recipe,
@@ -308,6 +308,37 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
     _assert_same_bits(
       _leaves(context.Model(params, manifest)), _leaves(want[name])
     )
+
+
+def test_told_to_stop_it_saves_the_step_or_the_phase(whole, base, tmp_path):
+  for stop, saved in ((3, 3), (5, 5), (9, 9)):
+    with pytest.raises(training.Stopped, match=f"^saved step {saved}$"):
+      _run(
+        RECIPE, tmp_path / "run", base, stopping=lambda step, s=stop: step >= s
+      )
+    assert store.finished_steps(tmp_path / "run")[-1] == saved
+  final = _run(RECIPE, tmp_path / "run", base, stopping=lambda step: step == 10)
+  _assert_same_bits(_leaves(final), _leaves(whole[1]["recalibrate"]))
+  assert _lines(tmp_path / "run") == _lines(whole[0])
+
+
+def test_a_second_run_in_its_folder_is_refused_and_costs_nothing(
+  whole, base, tmp_path
+):
+  folder, told = tmp_path / "run", []
+
+  def start_another(line):
+    if line["step"] in (3, 8):
+      with pytest.raises(ValueError, match="one writer at a time, got"):
+        _run(RECIPE, folder, base)
+      told.append(line["step"])
+
+  final = _run(RECIPE, folder, base, on_metrics=start_another)
+  assert told == [3, 8]
+  _assert_same_bits(_leaves(final), _leaves(whole[1]["recalibrate"]))
+  assert _lines(folder) == _lines(whole[0])
+  names = {path.name for path in folder.iterdir()}
+  assert names == {path.name for path in whole[0].iterdir()}
 
 
 _ONE_OF_TWO = """
