@@ -4,14 +4,20 @@ The failure itself is explained in one line. But Orbax stops at the first array
 that cannot be read, with others under way; as these fail too, or are cut off by
 Ctrl-C, Python and asyncio print a traceback of each, at any time until the
 process ends. And each thread of a save logs the error that is raised later.
+
+Ctrl-C itself can come within a callback of the garbage collector's, or another
+of those whose exceptions Python prints and drops: there it is sent again.
 """
 
 import functools
 import logging
+import pathlib
 import sys
 import warnings
 
-_LOGGED = ("_SignalingThread.run() raised", "Task was destroyed but it is")
+from drope_jax.cli import termination
+
+_LOGGED = "Task was destroyed but it is"
 
 
 def silence() -> None:
@@ -25,13 +31,19 @@ def silence() -> None:
 
 
 def _is_other_record(record: logging.LogRecord) -> bool:
-  if any(words in str(record.msg) for words in _LOGGED):
+  if _LOGGED in str(record.msg):
     return False
-  return not (record.exc_info and _is_failed_read(record.exc_info[1]))
+  if record.exc_info is None:
+    return True
+  # Orbax raises what it logs.
+  of_orbax = "orbax" in pathlib.PurePath(record.pathname).parts
+  return not (of_orbax or _is_failed_read(record.exc_info[1]))
 
 
 def _report(hook, unraisable) -> None:
-  if not _is_failed_read(unraisable.exc_value):
+  if isinstance(unraisable.exc_value, KeyboardInterrupt):
+    termination.send_again(unraisable.exc_value)
+  elif not _is_failed_read(unraisable.exc_value):
     hook(unraisable)
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import gc
 import logging
+import signal
 import sys
+import time
 import types
 import warnings
 
 from absl import logging as absl_logging
 import pytest
 
-from drope_jax.cli import failed_io
+from drope_jax.cli import failed_io, termination
 
 # As Orbax and TensorStore put it.
 READS = (
@@ -78,10 +80,33 @@ def test_reads_that_nobody_awaits_are_silent(heard, caplog, text):
 
 def test_what_the_threads_log_is_silent(heard, caplog):
   logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
-  for message in ("_SignalingThread.run() raised an exception: %s", "mine: %s"):
-    absl_logging.error(message, "full")
+  for path in ("/lib/orbax/checkpoint/manager.py", "/mine/manager.py"):
+    failing = "try:\n  1 / 0\nexcept ZeroDivisionError:\n  log(path)"
+    names = {"log": absl_logging.exception, "path": path}
+    exec(compile(failing, path, "exec"), names)
   (record,) = caplog.records
-  assert record.getMessage() == "mine: full"
+  assert record.getMessage() == "/mine/manager.py"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_ended_nothing_is_sent_again(heard, number):
+  own = signal.signal(signal.SIGTERM, termination.at_once)
+
+  class Held:
+    def __del__(self):  # Whose exceptions are dropped.
+      signal.raise_signal(number)
+
+  kinds = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: termination.Terminated,
+  }
+  try:
+    with pytest.raises(KeyboardInterrupt) as caught:
+      Held()
+      time.sleep(60)
+  finally:
+    signal.signal(signal.SIGTERM, own)
+  assert caught.type is kinds[number] and heard == []
 
 
 def test_coroutines_cut_off_are_silent(heard):

@@ -244,8 +244,35 @@ def _assert_goes_on_as_if_nothing_had_been(drope, here):
   assert _lines(here / "new") == _lines(here / "whole")
 
 
-def test_a_save_that_the_disk_cannot_hold_costs_only_itself(
+def test_ctrl_c_saves_the_step_and_the_next_start_resumes(
   drope, here, at_step_3
+):
+  at_step_3(lambda: signal.raise_signal(signal.SIGINT))
+  command = [*_command("new"), "--set", "Recipe.save_every_steps = 500"]
+  ran = drope(*command)
+  assert ran.status == 130
+  assert ran.err.splitlines()[-1] == (
+    "drope train: interrupted; saved step 4; the same command resumes"
+  )
+  assert store.finished_steps(here / "new") == [4]
+  _assert_goes_on_as_if_nothing_had_been(drope, here)
+
+
+def test_a_full_disk_before_the_first_step_costs_nothing(drope, here):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  for room in (10, 200):  # For who writes, or for recipe.json.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+      ran = drope(*_command("new"))
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ran.status == 2 and ran.err.count("\n") == 1, ran.err
+    assert "a file would be larger" in ran.err
+  _assert_goes_on_as_if_nothing_had_been(drope, here)
+
+
+def test_a_save_that_the_disk_cannot_hold_costs_only_itself(
+  drope, here, at_step_3, caplog
 ):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -261,6 +288,7 @@ def test_a_save_that_the_disk_cannot_hold_costs_only_itself(
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert ran.status == 2 and "Traceback" not in ran.err, ran.err
   assert "a file would be larger" in ran.err.splitlines()[-1]
+  assert not [record for record in caplog.records if record.exc_info]
   assert store.finished_steps(here / "new") == [2]
   _assert_goes_on_as_if_nothing_had_been(drope, here)
 
