@@ -27,6 +27,7 @@ WITHOUT_EFFECT = (
   "mesh",
   "compiler_options",
   "save_every_steps",
+  "save_every_minutes",
   "keep_saves",
   "keep_every_steps",
   "log_every_steps",

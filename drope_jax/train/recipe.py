@@ -220,6 +220,8 @@ class Recipe:
     compiler_options: of XLA, for the training step, over those of
       `step.COMPILER_OPTIONS`: {'xla_tpu_scoped_vmem_limit_kib': '65536'}, say.
     save_every_steps: between checkpoints that a run resumes from.
+    save_every_minutes: without a save, after which one follows the next line of
+      metrics.jsonl; None: none does.
     keep_saves: how many of the newest of them stay on disk; and the one of the
       least held-out loss in the phase, of those where that is measured.
     keep_every_steps: those at its multiples stay too; None: no more.
@@ -240,6 +242,7 @@ class Recipe:
     default_factory=dict, hash=False
   )
   save_every_steps: int = 500
+  save_every_minutes: float | None = 10.0
   keep_saves: int = 2
   keep_every_steps: int | None = None
   log_every_steps: int = 10
@@ -290,6 +293,12 @@ class Recipe:
           f"Recipe.{field} must be at least {least}, got "
           f"{getattr(self, field)}. Raise it."
         )
+    minutes = self.save_every_minutes
+    if minutes is not None and not minutes > 0:
+      raise ValueError(
+        f"Recipe.save_every_minutes must be more than 0, got {minutes}. Raise "
+        "it, or set None to save by steps alone."
+      )
     kept = self.keep_every_steps
     if kept is not None and (kept < 1 or kept % self.save_every_steps):
       raise ValueError(

@@ -13,6 +13,7 @@ from drope_jax.train import flops, held_out, preflight
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import step as steps
+from drope_jax.train.cadence import Cadence
 from drope_jax.train.context import Model, Run
 from drope_jax.train.recipe import TrainPhase
 
@@ -144,6 +145,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
       phase.step_tokens,
       run.mesh.devices,
     )
+    cadence = Cadence(recipe.save_every_steps, recipe.save_every_minutes)
     while now < last:
       with meter.waiting():
         batch = sharding.put_batch(run.mesh, next(batches))
@@ -155,7 +157,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
       )
       logs = measures or now % recipe.log_every_steps == 0 or now == last
       stops = run.stopping(now) and now < last
-      saves = now % recipe.save_every_steps == 0 and now < last or stops
+      saves = (cadence.due(now, logs) or stops) and now < last
       if logs or saves:
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
@@ -182,6 +184,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
       if saves:
         log.flush()
         save(now, state, measured if measures else {})
+        cadence.restart()
       if stops:
         raise Stopped(f"saved step {now}")
   return state, measured

@@ -116,6 +116,7 @@ def test_a_surgery_is_measured_on_some_text():
     ({"model": None, "init_from": "there"}, "takes a checkpoint's own"),
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
+    ({"save_every_minutes": 0.0}, "save_every_minutes must be more than 0"),
     ({"keep_saves": 0}, "keep_saves must be at least 1, got 0"),
     (
       {"keep_every_steps": 750},
