@@ -24,13 +24,7 @@ class TrainingProgress:
       if isinstance(phase, TrainPhase)
     }
     self._bar = rich.progress.Progress(
-      "{task.description}",
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      "loss {task.fields[loss]:.3f}",
-      "{task.fields[tokens_per_s]:,.0f} tokens/s",
-      rich.progress.TimeRemainingColumn(),
-      "left",
+      *_columns(self._phases, console.width),
       console=console,
       disable=not console.is_terminal,
     )
@@ -65,3 +59,37 @@ class TrainingProgress:
 
   def __exit__(self, *_) -> None:
     self._bar.stop()
+
+
+def _columns(
+  phases: Mapping[str, tuple[int, int]], width: int
+) -> list[str | rich.progress.ProgressColumn]:
+  """Returns the parts of a line that have room in it.
+
+  Phase and steps always are; then come the loss, the time left, the speed and
+  the bar.
+  """
+  digits = max(len(str(steps)) for _, steps in phases.values())
+  room = width - max(map(len, phases)) - len(" /") - 2 * digits
+  widest = {
+    "loss": " loss 10.123",
+    "left": " 00:00:00 left",
+    "speed": " 1,000,000 tokens/s",
+    "bar": " ----------",
+  }
+  fitting = set()
+  for part, text in widest.items():
+    room -= len(text)
+    if room >= 0:
+      fitting.add(part)
+  columns = {
+    "bar": [rich.progress.BarColumn()],
+    "steps": [rich.progress.MofNCompleteColumn()],
+    "loss": ["loss {task.fields[loss]:.3f}"],
+    "speed": ["{task.fields[tokens_per_s]:,.0f} tokens/s"],
+    "left": [rich.progress.TimeRemainingColumn(), "left"],
+  }
+  shown = ["{task.description}"]
+  for part, of_part in columns.items():
+    shown += of_part if part in fitting | {"steps"} else []
+  return shown

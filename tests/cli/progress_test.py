@@ -1,8 +1,9 @@
 import io
+import re
 
 import pytest
-import rich.console
 
+from drope_jax.cli import console as consoles
 from drope_jax.cli import progress
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
@@ -29,10 +30,12 @@ RECIPE = Recipe(
 )
 
 
-def _show(phase, steps, terminal):
+def _show(phase, steps, terminal, width=120):
   """Returns the progress, and its output, after lines at the run's steps."""
   file = io.StringIO()
-  console = rich.console.Console(file=file, force_terminal=terminal, width=120)
+  console = consoles.Console(
+    file=file, force_terminal=terminal, width=width, color_system=None
+  )
   with progress.TrainingProgress(RECIPE, console) as show:
     for step in steps:
       show(
@@ -69,3 +72,19 @@ def test_on_a_terminal_one_live_line_says_all():
   assert (task.completed, task.total) == (366, PRETRAIN_STEPS)
   for words in ("pretrain", "366/732", "loss 2.500", "12,346 tokens/s", "left"):
     assert words in text
+
+
+@pytest.mark.parametrize(
+  ("width", "line"),
+  [
+    (80, "pretrain ━ 366/732 loss 2.500 12,346 tokens/s -:--:-- left"),
+    (60, "pretrain 366/732 loss 2.500 -:--:-- left"),
+    (40, "pretrain 366/732 loss 2.500"),
+    (20, "pretrain 366/732"),
+  ],
+)
+def test_a_narrow_terminal_has_fewer_parts_and_each_whole(width, line):
+  _, text = _show("pretrain", [366], terminal=True, width=width)
+  shown = text[text.rindex("pretrain") :].splitlines()[0]
+  assert len(shown) <= width
+  assert re.sub("[ ━╸]{2,}", " ━ ", shown.strip()) == line
