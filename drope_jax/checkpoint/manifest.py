@@ -103,6 +103,13 @@ class Manifest:
         )
 
   @property
+  def unused_ids(self) -> int:
+    """How many of the model's ids are beyond its tokenizer's, if it has one."""
+    if self.tokenizer is None:
+      return 0
+    return self.model.vocab_size - self.tokenizer.vocab_size
+
+  @property
   def held_out(self) -> tuple[str, float] | None:
     """The last operation and the held-out loss that it left, if it is known."""
     if not self.lineage or HELD_OUT_LOSS not in self.lineage[-1].arguments:

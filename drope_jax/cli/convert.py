@@ -106,6 +106,11 @@ def _convert(
     f"{args.out}: {count:,} parameters in {' and '.join(dtypes)}, "
     f"{tokenizer.name if tokenizer else 'no tokenizer'}"
   )
+  if unused := manifest.unused_ids:
+    terminal.say(
+      f"The model's last {unused:,} of {manifest.model.vocab_size:,} ids have "
+      f"no piece in {tokenizer.name}."
+    )
 
 
 def _manifest(

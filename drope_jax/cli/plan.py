@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
   recipe = configure.build(args.config, Recipe, args.overrides)
   compiling.prepare()
-  config = recipes.start_config(recipe, args.model, args.data)
+  config = recipes.start_config(recipe, args.model)
   with termination.in_any_call():
     trained, evaluated = _plan(recipe, config, target, args)
   if args.json:

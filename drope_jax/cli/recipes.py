@@ -9,14 +9,9 @@ from drope_jax.train.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the recipe, and where its data lies."""
+  """Declares the recipe, and bindings over it."""
   parser.add_argument("config", metavar="CONFIG.gin", help="the recipe")
   add_overrides(parser, "the file's")
-  parser.add_argument(
-    "--data",
-    metavar="DIR",
-    help="where the recipe's relative paths start (default: here)",
-  )
 
 
 def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
@@ -40,22 +35,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def start_config(
-  recipe: Recipe, model: str | None, base_dir: str | None = None
-) -> ModelConfig:
+def start_config(recipe: Recipe, model: str | None) -> ModelConfig:
   """Returns the config that a recipe's first phase starts from.
 
   Args:
     recipe: to be started.
     model: --model.
-    base_dir: --data.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
     ValueError: the recipe has a model, and --model gives another.
   """
   if model is None:
-    return preflight.start_config(recipe, base_dir)
+    return preflight.start_config(recipe)
   if recipe.model is not None:
     raise ValueError(
       "--model is of a recipe that starts from a checkpoint, got one that has "

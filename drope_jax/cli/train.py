@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   recipes.add_arguments(parser)
   parser.add_argument(
+    "--data",
+    metavar="DIR",
+    help="where relative paths of the recipe's stores and tokenizer start; "
+    "Recipe.init_from starts here (default: here)",
+  )
+  parser.add_argument(
     "--out", metavar="DIR", help="the run's folder (default: runs/CONFIG)"
   )
   parser.add_argument(
@@ -126,6 +132,16 @@ def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:
   return stopping
 
 
+def _show_model(console: consoles.Console, name: str, model: Model) -> None:
+  console.print(f"{name}: {model.tokens:,} tokens of training behind it")
+  unused = model.manifest.unused_ids
+  if name == "start" and unused:
+    console.print(
+      f"The model's last {unused:,} of {model.config.vocab_size:,} ids have no "
+      "piece in its tokenizer; no text has them."
+    )
+
+
 def _run(recipe, out, args, request) -> None:
   console = consoles.Console(stderr=True, quiet=jax.process_index() != 0)
   with (
@@ -143,9 +159,7 @@ def _run(recipe, out, args, request) -> None:
       out,
       base_dir=args.data,
       on_metrics=on_metrics,
-      on_model=lambda name, model: console.print(
-        f"{name}: {model.tokens:,} tokens of training behind it"
-      ),
+      on_model=lambda name, model: _show_model(console, name, model),
       from_step=args.from_step,
     )
   if jax.process_index() == 0:

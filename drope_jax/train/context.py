@@ -102,7 +102,7 @@ class Run:
 
   @property
   def _init_path(self):
-    return paths.resolve(self.recipe.init_from, self.base_dir)
+    return paths.resolve(self.recipe.init_from)
 
   def parent(self, phase: TrainPhase | SurgeryPhase) -> str | None:
     """Returns what a phase starts from, as its lineage names it."""

@@ -46,7 +46,7 @@ def run(
   Args:
     recipe: what to do.
     directory: the run's; new, or one that this recipe began.
-    base_dir: where relative paths of the recipe start.
+    base_dir: where relative paths of stores and of the tokenizer start.
     on_metrics: gets each line of metrics.jsonl.
     on_model: gets "start" and the model that the run starts from, then each
       finished phase's name and model; not again for what an earlier run saved.
@@ -81,7 +81,7 @@ def run(
       mesh,
       base_dir,
       stores,
-      _start_tokens(recipe, base_dir),
+      _start_tokens(recipe),
       on_metrics,
       probe,
       stopping_if_held,
@@ -167,11 +167,11 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
   return Model(initialise(jax.random.key(run.recipe.seed)), manifest), 0
 
 
-def _start_tokens(recipe: Recipe, base_dir: str | None) -> int:
+def _start_tokens(recipe: Recipe) -> int:
   """Returns the tokens that were behind the model that a run starts from."""
   if recipe.init_from is None:
     return 0
-  manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
+  manifest, _ = store.describe(paths.resolve(recipe.init_from))
   return manifest.lineage[-1].tokens if manifest.lineage else 0
 
 

@@ -1,6 +1,7 @@
 """What is checked, and claimed, before a run's first step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import itertools
 import json
 import math
@@ -36,6 +37,19 @@ WITHOUT_EFFECT = (
 )
 
 
+@contextlib.contextmanager
+def _telling_where_paths_start() -> Iterator[None]:
+  """Adds the rule to the error of a path of a recipe that leads nowhere."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"{error} Relative paths of a recipe's stores and tokenizer start at "
+      "--data; Recipe.init_from starts where the command runs."
+    ) from error
+
+
+@_telling_where_paths_start()
 def check(
   recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
 ) -> dict[str, str]:
@@ -53,7 +67,7 @@ def check(
     tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
     fingerprint, size = tokens.fingerprint, tokens.vocab_size
   else:
-    manifest, _ = store.describe(paths.resolve(recipe.init_from, base_dir))
+    manifest, _ = store.describe(paths.resolve(recipe.init_from))
     config = manifest.model
     if manifest.tokenizer is None:
       raise ValueError(
@@ -99,7 +113,8 @@ def check(
   return fingerprints
 
 
-def start_config(recipe: Recipe, base_dir: str | None) -> ModelConfig:
+@_telling_where_paths_start()
+def start_config(recipe: Recipe) -> ModelConfig:
   """Returns the config that a recipe's first phase starts from.
 
   Raises:
@@ -107,7 +122,7 @@ def start_config(recipe: Recipe, base_dir: str | None) -> ModelConfig:
   """
   if recipe.model is not None:
     return recipe.model
-  return store.describe(paths.resolve(recipe.init_from, base_dir))[0].model
+  return store.describe(paths.resolve(recipe.init_from))[0].model
 
 
 def claim(

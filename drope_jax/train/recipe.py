@@ -210,7 +210,8 @@ class Recipe:
   Attributes:
     phases: in order.
     model: of a run that starts from random weights; or give `init_from`.
-    init_from: a checkpoint to start from; or give `model`.
+    init_from: a checkpoint to start from, a relative path from the process's
+      working directory; or give `model`.
     tokenizer: file that the stores were tokenized with, which the run's
       checkpoints carry; None with `init_from`, whose own it is.
     seed: of weights and data.

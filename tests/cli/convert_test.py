@@ -73,13 +73,18 @@ def _weights(folder):
 def test_the_checkpoint_is_the_same_model(folder, drope):
   ran = drope("convert", "theirs", "--out", "ours", "--verify")
   assert (ran.status, ran.err) == (0, "")
-  summary, verified = ran.out.splitlines()
+  summary, unused, verified = ran.out.splitlines()
   assert summary == "ours: 34,720 parameters in bfloat16, tokenizer.json"
   words = verified.replace(",", "").split()
   assert verified.startswith("640 tokens against transformers")
   assert float(words[words.index("logit") + 1]) < 1e-5
   assert float(words[words.index("KL") + 1]) < 1e-9
   params, manifest = store.load_model("ours")
+  pieces = manifest.tokenizer.vocab_size
+  assert V - pieces >= 10
+  assert unused == (
+    f"The model's last {V - pieces} of {V} ids have no piece in tokenizer.json."
+  )
   weight = _weights(folder)["model.layers.1.mlp.up_proj.weight"]
   got = np.asarray(params["layers"]["mlp"]["up"]["kernel"][1])
   assert got.tobytes() == weight.T.tobytes()

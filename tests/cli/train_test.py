@@ -89,6 +89,38 @@ def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
   assert store.describe("new/pretrain")[0].lineage[-1].steps == 3
 
 
+def test_init_from_starts_where_the_command_runs(drope, here):
+  for name in ("text", "tiny.model"):
+    (here / "stores").mkdir(exist_ok=True)
+    (here / name).rename(here / "stores" / name)
+  command = ["train", "tiny.gin", "--data", "stores", "--out", "new"]
+  bindings = ["Recipe.model = None", "Recipe.tokenizer = None"]
+  command += [word for binding in bindings for word in ("--set", binding)]
+  rule = (
+    "Relative paths of a recipe's stores and tokenizer start at --data; "
+    "Recipe.init_from starts where the command runs."
+  )
+  for init_from, data in (("gone", "stores"), ("run", ".")):
+    binding = f"Recipe.init_from = '{init_from}'"
+    ran = drope(*command, "--data", data, "--set", binding)
+    assert ran.status == 2 and ran.err.rstrip().endswith(rule)
+    assert not (here / "new").exists()
+  assert drope(*command, "--set", "Recipe.init_from = 'run'").status == 0
+  assert store.describe("new")[0].lineage[-1].parent == "run"
+
+
+def test_ids_without_a_piece_are_said_once(drope, here, monkeypatch):
+  def run(recipe, directory, **others):
+    tokenizer = manifest.TokenizerRef("tiny.model", "ab", 335)
+    model = context.Model({}, manifest.Manifest(recipe.model, tokenizer))
+    for name in ("start", "pretrain"):
+      others["on_model"](name, model)
+
+  monkeypatch.setattr(train.loop, "run", run)
+  unused = "The model's last 5 of 340 ids have no piece in its tokenizer"
+  assert drope("train", "tiny.gin").err.count(unused) == 1
+
+
 def test_the_best_step_is_found_by_that_name(drope, here):
   shutil.copytree("text", "held")
   bindings = [
