@@ -4,7 +4,8 @@ The one module that imports gin, and of gin it takes the parser only: bindings
 live in one call of `build`, not in gin's process-wide registry, so two configs
 never meet, and every mistake is found with its file and line. What a file means
 is gin's: `Class.field = value`, `scope/Class.field`, `@scope/Class()`, macros
-(`NAME = 3`, `%NAME`), and `include`, whose path is relative to its own file.
+(`NAME = 3`, `%NAME`), and `include`, whose path is relative to its own file, or
+else the name of a shipped config.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,16 +98,21 @@ def locate(path: str) -> pathlib.Path:
   Raises:
     FileNotFoundError: neither exists.
   """
-  package = pathlib.Path(drope_jax.__file__).parent
-  # Installed, configs/ lies inside the package; in a checkout, beside it.
-  shipped = (package / "configs", package.parent / "configs")
-  for folder in (pathlib.Path(), *shipped):
+  for folder in (pathlib.Path(), shipped()):
     if (folder / path).is_file():
       return folder / path
   raise FileNotFoundError(
     f"{path} is neither a file nor the name of a shipped config. Give the path "
     "of a .gin file, or a name such as models/tiny.gin."
   )
+
+
+def shipped() -> pathlib.Path:
+  """Returns the folder of the shipped configs."""
+  package = pathlib.Path(drope_jax.__file__).parent
+  # Installed, configs/ lies inside the package; in a checkout, beside it.
+  inside = package / "configs"
+  return inside if inside.is_dir() else package.parent / "configs"
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -128,11 +134,14 @@ def _read_file(
     if isinstance(statement, config_parser.BindingStatement):
       yield statement, where
       continue
-    included = file.parent / statement.filename
+    beside = file.parent / statement.filename
+    named = shipped() / statement.filename
+    included = named if named.is_file() and not beside.is_file() else beside
     if not included.is_file():
       raise FileNotFoundError(
         f"{where}: the included file {included} does not exist. Paths of "
-        "include are relative to the file that includes."
+        "include are relative to the file that includes, or the names of "
+        "shipped configs."
       )
     if included.resolve() in inside:
       raise bindings.ConfigError(

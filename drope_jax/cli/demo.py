@@ -30,7 +30,7 @@ from drope_jax.cli import (
   configure,
   demo_data,
   evaluate,
-  recipes,
+  recipe_options,
   results,
   surgery,
   termination,
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="train the base and the full recalibration too, in DIR/from_scratch: "
     "about an hour and a half",
   )
-  recipes.add_overrides(parser, "recipes/demo_live.gin")
+  recipe_options.add_overrides(parser, "recipes/demo_live.gin")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from rich import box, table
 from drope_jax import sharding, trees
 from drope_jax.analysis import outline
 from drope_jax.checkpoint import store
-from drope_jax.cli import configure, recipes, terminal
+from drope_jax.cli import configure, recipe_options, terminal
 from drope_jax.cli import console as consoles
 from drope_jax.data import paths
 from drope_jax.model import transformer
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology", metavar="SLICE", help="of --sharding: v5e-256, say"
   )
-  recipes.add_model(parser)
+  recipe_options.add_model(parser)
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
@@ -96,7 +96,9 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   target = slices.parse(args.topology)
   if args.checkpoint.endswith(".gin"):
     recipe = configure.build(args.checkpoint, Recipe)
-    shapes = transformer.param_shapes(recipes.start_config(recipe, args.model))
+    shapes = transformer.param_shapes(
+      recipe_options.start_config(recipe, args.model)
+    )
     layout = sharding.layout(recipe.mesh)
   else:
     path = store.locate(paths.resolve(args.checkpoint))

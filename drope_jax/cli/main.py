@@ -28,6 +28,7 @@ COMMANDS = {
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",
   "inspect": "a checkpoint's config, lineage and parameter table",
+  "recipes": "list the shipped recipes, models and evals, or print one",
   "plan": "whether a recipe fits a TPU slice, and what it takes: no TPU needed",
   "report": "one self-contained HTML page with the plots",
 }

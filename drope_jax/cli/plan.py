@@ -22,7 +22,7 @@ import jax
 from rich import box
 from rich.table import Table
 
-from drope_jax.cli import configure, recipes, terminal, termination
+from drope_jax.cli import configure, recipe_options, terminal, termination
 from drope_jax.cli import console as consoles
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
@@ -37,8 +37,8 @@ _GIB = 2**30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  recipes.add_arguments(parser)
-  recipes.add_model(parser)
+  recipe_options.add_arguments(parser)
+  recipe_options.add_model(parser)
   parser.add_argument(
     "--topology",
     required=True,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
   recipe = configure.build(args.config, Recipe, args.overrides)
   compiling.prepare()
-  config = recipes.start_config(recipe, args.model)
+  config = recipe_options.start_config(recipe, args.model)
   with termination.in_any_call():
     trained, evaluated = _plan(recipe, config, target, args)
   if args.json:

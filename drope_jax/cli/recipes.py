@@ -1,56 +1,94 @@
-"""What commands that take a recipe have in common."""
+"""Lists the shipped recipes, models and evals; prints one, to read or to copy.
+
+drope recipes
+drope recipes llama2_7b_drope
+drope recipes models/llama2_7b.gin
+drope recipes tiny > mine.gin
+"""
 
 import argparse
+import difflib
+import pathlib
+import re
 
-from drope_jax.cli import configure
-from drope_jax.model.config import ModelConfig
-from drope_jax.train import preflight
-from drope_jax.train.recipe import Recipe
+import rich.table
+
+from drope_jax.cli import configure, terminal
+from drope_jax.cli import console as consoles
+
+_KINDS = ("recipes", "models", "evals")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the recipe, and bindings over it."""
-  parser.add_argument("config", metavar="CONFIG.gin", help="the recipe")
-  add_overrides(parser, "the file's")
-
-
-def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
-  """Declares --set, whose bindings are over those `of` a file."""
+  """Declares the command's arguments."""
   parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    dest="overrides",
-    metavar="'Class.param = value'",
-    help=f"a binding over {of}; may be repeated",
+    "name",
+    nargs="?",
+    metavar="NAME",
+    help="what to print: tiny, recipes/tiny or recipes/tiny.gin (default: list "
+    "all)",
   )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-  """Declares the model of a recipe that starts from a checkpoint."""
-  parser.add_argument(
-    "--model",
-    metavar="CONFIG.gin",
-    help="what the recipe starts from, where its checkpoint is not here",
-  )
-
-
-def start_config(recipe: Recipe, model: str | None) -> ModelConfig:
-  """Returns the config that a recipe's first phase starts from.
-
-  Args:
-    recipe: to be started.
-    model: --model.
+def run(args: argparse.Namespace) -> None:
+  """Prints the list, or a file.
 
   Raises:
-    FileNotFoundError: there is no such checkpoint.
-    ValueError: the recipe has a model, and --model gives another.
+    ValueError: no shipped config has that name.
   """
-  if model is None:
-    return preflight.start_config(recipe)
-  if recipe.model is not None:
-    raise ValueError(
-      "--model is of a recipe that starts from a checkpoint, got one that has "
-      "its own. Leave it out."
-    )
-  return configure.build(model, ModelConfig)
+  if args.name is None:
+    consoles.Console().print(*map(_list, _KINDS))
+  else:
+    terminal.say(copy(_find(args.name)).rstrip("\n"))
+
+
+def copy(file: pathlib.Path) -> str:
+  """Returns a shipped config's text, as it is read from any folder."""
+
+  def by_name(include: re.Match) -> str:
+    included = (file.parent / include[1]).resolve()
+    return f"include '{included.relative_to(configure.shipped().resolve())}'"
+
+  return re.sub(r"(?m)^include '(.*)'", by_name, file.read_text("utf-8"))
+
+
+def purpose(file: pathlib.Path) -> str:
+  """Returns the first sentence of a config's header."""
+  header = file.read_text("utf-8").split("\n#\n")[0]
+  text = " ".join(line.strip("# ") for line in header.splitlines())
+  return re.split(r"(?<=\.)\s", text)[0]
+
+
+def _list(kind: str) -> rich.table.Table:
+  shown = rich.table.Table(
+    title=kind,
+    title_justify="left",
+    title_style="bold",
+    box=None,
+    show_header=False,
+    padding=(0, 0, 0, 2),
+  )
+  shown.add_column(overflow="fold")
+  shown.add_column(overflow="fold")
+  for file in sorted((configure.shipped() / kind).glob("*.gin")):
+    shown.add_row(file.stem, purpose(file))
+  return shown
+
+
+def _find(name: str) -> pathlib.Path:
+  wanted = name.removesuffix(".gin")
+  files = {
+    f"{kind}/{file.stem}": file
+    for kind in _KINDS
+    for file in sorted((configure.shipped() / kind).glob("*.gin"))
+  }
+  for known, file in files.items():
+    if wanted in (known, file.stem):
+      return file
+  stems = {known.split("/")[1]: None for known in files}
+  near = difflib.get_close_matches(wanted, [*files, *stems], n=3, cutoff=0.5)
+  advice = f"Did you mean {' or '.join(near)}?" if near else ""
+  raise ValueError(
+    f"The name of a shipped config is needed, got {name!r}. {advice} "
+    "`drope recipes` lists all."
+  )

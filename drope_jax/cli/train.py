@@ -25,7 +25,7 @@ from drope_jax.cli import (
   configure,
   hosts,
   progress,
-  recipes,
+  recipe_options,
   terminal,
   termination,
   track,
@@ -38,7 +38,7 @@ from drope_jax.train.recipe import Recipe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  recipes.add_arguments(parser)
+  recipe_options.add_arguments(parser)
   parser.add_argument(
     "--data",
     metavar="DIR",
