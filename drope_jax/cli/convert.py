@@ -21,7 +21,7 @@ from etils import epath
 
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store, tokenizer_file
-from drope_jax.checkpoint.formats import detect, leaves, meta
+from drope_jax.checkpoint.formats import detect, leaves, meta, vocabulary_files
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.cli import terminal, verify
 from drope_jax.data import paths
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--tokenizer",
     metavar="FILE",
-    help="a .model or tokenizer.json (default: the one that lies with SRC)",
+    help="a .model, tokenizer.json or vocab.json (default: the one that lies "
+    "with SRC)",
   )
   parser.add_argument(
     "--overwrite",
@@ -92,6 +93,8 @@ def _convert(
   tokenizer = source.tokenizer_path
   if args.tokenizer is not None:
     tokenizer = paths.local(args.tokenizer, "--tokenizer")
+  if tokenizer is not None:
+    tokenizer = vocabulary_files.prepare(tokenizer, scratch)
   manifest = _manifest(path, source, tokenizer, args.dtype)
   store.save_streamed(
     args.out,

@@ -12,6 +12,7 @@ from drope_jax.checkpoint.formats import (
   safetensors_io,
   sakana,
   torch_file,
+  vocabulary_files,
 )
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.source import Source
@@ -22,7 +23,11 @@ from drope_jax.model.config import ModelConfig
 MANIFEST = "drope_manifest.json"
 """Beside an export: the checkpoint's manifest, whose lineage goes on."""
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_TOKENIZERS = (
+  "tokenizer.json",
+  "tokenizer.model",
+  vocabulary_files.VOCABULARY,
+)
 _WEIGHTS = {
   safetensors_io.SINGLE: safetensors_io.open_file,
   safetensors_io.INDEX: safetensors_io.open_shards,
@@ -92,7 +97,7 @@ def _tokenizer(
   names = _TOKENIZERS
   had = exported.tokenizer if exported else None
   if had and had.filename.endswith(".model"):
-    names = names[::-1]
+    names = ("tokenizer.model", *names)
   found = [folder / name for name in names if (folder / name).exists()]
   return found[0] if found else None
 

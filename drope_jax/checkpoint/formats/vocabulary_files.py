@@ -1,0 +1,240 @@
+"""A tokenizer.json of the files that transformers kept before it had one.
+
+These are added tokens beside a sentencepiece model, which have ids that the
+model does not know, and vocab.json with merges.txt, byte-level BPE. Source:
+transformers 5, tokenization_utils_base.py and tokenization_utils_tokenizers.py.
+"""
+
+from collections.abc import Mapping
+import json
+import pathlib
+import shutil
+import types
+from typing import Any, NamedTuple
+
+import sentencepiece
+import tokenizers
+
+from drope_jax.checkpoint.formats import (
+  bos,
+  byte_level,
+  fields,
+  sentencepiece_json,
+)
+from drope_jax.data import tokenizer as tokenizer_lib
+
+VOCABULARY = "vocab.json"
+"""Of byte-level BPE, with merges.txt beside."""
+
+_CONFIG, _NAMES = "tokenizer_config.json", "special_tokens_map.json"
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+# What else lies beside a tokenizer, and stays true of the tokenizer.json.
+_KEPT = ("*.jinja", "config.json", "generation_config.json")
+_TEMPLATES = "additional_chat_templates"
+# What tokenizer_config.json says of the files, and would be done twice.
+_MADE = (
+  *("added_tokens_decoder", "add_prefix_space", "legacy", "sp_model_kwargs"),
+  *("spaces_between_special_tokens", "auto_map"),
+)
+
+
+class _Class(NamedTuple):
+  """A byte-level tokenizer of transformers': how it cuts, and its defaults."""
+
+  cuts: str
+  names: Mapping[str, str]
+
+
+_END = "<|endoftext|>"
+_CLASSES: Mapping[str, _Class] = types.MappingProxyType(
+  {
+    "GPT2Tokenizer": _Class("gpt-2", {"bos_token": _END, "eos_token": _END}),
+    "Qwen2Tokenizer": _Class("qwen2", {"eos_token": _END, "pad_token": _END}),
+    "CohereTokenizer": _Class(
+      "command-r",
+      {"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>"},
+    ),
+  }
+)
+_BY_MODEL = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
+
+
+def prepare(file: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
+  """Returns a tokenizer's file, or a tokenizer.json that is made of it.
+
+  Args:
+    file: a tokenizer.json, which is returned as it is, as is a sentencepiece
+      model without tokens of others beside it; or VOCABULARY.
+    scratch: where what is made goes, with what lies beside the file.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: a file is damaged, an added token's id is another's, or the
+      tokenizer's class is not read here.
+  """
+  folder = file.parent
+  config = _object(folder / _CONFIG)
+  if file.name == VOCABULARY:
+    added = _added(folder, config)
+    tokenizer, names = _byte_level(folder, config, added)
+    adds_bos = False
+  elif file.suffix == ".model" and (added := _added(folder, config)):
+    tokenizer_lib.load(str(file))  # Says what is wrong with it.
+    model = sentencepiece.SentencePieceProcessor(str(file))
+    if all(_is_own(model, i, token) for i, token in added.items()):
+      return file
+    tokenizer = sentencepiece_json.convert(
+      model, added, prefixed_once=_is_prefixed_once(config)
+    )
+    pieces = (model.bos_id(), model.eos_id(), model.unk_id(), model.pad_id())
+    names = {
+      role: model.id_to_piece(i)
+      for role, i in zip(_ROLES, pieces, strict=True)
+      if i >= 0
+    }
+    adds_bos = True
+  else:
+    return file
+  names |= _named(folder, config)
+  config = {
+    "clean_up_tokenization_spaces": False,
+    "add_bos_token": adds_bos,
+    **{key: value for key, value in config.items() if key not in _MADE},
+    **names,
+    "tokenizer_class": "PreTrainedTokenizerFast",
+  }
+  if config["add_bos_token"] and "bos_token" in names:
+    bos.add(tokenizer, names["bos_token"])
+  made = scratch / "tokenizer"
+  made.mkdir()
+  _copy_beside(folder, made)
+  (made / _CONFIG).write_text(json.dumps(config, indent=2))
+  tokenizer.save(str(made / "tokenizer.json"))
+  return made / "tokenizer.json"
+
+
+def _added(
+  folder: pathlib.Path, config: Mapping[str, Any]
+) -> dict[int, tokenizers.AddedToken]:
+  """Returns the added tokens by id; tokenizer_config.json's, if it has any."""
+  decoder = config.get("added_tokens_decoder")
+  try:
+    if decoder is not None:
+      return {
+        int(i): tokenizers.AddedToken(
+          token["content"],
+          special=token.get("special", False),
+          lstrip=token.get("lstrip", False),
+          rstrip=token.get("rstrip", False),
+          single_word=token.get("single_word", False),
+          # Found in the text as it is, before a model adds a space to it.
+          normalized=False,
+        )
+        for i, token in decoder.items()
+      }
+    ids = _object(folder / "added_tokens.json")
+    special = set(_named(folder, config).values())
+    return {
+      int(i): tokenizers.AddedToken(
+        content, special=content in special, normalized=False
+      )
+      for content, i in ids.items()
+    }
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"Added tokens must be texts with whole numbers for ids, got others in "
+      f"{folder} ({error!r}). Fetch its {_CONFIG} and added_tokens.json again."
+    ) from error
+
+
+def _is_own(
+  model: sentencepiece.SentencePieceProcessor,
+  i: int,
+  token: tokenizers.AddedToken,
+) -> bool:
+  """Returns whether a token is one of the model's own symbols, said again."""
+  if not 0 <= i < model.vocab_size() or model.id_to_piece(i) != token.content:
+    return False
+  return model.is_control(i) or model.is_unknown(i)
+
+
+def _is_prefixed_once(config: Mapping[str, Any]) -> bool:
+  """Returns whether a text gets its space in front once, as in transformers 5.
+
+  Otherwise each stretch between added tokens gets one.
+  """
+  is_llama = config.get("tokenizer_class", "").startswith("LlamaTokenizer")
+  return not config.get("legacy", not is_llama)
+
+
+def _byte_level(
+  folder: pathlib.Path,
+  config: Mapping[str, Any],
+  added: Mapping[int, tokenizers.AddedToken],
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+  """Returns the tokenizer and its class's names for special tokens."""
+  model_type = _object(folder / "config.json").get("model_type")
+  name = config.get("tokenizer_class") or _BY_MODEL.get(model_type, "")
+  name = name.removesuffix("Fast")
+  if name not in _CLASSES:
+    raise ValueError(
+      f"{folder / VOCABULARY} must be of {', '.join(_CLASSES)}, got "
+      f"tokenizer_class {name or None!r}. Save the tokenizer with transformers "
+      "5, which writes a tokenizer.json."
+    )
+  if config.get("add_prefix_space"):
+    raise ValueError(
+      f"{folder / VOCABULARY} must be of a tokenizer that puts no space before "
+      "a text, got add_prefix_space. Save it with transformers 5, which writes "
+      "a tokenizer.json."
+    )
+  paths = [str(folder / name) for name in (VOCABULARY, "merges.txt")]
+  try:
+    ids, merges = tokenizers.models.BPE.read_file(*paths)
+    tokenizer = byte_level.build(
+      ids, merges, byte_level.CUTS[_CLASSES[name].cuts]
+    )
+  except Exception as error:  # tokenizers raises bare Exception.
+    raise ValueError(
+      f"{folder} must have {VOCABULARY}, of pieces and ids, and merges.txt, of "
+      f"pairs of these pieces, got {error}. Fetch both again."
+    ) from error
+  tokenizer.add_tokens([added[i] for i in sorted(added)])
+  names = dict(_CLASSES[name].names)
+  others = {*names.values(), *_named(folder, config).values()}
+  tokenizer.add_special_tokens(
+    sorted(others - {token.content for token in added.values()})
+  )
+  for i, token in added.items():
+    if (got := tokenizer.token_to_id(token.content)) != i:
+      raise ValueError(
+        "Added tokens must have the pieces' ids, or follow them without gaps, "
+        f"got {i} for {token.content!r} in {folder}, which would be {got}. "
+        "Fetch the folder again."
+      )
+  return tokenizer, names
+
+
+def _named(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the names of the special tokens that have a role."""
+  said = [config, _object(folder / _NAMES)]
+  names = {}
+  for role in _ROLES:
+    for name in (object_.get(role) for object_ in said):
+      # Either the text or a serialised AddedToken.
+      name = name.get("content") if isinstance(name, dict) else name
+      if isinstance(name, str) and name:
+        names.setdefault(role, name)
+  return names
+
+
+def _copy_beside(folder: pathlib.Path, made: pathlib.Path) -> None:
+  for pattern in _KEPT:
+    for file in folder.glob(pattern):
+      shutil.copyfile(file, made / file.name)
+  if (folder / _TEMPLATES).is_dir():
+    shutil.copytree(folder / _TEMPLATES, made / _TEMPLATES)
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+  return fields.load_json(path) if path.exists() else {}
