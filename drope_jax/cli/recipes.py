@@ -68,8 +68,8 @@ def _list(kind: str) -> rich.table.Table:
     show_header=False,
     padding=(0, 0, 0, 2),
   )
-  shown.add_column(overflow="fold")
-  shown.add_column(overflow="fold")
+  shown.add_column(no_wrap=True)
+  shown.add_column()
   for file in sorted((configure.shipped() / kind).glob("*.gin")):
     shown.add_row(file.stem, purpose(file))
   return shown
