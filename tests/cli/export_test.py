@@ -23,6 +23,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Llama3Rope,
   Nope,
+  PartialRope,
   Pattern,
   PositionInterpolation,
   Rope,
@@ -66,6 +67,18 @@ CASES = {
     {"positional": Nope()},
     ["--architecture", "llama"],
     "LlamaForCausalLM",
+  ),
+  # At 640 tokens every pair has gone beyond what it met in 128.
+  "slow pairs dropped": (
+    {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
+    [],
+    "LlamaForCausalLM",
+  ),
+  "slow pairs dropped, norms per head": (
+    HEAD_NORM
+    | {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
+    [],
+    "Qwen3ForCausalLM",
   ),
   "norms per head": (HEAD_NORM, [], "Qwen3ForCausalLM"),
   "dropped, norms per head": (

@@ -24,7 +24,6 @@ from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Llama3Rope,
-  Nope,
   PositionInterpolation,
   RescaledRope,
   Rope,
@@ -192,9 +191,10 @@ def _positions(
       "Convert the Hugging Face folder instead."
     )
   divided_by_F = factors.array().astype(np.float32)
-  if (divided_by_F == np.float32(rope_parameters.NEUTRAL["factor"])).all():
-    return Nope()
   given = RescaledRope(theta, tuple(map(_shortest, divided_by_F)))
+  simplest = rope_parameters.simplest(given, head_dim)
+  if simplest != given:
+    return simplest
   # Llama 3's divides the slowest pairs by the factor itself; of the rule's
   # other numbers every Llama has the same.
   llama3 = Llama3Rope(theta, max(1.0, *given.factors))

@@ -133,7 +133,9 @@ def config_json(config: ModelConfig, model_type: str) -> dict[str, Any]:
   family, layers = FAMILIES[model_type], Layers.of(config)
   rope = rope_parameters.NEUTRAL
   if layers.rotary:
-    rope = rope_parameters.write(layers.rotary[0])
+    rope = rope_parameters.write(
+      layers.rotary[0], config.head_dim, config.context_tokens
+    )
   elif "no_rope_layers" in family.defaults:
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
   scaling = {key: value for key, value in rope.items() if key != "rope_theta"}

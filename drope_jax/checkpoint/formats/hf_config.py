@@ -97,7 +97,7 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
   context_tokens = fields.whole("max_position_embeddings")
   may_be_biased = "attention_bias" in family.defaults
   head_dim = fields.whole("head_dim", width // max(H, 1))
-  schemes = _schemes(fields, N, context_tokens)
+  schemes = _schemes(fields, N, context_tokens, head_dim)
   config = ModelConfig(
     vocab_size=fields.whole("vocab_size"),
     num_layers=N,
@@ -165,11 +165,15 @@ _ATTENTION_TYPES = {
 """The DroPE paper's repository's, and what they norm."""
 
 
-def _schemes(fields: Fields, N: int, context_tokens: int) -> list[Scheme]:
+def _schemes(
+  fields: Fields, N: int, context_tokens: int, head_dim: int
+) -> list[Scheme]:
   theta = fields.number("rope_theta", 1e4)
   scaling = fields.take("rope_scaling") or fields.take("rope_parameters") or {}
   fields.take("rope_parameters")
-  scheme = rope_parameters.read(scaling, theta, context_tokens)
+  scheme = rope_parameters.simplest(
+    rope_parameters.read(scaling, theta, context_tokens), head_dim
+  )
   if "attention_type" in fields.defaults:
     return [Nope()] * N
   rotated = fields.take("no_rope_layers")

@@ -9,15 +9,20 @@ from collections.abc import Mapping
 import types
 from typing import Any
 
+import numpy as np
+
 from drope_jax.positional import (
   Dynamic,
   Llama3Rope,
   Nope,
   NtkAware,
+  PartialRope,
   PositionInterpolation,
   Rope,
   Scheme,
   Yarn,
+  partial,
+  rotary,
 )
 
 _FIELDS = {
@@ -29,21 +34,27 @@ _FIELDS = {
 }
 _TRAINED = "original_max_position_embeddings"
 
+STILL = 1e30
+"""Divides the frequency of a pair that is not to rotate.
+
+At 1e9 tokens the angle is then 1e-21, whose cosine is 1 in float32, and whose
+sine is lost in any sum.
+"""
+
 NEUTRAL = types.MappingProxyType(
   {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
-    "factor": 1e30,
+    "factor": STILL,
     _TRAINED: 1,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
   }
 )
-"""A rotation that turns nothing, for an architecture that must have one.
+"""A rotation by nothing, for an architecture that must have one.
 
 Every wavelength is above one token, so that the rule divides every frequency
-by `factor`: at 1e9 tokens an angle is 1e-21, whose cosine is 1 in float32, and
-whose sine is lost in any sum.
+by `factor`.
 """
 
 
@@ -61,8 +72,6 @@ def read(
     ValueError: an unknown type or field, or a setting that no scheme has.
   """
   given = dict(parameters)
-  if {"rope_theta": default_theta} | given == NEUTRAL:
-    return Nope()
   legacy = given.pop("type", "default")
   kind = given.pop("rope_type", legacy)
   theta = float(given.pop("rope_theta", default_theta))
@@ -109,8 +118,36 @@ def read(
   return Llama3Rope(theta, factor, int(trained), float(low), float(high))
 
 
-def write(scheme: Scheme) -> dict[str, Any]:
-  """Returns what `read` turns into `scheme`.
+def simplest(scheme: Scheme, head_dim: int) -> Scheme:
+  """Returns the drop that a scheme stands for, or the scheme itself.
+
+  It stands for one where fast pairs have plain RoPE's frequencies, and all the
+  others are divided by `STILL`.
+  """
+  if not isinstance(scheme, rotary.GeometricRotary):
+    return scheme
+  plain_F = rotary.geometric_frequencies(scheme.theta, head_dim)
+  share_F = scheme.frequencies(head_dim) / plain_F
+  pairs = int((share_F == 1.0).sum())
+  # Float32 rounds the division.
+  still_F = share_F[pairs:] <= 1.001 / STILL
+  is_drop = (share_F[:pairs] == 1.0).all() and still_F.size and still_F.all()
+  if not is_drop or scheme.attention_factor != 1.0:
+    return scheme
+  return PartialRope(Rope(scheme.theta), pairs) if pairs else Nope()
+
+
+def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
+  """Returns what `read` and `simplest` turn into `scheme`.
+
+  Slow pairs that were dropped leave by Llama 3's rule, which the fast ones
+  escape: more clients know it than per-pair factors (longrope), and none of
+  them adds a softmax scale to it.
+
+  Args:
+    scheme: the model's.
+    head_dim: of its heads.
+    context_tokens: that it was trained at.
 
   Raises:
     ValueError: the scheme is none of transformers'.
@@ -140,10 +177,31 @@ def write(scheme: Scheme) -> dict[str, Any]:
         "low_freq_factor": low,
         "high_freq_factor": high,
       }
+    case PartialRope(Rope(theta), pairs):
+      return _partial(theta, pairs, head_dim, context_tokens)
   raise ValueError(
     "A stock architecture has plain, linear, dynamic, YaRN or Llama 3 RoPE, "
     f"got {scheme}. Export a checkpoint with one of these."
   )
+
+
+def _partial(
+  theta: float, pairs: int, head_dim: int, context_tokens: int
+) -> dict[str, Any]:
+  """Returns Llama 3's rule with its ramp between the last pair and the next."""
+  rotations_F = partial.rotations(Rope(theta), head_dim, context_tokens)
+  if pairs == len(rotations_F):
+    return write(Rope(theta), head_dim, context_tokens)
+  # By their logarithms; both ends are clear of the pairs, in float32 too.
+  low, high = np.geomspace(rotations_F[pairs], rotations_F[pairs - 1], 4)[1:3]
+  return {
+    "rope_type": "llama3",
+    "rope_theta": theta,
+    "factor": STILL,
+    _TRAINED: context_tokens,
+    "low_freq_factor": float(low),
+    "high_freq_factor": float(high),
+  }
 
 
 def _dynamic(theta: float, factor: float, context_tokens: int) -> Dynamic:

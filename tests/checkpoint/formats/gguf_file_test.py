@@ -20,6 +20,7 @@ from drope_jax.data import tokenizer as tokenizer_lib
 from drope_jax.positional import (
   Llama3Rope,
   Nope,
+  PartialRope,
   PositionInterpolation,
   RescaledRope,
   Rope,
@@ -211,6 +212,13 @@ def test_positions(make_theirs, tmp_path, path):
     writer.add_tensor("rope_freqs.weight", still)
 
   assert _positions(path, make_theirs, tmp_path, none) == Nope()
+
+  def fast(writer):
+    factors = np.array([1] * 5 + [1e30] * 3, np.float32)
+    writer.add_tensor("rope_freqs.weight", factors)
+
+  got = _positions(path, make_theirs, tmp_path, fast)
+  assert got == PartialRope(Rope(1e4), 5)
   others = Llama3Rope(1e4, 32.0, 4096)
   got = _positions(path, make_theirs, tmp_path, _factors(others))
   assert isinstance(got, RescaledRope)

@@ -16,6 +16,7 @@ from drope_jax.positional import (
   Llama3Rope,
   Nope,
   NtkAware,
+  PartialRope,
   Pattern,
   PositionInterpolation,
   Rope,
@@ -56,6 +57,8 @@ def _same_model(one, other):
   [
     (CONFIG, "llama"),
     (_with(positional=Llama3Rope()), "llama"),
+    (_with(positional=PartialRope(ROPE, 1)), "llama"),
+    (_with(positional=Pattern((PartialRope(ROPE, 1), Nope()))), "smollm3"),
     (_with(qkv_bias=True), "qwen2"),
     (_with(positional=Pattern((ROPE,), (100,))), "mistral"),
     (_with(qk_norm="qk", qk_norm_scope="head"), "qwen3"),
@@ -129,6 +132,9 @@ def test_what_none_holds_is_refused_with_the_reason(config, says):
     Dynamic(NtkAware(1e4), 2048),
     Yarn(1e6, 4.0, 1024),
     Llama3Rope(5e5, 8.0, 512),
+    PartialRope(Rope(1e4), 21),
+    PartialRope(Rope(1e6), 1),
+    PartialRope(Rope(100.0), 31),
   ],
 )
 def test_transformers_turns_by_the_same_frequencies(scheme):
@@ -143,8 +149,9 @@ def test_transformers_turns_by_the_same_frequencies(scheme):
   if isinstance(scheme, Dynamic):
     scheme = scheme.at(4096)
     assert scheme.factor == 2
+  # A pair that was dropped rotates by 1e-30 a token there.
   np.testing.assert_allclose(
-    rotary.inv_freq.numpy(), scheme.frequencies(64), rtol=1e-6
+    rotary.inv_freq.numpy(), scheme.frequencies(64), rtol=1e-6, atol=1e-29
   )
   assert rotary.attention_scaling == pytest.approx(scheme.attention_factor)
 
@@ -154,6 +161,7 @@ SCHEMES = st.sampled_from(
     Nope(),
     ROPE,
     Rope(1e4),
+    PartialRope(ROPE, 1),
     PositionInterpolation(1e4, 4.0),
     Llama3Rope(5e5, 8.0, 8192),
     Yarn(1e6, 4.0, 32768),
