@@ -102,7 +102,7 @@ def _prepare(folder: pathlib.Path, args: argparse.Namespace) -> None:
   tokenizer.train_sentencepiece(texts, args.vocab, str(folder / "sp.model"))
   store = writer.write(
     str(folder / "store"),
-    sources.expand([str(folder / "text.jsonl")]),
+    [sources.File(str(folder / "text.jsonl"))],
     str(folder / "bpe.json"),
     workers=os.cpu_count(),
   )
@@ -123,7 +123,7 @@ def _drope_tokenize(folder: pathlib.Path, name: str) -> float:
   start = time.perf_counter()
   store = writer.write(
     out,
-    sources.expand([str(folder / "text.jsonl")]),
+    [sources.File(str(folder / "text.jsonl"))],
     str(folder / name),
     workers=os.cpu_count(),
   )

@@ -84,7 +84,7 @@ def write(
   on_store("text")
   writer.write(
     str(directory / "text"),
-    sources.expand(["packaged:train"]),
+    [sources.Packaged("train")],
     tokenizer_path,
   )
   encode_with = tokenizer.load(tokenizer_path)

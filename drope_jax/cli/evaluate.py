@@ -24,7 +24,7 @@ import rich.console
 import rich.table
 
 from drope_jax import sharding
-from drope_jax.cli import configure, results, terminal
+from drope_jax.cli import configure, results, terminal, text_inputs
 from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, paths, sources
 from drope_jax.evals import logit_scale, overlap
@@ -295,6 +295,6 @@ def _material(args: argparse.Namespace) -> suites.Material:
 def _documents(inputs: Sequence[str]) -> list[overlap.Document]:
   return [
     overlap.Document(f"{source.name} (document {number})", text)
-    for source in sources.expand(inputs)
-    for number, text in enumerate(source.documents(), 1)
+    for source in text_inputs.expand(inputs)
+    for number, text in enumerate(sources.texts([source]), 1)
   ]

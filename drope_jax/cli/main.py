@@ -20,7 +20,7 @@ from drope_jax.cli import failed_io, memory, mistakes, terminal, termination
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
-  "tokenize": "text, jsonl or parquet (.gz, .zst) to a token store",
+  "tokenize": "text, JSON or parquet to a token store",
   "train": "run a recipe's phases; started again, it resumes by itself",
   "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",

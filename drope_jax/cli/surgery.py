@@ -32,7 +32,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.checkpoint.formats import hf_architecture
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal
+from drope_jax.cli import terminal, text_inputs
 from drope_jax.data import paths, sources
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import perplexity
@@ -271,11 +271,8 @@ def _excerpts(
       f"got {S}. Change it."
     )
   tokenizer = tokenizers.load(os.fspath(store.tokenizer_path(parent)))
-  documents = (
-    tokenizer.encode(document)
-    for source in sources.expand(args.text)
-    for document in source.documents()
-  )
+  texts = sources.texts(text_inputs.expand(args.text))
+  documents = map(tokenizer.encode, texts)
   count = (1 + surgery.needs_tokens) * _EXCERPTS
   tokens_BS = jnp.asarray(perplexity.excerpts(documents, S, count, seed=0))
   return tokens_BS[:_EXCERPTS], tokens_BS[_EXCERPTS:]

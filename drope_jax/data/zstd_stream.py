@@ -6,7 +6,17 @@ from typing import BinaryIO
 
 import zstandard
 
-_BLOCK_BYTES = 1 << 20
+from drope_jax.data import byte_stream
+
+_READ_BYTES = 1 << 20
+
+# What inflates at a time. The format's densest block makes 128 KiB of 4 bytes,
+# so that this makes at most 32 MiB.
+_INFLATED_BYTES = 1 << 10
+
+# What `zstd --long=31` writes, the most that the format's own tool does. The
+# decoder takes as much memory as the content fills.
+_WINDOW_BYTES = 1 << 31
 
 
 def opened(raw: BinaryIO) -> io.BufferedReader:
@@ -15,37 +25,19 @@ def opened(raw: BinaryIO) -> io.BufferedReader:
   `zstandard.stream_reader` ends without a word where its input does, so that a
   broken download loses text unseen; here reading it raises EOFError.
   """
-  return io.BufferedReader(_Reader(_inflated(raw)), _BLOCK_BYTES)
+  return byte_stream.opened(_inflated(raw))
 
 
 def _inflated(raw: BinaryIO) -> Iterator[bytes]:
-  frame = zstandard.ZstdDecompressor().decompressobj()
-  while block := raw.read(_BLOCK_BYTES):
-    while block:
-      if frame.eof:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-      yield frame.decompress(block)
-      block = frame.unused_data
+  decoder = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+  frame = decoder.decompressobj()
+  while data := raw.read(_READ_BYTES):
+    for start in range(0, len(data), _INFLATED_BYTES):
+      block = data[start : start + _INFLATED_BYTES]
+      while block:
+        if frame.eof:
+          frame = decoder.decompressobj()
+        yield frame.decompress(block)
+        block = frame.unused_data
   if not frame.eof:
     raise EOFError("the compressed data end in the middle of a frame")
-
-
-class _Reader(io.RawIOBase):
-  """A readable file over an iterator of byte strings."""
-
-  def __init__(self, blocks: Iterator[bytes]):
-    self._blocks = blocks
-    self._rest = b""
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer: memoryview) -> int:
-    while not self._rest:
-      block = next(self._blocks, None)
-      if block is None:
-        return 0
-      self._rest = block
-    size = min(len(buffer), len(self._rest))
-    buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-    return size

@@ -1,7 +1,9 @@
 """`drope tokenize`: files in, a store out, mistakes in one line."""
 
+import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import time
 import pytest
 
 from drope_jax.cli import main
-from drope_jax.data import corpus, store, tokenizer
+from drope_jax.data import corpus, store, tokenizer, writer
 
 
 @pytest.fixture
@@ -32,12 +34,8 @@ def test_store_holds_the_inputs_in_order(texts, tmp_path, capsys):
   path = corpus.tokenizer_path()
   assert _tokenize(texts, "--tokenizer", path, "--out", out) == 0
   made = store.Store.open(str(out))
-  tok = tokenizer.load(path)
-  bounds = made.boundaries
-  assert [
-    tok.decode(made.read(a, b - 1))
-    for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-  ] == [(texts / f"{name}.txt").read_text() for name in "abc"]
+  whole = [(texts / f"{name}.txt").read_text() for name in "abc"]
+  assert _documents(out) == whole
   assert f"{made.num_tokens:,} tokens in 3 documents" in capsys.readouterr().out
 
 
@@ -47,6 +45,109 @@ def test_separator_cuts_text_files(texts, tmp_path):
     texts, "--tokenizer", "packaged", "--out", out, "--separator=<|doc|>"
   )
   assert store.Store.open(str(out)).num_documents == 3 * 21
+
+
+def _documents(out):
+  made = store.Store.open(str(out))
+  tok = tokenizer.load(corpus.tokenizer_path())
+  bounds = made.boundaries
+  return [
+    tok.decode(made.read(a, b - 1))
+    for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+  ]
+
+
+def test_what_is_left_out_is_said_and_counted(tmp_path, capsys):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  (folder / "a.pdf").touch()
+  (folder / ".git").mkdir()
+  (folder / "a.jsonl").write_text(
+    '{"text": "one"}\n{"text": null}\n{"text": ""}\n{"txt": "x"}\n'
+    '{"text": null}\n{"text": "two"}\n'
+  )
+  command = (folder, "--tokenizer", "packaged", "--out", tmp_path / "s")
+  assert _tokenize(*command) == 2
+  left_out, refused = capsys.readouterr().err.splitlines()
+  assert left_out.startswith("2 left out: 1 .pdf (")
+  assert 'no "text" at ' + f"{folder}/a.jsonl:4" in refused
+  # What was read before stays good, and the counts outlive the run.
+  for _ in range(2):
+    assert _tokenize(*command, "--skip-bad") == 0
+    ran = capsys.readouterr()
+    assert "2 documents" in ran.out
+    assert "left out: 2 null, 1 bad, 1 empty documents" in ran.out
+  assert _documents(tmp_path / "s") == ["one", "two"]
+
+
+def test_the_counts_of_what_is_left_out_survive_a_kill(tmp_path, monkeypatch):
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
+  monkeypatch.setattr(writer, "_PART_TOKENS", 1)
+  lines = '{"text": null}\n{"text": "one"}\nbad\n{"text": ""}\n' * 3
+  (tmp_path / "a.jsonl").write_text(lines)
+  command = ["--tokenizer", "packaged", "--skip-bad", "--workers", 1]
+  write, calls = writer._write_part, []
+
+  def killed(path, held):
+    write(path, held)
+    calls.append(path)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+
+  for out in ("whole", "killed"):
+    if out == "killed":
+      monkeypatch.setattr(writer, "_write_part", killed)
+      calls.clear()
+    arguments = (tmp_path / "a.jsonl", *command, "--out", tmp_path / out)
+    if out == "killed":
+      assert _tokenize(*arguments) == 130
+    assert _tokenize(*arguments) == 0
+  whole, resumed = (
+    store.Store.open(str(tmp_path / out)).metadata
+    for out in ("whole", "killed")
+  )
+  assert whole.skipped == {"null": 3, "bad": 3, "empty": 3}
+  assert resumed == whole
+
+
+def test_encoding_and_format_reach_the_files(tmp_path):
+  (tmp_path / "a").write_bytes('{"text": "café"}'.encode("latin-1"))
+  out = tmp_path / "s"
+  options = ["--encoding", "latin-1", "--format", "JSONL"]
+  command = (tmp_path / "a", "--tokenizer", "packaged", "--out", out, *options)
+  assert _tokenize(*command) == 0
+  assert _documents(out) == ["café"]
+
+
+def test_standard_input_is_read_and_does_not_resume(
+  tmp_path, monkeypatch, capsys
+):
+  def piped(data, *options):
+    stream = io.TextIOWrapper(io.BytesIO(data))
+    monkeypatch.setattr(sys, "stdin", stream)
+    command = ["-", "--tokenizer", "packaged", "--out", tmp_path / "s"]
+    return _tokenize(*command, *options)
+
+  monkeypatch.setattr(writer, "_PART_TOKENS", 1)
+  bad = b'{"text": "one"}\nbad'
+  assert piped(bad, "--format", "jsonl") == 2
+  assert "standard input:2" in capsys.readouterr().err
+  assert piped(bad, "--format", "jsonl", "--skip-bad") == 2
+  line = capsys.readouterr().err.strip()
+  assert "standard input cannot be resumed" in line and "delete it" in line
+  shutil.rmtree(tmp_path / "s")
+
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(writer, "_write_part", interrupted)
+    assert piped(b"a text") == 130
+  line = capsys.readouterr().err.strip()
+  assert "stopped; standard input cannot be resumed: delete" in line
+  shutil.rmtree(tmp_path / "s")
+  assert piped(b"a text") == 0
+  assert _documents(tmp_path / "s") == ["a text"]
 
 
 def test_train_vocab_makes_the_tokenizer_and_resumes_with_it(texts, tmp_path):
@@ -121,6 +222,13 @@ def test_killed_at_any_moment_it_resumes(tmp_path, workers):
     (["packaged:dev", "--tokenizer", "packaged"], "train, fit, test"),
     (["packaged:fit", "--tokenizer", "absent.model"], "does not exist"),
     (["packaged:fit", "--tokenizer", "packaged", "--workers=0"], "--workers"),
+    (["-", "--tokenizer", "{new}", "--train-vocab=300"], "read once"),
+    (["-", "--tokenizer", "packaged", "--format=doc"], "got '.doc'"),
+    (["-", "--tokenizer", "packaged", "--encoding=x"], "got 'x'"),
+    (
+      ["-", "--tokenizer", "packaged", "--max-document-mib=0"],
+      "at least 1 byte",
+    ),
     (
       ["packaged:fit", "--tokenizer", "t.json", "--train-vocab=300"],
       "ends in .model",

@@ -2,6 +2,7 @@
 
 import io
 import random
+import tracemalloc
 
 import hypothesis
 from hypothesis import strategies
@@ -46,3 +47,27 @@ def test_an_empty_file_is_no_frame():
     pytest.raises(EOFError, match="middle of a frame"),
   ):
     stream.read()
+
+
+def test_a_window_of_two_gigabytes_is_read():
+  params = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+  # A frame that tells its size would have a window of that size.
+  compressor = zstandard.ZstdCompressor(compression_params=params)
+  compressor = compressor.compressobj()
+  data = compressor.compress(LONG) + compressor.flush()
+  assert zstandard.get_frame_parameters(data).window_size == 1 << 31
+  with zstd_stream.opened(io.BytesIO(data)) as stream:
+    assert stream.read() == LONG
+
+
+def test_what_inflates_a_thousandfold_is_read_piece_by_piece():
+  data = zstandard.compress(bytes(1 << 27), 19)
+  assert len(data) < 1 << 15
+  tracemalloc.start()
+  with zstd_stream.opened(io.BytesIO(data)) as stream:
+    read = sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
+  peak_bytes = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert read == 1 << 27
+  # What 1 KiB inflates to, and its copy as the library joins it.
+  assert peak_bytes < 1e8

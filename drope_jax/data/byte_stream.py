@@ -1,0 +1,32 @@
+"""Binary files that are made as they are read."""
+
+from collections.abc import Iterator
+import io
+
+_BUFFER_BYTES = 1 << 20
+
+
+def opened(blocks: Iterator[bytes]) -> io.BufferedReader:
+  """Returns a readable binary file of the blocks, end to end."""
+  return io.BufferedReader(_Blocks(blocks), _BUFFER_BYTES)
+
+
+class _Blocks(io.RawIOBase):
+  """Reads an iterator of byte strings."""
+
+  def __init__(self, blocks: Iterator[bytes]):
+    self._blocks = blocks
+    self._rest = memoryview(b"")
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    while not self._rest:
+      block = next(self._blocks, None)
+      if block is None:
+        return 0
+      self._rest = memoryview(block)
+    size = min(len(buffer), len(self._rest))
+    buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+    return size

@@ -1,0 +1,56 @@
+"""The formats of documents, by the ending of a file's name."""
+
+from collections.abc import Callable, Iterator
+import io
+
+from drope_jax.data import (
+  compression,
+  json_files,
+  parquet_files,
+  reading,
+  text_files,
+)
+
+_Reader = Callable[
+  [io.BufferedReader, str, reading.Options], Iterator[reading.Document]
+]
+
+READERS: dict[str, _Reader] = {
+  ".txt": text_files.documents,
+  ".md": text_files.documents,
+  ".jsonl": json_files.lines,
+  ".ndjson": json_files.lines,
+  ".json": json_files.lines_or_array,
+  ".parquet": parquet_files.documents,
+}
+
+
+def split(
+  name: str, ending: str | None = None
+) -> tuple[str | None, str | None]:
+  """Returns the format and the compression that a file's name tells.
+
+  Args:
+    ending: tells what the name does not.
+
+  Returns:
+    A key of `READERS`, or None, and one of `compression.ENDINGS`, or None.
+  """
+  name = name.lower()
+  packed = next(filter(name.endswith, compression.ENDINGS), None)
+  if packed:
+    name = name.removesuffix(packed)
+  kind = next(filter(name.endswith, READERS), None)
+  if kind is None and ending is not None:
+    kind, other = split(ending)
+    packed = packed or other
+  return kind, packed
+
+
+def require_known(ending: str) -> None:
+  """Raises ValueError where `ending` tells no format."""
+  if split(ending)[0] is None:
+    raise ValueError(
+      f"A format is one of {', '.join(READERS)}, then perhaps one of "
+      f"{', '.join(compression.ENDINGS)}, got {ending!r}. Name these."
+    )

@@ -1,0 +1,186 @@
+"""The sources that inputs name: files, folders, globs, standard input."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import glob
+import os
+
+from etils import epath
+
+from drope_jax.data import compression, corpus, formats, reading, sources
+
+STANDARD = "-"
+
+# Why files are left out, beside an ending that tells no format.
+_HIDDEN = "hidden"
+_LINK = "link to what is read already"
+_BROKEN = "broken link"
+_SPECIAL = "device or pipe"
+_NO_TEXT = '.json without "text"'
+
+LeftOut = Mapping[str, Sequence[str]]
+
+
+def expand(
+  inputs: Sequence[str], options: reading.Options = reading.DEFAULT
+) -> tuple[tuple[sources.Source, ...], LeftOut]:
+  """Returns the sources that `inputs` name, in order, and what is left out.
+
+  Each is a file, a folder (every file of a known format under it, sorted by
+  path), a glob of files, `packaged:train|fit|test`, or `-`, standard input. In
+  a folder, links are followed, and each file is read once; what is hidden is
+  left out (.git, .ipynb_checkpoints, ._a.txt), and so is a .json file that does
+  not begin with a document, such as a configuration.
+
+  Returns:
+    The sources, and the paths of folders and globs that are left out, by why.
+
+  Raises:
+    FileNotFoundError: an input names nothing that is read.
+    ValueError: a file of another format, an unknown packaged split, or standard
+      input twice.
+  """
+  if options.ending is not None:
+    formats.require_known(options.ending)
+  found, left_out = [], defaultdict(list)
+  for text in inputs:
+    if text.startswith(sources.PACKAGED):
+      found.append(_packaged(text))
+    elif text == STANDARD:
+      found.append(sources.StandardInput(options))
+    else:
+      found.extend(_files(text, options, left_out))
+  if inputs.count(STANDARD) > 1:
+    raise ValueError(
+      f"Standard input can be read once, got {STANDARD} more than once. Name "
+      "it once."
+    )
+  return tuple(found), left_out
+
+
+def describe(left_out: LeftOut) -> str:
+  """Returns how many files are left out, and why, with some of their names."""
+  kinds = [
+    f"{len(paths):,} {why} ({', '.join(paths[:2])}{', ...' * (len(paths) > 2)})"
+    for why, paths in sorted(left_out.items())
+  ]
+  return f"{sum(map(len, left_out.values())):,} left out: {', '.join(kinds)}"
+
+
+def _packaged(text: str) -> sources.Packaged:
+  split = text.removeprefix(sources.PACKAGED)
+  if split not in corpus.SPLITS:
+    raise ValueError(
+      f"The packaged corpus has the splits {', '.join(corpus.SPLITS)}, got "
+      f"{split!r}. Write {sources.PACKAGED}{corpus.SPLITS[0]}."
+    )
+  return sources.Packaged(split)
+
+
+def _files(
+  text: str, options: reading.Options, left_out: dict[str, list[str]]
+) -> list[sources.File]:
+  path, here = epath.Path(text), defaultdict(list)
+  if path.is_dir():
+    paths = _select(_walk(path, here), options, here)
+  elif path.exists():
+    if formats.split(text, options.ending)[0] is None:
+      raise ValueError(
+        f"An input ends in {', '.join(formats.READERS)}, then perhaps in "
+        f"{', '.join(compression.ENDINGS)}, got {text}. Say what it is with "
+        "--format, rename it or convert it."
+      )
+    paths = [text]
+  elif glob.has_magic(text):
+    paths = _select(_globbed(text), options, here)
+  else:
+    paths = []
+  if not paths:
+    got = f"with {describe(here)}" if here else "where there is none"
+    raise FileNotFoundError(
+      "An input must name a file, a folder or a glob of files that end in "
+      f"{', '.join(formats.READERS)}, got {text}, {got}. Check the path, or "
+      "say what they are with --format."
+    )
+  for why, names in here.items():
+    left_out[why].extend(names)
+  return [sources.File(path, options) for path in sorted(paths)]
+
+
+def _globbed(text: str) -> Iterator[str]:
+  if "://" not in text:
+    paths = glob.iglob(text, recursive=True)
+    return (path for path in paths if not os.path.isdir(path))
+  folder, _, pattern = text.rpartition("/")
+  return map(str, epath.Path(folder).glob(pattern))
+
+
+def _walk(folder: epath.Path, left_out: dict[str, list[str]]) -> Iterator[str]:
+  """Yields the files under a folder, those behind links to folders last."""
+  folders, links, entered = deque([folder]), deque(), set()
+  while folders or links:
+    folder = (folders or links).popleft()
+    if (real := _real(str(folder))) in entered:
+      left_out[_LINK].append(str(folder))
+      continue
+    entered.add(real)
+    for path in sorted(folder.iterdir()):
+      if path.name.startswith("."):
+        left_out[_HIDDEN].append(str(path))
+      elif path.is_dir():
+        (links if os.path.islink(path) else folders).append(path)
+      else:
+        yield str(path)
+
+
+def _select(
+  paths: Iterator[str],
+  options: reading.Options,
+  left_out: dict[str, list[str]],
+) -> list[str]:
+  """Returns the files that are read, each by one of its names."""
+  # A file's own name comes before the links to it.
+  paths = sorted(paths, key=os.path.islink)
+  kept, others = {}, []
+  for path in paths:
+    why = _why_not(path, options)
+    real = _real(path)
+    if why is not None:
+      others.append((why, path, real))
+    elif real in kept:
+      left_out[_LINK].append(path)
+    else:
+      kept[real] = path
+  for why, path, real in others:
+    if real not in kept:  # It is read by another name.
+      left_out[why].append(path)
+  return list(kept.values())
+
+
+def _why_not(path: str, options: reading.Options) -> str | None:
+  """Returns why a file of a folder is not read, None where it is."""
+  kind, packed = formats.split(path, options.ending)
+  if "://" not in path and not os.path.isfile(path):
+    return _SPECIAL if os.path.exists(path) else _BROKEN
+  if kind is None:
+    name = os.path.basename(path).lower().removesuffix(packed or "")
+    return (os.path.splitext(name)[1] or "without an ending") + (packed or "")
+  # A corpus of compressed .json files is large, and none of them configures.
+  plain_json = (kind, packed) == (".json", None)
+  if plain_json and not _begins_with_text(path, options):
+    return _NO_TEXT
+  return None
+
+
+def _begins_with_text(path: str, options: reading.Options) -> bool:
+  strict = dataclasses.replace(options, skip_bad=False)
+  try:
+    next(sources.File(path, strict).documents(), None)
+  except ValueError:
+    return False
+  return True
+
+
+def _real(path: str) -> str:
+  return path if "://" in path else os.path.realpath(path)

@@ -1,0 +1,108 @@
+"""Documents of JSON: objects with a string "text"."""
+
+from collections.abc import Callable, Iterable, Iterator
+import io
+import itertools
+import json
+from typing import Any
+
+from drope_jax.data import reading, text_lines
+
+
+def lines(
+  stream: io.BufferedReader, name: str, options: reading.Options
+) -> Iterator[reading.Document]:
+  """Yields the document of each line.
+
+  Raises:
+    ValueError: a line that holds none, or is above the limit.
+  """
+  stream, encoding = text_lines.opened(stream, options.encoding)
+  found = text_lines.lines(stream, options.max_document_bytes)
+  yield from _numbered(enumerate(found, 1), encoding, name, options)
+
+
+def _numbered(
+  numbered: Iterable[tuple[int, bytes | bytearray | None]],
+  encoding: str,
+  name: str,
+  options: reading.Options,
+) -> Iterator[reading.Document]:
+  for number, line in numbered:
+    where = f"{name}:{number}"
+    if line is None:
+      yield reading.too_large(options, where)
+    elif not line.isspace():
+      yield _read(
+        lambda line=line: _text_of(json.loads(line.decode(encoding))),
+        f'A line of JSON is an object with a string "{reading.FIELD}"',
+        where,
+        options,
+      )
+
+
+def lines_or_array(
+  stream: io.BufferedReader, name: str, options: reading.Options
+) -> Iterator[reading.Document]:
+  """Yields those of lines, or of an array that holds what lines do.
+
+  Raises:
+    ValueError: as `lines`.
+  """
+  stream, encoding = text_lines.opened(stream, options.encoding)
+  limit = options.max_document_bytes
+  numbered = enumerate(text_lines.lines(stream, limit), 1)
+  numbered = itertools.dropwhile(
+    lambda pair: pair[1] and pair[1].isspace(), numbered
+  )
+  number, first = next(numbered, (0, b""))
+  if first is None or not first.lstrip().startswith(b"["):
+    numbered = itertools.chain([(number, first)] if number else [], numbered)
+    yield from _numbered(numbered, encoding, name, options)
+    return
+  rest = text_lines.read_all(stream, limit - len(first))
+  if rest is None:
+    yield reading.too_large(options, name)
+    return
+  required = f'A JSON array holds objects with a string "{reading.FIELD}"'
+  values = _read(
+    lambda: json.loads((first + rest).decode(encoding)), required, name, options
+  )
+  if isinstance(values, reading.Skipped):
+    yield values
+    return
+  for number, value in enumerate(values, 1):
+    where = f"{name}, element {number}"
+    yield _read(lambda value=value: _text_of(value), required, where, options)
+
+
+def _read(
+  read: Callable[[], Any], required: str, where: str, options: reading.Options
+) -> Any:
+  try:
+    return read()
+  except RecursionError:
+    got = "one nested too deep"
+  except (ValueError, TypeError) as error:
+    got = str(error)
+  return reading.bad(
+    options,
+    f"{required}, got {got} at {where}. Mend or drop it, or leave it out "
+    "(--skip-bad).",
+  )
+
+
+def _text_of(value: Any) -> reading.Document:
+  if not isinstance(value, dict):
+    raise TypeError(f"a {type(value).__name__}")
+  if reading.FIELD not in value:
+    raise ValueError(f'no "{reading.FIELD}"')
+  text = value[reading.FIELD]
+  if text is None:
+    return reading.Skipped("null")
+  if not isinstance(text, str):
+    raise TypeError(f'a {type(text).__name__} as "{reading.FIELD}"')
+  # JSON can spell half a surrogate pair, which no tokenizer takes.
+  if not text.isascii():
+    text.encode("utf-8")
+  return text

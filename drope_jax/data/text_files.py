@@ -1,0 +1,39 @@
+"""Documents of a text file."""
+
+from collections.abc import Iterator
+import io
+
+from drope_jax.data import reading, text_lines
+
+
+def documents(
+  stream: io.BufferedReader, name: str, options: reading.Options
+) -> Iterator[reading.Document]:
+  """Yields the whole, or the documents that a separator ends.
+
+  Raises:
+    ValueError: text in another encoding, or of more than the limit.
+  """
+  stream, encoding = text_lines.opened(stream, options.encoding)
+  limit = options.max_document_bytes
+  if options.separator is None:
+    data = text_lines.read_all(stream, limit)
+    yield reading.decoded(data, encoding, name, options)
+    return
+  separator = options.separator.encode(encoding)
+  # None once it was given up.
+  document, start = bytearray(), 1
+  for number, line in enumerate(text_lines.lines(stream, limit), 1):
+    if line is not None and line.rstrip(b"\r\n") == separator:
+      if document is not None:
+        yield reading.decoded(document, encoding, f"{name}:{start}", options)
+      document, start = bytearray(), number + 1
+    elif document is None:
+      continue
+    elif line is None or len(document) + len(line) > limit:
+      document = None
+      yield reading.too_large(options, f"{name}:{start}")
+    else:
+      document += line
+  if document is not None:
+    yield reading.decoded(document, encoding, f"{name}:{start}", options)

@@ -1,0 +1,87 @@
+"""Bytes of a text file as lines, within a bound; byte order marks; encodings.
+
+Lines stay bytes, so that one that does not decode leaves the others whole.
+"""
+
+import codecs
+from collections.abc import Iterator
+import io
+
+from drope_jax.data import byte_stream
+
+# UTF-32's first, since UTF-16's mark begins it.
+_MARKS = {
+  codecs.BOM_UTF32_LE: "utf-32-le",
+  codecs.BOM_UTF32_BE: "utf-32-be",
+  codecs.BOM_UTF8: "utf-8",
+  codecs.BOM_UTF16_LE: "utf-16-le",
+  codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_READ_BYTES = 1 << 20
+
+
+def opened(
+  stream: io.BufferedReader, encoding: str
+) -> tuple[io.BufferedReader, str]:
+  r"""Returns the stream behind its byte order mark, and its encoding.
+
+  Lines end in the byte \n in that encoding: others, such as UTF-16, are turned
+  into UTF-8.
+
+  Args:
+    encoding: of a stream without a mark.
+  """
+  start = stream.peek(4)[:4]
+  for mark, marked in _MARKS.items():
+    if start.startswith(mark):
+      stream.read(len(mark))
+      encoding = marked
+      break
+  if "\n".encode(encoding) == b"\n":
+    return stream, encoding
+  return byte_stream.opened(_utf8(stream, encoding)), "utf-8"
+
+
+def _utf8(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
+  # Half a surrogate pair becomes bytes that do not decode: it spoils one line.
+  decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+  while block := stream.read1(_READ_BYTES):
+    yield decoder.decode(block).encode("utf-8", "surrogatepass")
+  yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+
+
+def lines(
+  stream: io.BufferedReader, max_bytes: int
+) -> Iterator[bytes | bytearray | None]:
+  """Yields the lines with their ends, None in place of a longer one.
+
+  What is longer is read to its end only if the next line is asked for.
+  """
+  step = min(_READ_BYTES, max_bytes + 1)
+  while line := stream.readline(step):
+    piece = line
+    if not line.endswith(b"\n"):
+      line = bytearray(line)
+      while (
+        len(line) <= max_bytes
+        and not line.endswith(b"\n")
+        and (piece := stream.readline(step))
+      ):
+        line += piece
+    if len(line) <= max_bytes:
+      yield line
+      continue
+    del line
+    yield None
+    while piece and not piece.endswith(b"\n"):
+      piece = stream.readline(step)
+
+
+def read_all(stream: io.BufferedReader, max_bytes: int) -> bytearray | None:
+  """Returns all that is left to read, None where it is more."""
+  data = bytearray()
+  while block := stream.read(_READ_BYTES):
+    data += block
+    if len(data) > max_bytes:
+      return None
+  return data
