@@ -3,18 +3,58 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import os
+import pathlib
+import signal
 import sys
+import tempfile
 import traceback
 
 import jax
 from jax._src import cloud_tpu_init, clusters
 
-from drope_jax.cli import agreement, mistakes, rendezvous, terminal
+from drope_jax.cli import agreement, mistakes, rendezvous, supervisor, terminal
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PORT, _TPU_PORT = "JAX_COORDINATOR_PORT", "8476"
 _HEARTBEAT_S = 30
 _GONE = ("Gloo", "heartbeat", "CoordinationService")
+
+
+def supervised() -> int | None:
+  """Goes on in a process of its own, whose crash this one tells in one line.
+
+  Elsewhere than on Linux it goes on here, and a crash is as JAX leaves it.
+
+  Returns:
+    None where it goes on; in the process that was left the status to exit with.
+  """
+  if sys.platform != "linux":
+    return None
+  handle, name = tempfile.mkstemp(prefix="drope-train-", suffix=".log")
+  os.close(handle)
+  log = pathlib.Path(name)
+  status = supervisor.fork(log)
+  if status is None:
+    return None
+  if status >= 0:
+    log.unlink()
+    return status
+  written = log.read_text(errors="replace")
+  if any(word in written for word in _GONE):
+    status = 2
+    told = (
+      "another process of the run has ended, so this one ends too. See what it "
+      f"said, and start all again: they resume. JAX's own messages are in {log}"
+    )
+  else:
+    ended_by = signal.Signals(-status)
+    status = 128 + ended_by
+    told = (
+      f"ended by {ended_by.name}; JAX's own messages are in {log}. Start all "
+      "again: they resume"
+    )
+  terminal.say(f"drope train: {told}", stderr=True)
+  return status
 
 
 @contextlib.contextmanager
@@ -119,12 +159,10 @@ def _require_same_devices(devices: Sequence[jax.Device]) -> None:
 
 
 def _end(error: Exception) -> None:
-  explained = mistakes.explain(error)
   if any(word in str(error) for word in _GONE):
-    explained = (
-      "another process of the run has ended, so this one ends too. See what it "
-      "said, and start all again: they resume"
-    )
+    os.write(2, traceback.format_exc().encode())
+    os.abort()  # As JAX itself does, if it is the first to notice.
+  explained = mistakes.explain(error)
   if explained is None:
     traceback.print_exc()
   else:

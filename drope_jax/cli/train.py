@@ -71,13 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
   """Runs what is left of the recipe.
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
     KeyboardInterrupt: Ctrl-C or SIGTERM came, and what it cost is saved.
   """
+  if args.distributed is not None:
+    status = hosts.supervised()
+    if status is not None:
+      return status
   recipe = configure.build(args.config, Recipe, args.overrides)
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   with contextlib.ExitStack() as stack:

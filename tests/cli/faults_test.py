@@ -1,6 +1,7 @@
 """Whatever befalls a training's process or disk, it ends in the same bits."""
 
 import os
+import pathlib
 import random
 import resource
 import shutil
@@ -96,7 +97,7 @@ def _assert_ends_as(process, run, whole):
 
 def _await(condition, process, ends=False):
   """Waits for it while the process runs, or until it `ends`."""
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 300
   while not condition():
     if process.poll() is not None:
       assert ends and process.returncode == 0, process.communicate()
@@ -412,6 +413,16 @@ def test_several_processes_train_as_one_and_fail_together(
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert "another process of the run has ended" in error.splitlines()[-1]
+  processes = start_all(run, count, of=count)
+  _await(lambda: _logged(run) > step + 5, processes[0])
+  processes[0].kill()  # Which coordinates them.
+  for process in processes[1:]:
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1
+    assert "another process of the run has ended" in error
+    *_, log = error.split()
+    assert "coordination service" in pathlib.Path(log).read_text()
   for process in start_all(run, count, of=count):
     _, error = process.communicate(timeout=180)
     assert process.returncode == 0, error

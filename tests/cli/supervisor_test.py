@@ -1,0 +1,109 @@
+"""A process outlives the one that works, and hands its signals on."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from drope_jax.cli import supervisor
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != "linux", reason="on Linux alone"
+)
+
+_FORK = """
+import fcntl, os, pathlib, signal, sys, termios, time
+if os.isatty(0):
+  fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from drope_jax.cli import supervisor
+status = supervisor.fork(pathlib.Path("log"))
+if status is not None:
+  print("status", status)
+  sys.exit(3)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Starts a process that does `source` in one of its own."""
+  (tmp_path / "log").touch()
+  root = pathlib.Path(supervisor.__file__).parents[2]
+  started = []
+
+  def start(source, terminal=subprocess.DEVNULL) -> subprocess.Popen:
+    process = subprocess.Popen(
+      [sys.executable, "-c", _FORK + source],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(root)},
+      stdin=terminal,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+    started.append(process)
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+  ("end", "status"),
+  [("sys.exit(5)", 5), ("pass", 0), ("os.abort()", -signal.SIGABRT)],
+)
+def test_it_tells_how_the_other_ended(start, end, status):
+  out, error = start(end).communicate(timeout=60)
+  assert (out, error) == (f"status {status}\n", "")
+
+
+def test_only_what_python_says_is_shown(start, tmp_path):
+  process = start("""
+os.write(2, b"stack\\n")
+print("line", file=sys.stderr)
+os.abort()
+""")
+  assert process.communicate(timeout=60)[1] == "line\n"
+  assert (tmp_path / "log").read_text() == "stack\n"
+
+
+_COUNT_SIGNALS = """
+came = []
+for number in (signal.SIGINT, signal.SIGTERM):
+  signal.signal(number, lambda number, frame: came.append(number))
+print("ready", flush=True)
+while not came:
+  time.sleep(0.01)
+time.sleep(0.2)  # For another to come.
+print(*came)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_handed_on(start, number):
+  process = start(_COUNT_SIGNALS)
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(number)
+  assert process.communicate(timeout=60)[0] == f"{int(number)}\nstatus 0\n"
+
+
+def test_ctrl_c_which_reaches_both_comes_once(start):
+  master, terminal = os.openpty()
+  process = start(_COUNT_SIGNALS, terminal)
+  assert process.stdout.readline() == "ready\n"
+  os.write(master, b"\x03")
+  assert process.communicate(timeout=60)[0] == "2\nstatus 0\n"
+  os.close(master)
+
+
+def test_the_other_dies_with_it(start):
+  process = start("print('ready', flush=True); time.sleep(1000)")
+  assert process.stdout.readline() == "ready\n"
+  process.kill()
+  # Which ends once nobody can write any more.
+  assert process.communicate(timeout=60)[0] == ""
