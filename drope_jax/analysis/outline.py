@@ -29,6 +29,12 @@ def rows(
   return found
 
 
+def changed(fields: Mapping[str, Any], cls: type) -> list[tuple[str, str]]:
+  """Returns (name, value) of each field of a `cls` without its default."""
+  told = _told({_CLASS: cls.__name__, **fields}, [cls])
+  return [(name, _line(value, [])) for name, value in told]
+
+
 def spell(value: Any, classes: Sequence[type] = ()) -> str:
   """Returns a value on one line, as Python writes it."""
   match value:
@@ -75,7 +81,9 @@ def _same(value: Any, default: Any) -> bool:
   if dataclasses.is_dataclass(default):
     fields = dataclasses.fields(default)
     written = {f.name: getattr(default, f.name) for f in fields}
-    return _same(value, {_CLASS: type(default).__name__} | written)
+    if isinstance(value, dict) and _CLASS in value:
+      written[_CLASS] = type(default).__name__
+    return _same(value, written)
   if isinstance(default, dict):
     return (
       isinstance(value, dict)

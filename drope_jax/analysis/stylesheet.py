@@ -81,5 +81,16 @@ pre {
 details { margin: 12px 0; padding: 0 16px; }
 details > summary { padding: 12px 0; cursor: pointer; font-weight: 600; }
 details figure { padding: 0; border: 0; }
-@media print { details { display: none; } figure { break-inside: avoid; } }
+details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 620px) {
+  main { padding: 24px 12px 48px; }
+  figure { padding: 10px; }
+  .plot svg { min-width: 0; }
+  .verdicts li { display: block; }
+}
+@media print {
+  details:not([open]) { display: none; }
+  figure, .facts > div, .verdicts li { break-inside: avoid; }
+  h2 { break-after: avoid; }
+}
 """

@@ -1,7 +1,6 @@
 """The standard report: sections out of what runs left behind."""
 
 from collections.abc import Sequence
-import json
 
 from drope_jax.analysis import (
   canvas,
@@ -9,21 +8,30 @@ from drope_jax.analysis import (
   comparison,
   damage,
   frequencies,
+  outline,
   pair_damage,
   palette,
   plots,
   report,
   runs,
 )
+from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
 _RECALIBRATION = "recalibrate"
+_SCALINGS = {
+  "pi": "position interpolation (PI)",
+  "ntk": "NTK-aware scaling",
+  "yarn": "YaRN",
+}
 _BASES = ("base", "rope")
 _DROPPED = ("full", "drope", "recalibrated", "dropped")
 
 
 def sections(
-  gathered: Sequence[runs.Run], commands: Sequence[str] = ()
+  gathered: Sequence[runs.Run],
+  commands: Sequence[str] = (),
+  classes: Sequence[type] = (),
 ) -> list[report.Section]:
   """Returns the report of some runs, from whatever each of them has.
 
@@ -32,6 +40,7 @@ def sections(
   Args:
     gathered: the runs; `runs.load` reads one.
     commands: how to make it again, one command line each.
+    classes: of what lineage holds; their fields with a default are left out.
 
   Raises:
     ValueError: there is no run.
@@ -46,7 +55,7 @@ def sections(
         found.append(report.Section(title + mark, blocks))
   for title, blocks in (
     ("Training", _training(gathered)),
-    ("How this was made", _settings(gathered, commands)),
+    ("How this was made", _settings(gathered, commands, classes)),
   ):
     if blocks:
       found.append(report.Section(title, blocks))
@@ -111,16 +120,30 @@ def _story(run, base, dropped):
     f"A model trained with rotary positions (RoPE) on {context:,} tokens at a "
     "time had its positions dropped, and was trained on briefly at the same "
     f"length (DroPE). Here it reads texts up to {factor:g} times that long, "
-    "beside the model it came from under three ways to stretch RoPE: position "
-    "interpolation (PI), NTK-aware scaling, and YaRN."
+    f"beside the model it came from{_stretched(scores, base)}."
   )
   facts = [v.fact for v in claims.verdicts(scores, base, dropped)]
   before, after = _tokens(run, base), _tokens(run, dropped)
   if before and after and after > before:
     share = (after - before) / before
-    note = f"{(after - before) / 1e6:.3g}M after {before / 1e6:.3g}M"
+    note = f"{_count(after - before)} after {_count(before)}"
     facts.append(("tokens of recalibration", f"{share:.1%}", note))
   return [report.Text(text)] + ([report.Facts(facts)] if facts else [])
+
+
+def _stretched(scores, base):
+  """Returns how the base was read beyond its context, as a sentence ends."""
+  used = {cell.method for cell in scores if cell.model == base}
+  ways = [name for method, name in _SCALINGS.items() if method in used]
+  if not ways:
+    return ""
+  *others, last = ways
+  named = f"{', '.join(others)} and {last}" if others else last
+  return f", also with RoPE stretched by {named}"
+
+
+def _count(tokens):
+  return f"{tokens / 1e6:,.3g}M" if tokens >= 1e6 else f"{tokens:,}"
 
 
 def _tokens(run, model):
@@ -156,13 +179,13 @@ def _recovery(run):
   brief = any(row["model"] == "recalibrated" for row in run.rows)
   look = palette.DROPE_LIVE if brief else palette.DROPE
   curve = canvas.Curve(look, tokens, losses)
-  return [
-    report.Plot(
-      plots.recovery([curve], **levels),
-      "Loss while the model trains on without positions, at the context it "
-      "always had; before the drop it was at the dotted line.",
-    )
-  ]
+  caption = (
+    "Loss while the model trains on without positions, at the context it "
+    "always had"
+  )
+  if levels:
+    caption += "; dotted, the loss before the drop and right after it"
+  return [report.Plot(plots.recovery([curve], **levels), f"{caption}.")]
 
 
 def _samples(run):
@@ -226,7 +249,7 @@ def _frequencies(run, base, scores):
       ),
       f"To read {factor:g} times the context, PI divides every frequency by "
       f"{factor:g}; NTK-aware and YaRN spare the fast ones. Pairs right of “1 "
-      "turn” never came full circle in training.",
+      "rotation” never came full circle in training.",
     )
   ]
 
@@ -258,7 +281,7 @@ def _training(gathered):
   ]
 
 
-def _settings(gathered, commands):
+def _settings(gathered, commands, classes):
   blocks = []
   if commands:
     blocks.append(
@@ -267,16 +290,28 @@ def _settings(gathered, commands):
   for run in gathered:
     results = run.results or {}
     mark = f" · {run.name}" if len(gathered) > 1 else ""
-    for title, content in (
-      ("Settings", results.get("settings")),
-      ("Models and their lineage", results.get("models")),
-    ):
-      if content:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        blocks.append(report.Details(title + mark, [report.Code(text)]))
+    if "settings" in results:
+      chosen = outline.changed(results["settings"], suite.Suite)
+      table = report.Table(
+        ("setting", "value"), chosen, "Every other setting has its default."
+      )
+      blocks.append(report.Details(f"Settings{mark}", [table]))
+    for name in results.get("models", {}):
+      tables = [*_lineage(run.manifest(name), classes)]
+      if tables:
+        blocks.append(report.Details(f"Lineage of {name}{mark}", tables))
     if run.rows:
       blocks.append(report.Details(f"All results{mark}", [_all_rows(run.rows)]))
   return blocks
+
+
+def _lineage(manifest, classes):
+  """Yields a table for each operation behind a model."""
+  for entry in manifest.get("lineage", ()):
+    fields = dict(entry)
+    operation, arguments = fields.pop("operation"), fields.pop("arguments", {})
+    rows = outline.rows(fields) + outline.rows(arguments, classes)
+    yield report.Table((operation, ""), rows)
 
 
 def _all_rows(rows):

@@ -48,6 +48,10 @@ CLASSES = (
   suite.Suite,
 )
 
+# Of a surgery all is told, as its defaults drop all positions.
+WITH_DEFAULTS_UNTOLD = tuple(c for c in CLASSES if c is not compose.Surgery)
+"""The classes whose defaults go without saying in a lineage."""
+
 
 def build(
   path: str,

@@ -100,7 +100,10 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   shutil.copy(out / "live" / runs.METRICS, out / runs.METRICS)
   commands = [shlex.join(["drope", *sys.argv[1:]])]
   report.write(
-    out / "report.html", summary.sections([runs.load(out)], commands=commands)
+    out / "report.html",
+    summary.sections(
+      [runs.load(out)], commands, configure.WITH_DEFAULTS_UNTOLD
+    ),
   )
   console.print(f"\n{out / 'results.json'}\n{out / 'report.html'}")
 

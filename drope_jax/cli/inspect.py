@@ -27,7 +27,6 @@ from drope_jax.cli import console as consoles
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.plan import slices
-from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe
 
 
@@ -145,8 +144,6 @@ def _print_tables(description: dict) -> None:
     config[f"tokenizer.{name}"] = value
   console.print(_fields("config", outline.rows(config)))
 
-  # A surgery's defaults are shown too: they drop all positions.
-  classes = [c for c in configure.CLASSES if c is not compose.Surgery]
   console.print("lineage (defaults are left out)")
   for number, entry in enumerate(description["lineage"], 1):
     title = f"{number}. {entry['operation']}"
@@ -157,7 +154,7 @@ def _print_tables(description: dict) -> None:
       ("time", entry["time"]),
       ("code", entry["code"]),
     ]
-    arguments = outline.rows(entry["arguments"], classes)
+    arguments = outline.rows(entry["arguments"], configure.WITH_DEFAULTS_UNTOLD)
     console.print(_fields(title, [*history, *arguments]))
 
   parameters = _table("parameters")

@@ -10,7 +10,7 @@ import pathlib
 import shlex
 
 from drope_jax.analysis import report, runs, summary
-from drope_jax.cli import terminal
+from drope_jax.cli import configure, terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
       "Rename one, or name it once."
     )
   command = shlex.join(["drope", "report", *map(str, args.runs)])
-  sections = summary.sections(gathered, commands=[command])
+  sections = summary.sections(
+    gathered, [command], configure.WITH_DEFAULTS_UNTOLD
+  )
   report.write(args.out, sections, title=f"DroPE: {', '.join(names)}")
   terminal.say(f"wrote {args.out}")

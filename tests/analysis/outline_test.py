@@ -66,3 +66,9 @@ def test_a_field_that_the_class_does_not_have_is_shown():
 def test_values_are_as_python_writes_them():
   value = [{"__class__": "Nope"}, None, "a", {"k": [1, True]}]
   assert outline.spell(value) == "(Nope(), None, 'a', {'k': (1, True)})"
+
+
+def test_what_a_class_does_not_have_by_default_is_told():
+  optimizer = {"b2": 0.999, "decay": 0.0}  # As dataclasses.asdict has it.
+  fields = {"steps": 3, "stores": ["text"], "optimizer": optimizer}
+  assert outline.changed(fields, Phase) == [("steps", "3")]

@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import re
 
@@ -59,6 +60,9 @@ def _manifest(scheme, operations, tokens):
   return {"manifest": {"model": model, "lineage": lineage}}
 
 
+SETTINGS = {"samples": [7], "fit_factor": 4.0}
+
+
 def _metrics(*phases):
   return tuple(
     {"step": i, "phase": phase, "tokens": 100 * i, "loss": 5.0 / i}
@@ -77,7 +81,7 @@ def _demo(rename=lambda name: name):
   return runs.Run(
     "demo",
     metrics=_metrics(*["recalibrate"] * 6),
-    results={"schema": 1, "rows": rows, "models": models, "settings": {"n": 7}},
+    results={"schema": 1, "rows": rows, "models": models, "settings": SETTINGS},
     damage=damage.Damage(side, side),
     samples=({"model": "full", "text": "the whale & <the> sea"},),
   )
@@ -119,8 +123,38 @@ def test_a_demo_gets_all_of_its_sections():
 def test_page_has_the_sample_the_settings_and_the_share_of_tokens():
   text = html.unescape(_page(_demo()))
   assert "the whale & <the> sea" in text
-  assert '"n": 7' in text and "drope demo" in text
-  assert "10.0%" in text, "100 tokens of recalibration after 1000"
+  assert "<td>samples</td><td>(7,)</td>" in text and "drope demo" in text
+  assert "fit_factor" not in text, "a default"
+  assert "10.0%" in text and "100 after 1,000" in text
+
+
+def test_what_was_not_measured_is_not_spoken_of():
+  whole = html.unescape(_page(_demo()))
+  assert "NTK-aware scaling and YaRN" in whole and "; dotted, the loss" in whole
+  demo = _demo()
+  rows = [r for r in demo.rows if r["method"] in ("model", "pi")]
+  results = {**demo.results, "rows": rows}
+  part = dataclasses.replace(demo, results=results, damage=None)
+  text = html.unescape(_page(part))
+  assert "stretched by position interpolation (PI)." in text
+  assert "dotted, the loss" not in text and "Recovery after" in text
+
+
+def test_lineage_is_a_table_for_each_operation_without_defaults():
+  class Phase:
+    steps: int
+    rate: float = 0.5
+
+  phase = {"__class__": "Phase", "steps": 3, "rate": 0.5}
+  demo = _demo()
+  demo.results["models"]["full"]["manifest"]["lineage"][0]["arguments"] = {
+    "phase": phase
+  }
+  classes = [dataclasses.dataclass(Phase)]
+  text = report.render(summary.sections([demo], classes=classes))
+  assert "<summary>Lineage of full</summary>" in text
+  assert "<td>phase.steps</td><td>3</td>" in text
+  assert "phase.rate" not in text
 
 
 def test_methods_are_compared_with_and_without_a_scale_side_by_side():
