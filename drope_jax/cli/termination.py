@@ -33,10 +33,11 @@ def send_again(interrupt: KeyboardInterrupt) -> None:
 
 
 class StopRequest:
-  """A signal's, to a training: it saves and ends; the second ends it at once.
+  """A signal's request that a training save its step and end.
 
-  So does the first where nothing is unsaved. No signal raises anything, as its
-  exception can come where Python drops it, or where C++ calls Python.
+  A second signal ends the process at once, and so does the first where nothing
+  is unsaved. None raises an exception: it could come where Python drops it, as
+  in a callback of the garbage collector's, or where C++ calls Python.
 
   Attributes:
     number: the signal's; None before one has come.
@@ -64,11 +65,14 @@ class StopRequest:
     return kind(f"{_WORDS[number]}; {what}{self._then}")
 
   def note(self, number: int, frame) -> None:
-    """Handles a signal in the main thread, between two of Python's steps."""
+    """Handles a signal in the main thread, once no library's call is under way.
+
+    Python calls it there, in the thread that asks `stopping`.
+    """
     self.number = number
 
   def watch(self, pipe: int) -> None:
-    """Reads signals in a thread, which waits for no call of the main one's."""
+    """Handles it in a thread of its own, whatever the main one is doing."""
     while numbers := os.read(pipe, 1):
       number = numbers[0]
       if number not in _WORDS:
@@ -90,7 +94,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request(command: str, resumes: bool = True) -> Iterator[StopRequest]:
-  """Has Ctrl-C and SIGTERM do as the `StopRequest` that it gives.
+  """Turns Ctrl-C and SIGTERM into the `StopRequest` that it gives.
 
   Args:
     command: that the messages are of.

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import signal
 from typing import NamedTuple
 
 import pytest
@@ -61,6 +62,14 @@ def drope(capsys, monkeypatch):
     return Ran(status, *capsys.readouterr())
 
   return run
+
+
+@pytest.fixture
+def ctrl_c():
+  """Sends Ctrl-C, which a shell leaves ignored in a background job."""
+  own = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield lambda: signal.raise_signal(signal.SIGINT)
+  signal.signal(signal.SIGINT, own)
 
 
 @pytest.fixture(scope="session")

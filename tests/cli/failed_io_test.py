@@ -89,7 +89,7 @@ def test_what_the_threads_log_is_silent(heard, caplog):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_ended_nothing_is_sent_again(heard, number):
+def test_a_signal_that_ended_nothing_is_sent_again(heard, number, ctrl_c):
   own = signal.signal(signal.SIGTERM, termination.at_once)
 
   class Held:

@@ -77,7 +77,7 @@ def test_wherever_a_training_is_stuck_signals_end_it(number, unsaved):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_save_and_says_so(number, capfd):
+def test_a_signal_waits_for_the_save_and_says_so(number, capfd, ctrl_c):
   own = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
   with termination.stop_request("train") as request:
     assert not request.stopping(1)
