@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--llama",
     choices=tuple(meta.RELEASES),
-    help="which Llama a folder of Meta's holds, as it does not say so itself",
+    help="which Llama a folder of Meta's holds, as it does not say so itself "
+    "(default: none)",
   )
   parser.add_argument(
     "--tokenizer",

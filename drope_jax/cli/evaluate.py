@@ -52,27 +52,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--eval",
     metavar="NAME,...",
     help="perplexity, passkey, "
-    "multi_key, multi_value, multi_query; niah is all four",
-  )
-  parser.add_argument("--factors", metavar="F,...", help="of the context")
-  parser.add_argument(
-    "--positions", metavar="M,...", help="model, rope, pi, ntk, yarn"
+    "multi_key, multi_value, multi_query; niah is all four (default: the "
+    "suite's)",
   )
   parser.add_argument(
-    "--samples", type=int, metavar="N", help="of each retrieval task and factor"
+    "--factors", metavar="F,...", help="of the context (default: the suite's)"
   )
   parser.add_argument(
-    "--excerpts", type=int, metavar="N", help="of text, for perplexity"
+    "--positions",
+    metavar="M,...",
+    help="model, rope, pi, ntk, yarn (default: the suite's)",
   )
-  parser.add_argument("--seed", type=int, metavar="N")
   parser.add_argument(
-    "--text", action="append", metavar="INPUT", help="held-out text to test on"
+    "--samples",
+    type=int,
+    metavar="N",
+    help="of each retrieval task and factor (default: the suite's)",
+  )
+  parser.add_argument(
+    "--excerpts",
+    type=int,
+    metavar="N",
+    help="of text, for perplexity (default: the suite's)",
+  )
+  parser.add_argument(
+    "--seed", type=int, metavar="N", help="of all draws (default: the suite's)"
+  )
+  parser.add_argument(
+    "--text",
+    action="append",
+    metavar="INPUT",
+    help="held-out text to test on (default: packaged:test)",
   )
   parser.add_argument(
     "--fit-text",
     action="append",
     metavar="INPUT",
-    help="other held-out text, to fit the softmax scale on",
+    help="other held-out text, to fit the softmax scale on (default: "
+    "packaged:fit)",
   )
   parser.add_argument(
     "--mesh",

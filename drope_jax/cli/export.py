@@ -44,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--architecture",
     choices=hf_architecture.STOCK,
-    help="the stock architecture that it must be",
+    help="the stock architecture that it must be (default: the plainest that "
+    "holds it)",
   )
   parser.add_argument(
     "--logit-scale",
     type=float,
     metavar="S",
     help="the softmax scale of the length to be read, instead of the "
-    "checkpoint's, multiplied into q's weights",
+    "checkpoint's, multiplied into q's weights (default: none)",
   )
 
 

@@ -14,13 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument("checkpoint", help="model checkpoint, run, or step")
   parser.add_argument("--prompt", required=True, metavar="TEXT")
-  parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
+  parser.add_argument(
+    "--max-new-tokens",
+    type=int,
+    default=128,
+    metavar="N",
+    help="(default: %(default)s)",
+  )
   parser.add_argument(
     "--temperature", type=float, default=0.0, help="0 (default) is greedy"
   )
-  parser.add_argument("--seed", type=int, default=0, help="of the sampling")
   parser.add_argument(
-    "--logit-scale", type=float, help="instead of the checkpoint's own"
+    "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--logit-scale",
+    type=float,
+    help="of attention (default: the checkpoint's own)",
   )
   parser.add_argument(
     "--bos", action="store_true", help="begin with BOS, as Llamas expect"

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--sharding", action="store_true", help="show parameters on a TPU slice"
   )
   parser.add_argument(
-    "--topology", metavar="SLICE", help="of --sharding: v5e-256, say"
+    "--topology",
+    metavar="SLICE",
+    help="of --sharding: v5e-256, say (default: none)",
   )
   recipe_options.add_model(parser)
   parser.add_argument("--json", action="store_true", help="print JSON instead")

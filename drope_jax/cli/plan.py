@@ -56,13 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--eval",
     type=int,
     metavar="CONTEXT",
-    help="plan prefill and decoding at so many tokens too",
+    help="plan prefill and decoding at so many tokens too (default: training "
+    "alone)",
   )
   parser.add_argument(
     "--save",
     metavar="DIR",
     help="write there each program that fits: drope_jax.plan.saved.load reads "
-    "it on such a slice, under the same jax and libtpu",
+    "it on such a slice, under the same jax and libtpu (default: none)",
   )
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 

@@ -22,7 +22,7 @@ def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
     default=[],
     dest="overrides",
     metavar="'Class.param = value'",
-    help=f"a binding over {of}; may be repeated",
+    help=f"a binding over {of}; may be repeated (default: none)",
   )
 
 
@@ -31,7 +31,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     metavar="CONFIG.gin",
-    help="what the recipe starts from, where its checkpoint is not here",
+    help="what the recipe starts from, where its checkpoint is not here "
+    "(default: read the checkpoint)",
   )
 
 

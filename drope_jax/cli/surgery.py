@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--keep-pairs",
     type=int,
     metavar="K",
-    help="drop slow channel pairs alone: the K fastest stay",
+    help="drop slow channel pairs alone: the K fastest stay (default: none)",
   )
   parser.add_argument(
     "--window",
@@ -84,21 +84,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=float,
     help="of the rotary positions, before any drop (default: as before)",
   )
-  parser.add_argument("--qk-norm", default="none", choices=QK_NORMS)
+  parser.add_argument(
+    "--qk-norm",
+    default="none",
+    choices=QK_NORMS,
+    help="which of q and k get a norm (default: %(default)s)",
+  )
   parser.add_argument(
     "--qk-norm-scope",
     default="joint",
     choices=QK_NORM_SCOPES,
-    help="one norm over all heads, as in the paper, or one in each head",
+    help="one norm over all heads, as in the paper, or one in each head "
+    "(default: %(default)s)",
   )
   parser.add_argument(
     "--qk-norm-init",
     default="unit",
     choices=qk_norm.INITS,
     help="gains of one, as in the paper, or matched to the size that q and k "
-    "have on the text",
+    "have on the text (default: %(default)s)",
   )
-  parser.add_argument("--logit-scale", type=float, help="the model's new one")
+  parser.add_argument(
+    "--logit-scale", type=float, help="the model's new one (default: as it is)"
+  )
   parser.add_argument(
     "--text",
     action="append",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     metavar="N",
     help="first train a sentencepiece BPE model of N pieces on the inputs and "
-    "write it to T; reads them all into memory",
+    "write it to T; reads them all into memory (default: T is there)",
   )
   parser.add_argument(
     "--separator",

@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--from-step",
     type=int,
     metavar="N",
-    help="resume from this kept step, and remove the later ones",
+    help="resume from this kept step, and remove the later ones (default: "
+    "from the newest)",
   )
   parser.add_argument(
     "--distributed",
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="append",
     choices=track.TRACKERS,
     default=[],
-    help="show metrics there too; may be repeated",
+    help="show metrics there too; may be repeated (default: none)",
   )
 
 

@@ -1,4 +1,6 @@
+import argparse
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -234,3 +236,13 @@ def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):
   monkeypatch.setattr(os, "environ", environment)
   main._prepare_libraries()
   assert environment["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_says_each_options_default(name):
+  module = importlib.import_module(f"drope_jax.cli.{name}")
+  parser = argparse.ArgumentParser(add_help=False)
+  module.add_arguments(parser)
+  for action in parser._actions:
+    if action.nargs != 0 and not action.required:
+      assert "default" in (action.help or ""), action.option_strings
