@@ -57,18 +57,18 @@ def describe(
   Args:
     recipe: to be run, with every field.
     out: the run's folder.
-    base_dir: where relative paths of the recipe start.
+    base_dir: where paths of stores and tokenizer start.
     from_step: to go back to.
   """
 
-  def read(read_one, *names):
+  def read(read_one, *names, base_dir=base_dir):
     resolved = {name: str(paths.resolve(name, base_dir)) for name in names}
     return {name: _or_error(read_one, at) for name, at in resolved.items()}
 
   if recipe.tokenizer is not None:
     start = read(_hash, recipe.tokenizer)
   else:
-    start = read(_hash_checkpoint, recipe.init_from)
+    start = read(_hash_checkpoint, recipe.init_from, base_dir=None)
   return {
     "recipe": manifests.encode(recipe),
     "--out": out,

@@ -58,7 +58,7 @@ def _divert_standard_error(log: pathlib.Path) -> None:
   opened = os.open(log, os.O_WRONLY | os.O_APPEND)
   os.dup2(opened, 2)
   os.close(opened)
-  sys.stderr = os.fdopen(
+  sys.stderr = sys.__stderr__ = os.fdopen(
     kept,
     "w",
     buffering=1,

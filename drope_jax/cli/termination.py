@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import signal
+import sys
 import threading
 
 STATUS = 128 + signal.SIGTERM
@@ -83,13 +84,16 @@ class StopRequest:
       self._say(f"{_WORDS[number]}; will save and end; once more ends at once")
 
   def _end(self, number: int) -> None:
-    if os.isatty(2):
-      os.write(2, b"\x1b[?25h\n")  # A live display hides the cursor.
+    if sys.__stderr__.isatty():
+      # A live display hides the cursor.
+      os.write(sys.__stderr__.fileno(), b"\x1b[?25h\n")
     self._say(f"{_WORDS[number]}{self._then}")
     os._exit(128 + number)
 
   def _say(self, words: str) -> None:
-    os.write(2, f"drope {self._command}: {words}\n".encode())
+    # Past Python's buffer, whose lock the main thread may hold.
+    line = f"drope {self._command}: {words}\n"
+    os.write(sys.__stderr__.fileno(), line.encode())
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def test_a_checkpoint_to_start_from_is_compared_with_its_sums(here):
   )
 
   def describe():
-    return agreement.describe(recipe, "new", None, None)
+    return agreement.describe(recipe, "new", "stores", None)
 
   before = describe()
   assert _of(before, describe()) is None

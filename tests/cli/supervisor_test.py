@@ -72,6 +72,18 @@ os.abort()
   assert (tmp_path / "log").read_text() == "stack\n"
 
 
+def test_what_a_signal_ends_is_shown(start):
+  process = start("""
+from drope_jax.cli import termination
+with termination.stop_request("train"):
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(1000)
+""")
+  out, error = process.communicate(timeout=60)
+  assert out == "status 143\n"
+  assert error == "drope train: terminated; the same command resumes\n"
+
+
 _COUNT_SIGNALS = """
 came = []
 for number in (signal.SIGINT, signal.SIGTERM):
