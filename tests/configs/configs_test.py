@@ -338,6 +338,12 @@ RECALIBRATIONS |= {
     WarmupStableDecay(3e-4, 600, 23_400),
     REFERENCE,
   ),
+  "smollm2_1_7b_drope_reference": (
+    DROP,
+    120_000,
+    Constant(3e-4),
+    REFERENCE,
+  ),
   "llama2_7b_drope_reference": (DROP, 5_000, Cosine(1e-4, 100), REFERENCE),
   "llama2_7b_drope_qk_norm_reference": (
     DROP_AND_NORM,
