@@ -16,7 +16,8 @@ import pytest
 
 from drope_jax.analysis import runs
 from drope_jax.cli import main
-from drope_jax.data import store
+from drope_jax.data import lock, store
+from drope_jax.train import metrics as train_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -232,6 +233,39 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
     assert ran.status == 0, ran.err
     losses.append([line["loss"] for line in runs.read_metrics(here / out)])
   assert losses[0] == losses[1]
+
+
+def test_a_run_there_has_one_writer_and_keeps_every_line(
+  bucket, here, drope, monkeypatch, ctrl_c
+):
+  command = ["train", "tiny.gin", "--out", "gs://bucket/run"]
+  for binding in ("TrainPhase.steps = 4", "Recipe.log_every_steps = 1"):
+    command += ["--set", binding]
+  monkeypatch.setattr(lock, "_RENEW_EVERY_S", 0.05)
+  with lock.held("gs://bucket/run"):
+    ran = drope(*command)
+    assert ran.status == 2
+    error = ran.err.splitlines()[-1]
+    assert f"got gs://bucket/run, where process {os.getpid()} on" in error
+    assert [*_objects(bucket, "run/")] == [f"run/{lock.FILENAME}"]
+  monkeypatch.setattr(lock, "_RENEW_EVERY_S", 15)
+  write = train_metrics.MetricsLog.write
+
+  def interrupt(self, line):
+    write(self, line)
+    if line["step"] == 2:
+      ctrl_c()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train_metrics.MetricsLog, "write", interrupt)
+    assert drope(*command).status == 130
+  assert f"run/{lock.FILENAME}" not in _objects(bucket, "run")
+  before = bucket.get_file("bucket", f"run/{runs.METRICS}")
+  ran = drope(*command)
+  assert ran.status == 0, ran.err
+  assert bucket.get_file("bucket", f"run/{runs.METRICS}").startswith(before)
+  lines = runs.read_metrics("gs://bucket/run")
+  assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_text_there_is_the_text_here(bucket, here, drope):
