@@ -15,6 +15,7 @@ import tokenizers
 
 from drope_jax.checkpoint.formats import (
   sentencepiece_bpe,
+  sentencepiece_charsmap,
   sentencepiece_unigram,
 )
 
@@ -124,7 +125,8 @@ def _normalizer(
   normalizers = tokenizers.normalizers
   steps = []
   if spec.precompiled_charsmap:
-    steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    symbols = [p.piece for p in model.pieces if p.type == p.USER_DEFINED]
+    steps += sentencepiece_charsmap.normalizers(spec, symbols)
   if spec.remove_extra_whitespaces:
     steps += [_replace(r"\A +", ""), _replace(" {2,}", " ")]
   space = _SPACE if spec.escape_whitespaces else " "

@@ -8,12 +8,13 @@ whose scores are the same but for rounding they may choose differently.
 Source: github.com/google/sentencepiece, src/unigram_model.cc.
 """
 
-from collections.abc import Iterable, Iterator
-import itertools
+from collections.abc import Iterator
 import re
 
 from sentencepiece import sentencepiece_model_pb2 as protos
 import tokenizers
+
+from drope_jax.checkpoint.formats import character_class
 
 
 def build(model: protos.ModelProto) -> tokenizers.models.Unigram:
@@ -49,7 +50,11 @@ def cuts(
   # A run of unknown characters is one token, unless bytes stand for them.
   fallback = model.trainer_spec.byte_fallback
   unknown = set("".join(strange)) - known
-  runs = f"[{_ranges(unknown)}]" if fallback else f"[^{_ranges(known)}]+"
+  runs = (
+    f"[{character_class.inside(unknown)}]"
+    if fallback
+    else f"[^{character_class.inside(known)}]+"
+  )
   for piece in strange:
     if known.isdisjoint(piece) and (not fallback or len(piece) == 1):
       raise ValueError(
@@ -90,14 +95,3 @@ def _scores(model: protos.ModelProto) -> Iterator[float]:
       yield piece.score
     else:
       yield symbols.get(piece.piece, never)
-
-
-def _ranges(characters: Iterable[str]) -> str:
-  """Returns the inside of a regular expression's class."""
-  numbered = enumerate(sorted(map(ord, characters)))
-  runs = itertools.groupby(numbered, lambda pair: pair[1] - pair[0])
-  spans = []
-  for _, run in runs:
-    codes = [code for _, code in run]
-    spans.append(rf"\x{{{codes[0]:x}}}-\x{{{codes[-1]:x}}}")
-  return "".join(spans)
