@@ -138,6 +138,12 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Iterator[bytes]:
     _number(4, len(pieces)),
     _number(35, 1),  # Bytes for what is no piece.
     *(_number(field, value) for field, value in ids.items()),
+    # sentencepiece finds them by these names.
+    *(
+      _message(field + 5, pieces[value].encode())
+      for field, value in ids.items()
+      if value < len(pieces)
+    ),
   )
   prefixed = metadata.get("tokenizer.ggml.add_space_prefix", True)
   yield _message(
