@@ -95,7 +95,9 @@ def _convert(
   if args.tokenizer is not None:
     tokenizer = paths.local(args.tokenizer, "--tokenizer")
   if tokenizer is not None:
-    tokenizer = vocabulary_files.prepare(tokenizer, scratch)
+    tokenizer = vocabulary_files.prepare(
+      tokenizer, scratch, rows=source.config.vocab_size
+    )
   manifest = _manifest(path, source, tokenizer, args.dtype)
   store.save_streamed(
     args.out,

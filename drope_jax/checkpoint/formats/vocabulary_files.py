@@ -59,13 +59,19 @@ _CLASSES: Mapping[str, _Class] = types.MappingProxyType(
 _BY_MODEL = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
 
 
-def prepare(file: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
+def prepare(
+  file: pathlib.Path, scratch: pathlib.Path, *, rows: int
+) -> pathlib.Path:
   """Returns a tokenizer's file, or a tokenizer.json that is made of it.
+
+  Leaves out added tokens for which the model has no row: Llama 2's `<pad>`, of
+  id 32000.
 
   Args:
     file: a tokenizer.json, which is returned as it is, as is a sentencepiece
       model without tokens of others beside it; or VOCABULARY.
     scratch: where what is made goes, with what lies beside the file.
+    rows: of the model's embedding.
 
   Raises:
     FileNotFoundError: a file is missing.
@@ -74,11 +80,11 @@ def prepare(file: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
   """
   folder = file.parent
   config = _object(folder / _CONFIG)
+  added = {i: t for i, t in _added(folder, config).items() if i < rows}
   if file.name == VOCABULARY:
-    added = _added(folder, config)
     tokenizer, names = _byte_level(folder, config, added)
     adds_bos = False
-  elif file.suffix == ".model" and (added := _added(folder, config)):
+  elif file.suffix == ".model" and added:
     tokenizer_lib.load(str(file))  # Says what is wrong with it.
     model = sentencepiece.SentencePieceProcessor(str(file))
     if all(_is_own(model, i, token) for i, token in added.items()):

@@ -43,11 +43,11 @@ def _config(ids, **others):
   return names | {"added_tokens_decoder": decoder} | others
 
 
-def _prepared(folder, tmp_path):
+def _prepared(folder, tmp_path, rows=10**10):
   made = tmp_path / "made"
   made.mkdir(exist_ok=True)
   files = sorted(folder.glob("tokenizer.model")) or [folder / "vocab.json"]
-  return vocabulary_files.prepare(files[0], made)
+  return vocabulary_files.prepare(files[0], made, rows=rows)
 
 
 IDS = {"<think>": 2048, "</think>": 2049}
@@ -101,6 +101,17 @@ def test_a_model_alone_and_its_own_symbols_stay_as_they_are(folder, tmp_path):
   assert _prepared(folder, tmp_path) == model
   _write(folder, "added_tokens.json", {"<s>": 1, "</s>": 2})
   assert _prepared(folder, tmp_path) == model
+
+
+def test_tokens_for_which_the_model_has_no_row_are_left_out(folder, tmp_path):
+  _write(folder, "added_tokens.json", {"<s>": 1, "<pad>": 2048})
+  model = folder / "tokenizer.model"
+  assert _prepared(folder, tmp_path, rows=2048) == model
+  _write(folder, "added_tokens.json", IDS)
+  ours = tokenizer_lib.load(str(_prepared(folder, tmp_path, rows=2049)))
+  assert ours.vocab_size == 2049
+  assert ours.encode("<think>") == [2048]
+  assert ours.decode(ours.encode("</think>")) == "</think>"
 
 
 @pytest.mark.parametrize(
