@@ -15,8 +15,9 @@ import signal
 import threading
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from drope_jax.data import metadata
+from drope_jax.data import long_texts, metadata
 from drope_jax.data import tokenizer as tokenizer_lib
 
 Document = str | Sequence[int]
@@ -68,7 +69,7 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   """
   documents = batch.documents
   if documents and isinstance(documents[0], str):
-    documents = tokenizer.encode_batch(documents)
+    documents = _encode_texts(documents, tokenizer)
   eos_id, dtype = tokenizer.eos_id, metadata.token_dtype(tokenizer.vocab_size)
   ended = [
     ids if ids[-1] == eos_id else np.append(ids, eos_id)
@@ -91,6 +92,17 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
     batch.next_document,
     batch.skipped + Counter(empty=len(documents) - len(ended)),
   )
+
+
+def _encode_texts(
+  texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer
+) -> list[ArrayLike]:
+  limit = 2 * long_texts.PIECE
+  short = iter(tokenizer.encode_batch([t for t in texts if len(t) <= limit]))
+  return [
+    next(short) if len(text) <= limit else long_texts.encode(text, tokenizer)
+    for text in texts
+  ]
 
 
 def encode_in_order(
