@@ -21,6 +21,9 @@ HELD_OUT_LOSS = "held_out_loss"
 
 _CLASS = "__class__"
 
+_GAINED = {"Yarn": {"length_factor": None, "truncate": True}}
+"""Fields that a class has gained, and what a manifest without them means."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRef:
@@ -202,7 +205,7 @@ def decode(data: Any) -> Any:
       f"got {name!r}. Install the drope_jax that wrote the checkpoint."
     )
   fields = {key: decode(item) for key, item in data.items() if key != _CLASS}
-  return _build(classes[name], fields)
+  return _build(classes[name], _GAINED.get(name, {}) | fields)
 
 
 def _build(cls, fields):

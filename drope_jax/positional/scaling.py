@@ -15,9 +15,9 @@ from drope_jax.positional.scheme import Scheme
 
 
 def _require_factor(scheme) -> None:
-  if not scheme.factor >= 1.0:
+  if not 1.0 <= scheme.factor < math.inf:
     raise ValueError(
-      f"{type(scheme).__name__} needs a factor of at least 1, got "
+      f"{type(scheme).__name__} needs a finite factor of at least 1, got "
       f"{scheme.factor}. It is target length / trained length."
     )
 
@@ -71,23 +71,26 @@ class Yarn(rotary.GeometricRotary):
   """YaRN: fast pairs stay, slow pairs are divided by s, with a ramp between.
 
   The ramp is linear in the pair's index between the pairs that turn
-  `beta_fast` and `beta_slow` times over L tokens, floored and ceiled: the
-  authors' code and transformers. (The paper's text ramps over the number of
-  turns.)
+  `beta_fast` and `beta_slow` times over L tokens: the authors' code and
+  transformers. (The paper's text ramps over the number of turns.)
 
   Attributes:
     trained_tokens: L, tokens.
     beta_fast: turns over L above which a pair is left alone.
     beta_slow: turns over L below which a pair is fully interpolated.
+    length_factor: what q and k are each multiplied by; None for the paper's
+      0.1 ln s + 1.
+    truncate: whether the ramp's ends are floored and ceiled to whole pairs.
 
-  Source: Peng et al. 2023 (arXiv:2309.00071), section 3.4; the temperature
-  0.1 ln s + 1 multiplies q and k alike.
+  Source: Peng et al. 2023 (arXiv:2309.00071), section 3.4.
   """
 
   factor: float = 1.0
   trained_tokens: int = 4096
   beta_fast: float = 32.0
   beta_slow: float = 1.0
+  length_factor: float | None = None
+  truncate: bool = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -98,9 +101,16 @@ class Yarn(rotary.GeometricRotary):
         "Yarn needs beta_fast > beta_slow > 0 turns, got "
         f"{self.beta_fast} and {self.beta_slow}. The paper's are 32 and 1."
       )
+    if self.length_factor is not None and not 0 < self.length_factor < math.inf:
+      raise ValueError(
+        "Yarn needs a finite length_factor above 0, or None, got "
+        f"{self.length_factor}. None is the paper's."
+      )
 
   @property
   def attention_factor(self) -> float:
+    if self.length_factor is not None:
+      return self.length_factor
     return 0.1 * math.log(self.factor) + 1.0
 
   def frequencies(self, head_dim: int) -> np.ndarray:
@@ -110,8 +120,10 @@ class Yarn(rotary.GeometricRotary):
       span = self.trained_tokens / (2 * math.pi * turns)
       return head_dim * math.log(span) / (2 * math.log(self.theta))
 
-    first = max(math.floor(pair_turning(self.beta_fast)), 0)
-    last = min(math.ceil(pair_turning(self.beta_slow)), head_dim - 1)
+    first, last = map(pair_turning, (self.beta_fast, self.beta_slow))
+    if self.truncate:
+      first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
     # transformers' guard against a ramp of no width.
     width = (last - first) or 1e-3
     ramp_F = np.clip((np.arange(len(omega_F)) - first) / width, 0.0, 1.0)

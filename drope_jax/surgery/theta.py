@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Dynamic, PartialRope, Scheme, rotary
+from drope_jax.positional import Dynamic, LongRope, PartialRope, Scheme, rotary
 from drope_jax.positional import pattern as patterns
 
 
@@ -40,7 +40,7 @@ def change_theta(
 
 def _with_theta(scheme: Scheme, theta: float) -> Scheme:
   match scheme:
-    case rotary.GeometricRotary():
+    case rotary.GeometricRotary() | LongRope():
       return dataclasses.replace(scheme, theta=theta)
     case PartialRope():
       return dataclasses.replace(scheme, rope=_with_theta(scheme.rope, theta))

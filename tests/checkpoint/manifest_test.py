@@ -21,12 +21,18 @@ fields = {
   "Alibi": {},
   "PositionInterpolation": {"theta": thetas, "factor": positive},
   "NtkAware": {"theta": thetas, "factor": positive},
-  "Yarn": {"factor": positive, "trained_tokens": tokens},
+  "Yarn": {
+    "factor": positive,
+    "trained_tokens": tokens,
+    "length_factor": st.none() | positive,
+    "truncate": st.booleans(),
+  },
   "Llama3Rope": {"factor": positive, "trained_tokens": tokens},
   "Dynamic": {
     "scaling": st.builds(positional.NtkAware, theta=thetas),
     "trained_tokens": tokens,
   },
+  "PartialRope": {"rope": st.builds(positional.Rope, theta=thetas)},
   "RescaledRope": {"factors": st.tuples(*[positive] * 4)},
   "LongRope": {
     "theta": thetas,
@@ -70,6 +76,15 @@ def _entry(operation="pretrain", tokens=100, steps=10, **arguments):
 def _through_json(manifest):
   text = json.dumps(manifest.to_json(), allow_nan=False)
   return manifests.Manifest.from_json(json.loads(text))
+
+
+def test_a_yarn_of_before_it_had_all_its_fields_is_the_papers():
+  data = manifests.encode(positional.Yarn(factor=4.0))
+  del data["length_factor"], data["truncate"]
+  assert manifests.decode(data) == positional.Yarn(factor=4.0)
+  del data["beta_fast"]
+  with pytest.raises(ValueError, match="missing: beta_fast"):
+    manifests.decode(data)
 
 
 def test_every_scheme_of_the_catalogue_is_tried():

@@ -92,6 +92,24 @@ def test_yarn_is_transformers(D, theta, factor, L, betas):
 
 
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_yarn_with_a_length_factor_and_without_truncation(D, theta, factor, L):
+  theirs = _theirs(
+    "yarn",
+    D,
+    theta,
+    L,
+    factor=factor,
+    original_max_position_embeddings=L,
+    attention_factor=1.25,
+    truncate=False,
+  )
+  ours = Yarn(theta, factor, L, length_factor=1.25, truncate=False)
+  _assert_same(ours, D, theirs)
+  truncated_F = Yarn(theta, factor, L).frequencies(D)
+  assert np.abs(ours.frequencies(D) / truncated_F - 1).max() > 0.01
+
+
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_llama3_is_transformers(D, theta, factor, L):
   theirs = _theirs(
     "llama3",
@@ -166,6 +184,8 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
     (lambda: PositionInterpolation(factor=0.5), r"factor of at least 1, got 0"),
     (lambda: NtkAware(factor=float("nan")), r"NtkAware.*at least 1, got nan"),
     (lambda: Yarn(trained_tokens=0), r"trained_tokens.*got 0\. Give the"),
+    (lambda: Yarn(factor=math.inf), r"Yarn needs a finite factor.*got inf"),
+    (lambda: Yarn(length_factor=0.0), r"length_factor above 0.*got 0\.0"),
     (lambda: Yarn(beta_fast=1.0), r"beta_fast > beta_slow.*got 1.*paper's"),
     (
       lambda: Llama3Rope(low_freq_factor=4.0),

@@ -5,6 +5,7 @@ import pytest
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Dynamic,
+  LongRope,
   Nope,
   NtkAware,
   PartialRope,
@@ -13,6 +14,8 @@ from drope_jax.positional import (
   Yarn,
 )
 from drope_jax.surgery import theta
+
+PAIRS = (1.0, 1.0, 2.0, 4.0)
 
 
 def _changed(positional):
@@ -38,6 +41,7 @@ def _changed(positional):
     (Rope(100.0), Rope(500.0)),
     (Yarn(100.0, 4.0, 64), Yarn(500.0, 4.0, 64)),
     (PartialRope(Rope(100.0), 2), PartialRope(Rope(500.0), 2)),
+    (LongRope(100.0, PAIRS, PAIRS), LongRope(500.0, PAIRS, PAIRS)),
     (Dynamic(NtkAware(100.0), 16), Dynamic(NtkAware(500.0), 16)),
     (
       Pattern((Rope(100.0), Nope()), (4, None)),

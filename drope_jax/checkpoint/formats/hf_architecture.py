@@ -162,6 +162,10 @@ def config_json(config: ModelConfig, model_type: str) -> dict[str, Any]:
     "eos_token_id": None,
     "pad_token_id": None,
   }
+  if scaling["rope_type"] == "longrope":
+    # transformers 4 looks for it here alone.
+    trained = "original_max_position_embeddings"
+    fields[trained] = scaling[trained]
   if "attention_bias" in family.defaults:
     fields["attention_bias"] = config.qkv_bias
   if "mlp_bias" in family.defaults:

@@ -4,64 +4,95 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-from drope_jax.checkpoint.formats import rope_parameters
+from drope_jax.checkpoint.formats import fields, rope_parameters
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.families import FAMILIES, Family
-from drope_jax.checkpoint.formats.fields import Fields, load_json
+from drope_jax.checkpoint.formats.hf_inert import INERT
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  ListOf,
+  Number,
+  Object,
+  OneOf,
+  Optional,
+  Whole,
+)
+from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Scheme
 
 FILENAME = "config.json"
 
-_INERT = frozenset(
-  {
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "architectures",
-    "attention_dropout",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "dtype",
-    "eos_token_id",
-    "id2label",
-    "initializer_range",
-    "is_llama_config",
-    "label2id",
-    "max_window_layers",
-    "model_type",
-    "no_rope_layer_interval",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "pretraining_tp",
-    "problem_type",
-    "return_dict",
-    "tokenizer_class",
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unk_token_id",
-    "use_cache",
-  }
-)
-"""Change no logit: of training, of generation, of other heads, or of speed.
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
-Also those that are read where others are absent, and may be left over.
-"""
-
-_ONLY = {
-  "hidden_act": ("silu", "swish"),
-  "mlp_bias": (False,),
-  "rope_interleaved": (False,),
-  "use_mrope": (False,),
-  "is_encoder_decoder": (False,),
-  "is_decoder": (False, True),
-  "add_cross_attention": (False,),
-  "tie_encoder_decoder": (False,),
+_ATTENTION_TYPES = {
+  "nope": "none",
+  "qk_norm_nope": "qk",
+  "q_norm_nope": "q",
+  "k_norm_nope": "k",
 }
-"""Fields of which one value is what the model here does."""
+"""The DroPE paper's repository's, and what they norm."""
+
+_KINDS: Mapping[str, Kind] = {
+  "vocab_size": Whole(),
+  "hidden_size": Whole(),
+  "intermediate_size": Whole(),
+  "num_hidden_layers": Whole(most=model_config.MOST_LAYERS),
+  "num_attention_heads": Whole(),
+  "num_key_value_heads": Whole(),
+  "max_position_embeddings": Whole(),
+  "original_max_position_embeddings": Whole(),
+  "rms_norm_eps": Number(above=0),
+  "rope_theta": Number(above=1),
+  "rope_scaling": Object(),
+  "rope_parameters": Object(),
+  "tie_word_embeddings": Flag(),
+  "layer_types": ListOf(OneOf(_FULL, _SLIDING)),
+  "torch_dtype": OneOf("auto", *tensors_lib.FLOATS),
+  "dtype": OneOf("auto", *tensors_lib.FLOATS),
+  # Of which one value is what the model here does.
+  "hidden_act": OneOf("silu", "swish"),
+  "mlp_bias": OneOf(False),
+  "use_sliding_window": OneOf(False),
+  "partial_rotary_factor": OneOf(1.0, 1),
+  "rope_interleaved": OneOf(False),
+  "use_mrope": OneOf(False),
+  "is_encoder_decoder": OneOf(False),
+  "is_decoder": OneOf(False, True),
+  "add_cross_attention": OneOf(False),
+  "tie_encoder_decoder": OneOf(False),
+  "pruned_heads": OneOf({}),
+}
+"""Fields of every family."""
+
+_DEFAULTS: Mapping[str, Any] = {
+  name: None
+  for name in _KINDS
+  if name
+  not in (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+  )
+} | {"rms_norm_eps": 1e-6, "rope_theta": 1e4, "tie_word_embeddings": False}
+
+_OWN_KINDS: Mapping[str, Kind] = {
+  "head_dim": Whole(),
+  "attention_bias": Flag(),
+  "sliding_window": Optional(Whole()),
+  "use_sliding_window": Flag(),
+  "max_window_layers": Whole(least=0),
+  "no_rope_layers": ListOf(OneOf(0, 1)),
+  "no_rope_layer_interval": Whole(),
+  "attention_type": OneOf(*_ATTENTION_TYPES),
+  "softmax_scale": Number(above=0),
+  "auto_map": Object(),  # It names the code that attention_type stands for.
+}
+"""Fields that some families have, as `Family.defaults` says."""
 
 
 def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
@@ -77,7 +108,7 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
       f"A Hugging Face folder has a {FILENAME}, got none in {path.parent}. "
       "Name the folder that holds it."
     )
-  data = load_json(path)
+  data = fields.load_json(path)
   try:
     return from_dict(data)
   except ValueError as error:
@@ -87,63 +118,40 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
 def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
   """Returns what `read` does, of the parsed object; raises likewise."""
   family = _family(data)
-  fields = Fields(data, _INERT, family.defaults)
-  for name, allowed in _ONLY.items():
-    fields.require(name, allowed)
-  for name in ("torch_dtype", "dtype"):
-    fields.require(name, (None, "auto", *tensors_lib.FLOATS))
-  N = fields.whole("num_hidden_layers")
-  width, H = fields.whole("hidden_size"), fields.whole("num_attention_heads")
-  context_tokens = fields.whole("max_position_embeddings")
-  may_be_biased = "attention_bias" in family.defaults
-  head_dim = fields.whole("head_dim", width // max(H, 1))
-  schemes = _schemes(fields, N, context_tokens, head_dim)
-  config = ModelConfig(
-    vocab_size=fields.whole("vocab_size"),
-    num_layers=N,
-    width=width,
-    num_heads=H,
-    num_kv_heads=fields.whole("num_key_value_heads", H),
-    head_dim=head_dim,
-    mlp_width=fields.whole("intermediate_size"),
-    context_tokens=context_tokens,
-    positional=_pattern(schemes, _windows(fields, schemes)),
-    **_norms(fields, family),
-    qkv_bias=family.biases
-    or (may_be_biased and bool(fields.take("attention_bias"))),
-    tied_embeddings=bool(fields.take("tie_word_embeddings", False)),
-    norm_eps=fields.number("rms_norm_eps", 1e-6),
-    logit_scale=_logit_scale(fields, head_dim),
+  own = {k: v for k, v in _OWN_KINDS.items() if k in family.defaults}
+  # A family whose attention always has biases, or never, may say so.
+  fixed = {"attention_bias": OneOf(family.biases)}
+  values = fields.read(
+    data,
+    fixed | _KINDS | own,
+    defaults={**_DEFAULTS, "attention_bias": None, **family.defaults},
+    inert=INERT,
   )
-  fields.refuse_the_rest()
+  N, H = values["num_hidden_layers"], values["num_attention_heads"]
+  head_dim = values["head_dim"] or values["hidden_size"] // H
+  schemes = _schemes(values, family, head_dim)
+  config = ModelConfig(
+    vocab_size=values["vocab_size"],
+    num_layers=N,
+    width=values["hidden_size"],
+    num_heads=H,
+    num_kv_heads=values["num_key_value_heads"] or H,
+    head_dim=head_dim,
+    mlp_width=values["intermediate_size"],
+    context_tokens=values["max_position_embeddings"],
+    positional=_pattern(schemes, _windows(values, family, schemes)),
+    **_norms(values, family),
+    qkv_bias=family.biases or bool(values["attention_bias"]),
+    tied_embeddings=values["tie_word_embeddings"],
+    norm_eps=float(values["rms_norm_eps"]),
+    logit_scale=_logit_scale(values, head_dim),
+  )
   return config, family
 
 
-def _norms(fields: Fields, family: Family) -> dict[str, str]:
-  if "attention_type" in fields.defaults:
-    kind = fields.take("attention_type")
-    if kind not in _ATTENTION_TYPES:
-      raise ValueError(
-        f"attention_type must be one of {', '.join(_ATTENTION_TYPES)}, got "
-        f"{kind!r}. This checkpoint cannot be read exactly."
-      )
-    return {"qk_norm": _ATTENTION_TYPES[kind], "qk_norm_scope": "joint"}
-  if "layers/attention/q_norm/gain" in family.names:
-    return {"qk_norm": "qk", "qk_norm_scope": "head"}
-  return {"qk_norm": "none"}
-
-
-def _logit_scale(fields: Fields, head_dim: int) -> float:
-  """Returns what logits are multiplied by beyond 1 / sqrt(D)."""
-  if "softmax_scale" not in fields.defaults:
-    return 1.0
-  fields.take("auto_map")  # It names the code that this stands for.
-  scale = fields.take("softmax_scale")
-  return 1.0 if scale is None else float(scale) / head_dim**-0.5
-
-
 def _family(data: Mapping[str, Any]) -> Family:
-  family = FAMILIES.get(data.get("model_type"))
+  model_type = data.get("model_type")
+  family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
   architectures = data.get("architectures") or (
     [family.architecture] if family else []
   )
@@ -151,37 +159,45 @@ def _family(data: Mapping[str, Any]) -> Family:
     known = ", ".join(family.architecture for family in FAMILIES.values())
     raise ValueError(
       f"The architecture must be one of {known}, got {architectures} with "
-      f"model_type {data.get('model_type')!r}. Convert another checkpoint."
+      f"model_type {model_type!r}. Convert another checkpoint."
     )
   return family
 
 
-_ATTENTION_TYPES = {
-  "nope": "none",
-  "qk_norm_nope": "qk",
-  "q_norm_nope": "q",
-  "k_norm_nope": "k",
-}
-"""The DroPE paper's repository's, and what they norm."""
+def _norms(values: Mapping[str, Any], family: Family) -> dict[str, str]:
+  if "attention_type" in family.defaults:
+    normed = _ATTENTION_TYPES[values["attention_type"]]
+    return {"qk_norm": normed, "qk_norm_scope": "joint"}
+  if "layers/attention/q_norm/gain" in family.names:
+    return {"qk_norm": "qk", "qk_norm_scope": "head"}
+  return {"qk_norm": "none"}
+
+
+def _logit_scale(values: Mapping[str, Any], head_dim: int) -> float:
+  """Returns what logits are multiplied by beyond 1 / sqrt(D)."""
+  scale = values.get("softmax_scale")
+  return 1.0 if scale is None else float(scale) / head_dim**-0.5
 
 
 def _schemes(
-  fields: Fields, N: int, context_tokens: int, head_dim: int
+  values: Mapping[str, Any], family: Family, head_dim: int
 ) -> list[Scheme]:
-  theta = fields.number("rope_theta", 1e4)
-  scaling = fields.take("rope_scaling") or fields.take("rope_parameters") or {}
-  fields.take("rope_parameters")
-  scheme = rope_parameters.simplest(
-    rope_parameters.read(scaling, theta, context_tokens), head_dim
+  N = values["num_hidden_layers"]
+  scheme = rope_parameters.read(
+    values["rope_scaling"] or values["rope_parameters"] or {},
+    values["rope_theta"],
+    values["max_position_embeddings"],
+    values["original_max_position_embeddings"],
   )
-  if "attention_type" in fields.defaults:
+  scheme = rope_parameters.simplest(scheme, head_dim)
+  if "attention_type" in family.defaults:
     return [Nope()] * N
-  rotated = fields.take("no_rope_layers")
-  if rotated is None and "no_rope_layers" in fields.defaults:
-    interval = fields.whole("no_rope_layer_interval")
-    rotated = [int((n + 1) % interval != 0) for n in range(N)]
-  if rotated is None:
+  if "no_rope_layers" not in family.defaults:
     return [scheme] * N
+  rotated = values["no_rope_layers"]
+  if rotated is None:
+    interval = values["no_rope_layer_interval"]
+    rotated = [int((n + 1) % interval != 0) for n in range(N)]
   if len(rotated) != N:
     raise ValueError(
       f"no_rope_layers must have a 0 or 1 for each of {N} layers, got "
@@ -191,28 +207,35 @@ def _schemes(
   return [scheme if rotates else Nope() for rotates in rotated]
 
 
-def _windows(fields: Fields, schemes: list[Scheme]) -> list[int | None]:
+def _windows(
+  values: Mapping[str, Any], family: Family, schemes: list[Scheme]
+) -> list[int | None]:
   """Returns each layer's window; a query sees that many tokens, with itself."""
-  N, window = len(schemes), fields.take("sliding_window")
-  if "use_sliding_window" in fields.defaults:
-    window = window if fields.take("use_sliding_window") else None
-  by_layer = "layer_types" in fields.defaults
-  kinds = fields.take("layer_types") if by_layer else None
-  if kinds is None:
-    if "no_rope_layers" in fields.defaults:
-      windowed = [scheme == Nope() for scheme in schemes]
-    else:
-      first = fields.take("max_window_layers", 0)
-      windowed = [n >= first for n in range(N)]
+  N, own = len(schemes), family.defaults
+  window = values.get("sliding_window")
+  if "use_sliding_window" in own and not values["use_sliding_window"]:
+    window = None
+  kinds = values["layer_types"]
+  if kinds is not None and len(kinds) != N:
+    raise ValueError(
+      f"layer_types must have one for each of {N} layers, got {len(kinds)}. "
+      "Put the model's there."
+    )
+  if kinds is not None and "layer_types" in own:
+    windowed = [kind == _SLIDING for kind in kinds]
+  elif "no_rope_layers" in own:
+    windowed = [scheme == Nope() for scheme in schemes]
   else:
-    known = ("full_attention", "sliding_attention")
-    if len(kinds) != N or not set(kinds) <= set(known):
-      raise ValueError(
-        f"layer_types must have {' or '.join(known)} for each of {N} layers, "
-        f"got {kinds}. Put the model's there."
-      )
-    windowed = [kind == "sliding_attention" for kind in kinds]
-  return [window if sees_less else None for sees_less in windowed]
+    first = values.get("max_window_layers", 0)
+    windowed = [n >= first for n in range(N)]
+  windows = [window if sees_less else None for sees_less in windowed]
+  if kinds is not None and kinds != [_SLIDING if w else _FULL for w in windows]:
+    raise ValueError(
+      "layer_types must say what the other fields of windows do, got "
+      f"{', '.join(sorted(set(kinds)))} where sliding_window is {window}. Put "
+      "the model's there."
+    )
+  return windows
 
 
 def _pattern(

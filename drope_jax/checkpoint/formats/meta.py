@@ -9,22 +9,45 @@ from collections.abc import Mapping, Sequence
 import math
 import pathlib
 import types
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drope_jax.checkpoint.formats import (
+  fields,
   leaves,
   meta_shards,
   rope_layout,
   tiktoken_json,
 )
 from drope_jax.checkpoint.formats import tensors as tensors_lib
-from drope_jax.checkpoint.formats.fields import Fields, load_json
+from drope_jax.checkpoint.formats.kinds import Flag, Kind, Number, Whole
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Llama3Rope, Rope
 
 PARAMS = "params.json"
+
+_KINDS: Mapping[str, Kind] = {
+  "dim": Whole(),
+  "n_layers": Whole(most=model_config.MOST_LAYERS),
+  "n_heads": Whole(),
+  "n_kv_heads": Whole(),
+  "vocab_size": Whole(least=-1),  # -1: the tokenizer's.
+  "multiple_of": Whole(),
+  "ffn_dim_multiplier": Number(above=0),
+  "norm_eps": Number(above=0),
+  "rope_theta": Number(above=1),
+  "use_scaled_rope": Flag(),
+}
+_DEFAULTS: Mapping[str, Any] = {
+  "n_kv_heads": None,
+  "vocab_size": -1,
+  "ffn_dim_multiplier": 1.0,
+  "rope_theta": 1e4,
+  "use_scaled_rope": False,
+}
+_INERT = ("max_batch_size", "max_seq_len")  # Of its cache.
 
 NAMES = {
   "embed/table": "tok_embeddings.weight",
@@ -115,12 +138,13 @@ def open_folder(
       f"{PARAMS} does not say how long its context is, got {llama}. Name it "
       "with --llama."
     )
-  fields = Fields(load_json(folder / PARAMS))
+  data = fields.load_json(folder / PARAMS)
   files = meta_shards.open_files(folder)
   try:
-    tensors = meta_shards.join(files, fields.whole("dim"))
+    params = fields.read(data, _KINDS, defaults=_DEFAULTS, inert=_INERT)
+    tensors = meta_shards.join(files, params["dim"])
     tensors.pop(_BUFFER, None)
-    config = _config(fields, tensors, llama)
+    config = _config(params, tensors, llama)
     if config.tied_embeddings:
       del tensors[_HEAD]
     for path in ("layers/attention/q/kernel", "layers/attention/k/kernel"):
@@ -141,7 +165,7 @@ def open_folder(
 
 
 def _config(
-  fields: Fields, tensors: Mapping[str, Tensor], llama: str
+  params: Mapping[str, Any], tensors: Mapping[str, Tensor], llama: str
 ) -> ModelConfig:
   for name in (_EMBEDDING, _HEAD):
     if name not in tensors:
@@ -149,23 +173,23 @@ def _config(
         f"An embedding and a head are needed, got no {name}. Fetch the files "
         "again."
       )
-  _require_release(fields, tensors, llama)
+  _require_release(params, tensors, llama)
   release = RELEASES[llama]
   V = tensors[_EMBEDDING].shape[0]
-  if (got := fields.whole("vocab_size", -1)) not in (-1, V):
+  if (got := params["vocab_size"]) not in (-1, V):
     raise ValueError(
       f"vocab_size must be the embedding's {V} rows, got {got}. Use the "
       f"{PARAMS} that the weights were saved with."
     )
-  width, H = fields.whole("dim"), fields.whole("n_heads")
-  config = ModelConfig(
+  width, H = params["dim"], params["n_heads"]
+  return ModelConfig(
     vocab_size=V,
-    num_layers=fields.whole("n_layers"),
+    num_layers=params["n_layers"],
     width=width,
     num_heads=H,
-    num_kv_heads=fields.whole("n_kv_heads", H),
-    head_dim=width // max(H, 1),
-    mlp_width=_mlp_width(fields, width),
+    num_kv_heads=params["n_kv_heads"] or H,
+    head_dim=width // H,
+    mlp_width=_mlp_width(params, width),
     context_tokens=release.context_tokens,
     positional=(
       Llama3Rope(release.theta, release.factor)
@@ -173,23 +197,21 @@ def _config(
       else Rope(release.theta)
     ),
     tied_embeddings=release.tied,
-    norm_eps=fields.number("norm_eps"),
+    norm_eps=float(params["norm_eps"]),
   )
-  fields.refuse_the_rest()
-  return config
 
 
 def _require_release(
-  fields: Fields, tensors: Mapping[str, Tensor], llama: str
+  params: Mapping[str, Any], tensors: Mapping[str, Tensor], llama: str
 ) -> None:
   """Raises ValueError where the folder holds another Llama, if it shows."""
   release = RELEASES[llama]
   is_tied = tensors_lib.same(tensors[_HEAD], tensors[_EMBEDDING])
   for name, got, want in (
-    ("rope_theta", fields.number("rope_theta", 1e4), release.theta),
+    ("rope_theta", params["rope_theta"], release.theta),
     (
       "use_scaled_rope",
-      fields.take("use_scaled_rope", False),
+      params["use_scaled_rope"],
       release.factor is not None,
     ),
     ("a head that is its embedding", is_tied, release.tied),
@@ -201,10 +223,10 @@ def _require_release(
       )
 
 
-def _mlp_width(fields: Fields, width: int) -> int:
+def _mlp_width(params: Mapping[str, Any], width: int) -> int:
   """Returns two thirds of 4 M, scaled, up to a multiple."""
-  multiple = max(1, fields.whole("multiple_of"))
-  scaled = fields.number("ffn_dim_multiplier", 1.0) * int(8 * width / 3)
+  multiple = params["multiple_of"]
+  scaled = params["ffn_dim_multiplier"] * int(8 * width / 3)
   return math.ceil(int(scaled) / multiple) * multiple
 
 

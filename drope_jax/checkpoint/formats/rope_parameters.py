@@ -6,18 +6,30 @@ refused by name.
 """
 
 from collections.abc import Mapping
+import math
 import types
 from typing import Any
 
 import numpy as np
 
+from drope_jax.checkpoint.formats import fields
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  ListOf,
+  Number,
+  OneOf,
+  Whole,
+)
 from drope_jax.positional import (
   Dynamic,
   Llama3Rope,
+  LongRope,
   Nope,
   NtkAware,
   PartialRope,
   PositionInterpolation,
+  RescaledRope,
   Rope,
   Scheme,
   Yarn,
@@ -25,14 +37,54 @@ from drope_jax.positional import (
   rotary,
 )
 
-_FIELDS = {
-  "default": (),
-  "linear": ("factor",),
-  "dynamic": ("factor",),
-  "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "truncate"),
-  "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-}
 _TRAINED = "original_max_position_embeddings"
+_KINDS: Mapping[str, Kind] = {
+  "rope_theta": Number(above=1),
+  "partial_rotary_factor": OneOf(1.0, 1),
+  _TRAINED: Whole(),
+}
+"""Fields of every type; a type that has no use for one ignores it."""
+
+_FACTOR = {"factor": Number(above=0)}
+_ATTENTION_FACTOR = {"attention_factor": Number(above=0)}
+_OWN_KINDS: Mapping[str, Mapping[str, Kind]] = {
+  "default": {},
+  "linear": _FACTOR,
+  "dynamic": _FACTOR,
+  "yarn": {
+    **_FACTOR,
+    **_ATTENTION_FACTOR,
+    "beta_fast": Number(above=0),
+    "beta_slow": Number(above=0),
+    "mscale": Number(above=0),
+    "mscale_all_dim": Number(above=0),
+    "truncate": Flag(),
+  },
+  "longrope": {
+    **_FACTOR,
+    **_ATTENTION_FACTOR,
+    "short_factor": ListOf(Number(above=0)),
+    "long_factor": ListOf(Number(above=0)),
+  },
+  "llama3": {
+    **_FACTOR,
+    "low_freq_factor": Number(above=0),
+    "high_freq_factor": Number(above=0),
+  },
+}
+"""Fields of each rope_type."""
+
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+  "yarn": {
+    "attention_factor": None,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": None,
+    "mscale_all_dim": None,
+    "truncate": True,
+  },
+  "longrope": {"factor": None, "attention_factor": None},
+}
 
 STILL = 1e30
 """Divides the frequency of a pair that is not to rotate.
@@ -59,7 +111,10 @@ by `factor`.
 
 
 def read(
-  parameters: Mapping[str, Any], default_theta: float, context_tokens: int
+  parameters: Mapping[str, Any],
+  default_theta: float,
+  context_tokens: int,
+  trained_tokens: int | None = None,
 ) -> Scheme:
   """Returns the scheme of `rope_parameters` or `rope_scaling`.
 
@@ -67,55 +122,44 @@ def read(
     parameters: the dict; empty for plain RoPE.
     default_theta: where it names none.
     context_tokens: max_position_embeddings.
+    trained_tokens: original_max_position_embeddings, where config.json has it
+      beside the dict, as Phi-3's.
 
   Raises:
     ValueError: an unknown type or field, or a setting that no scheme has.
   """
   given = dict(parameters)
-  legacy = given.pop("type", "default")
-  kind = given.pop("rope_type", legacy)
-  theta = float(given.pop("rope_theta", default_theta))
-  trained = given.pop(_TRAINED, None) or context_tokens
-  if kind not in _FIELDS:
+  legacy = given.pop("type", None) or "default"
+  kind = given.pop("rope_type", None) or legacy
+  if not isinstance(kind, str) or kind not in _OWN_KINDS:
     raise ValueError(
-      f"Positions must be of a rope_type in {', '.join(_FIELDS)}, got "
+      f"Positions must be of a rope_type in {', '.join(_OWN_KINDS)}, got "
       f"{kind!r}. This checkpoint cannot be read exactly."
     )
-  if given.pop("partial_rotary_factor", 1.0) != 1.0:
-    raise ValueError(
-      "Positions must rotate all of a head, got a partial_rotary_factor. This "
-      "checkpoint cannot be read exactly."
+  try:
+    values = fields.read(
+      given,
+      {**_KINDS, **_OWN_KINDS[kind]},
+      defaults=dict.fromkeys(_KINDS) | dict(_DEFAULTS.get(kind, {})),
     )
-  if unknown := sorted(given.keys() - set(_FIELDS[kind])):
-    raise ValueError(
-      f"Positions of rope_type {kind!r} must have no field but "
-      f"{', '.join(_FIELDS[kind]) or 'rope_theta'}, got {', '.join(unknown)}. "
-      "This checkpoint cannot be read exactly."
-    )
-  if kind == "default":
-    return Rope(theta)
-  if "factor" not in given:
-    raise ValueError(
-      f"Positions of rope_type {kind!r} need a factor, got none. Put it back "
-      "into config.json."
-    )
-  factor = float(given["factor"])
+  except ValueError as error:
+    raise ValueError(f"Positions of rope_type {kind!r}: {error}") from error
+  theta = float(values["rope_theta"] or default_theta)
+  trained = _trained(values[_TRAINED], trained_tokens, context_tokens)
+  factor = values.get("factor")
   match kind:
     case "linear":
-      return PositionInterpolation(theta, factor)
+      return PositionInterpolation(theta, float(factor))
     case "dynamic":
-      return _dynamic(theta, factor, context_tokens)
+      return Dynamic(NtkAware(theta, float(factor)), context_tokens)
     case "yarn":
-      return _yarn(theta, factor, trained, given)
-  for name in _FIELDS["llama3"]:
-    given.setdefault(name, None)
-  low, high = given["low_freq_factor"], given["high_freq_factor"]
-  if None in (low, high):
-    raise ValueError(
-      "Positions of rope_type 'llama3' need low_freq_factor and "
-      f"high_freq_factor, got {low} and {high}. Put them back into config.json."
-    )
-  return Llama3Rope(theta, factor, int(trained), float(low), float(high))
+      return _yarn(theta, trained, values)
+    case "longrope":
+      return _longrope(theta, trained, context_tokens, values)
+    case "llama3":
+      low, high = values["low_freq_factor"], values["high_freq_factor"]
+      return Llama3Rope(theta, float(factor), trained, float(low), float(high))
+  return Rope(theta)
 
 
 def simplest(scheme: Scheme, head_dim: int) -> Scheme:
@@ -145,9 +189,9 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
   them adds a softmax scale to it.
 
   Args:
-    scheme: the model's.
+    scheme: any but Nope.
     head_dim: of its heads.
-    context_tokens: that it was trained at.
+    context_tokens: the max_position_embeddings that it is written beside.
 
   Raises:
     ValueError: the scheme is none of transformers'.
@@ -157,10 +201,18 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
       return {"rope_type": "default", "rope_theta": theta}
     case PositionInterpolation(theta, factor):
       return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
-    case Dynamic(NtkAware(theta), _):
-      return {"rope_type": "dynamic", "rope_theta": theta, "factor": 1.0}
-    case Yarn(theta, factor, trained, fast, slow):
-      return {
+    case Dynamic(NtkAware(theta, factor), trained) if trained == context_tokens:
+      return {"rope_type": "dynamic", "rope_theta": theta, "factor": factor}
+    case RescaledRope(theta, factors, length_factor):
+      # Where both lengths are one, no reader makes an attention_factor of
+      # their ratio.
+      return _write_longrope(
+        LongRope(theta, factors, factors, context_tokens, length_factor)
+      )
+    case LongRope():
+      return _write_longrope(scheme)
+    case Yarn(theta, factor, trained, fast, slow, length_factor, truncate):
+      written = {
         "rope_type": "yarn",
         "rope_theta": theta,
         "factor": factor,
@@ -168,6 +220,9 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
         "beta_fast": fast,
         "beta_slow": slow,
       }
+      if length_factor is not None:
+        written["attention_factor"] = length_factor
+      return written if truncate else written | {"truncate": False}
     case Llama3Rope(theta, factor, trained, low, high):
       return {
         "rope_type": "llama3",
@@ -180,8 +235,9 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
     case PartialRope(Rope(theta), pairs):
       return _partial(theta, pairs, head_dim, context_tokens)
   raise ValueError(
-    "A stock architecture has plain, linear, dynamic, YaRN or Llama 3 RoPE, "
-    f"got {scheme}. Export a checkpoint with one of these."
+    "A stock architecture has plain, linear, dynamic (from its context on), "
+    f"YaRN, Llama 3 or LongRoPE positions, got {scheme} at a context of "
+    f"{context_tokens}. Export a checkpoint with one of these."
   )
 
 
@@ -204,33 +260,65 @@ def _partial(
   }
 
 
-def _dynamic(theta: float, factor: float, context_tokens: int) -> Dynamic:
-  if factor != 1.0:
+def _write_longrope(scheme: LongRope) -> dict[str, Any]:
+  return {
+    "rope_type": "longrope",
+    "rope_theta": scheme.theta,
+    "short_factor": list(scheme.short_factor),
+    "long_factor": list(scheme.long_factor),
+    _TRAINED: scheme.trained_tokens,
+    "attention_factor": scheme.attention_factor,
+  }
+
+
+def _trained(inside: int | None, beside: int | None, context: int) -> int:
+  if None not in (inside, beside) and inside != beside:
     raise ValueError(
-      "Positions of rope_type 'dynamic' are read at factor 1, where the base "
-      f"follows the length alone, got {factor:g}. Set it to 1."
+      f"{_TRAINED} must be the same beside the positions and among them, got "
+      f"{beside} and {inside}. Put the model's in both."
     )
-  return Dynamic(NtkAware(theta), context_tokens)
+  return inside or beside or context
 
 
-def _yarn(theta, factor, trained, given) -> Yarn:
-  scheme = Yarn(
+def _yarn(theta: float, trained: int, values: Mapping[str, Any]) -> Yarn:
+  factor = float(values["factor"])
+  length_factor = values["attention_factor"]
+  mscale, all_dim = values["mscale"], values["mscale_all_dim"]
+  if length_factor is None and mscale and all_dim:
+    log = 0.1 * math.log(max(factor, 1.0))
+    length_factor = (mscale * log + 1.0) / (all_dim * log + 1.0)
+  return Yarn(
     theta,
     factor,
-    int(trained),
-    float(given.get("beta_fast") or 32.0),
-    float(given.get("beta_slow") or 1.0),
+    trained,
+    float(values["beta_fast"]),
+    float(values["beta_slow"]),
+    None if length_factor is None else float(length_factor),
+    values["truncate"],
   )
-  attention_factor = given.get("attention_factor")
-  if attention_factor not in (None, scheme.attention_factor):
+
+
+def _longrope(
+  theta: float, trained: int, context_tokens: int, values: Mapping[str, Any]
+) -> LongRope | RescaledRope:
+  if trained < 2:
     raise ValueError(
-      "YaRN's attention_factor must be 0.1 ln(factor) + 1 = "
-      f"{scheme.attention_factor:g}, got {attention_factor}. This checkpoint "
-      "cannot be read exactly."
+      f"LongRoPE needs {_TRAINED} of at least 2, got {trained}. Put the "
+      "model's there."
     )
-  if not given.get("truncate", True):
-    raise ValueError(
-      "YaRN's ramp must be between whole pairs, got truncate: false. This "
-      "checkpoint cannot be read exactly."
-    )
-  return scheme
+  # The factor is only what an attention_factor is made of, as in the paper.
+  factor = values["factor"] or context_tokens / trained
+  length_factor = values["attention_factor"]
+  if length_factor is None:
+    length_factor = 1.0
+    if factor > 1.0:
+      length_factor = math.sqrt(1.0 + math.log(factor) / math.log(trained))
+  scheme = LongRope(
+    theta,
+    tuple(map(float, values["short_factor"])),
+    tuple(map(float, values["long_factor"])),
+    trained,
+    float(length_factor),
+  )
+  same = scheme.short_factor == scheme.long_factor
+  return scheme.at(trained) if same else scheme

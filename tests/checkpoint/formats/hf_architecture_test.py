@@ -14,13 +14,16 @@ from drope_jax.positional import (
   Alibi,
   Dynamic,
   Llama3Rope,
+  LongRope,
   Nope,
   NtkAware,
   PartialRope,
   Pattern,
   PositionInterpolation,
+  RescaledRope,
   Rope,
   Yarn,
+  rotary,
 )
 
 CONFIG = ModelConfig(
@@ -124,13 +127,20 @@ def test_what_none_holds_is_refused_with_the_reason(config, says):
     hf_architecture.choose(config)
 
 
+PAIRS = tuple(1.0 + i for i in range(32))
+
+
 @pytest.mark.parametrize(
   "scheme",
   [
     Rope(5e5),
     PositionInterpolation(1e4, 4.0),
-    Dynamic(NtkAware(1e4), 2048),
+    Dynamic(NtkAware(1e4, 3.0), 2048),
     Yarn(1e6, 4.0, 1024),
+    Yarn(1e6, 4.0, 1024, 16.0, 2.0, 0.9, False),
+    RescaledRope(1e4, PAIRS, 0.8),
+    LongRope(1e4, PAIRS, PAIRS[::-1], 4095, 1.1),
+    LongRope(1e4, PAIRS, PAIRS[::-1], 4096, 1.1),
     Llama3Rope(5e5, 8.0, 512),
     PartialRope(Rope(1e4), 21),
     PartialRope(Rope(1e6), 1),
@@ -144,16 +154,15 @@ def test_transformers_turns_by_the_same_frequencies(scheme):
   config = _with(head_dim=64, context_tokens=2048, positional=scheme)
   fields = hf_architecture.config_json(config, "llama")
   del fields["model_type"]
-  rotary = llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**fields))
-  rotary(torch.zeros(1), torch.arange(4096)[None])
-  if isinstance(scheme, Dynamic):
+  theirs = llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**fields))
+  theirs(torch.zeros(1), torch.arange(4096)[None])
+  if isinstance(scheme, rotary.LengthDependent):
     scheme = scheme.at(4096)
-    assert scheme.factor == 2
   # A pair that was dropped rotates by 1e-30 a token there.
   np.testing.assert_allclose(
-    rotary.inv_freq.numpy(), scheme.frequencies(64), rtol=1e-6, atol=1e-29
+    theirs.inv_freq.numpy(), scheme.frequencies(64), rtol=1e-6, atol=1e-29
   )
-  assert rotary.attention_scaling == pytest.approx(scheme.attention_factor)
+  assert theirs.attention_scaling == pytest.approx(scheme.attention_factor)
 
 
 SCHEMES = st.sampled_from(
@@ -165,7 +174,8 @@ SCHEMES = st.sampled_from(
     PositionInterpolation(1e4, 4.0),
     Llama3Rope(5e5, 8.0, 8192),
     Yarn(1e6, 4.0, 32768),
-    Dynamic(NtkAware(1e4), CONFIG.context_tokens),
+    Dynamic(NtkAware(1e4, 2.5), CONFIG.context_tokens),
+    Yarn(1e6, 4.0, 32768, length_factor=1.5, truncate=False),
   )
 )
 

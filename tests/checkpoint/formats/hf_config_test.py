@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from drope_jax.checkpoint.formats import hf_config
+from drope_jax.checkpoint.formats import fields, hf_config
 from drope_jax.positional import (
   Dynamic,
   Llama3Rope,
+  LongRope,
   Nope,
   NtkAware,
   Pattern,
   PositionInterpolation,
+  RescaledRope,
   Rope,
   Yarn,
 )
@@ -105,8 +107,8 @@ def test_what_is_absent_is_as_transformers_has_it():
   [
     ({"type": "linear", "factor": 4.0}, PositionInterpolation(5e5, 4.0)),
     (
-      {"rope_type": "dynamic", "factor": 1.0},
-      Dynamic(NtkAware(5e5), 131072),
+      {"rope_type": "dynamic", "factor": 2.0},
+      Dynamic(NtkAware(5e5, 2.0), 131072),
     ),
     (
       {
@@ -115,6 +117,36 @@ def test_what_is_absent_is_as_transformers_has_it():
         "original_max_position_embeddings": 32768,
       },
       Yarn(5e5, 4.0, 32768),
+    ),
+    (
+      {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+        "attention_factor": 1,
+        "beta_fast": 16,
+        "beta_slow": 2,
+        "truncate": False,
+      },
+      Yarn(5e5, 4.0, 32768, 16.0, 2.0, 1.0, False),
+    ),
+    (
+      {
+        "type": "longrope",
+        "short_factor": [1, 1, 2.5, 3],
+        "long_factor": [1, 2, 4, 8],
+        "original_max_position_embeddings": 8192,
+        "attention_factor": 1.25,
+      },
+      LongRope(5e5, (1.0, 1.0, 2.5, 3.0), (1.0, 2.0, 4.0, 8.0), 8192, 1.25),
+    ),
+    (
+      {
+        "rope_type": "longrope",
+        "short_factor": [1, 1, 2, 1e30],
+        "long_factor": [1, 1, 2, 1e30],
+      },
+      RescaledRope(5e5, (1.0, 1.0, 2.0, 1e30)),
     ),
     ({"rope_type": "default", "rope_theta": 7e5}, Rope(7e5)),
     (None, Rope(5e5)),
@@ -162,6 +194,7 @@ def test_windows():
     ),
     ({"model_type": "gpt2"}, "'gpt2'"),
     ({"hidden_act": "gelu"}, "hidden_act must be 'silu'.*'gelu'"),
+    ({"hidden_act": ["silu"]}, r"hidden_act must be 'silu'.*\['silu'\]"),
     ({"mlp_bias": True}, "mlp_bias"),
     ({"rope_interleaved": True}, "rope_interleaved"),
     ({"logit_softcap": 30.0}, "logit_softcap"),
@@ -169,11 +202,60 @@ def test_windows():
     ({"num_experts": 8}, "num_experts"),
     ({"torch_dtype": "flaot16"}, "'flaot16'"),
     ({"hidden_size": "wide"}, "hidden_size must be a whole number"),
-    ({"vocab_size": None}, "vocab_size must be a whole number, got None"),
-    ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, got 'small'"),
-    ({"rope_scaling": {"type": "longrope"}}, "'longrope'"),
-    ({"rope_scaling": {"type": "linear"}}, "need a factor"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "at factor 1"),
+    ({"hidden_size": 32.0}, "hidden_size must be a whole number.*got 32.0"),
+    ({"hidden_size": True}, "hidden_size must be a whole number.*got True"),
+    ({"vocab_size": None}, "vocab_size must be a whole number.*got none"),
+    ({"vocab_size": 2**31}, "from 1 to 2147483647, got 2147483648"),
+    ({"num_hidden_layers": 0}, "from 1 to 10000, got 0"),
+    ({"num_hidden_layers": 10**9}, "from 1 to 10000, got 1000000000"),
+    ({"num_attention_heads": -4}, "num_attention_heads.*got -4"),
+    ({"num_attention_heads": 64}, "num_kv_heads must divide|head_dim must be"),
+    (
+      {"rms_norm_eps": "small"},
+      "rms_norm_eps must be a number above 0, got 's",
+    ),
+    ({"rms_norm_eps": -1e-5}, "rms_norm_eps must be a number above 0, got -1"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps.*got nan"),
+    ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number"),
+    ({"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
+    ({"attention_bias": 1}, "attention_bias must be true or false, got 1"),
+    ({"model_type": ["llama"]}, r"model_type \['llama'\]"),
+    ({"architectures": {}, "model_type": None}, "model_type None"),
+    ({"rope_theta": 0.5}, "rope_theta must be a number above 1, got 0.5"),
+    ({"rope_scaling": [4.0]}, r"rope_scaling must be an object, got \[4.0\]"),
+    ({"rope_scaling": {"type": "mrope"}}, "'mrope'"),
+    ({"rope_scaling": {"type": ["linear"]}}, r"\['linear'\]"),
+    ({"rope_scaling": {"type": "longrope"}}, "short_factor must be a list"),
+    (
+      {
+        "rope_scaling": {
+          "type": "longrope",
+          "short_factor": [1],
+          "long_factor": [1],
+        }
+      },
+      "factor for each channel pair, 4 at head_dim 8, got 1",
+    ),
+    (
+      {
+        "rope_scaling": {"type": "yarn", "factor": 4.0},
+        "original_max_position_embeddings": -5,
+      },
+      "original_max_position_embeddings must be.*got -5",
+    ),
+    (
+      {
+        "rope_scaling": LLAMA3["rope_scaling"],
+        "original_max_position_embeddings": 64,
+      },
+      "the same beside the positions and among them, got 64 and 8192",
+    ),
+    ({"rope_scaling": {"type": "linear"}}, "factor must be.*got none"),
+    (
+      {"rope_scaling": {"type": "linear", "factor": "4"}},
+      "'linear': factor must be a number above 0, got '4'",
+    ),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0"),
     (
       {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1}},
       "mscale",
@@ -183,14 +265,7 @@ def test_windows():
       {"rope_scaling": {"type": "llama3", "factor": 8.0}},
       "low_freq_factor",
     ),
-    (
-      {"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": False}},
-      "truncate",
-    ),
-    (
-      {"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 1}},
-      "attention_factor",
-    ),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads must be {}"),
   ],
 )
 def test_what_is_not_honoured_is_refused_by_name(fields, named):
@@ -204,6 +279,15 @@ def test_what_is_not_honoured_is_refused_by_name(fields, named):
   [
     (MISTRAL | {"layer_types": ["full_attention"] * 4}, "layer_types"),
     (QWEN2 | {"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
+    (
+      QWEN2 | {"layer_types": ["sliding_attention"] * 4},
+      "layer_types must say",
+    ),
+    (LLAMA3 | {"layer_types": ["full_attention"] * 3}, "4 layers, got 3"),
+    (QWEN2 | {"attention_bias": False}, "attention_bias must be True"),
+    (SMOLLM3 | {"no_rope_layers": [1, 2, 1, 1]}, "each 0 or 1"),
+    (MISTRAL | {"sliding_window": "wide"}, "sliding_window must be a whole"),
+    (QWEN2 | {"sliding_window": 0}, "sliding_window must be a whole.*got 0"),
     (SMOLLM3 | {"no_rope_layers": [1, 0]}, "each of 4 layers, got 2"),
     (MISTRAL | {"attention_bias": True}, "attention_bias"),
   ],
@@ -211,6 +295,50 @@ def test_what_is_not_honoured_is_refused_by_name(fields, named):
 def test_a_familys_own_fields_are_checked(data, named):
   with pytest.raises(ValueError, match=named):
     hf_config.from_dict(data)
+
+
+def test_what_changes_no_logit_is_read_over():
+  want = hf_config.from_dict(LLAMA3)
+  harmless = {
+    "unsloth_version": "2025.1.1",
+    "unsloth_fixed": True,
+    "max_sequence_length": 2048,
+    "torchscript": False,
+    "gradient_checkpointing": True,
+    "layer_types": ["full_attention"] * 4,
+    "partial_rotary_factor": 1.0,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "some_field_of_tomorrow": None,
+    "temperature": 0.7,
+    "pruned_heads": {},
+  }
+  assert hf_config.from_dict(LLAMA3 | harmless) == want
+  windows = {"layer_types": ["sliding_attention"] * 4}
+  assert _positional(MISTRAL | windows) == _positional(MISTRAL)
+
+
+def test_transformers_fields_of_generation_and_bookkeeping_are_read_over():
+  transformers = pytest.importorskip("transformers")
+  want = hf_config.from_dict(LLAMA3)
+  theirs = {
+    **transformers.GenerationConfig().__dict__,
+    **transformers.PretrainedConfig().__dict__,
+  }
+  # A value that is none of its own, where it may have any.
+  known = {"is_encoder_decoder": False, "dtype": None}
+  odd = {name: known.get(name, "odd") for name in theirs}
+  odd |= {"architectures": LLAMA3["architectures"]}
+  assert hf_config.from_dict(LLAMA3 | odd) == want
+
+
+def test_all_that_is_refused_is_listed():
+  strange = {f"strange_{i}": i for i in range(12)}
+  wrong = {"vocab_size": 0, "hidden_act": "gelu"}
+  with pytest.raises(ValueError) as refused:
+    hf_config.from_dict(LLAMA3 | strange | wrong)
+  for name in (*strange, *wrong):
+    assert name in str(refused.value)
 
 
 def test_files_that_are_no_config(tmp_path):
@@ -222,6 +350,16 @@ def test_files_that_are_no_config(tmp_path):
     hf_config.read(path)
   path.write_text("[]")
   with pytest.raises(ValueError, match="got list"):
+    hf_config.read(path)
+  path.write_text('{"a": ' + "[" * 100_000)
+  with pytest.raises(ValueError, match="nested deeper"):
+    hf_config.read(path)
+  path.write_bytes(b'{"a": "\xff"}')
+  with pytest.raises(ValueError, match="must be JSON, got 'utf-8'"):
+    hf_config.read(path)
+  with path.open("wb") as file:
+    file.truncate(fields.MOST_JSON_BYTES + 1)
+  with pytest.raises(ValueError, match="at most 67108864 bytes, got 67108865"):
     hf_config.read(path)
   path.write_text(json.dumps(LLAMA3 | {"hidden_act": "gelu"}))
   with pytest.raises(ValueError, match=r"config\.json: hidden_act"):

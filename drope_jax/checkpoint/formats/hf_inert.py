@@ -1,0 +1,151 @@
+"""Fields of config.json that change no logit of a causal language model.
+
+Those that transformers' configurations have for generating, for training, for
+other heads and for bookkeeping, and those that other programs leave behind.
+None is read by the forward pass of an architecture here. Also fields that are
+read where others are absent, and may be left over.
+"""
+
+_GENERATION = frozenset(
+  {
+    "assistant_confidence_threshold",
+    "assistant_early_exit",
+    "assistant_ensemble_weight",
+    "assistant_lookbehind",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "cache_config",
+    "cache_implementation",
+    "compile_config",
+    "constraints",
+    "continuous_batching_config",
+    "decoder_start_token_id",
+    "disable_compile",
+    "diversity_penalty",
+    "do_sample",
+    "dola_layers",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "eos_token_id",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "is_assistant",
+    "length_penalty",
+    "low_memory",
+    "max_cache_len",
+    "max_length",
+    "max_matching_ngram_size",
+    "max_new_tokens",
+    "max_time",
+    "min_length",
+    "min_new_tokens",
+    "min_p",
+    "no_repeat_ngram_size",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "pad_token_id",
+    "penalty_alpha",
+    "prefill_chunk_size",
+    "prompt_lookup_num_tokens",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "sequence_bias",
+    "speculation_type",
+    "stop_strings",
+    "suppress_tokens",
+    "target_lookbehind",
+    "temperature",
+    "token_healing",
+    "top_h",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "unk_token_id",
+    "use_cache",
+    "use_mtp",
+    "watermarking_config",
+  }
+)
+"""transformers' GenerationConfig's, which configs held before there was one."""
+
+_BOOKKEEPING = frozenset(
+  {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_flash_attn_2_enabled",
+    "_from_model_config",
+    "_name_or_path",
+    "_output_attentions",
+    "_post_init_done",
+    "architectures",
+    "attn_implementation",
+    "chunk_size_feed_forward",
+    "finetuning_task",
+    "id2label",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "prefix",
+    "problem_type",
+    "return_dict",
+    "task_specific_params",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "torchscript",
+    "transformers_version",
+    "transformers_weights",
+    "use_bfloat16",
+    "use_flash_attention_2",
+    "use_return_dict",
+  }
+)
+"""Of transformers' configurations of every kind of model."""
+
+_TRAINING = frozenset(
+  {
+    "attention_dropout",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "initializer_range",
+    "neftune_noise_alpha",
+    "pretraining_tp",  # Splits a product, and changes its rounding alone.
+  }
+)
+
+_OTHER_PROGRAMS = frozenset(
+  {
+    "is_llama_config",  # nanotron's.
+    "max_sequence_length",  # Vicuna's, and the first conversions of Llama.
+    "tokenizer_model_max_length",
+    "tokenizer_padding_side",
+    "transformers.js_config",
+    "unsloth_fixed",
+    "unsloth_version",
+  }
+)
+
+_LEFT_OVER = frozenset({"max_window_layers", "no_rope_layer_interval"})
+
+INERT = _GENERATION | _BOOKKEEPING | _TRAINING | _OTHER_PROGRAMS | _LEFT_OVER
