@@ -13,7 +13,9 @@ import jax
 from drope_jax.checkpoint.manifest import TokenizerRef
 from drope_jax.data import tokenizer as tokenizers
 
+_CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
+_TEMPLATES = "additional_chat_templates"
 _BESIDE = (
   "added_tokens.json",
   "chat_template.jinja",
@@ -21,7 +23,7 @@ _BESIDE = (
   "special_tokens_map.json",
   "tokenizer.json",
   "tokenizer.model",
-  "tokenizer_config.json",
+  _CONFIG,
 )
 """What a Hugging Face folder has beside its tokenizer, and must go with it.
 
@@ -55,6 +57,7 @@ class Files:
   def write(self, folder: epath.Path) -> None:
     """Writes every file into `folder`."""
     for name, content in self.contents.items():
+      (folder / name).parent.mkdir(exist_ok=True)
       (folder / name).write_bytes(content)
 
 
@@ -70,19 +73,83 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
     beside = file.parent / name
     if name != tokenizer.filename and beside.exists():
       contents[name] = beside.read_bytes()
-  if _GENERATION not in contents and (ids := _ids(file.parent)):
-    contents[_GENERATION] = json.dumps(ids, indent=2).encode()
+  for template in (file.parent / _TEMPLATES).glob("*.jinja"):
+    contents[f"{_TEMPLATES}/{template.name}"] = template.read_bytes()
+  said = _object(file.parent / _GENERATION)
+  # transformers generates by config.json's ids where nothing else says them.
+  of_model = _object(file.parent / "config.json")
+  lacking = {
+    name: of_model[name]
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    if said.get(name) is None and of_model.get(name) is not None
+  }
+  _ends(said | lacking, file.parent)  # Refuses now what `end_ids` would.
+  if lacking:
+    contents[_GENERATION] = json.dumps(said | lacking, indent=2).encode()
   return Files(contents)
 
 
-def _ids(folder: epath.Path) -> dict[str, Any]:
-  """Returns what transformers generates by where nothing else says it."""
-  config = folder / "config.json"
-  if not config.exists():
-    return {}
-  data = json.loads(config.read_text())
-  names = ("bos_token_id", "eos_token_id", "pad_token_id")
-  return {name: data[name] for name in names if data.get(name) is not None}
+def as_its_programs_do(
+  file: epath.Path,
+  scratch: epath.Path,
+  *,
+  adds_bos: bool | None,
+  ends_at_bos: bool,
+) -> epath.Path:
+  """Returns a tokenizer beside which lies what its format leaves unsaid.
+
+  Args:
+    file: the tokenizer's. Where it is no sentencepiece model, or has a
+      tokenizer_config.json beside it, nothing is unsaid, and it is returned.
+    scratch: a folder for a copy.
+    adds_bos: whether BOS is put before a text; None: unknown.
+    ends_at_bos: whether a text ends where the model writes BOS, as at EOS.
+
+  Raises:
+    ValueError: as `reference`.
+  """
+  said = (file.parent / _CONFIG).exists()
+  if file.suffix != ".model" or said or adds_bos is None:
+    return file
+  contents = dict(collect(file, reference(file)).contents)
+  contents[_CONFIG] = json.dumps({"add_bos_token": adds_bos}, indent=2).encode()
+  tokenizer = tokenizers.load(os.fspath(file))
+  if ends_at_bos and tokenizer.bos_id is not None:
+    generation = json.loads(contents.get(_GENERATION, "{}"))
+    ends = [tokenizer.eos_id, tokenizer.bos_id]
+    contents[_GENERATION] = json.dumps(
+      {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends} | generation,
+      indent=2,
+    ).encode()
+  Files(contents).write(scratch)
+  return scratch / file.name
+
+
+def end_ids(file: epath.Path) -> tuple[int, ...]:
+  """Returns the ids that the file beside a tokenizer's lets generation end at.
+
+  A document ends with the tokenizer's EOS alone; a turn in a chat may end with
+  others, which a model's generation_config.json names.
+
+  Raises:
+    ValueError: that file has others than ids.
+  """
+  return _ends(_object(file.parent / _GENERATION), file.parent)
+
+
+def _ends(generation: Mapping[str, Any], folder: epath.Path) -> tuple[int, ...]:
+  given = generation.get("eos_token_id")
+  ids = given if isinstance(given, list) else [] if given is None else [given]
+  if not all(type(i) is int for i in ids):
+    raise ValueError(
+      f"eos_token_id must be an id or a list of them, got {given!r} in "
+      f"{folder}. Put the model's there."
+    )
+  return tuple(ids)
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+  return tokenizers.read_object(path) if path.exists() else {}
 
 
 def reference(file: epath.Path) -> TokenizerRef:

@@ -98,6 +98,12 @@ def _convert(
     tokenizer = vocabulary_files.prepare(
       tokenizer, scratch, rows=source.config.vocab_size
     )
+    tokenizer = tokenizer_file.as_its_programs_do(
+      epath.Path(tokenizer),
+      epath.Path(scratch),
+      adds_bos=source.adds_bos,
+      ends_at_bos=source.ends_at_bos,
+    )
   manifest = _manifest(path, source, tokenizer, args.dtype)
   store.save_streamed(
     args.out,

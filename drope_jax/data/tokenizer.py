@@ -19,6 +19,9 @@ import tokenizers
 _EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>")
 
+# Where its special tokens are named; the first that names one is right.
+_NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
+
 _SAVED_LENGTHS = re.compile(rb'"(truncation|padding)"\s*:\s*\{')
 
 
@@ -135,8 +138,9 @@ class SentencePieceTokenizer:
 class HuggingFaceTokenizer:
   """A `tokenizer.json`, as every Hugging Face model folder has.
 
-  BOS and EOS come from the `tokenizer_config.json` beside it, or else are the
-  one known name (`</s>`, `<|endoftext|>`, ...) among its special tokens.
+  BOS and EOS come from the `tokenizer_config.json` or `special_tokens_map.json`
+  beside it, or else are the one known name (`</s>`, `<|endoftext|>`, ...) among
+  its special tokens.
   """
 
   def __init__(self, path: str):
@@ -192,20 +196,28 @@ class HuggingFaceTokenizer:
       ) from error
 
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
-    config = epath.Path(self.path).parent / "tokenizer_config.json"
-    if config.exists():
-      name = _object(config).get(role)
+    beside = epath.Path(self.path).parent
+    said = [beside / name for name in _NAMED_IN if (beside / name).exists()]
+    for name in (read_object(file).get(role) for file in said):
       # Either the text or a serialised AddedToken.
       name = name["content"] if isinstance(name, dict) else name
-      return None if name is None else self._model.token_to_id(name)
+      if name is not None:
+        return self._model.token_to_id(name)
+    if said:
+      return None
     known = [i for i in map(self._model.token_to_id, names) if i is not None]
     return known[0] if len(known) == 1 else None
 
 
-def _object(path: epath.Path) -> dict[str, Any]:
+def read_object(path: epath.Path) -> dict[str, Any]:
+  """Returns the JSON object in a file that lies beside a tokenizer's.
+
+  Raises:
+    ValueError: it holds no JSON object.
+  """
   try:
     return dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, RecursionError) as error:
     raise ValueError(
       f"{path} must be a JSON object, got {error}. Fetch it again."
     ) from error

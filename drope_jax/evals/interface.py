@@ -42,7 +42,10 @@ class LM(Protocol):
   def generate(
     self, prompts: Sequence[Sequence[int]], max_new_tokens: int
   ) -> list[list[int]]:
-    """Returns greedy continuations without their prompts; EOS ends one."""
+    """Returns greedy continuations without their prompts.
+
+    EOS ends one, or another id at which the model's texts end, as a turn's.
+    """
     ...
 
   def with_logit_scale(self, scale: float) -> Self:

@@ -100,7 +100,7 @@ def score(
 
 
 @functools.partial(
-  jax.jit, static_argnames=("config", "max_new_tokens", "eos_id", "backend")
+  jax.jit, static_argnames=("config", "max_new_tokens", "end_ids", "backend")
 )
 def generate(
   config: ModelConfig,
@@ -113,10 +113,12 @@ def generate(
   keys_B: Array,
   *,
   max_new_tokens: int,
-  eos_id: int,
+  end_ids: tuple[int, ...],
   backend: str,
 ) -> Array:
-  """Returns new tokens int32 [B, max_new_tokens]; after EOS, only EOS.
+  """Returns new tokens int32 [B, max_new_tokens].
+
+  After the end of a row comes the first of `end_ids` alone.
 
   Args:
     config, positions: from `split_positions`.
@@ -127,7 +129,7 @@ def generate(
     temperature: 0 decodes greedily.
     keys_B: for sampling; a row depends on its own alone.
     max_new_tokens: decoding ends before where every row has ended.
-    eos_id: ends a row.
+    end_ids: each of them ends a row.
     backend: the attention's.
   """
   config = _with_positions(config, positions)
@@ -156,19 +158,20 @@ def generate(
 
   def step(state):
     count, logits_BV, cache, ended_B, new_Bn = state
-    token_B = jnp.where(ended_B, eos_id, choose(logits_BV, count))
+    token_B = jnp.where(ended_B, end_ids[0], choose(logits_BV, count))
     new_Bn = new_Bn.at[:, count].set(token_B)
     logits_BV, cache = extend(
       config, params, token_B, cache, logit_scale, backend=backend
     )
-    return count + 1, logits_BV, cache, ended_B | (token_B == eos_id), new_Bn
+    ended_B |= jnp.isin(token_B, jnp.asarray(end_ids))
+    return count + 1, logits_BV, cache, ended_B, new_Bn
 
   start = (
     jnp.asarray(0),
     logits_BV,
     cache,
     jnp.zeros(B, bool),
-    jnp.full((B, max_new_tokens), eos_id, jnp.int32),
+    jnp.full((B, max_new_tokens), end_ids[0], jnp.int32),
   )
   return jax.lax.while_loop(unfinished, step, start)[-1]
 

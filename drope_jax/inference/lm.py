@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from drope_jax import attention, sharding
-from drope_jax.checkpoint import store
+from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.inference import decode
 from drope_jax.model.config import ModelConfig
@@ -34,6 +34,7 @@ class CheckpointLM:
     logit_scale: multiplies attention logits, instead of the config's.
     backend: the attention's.
     mesh: over which weights and texts are split; None: the first device alone.
+    end_ids: what ends a continuation besides EOS, as the end of a turn.
   """
 
   config: ModelConfig
@@ -42,6 +43,7 @@ class CheckpointLM:
   logit_scale: float
   backend: attention.Choice = "blockwise"
   mesh: jax.sharding.Mesh | None = None
+  end_ids: tuple[int, ...] = ()
 
   @classmethod
   def load(
@@ -62,9 +64,12 @@ class CheckpointLM:
       shardings = sharding.param_shardings(mesh, store.describe(path)[1])
       backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
     params, manifest = store.load_model(path, shardings=shardings, dtype=dtype)
-    tokenizer = tokenizers.load(str(store.tokenizer_path(path)))
+    file = store.tokenizer_path(path)
+    tokenizer = tokenizers.load(str(file))
+    ends = tokenizer_file.end_ids(file)
     config = manifest.model
-    return cls(config, params, tokenizer, config.logit_scale, backend, mesh)
+    scale = config.logit_scale
+    return cls(config, params, tokenizer, scale, backend, mesh, ends)
 
   @property
   def context_tokens(self) -> int:
@@ -120,12 +125,13 @@ class CheckpointLM:
     temperature: float = 0.0,
     seed: int = 0,
   ) -> list[list[int]]:
-    """Returns continuations without their prompts; EOS ends one.
+    """Returns continuations without their prompts; an end ends one, with it.
 
     Greedy at temperature 0; otherwise sampled, as a function of `seed` and of
     the prompt's place among `prompts`.
     """
     outputs: list[list[int]] = [[]] * len(prompts)
+    ends = (self.eos_id, *self.end_ids)
     batches = self._batches(prompts, max_new_tokens)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
@@ -143,14 +149,13 @@ class CheckpointLM:
           jnp.float32(temperature),
           keys_B,
           max_new_tokens=max_new_tokens,
-          eos_id=self.eos_id,
+          end_ids=ends,
           backend=self.backend,
         )
       )
       for row, new_n in zip(rows, new_Bn.tolist(), strict=False):
-        if self.eos_id in new_n:
-          new_n = new_n[: new_n.index(self.eos_id) + 1]
-        outputs[row] = new_n
+        ended = (n for n, new in enumerate(new_n, 1) if new in ends)
+        outputs[row] = new_n[: next(ended, None)]
     return outputs
 
   def _put(self, tokens_BS: np.ndarray) -> jax.Array:

@@ -131,6 +131,29 @@ def test_a_chat_model_leaves_with_its_template_and_its_ends(
     assert getattr(config, name) == want
 
 
+def test_eos_may_be_named_in_the_map_of_special_tokens_alone(folder, drope):
+  (folder / "tokenizer_config.json").write_text("{}")
+  (folder / "special_tokens_map.json").write_text(
+    json.dumps({"eos_token": {"content": "<|im_start|>"}})
+  )
+  for command in ("convert theirs --out ours", "export ours --out exported"):
+    assert drope(*command.split()).status == 0
+  tokenizer = tokenizer_lib.load(str(store.tokenizer_path("ours")))
+  assert (tokenizer.bos_id, tokenizer.eos_id) == (None, 1)
+  theirs = transformers.AutoTokenizer.from_pretrained("exported")
+  assert theirs.eos_token_id == 1
+
+
+def test_named_templates_travel(folder, drope):
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  theirs.chat_template = {"default": "D", "tool_use": "T"}
+  theirs.save_pretrained(folder)
+  for command in ("convert theirs --out ours", "export ours --out exported"):
+    assert drope(*command.split()).status == 0
+  exported = transformers.AutoTokenizer.from_pretrained("exported")
+  assert exported.chat_template == {"default": "D", "tool_use": "T"}
+
+
 def test_dtype_casts(folder, drope):
   command = ("convert", "theirs", "--out", "ours", "--dtype", "float32")
   assert drope(*command).status == 0
@@ -313,6 +336,12 @@ def test_a_folder_of_metas(meta_folder, drope):
   tokenizer = tokenizer_lib.load(str(store.tokenizer_path("ours")))
   assert tokenizer.encode("Whale") == list(b"Whale")
   assert (tokenizer.bos_id, tokenizer.eos_id) == (256, 257)
+  assert drope("export", "ours", "--out", "exported").status == 0
+  theirs = transformers.AutoTokenizer.from_pretrained("exported")
+  assert theirs("Whale")["input_ids"] == [256, *b"Whale"]
+  generation = transformers.GenerationConfig.from_pretrained("exported")
+  # The ends of a text, of a message and of a turn.
+  assert generation.eos_token_id == [257, 264, 265]
 
 
 @pytest.mark.parametrize(

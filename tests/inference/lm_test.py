@@ -215,6 +215,18 @@ def test_eos_ends_a_row_and_is_returned(lm):
   assert len(got[1]) < NEW and max(map(len, got)) == NEW
 
 
+def test_any_of_several_ends_a_row(lm):
+  free = lm.generate(PROMPTS, NEW)
+  ends = free[0][1], free[1][3]
+  ending = dataclasses.replace(lm, end_ids=ends)
+  want = [
+    row[: next((n for n, i in enumerate(row, 1) if i in ends), None)]
+    for row in free
+  ]
+  assert ending.generate(PROMPTS, NEW) == want
+  assert len({row[-1] for row in want} & {*ends}) == 2, "one would do"
+
+
 def test_a_sample_is_a_function_of_seed_and_place(lm):
   greedy = lm.generate(PROMPTS, NEW)
   first = lm.generate(PROMPTS, NEW, temperature=3.0, seed=1)

@@ -8,16 +8,18 @@ sentencepiece model ("llama" there) is written out piece by piece.
 from collections.abc import Iterator, Mapping
 import json
 import pathlib
+import re
 import struct
 from typing import Any
 
 import tokenizers
 
-from drope_jax.checkpoint.formats import byte_level
+from drope_jax.checkpoint.formats import bos, byte_level
 
 # Of tokenizer.ggml.token_type, as of sentencepiece.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
+_ADDS_BOS = "tokenizer.ggml.add_bos_token"
 _BOS, _EOS, _EOT, _PAD = (
   f"tokenizer.ggml.{role}_token_id" for role in ("bos", "eos", "eot", "padding")
 )
@@ -26,15 +28,14 @@ _BOS, _EOS, _EOT, _PAD = (
 def write(metadata: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
   """Returns the path of the tokenizer's file, written into `folder`.
 
-  Beside it lie the chat template and what ends, begins and pads a text.
+  Beside it lie the chat templates, what ends, begins and pads a text, and
+  whether BOS is put before one.
 
   Raises:
     ValueError: a kind of tokenizer that is not read here.
   """
   path = _write_pieces(metadata, folder)
-  if "tokenizer.chat_template" in metadata:
-    template = metadata["tokenizer.chat_template"]
-    (folder / "chat_template.jinja").write_text(template)
+  _write_templates(metadata, folder)
   _write_json(folder / "generation_config.json", _generation(metadata))
   return path
 
@@ -46,6 +47,8 @@ def _write_pieces(
   if kind == "llama":
     path = folder / "tokenizer.model"
     path.write_bytes(b"".join(_sentencepiece(metadata)))
+    config = {"add_bos_token": bool(metadata.get(_ADDS_BOS, True))}
+    _write_json(folder / "tokenizer_config.json", config)
     return path
   before = metadata.get("tokenizer.ggml.pre")
   if kind != "gpt2" or before not in byte_level.CUTS:
@@ -55,7 +58,6 @@ def _write_pieces(
       f"{before!r}. Convert the Hugging Face folder instead."
     )
   path = folder / "tokenizer.json"
-  _byte_level(metadata, before).save(str(path))
   pieces = metadata["tokenizer.ggml.tokens"]
   names = {
     role: pieces[metadata[key]]
@@ -67,9 +69,36 @@ def _write_pieces(
     )
     if key in metadata
   }
-  config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
-  _write_json(folder / "tokenizer_config.json", config)
+  # The default is llama.cpp's, for each way to cut.
+  adds_bos = bool(metadata.get(_ADDS_BOS, before in ("llama-bpe", "tekken")))
+  tokenizer = _byte_level(metadata, before)
+  if adds_bos and "bos_token" in names:
+    bos.add(tokenizer, names["bos_token"])
+  tokenizer.save(str(path))
+  config = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "add_bos_token": adds_bos,
+  }
+  _write_json(folder / "tokenizer_config.json", config | names)
   return path
+
+
+def _write_templates(metadata: Mapping[str, Any], folder: pathlib.Path) -> None:
+  """Writes the chat template, and those that have names of their own."""
+  key = "tokenizer.chat_template"
+  if key in metadata:
+    (folder / "chat_template.jinja").write_text(metadata[key])
+  for name in metadata.get(f"{key}s", ()):
+    # It becomes a file's, which must not lie elsewhere.
+    is_name = re.fullmatch(r"[\w-]+", str(name)) is not None
+    if not is_name or f"{key}.{name}" not in metadata:
+      raise ValueError(
+        "A chat template needs a name of letters, digits, _ and -, and a text "
+        f"under it, got {name!r} in {key}s. Convert the Hugging Face folder."
+      )
+    path = folder / "additional_chat_templates" / f"{name}.jinja"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(metadata[f"{key}.{name}"])
 
 
 def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:

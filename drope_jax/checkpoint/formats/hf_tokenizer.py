@@ -6,39 +6,66 @@ from typing import Any
 
 from etils import epath
 import sentencepiece
+import tokenizers
 
-from drope_jax.checkpoint.formats import sentencepiece_json
-from drope_jax.data import tokenizer as tokenizers
+from drope_jax.checkpoint.formats import bos, fields, sentencepiece_json
+from drope_jax.data import tokenizer as tokenizer_lib
 
 _JSON = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CLASS = "PreTrainedTokenizerFast"
+"""Of a tokenizer.json as it is, in transformers 4 and 5."""
 
 
 def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   """Writes a tokenizer's files into `folder`; returns config.json's fields.
 
-  What came with the tokenizer goes with it, as it was; what transformers needs
-  besides is made.
+  What came with the tokenizer goes with it; what transformers needs besides is
+  made.
   """
-  for file in tokenizer.parent.iterdir():
-    (folder / file.name).write_bytes(file.read_bytes())
-  loaded = tokenizers.load(str(tokenizer))
+  _copy_files(tokenizer.parent, folder)
+  loaded = tokenizer_lib.load(str(tokenizer))
   ids = {"eos_token_id": loaded.eos_id}
   if loaded.bos_id is not None:
     ids["bos_token_id"] = loaded.bos_id
+  config = _read(folder / _CONFIG)
   if tokenizer.suffix == ".model":
     # The one name that transformers knows a sentencepiece model by.
     named = (folder / tokenizer.name).rename(folder / "tokenizer.model")
-    model = sentencepiece.SentencePieceProcessor(str(named))
-    if not (folder / _JSON).exists() and not (folder / _CONFIG).exists():
-      sentencepiece_json.convert(model).save(str(folder / _JSON))
-      _write_new(folder / _CONFIG, _config(model))
-  _write_new(folder / _GENERATION, ids)
-  generation = json.loads((folder / _GENERATION).read_text())
+    if not (folder / _JSON).exists() and "tokenizer_class" not in config:
+      model = sentencepiece.SentencePieceProcessor(str(named))
+      config = _config(model) | config
+      made = sentencepiece_json.convert(model)
+      if config["add_bos_token"] and "bos_token" in config:
+        bos.add(made, config["bos_token"])
+      made.save(str(folder / _JSON))
+  if config:
+    _write(folder / _CONFIG, _for_both(config))
+  generation = _read(folder / _GENERATION) or ids
+  _write(folder / _GENERATION, generation)
   given = {role: generation.get(role) for role in _IDS}
   return ids | {role: i for role, i in given.items() if i is not None}
+
+
+def adds_bos(folder: pathlib.Path) -> bool:
+  """Returns whether transformers puts BOS before a text with `folder`'s."""
+  config = _read(folder / _CONFIG)
+  if "add_bos_token" in config or not (folder / _JSON).exists():
+    # Without a tokenizer.json, LlamaTokenizer's default.
+    return bool(config.get("add_bos_token", True))
+  encode = tokenizers.Tokenizer.from_file(str(folder / _JSON)).encode
+  return encode("").ids != []
+
+
+def _copy_files(source: epath.Path, folder: pathlib.Path) -> None:
+  for file in source.iterdir():
+    if file.is_dir():
+      (folder / file.name).mkdir()
+      _copy_files(file, folder / file.name)
+    else:
+      (folder / file.name).write_bytes(file.read_bytes())
 
 
 def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
@@ -49,11 +76,30 @@ def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
   }
   names = {role: model.id_to_piece(i) for role, i in special.items() if i >= 0}
   return {
-    "tokenizer_class": "PreTrainedTokenizerFast",
+    "tokenizer_class": _CLASS,
     "clean_up_tokenization_spaces": False,
+    # Said, since llama.cpp adds BOS where nothing says that it does not.
+    "add_bos_token": False,
   } | names
 
 
-def _write_new(path: pathlib.Path, data: dict[str, Any]) -> None:
-  if not path.exists():
-    path.write_text(json.dumps(data, indent=2) + "\n")
+def _for_both(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns tokenizer_config.json as transformers 4 reads it too.
+
+  transformers 5 has another name for the class of a tokenizer.json, and for
+  the list of special tokens beyond BOS, EOS and the like; it reads both.
+  """
+  config = dict(config)
+  if config.get("tokenizer_class") == "TokenizersBackend":
+    config["tokenizer_class"] = _CLASS
+  if isinstance(config.get("extra_special_tokens"), list):
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
+  return config
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  return fields.load_json(path) if path.exists() else {}
+
+
+def _write(path: pathlib.Path, data: dict[str, Any]) -> None:
+  path.write_text(json.dumps(data, indent=2) + "\n")

@@ -85,6 +85,9 @@ def open_file(
     ),
     tokenizer_path=beside[0] if len(beside) == 1 else None,
     facts={"format": "llama2.c", "version": version},
+    # Its run.c does both: its stories are told apart by BOS alone.
+    adds_bos=True,
+    ends_at_bos=True,
   )
 
 

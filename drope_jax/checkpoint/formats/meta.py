@@ -161,6 +161,7 @@ def open_folder(
     built,
     tokenizer_path=_tokenizer(folder, scratch, RELEASES[llama].special),
     facts={"format": "meta", "llama": llama, "files": len(files)},
+    adds_bos=True,
   )
 
 

@@ -21,6 +21,9 @@ class Source:
       checkpoint has none.
     facts: for the lineage: what it was.
     lineage: of the checkpoint that it was exported from, if one of ours.
+    adds_bos: whether the format's own programs put BOS before a text, where
+      no file beside the tokenizer says it; None: they leave it to the file.
+    ends_at_bos: whether they also end a text where the model writes BOS.
   """
 
   config: ModelConfig
@@ -28,3 +31,5 @@ class Source:
   tokenizer_path: pathlib.Path | None
   facts: Mapping[str, Any]
   lineage: tuple[LineageEntry, ...] = ()
+  adds_bos: bool | None = None
+  ends_at_bos: bool = False

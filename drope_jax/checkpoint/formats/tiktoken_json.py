@@ -13,9 +13,10 @@ import pathlib
 
 import tokenizers
 
-from drope_jax.checkpoint.formats import byte_level
+from drope_jax.checkpoint.formats import bos, byte_level
 
 _BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
+_ENDS = (_EOS, "<|eom_id|>", "<|eot_id|>")
 _NUM_SPECIAL = 256
 
 
@@ -45,19 +46,28 @@ def write(
   Args:
     model: the list of ranks.
     special: names of the special tokens, whose ids follow the ranks.
-    folder: where it is written, and a tokenizer_config.json beside.
+    folder: where it is written; beside it what names the special tokens, and
+      what generation ends at, a chat's turns too.
 
   Raises:
     ValueError: `model` is no such list.
   """
   path = folder / "tokenizer.json"
-  _convert(_ranks(model), special).save(str(path))
+  tokenizer = _convert(_ranks(model), special)
+  bos.add(tokenizer, _BOS)
+  tokenizer.save(str(path))
   config = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": _BOS,
     "eos_token": _EOS,
+    "add_bos_token": True,
   }
   (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+  ends = [tokenizer.token_to_id(name) for name in _ENDS if name in special]
+  generation = {"bos_token_id": tokenizer.token_to_id(_BOS)}
+  (folder / "generation_config.json").write_text(
+    json.dumps(generation | {"eos_token_id": ends}, indent=2)
+  )
   return path
 
 

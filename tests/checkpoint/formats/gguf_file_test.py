@@ -270,7 +270,10 @@ def test_a_sentencepiece_tokenizer_is_rebuilt(make_theirs, tmp_path, path):
     "tokenizer.ggml.bos_token_id": want.bos_id(),
     "tokenizer.ggml.eos_token_id": want.eos_id(),
     "tokenizer.ggml.add_space_prefix": False,
+    "tokenizer.ggml.add_bos_token": False,
     "tokenizer.chat_template": TEMPLATE,
+    "tokenizer.chat_templates": ["tool_use"],
+    "tokenizer.chat_template.tool_use": "T",
   }
   rebuilt, exported = tmp_path / "rebuilt", tmp_path / "exported"
   for folder in (rebuilt, exported):
@@ -282,7 +285,12 @@ def test_a_sentencepiece_tokenizer_is_rebuilt(make_theirs, tmp_path, path):
   assert got.decode(got.encode(text)) == text
   assert (got.bos_id, got.eos_id) == (want.bos_id(), want.eos_id())
   hf_tokenizer.copy(path, exported)
-  assert _chat(exported) == "<Hello>"
+  theirs = transformers.AutoTokenizer.from_pretrained(exported)
+  assert theirs.chat_template == {"default": TEMPLATE, "tool_use": "T"}
+  assert theirs("a whale")["input_ids"] == want.encode("a whale")
+  metadata["tokenizer.chat_templates"] = ["../x"]
+  with pytest.raises(ValueError, match=r"under it, got '\.\./x'"):
+    gguf_file.gguf_tokenizer.write(metadata, rebuilt)
 
 
 def _chat(folder):
@@ -307,6 +315,19 @@ def test_a_chat_model_leaves_with_its_template_and_its_ends(
   generation = transformers.GenerationConfig.from_pretrained(exported)
   assert generation.eos_token_id == [0, 7]
   assert (generation.bos_token_id, generation.pad_token_id) == (1, 8)
+
+
+@pytest.mark.parametrize("adds_bos", [True, False, None])
+def test_bos_is_added_as_the_file_says(adds_bos, make_theirs, tmp_path, path):
+  def settings(writer):
+    if adds_bos is not None:
+      writer.add_add_bos_token(adds_bos)
+
+  _write(path, make_theirs("Llama", vocab_size=300), settings=settings)
+  folder = _open(path, tmp_path).tokenizer_path.parent
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  begins_with_bos = theirs("a whale")["input_ids"][0] == theirs.bos_token_id
+  assert begins_with_bos is bool(adds_bos), "smollm's is without, unless said"
 
 
 def test_what_is_not_read_is_refused(make_theirs, tmp_path, path):

@@ -152,7 +152,7 @@ def test_greedy_tokens_are_transformers(
     jnp.float32(0.0),
     jax.random.split(jax.random.key(0), B),
     max_new_tokens=NEW,
-    eos_id=-1,
+    end_ids=(-1,),
     backend="blockwise",
   )
   output_Bt = _load("again").generate(

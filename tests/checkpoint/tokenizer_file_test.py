@@ -1,0 +1,83 @@
+"""What lies beside a tokenizer's file goes with it, and says what it must."""
+
+import json
+import shutil
+
+from etils import epath
+import pytest
+
+from drope_jax.checkpoint import tokenizer_file
+from drope_jax.data import corpus
+
+
+@pytest.fixture
+def model(tmp_path):
+  """A sentencepiece model by itself: BOS is 1, EOS is 2."""
+  shutil.copy(corpus.tokenizer_path(), tmp_path / "t.model")
+  return epath.Path(tmp_path / "t.model")
+
+
+def _say(model, name, **data):
+  (model.parent / name).write_text(json.dumps(data))
+
+
+def _collected(model):
+  reference = tokenizer_file.reference(model)
+  return tokenizer_file.collect(model, reference).contents
+
+
+@pytest.mark.parametrize(
+  ("said", "ends"), [(None, ()), (7, (7,)), ([2, 7], (2, 7)), ([], ())]
+)
+def test_generation_ends_at_each_id_that_is_said(model, said, ends):
+  assert tokenizer_file.end_ids(model) == ()
+  _say(model, "generation_config.json", eos_token_id=said)
+  assert tokenizer_file.end_ids(model) == ends
+
+
+@pytest.mark.parametrize("said", ["</s>", [2, "</s>"], 2.0, True, {}])
+def test_ends_that_are_no_ids_are_refused(model, said):
+  _say(model, "generation_config.json", eos_token_id=said)
+  with pytest.raises(ValueError, match="an id or a list of them, got"):
+    tokenizer_file.end_ids(model)
+  with pytest.raises(ValueError, match="an id or a list of them, got"):
+    _collected(model)
+
+
+def test_what_generation_lacks_is_config_jsons(model):
+  _say(model, "config.json", eos_token_id=[2, 9], bos_token_id=5)
+  _say(model, "generation_config.json", bos_token_id=1, temperature=0.6)
+  got = json.loads(_collected(model)["generation_config.json"])
+  assert got == {"bos_token_id": 1, "temperature": 0.6, "eos_token_id": [2, 9]}
+
+
+def test_named_templates_go_with_it(model, tmp_path):
+  folder = model.parent / "additional_chat_templates"
+  folder.mkdir()
+  (folder / "tool_use.jinja").write_text("T")
+  reference = tokenizer_file.reference(model)
+  out = epath.Path(tmp_path / "copy")
+  out.mkdir()
+  tokenizer_file.collect(model, reference).write(out)
+  copied = out / "additional_chat_templates" / "tool_use.jinja"
+  assert copied.read_text() == "T"
+
+
+def test_a_formats_own_bos_and_ends_are_written_down(model, tmp_path):
+  scratch = epath.Path(tmp_path / "scratch")
+  scratch.mkdir()
+
+  def written(adds_bos, ends_at_bos):
+    return tokenizer_file.as_its_programs_do(
+      model, scratch, adds_bos=adds_bos, ends_at_bos=ends_at_bos
+    )
+
+  assert written(None, False) == model
+  plain = written(True, False)
+  assert plain.read_bytes() == model.read_bytes()
+  config = json.loads((scratch / "tokenizer_config.json").read_text())
+  assert config == {"add_bos_token": True}
+  assert tokenizer_file.end_ids(plain) == ()
+  assert tokenizer_file.end_ids(written(True, True)) == (2, 1)
+  _say(model, "tokenizer_config.json", add_bos_token=False)
+  assert written(True, True) == model, "the file's own word counts"
