@@ -100,6 +100,11 @@ def misfit(
   """
   layers = Layers.of(config)
   family = FAMILIES[model_type]
+  # transformers 5 refuses to load these two.
+  if config.head_dim % 2:
+    return f"an odd head_dim of {config.head_dim}"
+  if model_type == "llama" and config.width % config.num_heads:
+    return f"a width of {config.width}, no multiple of {config.num_heads} heads"
   if neutral is None:
     neutral = model_type == "qwen3"
   normed = "layers/attention/q_norm/gain" in family.names
