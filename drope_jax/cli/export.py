@@ -2,32 +2,45 @@
 
 The architecture is the plainest that transformers has and that holds the model
 exactly: what it came from, or Llama, Mistral, Qwen2, Qwen3; SmolLM3 where
-layers are without positions. Nothing in the folder needs code of ours.
+layers are without positions. Nothing in the folder needs code of ours. A model
+without positions is not held to its trained context: config.json has the length
+that it was evaluated to, with --results, or else 8 times the trained one.
 
   drope export runs/drope --out drope-hf
+  drope export runs/drope --out drope-hf --results runs/scores
   drope export runs/drope --out drope-hf --logit-scale 1.2
   drope export runs/drope --out drope-sakana --format sakana
 """
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import math
+import pathlib
 
 import numpy as np
 
 from drope_jax import trees
+from drope_jax.analysis import runs
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import (
   families,
   hf_architecture,
   hf_export,
+  hf_tokenizer,
   sakana,
 )
 from drope_jax.checkpoint.manifest import Manifest
-from drope_jax.cli import terminal
+from drope_jax.cli import model_card, terminal
 from drope_jax.data import paths
+from drope_jax.evals import logit_scale
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
 
 FORMATS = ("auto", "hf", "sakana")
+
+_TIMES = 8
+"""As far as `drope evaluate` goes by default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=hf_architecture.STOCK,
     help="the stock architecture that it must be (default: the plainest that "
     "holds it)",
+  )
+  parser.add_argument(
+    "--results",
+    metavar="DIR",
+    help="what `drope evaluate` wrote of it: figures for README.md, and the "
+    "context of a model without positions",
+  )
+  parser.add_argument(
+    "--context",
+    type=int,
+    metavar="N",
+    help="tokens that a client may read, of a model without positions "
+    f"(default: the longest of --results, else {_TIMES} times the trained)",
   )
   parser.add_argument(
     "--logit-scale",
@@ -71,27 +97,120 @@ def run(args: argparse.Namespace) -> None:
       "--logit-scale must be above 0, or every key weighs alike, got "
       f"{scale}. Raise it, or leave it out."
     )
+  figures = _figures(args, manifest)
+  context_tokens, reason = _context(args, manifest.model, figures)
+  # What the folder says; the checkpoint's own stays in the manifest there.
+  config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
   if args.format == "sakana":
-    target, note = _sakana(args, manifest, dtypes)
+    target, note = _sakana(args, config, dtypes)
   else:
-    target, note = _stock(args, manifest, dtypes)
-  hf_export.write_folder(checkpoint, out, target)
+    target, note = _stock(args, config, _came_from(manifest), dtypes)
+  count = sum(math.prod(leaf.shape) for leaf in trees.flatten(shapes).values())
+  names = sorted({dtype.name for dtype in dtypes.values()})
+  card = model_card.Card(
+    name=out.name,
+    architecture=target.family.architecture,
+    manifest=manifest,
+    parameters=f"{count:,} parameters in {' and '.join(names)}",
+    context_tokens=context_tokens,
+    context_reason=reason,
+    folded_scale=scale,
+    figures=figures,
+    is_stock=args.format != "sakana",
+  )
+  hf_export.write_folder(checkpoint, out, target, card.text())
   terminal.say(f"{out}: {target.family.architecture}{note}")
+  for line in _differences(out, card):
+    terminal.say(line)
+
+
+def _figures(
+  args: argparse.Namespace, manifest: Manifest
+) -> model_card.Figures:
+  if args.results is None:
+    return model_card.Figures()
+  folder = paths.local(args.results, "--results")
+  results = runs.load(folder).results
+  if results is None:
+    raise FileNotFoundError(
+      f"--results takes a folder with results.json, got none in {folder}. "
+      "Name the --out of `drope evaluate`."
+    )
+  return model_card.figures(results, manifest, folder)
+
+
+def _context(
+  args: argparse.Namespace, config: ModelConfig, figures: model_card.Figures
+) -> tuple[int, str]:
+  """Returns config.json's context, and why it is that."""
+  trained, longest = config.context_tokens, figures.longest_tokens
+  if hf_architecture.Layers.of(config).rotary:
+    if args.context is not None:
+      raise ValueError(
+        "--context is of models without positions, as others are held to "
+        f"theirs, got {args.context} for one with {trained}. Leave it out."
+      )
+    return trained, "as its positions were trained"
+  if args.context is None:
+    if longest is not None:
+      return max(longest, trained), "the longest that it was evaluated at"
+    reason = f"{_TIMES} times the trained length, as no results were given"
+    return _TIMES * trained, reason
+  if args.context < 1:
+    raise ValueError(
+      f"--context must be 1 or more tokens, got {args.context}. Raise it."
+    )
+  beyond = longest is not None and args.context > longest
+  return args.context, "as asked for" + (
+    f", beyond the {longest:,} that it was evaluated at" if beyond else ""
+  )
+
+
+def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
+  """Yields what a client does otherwise than the checkpoint does here."""
+  manifest = card.manifest
+  trained = manifest.model.context_tokens
+  if card.context_tokens != trained:
+    yield (
+      f"Clients may read {card.context_tokens:,} tokens, {card.context_reason};"
+      f" it was trained at {trained:,}."
+    )
+  if card.is_stock and card.folded_scale is None and card.figures.slope:
+    scale = logit_scale.scale_at(
+      card.figures.slope, card.context_tokens / trained
+    )
+    yield (
+      "No client applies the softmax scale that was fitted: --logit-scale "
+      f"{scale:.3g} would put that of {card.context_tokens:,} tokens into the "
+      "weights."
+    )
+  last = manifest.lineage[-1] if manifest.lineage else None
+  if (
+    manifest.tokenizer is not None
+    and last is not None
+    and last.steps
+    and hf_tokenizer.adds_bos(out)
+  ):
+    yield (
+      "Clients put BOS before a text, as the tokenizer's source did; training "
+      "here put none there. add_special_tokens=False leaves it out."
+    )
 
 
 def _stock(
-  args: argparse.Namespace, manifest: Manifest, dtypes: dict[str, np.dtype]
+  args: argparse.Namespace,
+  config: ModelConfig,
+  came_from: Sequence[str],
+  dtypes: Mapping[str, np.dtype],
 ) -> tuple[hf_export.Target, str]:
-  config, scale = manifest.model, args.logit_scale
+  scale = args.logit_scale
   if scale is None and config.logit_scale != 1:
     raise ValueError(
       "A stock architecture has no field for a logit scale, got "
       f"{config.logit_scale:g}. Fold it into q's weights with --logit-scale "
       f"{config.logit_scale:g}, or use --format sakana, which has one."
     )
-  name = hf_architecture.choose(
-    config, _came_from(manifest), required=args.architecture
-  )
+  name = hf_architecture.choose(config, came_from, required=args.architecture)
   family = families.FAMILIES[name]
   constants = {}
   if families.has_o_bias(family, config):
@@ -119,13 +238,16 @@ def _for_llama_cpp(config: ModelConfig, model_type: str) -> str:
   runs = {"llama", "mistral"} | ({"smollm3"} if dropped == fourth else set())
   if model_type in runs or not any(dropped):
     return ""
-  if hf_architecture.misfit(config, "llama", neutral=True) is None:
-    return "; llama.cpp needs --architecture llama"
+  for name in ("llama", "mistral"):
+    if hf_architecture.misfit(config, name, neutral=True) is None:
+      return f"; llama.cpp needs --architecture {name}"
   return "; llama.cpp would run another model: see docs/convert.md"
 
 
 def _sakana(
-  args: argparse.Namespace, manifest: Manifest, dtypes: dict[str, np.dtype]
+  args: argparse.Namespace,
+  config: ModelConfig,
+  dtypes: Mapping[str, np.dtype],
 ) -> tuple[hf_export.Target, str]:
   if args.logit_scale is not None or args.architecture is not None:
     raise ValueError(
@@ -133,7 +255,6 @@ def _sakana(
       "got --architecture or --logit-scale. Leave them out; "
       "`drope surgery --logit-scale` sets the checkpoint's."
     )
-  config = manifest.model
   name = sakana.choose(config)
   target = hf_export.Target(
     families.FAMILIES[name],

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 import tempfile
 
 import hypothesis
@@ -63,6 +67,12 @@ CASES = {
     [],
     "SmolLM3ForCausalLM",
   ),
+  "biases": ({"qkv_bias": True}, [], "Qwen2ForCausalLM"),
+  "a width that is no multiple of the heads": (
+    {"num_heads": 6},
+    [],
+    "MistralForCausalLM",
+  ),
   "dropped, as a Llama": (
     {"positional": Nope()},
     ["--architecture", "llama"],
@@ -114,13 +124,13 @@ def _random_params(config):
   return trees.unflatten({k: leaf(k, s.shape) for k, s in shapes.items()})
 
 
-def _save(config, folder, tokenizer=None, dtype="float32"):
+def _save(config, folder, tokenizer=None, dtype="float32", lineage=()):
   """Writes a checkpoint; returns its parameters."""
   params = jax.tree.map(
     lambda x: jax.numpy.asarray(x.astype(dtype)), _random_params(config)
   )
   reference = tokenizer and tokenizer_file.reference(tokenizer)
-  manifest = manifests.Manifest(config, reference)
+  manifest = manifests.Manifest(config, reference, lineage)
   store.save_model(folder, params, manifest, tokenizer)
   return params
 
@@ -167,6 +177,11 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
     ({"positional": Nope()}, [], "; llama.cpp needs --architecture llama"),
     ({"positional": Nope()}, ["--architecture", "llama"], ""),
     (
+      {"positional": Nope(), "num_heads": 6},
+      [],
+      "; llama.cpp needs --architecture mistral",
+    ),
+    (
       {"positional": Pattern((Rope(),) * 3 + (Nope(),)), "num_layers": 4},
       [],
       "",
@@ -183,7 +198,7 @@ def test_what_llama_cpp_misreads_is_said(
   out = tmp_path / "theirs"
   ran = drope("export", tmp_path / "ours", "--out", out, *options)
   assert ran.status == 0
-  _, _, note = ran.out.strip().partition("CausalLM")
+  _, _, note = ran.out.splitlines()[0].partition("CausalLM")
   assert note.startswith(says) and bool(note) == bool(says)
 
 
@@ -389,6 +404,127 @@ def test_the_tokenizer_reads_alike(tmp_path, drope):
   assert {file.name for file in twice.iterdir()} == names
 
 
+@pytest.mark.parametrize(
+  ("options", "context_tokens"), [([], 8192), (["--context", "3000"], 3000)]
+)
+def test_a_dropped_model_is_not_held_to_its_trained_context(
+  options, context_tokens, tmp_path, drope
+):
+  _save(dataclasses.replace(CONFIG, positional=Nope()), tmp_path / "ours")
+  out, again = tmp_path / "theirs", tmp_path / "again"
+  ran = drope("export", tmp_path / "ours", "--out", out, *options)
+  assert ran.status == 0
+  assert f"may read {context_tokens:,} tokens" in ran.out
+  written = json.loads((out / "config.json").read_text())
+  assert written["max_position_embeddings"] == context_tokens
+  readme = (out / "README.md").read_text()
+  assert "Trained at 1,024 tokens" in readme and f"{context_tokens:,}" in readme
+  assert drope("convert", out, "--out", again).status == 0
+  assert store.describe(again)[0].model.context_tokens == 1024
+
+
+def test_what_clients_do_otherwise_is_said(tmp_path, drope):
+  tokenizer = tmp_path / "t.model"
+  shutil.copy(corpus.tokenizer_path(), tokenizer)
+  (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+  config = dataclasses.replace(CONFIG, vocab_size=2048, positional=Nope())
+  entry = manifests.LineageEntry("recalibrate", {}, None, 9, 1, "0.1", "2026")
+  ours = tmp_path / "ours"
+  _save(config, ours, tokenizer, lineage=(entry,))
+  row = {
+    **{"task": "passkey", "metric": "accuracy", "method": "model"},
+    **{"model": "ours", "scale_fitted": True, "logit_scale": 1.25},
+    **{"factor": 4, "context_tokens": 1024, "value": 0.5},
+    **{"low": 0.4, "high": 0.6, "series": None},
+  }
+  results = {
+    "schema": 1,
+    "models": {"ours": {"manifest": store.describe(ours)[0].to_json()}},
+    "fits": {"ours": {"model": {"c": 0.25, "factor": 4}}},
+    "rows": [row],
+  }
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  out = tmp_path / "theirs"
+  ran = drope("export", ours, "--out", out, "--results", tmp_path)
+  assert (ran.status, ran.err) == (0, "")
+  _, context, scale, bos = ran.out.splitlines()
+  assert "4,096 tokens, the longest that it was evaluated at" in context
+  assert "--logit-scale 1.35" in scale  # 1 + 0.25 ln 4
+  assert "training here put none there" in bos
+  assert "| 0.500 | 0.400..0.600 |" in (out / "README.md").read_text()
+  ids = transformers.AutoTokenizer.from_pretrained(out)("a whale")["input_ids"]
+  assert ids[0] == 1
+
+
+def test_a_changed_weight_does_not_come_back(tmp_path, drope):
+  _save(CONFIG, tmp_path / "ours")
+  out = tmp_path / "theirs"
+  assert drope("export", tmp_path / "ours", "--out", out).status == 0
+  path = out / "model.safetensors"
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1
+  path.write_bytes(content)
+  ran = drope("convert", out, "--out", tmp_path / "again")
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  assert "got model.safetensors in" in ran.err
+  assert not (tmp_path / "again").exists()
+
+
+_TRANSFORMERS_4 = """
+import sys
+import numpy, torch, transformers
+assert transformers.__version__.startswith("4."), transformers.__version__
+root, *names = sys.argv[1:]
+tokens_BS = torch.as_tensor(numpy.load(f"{root}/tokens.npy"))
+for name in names:
+  folder = f"{root}/{name}"
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, attn_implementation="eager", torch_dtype="float32"
+  )
+  with torch.no_grad():
+    numpy.save(f"{folder}/logits", model.eval()(tokens_BS).logits.numpy())
+  numpy.save(f"{folder}/ids", tokenizer("a whale </s>")["input_ids"])
+"""
+
+ARCHITECTURES = {
+  "llama": {},
+  "mistral": {"positional": Pattern((Rope(),), (100,))},
+  "qwen2": {"qkv_bias": True},
+  "qwen3": HEAD_NORM | {"positional": Nope()},
+  "smollm3": {"positional": Pattern((Rope(), Nope()))},
+}
+
+
+def test_transformers_4_reads_each_architecture(tmp_path, drope):
+  path = os.environ.get("DROPE_TRANSFORMERS_4")
+  if not path:
+    pytest.skip("DROPE_TRANSFORMERS_4 names no folder with transformers 4")
+  assert ARCHITECTURES.keys() == set(hf_architecture.STOCK)
+  tokenizer = pathlib.Path(corpus.tokenizer_path())
+  for name, fields in ARCHITECTURES.items():
+    ours = tmp_path / f"{name}-ours"
+    config = dataclasses.replace(CONFIG, vocab_size=2048, **fields)
+    _save(config, ours, tokenizer)
+    out = tmp_path / name
+    ran = drope("export", ours, "--out", out, "--architecture", name)
+    assert ran.status == 0, ran.err
+  np.save(tmp_path / "tokens.npy", TOKENS_BS)
+  subprocess.run(
+    [sys.executable, "-c", _TRANSFORMERS_4, tmp_path, *ARCHITECTURES],
+    env=os.environ | {"PYTHONPATH": path},
+    check=True,
+  )
+  for name in ARCHITECTURES:
+    want = _their_logits(tmp_path / name)
+    assert 0.3 < np.std(want) < 3, "logits are not of order one"
+    got = np.load(tmp_path / name / "logits.npy")
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    newer = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+    ids = np.load(tmp_path / name / "ids.npy")
+    assert newer("a whale </s>")["input_ids"] == ids.tolist()
+
+
 def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
   monkeypatch.setattr(safetensors_io, "SHARD_BYTES", 20_000)
   params = _save(CONFIG, tmp_path / "ours")
@@ -419,6 +555,13 @@ def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
       ("a field for the softmax scale",),
     ),
     ({}, ["--architecture", "qwen2"], ("Qwen2ForCausalLM", "no biases")),
+    (
+      {"positional": Nope(), "num_heads": 6},
+      ["--architecture", "llama"],
+      ("a width of 32, no multiple of 6 heads",),
+    ),
+    ({}, ["--context", "9"], ("of models without positions", "with 1024")),
+    ({"positional": Nope()}, ["--context", "0"], ("1 or more", "got 0")),
     ({}, ["--format", "gguf"], ("'gguf'",)),
   ],
 )

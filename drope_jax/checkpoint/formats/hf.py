@@ -1,11 +1,12 @@
 """Hugging Face folders: config.json, weights and a tokenizer."""
 
-import json
+import dataclasses
 import pathlib
 
 import numpy as np
 
 from drope_jax.checkpoint.formats import (
+  export_manifest,
   families,
   hf_config,
   leaves,
@@ -19,9 +20,6 @@ from drope_jax.checkpoint.formats.source import Source
 from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.model.config import ModelConfig
-
-MANIFEST = "drope_manifest.json"
-"""Beside an export: the checkpoint's manifest, whose lineage goes on."""
 
 _TOKENIZERS = (
   "tokenizer.json",
@@ -51,8 +49,10 @@ def open_folder(
   Raises:
     FileNotFoundError: config.json, the weights or a shard are missing.
     ValueError: the model is not one that is read exactly here, a file is
-      damaged, or the weights are not exactly those that config.json describes.
+      damaged, the weights are not exactly those that config.json describes, or
+      it is an export of ours of which a file was changed.
   """
+  exported = export_manifest.read(folder)
   config, family = hf_config.read(folder / hf_config.FILENAME)
   tensors = _tensors(folder)
   try:
@@ -66,28 +66,19 @@ def open_folder(
     )
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  exported = _manifest(folder)
+  if exported:
+    # Without positions, config.json's is what it may be read at.
+    trained = exported.model.context_tokens
+    config = dataclasses.replace(config, context_tokens=trained)
   return Source(
     config,
     built,
     tokenizer_path=_tokenizer(folder, exported),
     facts={"format": "hf", "architecture": family.architecture},
     lineage=exported.lineage if exported else (),
+    # As transformers' LlamaTokenizer does with a sentencepiece model alone.
+    adds_bos=True if exported is None else None,
   )
-
-
-def _manifest(folder: pathlib.Path) -> Manifest | None:
-  """Returns that of the checkpoint of ours that the folder is an export of."""
-  path = folder / MANIFEST
-  if not path.exists():
-    return None
-  try:
-    return Manifest.from_json(json.loads(path.read_text()))
-  except ValueError as error:
-    raise ValueError(
-      f"{path} must be a checkpoint's manifest, got {error} Remove it to do "
-      "without its lineage."
-    ) from error
 
 
 def _tokenizer(

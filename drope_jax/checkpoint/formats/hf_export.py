@@ -13,8 +13,8 @@ import numpy as np
 from drope_jax import trees
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import (
+  export_manifest,
   families,
-  hf,
   hf_config,
   hf_tokenizer,
   leaves,
@@ -44,11 +44,17 @@ class Target:
 
 
 def write_folder(
-  checkpoint: os.PathLike, out: pathlib.Path, target: Target
+  checkpoint: os.PathLike, out: pathlib.Path, target: Target, readme: str
 ) -> None:
   """Writes `checkpoint` to the new folder `out`, whole or not at all.
 
   One parameter, with all its layers, is held at a time.
+
+  Args:
+    checkpoint: as `store.locate` returns it.
+    out: must not exist.
+    target: what it leaves as.
+    readme: the text of README.md.
 
   Raises:
     ValueError: `out` exists; the checkpoint is damaged.
@@ -76,6 +82,8 @@ def write_folder(
     )
     dtype = np.dtype(flat["embed/table"].dtype)
     _write_beside(checkpoint, begun, manifest, target, dtype)
+    (begun / export_manifest.README).write_text(readme)
+    export_manifest.write(begun, manifest)
   except BaseException:
     shutil.rmtree(begun)
     raise
@@ -136,12 +144,12 @@ def _write_beside(
   if manifest.tokenizer is not None:
     tokenizer = store.tokenizer_path(checkpoint)
     fields |= hf_tokenizer.copy(tokenizer, folder)
-  _write_json(folder / hf_config.FILENAME, fields)
-  _write_json(folder / hf.MANIFEST, manifest.to_json())
-
-
-def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(data, indent=2) + "\n")
+  V, pad = fields["vocab_size"], fields["pad_token_id"]
+  if pad is not None and not -V <= pad < V:
+    # transformers would not build an embedding without the padding's row.
+    fields["pad_token_id"] = None
+  path = folder / hf_config.FILENAME
+  path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def zero_output_biases(
