@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
   if args.format == "sakana":
     target, note = _sakana(args, config, dtypes)
   else:
-    target, note = _stock(args, config, _came_from(manifest), dtypes)
+    target, note = _stock(args, config, _preferred(manifest), dtypes)
   count = sum(math.prod(leaf.shape) for leaf in trees.flatten(shapes).values())
   names = sorted({dtype.name for dtype in dtypes.values()})
   card = model_card.Card(
@@ -184,6 +184,12 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
       f"{scale:.3g} would put that of {card.context_tokens:,} tokens into the "
       "weights."
     )
+  if manifest.tokenizer and _is_foreign_qwen2(card):
+    yield (
+      "transformers 5 reads text with Qwen2's own tokenizer for this "
+      "architecture, whatever the folder has: load it by "
+      "PreTrainedTokenizerFast instead of AutoTokenizer."
+    )
   last = manifest.lineage[-1] if manifest.lineage else None
   if (
     manifest.tokenizer is not None
@@ -200,7 +206,7 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
 def _stock(
   args: argparse.Namespace,
   config: ModelConfig,
-  came_from: Sequence[str],
+  preferred: Sequence[str],
   dtypes: Mapping[str, np.dtype],
 ) -> tuple[hf_export.Target, str]:
   scale = args.logit_scale
@@ -210,7 +216,7 @@ def _stock(
       f"{config.logit_scale:g}. Fold it into q's weights with --logit-scale "
       f"{config.logit_scale:g}, or use --format sakana, which has one."
     )
-  name = hf_architecture.choose(config, came_from, required=args.architecture)
+  name = hf_architecture.choose(config, preferred, required=args.architecture)
   family = families.FAMILIES[name]
   constants = {}
   if families.has_o_bias(family, config):
@@ -265,6 +271,21 @@ def _sakana(
   if config.qk_norm != "none":
     reason += ": no stock architecture has a QK norm over all heads jointly"
   return target, f", {reason}"
+
+
+def _is_foreign_qwen2(card: model_card.Card) -> bool:
+  qwen2 = families.FAMILIES["qwen2"].architecture
+  return card.architecture == qwen2 and "qwen2" not in _came_from(card.manifest)
+
+
+def _preferred(manifest: Manifest) -> list[str]:
+  """Returns the model types to take before others.
+
+  Llama holds biases too, with zeros for o's. Of Qwen2, transformers 5 takes any
+  tokenizer for Qwen2's.
+  """
+  preferred = _came_from(manifest)
+  return preferred if manifest.tokenizer is None else [*preferred, "llama"]
 
 
 def _came_from(manifest: Manifest) -> list[str]:

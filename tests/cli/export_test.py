@@ -520,9 +520,32 @@ def test_transformers_4_reads_each_architecture(tmp_path, drope):
     assert 0.3 < np.std(want) < 3, "logits are not of order one"
     got = np.load(tmp_path / name / "logits.npy")
     np.testing.assert_allclose(got, want, atol=1e-5)
-    newer = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+    loader = transformers.AutoTokenizer
+    if name == "qwen2":  # For which transformers 5 has another tokenizer.
+      loader = transformers.PreTrainedTokenizerFast
+    newer = loader.from_pretrained(tmp_path / name)
     ids = np.load(tmp_path / name / "ids.npy")
     assert newer("a whale </s>")["input_ids"] == ids.tolist()
+
+
+def test_transformers_reads_the_tokenizer_of_a_model_with_biases(
+  tmp_path, drope
+):
+  path = pathlib.Path(corpus.tokenizer_path())
+  config = dataclasses.replace(CONFIG, vocab_size=2048, qkv_bias=True)
+  _save(config, tmp_path / "ours", path)
+  out, qwen2 = tmp_path / "theirs", tmp_path / "qwen2"
+  ran = drope("export", tmp_path / "ours", "--out", out)
+  assert ran.status == 0 and ran.out.endswith("LlamaForCausalLM\n")
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  ids = tokenizer_lib.load(str(path)).encode("a whale")
+  assert theirs("a whale")["input_ids"] == ids
+  ran = drope(
+    *("export", tmp_path / "ours", "--out", qwen2, "--architecture", "qwen2")
+  )
+  assert "reads text with Qwen2's own tokenizer" in ran.out
+  theirs = transformers.AutoTokenizer.from_pretrained(qwen2)
+  assert theirs("a whale")["input_ids"] != ids, "the advice is out of date"
 
 
 def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
