@@ -25,6 +25,7 @@ _RUNTIME = [
   "orbax-checkpoint>=0.12,<0.13",
   "rich>=13",
   "safetensors>=0.5",
+  "scipy>=1.13",
   "sentencepiece[protobuf]>=0.2.3",
   "tensorstore>=0.1.84",
   "tokenizers>=0.21",

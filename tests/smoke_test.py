@@ -146,7 +146,8 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   assert "yarn" in capsys.readouterr().out
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
-    *("schema", "created", "code", "models", "settings", "fits", "rows")
+    *("schema", "finished", "created", "code", "models", "text"),
+    *("settings", "fits", "rows"),
   }
   assert found["settings"]["samples"] == [3]
   lineage = found["models"]["pretrain"]["manifest"]["lineage"]
@@ -161,7 +162,11 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   for row in rows:
     assert (row["seed"], row["factor"], row["context_tokens"]) == (7, 4.0, 64)
     assert row["count"] == (2 if row["task"] == "perplexity" else 3)
-    assert row["low"] <= row["value"] <= row["high"]
+    assert len(row["outcomes"]) == row["count"]
+    if row["task"] == "perplexity":  # Of two texts.
+      assert row["low"] is row["high"] is None
+    else:
+      assert row["low"] <= row["value"] <= row["high"]
 
   _drope(f"report {run} {folder}/results --out {folder}/report.html")
   page = (folder / "report.html").read_text("utf-8")

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from drope_jax.analysis import palette, runs
+from drope_jax.analysis import paired, palette, runs
+from drope_jax.evals import intervals
 
 LOSS_TOLERANCE = 0.02
 """Relative difference of losses up to which one is recovered, or flat."""
@@ -30,8 +31,10 @@ class Verdict(NamedTuple):
 def verdicts(scores: runs.Scores, base: str, dropped: str) -> list[Verdict]:
   """Returns a verdict on each claim that the scores can judge.
 
-  Methods are compared under one treatment: with a softmax scale fitted for
-  each where all of them have one, otherwise all without.
+  Methods are compared on the same questions and texts, by the interval of their
+  paired difference; where it leaves both sides open, the verdict is "unclear".
+  They are compared under one treatment: with a softmax scale fitted for each
+  where all of them have one, otherwise all without.
 
   Args:
     scores: from `runs.scores`.
@@ -53,12 +56,13 @@ def _recovered(scores, base, dropped):
   if not before or not after:
     return None
   change = after.value / before.value - 1
+  verdict, evidence = _within_tolerance(after, before)
   return Verdict(
-    "shown" if change <= LOSS_TOLERANCE else "not shown",
+    verdict,
     "Within the trained context, the model without positions is as good as "
     f"the one with them (loss within {LOSS_TOLERANCE:.0%}).",
     f"{after.value:.3f} against {before.value:.3f} nats per token, "
-    f"{change:+.1%}.",
+    f"{change:+.1%}{evidence}.",
     ("loss at 1×, against RoPE's", f"{change:+.1%}", "1× is as trained"),
   )
 
@@ -66,7 +70,7 @@ def _recovered(scores, base, dropped):
 def _flat(scores, dropped):
   for fitted in (True, False):
     far = {
-      c.factor: s.value
+      c.factor: s
       for c, s in scores.items()
       if c[:4] == ("perplexity", "tail_loss", dropped, "model")
       and (c.scale_fitted == fitted or c.factor == 1)
@@ -76,15 +80,33 @@ def _flat(scores, dropped):
   else:
     return None
   longest = max(far)
-  change = far[longest] / far[1] - 1
+  change = far[longest].value / far[1].value - 1
+  verdict, evidence = _within_tolerance(far[longest], far[1])
   return Verdict(
-    "shown" if change <= LOSS_TOLERANCE else "not shown",
+    verdict,
     f"Its loss stays flat to {longest:g} times the trained context"
     f"{', with a fitted softmax scale' if fitted else ''}.",
-    f"{far[longest]:.3f} nats per token over the last trained context's "
-    f"length of a {longest:g}× text, {far[1]:.3f} at 1×, {change:+.1%}.",
+    f"{far[longest].value:.3f} nats per token over the last trained context's "
+    f"length of {longest:g}× texts, {far[1].value:.3f} over the same tokens at "
+    f"1×, {change:+.1%}{evidence}.",
     (f"loss at {longest:g}×, against 1×", f"{change:+.1%}", "0% is flat"),
   )
+
+
+def _within_tolerance(after, before):
+  """Returns whether a loss rose by `LOSS_TOLERANCE` at most, and by what."""
+  found = paired.difference(after, before)
+  if found is None or found.low is None:
+    count = found.count if found else 0
+    return "unclear", (
+      f"; {count} texts are too few to judge by, {intervals.MIN_VALUES} are "
+      "needed"
+    )
+  low, high = found.low / before.value, found.high / before.value
+  verdict = "shown" if high <= LOSS_TOLERANCE else "unclear"
+  if low > LOSS_TOLERANCE:
+    verdict = "not shown"
+  return verdict, f" [{low:+.1%}, {high:+.1%}] over {found.count} texts"
 
 
 def _beyond(scores, base, dropped, task_id):
@@ -98,17 +120,17 @@ def _beyond(scores, base, dropped, task_id):
         pairs[cell.factor] = score, rival, cell.scale_fitted
   if not pairs:
     return None
-  ahead = [f for f, (own, rival, _) in pairs.items() if own.low > rival.high]
+  found = {f: paired.difference(*pair[:2]) for f, pair in pairs.items()}
+  ahead = [f for f, one in found.items() if one and one.verdict == "ahead"]
   factor = max(ahead, default=min(pairs))
   own, rival, fitted = pairs[factor]
   scale = "with its own fitted" if fitted else "without a"
   return Verdict(
-    "shown" if ahead else "not shown",
+    "shown" if ahead else _shown(found[factor]),
     f"It goes on retrieving past its context ({task}), where RoPE as trained "
     f"does not{f'; seen up to {factor:g} times' if ahead else ''}.",
-    f"{own.value:.0%} [{own.low:.0%}, {own.high:.0%}] against "
-    f"{rival.value:.0%} [{rival.low:.0%}, {rival.high:.0%}] of RoPE at "
-    f"{factor:g}×, each {scale} softmax scale.",
+    f"{_percent(own)} against {_percent(rival)} of RoPE at {factor:g}×, each "
+    f"{scale} softmax scale: {_said(found[factor])}.",
     (
       f"{task} answered at {factor:g}×",
       f"{own.value:.0%}",
@@ -135,23 +157,45 @@ def _ahead(scores, base, dropped, task_id):
   else:
     return None
   score = scores[own]
+  found = {m: paired.difference(score, rival) for m, rival in rivals.items()}
+  # Better than every one: each has to be told apart by itself.
+  verdicts = {method: _shown(one) for method, one in found.items()}
   method, rival = max(rivals.items(), key=lambda item: item[1].value)
-  if score.low > rival.high:
-    verdict = "shown"
-  else:
-    verdict = "unclear" if score.value > rival.value else "not shown"
+  verdict = next(
+    v for v in ("not shown", "unclear", "shown") if v in verdicts.values()
+  )
   name = palette.looks([(base, method)])[base, method].label
   return Verdict(
     verdict,
     f"It retrieves better than every scaling of RoPE at {own.factor:g} times "
     f"the trained context ({task}).",
-    f"{score.value:.0%} [{score.low:.0%}, {score.high:.0%}] against "
-    f"{rival.value:.0%} [{rival.low:.0%}, {rival.high:.0%}] of {name}, the "
-    f"best; {'each with its own fitted softmax scale' if fitted else 'all'}"
-    f"{'' if fitted else ' without a softmax scale'}.",
+    f"{_percent(score)} against {_percent(rival)} of {name}, the best; "
+    f"{'each with its own fitted softmax scale' if fitted else 'all'}"
+    f"{'' if fitted else ' without a softmax scale'}: {_said(found[method])}.",
     (
       f"{task} answered at {own.factor:g}×",
       f"{score.value:.0%}",
       f"{name}: {rival.value:.0%}",
     ),
+  )
+
+
+def _shown(difference):
+  if difference is None:
+    return "unclear"
+  verdicts = {"ahead": "shown", "behind": "not shown"}
+  return verdicts.get(difference.verdict, "unclear")
+
+
+def _percent(score):
+  return f"{score.value:.0%} [{score.low:.0%}, {score.high:.0%}]"
+
+
+def _said(difference):
+  if difference is None:
+    return "not compared, as no questions are the same"
+  value, low, high = (100 * x for x in difference[:3])
+  return (
+    f"{difference.verdict} with {difference.count} questions, by {value:+.0f} "
+    f"points [{low:+.0f}, {high:+.0f}] on the same ones"
   )

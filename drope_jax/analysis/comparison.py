@@ -66,7 +66,11 @@ def losses(
       )
     )
   tail = next(iter(found)).metric == "tail_loss"
-  what = "the last trained context's length of a text" if tail else "a text"
+  what = (
+    "the last trained context's length of a text, alike at each length,"
+    if tail
+    else "a text"
+  )
   blocks.append(
     _by_factor(
       found, f"Loss in nats per token over {what}, with 95% intervals.", 3
@@ -89,11 +93,20 @@ def _panels(scores, point):
       )
       if points:
         x, found = zip(*points, strict=True)
-        value, low, high, _ = zip(*found, strict=True)
+        value, low, high, *_ = zip(*found, strict=True)
+        low, high = (_known(ends, value) for ends in (low, high))
         curves.append(canvas.Curve(look, x, value, low, high))
     if curves:
       panels[title] = curves
   return panels
+
+
+def _known(ends, values):
+  """The ends of intervals; a value without one has a bar of no length."""
+  return [
+    value if end is None else end
+    for end, value in zip(ends, values, strict=True)
+  ]
 
 
 def _series_panels(rows):

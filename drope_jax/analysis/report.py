@@ -29,15 +29,17 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """A table cell: a value between the ends of its 95% interval."""
+  """A table cell: a value, and the ends of its 95% interval, if it has one."""
 
   value: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
   decimals: int = 2
 
   def __str__(self):
     d = self.decimals
+    if self.low is None:
+      return f"{self.value:.{d}f}"
     return f"{self.value:.{d}f} [{self.low:.{d}f}, {self.high:.{d}f}]"
 
 
@@ -225,6 +227,8 @@ def _cell(cell):
   match cell:
     case None:
       return "–"
+    case Interval(low=None):
+      return str(cell)
     case Interval(value, low, high, d):
       return f"{value:.{d}f} <small>{low:.{d}f}–{high:.{d}f}</small>"
     case float():

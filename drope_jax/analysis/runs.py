@@ -3,17 +3,23 @@
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
 
 from etils import epath
+import numpy as np
 
 from drope_jax.analysis import damage as damages
 
-RESULTS_SCHEMA = 1
-_ROW = ("value", "low", "high", "context_tokens", "series")
+RESULTS_SCHEMA = 2
+"""Of the results.json that is written and read."""
 METRICS = "metrics.jsonl"
+_RESULTS = ("schema", "finished", "rows")
+_ROW = (
+  *("value", "low", "high", "context_tokens", "seed", "outcomes", "series"),
+)
 _FILES = (METRICS, "results.json", "damage.json", "samples.json")
 
 
@@ -88,12 +94,19 @@ class Score(NamedTuple):
   """A value and its 95% interval, over `seeds` seeds.
 
   Of several seeds the value is their mean, and the interval spans all theirs.
+
+  Attributes:
+    value, low, high: of the metric; no ends where no row has an interval.
+    seeds: rows that were gathered.
+    outcomes: each sample's own value, by the seed that drew the samples; of
+      several rows with one seed, their mean.
   """
 
   value: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
   seeds: int
+  outcomes: Mapping[int, Sequence[float]]
 
 
 Scores = Mapping[Cell, Score]
@@ -113,9 +126,8 @@ def load(directory: str | os.PathLike) -> Run:
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
       f"{folder}. Name the --out of a drope train, surgery, evaluate or demo."
     )
-  results = _read(folder / "results.json")
-  if results is not None:
-    _check_results(results, folder / "results.json")
+  results = folder / "results.json"
+  results = load_results(results) if results.is_file() else None
   damage = _read(folder / "damage.json")
   return Run(
     name=folder.resolve().name,
@@ -156,6 +168,25 @@ def read_metrics(
   return records
 
 
+def load_results(path: pathlib.Path) -> Mapping[str, Any]:
+  """Returns what a results.json holds.
+
+  Raises:
+    ValueError: it is damaged, or of another version.
+  """
+  results = _parse(path.read_text("utf-8"), path)
+  _require(results, ("schema",), path)
+  if results["schema"] != RESULTS_SCHEMA:
+    raise ValueError(
+      f"This drope_jax reads results.json of schema {RESULTS_SCHEMA}, got "
+      f"{results['schema']!r} in {path}. Evaluate again, into another folder."
+    )
+  _require(results, _RESULTS, path)
+  for row in results["rows"]:
+    _require(row, (*Cell._fields, *_ROW), path)
+  return results
+
+
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:
   """Returns the rows of results.json by cell, seeds gathered."""
   by_cell: dict[Cell, list[Mapping[str, Any]]] = {}
@@ -166,30 +197,30 @@ def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:
 
 
 def _gather(rows):
-  values = [row["value"] for row in rows]
-
-  # An interval over a single sample is not known, and stored as null.
   ends = [
     row[side]
     for row in rows
     for side in ("low", "high")
     if row[side] is not None
   ]
-  mean = sum(values) / len(values)
+  by_seed = {}
+  for row in rows:
+    by_seed.setdefault(row["seed"], []).append(_numbers(row["outcomes"]))
   return Score(
-    mean, min(ends, default=mean), max(ends, default=mean), len(rows)
+    value=float(np.mean(_numbers(row["value"] for row in rows))),
+    low=min(ends, default=None),
+    high=max(ends, default=None),
+    seeds=len(rows),
+    outcomes={
+      seed: np.mean(outcomes, axis=0).tolist()
+      for seed, outcomes in by_seed.items()
+    },
   )
 
 
-def _check_results(results, path):
-  _require(results, ("schema", "rows"), path)
-  if results["schema"] != RESULTS_SCHEMA:
-    raise ValueError(
-      f"This drope_jax reads results.json of schema {RESULTS_SCHEMA}, got "
-      f"{results['schema']!r} in {path}. Evaluate again."
-    )
-  for row in results["rows"]:
-    _require(row, (*Cell._fields, *_ROW), path)
+def _numbers(values):
+  # NaN is stored as null.
+  return [math.nan if value is None else value for value in values]
 
 
 def _require(record, fields, where):

@@ -62,6 +62,20 @@ def sections(
   return found
 
 
+def _unfinished(gathered):
+  names = [
+    run.name for run in gathered if run.results and not run.results["finished"]
+  ]
+  if not names:
+    return []
+  return [
+    report.Text(
+      f"The evaluation of {', '.join(names)} is not finished: its results so "
+      "far are shown. The command that began it goes on with it."
+    )
+  ]
+
+
 def _of_run(run):
   """Yields (title, blocks) of one run's sections."""
   scores = runs.scores(run.rows)
@@ -105,11 +119,9 @@ def _headline(gathered):
     if base and dropped:
       blocks += _story(run, base, dropped)
   names = ", ".join(run.name for run in gathered)
-  if not blocks:
-    return report.Section(
-      names, [report.Text(f"Training and evaluation of {names}.")]
-    )
-  return report.Section("A language model without its positions", blocks)
+  title = "A language model without its positions" if blocks else names
+  blocks = blocks or [report.Text(f"Training and evaluation of {names}.")]
+  return report.Section(title, blocks + _unfinished(gathered))
 
 
 def _story(run, base, dropped):
@@ -162,8 +174,9 @@ def _verdicts(scores, base, dropped):
     report.Verdicts([verdict[:3] for verdict in found]),
     report.Text(
       f"The model without positions is “{dropped}”. Brackets are 95% intervals "
-      f"over what was asked, {seeds} seed{'s' * (seeds > 1)} of it; each model "
-      "is one training run, and another run may differ by more."
+      f"over what was asked, {seeds} seed{'s' * (seeds > 1)} of it; those of a "
+      "difference decide, on the same questions and texts. Each model is one "
+      "training run, and another run may differ by more."
     ),
   ]
 
@@ -315,7 +328,7 @@ def _lineage(manifest, classes):
 
 
 def _all_rows(rows):
-  columns = [name for name in rows[0] if name != "series"]
+  columns = [name for name in rows[0] if name not in ("outcomes", "series")]
   cells = [
     [str(v) if isinstance(v, bool) else v for v in map(row.get, columns)]
     for row in rows

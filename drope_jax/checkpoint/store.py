@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from drope_jax import trees
-from drope_jax.checkpoint import files, streaming, tokenizer_file
+from drope_jax.checkpoint import checksums, files, streaming, tokenizer_file
 from drope_jax.checkpoint.files import Path
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.data import paths
@@ -193,6 +193,15 @@ def describe(path: Path) -> tuple[Manifest, Any]:
   Reads no array. Raises as `load_model` does, but checks no schema.
   """
   return files.describe(locate(path))[:2]
+
+
+def fingerprint(path: Path) -> str:
+  """Returns what any other weights or another manifest would change.
+
+  Reads no array. Raises as `describe` does.
+  """
+  manifest, _, saved = files.describe(locate(path))
+  return checksums.of_json([manifest.to_json(), saved])
 
 
 def locate(path: Path) -> epath.Path:

@@ -236,16 +236,19 @@ def _compare(
   out: pathlib.Path, models: dict[str, pathlib.Path], console
 ) -> None:
   """Evaluates every model under every method, alike, into results.json."""
-  if (out / results.FILENAME).exists():
-    return
-  console.rule("reading on, zero-shot")
   suite = configure.build("evals/demo.gin", suites.Suite)
   material = suites.Material(
     test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
   )
-  rows, fits = evaluate.compare(suite, models, material, console)
-  results.write(out, suite, models, rows, fits)
-  shown = [r for r in rows if r.metric in ("accuracy", "tail_loss")]
+  file = results.ResultsFile(out, suite, models, material)
+  file.load()
+  if file.finished:
+    return
+  console.rule("reading on, zero-shot")
+  record = file.record
+  evaluate.compare(suite, models, material, record, console, file.save)
+  file.save(finished=True)
+  shown = [r for r in record.rows if r.metric in ("accuracy", "tail_loss")]
   console.print(evaluate.tables(shown))
 
 

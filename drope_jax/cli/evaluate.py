@@ -13,7 +13,7 @@ those with plain RoPE.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -24,10 +24,10 @@ import rich.console
 import rich.table
 
 from drope_jax import sharding
-from drope_jax.cli import configure, results, terminal, text_inputs
+from drope_jax.cli import configure, progress, results, terminal, text_inputs
 from drope_jax.cli import console as consoles
-from drope_jax.data import corpus, paths, sources
-from drope_jax.evals import logit_scale, overlap
+from drope_jax.data import corpus, lock, paths, sources
+from drope_jax.evals import overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
@@ -113,29 +113,60 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
-  if args.out is not None:
-    results.require_new(pathlib.Path(args.out))
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
-  mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
-  rows, fits = compare(suite, checkpoints, material, console, mesh)
-  consoles.Console().print(tables(rows))
-  if args.out is not None:
-    out = pathlib.Path(args.out)
-    terminal.say(results.write(out, suite, checkpoints, rows, fits))
+  if args.out is None:
+    record = steps.Record()
+    try:
+      compare(suite, checkpoints, material, record, console, mesh=_mesh(args))
+    except KeyboardInterrupt as interrupt:
+      raise type(interrupt)(
+        "ended, and nothing is kept; with --out, the same command would resume"
+      ) from interrupt
+    consoles.Console().print(tables(record.rows))
+    return
+  file = results.ResultsFile(
+    pathlib.Path(args.out), suite, checkpoints, material
+  )
+  with lock.held(args.out):
+    file.load()
+    if not file.finished:
+      compare(
+        suite,
+        checkpoints,
+        material,
+        file.record,
+        console,
+        on_step=file.save,
+        mesh=_mesh(args),
+      )
+      file.save(finished=True)
+  consoles.Console().print(tables(file.record.rows))
+  terminal.say(file.path)
 
 
 def compare(
   suite: suites.Suite,
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
+  record: steps.Record,
   console: consoles.Console,
+  on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
-) -> tuple[list[Result], dict[str, dict[str, logit_scale.Fit]]]:
-  """Returns the results of several checkpoints, and the fits of each.
+) -> None:
+  """Adds to the record what it lacks of several checkpoints' results.
 
   A checkpoint without plain RoPE is read with its own positions alone.
+
+  Args:
+    suite: what to evaluate.
+    checkpoints: by the models' names.
+    material: text.
+    record: what is in it is not done again.
+    console: where progress is shown.
+    on_step: called when the record has got something more.
+    mesh: see `CheckpointLM`.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, a method fits
@@ -156,28 +187,18 @@ def compare(
     ]
     # Refuses a method that is unknown, or that no checkpoint can be read by.
     variants([*readers, *lm_by_name.values()][0])(method, 1.0)
-  rows, fits = [], {}
-  with console.status("evaluating") as status:
-
-    def show(result: Result) -> None:
-      text = (
-        f"{result.model} by {result.method} at {result.factor:g}x: "
-        f"{result.task} {result.metric} {result.value:.3f}"
-      )
-      status.update(consoles.plain(text))
-
-    for name, lm in lm_by_name.items():
-      if not methods[name]:
-        continue
-      found, fits[name] = suites.run(
-        dataclasses.replace(suite, methods=methods[name]),
-        name,
-        variants(lm),
-        material,
-        show,
-      )
-      rows += found
-  return rows, fits
+  inputs = steps.Inputs(suite, next(iter(lm_by_name.values())), material)
+  ahead = [
+    step
+    for name, lm in lm_by_name.items()
+    for step in steps.steps(inputs, name, methods[name], variants(lm), record)
+  ]
+  with progress.EvaluationProgress(ahead, console) as show:
+    for step in ahead:
+      if not step.done:
+        with show(step):
+          step.run()
+        on_step()
 
 
 def _require_same_samples(lm_by_name: Mapping[str, lms.CheckpointLM]) -> None:
@@ -199,7 +220,7 @@ def _is_rope(lm: lms.CheckpointLM) -> bool:
   return isinstance(lm.config.positional, Rope)
 
 
-def variants(lm: lms.CheckpointLM) -> suites.Variant:
+def variants(lm: lms.CheckpointLM) -> steps.Variant:
   """Returns the function from (method, factor) to the model read that way."""
 
   def variant(method: str, factor: float) -> lms.CheckpointLM:
@@ -216,7 +237,8 @@ def variants(lm: lms.CheckpointLM) -> suites.Variant:
 def tables(rows: Sequence[Result]) -> rich.console.Group:
   """Returns a table for each metric, with one column a factor.
 
-  Under each value stands its 95% interval; "+scale" is a fitted softmax scale.
+  Under each value stands its 95% interval, n/a where there are too few samples
+  for one; "+scale" is a fitted softmax scale.
   """
   by_metric: dict[tuple[str, str], list[Result]] = {}
   for row in rows:
@@ -240,7 +262,8 @@ def _table(title: str, rows: Sequence[Result]) -> rich.table.Table:
   cells: dict[str, dict[float, str]] = {}
   for row in rows:
     scale = " +scale" if row.scale_fitted else ""
-    text = f"{row.value:.3f}\n{row.low:.2f}..{row.high:.2f}"
+    interval = "n/a" if row.low is None else f"{row.low:.2f}..{row.high:.2f}"
+    text = f"{row.value:.3f}\n{interval}"
     name = f"{row.model}\n{row.method}{scale}"
     cells.setdefault(name, {})[row.factor] = text
   for name, by_factor in sorted(cells.items()):
@@ -284,6 +307,10 @@ def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
       )
     found[name] = path
   return found
+
+
+def _mesh(args: argparse.Namespace) -> jax.sharding.Mesh | None:
+  return None if args.mesh is None else sharding.make_mesh(args.mesh)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ COMMANDS = {
   "report": "one self-contained HTML page with the plots",
 }
 
-_RESUMABLE = frozenset({"demo", "tokenize", "train"})
+_RESUMABLE = frozenset({"demo", "evaluate", "tokenize", "train"})
 
 
 class _Parser(argparse.ArgumentParser):

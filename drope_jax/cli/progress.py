@@ -1,11 +1,15 @@
-"""A training's progress on the terminal: one live line, or plain lines."""
+"""Progress on the terminal: one live line, or plain lines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 from typing import Any
 
 import rich.progress
+import rich.table
 
 from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
+from drope_jax.evals.steps import Step
 from drope_jax.train.recipe import Recipe, TrainPhase
 
 
@@ -93,3 +97,61 @@ def _columns(
   for part, of_part in columns.items():
     shown += of_part if part in fitting | {"steps"} else []
   return shown
+
+
+class EvaluationProgress:
+  """Shows what is evaluated, how much of it is done, and the time left.
+
+  A context manager. Steps count by the tokens that they read; where output is
+  not a terminal, a line comes about every tenth of those.
+  """
+
+  def __init__(self, steps: Sequence[Step], console: consoles.Console):
+    self._console = console
+    self._finished = sum(step.done for step in steps)
+    self._count = len(steps)
+    self._bar = rich.progress.Progress(
+      rich.progress.BarColumn(bar_width=16),
+      "{task.fields[finished]}/{task.fields[count]}",
+      rich.progress.TimeElapsedColumn(),
+      "gone,",
+      rich.progress.TimeRemainingColumn(),
+      "left:",
+      # A name, and no markup; it is cut where there is no room for all of it.
+      rich.progress.TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=rich.table.Column(no_wrap=True, overflow="ellipsis"),
+      ),
+      console=console,
+      disable=not console.is_terminal,
+      # A step may take hours: the speed is that of all steps so far.
+      speed_estimate_period=float("inf"),
+    )
+    # What was there at the start took no time, and so says nothing of speed.
+    self._tokens = sum(step.tokens for step in steps if not step.done)
+    self._task = self._bar.add_task(
+      "", total=self._tokens, finished=self._finished, count=self._count
+    )
+    self._tenths = 0
+
+  @contextlib.contextmanager
+  def __call__(self, step: Step) -> Iterator[None]:
+    """Shows that a step runs, and then that it is done."""
+    self._bar.update(self._task, description=terminal.printable(step.name))
+    yield
+    self._finished += 1
+    self._bar.update(self._task, advance=step.tokens, finished=self._finished)
+    tenths = 10 * int(self._bar.tasks[0].completed) // self._tokens
+    if not self._console.is_terminal and tenths > self._tenths:
+      self._tenths = tenths
+      self._console.print(
+        f"evaluate {self._finished}/{self._count}: {step.name}"
+      )
+
+  def __enter__(self) -> "EvaluationProgress":
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.stop()

@@ -1,76 +1,158 @@
-"""results.json: every number of an evaluation, and what made it."""
+"""results.json: every number of an evaluation, and what made it.
 
-from collections.abc import Mapping, Sequence
+It is written anew after each step, so that an evaluation that was interrupted
+is found there as far as it came, and goes on from there.
+"""
+
+from collections.abc import Mapping
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import pathlib
+import reprlib
+from typing import Any
 
+from drope_jax.analysis import runs
 from drope_jax.checkpoint import revision, store
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
-from drope_jax.evals.suite import Suite
+from drope_jax.evals.steps import Record
+from drope_jax.evals.suite import Material, Suite
 
 FILENAME = "results.json"
-SCHEMA_VERSION = 1
 
 
-def require_new(directory: pathlib.Path) -> None:
-  """Raises where `directory` cannot be a new folder of results.
+class ResultsFile:
+  """An evaluation's results.json.
 
-  Raises:
-    NotADirectoryError: it is a file.
-    ValueError: it holds results already.
+  Attributes:
+    path: of the file.
+    record: what it holds.
+    finished: whether that is all of the evaluation.
   """
-  if directory.exists() and not directory.is_dir():
-    raise NotADirectoryError(
-      f"Results are written to a folder, got the file {directory}. Choose "
-      "another --out."
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    suite: Suite,
+    checkpoints: Mapping[str, os.PathLike],
+    material: Material,
+  ):
+    """Describes an evaluation, and reads and writes nothing yet.
+
+    Args:
+      directory: made at the first `save`.
+      suite: the settings, seeds and counts among them.
+      checkpoints: by the models' names.
+      material: text.
+
+    Raises:
+      NotADirectoryError: `directory` is a file.
+      FileNotFoundError, ValueError: a checkpoint cannot be read.
+    """
+    if directory.exists() and not directory.is_dir():
+      raise NotADirectoryError(
+        f"Results are written to a folder, got the file {directory}. Choose "
+        "another --out."
+      )
+    self.path = directory / FILENAME
+    self.record, self.finished = Record(), False
+    self._about = {
+      "created": datetime.datetime.now(datetime.UTC).isoformat(
+        timespec="seconds"
+      ),
+      "code": [revision.describe()],
+      "models": {
+        name: {
+          "manifest": store.describe(path)[0].to_json(),
+          "fingerprint": store.fingerprint(path),
+        }
+        for name, path in checkpoints.items()
+      },
+      "text": {
+        "test": _digest(material.test),
+        "fit": _digest(material.fit),
+      },
+      # As JSON has it, to compare it with what is there.
+      "settings": json.loads(json.dumps(dataclasses.asdict(suite))),
+    }
+
+  def load(self) -> None:
+    """Takes up what the file holds, if there is one.
+
+    Raises:
+      ValueError: it is of another evaluation, or of another version.
+    """
+    if not self.path.exists():
+      return
+    found = runs.load_results(self.path)
+    differences = list(_differences(found, self._about))
+    if differences:
+      raise ValueError(
+        f"A folder holds one evaluation, got {self.path} of another: "
+        f"{'; '.join(differences)}. Choose another --out, or remove that file."
+      )
+    self._about["created"] = found["created"]
+    # More than one where the evaluation went on under another.
+    self._about["code"] = list(
+      dict.fromkeys([*found["code"], *self._about["code"]])
     )
-  if (directory / FILENAME).exists():
-    raise ValueError(
-      f"Results are written to a new folder, got {directory}, which holds "
-      f"{FILENAME}. Choose another --out, or remove that file."
-    )
+    self.finished = found["finished"]
+    self.record.rows = [Result.from_dict(row) for row in found["rows"]]
+    self.record.fits = {
+      name: {method: Fit.from_dict(fit) for method, fit in by.items()}
+      for name, by in found["fits"].items()
+    }
+
+  def save(self, finished: bool = False) -> None:
+    """Writes the file, whole or not at all."""
+    self.finished = finished
+    rows, fits = self.record.rows, self.record.fits
+    document = {
+      "schema": runs.RESULTS_SCHEMA,
+      "finished": finished,
+      **self._about,
+      "fits": {
+        name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
+        for name, by in fits.items()
+      },
+      "rows": [row.to_dict() for row in rows],
+    }
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = self.path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.replace(self.path)
 
 
-def write(
-  directory: pathlib.Path,
-  suite: Suite,
-  checkpoints: Mapping[str, os.PathLike],
-  rows: Sequence[Result],
-  fits: Mapping[str, Mapping[str, Fit]],
-) -> pathlib.Path:
-  """Writes results.json and returns its path.
+def _digest(documents) -> str:
+  """Returns a SHA-256 of the documents and where they end."""
+  digest = hashlib.sha256()
+  for document in documents:
+    data = document.encode()
+    digest.update(len(data).to_bytes(8, "big") + data)
+  return digest.hexdigest()
 
-  Args:
-    directory: made where it does not exist.
-    suite: the settings, seeds and counts among them.
-    checkpoints: by the models' names in `rows`.
-    rows: the results.
-    fits: by model and method.
-  """
-  document = {
-    "schema": SCHEMA_VERSION,
-    "created": datetime.datetime.now(datetime.UTC).isoformat(
-      timespec="seconds"
-    ),
-    "code": revision.describe(),
-    "models": {
-      name: {"manifest": store.describe(path)[0].to_json()}
-      for name, path in checkpoints.items()
-    },
-    "settings": dataclasses.asdict(suite),
-    "fits": {
-      name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
-      for name, by in fits.items()
-    },
-    "rows": [row.to_dict() for row in rows],
-  }
-  directory.mkdir(parents=True, exist_ok=True)
-  path = directory / FILENAME
-  # Whole or not at all: a file cut short would pass for finished results.
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(document, indent=1) + "\n")
-  return temporary.replace(path)
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]):
+  """Yields what makes them two evaluations."""
+  yield from _changes("Suite", there["settings"], here["settings"])
+  old, new = (", ".join(side["models"]) for side in (there, here))
+  if old != new:
+    yield f"its checkpoints are {old}, not {new}"
+  else:
+    for name, model in here["models"].items():
+      if there["models"][name] != model:
+        yield f"its checkpoint {name} has other weights or another lineage"
+  for role in ("test", "fit"):
+    if there["text"][role] != here["text"][role]:
+      yield f"its text to {role} on is another"
+
+
+def _changes(name, old, new):
+  if isinstance(old, dict) and isinstance(new, dict):
+    for field in old | new:
+      yield from _changes(f"{name}.{field}", old.get(field), new.get(field))
+  elif old != new:
+    yield f"its {name} is {reprlib.repr(old)}, not {reprlib.repr(new)}"

@@ -4,7 +4,7 @@ No eval knows how a model computes: the same task runs on a RoPE, YaRN or DroPE
 checkpoint, on another library's model, and on a fake in a test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, Protocol, Self
@@ -84,9 +84,11 @@ class Result:
     factor: tested length in (whole) tokens / `context_tokens`.
     context_tokens: the trained length.
     value: the metric; losses in nats a token, accuracies in 0 to 1.
-    low, high: its interval over samples; NaN where there is only one.
+    low, high: its interval over samples; None where they are too few for one.
     count: samples or documents.
     mean_tokens: realized mean length of the inputs in tokens.
+    outcomes: each sample's own value, whose mean is `value`. The samples stand
+      in one order for all models and methods, so that outcomes are paired.
     series: (position or depth, value) of the metric, where it has one.
   """
 
@@ -99,17 +101,40 @@ class Result:
   logit_scale: float
   scale_fitted: bool
   value: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
   count: int
   seed: int
   mean_tokens: float
+  outcomes: tuple[float, ...]
   series: tuple[tuple[int, float], ...] | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields as JSON values; NaN, which JSON lacks, is None."""
-    row = dataclasses.asdict(self)
     return {
-      name: None if isinstance(value, float) and math.isnan(value) else value
-      for name, value in row.items()
+      **dataclasses.asdict(self),
+      "value": _to_json(self.value),
+      "outcomes": [_to_json(x) for x in self.outcomes],
+      "series": self.series and [(x, _to_json(y)) for x, y in self.series],
     }
+
+  @classmethod
+  def from_dict(cls, row: Mapping[str, Any]) -> Self:
+    """Returns the result that `to_dict` and JSON made `row` of."""
+    series = row["series"]
+    return cls(
+      **{
+        **row,
+        "value": _from_json(row["value"]),
+        "outcomes": tuple(map(_from_json, row["outcomes"])),
+        "series": series and tuple((x, _from_json(y)) for x, y in series),
+      }
+    )
+
+
+def _to_json(value: float) -> float | None:
+  return None if math.isnan(value) else value
+
+
+def _from_json(value: float | None) -> float:
+  return math.nan if value is None else value

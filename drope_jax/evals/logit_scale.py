@@ -4,9 +4,10 @@ Source: the DroPE paper (arXiv:2512.12167): logits times beta, c fitted by
 minimising held-out perplexity at the target length, s = test / trained length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from typing import Any, Self
 
 from drope_jax.evals import interface, perplexity
 
@@ -28,6 +29,12 @@ class Fit:
   c: float
   scale: float
   losses: tuple[tuple[float, float], ...]
+
+  @classmethod
+  def from_dict(cls, fit: Mapping[str, Any]) -> Self:
+    """Returns the fit that `dataclasses.asdict` and JSON made `fit` of."""
+    losses = tuple((c, loss) for c, loss in fit["losses"])
+    return cls(**{**fit, "losses": losses})
 
 
 def scale_at(c: float, factor: float) -> float:
@@ -61,12 +68,12 @@ def fit(
   - 2) of it, 0.05 by default. Use it alike for every method compared.
 
   Args:
-    documents: token lists of a split of its own: neither trained on nor
-      evaluated on later.
+    documents: token lists of `factor` times the context, of a split of its
+      own: neither trained on nor evaluated on later.
     evaluations: passes over the documents, c = 0 included.
 
   Raises:
-    ValueError: an empty range of c, too few evaluations, short documents.
+    ValueError: an empty range of c, or too few evaluations.
   """
   if not low < high or evaluations < 3:
     raise ValueError(
@@ -80,7 +87,7 @@ def fit(
   def loss(c: float) -> float:
     if c not in losses:
       scale = scale_at(c, factor)
-      losses[c] = perplexity.mean_loss(lm, documents, factor, scale)
+      losses[c] = perplexity.mean_loss(lm, documents, scale)
     return losses[c]
 
   loss(0.0)

@@ -145,7 +145,8 @@ def evaluate(
 ) -> list[interface.Result]:
   """Returns "accuracy" (strict) and "string_match_all" (RULER's).
 
-  The series of "accuracy" is by depth, in fifths. Intervals are Wilson's.
+  Outcomes are each question's. The series of "accuracy" is by depth, in
+  fifths. Intervals are Wilson's.
 
   Raises:
     ValueError: there is no sample, or they differ in length.
@@ -182,6 +183,7 @@ def evaluate(
         high=high,
         count=len(values),
         mean_tokens=float(np.mean([len(prompt) for prompt in prompts])),
+        outcomes=tuple(values),
         series=_by_depth(samples, values) if metric == "accuracy" else None,
         **vars(condition),
       )

@@ -16,8 +16,8 @@ def excerpts(
 ) -> list[list[int]]:
   """Returns `count` disjoint runs of `tokens` ids, none across documents.
 
-  Cut them once at the longest length to be tested: `evaluate` reads the first
-  part for a shorter one, so that all lengths are compared on the same text.
+  Cut them once at the longest length to be tested: `evaluate` reads the last
+  part for a shorter one, so that all lengths are compared on the same tokens.
 
   Raises:
     ValueError: the documents hold fewer.
@@ -38,28 +38,47 @@ def excerpts(
 
 def evaluate(
   lm: interface.LM,
-  documents: Sequence[Sequence[int]],
-  factor: float,
+  excerpts: Sequence[Sequence[int]],
+  length: int,
   condition: interface.Condition,
+  prefix: Sequence[int] = (),
 ) -> list[interface.Result]:
-  """Returns "loss" and "tail_loss" over the documents' first tokens.
+  """Returns "loss" and "tail_loss" over the last tokens of each excerpt.
 
-  "loss" is the mean over all predictions within the first `factor *
-  lm.context_tokens` tokens, rounded, and the factor of the results is of that
-  length. It averages in what is read at short range, so it can hide what
-  happens at the end; "tail_loss" is the mean over the last `lm.context_tokens`
-  of them, where a model that extrapolates is better than at 1x, because it has
-  read more. The series of "loss" is by position, in buckets of an eighth of the
-  context, alike for every factor, each named by its middle. The interval is
-  over documents, the unit that is drawn.
+  "tail_loss" is the mean over the last `lm.context_tokens - 1` tokens of each
+  excerpt. Whatever the length, these are the same tokens, read after more or
+  less of the text before them, so that a change of it with the length is one of
+  context alone: a model that extrapolates gains, because it has read more.
 
-  Each factor is scored anew rather than read off the longest: a scheme may
+  "loss" is the mean over all that is read, and so over other tokens at each
+  length; compare it within one. Its series is by position, in buckets of an
+  eighth of the context, alike for every length, each named by its middle.
+
+  Outcomes are the excerpts' means, since an excerpt is what is drawn: losses
+  within one are alike, and would pass for more evidence than they are. The
+  interval is a bootstrap over them (`intervals.bootstrap`).
+
+  Each length is scored anew rather than read off the longest: a scheme may
   change with the length.
 
+  Args:
+    excerpts: from `excerpts`, of the longest length to be tested.
+    length: of what is read, `prefix` included, in tokens.
+    prefix: ids that every input begins with, such as BOS.
+
   Raises:
-    ValueError: a document is shorter than the length, or there is none.
+    ValueError: an excerpt is too short, or there is none.
   """
-  losses_BS = _losses(lm, documents, factor, condition.logit_scale)
+  read = length - len(prefix)
+  shortest = min(map(len, excerpts), default=0)
+  if shortest < read or read < 2:
+    raise ValueError(
+      f"A length of {length} tokens needs excerpts of at least {max(read, 2)}, "
+      f"got {len(excerpts)}, the shortest of {shortest}. Pass longer ones, or "
+      "ask for a shorter length."
+    )
+  sequences = [[*prefix, *excerpt[-read:]] for excerpt in excerpts]
+  losses_BS = np.stack(_losses(lm, sequences, condition.logit_scale))
   width = max(lm.context_tokens // 8, 1)
   # Prediction i is of token i + 1.
   series = tuple(
@@ -67,27 +86,28 @@ def evaluate(
       start + width // 2,
       float(losses_BS[:, max(start - 1, 0) : stop - 1].mean()),
     )
-    for start in range(0, losses_BS.shape[1] + 1, width)
+    for start in range(0, length, width)
     if (stop := start + width) > 1
   )
-  means = {
-    "loss": (losses_BS.mean(1), series),
-    "tail_loss": (losses_BS[:, -lm.context_tokens :].mean(1), None),
-  }
+  tail = lm.context_tokens - 1
   results = []
-  for metric, (mean_B, points) in means.items():
-    low, high = intervals.mean_interval(mean_B)
+  for metric, mean_B, points in (
+    ("loss", losses_BS.mean(1), series),
+    ("tail_loss", losses_BS[:, -tail:].mean(1), None),
+  ):
+    low, high = intervals.bootstrap(mean_B) or (None, None)
     results.append(
       interface.Result(
         task="perplexity",
         metric=metric,
-        factor=(losses_BS.shape[1] + 1) / lm.context_tokens,
+        factor=length / lm.context_tokens,
         context_tokens=lm.context_tokens,
         value=float(mean_B.mean()),
         low=low,
         high=high,
         count=len(mean_B),
-        mean_tokens=float(losses_BS.shape[1] + 1),
+        mean_tokens=float(length),
+        outcomes=tuple(mean_B.tolist()),
         series=points,
         **vars(condition),
       )
@@ -96,25 +116,13 @@ def evaluate(
 
 
 def mean_loss(
-  lm: interface.LM,
-  documents: Sequence[Sequence[int]],
-  factor: float,
-  logit_scale: float,
+  lm: interface.LM, documents: Sequence[Sequence[int]], logit_scale: float
 ) -> float:
-  """Returns the value of "loss" alone, in nats; see `evaluate`."""
-  return float(_losses(lm, documents, factor, logit_scale).mean())
+  """Returns the mean loss over all of the documents' tokens, in nats."""
+  return float(np.concatenate(_losses(lm, documents, logit_scale)).mean())
 
 
-def _losses(lm, documents, factor, logit_scale) -> np.ndarray:
-  """Returns the losses of each document's predictions, [B, length - 1]."""
-  length = round(factor * lm.context_tokens)
-  shortest = min(map(len, documents), default=0)
-  if shortest < length or length < 2:
-    raise ValueError(
-      f"Factor {factor} of {lm.context_tokens} tokens needs documents of at "
-      f"least {max(length, 2)} tokens, got {len(documents)}, the shortest of "
-      f"{shortest}. Pass longer documents (`excerpts`) or a smaller factor."
-    )
-  sequences = [document[:length] for document in documents]
+def _losses(lm, sequences, logit_scale) -> list[np.ndarray]:
+  """Returns the losses of each sequence's predictions."""
   scored = lm.with_logit_scale(logit_scale).loglikelihood(sequences)
-  return -np.stack(scored).astype(np.float64)
+  return [-np.asarray(one, np.float64) for one in scored]

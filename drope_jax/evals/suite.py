@@ -1,28 +1,16 @@
 """A set of evals over length factors and position methods, alike for each.
 
-Every method reads the same samples, and every method gets its own softmax
-scale, fitted on a split of its own: a comparison in which one method alone has
-a temperature says nothing.
+`steps` runs it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
-from typing import Any
 
-from drope_jax.evals import (
-  interface,
-  logit_scale,
-  needle_documents,
-  niah,
-  perplexity,
-)
 from drope_jax.evals import needles as needles_lib
+from drope_jax.evals import niah
 
 PERPLEXITY = "perplexity"
-
-Variant = Callable[[str, float], interface.LM]
-"""From (method, factor) to the model read by that method at that factor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,150 +89,7 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-  """The text that a suite reads; `test` and `fit` share no document."""
+  """The text that a suite reads; `overlap` sees that the two share none."""
 
   test: Sequence[str]
   fit: Sequence[str]
-
-
-def run(
-  suite: Suite,
-  model: str,
-  variant: Variant,
-  material: Material,
-  on_result: Callable[[interface.Result], Any] = lambda result: None,
-) -> tuple[list[interface.Result], dict[str, logit_scale.Fit]]:
-  """Returns every result, and each method's fit.
-
-  Args:
-    suite: what to evaluate.
-    model: the name in the results.
-    variant: gives the model for a method and a factor.
-    material: text.
-    on_result: called with each result as it comes.
-  """
-  # What cannot be read or drawn is refused here, before hours of work.
-  lm, *_ = [variant(method, 1.0) for method in suite.methods]
-  inputs = _Inputs(suite, lm, material)
-  evaluations = {
-    factor: list(inputs.evaluations(factor, count))
-    for factor, count in zip(suite.factors, suite.samples, strict=True)
-  }
-  fits = {}
-  if suite.fit_factor is not None:
-    documents = inputs.fit_documents()
-    for method in suite.methods:
-      fits[method] = logit_scale.fit(
-        variant(method, suite.fit_factor),
-        documents,
-        suite.fit_factor,
-        evaluations=suite.fit_evaluations,
-      )
-  results = []
-  for factor in suite.factors:
-    for method in suite.methods:
-      for condition in _conditions(suite, model, method, factor, fits):
-        for evaluate in evaluations[factor]:
-          for result in evaluate(variant(method, factor), condition):
-            results.append(result)
-            on_result(result)
-  return results, fits
-
-
-def _conditions(suite, model, method, factor, fits):
-  plain = interface.Condition(model, method, seed=suite.seed)
-  yield plain
-  # At the trained length the fitted scale is 1: the same numbers again.
-  if method in fits and factor != 1:
-    yield dataclasses.replace(
-      plain,
-      logit_scale=logit_scale.scale_at(fits[method].c, factor),
-      scale_fitted=True,
-    )
-
-
-class _Inputs:
-  """Samples and documents of a suite, the same for each method."""
-
-  def __init__(self, suite: Suite, lm: interface.LM, material: Material):
-    if suite.begin_with_bos and lm.bos_id is None:
-      raise ValueError(
-        "Suite.begin_with_bos needs a tokenizer with BOS, got one without. "
-        "Set it to False."
-      )
-    lengths = [round(f * lm.context_tokens) for f in suite.factors]
-    if len(set(lengths)) < len(lengths):
-      raise ValueError(
-        "Suite.factors must test lengths that differ, got "
-        f"{suite.factors} of {lm.context_tokens} tokens, which are {lengths}. "
-        "Leave out a factor."
-      )
-    self._suite, self._lm, self._material = suite, lm, material
-    self._bos_id = lm.bos_id if suite.begin_with_bos else None
-    self._excerpts = (
-      self._text(material.test, max(suite.factors), "excerpts")
-      if PERPLEXITY in suite.evals
-      else []
-    )
-
-  def evaluations(self, factor: float, count: int) -> Iterator[Callable]:
-    """Yields functions from (lm, condition) to results."""
-    for name in self._suite.evals:
-      if name == PERPLEXITY:
-        yield lambda lm, condition: perplexity.evaluate(
-          lm, self._excerpts, factor, condition
-        )
-      else:
-        yield self._retrieval(name, factor, count)
-
-  def fit_documents(self) -> list[list[int]]:
-    """Returns token lists of `fit_factor` times the context."""
-    suite = self._suite
-    return [
-      *self._text(self._material.fit, suite.fit_factor, "fit_excerpts"),
-      *self._needle_documents(),
-    ]
-
-  def _retrieval(self, name: str, factor: float, count: int) -> Callable:
-    suite, lm = self._suite, self._lm
-    task = niah.tasks(suite.needles)[name]
-    if suite.max_new_tokens is not None:
-      task = dataclasses.replace(task, max_new_tokens=suite.max_new_tokens)
-    samples = niah.samples(
-      task,
-      lm.encode,
-      self._material.test,
-      round(factor * lm.context_tokens),
-      count,
-      suite.seed,
-      self._bos_id,
-    )
-    return lambda lm, condition: niah.evaluate(task, lm, samples, condition)
-
-  def _text(
-    self, documents: Sequence[str], factor: float, field: str
-  ) -> list[list[int]]:
-    """Returns as many runs of text as the suite's field says."""
-    prefix = [] if self._bos_id is None else [self._bos_id]
-    tokens = round(factor * self._lm.context_tokens) - len(prefix)
-    count, seed = getattr(self._suite, field), self._suite.seed
-    encoded = map(self._lm.encode, documents)
-    try:
-      runs = perplexity.excerpts(encoded, tokens, count, seed)
-    except ValueError as error:
-      raise ValueError(f"Suite.{field}: {error}") from error
-    return [prefix + run for run in runs]
-
-  def _needle_documents(self) -> Iterator[list[int]]:
-    suite, lm = self._suite, self._lm
-    if not suite.fit_needle_documents:
-      return iter(())
-    return needle_documents.training_documents(
-      needle_documents.NeedleDocuments(needles=suite.needles),
-      lm.encode,
-      list(self._material.fit),
-      tokens=round(suite.fit_factor * lm.context_tokens),
-      count=suite.fit_needle_documents,
-      seed=suite.seed + 1,
-      eos_id=lm.eos_id,
-    )

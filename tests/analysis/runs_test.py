@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -25,6 +26,7 @@ def _row(**changes):
     "high": 0.6,
     "count": 10,
     "seed": 0,
+    "outcomes": [1.0, 0.0],
     "series": None,
   }
   return row | changes
@@ -42,7 +44,7 @@ def test_loads_whatever_files_there_are(tmp_path):
   assert runs.load(tmp_path) == runs.Run(tmp_path.name, damage=report)
 
   (tmp_path / "samples.json").write_text('[{"text": "Ahab"}]')
-  results = {"schema": 1, "rows": [_row()], "models": {}, "settings": {}}
+  results = {"schema": 2, "finished": True, "rows": [_row()]}
   (tmp_path / "results.json").write_text(json.dumps(results))
   run = runs.load(tmp_path)
   assert run.rows == [_row()] and run.samples[0]["text"] == "Ahab"
@@ -86,18 +88,30 @@ def test_held_out_losses_stand_before_training_losses():
 def test_seeds_are_gathered_to_a_mean_within_the_span_of_their_intervals():
   rows = [
     _row(seed=0, value=0.5, low=0.4, high=0.6),
-    _row(seed=1, value=0.8, low=0.7, high=0.9),
+    _row(seed=1, value=0.8, low=0.7, high=0.9, outcomes=[1.0, 1.0]),
     _row(factor=4.0),
   ]
   scores = runs.scores(rows)
   assert len(scores) == 2
   cell = runs.Cell("multi_key", "accuracy", "full", "model", 2.0, False)
-  assert scores[cell] == pytest.approx((0.65, 0.4, 0.9, 2))
+  assert scores[cell][:4] == pytest.approx((0.65, 0.4, 0.9, 2))
+  assert scores[cell].outcomes == {0: [1.0, 0.0], 1: [1.0, 1.0]}
 
 
-def test_a_score_without_an_interval_is_its_own():
+def test_rows_on_the_same_samples_are_averaged_sample_by_sample():
+  rows = [_row(), _row(outcomes=[0.0, 0.0], value=0.0, low=0.0, high=0.1)]
+  (score,) = runs.scores(rows).values()
+  assert score == (0.25, 0.0, 0.6, 2, {0: [0.5, 0.0]})
+
+
+def test_a_score_without_an_interval_has_none():
   (score,) = runs.scores([_row(low=None, high=None)]).values()
-  assert score == (0.5, 0.5, 0.5, 1)
+  assert score == (0.5, None, None, 1, {0: [1.0, 0.0]})
+
+
+def test_a_loss_that_was_no_number_is_none_again():
+  (score,) = runs.scores([_row(value=None, outcomes=[None, 1.0])]).values()
+  assert math.isnan(score.value) and math.isnan(score.outcomes[0][0])
 
 
 def test_mistakes_name_the_file_and_the_line(tmp_path):
@@ -112,11 +126,16 @@ def test_mistakes_name_the_file_and_the_line(tmp_path):
   (tmp_path / "metrics.jsonl").unlink()
   results = tmp_path / "results.json"
   results.write_text('{"schema": 99, "rows": []}')
-  with pytest.raises(ValueError, match="schema 1, got 99"):
+  with pytest.raises(ValueError, match="schema 2, got 99 in .*Evaluate again"):
     runs.load(tmp_path)
-  results.write_text('{"schema": 1, "rows": [{"task": "passkey"}]}')
+  results.write_text('{"schema": 2, "rows": []}')
+  with pytest.raises(ValueError, match="no finished"):
+    runs.load(tmp_path)
+  results.write_text(
+    '{"schema": 2, "finished": true, "rows": [{"task": "passkey"}]}'
+  )
   with pytest.raises(ValueError, match="no metric, model"):
     runs.load(tmp_path)
   results.write_text('["rows"]')
-  with pytest.raises(ValueError, match="no schema, rows"):
+  with pytest.raises(ValueError, match="no schema"):
     runs.load(tmp_path)

@@ -45,6 +45,7 @@ def _rows():
               "high": value + 0.01,
               "count": 10,
               "seed": 0,
+              "outcomes": [value] * 10,
               "series": series,
             }
           )
@@ -70,7 +71,7 @@ def _metrics(*phases):
   )
 
 
-def _demo(rename=lambda name: name):
+def _demo(rename=lambda name: name, finished=True):
   rows = [row | {"model": rename(row["model"])} for row in _rows()]
   side = damage.Anatomy(1.5, (1.0,), (2.0,), (0.1,), (9.0,), 2.2)
   models = {
@@ -81,7 +82,13 @@ def _demo(rename=lambda name: name):
   return runs.Run(
     "demo",
     metrics=_metrics(*["recalibrate"] * 6),
-    results={"schema": 1, "rows": rows, "models": models, "settings": SETTINGS},
+    results={
+      "schema": 2,
+      "finished": finished,
+      "rows": rows,
+      "models": models,
+      "settings": SETTINGS,
+    },
     damage=damage.Damage(side, side),
     samples=({"model": "full", "text": "the whale & <the> sea"},),
   )
@@ -118,6 +125,24 @@ def test_a_demo_gets_all_of_its_sections():
     "What scaling does to the frequencies",
     "How this was made",
   ]
+
+
+def test_an_evaluation_that_is_not_finished_is_said_to_be():
+  said = "evaluation of demo is not finished"
+  assert said in _page(_demo(finished=False))
+  assert said not in _page(_demo())
+
+
+def test_scores_of_few_texts_are_shown_without_an_interval():
+  few = _demo()
+  for row in few.rows:
+    row |= {"low": None, "high": None} if "loss" in row["metric"] else {}
+  (section,) = [
+    s for s in summary.sections([few]) if s.title.startswith("Loss beyond")
+  ]
+  cell = section.blocks[-1].rows[0][2]
+  assert str(cell) == f"{cell.value:.3f}"
+  assert f'<td class="n">{cell}</td>' in _page(few)
 
 
 def test_page_has_the_sample_the_settings_and_the_share_of_tokens():

@@ -65,7 +65,7 @@ def _put_another_tokenizer():
 
 def _results():
   pathlib.Path("made").mkdir()
-  pathlib.Path("made/results.json").write_text("{}")
+  pathlib.Path("made/results.json").write_text('{"schema": 1}')
 
 
 def _two_short_texts():
@@ -358,9 +358,9 @@ EVALUATE = [
     ("Suite.excerpts must be at least 1", "got 0", "Raise it"),
   ),
   Mistake(
-    "results that exist",
+    "results of another version",
     "evaluate run --out made",
-    ("new folder", "got made, which holds results.json", "another --out"),
+    ("schema 2, got 1 in made/results.json", "another folder"),
     prepare=_results,
   ),
   Mistake(
@@ -537,14 +537,15 @@ def test_what_the_disk_cannot_hold_leaves_nothing(
 
 
 def test_results_are_whole_or_absent_on_a_full_disk(drope, here, monkeypatch):
-  monkeypatch.setattr(evaluate.suites, "run", lambda *args: ([], {}))
+  monkeypatch.setattr(evaluate, "compare", lambda *args, **kwargs: None)
   command = ["evaluate", "run", "--out", "new"]
   with monkeypatch.context() as patch:
     _fill_disk(patch, pathlib.Path, "replace")
     ran = drope(*command)
   assert ran.status == 2 and "the disk is full" in ran.err
   assert drope(*command).status == 0
-  assert json.loads((here / "new/results.json").read_text())["rows"] == []
+  found = json.loads((here / "new/results.json").read_text())
+  assert found["finished"] and found["rows"] == []
 
 
 def _fill_disk(patch, *place) -> None:

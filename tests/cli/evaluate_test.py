@@ -1,12 +1,15 @@
-"""`drope evaluate`: what the flags ask for, and the table."""
+"""`drope evaluate`: what the flags ask for, the table, and how it resumes."""
 
 import dataclasses
+import json
 import types
 
 import pytest
 import rich.console
 
 from drope_jax.cli import configure, evaluate
+from drope_jax.data import corpus, lock
+from drope_jax.evals import logit_scale, niah
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
@@ -22,6 +25,10 @@ from drope_jax.positional import (
 CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 
 
+class Asked(types.SimpleNamespace):
+  """What was asked of a model: suite, name, methods, text, steps' names."""
+
+
 @pytest.fixture
 def asked(monkeypatch):
   """Puts recorders in the place of the model and the suite.
@@ -31,9 +38,12 @@ def asked(monkeypatch):
   """
   calls = []
 
-  def run(suite, name, variant, material, show):
-    calls.append(types.SimpleNamespace(suite=suite, name=name, text=material))
-    return [], {}
+  def inputs(suite, lm, material):
+    return types.SimpleNamespace(suite=suite, text=material)
+
+  def found(inputs, name, methods, variant, record):
+    calls.append(Asked(name=name, methods=methods, **vars(inputs)))
+    return []
 
   def load(path, mesh=None):
     context = 64 if path.name == "long" else 32
@@ -44,7 +54,8 @@ def asked(monkeypatch):
     return lm.with_positions(Nope()) if path.name == "dropped" else lm
 
   monkeypatch.setattr(evaluate.lms.CheckpointLM, "load", load)
-  monkeypatch.setattr(evaluate.suites, "run", run)
+  monkeypatch.setattr(evaluate.steps, "Inputs", inputs)
+  monkeypatch.setattr(evaluate.steps, "steps", found)
   return calls
 
 
@@ -89,7 +100,7 @@ def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
     *("evaluate", "base=runs/a", "runs/dropped", "--positions", "model,yarn")
   )
   assert ran.status == 0
-  assert [(call.name, call.suite.methods) for call in asked] == [
+  assert [(call.name, call.methods) for call in asked] == [
     ("base", ("model", "yarn")),
     ("dropped", ("model",)),
   ]
@@ -155,6 +166,7 @@ def _row(method, factor, fitted, value):
     count=8,
     seed=0,
     mean_tokens=30.0,
+    outcomes=(),
   )
 
 
@@ -163,7 +175,7 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
     _row("model", 1.0, False, 0.5),
     _row("model", 8.0, False, 0.25),
     _row("model", 8.0, True, 0.375),
-    _row("yarn", 8.0, False, 0.75),
+    dataclasses.replace(_row("yarn", 8.0, False, 0.75), low=None, high=None),
   ]
   console = rich.console.Console(width=80)
   with console.capture() as captured:
@@ -174,9 +186,170 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
   for values, name, intervals in (
     (("tiny", "0.500", "0.250"), "model", ("0.38..0.62", "0.12..0.38")),
     (("tiny", "0.375"), "model +scale", ("0.25..0.50",)),
-    (("tiny", "0.750"), "yarn", ("0.62..0.88",)),
+    (("tiny", "0.750"), "yarn", ("n/a",)),
   ):
     (row,) = (i for i, x in enumerate(lines) if all(v in x for v in values))
     below = lines[row + 1]
     assert below.split("  ")[1].strip() == name
     assert all(interval in below for interval in intervals)
+
+
+SUITE = """
+Suite:
+  evals = ('perplexity', 'passkey')
+  methods = ('model', 'yarn')
+  factors = (3.0, 4.0)
+  samples = (2, 2)
+  excerpts = 2
+  max_new_tokens = 2
+  fit_excerpts = 2
+  fit_evaluations = 3
+"""
+
+
+@pytest.fixture
+def command(trained, tmp_path):
+  """An evaluation of a second, into tmp_path/out."""
+  (tmp_path / "suite.gin").write_text(SUITE)
+  texts = [text[:9_000] for text in corpus.documents("fit")]
+  (tmp_path / "test.txt").write_text(texts[0])
+  (tmp_path / "fit.txt").write_text(texts[1])
+  return (
+    *("evaluate", f"m={trained / 'run'}", "--suite", tmp_path / "suite.gin"),
+    *("--text", tmp_path / "test.txt", "--fit-text", tmp_path / "fit.txt"),
+    *("--out", tmp_path / "out"),
+  )
+
+
+@pytest.fixture
+def stopped(drope, command, monkeypatch):
+  """The command after Ctrl-C in its seventh step, and what it left."""
+  ran = []
+  evaluation = niah.evaluate
+
+  def interrupt(*args):
+    if ran.append(args) or len(ran) == 3:
+      raise KeyboardInterrupt
+    return evaluation(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(niah, "evaluate", interrupt)
+    said = drope(*command)
+  return said, command
+
+
+def test_results_land_as_they_are_made_and_the_same_command_resumes(
+  drope, stopped, tmp_path, monkeypatch
+):
+  said, command = stopped
+  assert said.status == 130
+  assert said.err.endswith("interrupted; the same command resumes\n")
+  path = tmp_path / "out/results.json"
+  half = json.loads(path.read_text())
+  assert not half["finished"]
+  assert list(half["fits"]["m"]) == ["model", "yarn"]
+  # Each finished eval of two metrics: three of perplexity, two of passkey.
+  assert len(half["rows"]) == 2 * (3 + 2)
+  assert drope("report", tmp_path / "out", "--out", tmp_path / "r").status == 0
+  assert "is not finished" in (tmp_path / "r").read_text()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(logit_scale, "fit", lambda *_, **__: pytest.fail("again"))
+    ran = drope(*command)
+  assert ran.status == 0, ran.err
+  whole = json.loads(path.read_text())
+  assert whole["finished"]
+  assert whole["rows"][: len(half["rows"])] == half["rows"]
+  assert (whole["fits"], whole["created"]) == (half["fits"], half["created"])
+  assert len(whole["rows"]) == 2 * 2 * 2 * 2 * 2
+
+  # A resumed evaluation is an uninterrupted one.
+  assert drope(*command[:-1], tmp_path / "other").status == 0
+  other = json.loads((tmp_path / "other/results.json").read_text())
+  assert other["rows"] == whole["rows"]
+
+  # And one that is finished is shown again, without reading a model.
+  with monkeypatch.context() as patch:
+    patch.setattr(lms.CheckpointLM, "load", lambda *_: pytest.fail("read"))
+    again = drope(*command)
+  assert again.status == 0 and again.out == ran.out
+
+
+@pytest.mark.parametrize(
+  ("flags", "text", "says"),
+  [
+    (
+      ["--seed", 5, "--samples", 3],
+      "",
+      ["its Suite.seed is 0, not 5", "its Suite.samples is [2, 2], not [3, 3]"],
+    ),
+    ([], "Another text. " * 999, ["its text to fit on is another"]),
+  ],
+)
+def test_a_folder_holds_one_evaluation(
+  drope, stopped, tmp_path, flags, text, says
+):
+  _, command = stopped
+  if text:
+    (tmp_path / "fit.txt").write_text(text)
+  before = (tmp_path / "out/results.json").read_bytes()
+  ran = drope(*command, *flags)
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  assert all(words in ran.err for words in says)
+  assert "Choose another --out" in ran.err
+  assert (tmp_path / "out/results.json").read_bytes() == before
+
+
+def test_other_weights_under_the_same_name_are_another_evaluation(
+  drope, stopped, tmp_path, trained
+):
+  _, command = stopped
+  assert (
+    drope(*("surgery", trained / "run", "--out", tmp_path / "dropped")).status
+    == 0
+  )
+  other = f"m={tmp_path / 'dropped'}"
+  ran = drope("evaluate", other, *command[2:], "--positions", "model")
+  assert ran.status == 2
+  assert "its checkpoint m has other weights or another lineage" in ran.err
+  ran = drope("evaluate", f"n={trained / 'run'}", *command[2:])
+  assert "its checkpoints are m, not n" in ran.err
+
+
+def test_a_folder_has_one_writer(drope, stopped, tmp_path):
+  _, command = stopped
+  with lock.held(tmp_path / "out"):
+    ran = drope(*command)
+  assert ran.status == 2 and "one writer at a time" in ran.err
+
+
+def test_without_out_it_says_that_nothing_is_kept(drope, command, monkeypatch):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(niah, "evaluate", interrupt)
+  ran = drope(*command[:-2])
+  assert ran.status == 130
+  assert "nothing is kept; with --out, the same command would" in ran.err
+
+
+def test_progress_counts_what_was_there(stopped, drope):
+  _, command = stopped
+  err = drope(*command).err
+  # Two fits and sixteen evaluations, of which seven are there.
+  assert "evaluate 8/18" in err or "evaluate 9/18" in err
+  assert "evaluate 18/18: m by yarn at 4x, scaled: passkey" in err
+
+
+def test_ids_without_a_piece_are_wrong_answers(drope, command, monkeypatch):
+  # As a model whose vocabulary is padded may write them.
+  monkeypatch.setattr(
+    lms.CheckpointLM,
+    "generate",
+    lambda self, prompts, count: [[10**6 + count, 5]] * len(prompts),
+  )
+  ran = drope(
+    *(*command, "--eval", "passkey", "--positions", "model", "--factors", 3)
+  )
+  assert ran.status == 0, ran.err
+  assert "passkey: accuracy" in ran.out and "0.000" in ran.out

@@ -435,10 +435,11 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
     **{"task": "passkey", "metric": "accuracy", "method": "model"},
     **{"model": "ours", "scale_fitted": True, "logit_scale": 1.25},
     **{"factor": 4, "context_tokens": 1024, "value": 0.5},
-    **{"low": 0.4, "high": 0.6, "series": None},
+    **{"low": 0.4, "high": 0.6, "series": None, "seed": 0, "outcomes": [0, 1]},
   }
   results = {
-    "schema": 1,
+    "schema": 2,
+    "finished": True,
     "models": {"ours": {"manifest": store.describe(ours)[0].to_json()}},
     "fits": {"ours": {"model": {"c": 0.25, "factor": 4}}},
     "rows": [row],

@@ -6,6 +6,7 @@ import pytest
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress
 from drope_jax.data.pipeline import DataConfig
+from drope_jax.evals import steps
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train.optimizer import AdamW, Constant
@@ -88,3 +89,35 @@ def test_a_narrow_terminal_has_fewer_parts_and_each_whole(width, line):
   shown = text[text.rindex("pretrain") :].splitlines()[0]
   assert len(shown) <= width
   assert re.sub("[ ━╸]{2,}", " ━ ", shown.strip()) == line
+
+
+def _steps(*done):
+  return [
+    steps.Step(f"[b]step {i}", 10 * (i + 1), was_done, lambda: None)
+    for i, was_done in enumerate(done)
+  ]
+
+
+def _evaluate(ahead, terminal):
+  file = io.StringIO()
+  console = consoles.Console(
+    file=file, force_terminal=terminal, width=100, color_system=None
+  )
+  with progress.EvaluationProgress(ahead, console) as show:
+    for step in ahead:
+      if not step.done:
+        with show(step):
+          step.run()
+  return file.getvalue()
+
+
+def test_an_evaluation_goes_on_from_what_was_there():
+  lines = _evaluate(_steps(True, False, False), terminal=False).splitlines()
+  assert lines == ["evaluate 2/3: [b]step 1", "evaluate 3/3: [b]step 2"]
+  shown = _evaluate(_steps(True, False, False), terminal=True)
+  assert "3/3" in shown and "left: [b]step 2" in shown
+
+
+def test_many_steps_give_about_ten_lines():
+  lines = _evaluate(_steps(*[False] * 200), terminal=False).splitlines()
+  assert len(lines) == 10 and lines[-1].startswith("evaluate 200/200")

@@ -1,5 +1,4 @@
 import json
-import math
 
 import pytest
 
@@ -7,7 +6,8 @@ from drope_jax.analysis import runs
 from drope_jax.cli import results
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
-from drope_jax.evals.suite import Suite
+from drope_jax.evals.needles import Needles
+from drope_jax.evals.suite import Material, Suite
 
 ROW = Result(
   task="perplexity",
@@ -19,37 +19,71 @@ ROW = Result(
   logit_scale=1.1,
   scale_fitted=True,
   value=3.5,
-  low=math.nan,
-  high=math.nan,
+  low=None,
+  high=None,
   count=1,
   seed=5,
   mean_tokens=128.0,
+  outcomes=(3.5,),
   series=((4, 3.0), (12, 4.0)),
 )
 FIT = Fit(4.0, 0.1, 1.1, ((0.0, 3.6), (0.1, 3.5)))
 
 
 @pytest.fixture
-def written(trained, tmp_path):
-  return results.write(
-    tmp_path / "deep" / "results",
-    Suite(seed=5),
-    {"tiny": trained / "run"},
-    [ROW],
-    {"tiny": {"yarn": FIT}},
-  )
+def opened(trained, tmp_path):
+  """Opens tmp_path/deep/results, for a suite's `changes`."""
+
+  def opened(**changes):
+    file = results.ResultsFile(
+      tmp_path / "deep" / "results",
+      Suite(seed=5, **changes),
+      {"tiny": trained / "run"},
+      Material(["test"], ["fit"]),
+    )
+    file.load()
+    return file
+
+  return opened
+
+
+@pytest.fixture
+def written(opened):
+  file = opened()
+  file.record.rows.append(ROW)
+  file.record.fits["tiny"] = {"yarn": FIT}
+  file.save()
+  return file.path
 
 
 def test_the_file_holds_the_numbers_and_what_made_them(written):
   found = json.loads(written.read_text())
-  assert found["schema"] == results.SCHEMA_VERSION == runs.RESULTS_SCHEMA
+  assert found["schema"] == runs.RESULTS_SCHEMA
   assert found["settings"]["seed"] == 5
   assert found["fits"]["tiny"]["yarn"]["c"] == 0.1
   manifest = found["models"]["tiny"]["manifest"]
   assert [entry["operation"] for entry in manifest["lineage"]] == ["pretrain"]
   (row,) = found["rows"]
-  assert (row["low"], row["high"]) == (None, None), "NaN is no JSON"
+  assert (row["low"], row["high"]) == (None, None)
   assert (row["value"], row["series"]) == (3.5, [[4, 3.0], [12, 4.0]])
+
+
+def test_what_was_written_is_found_again(written, opened):
+  file = opened()
+  assert not file.finished
+  assert (file.record.rows, file.record.fits) == (
+    [ROW],
+    {"tiny": {"yarn": FIT}},
+  )
+  file.save(finished=True)
+  assert opened().finished
+
+
+def test_another_revision_that_goes_on_is_noted(written, opened, monkeypatch):
+  begun = json.loads(written.read_text())["code"]
+  monkeypatch.setattr(results.revision, "describe", lambda: "later")
+  opened().save()
+  assert json.loads(written.read_text())["code"] == [*begun, "later"]
 
 
 def test_the_report_reads_what_was_written(written):
@@ -62,10 +96,13 @@ def test_nothing_else_is_left_in_the_folder(written):
   assert [path.name for path in written.parent.iterdir()] == ["results.json"]
 
 
-def test_a_folder_with_results_is_refused_and_others_are_not(written, tmp_path):
-  with pytest.raises(ValueError, match="holds results.json"):
-    results.require_new(written.parent)
+def test_long_settings_are_named_in_short(written, opened):
+  words = tuple(f"word{i}" for i in range(999))
+  with pytest.raises(ValueError, match="its Suite.needles.words is ") as error:
+    opened(needles=Needles(words=words))
+  assert "word5" in str(error.value) and "word9" not in str(error.value)
+
+
+def test_a_file_is_no_folder_for_results(written):
   with pytest.raises(NotADirectoryError, match="got the file"):
-    results.require_new(written)
-  results.require_new(tmp_path)
-  results.require_new(tmp_path / "absent")
+    results.ResultsFile(written, Suite(), {}, Material([], []))

@@ -40,25 +40,80 @@ def test_wilson_refuses_impossible_counts(successes, count):
     intervals.wilson(successes, count)
 
 
+def test_a_bootstrap_of_few_holds_the_mean_as_often_as_it_says():
+  rng = np.random.default_rng(0)
+  ends = [intervals.bootstrap(rng.normal(3, 2, 8)) for _ in range(400)]
+  held = np.mean([low <= 3 <= high for low, high in ends])
+  # Of 400 at 0.95, 0.022 is two standard deviations; 0.89 without expansion.
+  assert held == pytest.approx(0.95, abs=0.022)
+
+
+def test_a_bootstrap_of_many_is_the_normal_interval():
+  values = np.random.default_rng(0).normal(3, 2, 2000)
+  low, high = intervals.bootstrap(values)
+  reach = 1.96 * values.std(ddof=1) / math.sqrt(2000)
+  # Percentiles of 10,000 resamples are within some hundredths of a reach.
+  assert low == pytest.approx(values.mean() - reach, abs=reach / 20)
+  assert high == pytest.approx(values.mean() + reach, abs=reach / 20)
+
+
+def test_a_bootstrap_lies_within_its_values_and_is_the_same_each_time():
+  losses = [0.01] * 7 + [5.0]
+  low, high = intervals.bootstrap(losses)
+  assert 0.01 <= low < high <= 5.0
+  assert intervals.bootstrap(losses) == (low, high)
+  assert intervals.bootstrap([2.0] * 8) == (2.0, 2.0)
+
+
+def test_too_few_values_or_nan_have_no_interval():
+  assert intervals.bootstrap([1.0] * 7) is None
+  assert intervals.bootstrap([]) is None
+  assert intervals.bootstrap([1.0] * 8 + [math.nan]) is None
+
+
+def _pairs(both, first, second, neither):
+  x = [1] * (both + first) + [0] * (second + neither)
+  return x, [1] * both + [0] * first + [1] * second + [0] * neither
+
+
 @pytest.mark.parametrize(
-  "degrees, quantile",
-  # Any printed table of Student's t, two-sided 95%; the last is the normal's.
-  [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042), (99999, 1.96)],
+  "cells, low, high",
+  [
+    # Altman et al. 2000, "Statistics with confidence", p. 52.
+    ((14, 5, 0, 22), 0.011, 0.226),
+    # No pair differs: as wide as the two shares allow.
+    ((0, 0, 0, 30), -0.1135, 0.1135),
+  ],
 )
-def test_mean_interval_matches_the_table_of_student(degrees, quantile):
-  count = degrees + 1
-  values = np.random.default_rng(degrees).normal(3.0, 2.0, count)
-  low, high = intervals.mean_interval(values)
-  error = values.std(ddof=1) / math.sqrt(count)
-  np.testing.assert_allclose((high + low) / 2, values.mean(), rtol=1e-9)
-  # The table has three decimals.
-  np.testing.assert_allclose((high - low) / 2 / error, quantile, atol=6e-4)
+def test_paired_shares_match_published_values(cells, low, high):
+  x, y = _pairs(*cells)
+  got = intervals.paired_shares(x, y)
+  np.testing.assert_allclose(got, (low, high), atol=5e-4)
+  swapped = intervals.paired_shares(y, x)
+  np.testing.assert_allclose(swapped, (-got[1], -got[0]), atol=1e-12)
 
 
-def test_mean_interval_of_one_value_is_unknown():
-  assert all(math.isnan(end) for end in intervals.mean_interval([2.0]))
+def test_paired_shares_hold_the_difference_as_often_as_they_say():
+  rng = np.random.default_rng(0)
+  held = []
+  for _ in range(1000):
+    # Easy and hard questions, so that outcomes are paired: 0.6 and 0.45.
+    easy = rng.random(64) < 0.5
+    x = rng.random(64) < np.where(easy, 0.9, 0.3)
+    y = rng.random(64) < np.where(easy, 0.8, 0.1)
+    low, high = intervals.paired_shares(x, y)
+    held.append(low <= 0.15 <= high)
+  # Of 1,000 at 0.95, 0.014 is two standard deviations.
+  assert np.mean(held) == pytest.approx(0.95, abs=0.014)
 
 
-def test_mean_interval_refuses_no_values():
-  with pytest.raises(ValueError, match="got none"):
-    intervals.mean_interval([])
+def test_pairing_tells_apart_what_two_intervals_do_not():
+  x, y = _pairs(30, 8, 0, 12)
+  assert intervals.wilson(sum(x), 50)[0] < intervals.wilson(sum(y), 50)[1]
+  assert intervals.paired_shares(x, y)[0] > 0
+
+
+@pytest.mark.parametrize("pair", [([1], [1, 0]), ([], [])])
+def test_outcomes_that_are_not_paired_are_refused(pair):
+  with pytest.raises(ValueError, match="of the same samples, at least one"):
+    intervals.paired_shares(*pair)

@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import math
 
 import pytest
@@ -19,8 +21,15 @@ def test_fit_recovers_a_known_optimum(fake_lm, best, factor):
   assert got.c == pytest.approx(best, abs=0.049)
   assert got.scale == pytest.approx(1 + got.c * math.log(factor))
   assert len(got.losses) == 9 and (0.0 in dict(got.losses))
-  unscaled = perplexity.mean_loss(lm, DOCUMENTS, factor, 1.0)
+  unscaled = perplexity.mean_loss(lm, DOCUMENTS, 1.0)
   assert min(dict(got.losses).values()) == dict(got.losses)[got.c] <= unscaled
+
+
+def test_a_fit_survives_json(fake_lm):
+  lm = fake_lm(loss=lambda position, scale: abs(scale - 1.3) + 0 * position)
+  got = logit_scale.fit(lm, DOCUMENTS, 4)
+  row = json.loads(json.dumps(dataclasses.asdict(got)))
+  assert logit_scale.Fit.from_dict(row) == got
 
 
 def test_more_evaluations_come_closer(fake_lm):

@@ -223,6 +223,7 @@ def test_a_perfect_reader_scores_one(fake_lm, documents, name):
   assert strict.mean_tokens + config.max_new_tokens == pytest.approx(256, abs=1)
   assert strict.logit_scale == 1.5 and strict.seed == 3 and strict.count == 50
   assert [depth for depth, _ in strict.series] == [10, 30, 50, 70, 90]
+  assert all(r.outcomes == (1.0,) * 50 for r in got.values())
 
 
 def test_listing_every_value_is_not_retrieval(fake_lm, documents):

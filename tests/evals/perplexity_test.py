@@ -6,27 +6,27 @@ from drope_jax.evals import interface, perplexity
 CONDITION = interface.Condition("tiny", "yarn", logit_scale=2.0)
 
 
-def _evaluate(lm, documents, factor):
-  results = perplexity.evaluate(lm, documents, factor, CONDITION)
+def _evaluate(lm, excerpts, length, prefix=()):
+  results = perplexity.evaluate(lm, excerpts, length, CONDITION, prefix)
   return {result.metric: result for result in results}
 
 
 def test_a_uniform_model_loses_log_vocabulary_everywhere(fake_lm):
   lm = fake_lm(loss=lambda position, scale: np.log(50) + 0 * position)
-  for result in _evaluate(lm, [list(range(512))] * 3, 8).values():
+  for result in _evaluate(lm, [list(range(512))] * 8, 512).values():
     assert result.value == pytest.approx(np.log(50), rel=1e-6)
     assert result.low == pytest.approx(result.high, rel=1e-6)
-    assert result.count == 3 and result.factor == 8
+    assert result.count == 8 and result.factor == 8
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
 def test_means_and_series_are_those_of_the_positions(fake_lm, factor):
   # Token i loses i nats, so every mean is a mean of positions.
   lm = fake_lm(loss=lambda position, scale: position)
-  got = _evaluate(lm, [list(range(600))] * 2, factor)
   length = 64 * factor
+  got = _evaluate(lm, [list(range(600))] * 2, length)
   assert got["loss"].value == np.arange(1, length).mean()
-  assert got["tail_loss"].value == np.arange(max(length - 64, 1), length).mean()
+  assert got["tail_loss"].value == np.arange(length - 63, length).mean()
   assert got["loss"].mean_tokens == length
   series = dict(got["loss"].series)
   assert list(series) == list(range(4, length, 8))
@@ -35,31 +35,61 @@ def test_means_and_series_are_those_of_the_positions(fake_lm, factor):
   assert got["tail_loss"].series is None
 
 
-def test_intervals_are_over_documents(fake_lm):
-  class Lm(fake_lm):
-    def with_logit_scale(self, scale):
-      return self
+class TokensAsLosses:
+  """Returns an LM whose loss at a token is the token's id."""
 
-    def loglikelihood(self, sequences):
-      return [-np.full(len(s) - 1, s[0], np.float32) for s in sequences]
+  def __new__(cls, fake_lm):
+    class Lm(fake_lm):
+      def with_logit_scale(self, scale):
+        return self
 
-  result = _evaluate(Lm(), [[d] * 64 for d in (1, 2, 3)], 1)["loss"]
-  # t(2 degrees) = 4.3027 and a standard error of 1 / sqrt(3).
-  assert result.value == 2
-  assert result.high - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+      def loglikelihood(self, sequences):
+        return [-np.asarray(s[1:], np.float32) for s in sequences]
+
+    return Lm()
+
+
+@pytest.mark.parametrize("prefix", [(), (7,)])
+def test_the_tail_is_of_the_same_tokens_at_every_length(fake_lm, prefix):
+  excerpts = np.random.default_rng(0).integers(100, size=(9, 512)).tolist()
+  lm = TokensAsLosses(fake_lm)
+  tails = []
+  for length in (64, 100, 512):
+    got = _evaluate(lm, excerpts, length, prefix)
+    tails.append(got["tail_loss"].outcomes)
+    means = [np.mean(e[-(length - 1) :]) for e in excerpts]
+    if prefix or length < 512:
+      assert got["loss"].outcomes == pytest.approx(means)
+  assert tails[0] == tails[1] == tails[2]
+  assert tails[0] == pytest.approx([np.mean(e[-63:]) for e in excerpts])
+
+
+def test_an_interval_is_over_excerpts_and_none_of_few(fake_lm):
+  lm = TokensAsLosses(fake_lm)
+  many = _evaluate(lm, [[d] * 64 for d in range(9)], 64)["loss"]
+  assert many.outcomes == tuple(range(9))
+  assert 0 <= many.low < 4 < many.high <= 8
+  few = _evaluate(lm, [[d] * 64 for d in range(7)], 64)["loss"]
+  assert (few.value, few.low, few.high) == (3, None, None)
 
 
 def test_the_scale_of_the_condition_reaches_the_model(fake_lm):
   lm = fake_lm(loss=lambda position, scale: scale + 0 * position)
-  assert _evaluate(lm, [[0] * 64] * 2, 1)["loss"].value == 2.0
-  assert perplexity.mean_loss(lm, [[0] * 64], 1, 0.5) == 0.5
+  assert _evaluate(lm, [[0] * 64] * 2, 64)["loss"].value == 2.0
+  assert perplexity.mean_loss(lm, [[0] * 64], 0.5) == 0.5
 
 
-def test_short_documents_are_refused(fake_lm):
+def test_a_mean_loss_is_over_tokens_whatever_their_documents(fake_lm):
+  documents = [[1] * 11, [4] * 31]
+  got = perplexity.mean_loss(TokensAsLosses(fake_lm), documents, 1.0)
+  assert got == (10 * 1 + 30 * 4) / 40
+
+
+def test_short_excerpts_are_refused(fake_lm):
   lm = fake_lm(loss=lambda position, scale: position)
-  for documents in ([[0] * 128, [0] * 127], []):
-    with pytest.raises(ValueError, match="at least 128 tokens"):
-      perplexity.evaluate(lm, documents, 2, CONDITION)
+  for excerpts in ([[0] * 128, [0] * 127], []):
+    with pytest.raises(ValueError, match="at least 128, got"):
+      perplexity.evaluate(lm, excerpts, 128, CONDITION)
 
 
 def test_excerpts_are_disjoint_runs_within_documents():

@@ -1,0 +1,259 @@
+"""A suite's parts, one by one, so that each is kept as soon as it is done.
+
+Every method reads the same samples, and every method gets its own softmax
+scale, fitted on a split of its own: a comparison in which one method alone has
+a temperature says nothing.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+from drope_jax.evals import (
+  interface,
+  logit_scale,
+  needle_documents,
+  niah,
+  perplexity,
+)
+from drope_jax.evals.suite import PERPLEXITY, Material, Suite
+
+Variant = Callable[[str, float], interface.LM]
+"""From (method, factor) to the model read by that method at that factor."""
+
+
+@dataclasses.dataclass
+class Record:
+  """What has been found so far; a step adds to it.
+
+  Attributes:
+    rows: results.
+    fits: softmax scales by model and method.
+  """
+
+  rows: list[interface.Result] = dataclasses.field(default_factory=list)
+  fits: dict[str, dict[str, logit_scale.Fit]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def holds(
+    self, task: str, length: int, condition: interface.Condition
+  ) -> bool:
+    """Returns whether there are results of a task at a length."""
+    return any(
+      (row.task, round(row.factor * row.context_tokens)) == (task, length)
+      and (row.model, row.method, row.scale_fitted)
+      == (condition.model, condition.method, condition.scale_fitted)
+      for row in self.rows
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A part of an evaluation, done as a whole or not at all.
+
+  Attributes:
+    name: what it finds.
+    tokens: that it reads, by which its work is weighed.
+    done: whether the record had it from the start.
+    run: does it, and adds what it finds to the record.
+  """
+
+  name: str
+  tokens: int
+  done: bool
+  run: Callable[[], None]
+
+
+class Inputs:
+  """The samples and documents of a suite, the same for each model."""
+
+  def __init__(self, suite: Suite, lm: interface.LM, material: Material):
+    """Draws all of them, so that mistakes show before hours of work.
+
+    Args:
+      suite: what to evaluate.
+      lm: whose tokenizer and trained length all models have.
+      material: text.
+
+    Raises:
+      ValueError: the text is too short, a task does not fit a length, or two
+        factors are of one length.
+    """
+    if suite.begin_with_bos and lm.bos_id is None:
+      raise ValueError(
+        "Suite.begin_with_bos needs a tokenizer with BOS, got one without. "
+        "Set it to False."
+      )
+    self.suite = suite
+    self._lm, self._material = lm, material
+    self._bos = [lm.bos_id] if suite.begin_with_bos else []
+    self.lengths = [round(f * lm.context_tokens) for f in suite.factors]
+    if len(set(self.lengths)) < len(self.lengths):
+      raise ValueError(
+        "Suite.factors must test lengths that differ, got "
+        f"{suite.factors} of {lm.context_tokens} tokens, which are "
+        f"{self.lengths}. Leave out a factor."
+      )
+    self._excerpts = []
+    if PERPLEXITY in suite.evals:
+      self._excerpts = self._text(material.test, max(suite.factors), "excerpts")
+    self._samples = {
+      (name, length): self._draw(name, length, count)
+      for length, count in zip(self.lengths, suite.samples, strict=True)
+      for name in suite.evals
+      if name != PERPLEXITY
+    }
+    self.fit_documents = []
+    if suite.fit_factor is not None:
+      self.fit_documents = [
+        *(
+          self._bos + run
+          for run in self._text(material.fit, suite.fit_factor, "fit_excerpts")
+        ),
+        *self._needle_documents(),
+      ]
+
+  def tokens(self, name: str, length: int) -> int:
+    """Returns about how many tokens an eval reads at a length."""
+    return length * len(self._samples.get((name, length), self._excerpts))
+
+  def evaluate(
+    self,
+    name: str,
+    length: int,
+    lm: interface.LM,
+    condition: interface.Condition,
+  ) -> list[interface.Result]:
+    """Returns the results of one eval at one length."""
+    if name == PERPLEXITY:
+      return perplexity.evaluate(
+        lm, self._excerpts, length, condition, self._bos
+      )
+    samples = self._samples[name, length]
+    return niah.evaluate(self._task(name), lm, samples, condition)
+
+  def _task(self, name: str) -> niah.NiahConfig:
+    task = niah.tasks(self.suite.needles)[name]
+    if self.suite.max_new_tokens is None:
+      return task
+    return dataclasses.replace(task, max_new_tokens=self.suite.max_new_tokens)
+
+  def _draw(self, name: str, length: int, count: int) -> list[niah.Sample]:
+    return niah.samples(
+      self._task(name),
+      self._lm.encode,
+      self._material.test,
+      length,
+      count,
+      self.suite.seed,
+      *self._bos,
+    )
+
+  def _text(
+    self, documents: Sequence[str], factor: float, field: str
+  ) -> list[list[int]]:
+    """Returns as many runs of text as the suite's field says, without BOS."""
+    tokens = round(factor * self._lm.context_tokens) - len(self._bos)
+    encoded = map(self._lm.encode, documents)
+    count, seed = getattr(self.suite, field), self.suite.seed
+    try:
+      return perplexity.excerpts(encoded, tokens, count, seed)
+    except ValueError as error:
+      raise ValueError(f"Suite.{field}: {error}") from error
+
+  def _needle_documents(self) -> list[list[int]]:
+    suite, lm = self.suite, self._lm
+    if not suite.fit_needle_documents:
+      return []
+    return list(
+      needle_documents.training_documents(
+        needle_documents.NeedleDocuments(needles=suite.needles),
+        lm.encode,
+        list(self._material.fit),
+        tokens=round(suite.fit_factor * lm.context_tokens),
+        count=suite.fit_needle_documents,
+        seed=suite.seed + 1,
+        eos_id=lm.eos_id,
+      )
+    )
+
+
+def steps(
+  inputs: Inputs,
+  model: str,
+  methods: Sequence[str],
+  variant: Variant,
+  record: Record,
+) -> list[Step]:
+  """Returns the steps that evaluate a model, to be run in this order.
+
+  Args:
+    inputs: of the suite.
+    model: the name in the results.
+    methods: those of the suite's that the model can be read by.
+    variant: gives the model for a method and a factor.
+    record: what is in it is not done again.
+
+  Raises:
+    ValueError: the model cannot be read by a method.
+  """
+  suite = inputs.suite
+  found = []
+  for method in methods:
+    variant(method, 1.0)
+    if suite.fit_factor is not None:
+      found.append(_fit(inputs, model, method, variant, record))
+  for factor, length in zip(suite.factors, inputs.lengths, strict=True):
+    for method in methods:
+      condition = interface.Condition(model, method, seed=suite.seed)
+      conditions = [condition]
+      # At the trained length the fitted scale is 1: the same numbers again.
+      if suite.fit_factor is not None and factor != 1:
+        conditions.append(dataclasses.replace(condition, scale_fitted=True))
+      found += [
+        _evaluation(inputs, task, factor, length, variant, condition, record)
+        for condition in conditions
+        for task in suite.evals
+      ]
+  return found
+
+
+def _fit(inputs, model, method, variant, record):
+  suite, documents = inputs.suite, inputs.fit_documents
+  fits = record.fits.setdefault(model, {})
+
+  def run():
+    fits[method] = logit_scale.fit(
+      variant(method, suite.fit_factor),
+      documents,
+      suite.fit_factor,
+      evaluations=suite.fit_evaluations,
+    )
+
+  return Step(
+    name=f"{model} by {method}: softmax scale",
+    tokens=suite.fit_evaluations * sum(map(len, documents)),
+    done=method in fits,
+    run=run,
+  )
+
+
+def _evaluation(inputs, task, factor, length, variant, condition, record):
+  model, method = condition.model, condition.method
+
+  def run():
+    asked = condition
+    if asked.scale_fitted:
+      c = record.fits[model][method].c
+      scale = logit_scale.scale_at(c, factor)
+      asked = dataclasses.replace(asked, logit_scale=scale)
+    lm = variant(method, factor)
+    record.rows += inputs.evaluate(task, length, lm, asked)
+
+  scaled = ", scaled" if condition.scale_fitted else ""
+  return Step(
+    name=f"{model} by {method} at {factor:g}x{scaled}: {task}",
+    tokens=inputs.tokens(task, length),
+    done=record.holds(task, length, condition),
+    run=run,
+  )

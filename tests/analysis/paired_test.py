@@ -1,0 +1,39 @@
+import pytest
+
+from drope_jax.analysis import paired, runs
+
+
+def _score(outcomes):
+  return runs.Score(0.0, None, None, len(outcomes), outcomes)
+
+
+def test_seeds_of_both_are_pooled_and_others_left_out():
+  first = _score({0: [3.0] * 6, 1: [5.0] * 6, 2: [9.0] * 6})
+  second = _score({1: [1.0] * 6, 0: [2.0] * 6})
+  found = paired.difference(first, second)
+  assert found == pytest.approx((2.5, found.low, found.high, 12))
+  assert 1 <= found.low < 2.5 < found.high <= 4
+  assert found.verdict == "ahead"
+  assert paired.difference(second, first).verdict == "behind"
+
+
+def test_the_texts_own_difficulty_cancels():
+  first = _score({0: [1.0, 9.0, 4.0, 2.0, 7.0, 3.0, 8.0, 5.0]})
+  second = _score({0: [x + 0.5 for x in first.outcomes[0]]})
+  assert paired.difference(first, second)[:3] == (-0.5, -0.5, -0.5)
+
+
+def test_few_losses_have_a_difference_without_an_interval():
+  found = paired.difference(_score({0: [2.5] * 7}), _score({0: [1.5] * 7}))
+  assert found == (1.0, None, None, 7)
+  assert found.verdict == "not told apart"
+
+
+def test_shares_have_an_interval_where_all_outcomes_agree():
+  found = paired.difference(_score({0: [1.0] * 4}), _score({0: [1.0] * 4}))
+  assert found.low < 0 < found.high
+
+
+@pytest.mark.parametrize("other", [{1: [1.0]}, {0: [1.0, 0.0]}, {}])
+def test_samples_that_differ_are_not_paired(other):
+  assert paired.difference(_score({0: [1.0]}), _score(other)) is None

@@ -1,0 +1,279 @@
+"""What a suite runs: every method alike, each step once."""
+
+import dataclasses
+
+import pytest
+
+from drope_jax.evals import steps
+from drope_jax.evals import suite as suites
+
+SUITE = suites.Suite(
+  evals=("perplexity", "passkey"),
+  methods=("model", "yarn"),
+  factors=(1.0, 4.0),
+  samples=(3, 2),
+  excerpts=2,
+  fit_excerpts=2,
+  fit_needle_documents=1,
+  seed=7,
+)
+
+
+@pytest.fixture
+def material(documents):
+  return suites.Material(test=documents[:2], fit=documents[2:])
+
+
+@pytest.fixture
+def lm(fake_lm):
+  """Best at a scale of 1.5, and always answers "whale"."""
+  return fake_lm(
+    answer=lambda prompt: " whale",
+    loss=lambda position, scale: 3 + (scale - 1.5) ** 2 + 0 * position,
+  )
+
+
+def _run(suite, variant, material, record=None):
+  """Returns the record, and the names of the steps that were run."""
+  record = steps.Record() if record is None else record
+  inputs = steps.Inputs(suite, variant("model", 1.0), material)
+  ahead = steps.steps(inputs, "m", suite.methods, variant, record)
+  names = [step.name for step in ahead if not step.done]
+  for step in ahead:
+    if not step.done:
+      step.run()
+  return record, names
+
+
+def _rows(suite, lm, material):
+  record, _ = _run(suite, lambda *by: lm, material)
+  return {
+    (r.task, r.metric, r.method, r.factor, r.scale_fitted): r
+    for r in record.rows
+  }, record.fits.get("m")
+
+
+def test_every_method_is_run_without_and_with_its_own_scale(lm, material):
+  rows, fits = _rows(SUITE, lm, material)
+  conditions = {cell[2:] for cell in rows}
+  # At the trained length the fitted scale is 1, so that row would be a copy.
+  assert conditions == {
+    *(("model", 1.0, False), ("model", 4.0, False), ("model", 4.0, True)),
+    *(("yarn", 1.0, False), ("yarn", 4.0, False), ("yarn", 4.0, True)),
+  }
+  assert len(rows) == 6 * 2 * 2
+  assert fits.keys() == {"model", "yarn"}
+  for (_, _, method, factor, fitted), row in rows.items():
+    assert row.seed == 7
+    assert row.count == {1.0: 3, 4.0: 2}[factor] or row.task == "perplexity"
+    if fitted:
+      assert row.logit_scale == fits[method].scale
+      assert row.logit_scale == pytest.approx(1.5, abs=0.07)
+    else:
+      assert row.logit_scale == 1.0
+  plain, scaled = (rows["perplexity", "loss", "model", 4.0, f] for f in (0, 1))
+  assert plain.value == pytest.approx(3.25)
+  assert scaled.value < 3.01
+
+
+def test_every_eval_has_the_factor_of_its_whole_number_of_tokens(lm, material):
+  suite = dataclasses.replace(SUITE, factors=(1.0, 1.33), fit_factor=None)
+  rows, _ = _rows(suite, lm, material)
+  factors = {task: set() for task in SUITE.evals}
+  for row in rows.values():
+    factors[row.task].add(row.factor)
+  assert factors["perplexity"] == factors["passkey"] == {1.0, 85 / 64}
+
+
+def test_factors_of_one_length_are_refused_before_any_work(fake_lm, material):
+  suite = dataclasses.replace(SUITE, factors=(1.0, 1.001))
+  with pytest.raises(ValueError, match=r"lengths that differ.*\[64, 64\]"):
+    _run(suite, lambda *by: fake_lm(), material)
+
+
+def test_methods_read_the_same_samples(fake_lm, material):
+  read = {"model": [], "yarn": []}
+
+  class Recorder(fake_lm):
+    def __init__(self, seen):
+      super().__init__(loss=lambda position, scale: position)
+      self.seen = seen
+
+    def with_logit_scale(self, scale):
+      return self
+
+    def loglikelihood(self, sequences):
+      self.seen += [tuple(s) for s in sequences]
+      return super().loglikelihood(sequences)
+
+    def generate(self, prompts, max_new_tokens):
+      self.seen += [tuple(p) for p in prompts]
+      return [[self.eos_id] for _ in prompts]
+
+  lms = {method: Recorder(seen) for method, seen in read.items()}
+  tokenizer = lms["model"].tokenizer
+  lms["yarn"].tokenizer = tokenizer
+  suite = dataclasses.replace(SUITE, fit_evaluations=3)
+  _run(suite, lambda method, factor: lms[method], material)
+  assert sorted(set(read["model"])) == sorted(set(read["yarn"]))
+  lengths = {len(sequence) for sequence in read["model"]}
+  assert {64, 256} <= lengths
+
+
+def test_the_scale_is_fitted_on_text_that_is_not_tested(fake_lm, material):
+  calls = []
+
+  class Recorder(fake_lm):
+    def with_logit_scale(self, scale):
+      calls.append([])
+      return self
+
+    def loglikelihood(self, sequences):
+      calls[-1] += map(tuple, sequences)
+      return super().loglikelihood(sequences)
+
+  lm = Recorder(loss=lambda position, scale: position)
+  suite = dataclasses.replace(
+    SUITE, evals=("perplexity",), methods=("model",), fit_needle_documents=0
+  )
+  _run(suite, lambda *by: lm, material)
+  fit, test = calls[0], calls[-1]
+  assert len(fit) == len(test) == 2
+  texts = [lm.decode(sequence) for sequence in fit]
+  assert all(text in "".join(material.fit) for text in texts)
+  assert not any(text in "".join(material.test) for text in texts)
+  assert all(lm.decode(s) in "".join(material.test) for s in test)
+
+
+def test_without_a_fit_factor_no_scale_is_fitted(lm, material):
+  rows, fits = _rows(dataclasses.replace(SUITE, fit_factor=None), lm, material)
+  assert not fits and not any(cell[-1] for cell in rows)
+
+
+def test_what_is_in_the_record_is_not_done_again(lm, material):
+  whole, names = _run(SUITE, lambda *by: lm, material)
+  # Two fits; for each method 1x, and 4x without and with its scale.
+  assert len(names) == len(set(names)) == 2 + 2 * 3 * 2
+  again, done_again = _run(SUITE, lambda *by: lm, material, whole)
+  assert again is whole and not done_again
+
+  rows = whole.rows
+  half = steps.Record(rows[:10], {"m": {"model": whole.fits["m"]["model"]}})
+  resumed, rest = _run(SUITE, lambda *by: lm, material, half)
+  assert rest == [names[1], *names[2 + 10 // 2 :]]
+  assert (resumed.rows, resumed.fits) == (rows, whole.fits)
+
+
+def test_a_step_that_fails_leaves_nothing_behind(lm, material):
+  class Fails(type(lm)):
+    def generate(self, prompts, max_new_tokens):
+      raise KeyboardInterrupt
+
+  broken = Fails(loss=lm.loss)
+  broken.with_logit_scale = lambda scale: broken
+  record = steps.Record()
+  with pytest.raises(KeyboardInterrupt):
+    _run(SUITE, lambda *by: broken, material, record)
+  assert {row.task for row in record.rows} == {"perplexity"}
+  resumed, _ = _run(SUITE, lambda *by: lm, material, record)
+  assert {row.task for row in resumed.rows} == {"perplexity", "passkey"}
+
+
+def test_steps_weigh_what_they_read(lm, material):
+  read = []
+
+  class Counter(type(lm)):
+    def with_logit_scale(self, scale):
+      return self
+
+    def loglikelihood(self, sequences):
+      read.append(sum(map(len, sequences)))
+      return super().loglikelihood(sequences)
+
+    def generate(self, prompts, max_new_tokens):
+      read.append(sum(map(len, prompts)) + max_new_tokens * len(prompts))
+      return [[self.eos_id] for _ in prompts]
+
+  counter = Counter(loss=lm.loss)
+  inputs = steps.Inputs(SUITE, counter, material)
+  record = steps.Record()
+  for step in steps.steps(inputs, "m", ("model",), lambda *by: counter, record):
+    read.clear()
+    step.run()
+    # A prompt may be short of its length by a word and its mark.
+    assert step.tokens == pytest.approx(sum(read), abs=2 * 3)
+
+
+def test_outcomes_of_two_methods_are_of_the_same_samples(fake_lm, material):
+  def answers(prompt):
+    return " " + prompt.split("word: ")[1].split()[1]
+
+  lms = {"model": fake_lm(answer=answers), "yarn": fake_lm(answer=answers)}
+  lms["yarn"].tokenizer = lms["model"].tokenizer
+  suite = dataclasses.replace(
+    SUITE, evals=("multi_key",), samples=(1, 20), fit_factor=None
+  )
+  record, _ = _run(suite, lambda method, _: lms[method], material)
+  outcomes = {
+    row.method: row.outcomes
+    for row in record.rows
+    if (row.metric, row.factor) == ("accuracy", 4.0)
+  }
+  # One key of four is asked for, and the first is said.
+  assert 0 < sum(outcomes["model"]) < 20
+  assert outcomes["model"] == outcomes["yarn"]
+
+
+def test_begin_with_bos_puts_it_before_every_input(lm, material, fake_lm):
+  begun = []
+
+  class WithBos(fake_lm):
+    bos_id = 0
+
+    def with_logit_scale(self, scale):
+      return self
+
+    def loglikelihood(self, sequences):
+      begun.extend((s[0], len(s)) for s in sequences)
+      return super().loglikelihood(sequences)
+
+    def generate(self, prompts, max_new_tokens):
+      begun.extend((p[0], 64) for p in prompts)
+      return [[self.eos_id] for _ in prompts]
+
+  suite = dataclasses.replace(
+    SUITE, begin_with_bos=True, fit_needle_documents=0
+  )
+  model = WithBos(loss=lambda position, scale: position)
+  _run(suite, lambda *by: model, material)
+  assert {first for first, _ in begun} == {0}
+  assert {length for _, length in begun} == {64, 256}
+  with pytest.raises(ValueError, match="needs a tokenizer with BOS"):
+    _run(suite, lambda *by: lm, material)
+
+
+def test_a_method_that_cannot_be_read_is_refused_before_any_work(
+  fake_lm, material
+):
+  class Untouched(fake_lm):
+    def loglikelihood(self, sequences):
+      pytest.fail("work began")
+
+  def variant(method, factor):
+    if method == "yarn":
+      raise ValueError("no yarn")
+    return Untouched()
+
+  with pytest.raises(ValueError, match="no yarn"):
+    _run(SUITE, variant, material)
+
+
+@pytest.mark.parametrize(
+  ("field", "split"), [("excerpts", "test"), ("fit_excerpts", "fit")]
+)
+def test_text_too_short_is_refused_by_the_name_of_its_field(
+  lm, material, field, split
+):
+  short = dataclasses.replace(material, **{split: ["A word."]})
+  with pytest.raises(ValueError, match=f"Suite.{field}: 2 excerpts of 256"):
+    _run(SUITE, lambda *by: lm, short)
