@@ -35,7 +35,12 @@ def _hugging_face(folder, pattern):
 
 
 def _sentencepiece(folder, kind):
-  """One with the defaults: a space in front, NFKC, runs of spaces as one."""
+  """One with Llama 2's settings (a space in front), or with the defaults.
+
+  By default it is NFKC, too, and of unigrams; runs of spaces are one.
+  """
+  llama = {"normalization_rule_name": "identity"}
+  llama |= {"remove_extra_whitespaces": False}
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.Train(
     sentence_iterator=(TEXT[i : i + 500] for i in range(0, 50_000, 500)),
@@ -43,6 +48,7 @@ def _sentencepiece(folder, kind):
     vocab_size=300,
     model_type=kind,
     minloglevel=2,
+    **(llama if kind == "bpe" else {}),
   )
   (folder / f"{kind}.model").write_bytes(model.getvalue())
   return folder / f"{kind}.model"
