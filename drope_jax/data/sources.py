@@ -110,9 +110,10 @@ def _documents(
   try:
     with opened() as raw, compression.opened(raw, packed) as stream:
       yield from formats.READERS[kind](stream, name, options)
-  except compression.DAMAGE as error:
+  except (*compression.DAMAGE, UnicodeError) as error:
     raise ValueError(
       f"{name} must be readable, whole and in the compression its name says, "
+      f"in {options.encoding.upper()} where no byte order mark says another, "
       f"got: {error}. Fetch it again, or leave it out."
     ) from error
 

@@ -17,6 +17,8 @@ _MARKS = {
   codecs.BOM_UTF16_LE: "utf-16-le",
   codecs.BOM_UTF16_BE: "utf-16-be",
 }
+# Without a mark; Python's decoder of streams would ask for one.
+_UNMARKED = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _READ_BYTES = 1 << 20
 
 
@@ -37,6 +39,8 @@ def opened(
       stream.read(len(mark))
       encoding = marked
       break
+  encoding = codecs.lookup(encoding).name
+  encoding = _UNMARKED.get(encoding, encoding)
   if "\n".encode(encoding) == b"\n":
     return stream, encoding
   return byte_stream.opened(_utf8(stream, encoding)), "utf-8"

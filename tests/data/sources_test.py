@@ -191,6 +191,10 @@ def test_utf16_without_a_mark_is_read_when_it_is_named(tmp_path):
   assert _read(path, encoding="utf-16-be") == [text]
   path.write_bytes(text.encode("utf-16-be") + b"\xd8\x00")
   assert "in " + str(path) in _why(path, encoding="utf-16-be")
+  path.write_bytes(text.encode("utf-16-le"))
+  assert _read(path, encoding="utf-16") == [text]
+  path.write_bytes(text.encode("utf-16-le") + b"\0")
+  assert str(path) in _why(path, encoding="utf-16")
 
 
 def test_bad_documents_are_skipped_with_their_reasons(tmp_path):
@@ -321,7 +325,11 @@ def test_any_bytes_are_documents_or_an_error_that_names_the_file(
   path = tmp_path_factory.getbasetemp() / f"mutated{kind}"
   path.write_bytes(content)
   try:
-    documents = _read(path, skip_bad=data.draw(strategies.booleans()))
+    documents = _read(
+      path,
+      skip_bad=data.draw(strategies.booleans()),
+      encoding=data.draw(strategies.sampled_from(["utf-8", "utf-16"])),
+    )
   except ValueError as error:
     assert str(path) in str(error)
   else:
