@@ -41,8 +41,10 @@ HEAD = _LLAMA["head/kernel"]
 O_BIAS = _LAYER + "self_attn.o_proj.bias"
 """Of families whose attention_bias gives biases to q, k, v and o alike."""
 
-BUFFER = "self_attn.rotary_emb.inv_freq"
-"""How a tensor's name ends that old Llama checkpoints hold: no weight."""
+BUFFERS = tuple(
+  f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
+)
+"""How the names of tensors end that follow from the config: no weights."""
 
 
 @dataclasses.dataclass(frozen=True)

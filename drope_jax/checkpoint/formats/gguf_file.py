@@ -117,6 +117,7 @@ def open_file(
 def _tensor(
   path: pathlib.Path, name: str, info: gguf_header.TensorInfo
 ) -> Tensor:
+  tensors_lib.require_axes(f"{name} in {path}", info.shape)
   kind = info.kind.name
   if kind in _FLOATS:
     dtype = tensors_lib.FLOATS[_FLOATS[kind]]

@@ -106,18 +106,18 @@ def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 def _drop_what_is_no_weight(
   tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
 ) -> None:
-  """Removes buffers, a tied head's copy, and output biases that are zero.
+  """Removes buffers, a tied head, and output biases that are zero.
 
   Raises:
     ValueError: one of them is not what it must be to be left out.
   """
-  for name in [n for n in tensors if n.endswith(families.BUFFER)]:
+  for name in [n for n in tensors if n.endswith(families.BUFFERS)]:
     del tensors[name]
+  embedding = family.names["embed/table"]
   if config.tied_embeddings and families.HEAD in tensors:
-    embedding = family.names["embed/table"]
-    if embedding not in tensors or not tensors_lib.same(
-      tensors[families.HEAD], tensors[embedding]
-    ):
+    # safetensors saves one name of what is shared, whichever comes first.
+    tensors.setdefault(embedding, tensors[families.HEAD])
+    if not tensors_lib.same(tensors[families.HEAD], tensors[embedding]):
       raise ValueError(
         f"A tied head must be the embedding, got a {families.HEAD} that "
         f"differs from {embedding}. Set tie_word_embeddings to false."

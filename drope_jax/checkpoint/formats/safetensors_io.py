@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import json
 import math
 import pathlib
+import reprlib
 import struct
 from typing import NamedTuple
 
 import numpy as np
 import safetensors
 
+from drope_jax.checkpoint.formats import fields
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.tensors import Tensor
 
@@ -63,6 +65,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
         f"Weights must be of {', '.join(DTYPES)}, got {entry['dtype']} for "
         f"{name} in {path}. Use an unquantised checkpoint."
       )
+    tensors_lib.require_axes(f"{name} in {path}", entry["shape"])
     tensors[name] = tensors_lib.in_file(
       path,
       8 + header_bytes + entry["data_offsets"][0],
@@ -162,14 +165,24 @@ def _write_file(path, entries, arrays):
 
 
 def _by_shard(index: pathlib.Path) -> Mapping[str, set[str]]:
-  try:
-    weight_map = json.loads(index.read_text())["weight_map"]
-    by_shard: dict[str, set[str]] = {}
-    for name, shard in weight_map.items():
-      by_shard.setdefault(shard, set()).add(name)
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  weight_map = fields.load_json(index).get("weight_map")
+  if not isinstance(weight_map, dict):
     raise ValueError(
-      f"{index} must be JSON with a weight_map from tensors to shards, got "
-      f"{type(error).__name__}: {error}. Fetch it again."
-    ) from error
+      f"{index} must have a weight_map from tensors to shards, got "
+      f"{reprlib.repr(weight_map)}. Fetch it again."
+    )
+  by_shard: dict[str, set[str]] = {}
+  for name, shard in weight_map.items():
+    # A link within the folder may lead out, as those of the hub's cache do.
+    if not isinstance(shard, str) or not _is_below(shard):
+      raise ValueError(
+        f"A shard must be a file in the folder of {index}, got "
+        f"{reprlib.repr(shard)} for {name}. Fetch the index again."
+      )
+    by_shard.setdefault(shard, set()).add(name)
   return by_shard
+
+
+def _is_below(shard: str) -> bool:
+  path = pathlib.PurePath(shard)
+  return path.name != "" and not path.is_absolute() and ".." not in path.parts

@@ -42,6 +42,15 @@ class Tensor:
     return self.rows(0, self.shape[0])
 
 
+def require_axes(name: str, shape: Sequence[int]) -> None:
+  """Raises ValueError where a shape has no axis, or one of no size."""
+  if not shape or 0 in shape:
+    raise ValueError(
+      f"Weights must have axes, each of at least 1, got {tuple(shape)} for "
+      f"{name}. Use a checkpoint of weights alone."
+    )
+
+
 def in_file(
   path: str | os.PathLike,
   offset: int,
@@ -101,17 +110,23 @@ def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-  """Returns whether two tensors are alike, bit for bit."""
-  if (one.shape, one.dtype) != (other.shape, other.dtype):
+  """Returns whether two tensors are alike in the less precise dtype of both.
+
+  Bit for bit, where they are of one dtype.
+  """
+  if one.shape != other.shape:
     return False
-  row_bytes = one.dtype.itemsize * math.prod(one.shape[1:])
+  dtype = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+  row_bytes = FLOATS["float32"].itemsize * math.prod(one.shape[1:])
   step = max(1, ROWS_BYTES // row_bytes)
   parts = [
     (start, min(start + step, one.shape[0]))
     for start in range(0, one.shape[0], step)
   ]
   return all(
-    one.rows(*part).tobytes() == other.rows(*part).tobytes() for part in parts
+    one.rows(*part).astype(dtype, copy=False).tobytes()
+    == other.rows(*part).astype(dtype, copy=False).tobytes()
+    for part in parts
   )
 
 

@@ -5,12 +5,16 @@ compressed. The pickle may name nothing but tensors, so that it runs no code.
 """
 
 import collections
+import io
+import itertools
 import math
 import pathlib
 import pickle
+import pickletools
 import struct
 from typing import Any, NamedTuple
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -19,6 +23,26 @@ from drope_jax.checkpoint.formats.tensors import Tensor
 
 SINGLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
+
+MOST_PICKLE_BYTES = 8 * 2**20
+"""Of what describes the tensors, unpacked: some 40,000 of them."""
+
+_DAMAGED = (
+  ArithmeticError,
+  AttributeError,
+  EOFError,
+  ImportError,
+  LookupError,
+  MemoryError,
+  RuntimeError,
+  TypeError,
+  ValueError,
+  pickle.UnpicklingError,
+  struct.error,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+"""What unpacking and unpickling raise, by the bytes that they are given."""
 
 _STORAGES = {
   "FloatStorage": "float32",
@@ -48,14 +72,16 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   try:
     with zipfile.ZipFile(path) as archive:
       offsets, views = _views(path, archive)
-  except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
+  except _DAMAGED as error:
     raise ValueError(
       f"{path} must be a dictionary of tensors saved by PyTorch 1.6 or later, "
-      f"got {error}. Fetch it again, or use safetensors."
+      f"got {str(error) or type(error).__name__}. Fetch it again, or use "
+      "safetensors."
     ) from error
   tensors = {}
   for name, view in views.items():
-    offset, size = offsets[view.storage.key]
+    offset, size = offsets.get(view.storage.key, (0, 0))
+    tensors_lib.require_axes(f"{name} in {path}", view.shape)
     itemsize = view.storage.dtype.itemsize
     end = (view.offset + math.prod(view.shape)) * itemsize
     if end > size:
@@ -76,19 +102,20 @@ def _views(
   path: pathlib.Path, archive: zipfile.ZipFile
 ) -> tuple[dict[str, tuple[int, int]], dict[str, _View]]:
   """Returns each storage's offset and bytes, and the tensors' descriptions."""
-  (pickled,) = [n for n in archive.namelist() if n.endswith("/data.pkl")] or [
-    None
-  ]
-  if pickled is None:
-    raise pickle.UnpicklingError("an archive without data.pkl")
-  prefix = pickled.removesuffix(".pkl") + "/"
-  with archive.open(pickled) as file:
-    views = _Unpickler(file).load()
+  found = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+  if len(found) != 1:
+    raise pickle.UnpicklingError(f"an archive with {len(found)} data.pkl")
+  prefix = found[0].removesuffix(".pkl") + "/"
+  with archive.open(found[0]) as file:
+    pickled = file.read(MOST_PICKLE_BYTES + 1)
+  views = _unpickle(pickled)
   if not isinstance(views, dict) or not all(
-    isinstance(view, _View) for view in views.values()
+    isinstance(name, str) and isinstance(view, _View)
+    for name, view in views.items()
   ):
     raise pickle.UnpicklingError("something other than a dictionary of tensors")
   offsets = {}
+  file_bytes = path.stat().st_size
   with path.open("rb") as file:
     for entry in archive.infolist():
       if not entry.filename.startswith(prefix):
@@ -99,9 +126,23 @@ def _views(
       file.seek(entry.header_offset + 26)
       name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
       offset = entry.header_offset + 30 + name_bytes + extra_bytes
+      if offset + entry.file_size > file_bytes:
+        raise pickle.UnpicklingError(f"a file cut short of {entry.filename}")
       key = entry.filename.removeprefix(prefix)
       offsets[key] = (offset, entry.file_size)
   return offsets, dict(views)
+
+
+def _unpickle(pickled: bytes) -> Any:
+  """Returns what a pickle holds, in memory that its size bounds."""
+  if len(pickled) > MOST_PICKLE_BYTES:
+    raise pickle.UnpicklingError(f"a pickle beyond {MOST_PICKLE_BYTES} bytes")
+  for opcode, argument, _ in pickletools.genops(pickled):
+    # Python allots a memo up to the index that it is told.
+    is_memo = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+    if is_memo and argument > len(pickled):
+      raise pickle.UnpicklingError(f"a memo of {argument} in its pickle")
+  return _Unpickler(io.BytesIO(pickled)).load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -120,19 +161,27 @@ class _Unpickler(pickle.Unpickler):
 
   def persistent_load(self, pid: Any) -> _Storage:
     _, dtype, key, _, _ = pid
+    if not isinstance(dtype, np.dtype) or not isinstance(key, str):
+      raise pickle.UnpicklingError("a storage that is none of floats")
     return _Storage(key, dtype)
 
 
 def _rebuild_tensor(storage, offset, shape, stride, *_) -> _View:
-  steps = np.cumprod((1, *shape[:0:-1]))[::-1]
+  counts = (offset, *shape, *stride)
+  if not isinstance(storage, _Storage) or not all(
+    type(count) is int and count >= 0 for count in counts
+  ):
+    raise pickle.UnpicklingError("a tensor of other than a storage and sizes")
+  # Of a scalar, which has no stride, this is one too many.
+  steps = [*itertools.accumulate(shape[:0:-1], int.__mul__, initial=1)][::-1]
   if any(
     got != want
-    for got, want, size in zip(stride, steps, shape, strict=True)
+    for got, want, size in zip(stride, steps[: len(shape)], shape, strict=True)
     if size > 1
   ):
     raise pickle.UnpicklingError(f"a tensor with strides {tuple(stride)}")
   return _View(storage, offset, tuple(shape))
 
 
-def _rebuild_parameter(view: _View, *_) -> _View:
+def _rebuild_parameter(view: Any, *_) -> Any:
   return view

@@ -67,8 +67,12 @@ def test_shards_and_pytorch_files_hold_the_same(
 def test_buffers_of_old_checkpoints_are_no_weights(folder_of, params_of):
   folder = folder_of("plain")
   want = params_of(_open(folder))
-  name = "model.layers.1.self_attn.rotary_emb.inv_freq"
-  _edit(folder, lambda w: w.update({name: np.ones(4, np.float32)}))
+  for name in (
+    "model.layers.1.self_attn.rotary_emb.inv_freq",
+    "model.rotary_emb.inv_freq",
+    "model.layers.0.self_attn.rotary_emb.cos_cached",
+  ):
+    _edit(folder, lambda w, name=name: w.update({name: np.ones(4, "f4")}))
   _assert_same(params_of(_open(folder)), want)
 
 
@@ -78,6 +82,28 @@ def test_a_tied_head_may_be_written_out_if_it_is_the_embedding(folder_of):
   _edit(folder, lambda w: w.update({"lm_head.weight": w[table]}))
   assert "head/kernel" not in _open(folder).leaves
   _edit(folder, lambda w: w.update({"lm_head.weight": w[table] + 1}))
+  with pytest.raises(ValueError, match="must be the embedding"):
+    _open(folder)
+
+
+def test_a_tied_head_may_stand_for_the_embedding(folder_of, params_of):
+  folder = folder_of("tied")
+  want = params_of(_open(folder))
+  table = "model.embed_tokens.weight"
+  _edit(folder, lambda w: w.update({"lm_head.weight": w.pop(table)}))
+  _assert_same(params_of(_open(folder)), want)
+
+
+def test_a_tied_head_may_be_of_another_dtype(folder_of, params_of):
+  folder = folder_of("tied")
+  want = params_of(_open(folder))
+  table = "model.embed_tokens.weight"
+  half = np.float16
+  _edit(folder, lambda w: w.update({"lm_head.weight": w[table].astype(half)}))
+  _assert_same(params_of(_open(folder)), want)
+  _edit(
+    folder, lambda w: w.update({"lm_head.weight": half(w[table] * half(1.01))})
+  )
   with pytest.raises(ValueError, match="must be the embedding"):
     _open(folder)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,4 +131,78 @@ def test_a_truncated_pytorch_file(tmp_path, weights):
   torch.save(weights, path)
   os.truncate(path, path.stat().st_size - 100)
   with pytest.raises(ValueError, match=r"saved by PyTorch 1\.6"):
+    torch_file.open_file(path)
+
+
+@pytest.mark.parametrize("shard", ["/etc/passwd", "../b.safetensors", "", 7])
+def test_a_shard_outside_the_folder_is_not_read(tmp_path, weights, shard):
+  index = _write_shards(tmp_path, weights)
+  index.write_text(json.dumps({"weight_map": {"b": shard}}))
+  with pytest.raises(ValueError, match="a file in the folder of.*for b"):
+    safetensors_io.open_shards(index)
+
+
+@pytest.mark.parametrize("weight_map", [7, None, ["b"]])
+def test_an_index_without_a_map_is_refused(tmp_path, weights, weight_map):
+  index = _write_shards(tmp_path, weights)
+  index.write_text(json.dumps({"weight_map": weight_map}))
+  with pytest.raises(ValueError, match="must have a weight_map.*got"):
+    safetensors_io.open_shards(index)
+
+
+def test_a_link_to_a_shard_is_followed(tmp_path, weights):
+  folder, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+  folder.mkdir()
+  blobs.mkdir()
+  index = _write_shards(folder, weights)
+  (folder / "b.safetensors").rename(blobs / "0a1b")
+  (folder / "b.safetensors").symlink_to("../blobs/0a1b")
+  assert safetensors_io.open_shards(index).keys() == weights.keys()
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3)])
+def test_weights_without_a_size_are_refused(tmp_path, shape):
+  path = tmp_path / "model.safetensors"
+  safetensors.numpy.save_file({"a": np.zeros(shape, np.float32)}, path)
+  with pytest.raises(ValueError, match=r"axes, each of at least 1.*for a in"):
+    safetensors_io.open_file(path)
+  torch.save({"a": torch.zeros(shape)}, tmp_path / "pytorch_model.bin")
+  with pytest.raises(ValueError, match=r"axes, each of at least 1.*for a in"):
+    torch_file.open_file(tmp_path / "pytorch_model.bin")
+
+
+def _rewrite(path, change):
+  """Writes an archive anew, with what `change` makes of its entries."""
+  with zipfile.ZipFile(path) as archive:
+    entries = {name: archive.read(name) for name in archive.namelist()}
+  change(entries)
+  with zipfile.ZipFile(path, "w") as archive:
+    for name, data in entries.items():
+      deflated = name.endswith("data.pkl")
+      kind = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+      archive.writestr(name, data, kind)
+
+
+def _pickled(data):
+  return lambda entries: entries.update({"pytorch_model/data.pkl": data})
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (lambda entries: entries.pop("pytorch_model/data/0"), "got 0 bytes of 16"),
+    (lambda entries: entries.pop("pytorch_model/data.pkl"), "0 data.pkl"),
+    (_pickled(b"]" * (torch_file.MOST_PICKLE_BYTES + 1)), "beyond 8388608"),
+    # Python allots a memo of that many places.
+    (_pickled(b"}r\xff\xff\xff\x7f."), "a memo of 2147483647"),
+    (_pickled(b"\x80\x02]K\x01a"), "got"),
+    (_pickled(b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01tR."), "got"),
+    (_pickled(b"(" * 5000), "got"),
+  ],
+)
+def test_a_damaged_pytorch_file(tmp_path, change, says):
+  path = tmp_path / "pytorch_model.bin"
+  torch.save({"a": torch.ones(4)}, path)
+  _rewrite(path, change)
+  with pytest.raises(ValueError, match=says):
     torch_file.open_file(path)
