@@ -210,7 +210,13 @@ def decode(data: Any) -> Any:
 
 def _build(cls, fields):
   _check_keys(cls, fields)
-  return cls(**fields)
+  try:
+    return cls(**fields)
+  except (AttributeError, TypeError) as error:
+    raise ValueError(
+      f"{cls.__name__} in a manifest needs values of its fields' types, got "
+      f"{fields} ({error}). Copy the checkpoint again."
+    ) from error
 
 
 def _check_keys(cls, fields):

@@ -87,6 +87,20 @@ def test_a_yarn_of_before_it_had_all_its_fields_is_the_papers():
     manifests.decode(data)
 
 
+@pytest.mark.parametrize(
+  ("field", "value", "says"),
+  [
+    ("num_layers", "2", "needs values of its fields' types, got .*'2'"),
+    ("num_layers", 10**9, "at most 10000, got 1000000000"),
+    ("norm_eps", -1e-5, "norm_eps must be finite and above 0, got -1e-05"),
+  ],
+)
+def test_a_config_that_no_model_has_is_refused(field, value, says):
+  data = manifests.encode(_config()) | {field: value}
+  with pytest.raises(ValueError, match=says):
+    manifests.decode(data)
+
+
 def test_every_scheme_of_the_catalogue_is_tried():
   assert set(fields) | {"Pattern"} == set(positional.CATALOGUE)
 

@@ -78,6 +78,7 @@ def read(
     if name not in given and name not in defaults
   ]
   unknown = sorted(given.keys() - kinds.keys() - set(inert))
+  unknown = [name if name.isprintable() else repr(name) for name in unknown]
   advice = "Put the model's there."
   if unknown:
     wrong.append(

@@ -72,7 +72,9 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   try:
     with zipfile.ZipFile(path) as archive:
       offsets, views = _views(path, archive)
-  except _DAMAGED as error:
+  except (*_DAMAGED, OSError) as error:
+    if isinstance(error, OSError) and error.filename is not None:
+      raise  # It cannot be opened; others seek where there is nothing.
     raise ValueError(
       f"{path} must be a dictionary of tensors saved by PyTorch 1.6 or later, "
       f"got {str(error) or type(error).__name__}. Fetch it again, or use "
