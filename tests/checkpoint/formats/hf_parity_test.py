@@ -40,6 +40,18 @@ CASES = {
       },
     },
   ),
+  "Llama, LongRoPE": (
+    "Llama",
+    {
+      "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 2.0**16,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [1.0, 2.0, 4.0, 1e30],
+        "original_max_position_embeddings": 256,
+      },
+    },
+  ),
   "Llama, linear": (
     "Llama",
     {
