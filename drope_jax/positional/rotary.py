@@ -9,6 +9,9 @@ import numpy as np
 
 from drope_jax.axes import Array
 
+MOST_HEAD_DIM = 2**16
+"""Of a damaged config's billion, the frequencies alone would take gigabytes."""
+
 
 class Rotary(abc.ABC):
   """Turns each channel pair of q and k by an angle linear in position.
@@ -150,12 +153,17 @@ def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
   """Returns float32 omega_F, omega_m = theta^(-2m / head_dim).
 
   Raises:
-    ValueError: `head_dim` is odd.
+    ValueError: `head_dim` is odd, or beyond `MOST_HEAD_DIM`.
   """
   if head_dim % 2:
     raise ValueError(
       f"Rope needs an even head_dim to pair channels, got {head_dim}. "
       "Change ModelConfig.head_dim, or use Nope()."
+    )
+  if head_dim > MOST_HEAD_DIM:
+    raise ValueError(
+      f"Rope needs a head_dim of at most {MOST_HEAD_DIM}, got {head_dim}. Set "
+      "ModelConfig.head_dim to the model's."
     )
   # float64 until the end: the last pair's exponent multiplies its rounding.
   pair_F = np.arange(0, head_dim, 2, dtype=np.float64)

@@ -208,6 +208,7 @@ def test_windows():
     ({"vocab_size": 2**31}, "from 1 to 2147483647, got 2147483648"),
     ({"num_hidden_layers": 0}, "from 1 to 10000, got 0"),
     ({"num_hidden_layers": 10**9}, "from 1 to 10000, got 1000000000"),
+    ({"head_dim": 10**9}, "head_dim of at most 65536, got 1000000000"),
     ({"num_attention_heads": -4}, "num_attention_heads.*got -4"),
     ({"num_attention_heads": 64}, "num_kv_heads must divide|head_dim must be"),
     (
