@@ -37,21 +37,22 @@ def _is_other_record(record: logging.LogRecord) -> bool:
     return True
   # Orbax raises what it logs.
   of_orbax = "orbax" in pathlib.PurePath(record.pathname).parts
-  return not (of_orbax or _is_failed_read(record.exc_info[1]))
+  return not (of_orbax or _is_failed_io(record.exc_info[1]))
 
 
 def _report(hook, unraisable) -> None:
   if isinstance(unraisable.exc_value, KeyboardInterrupt):
     termination.send_again(unraisable.exc_value)
-  elif not _is_failed_read(unraisable.exc_value):
+  elif not _is_failed_io(unraisable.exc_value):
     hook(unraisable)
 
 
-def _is_failed_read(error: BaseException | None) -> bool:
+def _is_failed_io(error: BaseException | None) -> bool:
   # They have no type of their own. Orbax's loop is the only one in a command.
   text = str(error)
   return (
     "tensorstore" in text.lower()
+    or "in OCDBT database" in text
     or text == "Event loop is closed"
     or "_UnixSelectorEventLoop" in text  # Ctrl-C, before it was made whole.
   )

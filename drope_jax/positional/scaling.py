@@ -126,7 +126,9 @@ class Yarn(rotary.GeometricRotary):
     first, last = max(first, 0), min(last, head_dim - 1)
     # transformers' guard against a ramp of no width.
     width = (last - first) or 1e-3
-    ramp_F = np.clip((np.arange(len(omega_F)) - first) / width, 0.0, 1.0)
+    # The ramp is rounded as theirs: near its end 1 - ramp has few digits left.
+    pair_F = np.arange(len(omega_F), dtype=np.float32)
+    ramp_F = np.clip((pair_F - first) / width, 0.0, 1.0).astype(np.float64)
     mixed_F = omega_F * (1.0 - ramp_F) + omega_F / self.factor * ramp_F
     return mixed_F.astype(np.float32)
 

@@ -19,6 +19,7 @@ READS = (
   "Encountered error while reading array index: (slice(0, 6, 1)). See full "
   "TensorStore details: ...",
   'NOT_FOUND: Error opening "zarr3" driver: ... [tensorstore_spec=...]',
+  'OUT_OF_RANGE: Error writing "k/c/0" in OCDBT database at local file "..."',
 )
 
 LOOPS = (

@@ -174,7 +174,7 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
   short = (0.5, 0)  # Neither a longer context nor a trained one.
   assert scaling.scaled(Rope(), "rope", *short) == Rope()
   assert scaling.scaled(Rope(), "ntk", 2.0, 0) == NtkAware(factor=2.0)
-  with pytest.raises(ValueError, match="NtkAware needs a factor"):
+  with pytest.raises(ValueError, match="NtkAware needs a finite factor"):
     scaling.scaled(Rope(), "ntk", *short)
 
 
