@@ -11,6 +11,7 @@ with a model recalibrated in full, at 1 to 8 times that context.
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -162,7 +163,12 @@ def _recalibrate(
   )
   tokens_BS = jnp.asarray(text)
   console.rule("the drop")
-  dropped = compose.Surgery(operation.surgery.drop)
+  without_norms = {
+    "qk_norm": "none",
+    "qk_norm_scope": "joint",
+    "qk_norm_init": "unit",
+  }
+  dropped = dataclasses.replace(operation.surgery, **without_norms)
   damage = damages.compare(
     (lm.config, lm.params),
     compose.apply(dropped, lm.config, lm.params),
@@ -230,6 +236,8 @@ def _show_damage(damage: damages.Damage, console) -> None:
     f"{damage.before.loss:.3f} → {damage.after.loss:.3f} nats a token."
   )
   console.print(surgery.damage_table(damage))
+  if damage.pairs is not None:
+    console.print(surgery.pair_table(damage.pairs))
 
 
 def _compare(

@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
         reported_BS,
         by_pair=args.pair_damage,
         on_pair=lambda done, pairs: status.update(
-          f"measuring the damage: pair {done} of {pairs}"
+          consoles.plain(f"measuring the damage: pair {done} of {pairs}")
         ),
       )
   config, params = after
