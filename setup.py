@@ -52,6 +52,7 @@ _EXTRAS = {
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "pytest>=8.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",
     "setuptools>=77",
     # Exact: a version that has a CPU-only build for each supported Python.

@@ -106,7 +106,8 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
       [runs.load(out)], commands, configure.WITH_DEFAULTS_UNTOLD
     ),
   )
-  console.print(f"\n{out / 'results.json'}\n{out / 'report.html'}")
+  written = f"\n{out / 'results.json'}\n{out / 'report.html'}"
+  console.print(written, soft_wrap=True)  # A path that is cut cannot be copied.
 
 
 def _data(out: pathlib.Path, everything: bool, console) -> None:

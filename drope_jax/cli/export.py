@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--results",
     metavar="DIR",
     help="what `drope evaluate` wrote of it: figures for README.md, and the "
-    "context of a model without positions",
+    "context of a model without positions (default: none)",
   )
   parser.add_argument(
     "--context",

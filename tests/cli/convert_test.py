@@ -269,7 +269,7 @@ def _small_embedding(folder):
     (_truncate_header, "must be a whole safetensors file"),
     (_lose_a_shard, "got no model-00001-of-00001.safetensors"),
     (_lose_a_shard_of_the_index, "missing lm_head.weight (300, 32)"),
-    (_break_tokenizer_config, "tokenizer_config.json must be a JSON object"),
+    (_break_tokenizer_config, "tokenizer_config.json must be JSON, got"),
     (_unknown_dtype, "'flaot16'"),
     (_nan, "infinity in lm_head.weight"),
     (_rename, "missing lm_head.weight (300, 32)"),

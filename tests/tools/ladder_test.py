@@ -42,7 +42,7 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   name = ladder._RECIPES[tokens]
   built = configure.build(name, recipe.Recipe, [*rung.overrides(None)])
   shipped = configure.build(name, recipe.Recipe)
-  config = preflight.start_config(built, None)
+  config = preflight.start_config(built)
   trainings = []
   for phase in built.phases:
     if isinstance(phase, recipe.SurgeryPhase):
