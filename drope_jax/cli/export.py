@@ -35,7 +35,7 @@ from drope_jax.cli import model_card, terminal
 from drope_jax.data import paths
 from drope_jax.evals import logit_scale
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope
+from drope_jax.positional import Nope, PartialRope, partial
 
 FORMATS = ("auto", "hf", "sakana")
 
@@ -144,11 +144,12 @@ def _context(
 ) -> tuple[int, str]:
   """Returns config.json's context, and why it is that."""
   trained, longest = config.context_tokens, figures.longest_tokens
-  if hf_architecture.Layers.of(config).rotary:
+  if _is_bound(config):
     if args.context is not None:
       raise ValueError(
-        "--context is of models without positions, as others are held to "
-        f"theirs, got {args.context} for one with {trained}. Leave it out."
+        "--context is of models without positions that are new beyond the "
+        f"trained {trained} tokens, as others are held to these, got "
+        f"{args.context}. Leave it out."
       )
     return trained, "as its positions were trained"
   if args.context is None:
@@ -164,6 +165,26 @@ def _context(
   return args.context, "as asked for" + (
     f", beyond the {longest:,} that it was evaluated at" if beyond else ""
   )
+
+
+def _is_bound(config: ModelConfig) -> bool:
+  """Whether a layer's positions are new to it beyond the trained context.
+
+  They are not where a layer has none, rotates only pairs that complete a
+  rotation in the context, or sees no further than that.
+  """
+  layers = hf_architecture.Layers.of(config)
+  for scheme, window in zip(layers.schemes, layers.windows, strict=True):
+    if scheme == Nope() or (window or math.inf) <= config.context_tokens:
+      continue
+    if not isinstance(scheme, PartialRope) or (
+      scheme.pairs
+      > partial.complete_pairs(
+        scheme.rope, config.head_dim, config.context_tokens
+      )
+    ):
+      return True
+  return False
 
 
 def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
@@ -235,14 +256,18 @@ def _stock(
 def _for_llama_cpp(config: ModelConfig, model_type: str) -> str:
   """Returns what to know before llama.cpp converts the folder.
 
-  It reads the rule that turns nothing for Llama and Mistral alone, and takes
-  SmolLM3's positions from every fourth layer, whatever the folder says.
+  It reads the rule by which positions or pairs are dropped for Llama and
+  Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
+  the folder says.
   """
   schemes = hf_architecture.Layers.of(config).schemes
   dropped = [scheme == Nope() for scheme in schemes]
+  in_part = any(isinstance(scheme, PartialRope) for scheme in schemes)
   fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
-  runs = {"llama", "mistral"} | ({"smollm3"} if dropped == fourth else set())
-  if model_type in runs or not any(dropped):
+  runs = {"llama", "mistral"}
+  if dropped == fourth and not in_part:
+    runs.add("smollm3")
+  if model_type in runs or not (any(dropped) or in_part):
     return ""
   for name in ("llama", "mistral"):
     if hf_architecture.misfit(config, name, neutral=True) is None:

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from drope_jax.checkpoint.manifest import Manifest
-from drope_jax.positional import Nope
+from drope_jax.positional import Nope, PartialRope
 from drope_jax.positional import pattern as patterns
 
 
@@ -120,6 +120,12 @@ class Card:
       positions = f"no positional embeddings in {bare} of {len(schemes)} layers"
     else:
       positions = "positional embeddings in every layer"
+    kept = sorted({s.pairs for s in schemes if isinstance(s, PartialRope)})
+    if kept:
+      positions += (
+        f", rotary on {' or '.join(map(str, kept))} of {config.head_dim // 2} "
+        "channel pairs, the fastest"
+      )
     return (
       f"A causal language model with {positions}: `{self.architecture}`, "
       f"{self.parameters}. Written by `drope export`."

@@ -188,6 +188,12 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
     ),
     ({"positional": Pattern((Rope(), Nope()))}, [], "; llama.cpp would run"),
     (HEAD_NORM | {"positional": Nope()}, [], "; llama.cpp would run"),
+    ({"positional": PartialRope(Rope(100.0), 6)}, [], ""),
+    (
+      HEAD_NORM | {"positional": PartialRope(Rope(100.0), 6)},
+      [],
+      "; llama.cpp would run",
+    ),
     (HEAD_NORM, [], ""),
   ],
 )
@@ -404,13 +410,21 @@ def test_the_tokenizer_reads_alike(tmp_path, drope):
   assert {file.name for file in twice.iterdir()} == names
 
 
+# In 1,024 tokens theta 1e4 completes 1.6 rotations in its fifth pair, and 0.5
+# in its sixth.
 @pytest.mark.parametrize(
-  ("options", "context_tokens"), [([], 8192), (["--context", "3000"], 3000)]
+  ("positional", "options", "context_tokens"),
+  [
+    (Nope(), [], 8192),
+    (Nope(), ["--context", "3000"], 3000),
+    (PartialRope(Rope(), 5), [], 8192),
+    (Pattern((Rope(), Nope()), (1024, None)), [], 8192),
+  ],
 )
 def test_a_dropped_model_is_not_held_to_its_trained_context(
-  options, context_tokens, tmp_path, drope
+  positional, options, context_tokens, tmp_path, drope
 ):
-  _save(dataclasses.replace(CONFIG, positional=Nope()), tmp_path / "ours")
+  _save(dataclasses.replace(CONFIG, positional=positional), tmp_path / "ours")
   out, again = tmp_path / "theirs", tmp_path / "again"
   ran = drope("export", tmp_path / "ours", "--out", out, *options)
   assert ran.status == 0
@@ -584,7 +598,17 @@ def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
       ["--architecture", "llama"],
       ("a width of 32, no multiple of 6 heads",),
     ),
-    ({}, ["--context", "9"], ("of models without positions", "with 1024")),
+    ({}, ["--context", "9"], ("without positions that are new", "1024")),
+    (
+      {"positional": PartialRope(Rope(), 6)},
+      ["--context", "9"],
+      ("without positions that are new", "1024"),
+    ),
+    (
+      {"positional": Pattern((Rope(), Nope()), (1025, None))},
+      ["--context", "9"],
+      ("without positions that are new", "1024"),
+    ),
     ({"positional": Nope()}, ["--context", "0"], ("1 or more", "got 0")),
     ({}, ["--format", "gguf"], ("'gguf'",)),
   ],
