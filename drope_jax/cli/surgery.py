@@ -12,7 +12,7 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import json
@@ -195,15 +195,30 @@ def run(args: argparse.Namespace) -> None:
 def damage_table(damage: damages.Damage) -> rich.table.Table:
   """Returns what a surgery did to each layer's attention."""
   even = damage.before.uniform_entropy
-  table = rich.table.Table(
-    title="before → after; attention to all alike has an entropy of "
-    f"{even:.2f} nats",
-    title_justify="left",
-    box=rich.box.SIMPLE,
+  title = (
+    f"before → after; attention to all alike has an entropy of {even:.2f} nats"
   )
-  for column in damages.COLUMNS:
+  return _table(title, damages.COLUMNS, damage.rows())
+
+
+def pair_table(pairs: pair_damage.PairDamage) -> rich.table.Table:
+  """Returns what each rotary pair of the dropped layers is worth."""
+  title = (
+    "pairs, fast to slow: rotations in the trained context, and the loss of "
+    "each alone"
+  )
+  return _table(title, pair_damage.COLUMNS, pairs.rows())
+
+
+def _table(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> rich.table.Table:
+  table = rich.table.Table(
+    title=title, title_justify="left", box=rich.box.SIMPLE
+  )
+  for column in columns:
     table.add_column(column, justify="right")
-  for row in damage.rows():
+  for row in rows:
     table.add_row(*row)
   return table
 
@@ -215,21 +230,6 @@ def _window(text: str) -> tuple[int, int]:
       f"a window is LAYER=TOKENS such as 0=32, got {text!r}"
     )
   return int(found[1]), int(found[2])
-
-
-def pair_table(pairs: pair_damage.PairDamage) -> rich.table.Table:
-  """Returns what each rotary pair of the dropped layers is worth."""
-  table = rich.table.Table(
-    title="pairs, fast to slow: rotations in the trained context, and the "
-    "loss of each alone",
-    title_justify="left",
-    box=rich.box.SIMPLE,
-  )
-  for column in pair_damage.COLUMNS:
-    table.add_column(column, justify="right")
-  for row in pairs.rows():
-    table.add_row(*row)
-  return table
 
 
 def _layers(text: str, num_layers: int) -> str | tuple[int, ...]:
