@@ -421,8 +421,9 @@ def test_several_processes_train_as_one_and_fail_together(
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert "another process of the run has ended" in error.splitlines()[-1]
+  logged = _logged(run)
   processes = start_all(run, count, of=count)
-  _await(lambda: _logged(run) > step + 5, processes[0])
+  _await(lambda: _logged(run) > logged + 5, processes[0])
   processes[0].kill()  # Which coordinates them.
   for process in processes[1:]:
     _, error = process.communicate(timeout=60)
