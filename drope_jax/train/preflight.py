@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -142,12 +143,10 @@ def claim(
       or holds other files.
   """
   file = directory / "recipe.json"
-  encoded = manifests.encode(recipe) | {"stores": dict(stores)}
-  # What changes no number may change between one start and the next.
-  for field in WITHOUT_EFFECT:
-    encoded.pop(field)
+  encoded = _with_effect(manifests.encode(recipe)) | {"stores": dict(stores)}
   if file.exists():
-    _require_same(_parse(file), encoded, directory)
+    found = _with_effect(_completed(_parse(file), recipe))
+    _require_same(found, encoded, directory)
   elif directory.exists() and any(
     p.suffix != ".tmp" and p.name != lock.FILENAME for p in directory.iterdir()
   ):
@@ -174,6 +173,35 @@ def _require_known(compiler_options: Mapping[str, Any]) -> None:
       "Recipe.compiler_options must be XLA's for this platform, got "
       f"{dict(compiler_options)} ({str(error).splitlines()[0]}). Remove it."
     ) from error
+
+
+def _with_effect(encoded: Any) -> Any:
+  """Returns what may not change between one start of a run and the next."""
+  if not isinstance(encoded, dict):
+    return encoded
+  return {k: v for k, v in encoded.items() if k not in WITHOUT_EFFECT}
+
+
+def _completed(found: Any, value: Any) -> Any:
+  """Returns what was found of a value, with the fields gained since.
+
+  A run that was begun before a class had a field means its default.
+  """
+  if isinstance(value, tuple) and isinstance(found, list):
+    if len(value) != len(found):
+      return found
+    return [_completed(f, v) for f, v in zip(found, value, strict=True)]
+  if not dataclasses.is_dataclass(value) or not isinstance(found, dict):
+    return found
+  completed = dict(found)
+  for field in dataclasses.fields(value):
+    if field.name in found:
+      completed[field.name] = _completed(
+        found[field.name], getattr(value, field.name)
+      )
+    elif field.default is not dataclasses.MISSING:
+      completed[field.name] = manifests.encode(field.default)
+  return completed
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
