@@ -133,7 +133,7 @@ def _measure(row: _Row) -> dict[str, Any]:
     positional=_POSITIONAL[row.positional],
     qk_norm=row.qk_norm,
   )
-  lowered, state, mesh = training.lower(recipe, phase, config, target)
+  lowered, (state, _), mesh = training.lower(recipe, phase, config, target)
   program = compiling.compile(lowered)
   sequences = phase.batch_size // target.chips
   tokens = sequences * phase.context_tokens

@@ -101,7 +101,8 @@ class RunStore:
     """Returns a saved state, bit for bit, and its manifest.
 
     Args:
-      abstract_state: like the saved state; leaves are arrays or
+      abstract_state: like the saved state, with or without "params"; leaves
+        are arrays or
         `ShapeDtypeStruct`, whose shardings say where to put what is read (the
         first local device where there is none). Another dtype is cast to.
       step: None for the newest.
@@ -121,13 +122,11 @@ class RunStore:
       remedy += f", or go back with --from-step {earlier[-1]}"
     manifest, _, saved = files.describe(path, f"{remedy}.")
     abstract = jax.tree.map(files.abstract, dict(abstract_state))
-    params = abstract.pop(files.PARAMS)
-    items = {files.PARAMS: params} | (
-      {files.REST: abstract} if abstract else {}
-    )
+    params = {k: abstract.pop(k) for k in (files.PARAMS,) if k in abstract}
+    items = params | ({files.REST: abstract} if abstract else {})
     with files.context(), files.reading(path, f"{remedy}."):
       loaded = ocp.load_checkpointables(path, items)
-      state = {files.PARAMS: loaded[files.PARAMS]} | loaded.get(files.REST, {})
+      state = {key: loaded[key] for key in params} | loaded.get(files.REST, {})
       files.check(state, saved)
     return state, manifest
 

@@ -1,6 +1,7 @@
 """What a phase's training step takes of a TPU slice."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,10 +96,11 @@ def plan(
   Raises:
     ValueError: the model or batch does not divide over the mesh.
   """
-  lowered, state, mesh = lower(recipe, phase, config, target)
+  lowered, (state, base), mesh = lower(recipe, phase, config, target)
   program = compiling.compile(lowered)
   devices = mesh.devices.ravel()
   held = {name: compiling.bytes_a_device(part) for name, part in state.items()}
+  held["params"] += compiling.bytes_a_device(base)
   work = flops.of_token(config, phase.context_tokens)
   tokens = phase.num_steps * phase.step_tokens
   hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
@@ -127,8 +129,8 @@ def plan(
 
 def lower(
   recipe: Recipe, phase: TrainPhase, config: ModelConfig, target: Slice
-) -> tuple[jax.stages.Lowered, steps.State, jax.sharding.Mesh]:
-  """Returns a phase's step for a slice, its state as shapes, and the mesh.
+) -> tuple[jax.stages.Lowered, tuple[steps.State, Any], jax.sharding.Mesh]:
+  """Returns a phase's step for a slice, its state and base, and the mesh.
 
   Args and errors as of `plan`.
   """
@@ -136,13 +138,15 @@ def lower(
   config = dataclasses.replace(config, context_tokens=phase.context_tokens)
   sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
   state = steps.abstract_state(phase, config, mesh)
+  base = steps.abstract_base(phase, config, mesh)
   device = mesh.devices.flat[0]
   backend = compiling.backend(recipe, config, phase.compute_dtype, device)
   step = steps.make_step(
     config, phase, recipe.learning_rate(phase), backend, mesh
   )
   jitted = steps.jitted(step, state, recipe.compiler_options)
-  return jitted.lower(state, _batch(phase, mesh)), state, mesh
+  lowered = jitted.lower(state, _batch(phase, mesh), base)
+  return lowered, (state, base), mesh
 
 
 def thriftier(

@@ -111,18 +111,26 @@ class Run:
       return self.recipe.init_from
     return self.recipe.phases[index - 1].name
 
-  def load(self, path: os.PathLike) -> Model:
+  def load(self, path: os.PathLike, dtype: str | None = None) -> Model:
     """Returns a checkpoint's model, as it lies on the run's mesh."""
     config = store.describe(path)[0].model
     shardings = sharding.param_shardings(
       self.mesh, transformer.param_shapes(config)
     )
-    # Masters are float32, whatever dtype the checkpoint is kept in.
-    return Model(*store.load_model(path, shardings=shardings, dtype="float32"))
+    return Model(*store.load_model(path, shardings=shardings, dtype=dtype))
 
   def initial(self) -> Model:
     """Returns the checkpoint's model that the run starts from."""
-    return self.load(self._init_path)
+    # Masters are float32, whatever dtype the checkpoint is kept in; where none
+    # are wanted of what is frozen, there may be no room for them.
+    kept = {
+      phase.frozen_dtype
+      for phase in self.recipe.phases
+      if isinstance(phase, TrainPhase)
+    }
+    return self.load(
+      self._init_path, None if kept == {"bfloat16"} else "float32"
+    )
 
   def base(self) -> Model:
     """Returns the model before the run's first surgery."""

@@ -21,6 +21,7 @@ from drope_jax.data import lock, paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
+from drope_jax.train import tuning
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 # Fields of a Recipe that change no number that the run computes; the mesh, none
@@ -106,6 +107,7 @@ def check(
             f"{opened.path}. Tokenize the text again."
           )
     if isinstance(phase, TrainPhase):
+      tuning.of(phase, transformer.param_shapes(config))  # Refuses its names.
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens
       )

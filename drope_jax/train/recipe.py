@@ -55,6 +55,14 @@ class TrainPhase:
     batch_size: B, sequences a step, over all devices.
     context_tokens: S, tokens a sequence.
     optimizer: and its clipping.
+    trainable: names of the parameters that are trained; the others are frozen:
+      they have no gradients, moments or decay, and keep their bits. None: all
+      are trained. A name is a path in the model's tree, or the first part of
+      several, in which * and [ab] are a shell's: "layers/attention/[qk]",
+      "*norm". After "layers" may be an index or a slice, as Python's, of the
+      layers: "layers[:4]/mlp".
+    frozen_dtype: of the frozen, in memory and in the checkpoint. "bfloat16"
+      takes half as much; where the model is kept in it, it loses nothing.
     schedule: of the learning rate, over this phase's steps.
     optimizer_start: "fresh" moments, or those "kept" from the training before;
       of parameters that a surgery added, fresh.
@@ -67,7 +75,8 @@ class TrainPhase:
       of the base recovered: its loss / the model's, on the held-out text at
       this length. The base is the model before the run's first surgery.
     accumulation: microbatches a step; divides `batch_size`.
-    compute_dtype: of activations; parameters and moments stay float32.
+    compute_dtype: of activations; what is trained, and its moments, stay
+      float32.
     z_loss: coefficient of lse^2, which the objective adds to cross-entropy.
     loss_chunk_tokens: whose logits a device holds at once.
     guard: which steps are skipped, and when that ends the run.
@@ -86,6 +95,8 @@ class TrainPhase:
   context_tokens: int
   optimizer: Optimizer
   schedule: Schedule
+  trainable: tuple[str, ...] | None = None
+  frozen_dtype: str = "float32"
   optimizer_start: str = "fresh"
   schedule_start: str = "fresh"
   steps: int | None = None
@@ -127,10 +138,23 @@ class TrainPhase:
         f"{self.name}: TrainPhase.accumulation must divide batch_size, got "
         f"{self.accumulation} and {self.batch_size}. Change one."
       )
-    if self.compute_dtype not in DTYPES:
+    for field in ("compute_dtype", "frozen_dtype"):
+      if getattr(self, field) not in DTYPES:
+        raise ValueError(
+          f"{self.name}: TrainPhase.{field} must be one of "
+          f"{', '.join(DTYPES)}, got {getattr(self, field)!r}. Name one of "
+          "these."
+        )
+    if self.trainable == ():
       raise ValueError(
-        f"{self.name}: TrainPhase.compute_dtype must be one of "
-        f"{', '.join(DTYPES)}, got {self.compute_dtype!r}. Name one of these."
+        f"{self.name}: TrainPhase.trainable must name parameters, got (), by "
+        "which all are frozen. Name some, or None to train all."
+      )
+    if self.trainable is None and self.frozen_dtype != "float32":
+      raise ValueError(
+        f"{self.name}: TrainPhase.frozen_dtype is of frozen parameters, got "
+        f"{self.frozen_dtype!r} where there are none. Set "
+        "TrainPhase.trainable, or leave it out."
       )
     if self.held_out is not None:
       shared = {*self.held_out.data.stores} & {*self.data.stores}
@@ -164,6 +188,11 @@ class TrainPhase:
   def step_tokens(self) -> int:
     """Tokens a step: B * S."""
     return self.batch_size * self.context_tokens
+
+  @property
+  def moves_the_model(self) -> bool:
+    """Whether what its steps move is the very model of its checkpoint."""
+    return self.trainable is None
 
   @property
   def microbatch_size(self) -> int:
@@ -376,7 +405,7 @@ class Recipe:
   def _require_same_as_kept(self, phase: TrainPhase) -> None:
     before = self.before(phase)
     for field, shared in (
-      ("optimizer_start", ("optimizer",)),
+      ("optimizer_start", ("optimizer", "trainable")),
       ("schedule_start", ("schedule", "step_tokens")),
     ):
       if getattr(phase, field) == "kept" and (

@@ -17,6 +17,7 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import guard as guards
 from drope_jax.train import loss as losses
+from drope_jax.train import tuning as tunings
 from drope_jax.train.recipe import TrainPhase
 
 COMPILER_OPTIONS = types.MappingProxyType(
@@ -30,16 +31,27 @@ COMPILER_OPTIONS = types.MappingProxyType(
 """Which options of XLA a step is compiled with, by platform."""
 
 State = dict[str, Any]
-"""params; opt_state and guard, the phase's; and int32 step, the run's."""
+"""params, what the phase trains of the model's, as a rule all; opt_state and
+guard, the phase's; and int32 step, the run's."""
 
 
 def init_state(
   phase: TrainPhase, params: transformer.Params, step: int
 ) -> State:
-  """Returns the state that a phase starts from at the run's `step`."""
+  """Returns the state that a phase starts from at the run's `step`.
+
+  Args:
+    phase: a training.
+    params: the model's.
+    step: the run's.
+
+  Raises:
+    ValueError: the phase trains parameters that there are not.
+  """
+  trained = tunings.of(phase, params).start(params)
   return {
-    "params": params,
-    "opt_state": phase.optimizer.transform().init(params),
+    "params": trained,
+    "opt_state": phase.optimizer.transform().init(trained),
     "guard": phase.guard.init(),
     "step": jnp.asarray(step, jnp.int32),
   }
@@ -49,12 +61,23 @@ def abstract_state(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
   """Returns the phase's state as shapes, with the shardings it is to have."""
   shapes = transformer.param_shapes(config)
   state = jax.eval_shape(lambda params: init_state(phase, params, 0), shapes)
+  return _lying(state, sharding.like_params(mesh, state, state["params"]))
+
+
+def abstract_base(
+  phase: TrainPhase, config: ModelConfig, mesh: Mesh
+) -> transformer.Params:
+  """Returns what the phase does not train as shapes, with shardings."""
+  shapes = transformer.param_shapes(config)
+  base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
+  return _lying(base, sharding.param_shardings(mesh, base))
+
+
+def _lying(shapes: Any, shardings: Any) -> Any:
   return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    state,
-    sharding.like_params(mesh, state, shapes),
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    shapes,
+    shardings,
   )
 
 
@@ -88,8 +111,8 @@ def make_step(
   schedule: optax.Schedule,
   backend: str | FlashTpu,
   mesh: Mesh,
-) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Array]]]:
-  """Returns step(state, batch) -> (state, metrics), to be jitted.
+) -> Callable[..., tuple[State, dict[str, Array]]]:
+  """Returns step(state, batch, base) -> (state, metrics), to be jitted.
 
   The loss is the mean over the batch's weights, whatever the microbatches. A
   step that the phase's guard refuses leaves params and opt_state as they were.
@@ -102,18 +125,25 @@ def make_step(
     mesh: over which state and batches lie, as `sharding` lays them.
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
-  (float32); metrics are scalars: loss (nats a token), its perplexity,
-  grad_norm, param_norm (before the step), lr, weight (tokens that counted),
-  skipped (steps so far in the phase), skips_in_a_row (the most so far) and, by
-  choice, max_logit (attention's largest).
+  (float32); the base is what the phase does not train, as `tuning.Tuning.base`
+  has it, and {} by default. Metrics are scalars: loss (nats a token), its
+  perplexity, grad_norm, param_norm (before the step; of what is trained), lr,
+  weight (tokens that counted), skipped (steps so far in the phase),
+  skips_in_a_row (the most so far) and, by choice, max_logit (attention's
+  largest).
   """
   transform = phase.optimizer.transform()
+  tuning = tunings.of(phase, transformer.param_shapes(config))
   summed_loss = functools.partial(
     _summed_loss, config, phase, phase.data, backend, mesh
   )
 
-  def summed_gradients(params, batch):
-    differentiate = jax.grad(summed_loss, has_aux=True)
+  def summed_gradients(params, base, batch):
+    def tuned_loss(params, batch):
+      parts = (_cast(phase, part) for part in (base, params))
+      return summed_loss(tuning.model(*parts), batch)
+
+    differentiate = jax.grad(tuned_loss, has_aux=True)
     if phase.accumulation == 1:
       return differentiate(params, batch)
 
@@ -135,14 +165,14 @@ def make_step(
     start = (zero, (jnp.zeros(()), -jnp.inf))
     return jax.lax.scan(add, start, microbatches)[0]
 
-  def step(state, batch):
+  def step(state, batch, base=None):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
     # Shares of the batch's weight, so that sums are its means: of gradients
     # too, whose division would be a pass of its own over all of them.
     shares_BS = batch["weights_BS"] / weight
     gradients, (loss, max_logit) = summed_gradients(
-      params, {**batch, "weights_BS": shares_BS}
+      params, base or {}, {**batch, "weights_BS": shares_BS}
     )
     grad_norm = optax.tree.norm(gradients)
     takes, guard = phase.guard.judge(state["guard"], loss, grad_norm)
@@ -213,9 +243,13 @@ def make_evaluation(
   return evaluate
 
 
+def _cast(phase, params):
+  return jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
+
+
 def _summed_loss(config, phase, data, backend, mesh, params, batch):
   """Returns the objective and, beside it, nats and the largest logit."""
-  cast = jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
+  cast = _cast(phase, params)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   x_BSM = transformer.hidden(
     config,

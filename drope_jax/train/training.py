@@ -13,6 +13,7 @@ from drope_jax.train import flops, held_out, preflight
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import step as steps
+from drope_jax.train import tuning as tunings
 from drope_jax.train.cadence import Cadence
 from drope_jax.train.context import Model, Run
 from drope_jax.train.recipe import TrainPhase
@@ -65,6 +66,8 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
       tokens=taken * phase.step_tokens,
     )
 
+  tuning = tunings.of(phase, model.params)
+  base = tuning.base(model.params)
   abstract = steps.abstract_state(phase, config, run.mesh)
   with runs.RunStore(
     run.directory,
@@ -80,9 +83,9 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
-      state, manifest = saves.restore(abstract)
+      state, manifest = _restore(saves, phase, abstract)
       if saved == last:
-        return Model(state["params"], manifest)
+        return Model(tuning.model(base, state["params"]), manifest)
     else:
       start = jax.jit(
         lambda params: steps.init_state(phase, params, first),
@@ -96,17 +99,38 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         )
 
     def save(step, state, measured) -> None:
-      saves.save(step, state, manifest_at(step, measured))
+      params = tuning.model(base, state["params"])
+      saved = _to_save(phase, state, params)
+      saves.save(step, saved, manifest_at(step, measured))
 
     state, measured = _take_steps(
-      run, phase, model, backend, first, state, save
+      run, phase, tuning, model, base, backend, first, state, save
     )
     ended = int(state["step"])
     manifest = manifest_at(ended, measured)
     # The steps that an early end left out count as behind the run.
     state["step"] += last - ended
-    saves.save(last, state, manifest)
-  return Model(state["params"], manifest)
+    params = tuning.model(base, state["params"])
+    saves.save(last, _to_save(phase, state, params), manifest)
+  return Model(params, manifest)
+
+
+def _to_save(phase, state, params):
+  """Returns a state as it is saved, with the model beside what is trained."""
+  if phase.moves_the_model:
+    return state
+  return {**state, "params": params, "trained": state["params"]}
+
+
+def _restore(saves, phase, abstract, step=None):
+  """Returns the state that was saved, and its manifest."""
+  if phase.moves_the_model:
+    return saves.restore(abstract, step)
+  others = {name: part for name, part in abstract.items() if name != "params"}
+  state, manifest = saves.restore(
+    {**others, "trained": abstract["params"]}, step
+  )
+  return {"params": state.pop("trained"), **state}, manifest
 
 
 def _state_before(run, phase, saves, first):
@@ -114,10 +138,10 @@ def _state_before(run, phase, saves, first):
   before = run.recipe.before(phase)
   config = store.describe(run.directory / before.name)[0].model
   abstract = steps.abstract_state(before, config, run.mesh)
-  return saves.restore(abstract, first)[0]
+  return _restore(saves, before, abstract, first)[0]
 
 
-def _take_steps(run, phase, model, backend, first, state, save):
+def _take_steps(run, phase, tuning, model, base, backend, first, state, save):
   """Returns the state in which the phase ends, and its last measurement.
 
   That has `tokens`, too, where it ends the phase early. Saves on the way, not
@@ -149,7 +173,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
     while now < last:
       with meter.waiting():
         batch = sharding.put_batch(run.mesh, next(batches))
-      state, metrics = take(state, batch)
+      state, metrics = take(state, batch, base)
       meter.start_step(metrics)
       now += 1
       measures = phase.held_out is not None and (
@@ -163,7 +187,8 @@ def _take_steps(run, phase, model, backend, first, state, save):
         _require_taken(phase, now, metrics)
       if logs:
         speed = meter.line()
-        measured = measure(state["params"]) if measures else {}
+        params = tuning.model(base, state["params"])
+        measured = measure(params) if measures else {}
         line = {
           "step": now,
           "phase": phase.name,
@@ -172,7 +197,7 @@ def _take_steps(run, phase, model, backend, first, state, save):
           + (now - first) * phase.step_tokens,
           **metrics,
           **measured,
-          **run.probe(config, state["params"]),
+          **run.probe(config, params),
           **speed,
         }
         log.write(line)
