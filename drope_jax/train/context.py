@@ -90,7 +90,7 @@ class Run:
   stores: Mapping[str, str]
   start_tokens: int
   on_metrics: Listener
-  probe: Probe
+  probe: Probe | None
   stopping: Callable[[int], bool]
 
   @property

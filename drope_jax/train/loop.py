@@ -34,7 +34,7 @@ def run(
   base_dir: str | None = None,
   on_metrics: Listener = lambda line: None,
   on_model: Callable[[str, Model], None] = lambda name, model: None,
-  probe: Probe = lambda config, params: {},
+  probe: Probe | None = None,
   stopping: Callable[[int], bool] = lambda step: False,
   from_step: int | None = None,
 ) -> Model:

@@ -64,6 +64,9 @@ class TrainPhase:
     frozen_dtype: of the frozen, in memory and in the checkpoint. "bfloat16"
       takes half as much; where the model is kept in it, it loses nothing.
     schedule: of the learning rate, over this phase's steps.
+    ema_decay: d: the phase's checkpoint, its saves and its held-out loss have
+      the mean of the weights after each of its steps, in which those of a step
+      count d times as much as those of the next. None: the last weights.
     optimizer_start: "fresh" moments, or those "kept" from the training before;
       of parameters that a surgery added, fresh.
     schedule_start: "fresh", or "kept": the schedule goes on where the training
@@ -97,6 +100,7 @@ class TrainPhase:
   schedule: Schedule
   trainable: tuple[str, ...] | None = None
   frozen_dtype: str = "float32"
+  ema_decay: float | None = None
   optimizer_start: str = "fresh"
   schedule_start: str = "fresh"
   steps: int | None = None
@@ -150,6 +154,11 @@ class TrainPhase:
         f"{self.name}: TrainPhase.trainable must name parameters, got (), by "
         "which all are frozen. Name some, or None to train all."
       )
+    if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+      raise ValueError(
+        f"{self.name}: TrainPhase.ema_decay must be above 0 and below 1, got "
+        f"{self.ema_decay}. Set 0.999, say, or None for the last weights."
+      )
     if self.trainable is None and self.frozen_dtype != "float32":
       raise ValueError(
         f"{self.name}: TrainPhase.frozen_dtype is of frozen parameters, got "
@@ -192,7 +201,7 @@ class TrainPhase:
   @property
   def moves_the_model(self) -> bool:
     """Whether what its steps move is the very model of its checkpoint."""
-    return self.trainable is None
+    return self.trainable is None and self.ema_decay is None
 
   @property
   def microbatch_size(self) -> int:

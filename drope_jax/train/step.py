@@ -31,8 +31,8 @@ COMPILER_OPTIONS = types.MappingProxyType(
 """Which options of XLA a step is compiled with, by platform."""
 
 State = dict[str, Any]
-"""params, what the phase trains of the model's, as a rule all; opt_state and
-guard, the phase's; and int32 step, the run's."""
+"""params, what the phase trains of the model's, as a rule all; opt_state,
+guard and, by choice, average, the phase's; and int32 step, the run's."""
 
 
 def init_state(
@@ -49,12 +49,15 @@ def init_state(
     ValueError: the phase trains parameters that there are not.
   """
   trained = tunings.of(phase, params).start(params)
-  return {
+  state = {
     "params": trained,
     "opt_state": phase.optimizer.transform().init(trained),
     "guard": phase.guard.init(),
     "step": jnp.asarray(step, jnp.int32),
   }
+  if phase.ema_decay is not None:
+    state["average"] = _averaging(phase).init(trained)
+  return state
 
 
 def abstract_state(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
@@ -71,6 +74,24 @@ def abstract_base(
   shapes = transformer.param_shapes(config)
   base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
   return _lying(base, sharding.param_shardings(mesh, base))
+
+
+def averaged(phase: TrainPhase, state: State) -> transformer.Params:
+  """Returns what a phase leaves of what it trains: by choice, its average."""
+  if phase.ema_decay is None:
+    return state["params"]
+  return _corrected(phase.ema_decay, state["average"], state["params"])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _corrected(decay, average, params):
+  mean = optax.tree.bias_correction(average.ema, decay, average.count)
+  # Where no step was taken yet, there is none.
+  return optax.tree.where(average.count > 0, mean, params)
+
+
+def _averaging(phase: TrainPhase) -> optax.GradientTransformation:
+  return optax.ema(phase.ema_decay, debias=False)
 
 
 def _lying(shapes: Any, shardings: Any) -> Any:
@@ -115,7 +136,8 @@ def make_step(
   """Returns step(state, batch, base) -> (state, metrics), to be jitted.
 
   The loss is the mean over the batch's weights, whatever the microbatches. A
-  step that the phase's guard refuses leaves params and opt_state as they were.
+  step that the phase's guard refuses leaves params, opt_state and average as
+  they were.
 
   Args:
     config: the model's.
@@ -192,12 +214,17 @@ def make_step(
     }
     if phase.log_max_logit:
       metrics["max_logit"] = max_logit
-    return {
+    after = {
       "params": guards.choose(takes, moved, params),
       "opt_state": guards.choose(takes, moved_state, opt_state),
       "guard": guard,
       "step": state["step"] + 1,
-    }, metrics
+    }
+    if phase.ema_decay is not None:
+      average = state["average"]
+      _, further = _averaging(phase).update(moved, average)
+      after["average"] = guards.choose(takes, further, average)
+    return after, metrics
 
   return step
 

@@ -8,6 +8,7 @@ import jax
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
+from drope_jax.model import transformer
 from drope_jax.train import backend as backends
 from drope_jax.train import flops, held_out, preflight
 from drope_jax.train import meter as meters
@@ -52,6 +53,8 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
       "seed": run.recipe.seed,
       "stores": {path: run.stores[path] for path in phase.data.stores},
     }
+    if phase.ema_decay is not None:
+      arguments["weights"] = "averaged"
     if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
       arguments[manifests.HELD_OUT_LOSS] = loss
     if "tokens" in measured:
@@ -69,6 +72,10 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
   tuning = tunings.of(phase, model.params)
   base = tuning.base(model.params)
   abstract = steps.abstract_state(phase, config, run.mesh)
+
+  def params_of(state: steps.State) -> transformer.Params:
+    return tuning.model(base, steps.averaged(phase, state))
+
   with runs.RunStore(
     run.directory,
     run.recipe.keep_saves,
@@ -85,7 +92,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     if saved > first:
       state, manifest = _restore(saves, phase, abstract)
       if saved == last:
-        return Model(tuning.model(base, state["params"]), manifest)
+        return Model(params_of(state), manifest)
     else:
       start = jax.jit(
         lambda params: steps.init_state(phase, params, first),
@@ -99,18 +106,17 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         )
 
     def save(step, state, measured) -> None:
-      params = tuning.model(base, state["params"])
-      saved = _to_save(phase, state, params)
+      saved = _to_save(phase, state, params_of(state))
       saves.save(step, saved, manifest_at(step, measured))
 
     state, measured = _take_steps(
-      run, phase, tuning, model, base, backend, first, state, save
+      run, phase, model, base, backend, first, state, params_of, save
     )
     ended = int(state["step"])
     manifest = manifest_at(ended, measured)
     # The steps that an early end left out count as behind the run.
     state["step"] += last - ended
-    params = tuning.model(base, state["params"])
+    params = params_of(state)
     saves.save(last, _to_save(phase, state, params), manifest)
   return Model(params, manifest)
 
@@ -141,7 +147,9 @@ def _state_before(run, phase, saves, first):
   return _restore(saves, before, abstract, first)[0]
 
 
-def _take_steps(run, phase, tuning, model, base, backend, first, state, save):
+def _take_steps(
+  run, phase, model, base, backend, first, state, params_of, save
+):
   """Returns the state in which the phase ends, and its last measurement.
 
   That has `tokens`, too, where it ends the phase early. Saves on the way, not
@@ -187,8 +195,11 @@ def _take_steps(run, phase, tuning, model, base, backend, first, state, save):
         _require_taken(phase, now, metrics)
       if logs:
         speed = meter.line()
-        params = tuning.model(base, state["params"])
-        measured = measure(params) if measures else {}
+        measured, probed = {}, {}
+        if measures or run.probe is not None:
+          params = params_of(state)
+          measured = measure(params) if measures else {}
+          probed = run.probe(config, params) if run.probe is not None else {}
         line = {
           "step": now,
           "phase": phase.name,
@@ -197,7 +208,7 @@ def _take_steps(run, phase, tuning, model, base, backend, first, state, save):
           + (now - first) * phase.step_tokens,
           **metrics,
           **measured,
-          **run.probe(config, params),
+          **probed,
           **speed,
         }
         log.write(line)

@@ -467,42 +467,6 @@ def test_a_training_in_two_that_keeps_its_state_is_one(base, tmp_path):
   _assert_same_bits(_leaves(halves), _leaves(whole))
 
 
-def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
-  phase = dataclasses.replace(
-    RECALIBRATE,
-    name="some",
-    trainable=("layers[1]/mlp", "*norm"),
-    tokens=None,
-    steps=4,
-  )
-  recipe = dataclasses.replace(
-    RECIPE,
-    phases=(phase,),
-    compiler_options={"xla_backend_optimization_level": 0},
-  )
-  models = {}
-  _run(recipe, tmp_path / "1", base, on_model=models.__setitem__)
-  start, end = _leaves(models["start"]), _leaves(models["some"])
-  moved = {path for path in end if not np.array_equal(end[path], start[path])}
-  mlp = {f"layers/mlp/{name}/kernel" for name in ("gate", "up", "down")}
-  assert moved - mlp == {
-    "final_norm/gain",
-    "layers/attention_norm/gain",
-    "layers/mlp_norm/gain",
-  }
-  for path in mlp:
-    frozen, trained = end[path] != start[path]
-    assert trained.any() and not frozen.any()
-  with pytest.raises(Stop):
-    _run(recipe, tmp_path / "2", base, **_stop_at([], step=3))
-  # What a step leaves is a model, too.
-  saved = store.load_model(tmp_path / "2" / "2")[0]
-  np.testing.assert_array_equal(saved["embed"]["table"], start["embed/table"])
-  for _ in range(2):  # The second reads the last step's save.
-    _assert_same_bits(_leaves(_run(recipe, tmp_path / "2", base)), end)
-    shutil.rmtree(tmp_path / "2" / "some")
-
-
 HELD_OUT = HeldOut(pipeline.DataConfig(("held",)), sequences=3, every_steps=2)
 
 
@@ -534,6 +498,49 @@ def _held_out_loss(folder, base):
   log_p_BSV = jax.nn.log_softmax(logits_BSV)
   target_BS1 = batch["targets_BS"][..., None]
   return -np.take_along_axis(np.asarray(log_p_BSV), target_BS1, -1).mean()
+
+
+def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
+  phase = dataclasses.replace(
+    RECALIBRATE,
+    name="some",
+    trainable=("layers[1]/mlp", "*norm"),
+    ema_decay=0.5,
+    held_out=HELD_OUT,
+    tokens=None,
+    steps=4,
+  )
+  recipe = dataclasses.replace(
+    RECIPE,
+    phases=(phase,),
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  models = {}
+  _run(recipe, tmp_path / "1", base, on_model=models.__setitem__)
+  start, end = _leaves(models["start"]), _leaves(models["some"])
+  moved = {path for path in end if not np.array_equal(end[path], start[path])}
+  mlp = {f"layers/mlp/{name}/kernel" for name in ("gate", "up", "down")}
+  assert moved - mlp == {
+    "final_norm/gain",
+    "layers/attention_norm/gain",
+    "layers/mlp_norm/gain",
+  }
+  for path in mlp:
+    frozen, trained = end[path] != start[path]
+    assert trained.any() and not frozen.any()
+  arguments = models["some"].manifest.lineage[-1].arguments
+  assert arguments["weights"] == "averaged"
+  # What is measured is what a save has.
+  loss = _held_out_loss(tmp_path / "1" / "2", base)
+  # Mean losses in float32, summed in another order.
+  assert _lines(tmp_path / "1")[1]["held_out_loss"] == pytest.approx(
+    loss, rel=1e-5
+  )
+  with pytest.raises(Stop):
+    _run(recipe, tmp_path / "2", base, **_stop_at([], step=3))
+  for _ in range(2):  # The second reads the last step's save.
+    _assert_same_bits(_leaves(_run(recipe, tmp_path / "2", base)), end)
+    shutil.rmtree(tmp_path / "2" / "some")
 
 
 def test_a_recalibration_ends_once_the_base_is_recovered(base, tmp_path):
