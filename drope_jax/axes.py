@@ -4,6 +4,7 @@
   H query heads        K key/value heads     G query heads a kv head (H / K)
   D head dim           F rotary pairs (D/2)  M model width
   I MLP width          N layers              V vocabulary
+  R rank of adapters
 
 An axis of length 1 is written `1`; when the shape changes, the name changes.
 Keys of the parameter tree take no suffix: they are an on-disk format.

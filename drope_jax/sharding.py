@@ -34,6 +34,10 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
   (r"layers/attention/o/kernel", P(None, "tensor", "fsdp")),
   (r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
   (r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
+  (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_a", P(None, "fsdp", None)),
+  (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_b", P(None, None, "tensor")),
+  (r"layers/(attention/o|mlp/down)/lora_a", P(None, "tensor", None)),
+  (r"layers/(attention/o|mlp/down)/lora_b", P(None, None, "fsdp")),
   (r"(layers/attention|layers/mlp|final)_norm/gain", P()),
   (r"head/kernel", P("fsdp", "tensor")),
 )

@@ -63,7 +63,18 @@ def test_every_parameter_of_every_model_has_one_rule_and_every_rule_one():
     for path, leaf in trees.flatten(transformer.param_shapes(config)).items():
       spec = sharding.param_spec(path)
       assert len(spec) in (0, len(leaf.shape)), path
-      used |= {r for r, _ in sharding.PARAM_RULES if re.fullmatch(r, path)}
+      paths = {path}
+      if path.startswith("layers") and path.endswith("kernel"):
+        # Each factor lies as the kernel does on the axis that it shares.
+        a, b = (path.replace("kernel", name) for name in ("lora_a", "lora_b"))
+        assert sharding.param_spec(a) == P(*spec[:2], None)
+        assert sharding.param_spec(b) == P(spec[0], None, spec[2])
+        paths |= {a, b}
+      used |= {
+        rule
+        for rule, _ in sharding.PARAM_RULES
+        if any(re.fullmatch(rule, path) for path in paths)
+      }
       # Layers are never split: the scan takes them one by one.
       assert not path.startswith("layers") or spec in (P(), P(None, *spec[1:]))
   assert used == {rule for rule, _ in sharding.PARAM_RULES}

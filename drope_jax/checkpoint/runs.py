@@ -96,7 +96,10 @@ class RunStore:
     return self._latest_step
 
   def restore(
-    self, abstract_state: Mapping[str, Any], step: int | None = None
+    self,
+    abstract_state: Mapping[str, Any],
+    step: int | None = None,
+    unread: Any = None,
   ) -> tuple[dict[str, Any], Manifest]:
     """Returns a saved state, bit for bit, and its manifest.
 
@@ -106,10 +109,12 @@ class RunStore:
         `ShapeDtypeStruct`, whose shardings say where to put what is read (the
         first local device where there is none). Another dtype is cast to.
       step: None for the newest.
+      unread: parameters that are at hand and not read, but must be the same.
 
     Raises:
       FileNotFoundError: nothing saved, or not that step.
-      ValueError: damaged, or `abstract_state` is not like what was saved.
+      ValueError: damaged, or `abstract_state` is not like what was saved, or
+        `unread` not what was.
     """
     self.wait()
     path = store.locate(
@@ -127,7 +132,9 @@ class RunStore:
     with files.context(), files.reading(path, f"{remedy}."):
       loaded = ocp.load_checkpointables(path, items)
       state = {key: loaded[key] for key in params} | loaded.get(files.REST, {})
-      files.check(state, saved)
+      files.check(
+        state if unread is None else state | {files.PARAMS: unread}, saved
+      )
     return state, manifest
 
   def wait(self) -> None:

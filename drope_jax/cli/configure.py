@@ -22,7 +22,7 @@ from drope_jax.data import pipeline
 from drope_jax.evals import needles, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import guard, optimizer, recipe
+from drope_jax.train import guard, lora, optimizer, recipe
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ CLASSES = (
   optimizer.Constant,
   compose.Surgery,
   guard.Guard,
+  lora.Lora,
   recipe.HeldOut,
   recipe.TrainPhase,
   recipe.SurgeryPhase,

@@ -13,7 +13,7 @@ Needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import pathlib
@@ -164,39 +164,46 @@ def _print(
     f"{target.name}: {target.chips} chips; a chip has "
     f"{slices.CHIPS[target.chip].hbm_bytes / _GIB:.2f} GiB"
   )
-  steps = _memory("phase", "remat", "micro-\nbatches", held="optimizer")
+  held = [
+    name
+    for name in ("optimizer", "adapters", "average")
+    if any(getattr(plan, name) for plan in trained)
+  ]
+  steps = _memory("phase", "remat", "micro-\nbatches", held=held)
   for plan in trained:
     names = (plan.phase, plan.remat, str(plan.accumulation))
-    steps.add_row(*names, *_sizes(plan, plan.optimizer))
+    steps.add_row(*names, *_sizes(plan, held))
   console.print(steps)
   for plan in trained:
     if plan.fits:
       console.print(_training_summary(plan), soft_wrap=True)
   if not evaluated:
     return
-  programs = _memory("program", "context", "texts", held="cache")
+  programs = _memory("program", "context", "texts", held=["cache"])
   for plan in evaluated:
     names = (plan.program, f"{plan.context_tokens:,}", f"{plan.texts:,}")
-    programs.add_row(*names, *_sizes(plan, plan.cache))
+    programs.add_row(*names, *_sizes(plan, ["cache"]))
   console.print(programs)
   for plan in evaluated:
     if plan.fits:
       console.print(_evaluation_summary(plan), soft_wrap=True)
 
 
-def _memory(*names: str, held: str) -> Table:
+def _memory(*names: str, held: Sequence[str]) -> Table:
   table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for name in names:
     table.add_column(name, overflow="fold")
-  for name in ("params", held, "temp.", "all"):
+  for name in ("params", *held, "temp.", "all"):
     table.add_column(f"{name}\nGiB", justify="right", no_wrap=True)
   table.add_column("", justify="right", no_wrap=True)
   return table
 
 
-def _sizes(plan: training.Plan | evaluation.Plan, held: int) -> Iterator[str]:
-  for size in (plan.params, held, plan.temporaries, plan.total):
-    yield f"{size / _GIB:.2f}"
+def _sizes(
+  plan: training.Plan | evaluation.Plan, held: Sequence[str]
+) -> Iterator[str]:
+  for name in ("params", *held, "temporaries", "total"):
+    yield f"{getattr(plan, name) / _GIB:.2f}"
   over = (plan.total - plan.available) / _GIB
   yield "fits" if plan.fits else f"{over:.2f} too much"
 

@@ -6,6 +6,8 @@ axes B and S may be one, since each token is projected and normed alone.
 Projections have the names that `remat` knows them by.
 """
 
+from collections.abc import Mapping
+import functools
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -17,8 +19,15 @@ from drope_jax.axes import Array
 from drope_jax.model.config import ModelConfig
 
 
+class Adapter(NamedTuple):
+  """Matrices whose product is added to a kernel: [in, R] and [R, out]."""
+
+  a: Array
+  b: Array
+
+
 class Linear(nnx.Module):
-  """x @ kernel (+ bias); kernel [in, out], bias [out].
+  """x @ kernel (+ bias) (+ x @ a @ b); kernel [in, out], bias [out].
 
   Kernels start normal with deviation gain / sqrt(in): 0.016 at width 4096,
   near the usual 0.02, and at the widths of small models an attention that
@@ -41,11 +50,14 @@ class Linear(nnx.Module):
     self.bias = nnx.data(
       nnx.Param(jnp.zeros(out_size, jnp.float32)) if bias else None
     )
+    self.adapter = nnx.data(None)
 
   def __call__(self, x_BSM: Array) -> Array:
     y_BSM = x_BSM @ self.kernel[...].astype(x_BSM.dtype)
     if self.bias is not None:
       y_BSM += self.bias[...].astype(x_BSM.dtype)
+    if self.adapter is not None:
+      y_BSM += (x_BSM @ self.adapter.a) @ self.adapter.b
     return y_BSM
 
 
@@ -146,6 +158,12 @@ class Layer(nnx.Module):
     self.attention = Attention(config, rngs)
     self.mlp_norm = RMSNorm(config.width, config.norm_eps)
     self.mlp = SwiGLU(config, rngs)
+
+  def adapt(self, adapters: Mapping[str, Adapter]) -> None:
+    """Adds adapters to projections, by their paths: "attention/q"."""
+    for path, adapter in adapters.items():
+      linear = functools.reduce(getattr, path.split("/"), self)
+      linear.adapter = nnx.data(adapter)
 
 
 def residual_gain(config: ModelConfig) -> float:

@@ -18,7 +18,7 @@ meshes. Schema version 1; leaves under "layers" lead with N:
 Rotary pairs are (i, i + D/2) within a head: the half-split layout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -38,6 +38,7 @@ from drope_jax.positional import rotary
 SCHEMA_VERSION = 1
 
 Params = dict[str, Any]
+Adapters = Mapping[str, layers.Adapter]
 
 
 class _Ends(nnx.Module):
@@ -87,6 +88,7 @@ def hidden(
   tokens_BS: Array,
   *,
   segments_BS: Array | None = None,
+  adapters: Adapters | None = None,
   logit_scale: Array | float | None = None,
   backend: str = "reference",
   remat: str = "none",
@@ -103,6 +105,8 @@ def hidden(
     params: weights in the schema above.
     tokens_BS: int32 token ids, 0 <= id < V.
     segments_BS: int32 ids; a token sees its own segment alone. None: one.
+    adapters: of projections, by their paths in a layer, with [N, in, R] and
+      [N, R, out].
     logit_scale: overrides `config.logit_scale`; may be traced.
     backend: the attention's, see `attention.BACKENDS`.
     remat: which activations the backward pass finds, see `remat.POLICIES`.
@@ -122,6 +126,7 @@ def hidden(
     params,
     tokens_BS,
     segments_BS=segments_BS,
+    adapters=adapters,
     logit_scale=logit_scale,
     backend=backend,
     remat=remat,
@@ -237,6 +242,7 @@ def _run_layers(
   tokens_BS: Array,
   *,
   segments_BS: Array | None = None,
+  adapters: Adapters | None = None,
   cache: caches.Cache | None = None,
   from_empty: bool = False,
   logit_scale: Array | float | None = None,
@@ -272,8 +278,9 @@ def _run_layers(
 
   def body(carry, layer_inputs):
     x_BSM, cache = carry
-    weights, index, scheme, window, slopes_H = layer_inputs
+    weights, adapters, index, scheme, window, slopes_H = layer_inputs
     layer = as_layer(weights)
+    layer.adapt(adapters)
     raw = layer.attention.project(layer.attention_norm(x_BSM))
     raw = layers.QKV(*map(by_text, raw))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(raw)
@@ -316,6 +323,7 @@ def _run_layers(
     (joined(params["embed"]["table"][tokens_BS]), cache),
     (
       params["layers"],
+      adapters or {},
       jnp.arange(config.num_layers),
       plan.scheme_array(),
       plan.window_array(),

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drope_jax import sharding
+from drope_jax import sharding, trees
+from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import slices
@@ -14,6 +15,7 @@ from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
 from drope_jax.train import flops
 from drope_jax.train import step as steps
+from drope_jax.train import tuning as tunings
 from drope_jax.train.recipe import Recipe, TrainPhase
 
 # From those that keep most to that which keeps nothing.
@@ -37,7 +39,8 @@ class Plan:
     remat, accumulation: as compiled.
     fits: whether it compiles within `available`.
     available: of HBM.
-    params, optimizer: of the state, as it is sharded.
+    params, optimizer: of the model and of the state, as they are sharded.
+    adapters, average: of the state, too; 0 where the phase has none.
     temporaries: activations, gradients and what else the step computes; where
       it does not fit, what the compiler says it wants.
     logits: of the temporaries, the most that exist at once, in float32.
@@ -57,6 +60,8 @@ class Plan:
   available: int
   params: int
   optimizer: int
+  adapters: int
+  average: int
   temporaries: int
   logits: int
   flops: flops.Flops
@@ -71,7 +76,8 @@ class Plan:
   @property
   def total(self) -> int:
     """Bytes of a device's HBM."""
-    return self.params + self.optimizer + self.temporaries
+    held = self.params + self.optimizer + self.adapters + self.average
+    return held + self.temporaries
 
 
 def plan(
@@ -99,9 +105,23 @@ def plan(
   lowered, (state, base), mesh = lower(recipe, phase, config, target)
   program = compiling.compile(lowered)
   devices = mesh.devices.ravel()
-  held = {name: compiling.bytes_a_device(part) for name, part in state.items()}
-  held["params"] += compiling.bytes_a_device(base)
-  work = flops.of_token(config, phase.context_tokens)
+  moved = trees.flatten(state["params"])
+  adapters = {path: x for path, x in moved.items() if "/lora_" in path}
+  parts = {
+    "state": state,
+    "adapters": adapters,
+    "average": state.get("average"),
+    "trained": state["params"],
+    "base": base,
+    "saved": steps.abstract_saved(phase, config, mesh),
+  }
+  held = {name: compiling.bytes_a_device(part) for name, part in parts.items()}
+  shapes = transformer.param_shapes(config)
+  work = flops.of_token(
+    config,
+    phase.context_tokens,
+    **tunings.of(phase, shapes).weights(shapes),
+  )
   tokens = phase.num_steps * phase.step_tokens
   hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
   hours /= 3600
@@ -112,13 +132,15 @@ def plan(
     accumulation=phase.accumulation,
     fits=program.fits,
     available=slices.CHIPS[target.chip].hbm_bytes,
-    params=held["params"],
-    optimizer=sum(held.values()) - held["params"],
-    temporaries=program.bytes - sum(held.values()),
+    params=held["base"] + held["trained"] - held["adapters"],
+    optimizer=held["state"] - held["trained"] - held["average"],
+    adapters=held["adapters"],
+    average=held["average"],
+    temporaries=program.bytes - held["state"] - held["base"],
     logits=_logits(phase, config, mesh),
     flops=flops.Flops(*(phase.step_tokens * count for count in work)),
     collectives=program.collectives,
-    save=sum(held.values()) * target.chips // hosts,
+    save=held["saved"] * target.chips // hosts,
     step_tokens=phase.step_tokens,
     tokens=tokens,
     mfu=mfu,

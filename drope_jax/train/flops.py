@@ -43,17 +43,31 @@ class Flops(NamedTuple):
   noncausal: float
 
 
-def of_token(config: ModelConfig, context_tokens: int) -> Flops:
-  """Returns training's operations a token, in texts of `context_tokens`."""
+def of_token(
+  config: ModelConfig,
+  context_tokens: int,
+  *,
+  frozen: int = 0,
+  adapters: int = 0,
+) -> Flops:
+  """Returns training's operations a token, in texts of `context_tokens`.
+
+  Args:
+    config: the model's.
+    context_tokens: of a text.
+    frozen: weights of matrix products that have no gradients.
+    adapters: weights of matrix products beside the model's.
+  """
   S = context_tokens
   weights = _products(config) + config.vocab_size * config.width
   # Queries before the window is full see 1, 2, ... keys.
   pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in _seen(config, S))
   # Two products forward, four backward, of two operations a multiplication.
   width = 12 * config.num_heads * config.head_dim
+  products = 6 * (weights + adapters) - 2 * frozen
   return Flops(
-    6 * weights + width * pairs / S,
-    6 * weights + width * S * config.num_layers,
+    products + width * pairs / S,
+    products + width * S * config.num_layers,
   )
 
 

@@ -115,7 +115,7 @@ Schedule = Cosine | WarmupStableDecay | Constant
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-  """AdamW, weight decay on kernels only.
+  """AdamW, weight decay on kernels and adapters only.
 
   Attributes:
     b1, b2, eps: Adam's; the defaults are the DroPE reference's.
@@ -149,6 +149,9 @@ class AdamW:
 @dataclasses.dataclass(frozen=True)
 class Muon:
   """Muon for the layers' kernels, AdamW for embedding, head, norms, biases.
+
+  AdamW is for adapters too: it is the kernel's update, not its factors', whose
+  singular values Muon makes alike.
 
   Both look ahead by Nesterov's rule, so the second half is NAdamW.
 
@@ -198,7 +201,7 @@ Optimizer = AdamW | Muon
 
 
 def _decays(embeddings: bool, params: Any) -> Any:
-  leaves = ("kernel", "table") if embeddings else ("kernel",)
+  leaves = ("kernel", "lora_a", "lora_b", *(["table"] if embeddings else []))
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key in leaves, params
   )

@@ -14,6 +14,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loss
 from drope_jax.train.guard import Guard
+from drope_jax.train.lora import Lora
 from drope_jax.train.optimizer import Optimizer, Schedule
 
 DTYPES = ("float32", "bfloat16")
@@ -61,6 +62,8 @@ class TrainPhase:
       several, in which * and [ab] are a shell's: "layers/attention/[qk]",
       "*norm". After "layers" may be an index or a slice, as Python's, of the
       layers: "layers[:4]/mlp".
+    lora: adapters that are trained instead of the model, or beside what is
+      `trainable` of it; the phase's checkpoint and its saves have them merged.
     frozen_dtype: of the frozen, in memory and in the checkpoint. "bfloat16"
       takes half as much; where the model is kept in it, it loses nothing.
     schedule: of the learning rate, over this phase's steps.
@@ -99,6 +102,7 @@ class TrainPhase:
   optimizer: Optimizer
   schedule: Schedule
   trainable: tuple[str, ...] | None = None
+  lora: Lora | None = None
   frozen_dtype: str = "float32"
   ema_decay: float | None = None
   optimizer_start: str = "fresh"
@@ -159,11 +163,16 @@ class TrainPhase:
         f"{self.name}: TrainPhase.ema_decay must be above 0 and below 1, got "
         f"{self.ema_decay}. Set 0.999, say, or None for the last weights."
       )
-    if self.trainable is None and self.frozen_dtype != "float32":
+    if self.trains_all and self.frozen_dtype != "float32":
       raise ValueError(
         f"{self.name}: TrainPhase.frozen_dtype is of frozen parameters, got "
-        f"{self.frozen_dtype!r} where there are none. Set "
-        "TrainPhase.trainable, or leave it out."
+        f"{self.frozen_dtype!r} where there are none. Set TrainPhase.trainable "
+        "or lora, or leave it out."
+      )
+    if self.lora is not None and self.optimizer_start == "kept":
+      raise ValueError(
+        f"{self.name}: adapters are new in each phase, and so are their "
+        'moments, got a TrainPhase.optimizer_start of "kept". Start fresh.'
       )
     if self.held_out is not None:
       shared = {*self.held_out.data.stores} & {*self.data.stores}
@@ -199,9 +208,14 @@ class TrainPhase:
     return self.batch_size * self.context_tokens
 
   @property
+  def trains_all(self) -> bool:
+    """Whether all of the model is trained, and nothing else."""
+    return self.trainable is None and self.lora is None
+
+  @property
   def moves_the_model(self) -> bool:
     """Whether what its steps move is the very model of its checkpoint."""
-    return self.trainable is None and self.ema_decay is None
+    return self.trains_all and self.ema_decay is None
 
   @property
   def microbatch_size(self) -> int:
@@ -414,7 +428,7 @@ class Recipe:
   def _require_same_as_kept(self, phase: TrainPhase) -> None:
     before = self.before(phase)
     for field, shared in (
-      ("optimizer_start", ("optimizer", "trainable")),
+      ("optimizer_start", ("optimizer", "trainable", "lora")),
       ("schedule_start", ("schedule", "step_tokens")),
     ):
       if getattr(phase, field) == "kept" and (
@@ -423,6 +437,7 @@ class Recipe:
       ):
         raise ValueError(
           f'{phase.name}: TrainPhase.{field} "kept" needs a training before it '
-          f"in the run with the same {' and '.join(shared)}, got "
-          f"{before and before.name}. Make them alike, or start fresh."
+          f"in the run with the same {', '.join(shared[:-1])} and "
+          f"{shared[-1]}, got {before and before.name}. Make them alike, or "
+          "start fresh."
         )

@@ -36,7 +36,7 @@ guard and, by choice, average, the phase's; and int32 step, the run's."""
 
 
 def init_state(
-  phase: TrainPhase, params: transformer.Params, step: int
+  phase: TrainPhase, params: transformer.Params, step: int, seed: int = 0
 ) -> State:
   """Returns the state that a phase starts from at the run's `step`.
 
@@ -44,11 +44,13 @@ def init_state(
     phase: a training.
     params: the model's.
     step: the run's.
+    seed: the run's; with the step, of adapters.
 
   Raises:
     ValueError: the phase trains parameters that there are not.
   """
-  trained = tunings.of(phase, params).start(params)
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  trained = tunings.of(phase, params).start(params, key)
   state = {
     "params": trained,
     "opt_state": phase.optimizer.transform().init(trained),
@@ -74,6 +76,34 @@ def abstract_base(
   shapes = transformer.param_shapes(config)
   base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
   return _lying(base, sharding.param_shardings(mesh, base))
+
+
+def abstract_saved(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
+  """Returns the phase's state as it is saved, as shapes with shardings."""
+  state = abstract_state(phase, config, mesh)
+  base = abstract_base(phase, config, mesh)
+  tuning = tunings.of(phase, transformer.param_shapes(config))
+  params = jax.eval_shape(tuning.model, base, state["params"])
+  lying = _lying(params, sharding.param_shardings(mesh, params))
+  return to_save(phase, state, lying)
+
+
+def to_save(
+  phase: TrainPhase, state: State, params: transformer.Params
+) -> State:
+  """Returns a state as it is saved.
+
+  Where a step moves something else than the model that a checkpoint has, that
+  is saved too.
+
+  Args:
+    phase: the state's.
+    state: as a step returns it.
+    params: the checkpoint's.
+  """
+  if phase.moves_the_model:
+    return state
+  return {**state, "params": params, "trained": state["params"]}
 
 
 def averaged(phase: TrainPhase, state: State) -> transformer.Params:
@@ -162,8 +192,9 @@ def make_step(
 
   def summed_gradients(params, base, batch):
     def tuned_loss(params, batch):
+      adapters = _cast(phase, tuning.adapters(params))
       parts = (_cast(phase, part) for part in (base, params))
-      return summed_loss(tuning.model(*parts), batch)
+      return summed_loss(tuning.unmerged(*parts), batch, adapters)
 
     differentiate = jax.grad(tuned_loss, has_aux=True)
     if phase.accumulation == 1:
@@ -274,7 +305,9 @@ def _cast(phase, params):
   return jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
 
 
-def _summed_loss(config, phase, data, backend, mesh, params, batch):
+def _summed_loss(
+  config, phase, data, backend, mesh, params, batch, adapters=None
+):
   """Returns the objective and, beside it, nats and the largest logit."""
   cast = _cast(phase, params)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -283,6 +316,7 @@ def _summed_loss(config, phase, data, backend, mesh, params, batch):
     cast,
     batch["inputs_BS"],
     segments_BS=batch["segments_BS"] if data.document_mask else None,
+    adapters=adapters,
     backend=attention.on_mesh(backend, mesh, **sharding.ATTENTION),
     remat=phase.remat,
     unroll=on_cpu if phase.unroll is None else phase.unroll,

@@ -1,6 +1,7 @@
 """One training of a run: its steps, saved on the way and at the end."""
 
 from collections.abc import Mapping
+import dataclasses
 import math
 
 import jax
@@ -22,6 +23,19 @@ from drope_jax.train.recipe import TrainPhase
 
 class Stopped(Exception):
   """A run has saved and ended early, as it was told to; it resumes there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+  """What a phase trains of the model that it starts from."""
+
+  phase: TrainPhase
+  tuning: tunings.Tuning
+  base: transformer.Params
+
+  def params(self, state: steps.State) -> transformer.Params:
+    """Returns the parameters that a checkpoint has."""
+    return self.tuning.model(self.base, steps.averaged(self.phase, state))
 
 
 def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
@@ -70,12 +84,8 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     )
 
   tuning = tunings.of(phase, model.params)
-  base = tuning.base(model.params)
+  trained = _Trained(phase, tuning, tuning.base(model.params))
   abstract = steps.abstract_state(phase, config, run.mesh)
-
-  def params_of(state: steps.State) -> transformer.Params:
-    return tuning.model(base, steps.averaged(phase, state))
-
   with runs.RunStore(
     run.directory,
     run.recipe.keep_saves,
@@ -90,12 +100,14 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
-      state, manifest = _restore(saves, phase, abstract)
+      state, manifest = _restore(
+        saves, phase, abstract, unread=tuning.untouched(trained.base)
+      )
       if saved == last:
-        return Model(params_of(state), manifest)
+        return Model(trained.params(state), manifest)
     else:
       start = jax.jit(
-        lambda params: steps.init_state(phase, params, first),
+        lambda params: steps.init_state(phase, params, first, run.recipe.seed),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )
       state = start(model.params)
@@ -106,35 +118,32 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         )
 
     def save(step, state, measured) -> None:
-      saved = _to_save(phase, state, params_of(state))
+      saved = steps.to_save(phase, state, trained.params(state))
       saves.save(step, saved, manifest_at(step, measured))
 
     state, measured = _take_steps(
-      run, phase, model, base, backend, first, state, params_of, save
+      run, phase, trained, model, backend, first, state, save
     )
     ended = int(state["step"])
     manifest = manifest_at(ended, measured)
     # The steps that an early end left out count as behind the run.
     state["step"] += last - ended
-    params = params_of(state)
-    saves.save(last, _to_save(phase, state, params), manifest)
+    params = trained.params(state)
+    saves.save(last, steps.to_save(phase, state, params), manifest)
   return Model(params, manifest)
 
 
-def _to_save(phase, state, params):
-  """Returns a state as it is saved, with the model beside what is trained."""
-  if phase.moves_the_model:
-    return state
-  return {**state, "params": params, "trained": state["params"]}
+def _restore(saves, phase, abstract, step=None, unread=None):
+  """Returns the state that was saved, and its manifest.
 
-
-def _restore(saves, phase, abstract, step=None):
-  """Returns the state that was saved, and its manifest."""
+  Where that is not the model, nothing else of it is read: the rest is that from
+  which the phase started, and `unread` is checked to be.
+  """
   if phase.moves_the_model:
     return saves.restore(abstract, step)
   others = {name: part for name, part in abstract.items() if name != "params"}
   state, manifest = saves.restore(
-    {**others, "trained": abstract["params"]}, step
+    {**others, "trained": abstract["params"]}, step, unread
   )
   return {"params": state.pop("trained"), **state}, manifest
 
@@ -147,9 +156,7 @@ def _state_before(run, phase, saves, first):
   return _restore(saves, before, abstract, first)[0]
 
 
-def _take_steps(
-  run, phase, model, base, backend, first, state, params_of, save
-):
+def _take_steps(run, phase, trained, model, backend, first, state, save):
   """Returns the state in which the phase ends, and its last measurement.
 
   That has `tokens`, too, where it ends the phase early. Saves on the way, not
@@ -173,7 +180,9 @@ def _take_steps(
   batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
   with metrics_lib.MetricsLog(run.directory) as log:
     meter = meters.Meter(
-      flops.of_token(config, phase.context_tokens),
+      flops.of_token(
+        config, phase.context_tokens, **trained.tuning.weights(model.params)
+      ),
       phase.step_tokens,
       run.mesh.devices,
     )
@@ -181,7 +190,7 @@ def _take_steps(
     while now < last:
       with meter.waiting():
         batch = sharding.put_batch(run.mesh, next(batches))
-      state, metrics = take(state, batch, base)
+      state, metrics = take(state, batch, trained.base)
       meter.start_step(metrics)
       now += 1
       measures = phase.held_out is not None and (
@@ -197,7 +206,7 @@ def _take_steps(
         speed = meter.line()
         measured, probed = {}, {}
         if measures or run.probe is not None:
-          params = params_of(state)
+          params = trained.params(state)
           measured = measure(params) if measures else {}
           probed = run.probe(config, params) if run.probe is not None else {}
         line = {

@@ -1,21 +1,26 @@
 """What a training trains, and the model's weights as a function of it.
 
-A step differentiates by what is trained alone. The rest, the base, has neither
-gradients nor moments, and no step copies it: it is what the training started
-from.
+A step differentiates by what is trained alone: parameters, layers of them, and
+adapters. The rest, the base, has neither gradients nor moments, and no step
+copies it: it is what the training started from.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import fnmatch
+import functools
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from drope_jax import trees
+from drope_jax.axes import Array
 from drope_jax.model import transformer
+from drope_jax.model.layers import Adapter
+from drope_jax.train.lora import Lora
 from drope_jax.train.recipe import TrainPhase
 
 _OF_LAYERS = re.compile(r"layers\[(-?\d+|-?\d*:-?\d*(?::-?\d*)?)\](/.+)?")
@@ -23,31 +28,45 @@ _OF_LAYERS = re.compile(r"layers\[(-?\d+|-?\d*:-?\d*(?::-?\d*)?)\](/.+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-  """Which of a model's parameters a phase trains.
+  """Which of a model's parameters a phase trains, and which it adapts.
 
   Attributes:
     chosen: the trained layers of each trained parameter, by its path; None:
       all of it.
+    adapted: the same of kernels that have adapters.
+    lora: the adapters; None: there are none.
+    num_layers: of the model.
     frozen_dtype: of the base.
   """
 
   chosen: Mapping[str, tuple[int, ...] | None]
+  adapted: Mapping[str, tuple[int, ...] | None]
+  lora: Lora | None
+  num_layers: int
   frozen_dtype: str
 
-  def start(self, params: transformer.Params) -> transformer.Params:
-    """Returns what is trained of a model, in float32, as a tree like its own.
+  def start(self, params: transformer.Params, key: Array) -> transformer.Params:
+    """Returns what is trained, in float32, as a tree like the model's.
 
-    A parameter of which some layers are trained has these alone.
+    A parameter of which some layers are trained has these alone. Beside a
+    kernel that is adapted there are lora_a and lora_b.
+
+    Args:
+      params: the model's.
+      key: of the adapters.
     """
     flat = trees.flatten(params)
-    return trees.unflatten(
-      {
-        path: (
-          flat[path] if layers is None else flat[path][_index(layers)]
-        ).astype(jnp.float32)
-        for path, layers in self.chosen.items()
-      }
-    )
+    trained = {
+      path: _part(flat[path], layers).astype(jnp.float32)
+      for path, layers in self.chosen.items()
+    }
+    for index, (path, layers) in enumerate(self.adapted.items()):
+      N, in_size, out_size = flat[path].shape
+      shape = (N if layers is None else len(layers), in_size, out_size)
+      its_key = jax.random.fold_in(key, index)
+      for name, x in self.lora.init(its_key, shape).items():
+        trained[_beside(path, name)] = x
+    return trees.unflatten(trained)
 
   def base(self, params: transformer.Params) -> transformer.Params:
     """Returns what is not trained, or in some layers only, as it is kept."""
@@ -59,21 +78,80 @@ class Tuning:
       }
     )
 
-  def model(
+  def untouched(self, base: transformer.Params) -> transformer.Params:
+    """Returns what of a base a checkpoint of the phase has as it is."""
+    return trees.unflatten(
+      {
+        path: x
+        for path, x in trees.flatten(base).items()
+        if path not in self.chosen and path not in self.adapted
+      }
+    )
+
+  def weights(self, shapes: transformer.Params) -> dict[str, int]:
+    """Returns how many weights of matrix products are frozen, and adapters'.
+
+    By the names that `flops.of_token` has for them; shapes are the model's.
+    """
+    flat = trees.flatten(shapes)
+    head = "head/kernel" if "head/kernel" in flat else "embed/table"
+    frozen = sum(
+      x.size - (_size(x, self.chosen[path]) if path in self.chosen else 0)
+      for path, x in flat.items()
+      if path == head or _is_projection(path)
+    )
+    adapters = sum(
+      self.lora.rank
+      * sum(flat[path].shape[1:])
+      * len(layers or range(self.num_layers))
+      for path, layers in self.adapted.items()
+    )
+    return {"frozen": frozen, "adapters": adapters}
+
+  def unmerged(
     self, base: transformer.Params, trained: transformer.Params
   ) -> transformer.Params:
-    """Returns a model's parameters.
+    """Returns a model's parameters without what its adapters add.
 
     Args:
       base: as of `base`.
       trained: as of `start`, in whose dtypes its parameters come back.
     """
-    flat = trees.flatten(base)
-    for path, x in trees.flatten(trained).items():
-      layers = self.chosen[path]
+    flat, moved = trees.flatten(base), trees.flatten(trained)
+    for path, layers in self.chosen.items():
+      flat[path] = _replaced(flat.get(path), layers, moved[path])
+    return trees.unflatten(flat)
+
+  def adapters(self, trained: transformer.Params) -> transformer.Adapters:
+    """Returns adapters as the model takes them: of all layers, and scaled."""
+    moved, found = trees.flatten(trained), {}
+    for path, layers in self.adapted.items():
+      a, b = (moved[_beside(path, name)] for name in ("lora_a", "lora_b"))
+      b *= self.lora.scale
       if layers is not None:
-        x = jnp.asarray(flat[path], x.dtype).at[_index(layers)].set(x)
-      flat[path] = x
+        of_all = ((self.num_layers, *x.shape[1:]) for x in (a, b))
+        a, b = (
+          _replaced(jnp.zeros(shape), layers, x)
+          for shape, x in zip(of_all, (a, b), strict=True)
+        )
+      _, *inside, _ = path.split(trees.SEPARATOR)
+      found[trees.SEPARATOR.join(inside)] = Adapter(a, b)
+    return found
+
+  def model(
+    self, base: transformer.Params, trained: transformer.Params
+  ) -> transformer.Params:
+    """Returns the parameters of a model without adapters, that computes alike.
+
+    Args as of `unmerged`. Kernels keep their dtypes: where that is bfloat16,
+    they are rounded to it.
+    """
+    flat = trees.flatten(self.unmerged(base, trained))
+    moved = trees.flatten(trained)
+    for path, layers in self.adapted.items():
+      a, b = (moved[_beside(path, name)] for name in ("lora_a", "lora_b"))
+      merged = _merged(self.lora, _part(flat[path], layers), a, b)
+      flat[path] = _replaced(flat[path], layers, merged)
     return trees.unflatten(flat)
 
 
@@ -87,15 +165,55 @@ def of(phase: TrainPhase, shapes: transformer.Params) -> Tuning:
   Raises:
     ValueError: a pattern of the phase's names nothing.
   """
-  return Tuning(_choose(phase, shapes), phase.frozen_dtype)
-
-
-def _choose(phase, shapes):
   flat = trees.flatten(shapes)
-  if phase.trainable is None:
-    return dict.fromkeys(flat)
+  kernels = {path: x for path, x in flat.items() if _is_projection(path)}
+  lora = phase.lora
+  if phase.trainable is not None:
+    chosen = _choose(phase, phase.trainable, flat)
+  else:
+    chosen = {} if lora is not None else dict.fromkeys(flat)
+  adapted = {} if lora is None else _choose(phase, lora.projections, kernels)
+  if both := sorted(chosen.keys() & adapted.keys()):
+    raise ValueError(
+      f"{phase.name}: what has adapters is frozen, got {', '.join(both)} among "
+      "TrainPhase.trainable and Lora.projections. Name it once."
+    )
+  num_layers = next(iter(kernels.values())).shape[0]
+  return Tuning(chosen, adapted, lora, num_layers, phase.frozen_dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merged(lora, kernel, a, b):
+  return lora.merged(kernel, a, b)
+
+
+def _beside(path: str, name: str) -> str:
+  return path.rpartition(trees.SEPARATOR)[0] + trees.SEPARATOR + name
+
+
+def _part(x, layers):
+  return x if layers is None else x[_index(layers)]
+
+
+def _size(x, layers):
+  return x.size if layers is None else x.size // x.shape[0] * len(layers)
+
+
+def _is_projection(path):
+  return path.startswith("layers/") and path.endswith("/kernel")
+
+
+def _replaced(whole, layers, x):
+  """Returns an array whose layers are others, in the dtype of those."""
+  if layers is None:
+    return x
+  return jnp.asarray(whole, x.dtype).at[_index(layers)].set(x)
+
+
+def _choose(phase, patterns, flat):
+  """Returns the layers of what patterns name, by path; None: all of it."""
   found: dict[str, set[int]] = {}
-  for pattern in phase.trainable:
+  for pattern in patterns:
     for path, layers in _named(phase, pattern, flat).items():
       found.setdefault(path, set()).update(layers)
   return {

@@ -417,6 +417,18 @@ def test_a_state_of_another_recipe_is_refused(tmp_path, params):
       run.restore(other)
 
 
+def test_what_is_not_read_of_a_step_must_be_what_was_saved(tmp_path, params):
+  with runs.RunStore(tmp_path / "run") as run:
+    state = _state(params, 1)
+    run.save(1, state, BARE)
+    wanted = {"step": state["step"]} | {"opt_state": state["opt_state"]}
+    embed = {"embed": state["params"]["embed"]}
+    got, _ = run.restore(wanted, unread=embed)
+    assert got.keys() == wanted.keys()
+    with pytest.raises(ValueError, match="not what was saved: params/embed"):
+      run.restore(wanted, unread=jax.tree.map(lambda x: x + 1, embed))
+
+
 def test_the_tokenizer_must_be_the_models_own(tmp_path, params, tokenizer):
   with pytest.raises(ValueError, match="come together"):
     store.save_model(tmp_path / "m", params, MANIFEST)

@@ -30,6 +30,13 @@ def test_a_llama_takes_six_a_weight_and_its_scores():
   assert got.causal == 6 * weights + scores * 4097 / 8192
 
 
+def test_what_is_frozen_takes_four_a_weight_and_adapters_six():
+  whole = flops.of_token(LLAMA, 512)
+  got = flops.of_token(LLAMA, 512, frozen=1000, adapters=10)
+  for count, all_trained in zip(got, whole, strict=True):
+    assert count == all_trained - 2 * 1000 + 6 * 10
+
+
 def test_a_tied_table_counts_as_the_head_that_it_is():
   tied = dataclasses.replace(LLAMA, tied_embeddings=True)
   assert flops.of_token(tied, 512) == flops.of_token(LLAMA, 512)

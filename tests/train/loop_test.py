@@ -23,7 +23,7 @@ from drope_jax.data import store as data_store
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import context, guard, loop, optimizer, training
+from drope_jax.train import context, guard, loop, lora, optimizer, training
 from drope_jax.train.recipe import (
   HeldOut,
   Recipe,
@@ -504,7 +504,8 @@ def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
   phase = dataclasses.replace(
     RECALIBRATE,
     name="some",
-    trainable=("layers[1]/mlp", "*norm"),
+    trainable=("*norm",),
+    lora=lora.Lora(("layers[1]/mlp",), rank=2),
     ema_decay=0.5,
     held_out=HELD_OUT,
     tokens=None,
@@ -526,8 +527,8 @@ def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
     "layers/mlp_norm/gain",
   }
   for path in mlp:
-    frozen, trained = end[path] != start[path]
-    assert trained.any() and not frozen.any()
+    frozen, adapted = end[path] != start[path]
+    assert adapted.any() and not frozen.any()
   arguments = models["some"].manifest.lineage[-1].arguments
   assert arguments["weights"] == "averaged"
   # What is measured is what a save has.

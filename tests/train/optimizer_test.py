@@ -200,3 +200,13 @@ def test_weight_decay_shrinks_kernels_and_by_choice_the_table(kind, embeddings):
     np.testing.assert_allclose(
       with_decay[path] - without[path], want, atol=1e-6, err_msg=path
     )
+
+
+def test_muon_leaves_adapters_to_adamw():
+  factors = {"lora_a": np.ones((2, 4, 3)), "lora_b": np.ones((2, 3, 5))}
+  tree = {"layers": {"mlp": {"up": {"kernel": np.ones((2, 4, 5)), **factors}}}}
+  state = optimizer.Muon().transform().init(tree)
+  shapes = [np.shape(x) for x in jax.tree.leaves(state)]
+  # Adam keeps two moments, Muon one.
+  assert shapes.count((2, 4, 3)) == shapes.count((2, 3, 5)) == 2
+  assert shapes.count((2, 4, 5)) == 1

@@ -134,7 +134,7 @@ def test_a_surgery_is_measured_on_some_text():
     ),
     (
       {"phases": (dataclasses.replace(PHASE, optimizer_start="kept"),)},
-      "in the run with the same optimizer and trainable, got None",
+      "in the run with the same optimizer, trainable and lora, got None",
     ),
     (
       {

@@ -14,6 +14,7 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import optimizer, step, tuning
+from drope_jax.train.lora import Lora
 from drope_jax.train.recipe import TrainPhase
 
 CONFIG = ModelConfig(
@@ -35,6 +36,7 @@ PHASE = TrainPhase(
   optimizer=optimizer.AdamW(eps=1e-3, weight_decay=0.1, clip_norm=0.25),
   schedule=optimizer.Constant(RATE),
   trainable=("layers[::2]/mlp/up", "*norm"),
+  lora=Lora(("layers[1:]/attention/[qo]",), rank=3, alpha=6.0),
   ema_decay=DECAY,
   steps=4,
   unroll=False,
@@ -44,6 +46,10 @@ CHOSEN = {
   "final_norm/gain": None,
   "layers/attention_norm/gain": None,
   "layers/mlp_norm/gain": None,
+}
+ADAPTED = {
+  "layers/attention/q/kernel": (1, 2),
+  "layers/attention/o/kernel": (1, 2),
 }
 QUICKLY = {"xla_backend_optimization_level": 0}
 """Options to compile with."""
@@ -83,17 +89,29 @@ def _tuning(phase):
 
 
 def _choose(*names):
-  return _tuning(dataclasses.replace(PHASE, trainable=names)).chosen
+  return _tuning(dataclasses.replace(PHASE, trainable=names, lora=None)).chosen
 
 
 def test_names_are_paths_their_first_parts_and_ranges_of_layers():
   assert _tuning(PHASE).chosen == CHOSEN
+  assert _tuning(PHASE).adapted == ADAPTED
   assert _choose("embed") == {"embed/table": None}
   assert _choose("layers[:2]/mlp/up", "layers[2]/mlp/up") == {
     "layers/mlp/up/kernel": None
   }
-  everything = dataclasses.replace(PHASE, trainable=None)
+  everything = dataclasses.replace(PHASE, trainable=None, lora=None)
   assert _tuning(everything).base(_params()) == {}
+  adapters = dataclasses.replace(PHASE, trainable=None)
+  assert _tuning(adapters).chosen == {}
+
+
+def test_frozen_weights_and_adapters_are_counted():
+  shapes = {k: x.size for k, x in trees.flatten(_params()).items()}
+  products = sum(n for path, n in shapes.items() if path.endswith("kernel"))
+  assert _tuning(PHASE).weights(_params()) == {
+    "frozen": products - 2 * 16 * 32,
+    "adapters": 2 * 3 * (16 + 32 + 32 + 16),
+  }
 
 
 @pytest.mark.parametrize(
@@ -110,12 +128,30 @@ def test_a_name_of_nothing_is_refused(name, message):
     _choose("embed", name)
 
 
+@pytest.mark.parametrize(
+  "name,message",
+  [
+    ("head", "'head', which names none of layers/attention/k/kernel, layers/"),
+    ("layers/attention/q/bias", "which names none of"),
+    ("layers/mlp/up", "what has adapters is frozen, got layers/mlp/up/kernel"),
+  ],
+)
+def test_adapters_are_of_frozen_kernels_of_layers(name, message):
+  phase = dataclasses.replace(PHASE, lora=Lora((name,)))
+  with pytest.raises(ValueError, match=f"^p: .*{message}"):
+    _tuning(phase)
+
+
 def _reference(trained):
   """Written anew: the model's parameters from what is trained, by path."""
   flat = {path: jnp.asarray(x) for path, x in trees.flatten(_params()).items()}
   for path, layers in CHOSEN.items():
     index = slice(None) if layers is None else np.array(layers)
     flat[path] = flat[path].at[index].set(trained[path])
+  for path, layers in ADAPTED.items():
+    folder = path.removesuffix("kernel")
+    a, b = trained[f"{folder}lora_a"], trained[f"{folder}lora_b"]
+    flat[path] = flat[path].at[np.array(layers)].add(6.0 / 3 * (a @ b))
   return flat
 
 
@@ -135,7 +171,7 @@ def steps():
     sharding.param_shardings(mesh, tuned.base(_params())),
   )
   start = jax.jit(
-    lambda params: step.init_state(PHASE, params, 0),
+    lambda params: step.init_state(PHASE, params, 0, seed=3),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
   )
   take = step.jitted(
@@ -150,10 +186,12 @@ def steps():
     batch["weights_BS"][0, 0] += poison
     state, _ = take(state, sharding.put_batch(mesh, batch), base)
     states.append(jax.device_get(state))
+  lora_a = state["params"]["layers"]["attention"]["q"]["lora_a"]
+  assert lora_a.sharding.spec == jax.P(None, "fsdp", None)
   return states, state, base
 
 
-def test_what_is_trained_moves_as_by_its_gradient_alone(steps):
+def test_what_is_trained_moves_as_by_its_gradient_through_merged_weights(steps):
   states, *_ = steps
   transform = PHASE.optimizer.transform()
   gradient = jax.jit(
@@ -161,6 +199,7 @@ def test_what_is_trained_moves_as_by_its_gradient_alone(steps):
     compiler_options=QUICKLY,
   )
   want = trees.flatten(states[0]["params"])
+  assert all(want[path].any() for path in want if path.endswith("lora_a"))
   moments = transform.init(trees.unflatten(want))
   for index in (1, 3):
     updates, moments = jax.jit(transform.update)(
@@ -180,7 +219,7 @@ def test_what_is_trained_moves_as_by_its_gradient_alone(steps):
   assert all(x.shape == start[path].shape for path, x in kept.items())
 
 
-def test_a_checkpoint_is_of_the_averages_and_frozen_else(steps):
+def test_a_checkpoint_is_merged_and_of_the_averages_and_frozen_else(steps):
   states, state, base = steps
   tuned = _tuning(PHASE)
   averages = jax.tree.map(np.zeros_like, states[0]["params"])
@@ -199,7 +238,7 @@ def test_a_checkpoint_is_of_the_averages_and_frozen_else(steps):
   for path, x in got.items():
     # Means and products of three, rounded to float32.
     np.testing.assert_allclose(x, want[path], atol=1e-6, err_msg=path)
-    trained = CHOSEN.get(path, ())
+    trained = {**CHOSEN, **ADAPTED}.get(path, ())
     if trained is not None:
       frozen = [i for i in range(len(x)) if i not in trained]
       assert frozen
@@ -212,6 +251,7 @@ def test_the_frozen_are_kept_in_their_dtype_and_have_no_gradients():
   phase = dataclasses.replace(
     PHASE,
     trainable=("layers/attention/[qk]",),
+    lora=None,
     frozen_dtype="bfloat16",
     compute_dtype="bfloat16",
   )
@@ -239,7 +279,8 @@ def test_the_frozen_are_kept_in_their_dtype_and_have_no_gradients():
   "fields,message",
   [
     ({"trainable": ()}, "must name parameters, got"),
-    ({"trainable": None}, "frozen parameters, got 'bfloat16'"),
+    ({"trainable": None, "lora": None}, "frozen parameters, got 'bfloat16'"),
+    ({"optimizer_start": "kept"}, "adapters are new in each phase"),
     ({"ema_decay": 1.0}, "ema_decay must be above 0 and below 1, got 1.0"),
     ({"frozen_dtype": "float16"}, "TrainPhase.frozen_dtype must be one of"),
   ],
