@@ -21,7 +21,10 @@ HELD_OUT_LOSS = "held_out_loss"
 
 _CLASS = "__class__"
 
-_GAINED = {"Yarn": {"length_factor": None, "truncate": True}}
+_GAINED = {
+  "ModelConfig": {"logit_scale_slope": None},
+  "Yarn": {"length_factor": None, "truncate": True},
+}
 """Fields that a class has gained, and what a manifest without them means."""
 
 

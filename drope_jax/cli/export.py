@@ -196,14 +196,16 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
       f"Clients may read {card.context_tokens:,} tokens, {card.context_reason};"
       f" it was trained at {trained:,}."
     )
-  if card.is_stock and card.folded_scale is None and card.figures.slope:
-    scale = logit_scale.scale_at(
-      card.figures.slope, card.context_tokens / trained
-    )
+  if card.folded_scale is None and card.slope:
+    scale = logit_scale.scale_at(card.slope, card.context_tokens / trained)
     yield (
-      "No client applies the softmax scale that was fitted: --logit-scale "
-      f"{scale:.3g} would put that of {card.context_tokens:,} tokens into the "
-      "weights."
+      "No client applies the softmax scale that was fitted"
+      + (
+        f": --logit-scale {scale:.3g} would put that of "
+        f"{card.context_tokens:,} tokens into the weights."
+        if card.is_stock
+        else "."
+      )
     )
   if manifest.tokenizer and _is_foreign_qwen2(card):
     yield (

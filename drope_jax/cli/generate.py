@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--logit-scale",
     type=float,
-    help="of attention (default: the checkpoint's own)",
+    help="of attention (default: the checkpoint's own at the whole length)",
   )
   parser.add_argument(
     "--bos", action="store_true", help="begin with BOS, as Llamas expect"
@@ -57,6 +57,19 @@ def run(args: argparse.Namespace) -> None:
       "--bos needs a tokenizer with BOS, got one without. Leave it out."
     )
   prompt = ([lm.bos_id] if args.bos else []) + lm.encode(args.prompt)
+  tokens = len(prompt) + args.max_new_tokens
+  if (
+    tokens > lm.context_tokens
+    and args.logit_scale is None
+    and lm.config.logit_scale_slope is None
+  ):
+    terminal.say(
+      f"{tokens:,} tokens are more than the {lm.context_tokens:,} that the "
+      "model was trained at, and it has no softmax scale for that: `drope "
+      "evaluate` fits one, and `drope surgery --drop none --logit-scale-slope` "
+      "keeps it.",
+      stderr=True,
+    )
   (new,) = lm.generate(
     [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
   )

@@ -88,6 +88,12 @@ class Card:
   figures: Figures
   is_stock: bool
 
+  @property
+  def slope(self) -> float | None:
+    """The checkpoint's own c of 1 + c ln s, else the one that was fitted."""
+    own = self.manifest.model.logit_scale_slope
+    return self.figures.slope if own is None else own
+
   def text(self) -> str:
     """Returns the file."""
     parts = [
@@ -137,7 +143,7 @@ class Card:
       f"Trained at {trained:,} tokens; `max_position_embeddings` is "
       f"{self.context_tokens:,}, {self.context_reason}.\n"
     )
-    scale, slope = self.folded_scale, self.figures.slope
+    scale, slope = self.folded_scale, self.slope
     if scale is not None:
       yield (
         f"Attention logits are multiplied by {scale:g}, by way of q's weights: "

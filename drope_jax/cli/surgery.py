@@ -108,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--logit-scale", type=float, help="the model's new one (default: as it is)"
   )
   parser.add_argument(
+    "--logit-scale-slope",
+    type=float,
+    metavar="C",
+    help="multiply it by 1 + C ln s at s times the context, with the C that "
+    "`drope evaluate` fitted (default: as it is)",
+  )
+  parser.add_argument(
     "--text",
     action="append",
     metavar="INPUT",
@@ -149,6 +156,7 @@ def run(args: argparse.Namespace) -> None:
     qk_norm_scope=args.qk_norm_scope,
     qk_norm_init=args.qk_norm_init,
     logit_scale=args.logit_scale,
+    logit_scale_slope=args.logit_scale_slope,
   )
   _require_text(args, surgery)
   # On shapes first: what does not fit is refused before any array is read.
@@ -353,4 +361,6 @@ def _summary(args: argparse.Namespace) -> str:
     )
   if args.logit_scale is not None:
     done.append(f"logit scale {args.logit_scale:g}")
+  if args.logit_scale_slope is not None:
+    done.append(f"logit scale slope {args.logit_scale_slope:g}")
   return "; ".join(done)

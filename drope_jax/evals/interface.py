@@ -48,6 +48,10 @@ class LM(Protocol):
     """
     ...
 
+  def logit_scale_at(self, tokens: int) -> float:
+    """Returns the model's own scale of attention logits at a length."""
+    ...
+
   def with_logit_scale(self, scale: float) -> Self:
     """Returns the model with attention logits times `scale`.
 

@@ -21,7 +21,7 @@ class Fit:
   Attributes:
     factor: s, target length / trained length.
     c: the slope; 0 where factor is 1, which no slope changes.
-    scale: beta(s), for `LM.with_logit_scale`.
+    scale: beta(s), which multiplies the model's own scale at its context.
     losses: (c, mean loss in nats) of everything tried, by rising c.
   """
 
@@ -83,10 +83,11 @@ def fit(
   if factor == 1:
     return Fit(factor=factor, c=0.0, scale=1.0, losses=())
   losses = {}
+  trained = lm.logit_scale_at(lm.context_tokens)
 
   def loss(c: float) -> float:
     if c not in losses:
-      scale = scale_at(c, factor)
+      scale = trained * scale_at(c, factor)
       losses[c] = perplexity.mean_loss(lm, documents, scale)
     return losses[c]
 

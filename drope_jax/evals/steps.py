@@ -1,8 +1,8 @@
 """A suite's parts, one by one, so that each is kept as soon as it is done.
 
-Every method reads the same samples, and every method gets its own softmax
-scale, fitted on a split of its own: a comparison in which one method alone has
-a temperature says nothing.
+Every method reads the same samples, with the softmax scale that the model has
+and with one of its own, fitted on a split of its own: a comparison in which one
+method alone has a temperature says nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -242,12 +242,13 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
   model, method = condition.model, condition.method
 
   def run():
-    asked = condition
-    if asked.scale_fitted:
-      c = record.fits[model][method].c
-      scale = logit_scale.scale_at(c, factor)
-      asked = dataclasses.replace(asked, logit_scale=scale)
     lm = variant(method, factor)
+    scale = lm.logit_scale_at(length)
+    if condition.scale_fitted:
+      c = record.fits[model][method].c
+      scale = lm.logit_scale_at(lm.context_tokens)
+      scale *= logit_scale.scale_at(c, factor)
+    asked = dataclasses.replace(condition, logit_scale=scale)
     record.rows += inputs.evaluate(task, length, lm, asked)
 
   scaled = ", scaled" if condition.scale_fitted else ""

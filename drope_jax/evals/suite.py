@@ -28,7 +28,7 @@ class Suite:
     begin_with_bos: whether every input begins with BOS, as imported Llamas
       expect; models trained on EOS-joined text do not.
     fit_factor: at which each method's c of beta = 1 + c ln s is fitted; it
-      then serves every factor. None: evaluate without a scale alone.
+      then serves every factor. None: with the model's own scale alone.
     fit_excerpts: text documents that it is fitted on.
     fit_needle_documents: documents with needles and answered questions that it
       is fitted on as well.

@@ -73,12 +73,16 @@ def score(
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
 
   The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
-  are held at once.
+  are held at once. Arguments are as of `generate`.
   """
   config = _with_positions(config, positions)
   B, S = tokens_BS.shape
   x_BSM = transformer.hidden(
-    config, params, tokens_BS, logit_scale=logit_scale, backend=backend
+    config,
+    params,
+    tokens_BS,
+    logit_scale=_for_queries(logit_scale, tokens_BS),
+    backend=backend,
   )
   next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, 1)))
 
@@ -125,7 +129,7 @@ def generate(
     params: the model's.
     tokens_BS: prompts, padded on the right with anything.
     length_B: real tokens of each prompt, at least 1.
-    logit_scale: multiplies attention logits.
+    logit_scale: multiplies attention logits; one for all, or float32 [B].
     temperature: 0 decodes greedily.
     keys_B: for sampling; a row depends on its own alone.
     max_new_tokens: decoding ends before where every row has ended.
@@ -199,7 +203,7 @@ def prefill(
     tokens_BS,
     caches.empty(config, tokens_BS.shape[0], max_tokens, dtype),
     from_empty=True,
-    logit_scale=logit_scale,
+    logit_scale=_for_queries(logit_scale, tokens_BS),
     backend=backend,
   )
   last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
@@ -218,15 +222,23 @@ def extend(
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
   """Returns float32 logits_BV over what follows one more token of each row."""
+  token_B1 = token_B[:, None]
   x_B1M, cache = transformer.forward_cached(
     config,
     params,
-    token_B[:, None],
+    token_B1,
     cache,
-    logit_scale=logit_scale,
+    logit_scale=_for_queries(logit_scale, token_B1),
     backend=backend,
   )
   return transformer.unembed(config, params, x_B1M)[:, 0], cache
+
+
+def _for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
+  """Returns a scale of each row as one of each query."""
+  if not jnp.ndim(logit_scale):
+    return logit_scale
+  return jnp.broadcast_to(logit_scale[:, None], tokens_BS.shape)
 
 
 def _with_positions(

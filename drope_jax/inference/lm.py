@@ -31,7 +31,8 @@ class CheckpointLM:
     config: with the positions it is to be read under.
     params: weights.
     tokenizer: the checkpoint's.
-    logit_scale: multiplies attention logits, instead of the config's.
+    logit_scale: multiplies attention logits at every length; None: as the
+      config's `logit_scale_at` says.
     backend: the attention's.
     mesh: over which weights and texts are split; None: the first device alone.
     end_ids: what ends a continuation besides EOS, as the end of a turn.
@@ -40,7 +41,7 @@ class CheckpointLM:
   config: ModelConfig
   params: Any
   tokenizer: tokenizers.Tokenizer
-  logit_scale: float
+  logit_scale: float | None = None
   backend: attention.Choice = "blockwise"
   mesh: jax.sharding.Mesh | None = None
   end_ids: tuple[int, ...] = ()
@@ -67,9 +68,9 @@ class CheckpointLM:
     file = store.tokenizer_path(path)
     tokenizer = tokenizers.load(str(file))
     ends = tokenizer_file.end_ids(file)
-    config = manifest.model
-    scale = config.logit_scale
-    return cls(config, params, tokenizer, scale, backend, mesh, ends)
+    return cls(
+      manifest.model, params, tokenizer, None, backend, mesh, end_ids=ends
+    )
 
   @property
   def context_tokens(self) -> int:
@@ -88,6 +89,11 @@ class CheckpointLM:
 
   def decode(self, ids: Sequence[int]) -> str:
     return self.tokenizer.decode(ids)
+
+  def logit_scale_at(self, tokens: int) -> float:
+    if self.logit_scale is not None:
+      return self.logit_scale
+    return self.config.logit_scale_at(tokens)
 
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
     return dataclasses.replace(self, logit_scale=scale)
@@ -110,7 +116,7 @@ class CheckpointLM:
           positions,
           self.params,
           self._put(tokens_BS),
-          jnp.float32(self.logit_scale),
+          self._logit_scale_B(lengths),
           self.backend,
         )
       )
@@ -145,7 +151,7 @@ class CheckpointLM:
           self.params,
           self._put(tokens_BS),
           jnp.asarray(lengths),
-          jnp.float32(self.logit_scale),
+          self._logit_scale_B(lengths + max_new_tokens),
           jnp.float32(temperature),
           keys_B,
           max_new_tokens=max_new_tokens,
@@ -157,6 +163,10 @@ class CheckpointLM:
         ended = (n for n, new in enumerate(new_n, 1) if new in ends)
         outputs[row] = new_n[: next(ended, None)]
     return outputs
+
+  def _logit_scale_B(self, lengths: np.ndarray) -> jax.Array:
+    scales = [self.logit_scale_at(length) for length in lengths.tolist()]
+    return jnp.asarray(scales, jnp.float32)
 
   def _put(self, tokens_BS: np.ndarray) -> jax.Array:
     if self.mesh is None:

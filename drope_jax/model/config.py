@@ -37,6 +37,8 @@ class ModelConfig:
     tied_embeddings: whether the output head is the embedding, transposed.
     norm_eps: added to the mean square in every RMSNorm.
     logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
+    logit_scale_slope: c of 1 + c ln s, which multiplies them too where s, a
+      sequence's length / context_tokens, is above 1; None: none was fitted.
   """
 
   vocab_size: int
@@ -54,6 +56,7 @@ class ModelConfig:
   tied_embeddings: bool = False
   norm_eps: float = 1e-5
   logit_scale: float = 1.0
+  logit_scale_slope: float | None = None
 
   def __post_init__(self):
     for name in (
@@ -86,6 +89,11 @@ class ModelConfig:
           f"ModelConfig.{name} must be finite and above 0, got "
           f"{getattr(self, name)}. Set it to the model's."
         )
+    if not 0 <= (self.logit_scale_slope or 0) < math.inf:
+      raise ValueError(
+        "ModelConfig.logit_scale_slope must be finite and at least 0, got "
+        f"{self.logit_scale_slope}. Set it to the slope that was fitted."
+      )
     for name, choices in (
       ("qk_norm", QK_NORMS),
       ("qk_norm_scope", QK_NORM_SCOPES),
@@ -98,6 +106,14 @@ class ModelConfig:
     for scheme in patterns.layer_schemes(self.positional, self.num_layers):
       # A rotary scheme refuses a head_dim it cannot pair.
       getattr(scheme, "frequencies", lambda D: None)(self.head_dim)
+
+  def logit_scale_at(self, tokens: int) -> float:
+    """Returns what multiplies the logits of a sequence of so many tokens.
+
+    Source: the DroPE paper (arXiv:2512.12167): beta(s) = 1 + c ln s.
+    """
+    factor, slope = tokens / self.context_tokens, self.logit_scale_slope or 0
+    return self.logit_scale * (1 + slope * math.log(max(factor, 1)))
 
   @property
   def norms_q(self) -> bool:

@@ -15,6 +15,7 @@ _UNCHANGED = {
   "theta": None,
   "qk_norm": "none",
   "logit_scale": None,
+  "logit_scale_slope": None,
 }
 
 
@@ -35,6 +36,8 @@ class Surgery:
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
     qk_norm_init: of the added norms' gains, "unit" or "matched".
     logit_scale: the model's new logit scale; None keeps the old.
+    logit_scale_slope: by which it grows beyond the context, as `drope evaluate`
+      fits it (`ModelConfig.logit_scale_slope`); None keeps the old.
   """
 
   drop: str | tuple[int, ...] = "all"
@@ -46,6 +49,7 @@ class Surgery:
   qk_norm_scope: str = "joint"
   qk_norm_init: str = "unit"
   logit_scale: float | None = None
+  logit_scale_slope: float | None = None
 
   def __post_init__(self):
     for name, choices in (
@@ -77,8 +81,8 @@ class Surgery:
     if all(getattr(self, field) == old for field, old in _UNCHANGED.items()):
       raise ValueError(
         "Surgery must change something, got nothing to drop, no window, no "
-        "theta, no norm and no logit scale. Set one of them, or leave the "
-        "surgery out."
+        "theta, no norm, no logit scale and no slope of it. Set one of "
+        "them, or leave the surgery out."
       )
     if self.logit_scale is not None and self.logit_scale <= 0:
       raise ValueError(
@@ -158,6 +162,7 @@ def apply(
       keep_turns=surgery.keep_turns,
       keep_pairs=surgery.keep_pairs,
     )
-  if surgery.logit_scale is not None:
-    config = dataclasses.replace(config, logit_scale=surgery.logit_scale)
+  for field in ("logit_scale", "logit_scale_slope"):
+    if (value := getattr(surgery, field)) is not None:
+      config = dataclasses.replace(config, **{field: value})
   return config, params

@@ -78,6 +78,12 @@ def _through_json(manifest):
   return manifests.Manifest.from_json(json.loads(text))
 
 
+def test_a_model_of_before_scales_were_kept_has_none():
+  data = manifests.encode(_config())
+  assert data.pop("logit_scale_slope") is None
+  assert manifests.decode(data) == _config()
+
+
 def test_a_yarn_of_before_it_had_all_its_fields_is_the_papers():
   data = manifests.encode(positional.Yarn(factor=4.0))
   del data["length_factor"], data["truncate"]

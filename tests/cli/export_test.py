@@ -466,6 +466,11 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   assert "4,096 tokens, the longest that it was evaluated at" in context
   assert "--logit-scale 1.35" in scale  # 1 + 0.25 ln 4
   assert "training here put none there" in bos
+  own, out_own = tmp_path / "own", tmp_path / "own_out"
+  _save(dataclasses.replace(config, logit_scale_slope=0.1), own, tokenizer)
+  ran = drope("export", own, "--out", out_own, "--context", 4096)
+  assert "--logit-scale 1.14" in ran.out  # The checkpoint's: 1 + 0.1 ln 4.
+  assert "here 0.1" in (out_own / "README.md").read_text()
   assert "| 0.500 | 0.400..0.600 |" in (out / "README.md").read_text()
   ids = transformers.AutoTokenizer.from_pretrained(out)("a whale")["input_ids"]
   assert ids[0] == 1

@@ -5,6 +5,9 @@ import dataclasses
 import pytest
 
 from drope_jax.cli import generate
+from drope_jax.model.config import ModelConfig
+
+CONFIG = ModelConfig(16, 1, 8, 1, 1, 8, 8, context_tokens=8)
 
 
 @dataclasses.dataclass
@@ -16,6 +19,8 @@ class FakeLM:
 
   bos_id: int | None = 1
   eos_id: int = 2
+  context_tokens: int = 8
+  config: ModelConfig = CONFIG
   logit_scale: float = 1.0
   asked: list = dataclasses.field(default_factory=list)
 
@@ -55,6 +60,26 @@ def test_settings_reach_the_model(drope, lm):
   )
   assert lm.asked == [([[1, 10]], 5, 0.5, 3)]
   assert lm.logit_scale == 1.25
+
+
+@pytest.mark.parametrize(
+  ("new", "options", "slope", "said"),
+  [
+    (8, (), None, "9 tokens are more than the 8 that the model was trained at"),
+    (7, (), None, ""),
+    (8, ("--logit-scale", 1.5), None, ""),
+    (8, (), 0.0, ""),
+  ],
+)
+def test_beyond_the_context_a_missing_scale_is_said(
+  drope, lm, new, options, slope, said
+):
+  lm.config = dataclasses.replace(CONFIG, logit_scale_slope=slope)
+  ran = drope(
+    "generate", "c", "--prompt", "The", "--max-new-tokens", new, *options
+  )
+  assert ran.status == 0
+  assert ran.err.startswith(said) and bool(ran.err) == bool(said)
 
 
 def test_an_empty_prompt_begins_a_document(drope, lm):

@@ -256,17 +256,19 @@ def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
   ran = drope(
     *("surgery", checkpoint, "--out", out, "--drop", "1-3"),
     *("--keep-turns", 1, "--window", "0=8", "--theta", 100),
+    *("--logit-scale-slope", 0.2),
   )
   assert ran.status == 0, ran.err
   # In 32 tokens theta 100 completes 5.1, 1.6, 0.51 and 0.16 rotations.
   fast, rope = PartialRope(Rope(100.0), 2), Rope(100.0)
   model = store.describe(out)[0].model
+  assert model.logit_scale_slope == 0.2
   assert model.positional == Pattern(
     (rope, fast, fast, fast), (8, None, None, None)
   )
   assert (
     "theta 100; a window of 8 tokens in layer 0; positions dropped in layers "
-    "1-3 but of pairs that complete 1 rotations"
+    "1-3 but of pairs that complete 1 rotations; logit scale slope 0.2"
   ) in ran.out
 
 

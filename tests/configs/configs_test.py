@@ -338,8 +338,20 @@ RECALIBRATIONS |= {
     WarmupStableDecay(3e-4, 600, 23_400),
     REFERENCE,
   ),
+  "smollm_1_7b_drope_qk_norm_reference": (
+    DROP_AND_NORM,
+    120_000,
+    WarmupStableDecay(3e-4, 600, 23_400),
+    REFERENCE,
+  ),
   "smollm2_1_7b_drope_reference": (
     DROP,
+    120_000,
+    Constant(3e-4),
+    REFERENCE,
+  ),
+  "smollm2_1_7b_drope_qk_norm_reference": (
+    DROP_AND_NORM,
     120_000,
     Constant(3e-4),
     REFERENCE,

@@ -47,6 +47,9 @@ class FakeLM:
   def decode(self, ids):
     return self.tokenizer.decode(ids)
 
+  def logit_scale_at(self, tokens):
+    return self.scale
+
   def with_logit_scale(self, scale):
     other = FakeLM(self.answer, self.loss, self.context_tokens, scale)
     other.tokenizer = self.tokenizer

@@ -25,6 +25,15 @@ def test_fit_recovers_a_known_optimum(fake_lm, best, factor):
   assert min(dict(got.losses).values()) == dict(got.losses)[got.c] <= unscaled
 
 
+def test_a_fit_multiplies_the_scale_that_the_model_has(fake_lm):
+  lm = fake_lm(loss=lambda position, scale: abs(scale - 2.6) + 0 * position)
+  fits = [
+    logit_scale.fit(lm.with_logit_scale(own), DOCUMENTS, math.e)
+    for own in (2.0, 2.6)
+  ]
+  assert [fit.scale for fit in fits] == pytest.approx([1.3, 1.0], abs=0.05)
+
+
 def test_a_fit_survives_json(fake_lm):
   lm = fake_lm(loss=lambda position, scale: abs(scale - 1.3) + 0 * position)
   got = logit_scale.fit(lm, DOCUMENTS, 4)

@@ -76,6 +76,13 @@ def test_every_method_is_run_without_and_with_its_own_scale(lm, material):
   assert scaled.value < 3.01
 
 
+def test_without_a_fit_the_model_has_its_own_scale(lm, material):
+  lm.logit_scale_at = lambda tokens: tokens / 64
+  suite = dataclasses.replace(SUITE, fit_factor=None)
+  rows, _ = _rows(suite, lm, material)
+  assert {row.factor: row.logit_scale for row in rows.values()} == {1: 1, 4: 4}
+
+
 def test_every_eval_has_the_factor_of_its_whole_number_of_tokens(lm, material):
   suite = dataclasses.replace(SUITE, factors=(1.0, 1.33), fit_factor=None)
   rows, _ = _rows(suite, lm, material)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def _greedy(config, params, ids, count):
 
 def test_a_loaded_checkpoint_is_the_model_that_evals_see(lm):
   assert lm.config == CONFIG and lm.context_tokens == 8
-  assert (lm.bos_id, lm.eos_id, lm.logit_scale) == (1, 2, 1.5)
+  assert (lm.bos_id, lm.eos_id, lm.logit_scale_at(8)) == (1, 2, 1.5)
   assert lm.decode(lm.encode("a ship of gold")) == "a ship of gold"
   assert not {1, 2} & set(lm.encode("a ship"))
   members = {n for n in dir(interface.LM) if not n.startswith("_")}
@@ -272,6 +273,23 @@ def test_positions_and_scale_replace_what_was_set_before(lm):
   assert (kept.logit_scale, kept.config.positional) == (0.5, YARN)
   assert kept.with_logit_scale(1.0).config.positional == YARN
   assert np.abs(twice.loglikelihood(ids)[0] - want).max() > 0.01
+
+
+def test_the_scale_grows_beyond_the_context_by_each_rows_length(lm):
+  sloped = dataclasses.replace(CONFIG, logit_scale_slope=0.5)
+  lm = dataclasses.replace(lm, config=sloped)
+  longer, shorter = SEQUENCES[1], SEQUENCES[4]  # Of 13 and 7; the context is 8.
+  for ids, got in zip(
+    (longer, shorter), lm.loglikelihood([longer, shorter]), strict=True
+  ):
+    scale = 1.5 * (1 + 0.5 * math.log(max(len(ids) / 8, 1)))
+    at = dataclasses.replace(CONFIG, logit_scale=scale)
+    np.testing.assert_allclose(got, _log_p(at, lm.params, ids), atol=1e-4)
+    assert lm.logit_scale_at(len(ids)) == pytest.approx(scale)
+  fixed = lm.with_logit_scale(sloped.logit_scale_at(8 + NEW))
+  (new,) = lm.generate([PROMPTS[1]], NEW)
+  assert new == fixed.generate([PROMPTS[1]], NEW)[0]
+  assert new != lm.with_logit_scale(1.5).generate([PROMPTS[1]], NEW)[0]
 
 
 def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):

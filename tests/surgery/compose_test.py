@@ -41,6 +41,7 @@ def test_every_field_takes_effect(params):
     qk_norm="k",
     qk_norm_scope="head",
     logit_scale=1.5,
+    logit_scale_slope=0.2,
   )
   config, normed = compose.apply(surgery, CONFIG, params)
   assert config == dataclasses.replace(
@@ -49,6 +50,7 @@ def test_every_field_takes_effect(params):
     qk_norm="k",
     qk_norm_scope="head",
     logit_scale=1.5,
+    logit_scale_slope=0.2,
   )
   gain = normed["layers"]["attention"]["k_norm"]["gain"]
   np.testing.assert_array_equal(gain, np.ones((2, 8)))
