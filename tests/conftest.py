@@ -1,9 +1,12 @@
 """What every test shares: eight virtual CPU devices, and real data if any."""
 
+import atexit
 import base64
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before any test imports jax, which reads them once.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +16,13 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_force_host_platform_device_count=8",
   ]
 ).strip()
+
+# Tests and the programs that they start compile many a program again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _cache = tempfile.mkdtemp(prefix="drope-tests-")
+  atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import numpy as np
 import pytest

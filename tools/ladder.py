@@ -1,40 +1,62 @@
 """Trains the ladder of drops: how much of RoPE to keep, and for how long.
 
 A rung keeps the fastest pairs of the demo's base (none: the paper's drop; all:
-RoPE trained on), or RoPE in layer 0 alone, within a window. Every rung reads
-the same data in the same steps, for three seeds. Started again, it goes on
-where it stopped. `drope evaluate` reads what it leaves.
+RoPE trained on), or RoPE in layer 0 alone, within a window, or all of RoPE with
+theta raised. Every rung reads the same data in the same steps, for three seeds,
+and answers the same questions. Each is evaluated as soon as it is trained, and
+the base before all. Started again, the ladder goes on where it stopped.
 
   python tools/demo_data.py --out runs/demo_data
   python tools/ladder.py --data runs/demo_data --out runs/ladder
   python tools/ladder.py --data runs/demo_data --out runs/ladder_10k --base CKPT
 
-Hardware: a CPU core. Time: of a rung 3 minutes at 1.2M tokens, 13 at 6.2M.
+Leaves OUT/NAME/results.json of each NAME, and --keep copies those and the
+training's metrics.jsonl to a folder of their own, without the checkpoints.
+
+Hardware: a CPU core. Time: of a rung 3 minutes at 1.2M tokens, 13 at 6.2M, and
+3 minutes of evaluation.
 """
 
 import argparse
 from collections.abc import Iterator
 import dataclasses
 import pathlib
+import shutil
 import subprocess
 import sys
+
+from drope_jax.checkpoint import store
+from drope_jax.data import paths
 
 _RECIPES = {"1.2M": "recipes/demo_live.gin", "6.2M": "recipes/demo_drope.gin"}
 _PHASES = {
   "1.2M": ("recalibrate",),
   "6.2M": ("recalibrate_128", "recalibrate_256", "recalibrate"),
 }
+_ALL = "Surgery.keep_turns = None"  # Not what a recipe says of its own.
+
+
+def _keep(pairs: int) -> tuple[str, ...]:
+  return _ALL, f"Surgery.keep_pairs = {pairs}"
+
+
 _DROPS = {
-  "keep12": ("Surgery.keep_pairs = 12",),
-  "keep0": (),
+  "keep12": _keep(12),
+  "keep0": (_ALL,),
   "keep16": None,  # No surgery: RoPE trained on.
-  "keep6": ("Surgery.keep_pairs = 6",),
+  "keep6": _keep(6),
   "window": (
+    _ALL,
     "Surgery.drop = (1, 2, 3, 4, 5)",
     "Surgery.windows = ((0, 32),)",
   ),
-  "keep3": ("Surgery.keep_pairs = 3",),
+  "keep3": _keep(3),
+  "theta": (_ALL, "Surgery.drop = 'none'", "Surgery.theta = {raised_theta}"),
 }
+_THETA_TIMES = 20
+_BASE = "packaged:checkpoints/demo_base"
+_BASE_WAYS = "model,pi,ntk,yarn,crop"
+_SUITE = "evals/ladder.gin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +77,23 @@ class Rung:
   def name(self) -> str:
     return f"{self.drop}_{self.tokens}_s{self.seed}"
 
-  def overrides(self, base: str | None) -> Iterator[str]:
-    """Yields the bindings that make the shipped recipe this rung's."""
+  @property
+  def ways(self) -> str:
+    """By which methods it is read: of RoPE, by YaRN too."""
+    return "model,yarn" if self.drop in ("keep16", "theta") else "model"
+
+  def overrides(self, base: str, theta: float) -> Iterator[str]:
+    """Yields the bindings that make the shipped recipe this rung's.
+
+    Args:
+      base: the checkpoint that it starts from.
+      theta: of that checkpoint's RoPE.
+    """
     yield f"Recipe.seed = {self.seed}"
-    if base is not None:
-      yield f"Recipe.init_from = {str(pathlib.Path(base).absolute())!r}"
+    yield f"Recipe.init_from = {base!r}"
     if (bindings := _DROPS[self.drop]) is not None:
-      yield from bindings
+      for binding in bindings:
+        yield binding.format(raised_theta=_THETA_TIMES * theta)
     else:
       phases = "".join(
         f"@{name}/TrainPhase(), " for name in _PHASES[self.tokens]
@@ -87,7 +119,10 @@ def main() -> int:
   parser.add_argument("--data", required=True, metavar="DIR", help="the stores")
   parser.add_argument("--out", required=True, metavar="DIR")
   parser.add_argument(
-    "--base", metavar="CKPT", help="(default: the packaged one)"
+    "--base", default=_BASE, metavar="CKPT", help="(default: %(default)s)"
+  )
+  parser.add_argument(
+    "--keep", metavar="DIR", help="for the small files (default: nowhere)"
   )
   parser.add_argument(
     "--drops", nargs="+", choices=_DROPS, default=list(_DROPS), metavar="DROP"
@@ -97,19 +132,43 @@ def main() -> int:
   )
   parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
   args = parser.parse_args()
+  out = pathlib.Path(args.out)
+  base = store.locate(paths.resolve(args.base))
+  theta = store.describe(base)[0].model.positional.theta
+  status = _evaluate("base", args.base, _BASE_WAYS, out, args.keep)
   for rung in rungs(args.drops, args.tokens, args.seeds):
-    folder = pathlib.Path(args.out) / rung.name
-    if (folder / "recalibrate").exists():
-      continue
-    print(rung.name, flush=True)
-    command = [sys.executable, "-m", "drope_jax.cli.main", "train"]
-    command += [_RECIPES[rung.tokens], "--data", args.data, "--out", folder]
-    for binding in rung.overrides(args.base):
-      command += ["--set", binding]
-    status = subprocess.run(command).returncode
     if status:
-      return status
-  return 0
+      break
+    command = ["train", _RECIPES[rung.tokens], "--data", args.data]
+    for binding in rung.overrides(args.base, theta):
+      command += ["--set", binding]
+    status = _run(rung.name, *command, "--out", out / rung.name) or _evaluate(
+      rung.name, out / rung.name / "recalibrate", rung.ways, out, args.keep
+    )
+  return status
+
+
+def _evaluate(name, checkpoint, ways, out, keep) -> int:
+  """Evaluates a model, and copies what is small; returns the status."""
+  folder = out / name
+  status = _run(
+    f"{name}: evaluation",
+    *("evaluate", f"{name}={checkpoint}", "--suite", _SUITE),
+    *("--positions", ways, "--out", folder),
+  )
+  if keep is not None and not status:
+    kept = pathlib.Path(keep) / name
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("results.json", "metrics.jsonl"):
+      if (folder / file).exists():
+        shutil.copy(folder / file, kept)
+  return status
+
+
+def _run(what, *command) -> int:
+  print(what, flush=True)
+  program = [sys.executable, "-m", "drope_jax.cli.main"]
+  return subprocess.run([*program, *command]).returncode
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ from drope_jax import sharding
 from drope_jax.cli import configure, progress, results, terminal, text_inputs
 from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, lock, paths, sources
-from drope_jax.evals import overlap, steps
+from drope_jax.evals import cropped, interface, overlap, steps
 from drope_jax.evals import suite as suites
-from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
 from drope_jax.positional import Rope, scaling
+
+_ANY = ("model", "crop")
+"""Ways to read that are not of RoPE alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--positions",
     metavar="M,...",
-    help="model, rope, pi, ntk, yarn (default: the suite's)",
+    help="model, crop (the end alone, which the context has room for), rope, "
+    "pi, ntk, yarn (default: the suite's)",
   )
   parser.add_argument(
     "--samples",
@@ -157,7 +160,8 @@ def compare(
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
-  A checkpoint without plain RoPE is read with its own positions alone.
+  A checkpoint without plain RoPE is read with its own positions, whole and
+  cropped, alone.
 
   Args:
     suite: what to evaluate.
@@ -178,7 +182,7 @@ def compare(
   }
   _require_same_samples(lm_by_name)
   methods = {
-    name: tuple(m for m in suite.methods if m == "model" or _is_rope(lm))
+    name: tuple(m for m in suite.methods if m in _ANY or _is_rope(lm))
     for name, lm in lm_by_name.items()
   }
   for method in suite.methods:
@@ -223,9 +227,11 @@ def _is_rope(lm: lms.CheckpointLM) -> bool:
 def variants(lm: lms.CheckpointLM) -> steps.Variant:
   """Returns the function from (method, factor) to the model read that way."""
 
-  def variant(method: str, factor: float) -> lms.CheckpointLM:
+  def variant(method: str, factor: float) -> interface.LM:
     if method == "model":
       return lm
+    if method == "crop":
+      return cropped.Cropped(lm)
     scheme = scaling.scaled(
       lm.config.positional, method, factor, lm.context_tokens
     )
@@ -234,13 +240,13 @@ def variants(lm: lms.CheckpointLM) -> steps.Variant:
   return variant
 
 
-def tables(rows: Sequence[Result]) -> rich.console.Group:
+def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
   """Returns a table for each metric, with one column a factor.
 
   Under each value stands its 95% interval, n/a where there are too few samples
   for one; "+scale" is a fitted softmax scale.
   """
-  by_metric: dict[tuple[str, str], list[Result]] = {}
+  by_metric: dict[tuple[str, str], list[interface.Result]] = {}
   for row in rows:
     by_metric.setdefault((row.task, row.metric), []).append(row)
   return rich.console.Group(
@@ -251,7 +257,7 @@ def tables(rows: Sequence[Result]) -> rich.console.Group:
   )
 
 
-def _table(title: str, rows: Sequence[Result]) -> rich.table.Table:
+def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
   factors = sorted({row.factor for row in rows})
   shown = rich.table.Table(
     title=title, title_justify="left", box=rich.box.SIMPLE

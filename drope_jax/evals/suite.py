@@ -19,7 +19,8 @@ class Suite:
 
   Attributes:
     evals: "perplexity", and tasks of `niah.tasks`.
-    methods: "model" (as it is), "rope", "pi", "ntk", "yarn".
+    methods: "model" (as it is), "crop" (`cropped`), "rope", "pi", "ntk",
+      "yarn".
     factors: tested length / trained length.
     samples: of each retrieval task, one number for each factor.
     excerpts: documents of the longest length, for perplexity.

@@ -278,7 +278,7 @@ def test_the_from_scratch_runs_differ_in_positions_alone():
 
 def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   base = _recipe("demo_base")
-  for name in ("demo_drope", "demo_live"):
+  for name in ("demo_drope", "demo_partial", "demo_live"):
     recipe = _recipe(name)
     surgery, *curriculum, training = recipe.phases
     assert isinstance(surgery, SurgeryPhase)
@@ -292,7 +292,14 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   full, live = _recipe("demo_drope"), _recipe("demo_live")
   assert live.phases[-1].data == base.phases[-1].data
   assert {p.data.weights for p in full.phases[1:]} == {(0.5, 0.5)}
-  assert live.phases[0] == full.phases[0]
+  assert full.phases[0].surgery == Surgery("all")
+  partial = _recipe("demo_partial")
+  assert live.phases[0] == partial.phases[0]
+  assert partial.phases[0].surgery == Surgery("all", keep_turns=1)
+  assert dataclasses.replace(partial, phases=full.phases) == full
+  assert partial.phases[1:] == full.phases[1:]
+  continued = _recipe("demo_continued")
+  assert continued == dataclasses.replace(live, phases=live.phases[1:])
   last = full.phases[-1]
   own = {"steps": last.steps, "tokens": None, "data": last.data}
   assert dataclasses.replace(live.phases[-1], **own) == last
@@ -382,6 +389,7 @@ def test_a_recalibration_has_the_numbers_of_whom_it_follows(name):
 def test_every_recipe_of_the_papers_sizes_is_planned():
   small = {"tiny", "from_scratch", "from_scratch_rope", "from_scratch_nope"}
   small |= {"demo_base", "demo_drope", "demo_live"}
+  small |= {"demo_partial", "demo_continued"}
   recipes = {path.stem for path in (CONFIGS / "recipes").glob("*.gin")}
   assert recipes - small == {*PLANNED}
   assert {*PLANNED} - {*RECALIBRATIONS} == {

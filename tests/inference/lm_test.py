@@ -276,13 +276,13 @@ def test_positions_and_scale_replace_what_was_set_before(lm):
 
 
 def test_the_scale_grows_beyond_the_context_by_each_rows_length(lm):
-  sloped = dataclasses.replace(CONFIG, logit_scale_slope=0.5)
+  sloped = dataclasses.replace(CONFIG, logit_scale_slope=4.0)
   lm = dataclasses.replace(lm, config=sloped)
   longer, shorter = SEQUENCES[1], SEQUENCES[4]  # Of 13 and 7; the context is 8.
   for ids, got in zip(
     (longer, shorter), lm.loglikelihood([longer, shorter]), strict=True
   ):
-    scale = 1.5 * (1 + 0.5 * math.log(max(len(ids) / 8, 1)))
+    scale = 1.5 * (1 + 4.0 * math.log(max(len(ids) / 8, 1)))
     at = dataclasses.replace(CONFIG, logit_scale=scale)
     np.testing.assert_allclose(got, _log_p(at, lm.params, ids), atol=1e-4)
     assert lm.logit_scale_at(len(ids)) == pytest.approx(scale)

@@ -35,12 +35,15 @@ def ladder():
     ("keep12", PartialRope(ROPE, 12)),
     ("keep16", ROPE),
     ("window", Pattern((ROPE, *[Nope()] * 5), (32, *[None] * 5))),
+    ("theta", Rope(10_000.0)),
   ],
 )
 def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   rung = ladder.Rung(drop, tokens, 2)
   name = ladder._RECIPES[tokens]
-  built = configure.build(name, recipe.Recipe, [*rung.overrides(None)])
+  built = configure.build(
+    name, recipe.Recipe, [*rung.overrides(ladder._BASE, 500.0)]
+  )
   shipped = configure.build(name, recipe.Recipe)
   config = preflight.start_config(built)
   trainings = []
@@ -60,5 +63,5 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
 def test_the_rungs_are_all_there_and_each_once(ladder):
   drops, sizes = list(ladder._DROPS), list(ladder._RECIPES)
   found = [rung.name for rung in ladder.rungs(drops, sizes, 3)]
-  assert len(found) == len(set(found)) == 6 * 2 * 3
+  assert len(found) == len(set(found)) == 7 * 2 * 3
   assert found[:3] == ["keep12_1.2M_s0", "keep0_1.2M_s0", "keep16_1.2M_s0"]

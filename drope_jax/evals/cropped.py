@@ -1,0 +1,92 @@
+"""A model that reads the end of a text: as much as its context has room for.
+
+What a longer context is worth shows against this: no position is new to it, and
+it has never read what lies further back.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Self
+
+import numpy as np
+
+from drope_jax.evals import interface
+
+
+@dataclasses.dataclass(frozen=True)
+class Cropped:
+  """An `interface.LM` that reads no more than its context at a time.
+
+  A prompt keeps its last tokens, with room for the answer. A sequence is scored
+  in windows of the context that overlap by half: but for the first window's,
+  each token is read after between a half and the whole of a context. BOS stays
+  before what is left.
+
+  Attributes:
+    lm: the model.
+  """
+
+  lm: interface.LM
+
+  @property
+  def eos_id(self) -> int:
+    return self.lm.eos_id
+
+  @property
+  def bos_id(self) -> int | None:
+    return self.lm.bos_id
+
+  @property
+  def context_tokens(self) -> int:
+    return self.lm.context_tokens
+
+  def encode(self, text: str) -> list[int]:
+    return self.lm.encode(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self.lm.decode(ids)
+
+  def logit_scale_at(self, tokens: int) -> float:
+    return self.lm.logit_scale_at(min(tokens, self.context_tokens))
+
+  def with_logit_scale(self, scale: float) -> Self:
+    return dataclasses.replace(self, lm=self.lm.with_logit_scale(scale))
+
+  def loglikelihood(
+    self, sequences: Sequence[Sequence[int]]
+  ) -> list[np.ndarray]:
+    windows, counts, parts = [], [], []
+    for sequence in sequences:
+      bos, rest = self._split(sequence)
+      room = self.context_tokens - len(bos)
+      stops = [*range(room, len(rest), room - room // 2), len(rest)]
+      windows += [[*bos, *rest[max(stop - room, 0) : stop]] for stop in stops]
+      parts += [len(bos) + stops[0] - 1, *np.diff(stops).tolist()]
+      counts.append(len(stops))
+    scored = zip(self.lm.loglikelihood(windows), parts, strict=True)
+    new = iter([scores[len(scores) - part :] for scores, part in scored])
+    return [
+      np.concatenate([next(new) for _ in range(count)]) for count in counts
+    ]
+
+  def generate(
+    self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+  ) -> list[list[int]]:
+    cut = []
+    for prompt in prompts:
+      bos, rest = self._split(prompt)
+      room = self.context_tokens - len(bos) - max_new_tokens
+      if room < 1:
+        raise ValueError(
+          "A cropped prompt needs a token beside its answer in a context of "
+          f"{self.context_tokens}, got an answer of {max_new_tokens}. Lower "
+          "Suite.max_new_tokens."
+        )
+      cut.append([*bos, *rest[-room:]])
+    return self.lm.generate(cut, max_new_tokens)
+
+  def _split(
+    self, sequence: Sequence[int]
+  ) -> tuple[Sequence[int], Sequence[int]]:
+    begins = len(sequence) and sequence[0] == self.bos_id
+    return sequence[:begins], sequence[begins:]
