@@ -367,7 +367,7 @@ def _stock_configs(draw):
   )
 
 
-@hypothesis.settings(deadline=None, max_examples=12)
+@hypothesis.settings(deadline=None, max_examples=6)
 @hypothesis.given(
   _stock_configs().filter(_is_stock), st.sampled_from(("bfloat16", "float32"))
 )

@@ -21,7 +21,7 @@ from drope_jax.data import lock
 from drope_jax.data import store as data_store
 from drope_jax.train import metrics
 
-STEPS = 300
+STEPS = 120
 BINDINGS = (
   f"TrainPhase.steps = {STEPS}",
   "TrainPhase.optimizer = @Muon()",
@@ -30,19 +30,16 @@ BINDINGS = (
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> dict[str, str]:
-  """An environment of one device, in which nothing is compiled twice."""
-  folder = tmp_path_factory.mktemp("cache")
+def environment() -> dict[str, str]:
+  """An environment of one device."""
   return os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": str(folder),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": os.pathsep.join(sys.path),
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
   }
 
 
 @pytest.fixture
-def start(here, cache):
+def start(here, environment):
   """Starts `drope train` in a process of its own, which the test's end ends."""
   started = []
 
@@ -61,7 +58,7 @@ def start(here, cache):
       preexec_fn=lambda: signal.signal(
         signal.SIGINT, signal.default_int_handler
       ),
-      **{"env": cache} | options,
+      **{"env": environment} | options,
     )
     started.append(process)
     return process
@@ -73,13 +70,15 @@ def start(here, cache):
 
 
 @pytest.fixture(scope="module")
-def whole(trained, cache, tmp_path_factory):
+def whole(trained, environment, tmp_path_factory):
   """The folder of a run that nothing disturbed."""
   out = tmp_path_factory.mktemp("whole") / "run"
   command = [sys.executable, "-m", "drope_jax.cli.main", "train", "tiny.gin"]
   for binding in BINDINGS:
     command += ["--set", binding]
-  subprocess.run([*command, "--out", out], cwd=trained, env=cache, check=True)
+  subprocess.run(
+    [*command, "--out", out], cwd=trained, env=environment, check=True
+  )
   return out
 
 
@@ -231,11 +230,11 @@ def at_step_3(monkeypatch):
   return install
 
 
-_TO_30 = ("TrainPhase.steps = 30", "Recipe.save_every_steps = 2")
+_TO_8 = ("TrainPhase.steps = 8", "Recipe.save_every_steps = 2")
 
 
 def _command(out):
-  bindings = (*_TO_30, "Recipe.log_every_steps = 1")
+  bindings = (*_TO_8, "Recipe.log_every_steps = 1")
   words = [word for binding in bindings for word in ("--set", binding)]
   return ["train", "tiny.gin", "--out", out, *words]
 
@@ -312,7 +311,7 @@ def test_a_store_cut_short_under_a_run_is_named_and_costs_no_save(
   line = ran.err.splitlines()[-1]
   assert "A whole token store" in line and "text" in line
   steps = store.finished_steps(here / "new")
-  assert steps and steps[-1] < 30
+  assert steps and steps[-1] < 8
   file.write_bytes(content)
   _assert_goes_on_as_if_nothing_had_been(drope, here)
 
@@ -332,7 +331,9 @@ sys.exit(subprocess.run(command).returncode)
   reason="may mount nothing",
 )
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_read_only_folder_is_one_line(drope, here, cache, begun, at_step_3):
+def test_a_read_only_folder_is_one_line(
+  drope, here, environment, begun, at_step_3
+):
   run = here / "new"
   if begun:
     at_step_3(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -344,7 +345,7 @@ def test_a_read_only_folder_is_one_line(drope, here, cache, begun, at_step_3):
     ["unshare", "-m", sys.executable, "-c", _READ_ONLY, run, sys.executable]
     + ["-m", "drope_jax.cli.main", *_command("new")],
     cwd=here,
-    env=cache,
+    env=environment,
     capture_output=True,
     text=True,
   )
@@ -356,7 +357,7 @@ def test_a_read_only_folder_is_one_line(drope, here, cache, begun, at_step_3):
 
 
 @pytest.fixture
-def start_all(start, cache):
+def start_all(start, environment):
   """Starts the first of so many processes that are one program."""
 
   def start_all(out, count, *, of, only_last=()):
@@ -369,7 +370,7 @@ def start_all(start, cache):
         10_000,
         *("--distributed", "60"),
         *(only_last if index == count - 1 else ()),
-        env=cache
+        env=environment
         | {
           "JAX_COORDINATOR_ADDRESS": address,
           "JAX_NUM_PROCESSES": str(of),
