@@ -15,7 +15,7 @@ from drope_jax.data import corpus, sources, tokenizer, writer
 from drope_jax.evals.suite import Suite
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope
+from drope_jax.positional import PartialRope, Rope
 from drope_jax.surgery import compose
 
 CONFIG = ModelConfig(
@@ -116,7 +116,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
     assert conditions == {(1.0, False), (4.0, False), (4.0, True)}
 
   config = store.describe(out / "live/recalibrate")[0].model
-  assert (config.positional, config.qk_norm) == (Nope(), "none")
+  assert config.positional == PartialRope(Rope(), 2)
   (sample,) = json.loads((out / "samples.json").read_text())
   assert "▶" in sample["text"] and "176 tokens" in sample["context"]
   page = (out / "report.html").read_text("utf-8")
