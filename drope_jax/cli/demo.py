@@ -222,7 +222,7 @@ def _held_out_loss(config, mesh, params, tokens_BS):
     config, params, tokens_BS[:, :-1], backend="blockwise"
   )
   targets_BS = tokens_BS[:, 1:]
-  _, nats = loss.summed(
+  _, nats, _ = loss.summed(
     mesh,
     *transformer.head(config, params, x_BSM),
     targets_BS,

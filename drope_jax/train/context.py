@@ -10,11 +10,13 @@ from etils import epath
 import jax
 
 from drope_jax import sharding
+from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import revision, store
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.train import backend as backends
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -111,6 +113,12 @@ class Run:
       return self.recipe.init_from
     return self.recipe.phases[index - 1].name
 
+  def backend(self, phase: TrainPhase, config: ModelConfig) -> str | FlashTpu:
+    """Returns the attention with which a phase's steps run a model."""
+    return backends.resolve(
+      self.recipe.attention, config, phase.compute_dtype, jax.default_backend()
+    )
+
   def load(self, path: os.PathLike, dtype: str | None = None) -> Model:
     """Returns a checkpoint's model, as it lies on the run's mesh."""
     config = store.describe(path)[0].model
@@ -132,8 +140,8 @@ class Run:
       self._init_path, None if kept == {"bfloat16"} else "float32"
     )
 
-  def base(self) -> Model:
+  def base(self, dtype: str) -> Model:
     """Returns the model before the run's first surgery."""
-    if self.recipe.base is None:
-      return self.initial()
-    return self.load(self.directory / self.recipe.base.name)
+    trained = self.recipe.base
+    path = self._init_path if trained is None else self.directory / trained.name
+    return self.load(path, dtype)

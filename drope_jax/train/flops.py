@@ -37,7 +37,7 @@ _PEAKS = (
 
 
 class Flops(NamedTuple):
-  """Operations of training on one token, forward and backward."""
+  """Operations on one token, by both counts."""
 
   causal: float
   noncausal: float
@@ -49,6 +49,7 @@ def of_token(
   *,
   frozen: int = 0,
   adapters: int = 0,
+  teacher: ModelConfig | None = None,
 ) -> Flops:
   """Returns training's operations a token, in texts of `context_tokens`.
 
@@ -57,17 +58,27 @@ def of_token(
     context_tokens: of a text.
     frozen: weights of matrix products that have no gradients.
     adapters: weights of matrix products beside the model's.
+    teacher: config of the model that reads the same texts, forward alone.
   """
+  own = of_forward(config, context_tokens)
+  others = (0.0, 0.0)
+  if teacher is not None:
+    others = of_forward(teacher, context_tokens)
+  more = 6 * adapters - 2 * frozen
+  return Flops(*(3 * x + y + more for x, y in zip(own, others, strict=True)))
+
+
+def of_forward(config: ModelConfig, context_tokens: int) -> Flops:
+  """Returns those of reading, in texts of `context_tokens`, with all logits."""
   S = context_tokens
   weights = _products(config) + config.vocab_size * config.width
   # Queries before the window is full see 1, 2, ... keys.
   pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in _seen(config, S))
-  # Two products forward, four backward, of two operations a multiplication.
-  width = 12 * config.num_heads * config.head_dim
-  products = 6 * (weights + adapters) - 2 * frozen
+  # Two products, of two operations a multiplication.
+  width = 4 * config.num_heads * config.head_dim
   return Flops(
-    products + width * pairs / S,
-    products + width * S * config.num_layers,
+    2 * weights + width * pairs / S,
+    2 * weights + width * S * config.num_layers,
   )
 
 
@@ -77,7 +88,7 @@ def of_prefill(config: ModelConfig, context_tokens: int) -> float:
   Logits are those of the last token alone.
   """
   head = 2 * config.vocab_size * config.width
-  forward = of_token(config, context_tokens).causal / 3
+  forward = of_forward(config, context_tokens).causal
   return context_tokens * (forward - head) + head
 
 

@@ -9,7 +9,6 @@ from drope_jax import sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import backend as backends
 from drope_jax.train import preflight
 from drope_jax.train import step as steps
 from drope_jax.train.context import Run
@@ -48,14 +47,9 @@ def measurement(
   held_out_loss = loss(config, backend)
   if phase.until_recovered is None:
     return lambda params: {"held_out_loss": held_out_loss(params)}
-  base = run.base()
+  base = run.base(phase.compute_dtype)
   base_config = base.config_in(phase)
-  base_backend = backends.resolve(
-    run.recipe.attention,
-    base_config,
-    phase.compute_dtype,
-    jax.default_backend(),
-  )
+  base_backend = run.backend(phase, base_config)
   base_loss = loss(base_config, base_backend)(base.params)
 
   def measure(params):

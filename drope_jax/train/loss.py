@@ -2,9 +2,10 @@
 
 A device takes its tokens in chunks, each from hidden states to loss *and*
 gradient, so that the backward pass neither keeps logits nor makes them again:
-three matrix products, as without chunks. Under `tensor` a device holds its
-share of the vocabulary alone. The kernel's gradient stays a device's own until
-the last chunk, and is then summed over devices, once.
+three matrix products, as without chunks, and one more for a teacher's logits.
+Under `tensor` a device holds its share of the vocabulary alone. The kernel's
+gradient stays a device's own until the last chunk, and is then summed over
+devices, once.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ class _Options:
   mesh: Mesh
   chunk_tokens: int
   z_loss: float
+  teacher_weight: float
 
 
 def summed(
@@ -37,15 +39,20 @@ def summed(
   kernel_MV: Array,
   targets_BS: Array,
   weights_BS: Array,
+  teacher: tuple[Array, Array] | None = None,
   *,
   chunk_tokens: int = CHUNK_TOKENS,
   z_loss: float = 0.0,
-) -> tuple[Array, Array]:
-  """Returns sums over tokens, times their weights: the objective, and nats.
+  teacher_weight: float = 1.0,
+) -> tuple[Array, Array, Array | None]:
+  """Returns sums over tokens, times their weights: objective, nats, and KL.
 
-  The objective is -log p(target) + z_loss * lse^2, lse the logits' log-sum-exp;
-  the nats are -log p(target), through which no gradient passes. Logits, softmax
-  and sums are float32; the logits' gradient is rounded to x's dtype.
+  The objective is -log p(target) + z_loss * lse^2, lse the logits' log-sum-exp.
+  With a teacher it is teacher_weight * KL(teacher || p) + (1 - teacher_weight)
+  * -log p(target) + z_loss * lse^2. The nats are -log p(target), the KL is None
+  without a teacher; no gradient passes through either, nor to the teacher.
+  Logits, softmax and sums are float32; the logits' gradient is rounded to x's
+  dtype.
 
   Args:
     mesh: where the arrays lie: tokens as `sharding.BATCH`, the kernel as
@@ -53,13 +60,18 @@ def summed(
     x_BSM, kernel_MV: see `transformer.head`.
     targets_BS: int32.
     weights_BS: float32.
-    chunk_tokens: whose logits a device holds at once, at most.
+    teacher: another model's x_BSM and kernel_MV for the same tokens, of the
+      same vocabulary; they lie as the first do.
+    chunk_tokens: whose logits a device holds at once, at most; a teacher's are
+      as many again.
     z_loss: its coefficient.
+    teacher_weight: see above; without a teacher it is not read.
 
-  Source: z-loss, PaLM (arXiv:2204.02311), section 5.
+  Source: z-loss, PaLM (arXiv:2204.02311), section 5; a teacher's distribution
+  as target, Hinton et al. (arXiv:1503.02531), at a temperature of 1.
   """
-  options = _Options(mesh, chunk_tokens, z_loss)
-  return _summed(options, x_BSM, kernel_MV, targets_BS, weights_BS)
+  options = _Options(mesh, chunk_tokens, z_loss, teacher_weight)
+  return _summed(options, x_BSM, kernel_MV, targets_BS, weights_BS, teacher)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -72,24 +84,26 @@ def _summed_forward(options, *arrays):
 
 
 def _summed_backward(options, gradients, d_sums):
-  d_objective, _ = d_sums
+  d_objective, *_ = d_sums
   d_x, d_kernel = ((d_objective * g).astype(g.dtype) for g in gradients)
-  return d_x, d_kernel, None, None
+  return d_x, d_kernel, None, None, None
 
 
 _summed.defvjp(_summed_forward, _summed_backward)
 
 
 def _on_devices(options: _Options, with_gradients: bool, *arrays: Array):
-  """Returns both sums, and the gradients of x and kernel or two None."""
+  """Returns the sums, and the gradients of x and kernel or two None."""
   kernel = sharding.param_spec("head/kernel")
   states = P(*sharding.BATCH, None)
   gradients = (states, kernel) if with_gradients else (None, None)
+  model = (states, P(None, "tensor"))
+  *_, teacher = arrays
   return jax.shard_map(
     functools.partial(_on_one_device, options, with_gradients),
     mesh=options.mesh,
-    in_specs=(states, P(None, "tensor"), sharding.BATCH, sharding.BATCH),
-    out_specs=((P(), P()), gradients),
+    in_specs=(*model, sharding.BATCH, sharding.BATCH, teacher and model),
+    out_specs=(P(), gradients),
     check_vma=False,  # The check wants sums over axes of one device too.
   )(*arrays)
 
@@ -101,9 +115,10 @@ def _summed_over(mesh: Mesh, axes: tuple[str, ...], tree: Any) -> Any:
 
 
 def _on_one_device(
-  options, with_gradients, x_BSM, kernel_MV, targets_BS, weights_BS
+  options, with_gradients, x_BSM, kernel_MV, targets_BS, weights_BS, teacher
 ):
   mesh = options.mesh
+  teacher_x_BSM, teacher_kernel_MV = teacher or (None, None)
   num_tokens, (M, V) = targets_BS.size, kernel_MV.shape
   num_chunks = math.ceil(num_tokens / options.chunk_tokens)
   missing = -num_tokens % num_chunks
@@ -114,14 +129,37 @@ def _on_one_device(
     x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(num_chunks, -1, *x.shape[1:])
 
-  def take(sums, chunk):
-    x_CM, target_C, weight_C = chunk
-    target_C1, weight_C1 = target_C[:, None] - first_id, weight_C[:, None]
-    objective, nats, d_kernel_MV = sums
-    logits_CV = jnp.matmul(x_CM, kernel_MV, preferred_element_type=jnp.float32)
+  def top(logits_CV: Array) -> Array:
     top_C1 = logits_CV.max(1, keepdims=True)
     if mesh.shape["tensor"] > 1:
       top_C1 = jax.lax.pmax(top_C1, "tensor")
+    return top_C1
+
+  def diverge(teacher_x_CM: Array, logits_CV: Array, lse_C1: Array):
+    """Returns KL(teacher || student), and the teacher's probabilities."""
+    taught_CV = jnp.matmul(
+      teacher_x_CM, teacher_kernel_MV, preferred_element_type=jnp.float32
+    )
+    top_C1 = top(taught_CV)
+    e_CV = jnp.exp(taught_CV - top_C1)
+    total_C1, ahead_C1 = _summed_over(
+      mesh,
+      ("tensor",),
+      (
+        e_CV.sum(1, keepdims=True),
+        (e_CV * (taught_CV - logits_CV)).sum(1, keepdims=True),
+      ),
+    )
+    taught_lse_C1 = top_C1 + jnp.log(total_C1)
+    kl_C1 = ahead_C1 / total_C1 - taught_lse_C1 + lse_C1
+    return kl_C1, jnp.exp(taught_CV - taught_lse_C1)
+
+  def take(sums, chunk):
+    x_CM, target_C, weight_C, teacher_x_CM = chunk
+    target_C1, weight_C1 = target_C[:, None] - first_id, weight_C[:, None]
+    objective, nats, kl, d_kernel_MV = sums
+    logits_CV = jnp.matmul(x_CM, kernel_MV, preferred_element_type=jnp.float32)
+    top_C1 = top(logits_CV)
     is_here_C1 = (target_C1 >= 0) & (target_C1 < V)
     here_C1 = jnp.where(is_here_C1, target_C1, 0)
     logit_C1 = jnp.take_along_axis(logits_CV, here_C1, axis=1)
@@ -135,32 +173,43 @@ def _on_one_device(
     )
     lse_C1 = top_C1 + jnp.log(total_C1)
     nats_C1 = lse_C1 - logit_C1
-    objective_C1 = nats_C1 + options.z_loss * lse_C1**2
+    objective_C1, wanted_CV = nats_C1, target_C1 == jnp.arange(V)
+    if teacher is not None:
+      kl_C1, taught_CV = diverge(teacher_x_CM, logits_CV, lse_C1)
+      kl += jnp.sum(weight_C1 * kl_C1)
+      share = options.teacher_weight
+      objective_C1 = share * kl_C1 + (1 - share) * nats_C1
+      wanted_CV = share * taught_CV + (1 - share) * wanted_CV
+    objective_C1 += options.z_loss * lse_C1**2
     objective += jnp.sum(weight_C1 * objective_C1)
     nats += jnp.sum(weight_C1 * nats_C1)
     if not with_gradients:
-      return (objective, nats, None), None
+      return (objective, nats, kl, None), None
     d_lse_C1 = weight_C1 * (1 + 2 * options.z_loss * lse_C1)
-    is_target_CV = target_C1 == jnp.arange(V)
     # Exponentials again: to keep those above is a pass through memory more.
     d_logits_CV = (
-      jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * is_target_CV
+      jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * wanted_CV
     ).astype(x_CM.dtype)
     # Of a transposed operand, XLA's CPU backend takes a slower product.
     x_MC = jax.lax.optimization_barrier(x_CM.T)
     d_kernel_MV += jnp.matmul(
       x_MC, d_logits_CV, preferred_element_type=jnp.float32
     )
-    return (objective, nats, d_kernel_MV), d_logits_CV @ kernel_MV.T
+    return (objective, nats, kl, d_kernel_MV), d_logits_CV @ kernel_MV.T
 
   zero = jnp.zeros(())
-  (objective, nats, d_kernel_MV), d_x_NCM = jax.lax.scan(
+  (*sums, d_kernel_MV), d_x_NCM = jax.lax.scan(
     take,
-    (zero, zero, jnp.zeros((M, V)) if with_gradients else None),
-    [*map(cut, (x_BSM, targets_BS, weights_BS))],
+    (
+      zero,
+      zero,
+      None if teacher is None else zero,
+      jnp.zeros((M, V)) if with_gradients else None,
+    ),
+    jax.tree.map(cut, (x_BSM, targets_BS, weights_BS, teacher_x_BSM)),
   )
   over_tokens = ("data", "fsdp", "context")
-  sums = _summed_over(mesh, over_tokens, (objective, nats))
+  sums = _summed_over(mesh, over_tokens, tuple(sums))
   if not with_gradients:
     return sums, (None, None)
   d_x_BSM = d_x_NCM.reshape(-1, M)[:num_tokens].reshape(x_BSM.shape)

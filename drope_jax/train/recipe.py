@@ -16,6 +16,7 @@ from drope_jax.train import loss
 from drope_jax.train.guard import Guard
 from drope_jax.train.lora import Lora
 from drope_jax.train.optimizer import Optimizer, Schedule
+from drope_jax.train.teacher import Teacher
 
 DTYPES = ("float32", "bfloat16")
 STARTS = ("fresh", "kept")
@@ -80,6 +81,8 @@ class TrainPhase:
     until_recovered: ends the phase early, where a measurement finds this share
       of the base recovered: its loss / the model's, on the held-out text at
       this length. The base is the model before the run's first surgery.
+    teacher: the base as one, whose distribution is learnt; None: the text
+      alone is.
     accumulation: microbatches a step; divides `batch_size`.
     compute_dtype: of activations; what is trained, and its moments, stay
       float32.
@@ -111,6 +114,7 @@ class TrainPhase:
   tokens: int | None = None
   held_out: HeldOut | None = None
   until_recovered: float | None = None
+  teacher: Teacher | None = None
   accumulation: int = 1
   compute_dtype: str = "float32"
   z_loss: float = 0.0
@@ -415,14 +419,19 @@ class Recipe:
     )
 
   def _require_base(self, phase: TrainPhase) -> None:
-    if phase.until_recovered is None:
+    asking = [
+      name
+      for name in ("until_recovered", "teacher")
+      if getattr(phase, name) is not None
+    ]
+    if not asking:
       return
     earlier = self.phases[: self.phases.index(phase)]
     operated = any(isinstance(p, SurgeryPhase) for p in earlier)
     if not operated or (self.init_from is None and self.base is None):
       raise ValueError(
-        f"{phase.name}: TrainPhase.until_recovered needs a trained model and a "
-        "surgery on it before, got none. Give the phase's steps alone."
+        f"{phase.name}: TrainPhase.{asking[0]} needs a trained model and a "
+        "surgery on it before, got none. Leave it out."
       )
 
   def _require_same_as_kept(self, phase: TrainPhase) -> None:

@@ -162,6 +162,7 @@ def make_step(
   schedule: optax.Schedule,
   backend: str | FlashTpu,
   mesh: Mesh,
+  teacher: tuple[ModelConfig, str | FlashTpu] | None = None,
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
   """Returns step(state, batch, base) -> (state, metrics), to be jitted.
 
@@ -175,37 +176,52 @@ def make_step(
     schedule: of the learning rate, by the run's step.
     backend: the attention's, as it runs on one device.
     mesh: over which state and batches lie, as `sharding` lays them.
+    teacher: config and backend of the phase's teacher, whose params the step
+      then takes as a fourth argument; None where the phase has none.
 
   The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
   (float32); the base is what the phase does not train, as `tuning.Tuning.base`
   has it, and {} by default. Metrics are scalars: loss (nats a token), its
   perplexity, grad_norm, param_norm (before the step; of what is trained), lr,
   weight (tokens that counted), skipped (steps so far in the phase),
-  skips_in_a_row (the most so far) and, by choice, max_logit (attention's
-  largest).
+  skips_in_a_row (the most so far) and, by choice, kl (of the teacher to the
+  model, nats a token) and max_logit (attention's largest).
   """
   transform = phase.optimizer.transform()
   tuning = tunings.of(phase, transformer.param_shapes(config))
   summed_loss = functools.partial(
-    _summed_loss, config, phase, phase.data, backend, mesh
+    _summed_loss, config, backend, phase, phase.data, mesh
   )
 
-  def summed_gradients(params, base, batch):
-    def tuned_loss(params, batch):
+  def differentiate(params, base, batch, teacher_params):
+    taught = None
+    if phase.teacher is not None:
+      taught, _ = _read(
+        *teacher, phase, phase.data, mesh, teacher_params, batch
+      )
+
+    def tuned_loss(params):
       adapters = _cast(phase, tuning.adapters(params))
       parts = (_cast(phase, part) for part in (base, params))
-      return summed_loss(tuning.unmerged(*parts), batch, adapters)
+      return summed_loss(tuning.unmerged(*parts), batch, adapters, taught)
 
-    differentiate = jax.grad(tuned_loss, has_aux=True)
+    return jax.grad(tuned_loss, has_aux=True)(params)
+
+  def summed_gradients(params, base, batch, teacher_params):
     if phase.accumulation == 1:
-      return differentiate(params, batch)
+      return differentiate(params, base, batch, teacher_params)
 
     def add(total, microbatch):
-      gradients, (nats, max_logit) = differentiate(params, microbatch)
-      total_gradients, (total_nats, largest) = total
+      gradients, (sums, max_logit) = differentiate(
+        params, base, microbatch, teacher_params
+      )
+      total_gradients, (total_sums, largest) = total
       return (
         jax.tree.map(jnp.add, total_gradients, gradients),
-        (total_nats + nats, jnp.maximum(largest, max_logit)),
+        (
+          jax.tree.map(jnp.add, total_sums, sums),
+          jnp.maximum(largest, max_logit),
+        ),
       ), None
 
     zero = jax.tree.map(jnp.zeros_like, params)
@@ -215,17 +231,17 @@ def make_step(
       name: jnp.swapaxes(x.reshape(-1, phase.accumulation, x.shape[1]), 0, 1)
       for name, x in batch.items()
     }
-    start = (zero, (jnp.zeros(()), -jnp.inf))
-    return jax.lax.scan(add, start, microbatches)[0]
+    sums = (jnp.zeros(()), None if phase.teacher is None else jnp.zeros(()))
+    return jax.lax.scan(add, (zero, (sums, -jnp.inf)), microbatches)[0]
 
-  def step(state, batch, base=None):
+  def step(state, batch, base=None, teacher_params=None):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
     # Shares of the batch's weight, so that sums are its means: of gradients
     # too, whose division would be a pass of its own over all of them.
     shares_BS = batch["weights_BS"] / weight
-    gradients, (loss, max_logit) = summed_gradients(
-      params, base or {}, {**batch, "weights_BS": shares_BS}
+    gradients, ((loss, kl), max_logit) = summed_gradients(
+      params, base or {}, {**batch, "weights_BS": shares_BS}, teacher_params
     )
     grad_norm = optax.tree.norm(gradients)
     takes, guard = phase.guard.judge(state["guard"], loss, grad_norm)
@@ -243,6 +259,8 @@ def make_step(
       "skipped": guard["skipped"],
       "skips_in_a_row": guard["longest_row"],
     }
+    if phase.teacher is not None:
+      metrics["kl"] = kl
     if phase.log_max_logit:
       metrics["max_logit"] = max_logit
     after = {
@@ -293,8 +311,8 @@ def make_evaluation(
   """
 
   def evaluate(params, batch):
-    _, (nats, _) = _summed_loss(
-      config, phase, phase.held_out.data, backend, mesh, params, batch
+    _, ((nats, _), _) = _summed_loss(
+      config, backend, phase, phase.held_out.data, mesh, params, batch
     )
     return nats, jnp.sum(batch["weights_BS"])
 
@@ -306,9 +324,56 @@ def _cast(phase, params):
 
 
 def _summed_loss(
-  config, phase, data, backend, mesh, params, batch, adapters=None
+  config,
+  backend,
+  phase,
+  data,
+  mesh,
+  params,
+  batch,
+  adapters=None,
+  taught=None,
 ):
-  """Returns the objective and, beside it, nats and the largest logit."""
+  """Returns the objective and, beside it, nats and KL, and the largest logit.
+
+  `taught` is what the teacher's logits are the product of, if there is one.
+  """
+  read, max_logit = _read(
+    config,
+    backend,
+    phase,
+    data,
+    mesh,
+    params,
+    batch,
+    adapters,
+    phase.log_max_logit,
+  )
+  objective, *sums = losses.summed(
+    mesh,
+    *read,
+    batch["targets_BS"],
+    batch["weights_BS"],
+    taught,
+    chunk_tokens=phase.loss_chunk_tokens,
+    z_loss=phase.z_loss,
+    teacher_weight=0.0 if taught is None else phase.teacher.weight,
+  )
+  return objective, (tuple(sums), max_logit)
+
+
+def _read(
+  config,
+  backend,
+  phase,
+  data,
+  mesh,
+  params,
+  batch,
+  adapters=None,
+  with_max_logit=False,
+):
+  """Returns what logits are the product of, and attention's largest logit."""
   cast = _cast(phase, params)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   x_BSM = transformer.hidden(
@@ -321,17 +386,9 @@ def _summed_loss(
     remat=phase.remat,
     unroll=on_cpu if phase.unroll is None else phase.unroll,
     join_texts=on_cpu and mesh.size == 1,
-    with_max_logit=phase.log_max_logit,
+    with_max_logit=with_max_logit,
   )
   max_logit = -jnp.inf
-  if phase.log_max_logit:
+  if with_max_logit:
     x_BSM, max_logit = x_BSM
-  objective, nats = losses.summed(
-    mesh,
-    *transformer.head(config, cast, x_BSM),
-    batch["targets_BS"],
-    batch["weights_BS"],
-    chunk_tokens=phase.loss_chunk_tokens,
-    z_loss=phase.z_loss,
-  )
-  return objective, (nats, max_logit)
+  return transformer.head(config, cast, x_BSM), max_logit

@@ -10,7 +10,6 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
-from drope_jax.train import backend as backends
 from drope_jax.train import flops, held_out, preflight
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
@@ -54,9 +53,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
   """
   last = first + phase.num_steps
   config = model.config_in(phase)
-  backend = backends.resolve(
-    run.recipe.attention, config, phase.compute_dtype, jax.default_backend()
-  )
+  backend = run.backend(phase, config)
 
   def manifest_at(
     step: int, measured: Mapping[str, float]
@@ -156,6 +153,15 @@ def _state_before(run, phase, saves, first):
   return _restore(saves, before, abstract, first)[0]
 
 
+def _teacher(run, phase):
+  """Returns a phase's teacher: config and backend, and params; or two None."""
+  if phase.teacher is None:
+    return None, None
+  base = run.base(phase.compute_dtype)
+  config = base.config_in(phase)
+  return (config, run.backend(phase, config)), base.params
+
+
 def _take_steps(run, phase, trained, model, backend, first, state, save):
   """Returns the state in which the phase ends, and its last measurement.
 
@@ -164,14 +170,14 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   """
   recipe, last = run.recipe, first + phase.num_steps
   config = model.config_in(phase)
+  measure = held_out.measurement(run, phase, config, backend)
+  teacher, teacher_params = _teacher(run, phase)
+  rate = recipe.learning_rate(phase)
   take = steps.jitted(
-    steps.make_step(
-      config, phase, recipe.learning_rate(phase), backend, run.mesh
-    ),
+    steps.make_step(config, phase, rate, backend, run.mesh, teacher),
     state,
     recipe.compiler_options,
   )
-  measure = held_out.measurement(run, phase, config, backend)
   now, measured = int(state["step"]), {}
   # A model reads on where its history ended: no phase, and no run that starts
   # from another's checkpoint, sees the same order of the text again.
@@ -181,7 +187,10 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   with metrics_lib.MetricsLog(run.directory) as log:
     meter = meters.Meter(
       flops.of_token(
-        config, phase.context_tokens, **trained.tuning.weights(model.params)
+        config,
+        phase.context_tokens,
+        **trained.tuning.weights(model.params),
+        teacher=teacher and teacher[0],
       ),
       phase.step_tokens,
       run.mesh.devices,
@@ -190,7 +199,7 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
     while now < last:
       with meter.waiting():
         batch = sharding.put_batch(run.mesh, next(batches))
-      state, metrics = take(state, batch, trained.base)
+      state, metrics = take(state, batch, trained.base, teacher_params)
       meter.start_step(metrics)
       now += 1
       measures = phase.held_out is not None and (

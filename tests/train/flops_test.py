@@ -63,6 +63,15 @@ def test_a_window_bounds_the_keys_that_are_seen():
   )
 
 
+def test_a_teacher_adds_its_forward_pass_alone():
+  windowed = dataclasses.replace(
+    LLAMA, positional=Pattern((Rope(), Nope()), (4, None))
+  )
+  got = flops.of_token(LLAMA, 512, teacher=windowed)
+  for i, count in enumerate(flops.of_token(windowed, 512)):
+    assert got[i] == flops.of_token(LLAMA, 512)[i] + count / 3
+
+
 def test_reading_a_text_is_its_tokens_decoded_one_by_one_but_for_logits():
   S, head = 10, 2 * 32_000 * 4096
   config = dataclasses.replace(

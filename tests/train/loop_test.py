@@ -30,6 +30,7 @@ from drope_jax.train.recipe import (
   SurgeryPhase,
   TrainPhase,
 )
+from drope_jax.train.teacher import Teacher
 
 MODEL = ModelConfig(
   vocab_size=288,
@@ -573,6 +574,63 @@ def test_a_recalibration_ends_once_the_base_is_recovered(base, tmp_path):
   assert best == store.locate(folder / "10"), "the last that was measured"
   phase, loss = store.describe(best)[0].held_out
   assert (phase, loss) == ("recalibrate", measured["held_out_loss"])
+
+
+_TAUGHT = dataclasses.replace(
+  RECIPE,
+  phases=(
+    PRETRAIN,
+    SURGERY,
+    dataclasses.replace(RECALIBRATE, teacher=Teacher(), log_max_logit=True),
+  ),
+)
+
+
+def _divergence(folder, base):
+  """Written anew: of pretrain to surgery, on what recalibrate reads first."""
+  rows = pipeline.batches(
+    RECALIBRATE.data,
+    batch_size=4,
+    context_tokens=8,
+    seed=RECIPE.seed,
+    start_sequence=10,
+    base_dir=str(base),
+  )
+  batch = next(rows)
+
+  def log_softmax(name):
+    params, manifest = store.load_model(folder / name)
+    logits_BSV = transformer.forward(
+      manifest.model,
+      params,
+      batch["inputs_BS"],
+      segments_BS=batch["segments_BS"],
+    )
+    return jax.nn.log_softmax(logits_BSV)
+
+  log_q_BSV, log_p_BSV = map(log_softmax, ("pretrain", "surgery"))
+  kl_BS = np.sum(np.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
+  return np.average(kl_BS, weights=batch["weights_BS"])
+
+
+def test_the_base_teaches_and_a_resumed_run_has_it_again(base, tmp_path):
+  want = _run(_TAUGHT, tmp_path / "whole", base)
+  for where in ({"step": 6}, {"step": 9}):
+    with pytest.raises(Stop):
+      _run(_TAUGHT, tmp_path / "run", base, **_stop_at([], **where))
+  _assert_same_bits(
+    _leaves(_run(_TAUGHT, tmp_path / "run", base)), _leaves(want)
+  )
+  lines = _lines(tmp_path / "run")
+  assert lines == _lines(tmp_path / "whole")
+  assert ["kl" in line for line in lines] == [False] * 5 + [True] * 5
+  # The rate is 0 at first. A sum of logarithms in float32, of order 1 to 10.
+  divergence = _divergence(tmp_path / "run", base)
+  assert (
+    lines[5]["kl"] == pytest.approx(divergence, abs=1e-6) and divergence > 1e-4
+  )
+  phase = want.manifest.lineage[-1].arguments["phase"]
+  assert phase["teacher"] == {"__class__": "Teacher", "weight": 1.0}
 
 
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):

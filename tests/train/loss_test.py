@@ -56,18 +56,21 @@ def _wanted(z_loss):
   )
 
 
-def _got(mesh, **options):
+def _got(mesh, teacher=None, **options):
   x_BSM, kernel_MV, *rest = _case()
 
-  def objective(x_BSM, kernel_MV):
-    return loss.summed(mesh, x_BSM, kernel_MV, *rest, **options)
+  def objective(x_BSM, kernel_MV, teacher):
+    total, *sums = loss.summed(
+      mesh, x_BSM, kernel_MV, *rest, teacher, **options
+    )
+    return total, sums
 
-  (total, nats), gradients = jax.jit(
+  (total, sums), gradients = jax.jit(
     jax.value_and_grad(objective, (0, 1), has_aux=True)
-  )(x_BSM, kernel_MV)
-  without, _ = jax.jit(objective)(x_BSM, kernel_MV)
+  )(x_BSM, kernel_MV, teacher)
+  without, _ = jax.jit(objective)(x_BSM, kernel_MV, teacher)
   assert without == total
-  return total, nats, *gradients
+  return total, *jax.tree.leaves(sums), *gradients
 
 
 @pytest.mark.parametrize("chunk_tokens,z_loss", [(1000, 0.0), (7, 0.01)])
@@ -86,6 +89,71 @@ def test_chunks_sum_to_cross_entropy_and_its_gradient(chunk_tokens, z_loss):
 def test_devices_share_tokens_and_vocabulary(axes):
   # A device has three tokens or more, and takes two at once.
   _assert_close(_got(_mesh(**axes), chunk_tokens=2, z_loss=0.01), _wanted(0.01))
+
+
+@functools.cache
+def _teacher():
+  """Of another width, and as far from the student as can be at one token."""
+  rng = np.random.default_rng(1)
+  x_BSM = rng.normal(size=(B, S, M // 2)).astype(np.float32)
+  x_BSM[0, 0] *= 100
+  return x_BSM, rng.normal(size=(M // 2, V)).astype(np.float32)
+
+
+def _taught(teacher_weight, z_loss):
+  """Returns what `_got` does, by jax.grad of all logits in float64."""
+  x_BSM, kernel_MV, targets_BS, weights_BS = _case()
+
+  def objective(x_BSM, kernel_MV, teacher):
+    logits_BSV = x_BSM @ kernel_MV
+    log_p_BSV = jax.nn.log_softmax(logits_BSV)
+    log_q_BSV = jax.nn.log_softmax(jnp.matmul(*teacher))
+    kl_BS = jnp.sum(jnp.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
+    nats_BS = -jnp.take_along_axis(log_p_BSV, targets_BS[..., None], -1)[..., 0]
+    objective_BS = (
+      teacher_weight * kl_BS
+      + (1 - teacher_weight) * nats_BS
+      + z_loss * jax.nn.logsumexp(logits_BSV, -1) ** 2
+    )
+    total, *sums = (
+      jnp.sum(weights_BS * x_BS) for x_BS in (objective_BS, nats_BS, kl_BS)
+    )
+    return total, sums
+
+  with jax.enable_x64(True):
+    arrays = jax.tree.map(np.float64, (x_BSM, kernel_MV, _teacher()))
+    (total, sums), gradients = jax.value_and_grad(
+      objective, (0, 1), has_aux=True
+    )(*arrays)
+    return jax.tree.map(np.asarray, (total, *sums, *gradients))
+
+
+@pytest.mark.parametrize(
+  "axes,teacher_weight",
+  [
+    ({"data": 1}, 1.0),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, 0.7),
+    ({"fsdp": 2, "tensor": 2, "context": 2}, 0.3),
+  ],
+)
+def test_a_teachers_distribution_is_learnt_in_the_same_chunks(
+  axes, teacher_weight
+):
+  options = {"teacher_weight": teacher_weight, "z_loss": 0.01}
+  got = _got(_mesh(**axes), _teacher(), chunk_tokens=2, **options)
+  want = _taught(**options)
+  assert want[2] > 10, "the teacher says the same"
+  _assert_close(got, want)
+
+
+def test_a_student_that_equals_its_teacher_learns_nothing():
+  student, (_, weights_BS) = _case()[:2], _case()[2:]
+  for axes in ({"data": 1}, {"tensor": 2}):
+    total, nats, kl, *gradients = _got(_mesh(**axes), student, chunk_tokens=7)
+    assert total == kl == 0 < nats
+    # A rounding of a probability and its product with a weight of at most 1.
+    limit = 2**-23 * weights_BS.sum() * np.abs(student[0]).max()
+    assert max(np.abs(gradient).max() for gradient in gradients) < limit
 
 
 def _assert_close(got, want):
@@ -138,8 +206,16 @@ def test_the_logits_never_exist_whole(axes):
   in_chunks = peak(functools.partial(loss.summed, chunk_tokens=C))
   whole = 4 * rows * S * V // share
   # A chunk's logits, exponentials and gradient, the kernel's and the states'.
-  assert in_chunks < 4 * (3 * C * V // share + 2 * M * V + 4 * rows * S * M)
+  few = 2 * M * V + 4 * rows * S * M
+  assert in_chunks < 4 * (3 * C * V // share + few)
   assert in_chunks < whole / 2
+  # The teacher's logits, exponentials and kernel too.
+  taught = peak(
+    lambda mesh, x_BSM, kernel_MV, *rest: loss.summed(
+      mesh, x_BSM, kernel_MV, *rest, (x_BSM, kernel_MV), chunk_tokens=C
+    )
+  )
+  assert in_chunks < taught < 4 * (5 * C * V // share + few + M * V)
   if share == 1:
     assert peak(_plain) > whole
 

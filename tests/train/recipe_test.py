@@ -15,6 +15,7 @@ from drope_jax.train.recipe import (
   SurgeryPhase,
   TrainPhase,
 )
+from drope_jax.train.teacher import Teacher
 
 MODEL = ModelConfig(
   vocab_size=32,
@@ -41,6 +42,7 @@ RECOVERING = dataclasses.replace(
   held_out=HeldOut(DataConfig(("held",))),
   until_recovered=0.99,
 )
+TAUGHT = dataclasses.replace(PHASE, name="recalibrate", teacher=Teacher())
 RECIPE = Recipe(
   (PHASE,), model=MODEL, tokenizer="t.model", mesh=sharding.MeshConfig()
 )
@@ -153,7 +155,16 @@ def test_a_surgery_is_measured_on_some_text():
     ),
     (
       {"phases": (PHASE, RECOVERING)},
-      "needs a trained model and a surgery on it before, got none",
+      "TrainPhase.until_recovered needs a trained model and a surgery on it",
+    ),
+    (
+      {"phases": (SurgeryPhase(Surgery(drop=(0,))), TAUGHT)},
+      "recalibrate: TrainPhase.teacher needs a trained model and a surgery on "
+      "it before, got none. Leave it out.",
+    ),
+    (
+      {"phases": (PHASE, TAUGHT)},
+      "TrainPhase.teacher needs a trained model and a surgery on it before",
     ),
   ],
 )

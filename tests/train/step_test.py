@@ -14,8 +14,10 @@ from drope_jax import sharding, trees
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope
 from drope_jax.train import loss, optimizer, step
 from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.teacher import Teacher
 
 CONFIG = ModelConfig(
   vocab_size=32,
@@ -128,6 +130,7 @@ def _start(phase, mesh=None, config=CONFIG):
     lambda step: rate(step - FIRST),
     "reference",
     mesh or _mesh(data=1),
+    None if phase.teacher is None else (BASE, "reference"),
   )
   if mesh is None:
     return jax.jit(take), state
@@ -142,10 +145,14 @@ def _run(phase, mesh=None, count=COMPARED, config=CONFIG):
   """Returns the state, and each step's metrics."""
   take, state = _start(phase, mesh, config)
   batch, metrics = _batch(), []
+  teacher = None if phase.teacher is None else _teacher_params()
   if mesh is not None:
     batch = sharding.put_batch(mesh, batch)
+    if teacher is not None:
+      where = sharding.param_shardings(mesh, teacher)
+      teacher = jax.device_put(teacher, where)
   for _ in range(count):
-    state, line = take(state, batch)
+    state, line = take(state, batch, {}, teacher)
     metrics.append({name: float(value) for name, value in line.items()})
   return state, metrics
 
@@ -366,6 +373,67 @@ def test_moments_are_kept_but_for_gains_that_were_not_there():
     step.keep_moments(other["opt_state"], used)
 
 
+BASE = dataclasses.replace(CONFIG, num_layers=1)
+DROPPED = dataclasses.replace(BASE, positional=Nope())
+TAUGHT = dataclasses.replace(
+  PHASE,
+  data=dataclasses.replace(PHASE.data, document_mask=True),
+  teacher=Teacher(weight=0.75),
+  accumulation=2,
+)
+
+
+@functools.cache
+def _teacher_params():
+  """Unlike the student's, so that the two are apart from the start."""
+  return jax.tree.map(lambda x: 2 * x, _params(BASE))
+
+
+@functools.cache
+def _first_taught_metrics():
+  """Written anew: of the first step, from all logits of both models."""
+  batch = _batch()
+  weights_BS = batch["weights_BS"] / batch["weights_BS"].sum()
+
+  def log_softmax(config, params):
+    logits_BSV = transformer.forward(
+      config, params, batch["inputs_BS"], segments_BS=batch["segments_BS"]
+    )
+    return jax.nn.log_softmax(logits_BSV)
+
+  def objective(params):
+    log_q_BSV = log_softmax(BASE, _teacher_params())
+    log_p_BSV = log_softmax(DROPPED, params)
+    kl_BS = jnp.sum(jnp.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
+    target_BS1 = batch["targets_BS"][..., None]
+    nats_BS = -jnp.take_along_axis(log_p_BSV, target_BS1, -1)[..., 0]
+    kl, nats = (jnp.sum(weights_BS * x_BS) for x_BS in (kl_BS, nats_BS))
+    return 0.75 * kl + 0.25 * nats, {"kl": kl, "loss": nats}
+
+  gradient = jax.jit(jax.grad(objective, has_aux=True))
+  gradients, sums = gradient(_params(DROPPED))
+  norms = [jnp.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
+  return sums | {"grad_norm": np.linalg.norm(norms)}
+
+
+def test_the_model_under_its_old_positions_teaches():
+  _, metrics = _run(TAUGHT, count=STEPS, config=DROPPED)
+  _assert_taught(metrics[0])
+  assert metrics[-1]["kl"] < metrics[0]["kl"] / 2
+
+
+def test_a_teacher_sharded_by_data_fsdp_and_tensor_is_that_of_one_device():
+  phase = dataclasses.replace(TAUGHT, accumulation=1)
+  mesh = _mesh(data=2, fsdp=2, tensor=2)
+  _, (metrics,) = _run(phase, mesh, count=1, config=DROPPED)
+  _assert_taught(metrics)
+
+
+def _assert_taught(metrics):
+  for name, value in _first_taught_metrics().items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
 def test_the_phases_choices_reach_the_loss(monkeypatch):
   phase = dataclasses.replace(PHASE, z_loss=1e-4, loss_chunk_tokens=3)
   summed, chosen = loss.summed, []
@@ -379,7 +447,8 @@ def test_the_phases_choices_reach_the_loss(monkeypatch):
   take = step.make_step(CONFIG, phase, lambda _: PEAK, "reference", mesh)
   state = step.init_state(phase, _params(), FIRST)
   jax.eval_shape(take, state, _batch())
-  assert chosen == [{"chunk_tokens": 3, "z_loss": 1e-4}]
+  options = {"chunk_tokens": 3, "z_loss": 1e-4, "teacher_weight": 0.0}
+  assert chosen == [options]
 
 
 def test_the_loss_falls():
