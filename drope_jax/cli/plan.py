@@ -99,12 +99,12 @@ def run(args: argparse.Namespace) -> int:
 def _plan(
   recipe: Recipe, config: ModelConfig, target: Slice, args: argparse.Namespace
 ) -> tuple[list[training.Plan], list[evaluation.Plan]]:
-  trained, evaluated = [], []
+  trained, evaluated, original = [], [], config
   for phase in recipe.phases:
     if isinstance(phase, SurgeryPhase):
       config = preflight.config_after(phase, config)
       continue
-    for plan, step in _train(recipe, phase, config, target, args.mfu):
+    for plan, step in _train(recipe, phase, config, target, args.mfu, original):
       trained.append(plan)
       _save(step, phase.name, args.save)
   for name in evaluation.PROGRAMS if args.eval is not None else ():
@@ -121,10 +121,11 @@ def _train(
   config: ModelConfig,
   target: Slice,
   mfu: float,
+  original: ModelConfig,
 ) -> Iterator[tuple[training.Plan, jax.stages.Compiled | None]]:
   """Yields a phase's plan, then those tried until the fastest that fits."""
   _say(f"compiling {phase.name}")
-  plan, step = training.plan(recipe, phase, config, target, mfu)
+  plan, step = training.plan(recipe, phase, config, target, mfu, original)
   yield plan, step
   others = [] if plan.fits else training.thriftier(recipe, phase, target)
   start, stop = 0, len(others)
@@ -135,7 +136,7 @@ def _train(
       f"compiling {phase.name} with remat {other.remat}, microbatches: "
       f"{other.accumulation}"
     )
-    plan, step = training.plan(*others[middle], config, target, mfu)
+    plan, step = training.plan(*others[middle], config, target, mfu, original)
     yield plan, step
     start, stop = (start, middle) if plan.fits else (middle + 1, stop)
 
@@ -166,7 +167,7 @@ def _print(
   )
   held = [
     name
-    for name in ("optimizer", "adapters", "average")
+    for name in ("optimizer", "adapters", "average", "teacher")
     if any(getattr(plan, name) for plan in trained)
   ]
   steps = _memory("phase", "remat", "micro-\nbatches", held=held)

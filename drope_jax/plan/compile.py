@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from drope_jax import attention
+from drope_jax import attention, sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.attention.flash_tpu import blocks
+from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import collectives
 from drope_jax.plan.collectives import Collective
@@ -129,6 +130,18 @@ def compile(lowered: jax.stages.Lowered) -> Program:
     + memory.generated_code_size_in_bytes
   )
   return Program(True, total, text, compiled)
+
+
+def params(
+  config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str
+) -> transformer.Params:
+  """Returns a model's parameters as shapes, as they lie on a mesh."""
+  shapes = transformer.param_shapes(config)
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
+    shapes,
+    sharding.param_shardings(mesh, shapes),
+  )
 
 
 def bytes_a_device(tree: Any) -> int:

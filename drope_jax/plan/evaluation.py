@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 from drope_jax import attention, sharding, trees
 from drope_jax.inference import decode
 from drope_jax.model import cache as caches
-from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import slices
@@ -105,7 +104,8 @@ def plan(
   positional = decode.fix_length(config.positional, context_tokens)
   config = dataclasses.replace(config, positional=positional)
   chosen = compiling.backend(recipe, config, DTYPE, devices[0])
-  params, cache = _shapes(config, mesh, texts, context_tokens)
+  params = compiling.params(config, mesh, DTYPE)
+  cache = _empty_cache(config, mesh, texts, context_tokens)
   held = compiling.bytes_a_device(params)
   cached = compiling.bytes_a_device(cache)
 
@@ -153,23 +153,16 @@ def plan(
   ), found.compiled
 
 
-def _shapes(config, mesh, texts, context_tokens):
-  """Returns the parameters and the cache as shapes with shardings."""
-  shapes = transformer.param_shapes(config)
-  params = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, DTYPE, sharding=where),
-    shapes,
-    sharding.param_shardings(mesh, shapes),
-  )
+def _empty_cache(config, mesh, texts, context_tokens):
+  """Returns the cache as shapes with shardings."""
   empty = functools.partial(caches.empty, config, texts, context_tokens, DTYPE)
-  cache = jax.tree.map(
+  return jax.tree.map(
     lambda leaf, spec: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
     ),
     jax.eval_shape(empty),
     _CACHE,
   )
-  return params, cache
 
 
 def _read(config, params) -> int:

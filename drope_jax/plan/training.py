@@ -41,10 +41,13 @@ class Plan:
     available: of HBM.
     params, optimizer: of the model and of the state, as they are sharded.
     adapters, average: of the state, too; 0 where the phase has none.
+    teacher: of its params; 0 where the phase has none.
     temporaries: activations, gradients and what else the step computes; where
       it does not fit, what the compiler says it wants.
-    logits: of the temporaries, the most that exist at once, in float32.
-    flops: of a step of the whole slice, by both counts.
+    logits: of the temporaries, the most that exist at once, in float32; the
+      teacher's are half.
+    flops: of a step of the whole slice, by both counts; the teacher's forward
+      pass is among them.
     collectives: by kind; None where it does not fit.
     save: bytes of host memory, a host, while a checkpoint is written.
     step_tokens, tokens: of a step and of the phase.
@@ -62,6 +65,7 @@ class Plan:
   optimizer: int
   adapters: int
   average: int
+  teacher: int
   temporaries: int
   logits: int
   flops: flops.Flops
@@ -77,7 +81,7 @@ class Plan:
   def total(self) -> int:
     """Bytes of a device's HBM."""
     held = self.params + self.optimizer + self.adapters + self.average
-    return held + self.temporaries
+    return held + self.teacher + self.temporaries
 
 
 def plan(
@@ -86,6 +90,7 @@ def plan(
   config: ModelConfig,
   target: Slice,
   mfu: float,
+  original: ModelConfig | None = None,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
   """Compiles a phase's step, and says what it takes.
 
@@ -95,6 +100,8 @@ def plan(
     config: the model's, after the surgeries before it.
     target: to compile for.
     mfu: assumed, of the causal count.
+    original: config of the model before the surgeries, which teaches where
+      the phase has a teacher.
 
   Returns:
     The plan, and the step; None where it does not fit.
@@ -102,7 +109,8 @@ def plan(
   Raises:
     ValueError: the model or batch does not divide over the mesh.
   """
-  lowered, (state, base), mesh = lower(recipe, phase, config, target)
+  teacher = None if phase.teacher is None else original
+  lowered, (state, base), mesh = lower(recipe, phase, config, target, teacher)
   program = compiling.compile(lowered)
   devices = mesh.devices.ravel()
   moved = trees.flatten(state["params"])
@@ -113,6 +121,7 @@ def plan(
     "average": state.get("average"),
     "trained": state["params"],
     "base": base,
+    "teacher": _teacher_params(phase, teacher, mesh),
     "saved": steps.abstract_saved(phase, config, mesh),
   }
   held = {name: compiling.bytes_a_device(part) for name, part in parts.items()}
@@ -121,6 +130,7 @@ def plan(
     config,
     phase.context_tokens,
     **tunings.of(phase, shapes).weights(shapes),
+    teacher=teacher,
   )
   tokens = phase.num_steps * phase.step_tokens
   hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
@@ -136,7 +146,8 @@ def plan(
     optimizer=held["state"] - held["trained"] - held["average"],
     adapters=held["adapters"],
     average=held["average"],
-    temporaries=program.bytes - held["state"] - held["base"],
+    teacher=held["teacher"],
+    temporaries=program.bytes - held["state"] - held["base"] - held["teacher"],
     logits=_logits(phase, config, mesh),
     flops=flops.Flops(*(phase.step_tokens * count for count in work)),
     collectives=program.collectives,
@@ -150,24 +161,40 @@ def plan(
 
 
 def lower(
-  recipe: Recipe, phase: TrainPhase, config: ModelConfig, target: Slice
+  recipe: Recipe,
+  phase: TrainPhase,
+  config: ModelConfig,
+  target: Slice,
+  teacher: ModelConfig | None = None,
 ) -> tuple[jax.stages.Lowered, tuple[steps.State, Any], jax.sharding.Mesh]:
   """Returns a phase's step for a slice, its state and base, and the mesh.
 
-  Args and errors as of `plan`.
+  Args and errors as of `plan`; `teacher` is `original` where it has one.
   """
   mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
-  config = dataclasses.replace(config, context_tokens=phase.context_tokens)
   sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
+
+  def reader(config: ModelConfig):
+    config = dataclasses.replace(config, context_tokens=phase.context_tokens)
+    device = mesh.devices.flat[0]
+    dtype = phase.compute_dtype
+    return config, compiling.backend(recipe, config, dtype, device)
+
+  config, backend = reader(config)
   state = steps.abstract_state(phase, config, mesh)
   base = steps.abstract_base(phase, config, mesh)
-  device = mesh.devices.flat[0]
-  backend = compiling.backend(recipe, config, phase.compute_dtype, device)
   step = steps.make_step(
-    config, phase, recipe.learning_rate(phase), backend, mesh
+    config,
+    phase,
+    recipe.learning_rate(phase),
+    backend,
+    mesh,
+    None if teacher is None else reader(teacher),
   )
   jitted = steps.jitted(step, state, recipe.compiler_options)
-  lowered = jitted.lower(state, _batch(phase, mesh), base)
+  lowered = jitted.lower(
+    state, _batch(phase, mesh), base, _teacher_params(phase, teacher, mesh)
+  )
   return lowered, (state, base), mesh
 
 
@@ -211,8 +238,15 @@ def _batch(phase, mesh):
   }
 
 
+def _teacher_params(phase, teacher, mesh):
+  if teacher is None:
+    return None
+  return compiling.params(teacher, mesh, phase.compute_dtype)
+
+
 def _logits(phase, config, mesh):
   shape = (phase.microbatch_size, phase.context_tokens)
   rows, tokens = jax.NamedSharding(mesh, sharding.BATCH).shard_shape(shape)
   chunk = min(phase.loss_chunk_tokens, rows * tokens)
-  return 4 * chunk * config.vocab_size // mesh.shape["tensor"]
+  models = 1 if phase.teacher is None else 2
+  return models * 4 * chunk * config.vocab_size // mesh.shape["tensor"]

@@ -48,6 +48,7 @@ Constant.peak = 1e-3
 pretrain/TrainPhase.name = 'pretrain'
 recalibrate/TrainPhase.name = 'recalibrate'
 recalibrate/TrainPhase.accumulation = 2
+recalibrate/TrainPhase.teacher = @Teacher()
 """
 
 
@@ -98,7 +99,12 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
     assert "between slices" not in plan["collectives"]
     assert plan["tokens"] == 10 * 16 * 256
     texts_at_once = 2 // plan["accumulation"]
-    assert plan["logits"] == texts_at_once * 256 * 512 * 4
+    models = {"pretrain": 1, "recalibrate": 2}[plan["phase"]]
+    assert plan["logits"] == models * texts_at_once * 256 * 512 * 4
+    # The teacher, in bfloat16, takes a forward pass of the model's three.
+    assert plan["teacher"] == (models - 1) * plan["params"] // 2
+  plain, taught = (plan["flops"][0] for plan in found["training"])
+  assert taught == pytest.approx(plain * 4 / 3)
   for plan in found["evaluation"]:
     assert plan["fits"] and plan["texts"] == 8
   programs = [plan["program"] for plan in found["evaluation"]]

@@ -45,7 +45,7 @@ def _tried(remat, last_too_large, monkeypatch):
     return types.SimpleNamespace(fits=fits, step=step), None
 
   monkeypatch.setattr(training, "plan", plan)
-  found = cli._train(recipe, phase, None, parse("v5e-8"), 0.5)
+  found = cli._train(recipe, phase, None, parse("v5e-8"), 0.5, None)
   return steps, [plan for plan, _ in found]
 
 
