@@ -19,7 +19,7 @@ from drope_jax.analysis import palette
 
 Figure = figures.Figure
 
-INK = "#1b1f24"  # `svg` turns exactly this colour into the page's own
+INK = palette.INK
 _FAINT = "#8a9099"
 STYLE = {
   "axes.edgecolor": _FAINT,
@@ -52,6 +52,9 @@ STYLE = {
   "ytick.labelsize": 8.5,
 }
 WIDTH_IN = 7.2
+NARROW_IN = 4.0
+"""Of a figure on a telephone's screen; its text keeps its size."""
+_LEGEND_COLUMNS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Curve:
       )
 
 
-def svg(fig: Figure, prefix: str = "plot") -> str:
+def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
   """Returns the figure as SVG to stand inside a page's HTML.
 
   Text and axes take the page's text colour, the background is transparent, and
@@ -89,11 +92,17 @@ def svg(fig: Figure, prefix: str = "plot") -> str:
 
   Args:
     prefix: put before every id, so that figures of one page do not collide.
+    narrow: laid out anew for a narrow screen, legends in fewer columns.
   """
   out = io.StringIO()
+  width_in, height_in = fig.get_size_inches()
+  if narrow:
+    _lay_out(fig, NARROW_IN, height_in + 0.3, _LEGEND_COLUMNS // 2)
   # A fixed salt: the same figure gives the same bytes.
   with matplotlib.rc_context(STYLE | {"svg.hashsalt": prefix}):
     fig.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
+  if narrow:
+    _lay_out(fig, width_in, height_in, _LEGEND_COLUMNS)
   text = out.getvalue()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -104,6 +113,26 @@ def svg(fig: Figure, prefix: str = "plot") -> str:
   return text.replace(INK, "currentColor")
 
 
+@matplotlib.rc_context(STYLE)
+def _lay_out(fig, width_in, height_in, columns):
+  """Sets a figure's size, and its legends in so many columns."""
+  fig.set_size_inches(width_in, height_in)
+  for legend in list(fig.legends):
+    labels = [text.get_text() for text in legend.get_texts()]
+    handles = legend.legend_handles
+    legend.remove()
+    _legend(fig, handles, labels, columns)
+
+
+def _legend(fig, handles, labels, columns):
+  fig.legend(
+    handles,
+    labels,
+    loc="outside upper left",
+    ncols=min(len(handles), columns),
+  )
+
+
 def single(height_in: float) -> tuple[Figure, axes.Axes]:
   """Returns a figure of one axis."""
   fig = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
@@ -111,9 +140,14 @@ def single(height_in: float) -> tuple[Figure, axes.Axes]:
 
 
 def panels(
-  panels: Mapping[str, Sequence[Curve]], height_in: float
+  panels: Mapping[str, Sequence[Curve]], height_in: float, stacked: bool = False
 ) -> tuple[Figure, Sequence[axes.Axes]]:
-  """Returns one axis a panel, side by side on one y, under one legend.
+  """Returns one axis a panel on one y, under one legend.
+
+  Args:
+    panels: title to what will be drawn.
+    height_in: of a row of panels.
+    stacked: whether they stand one below the other; side by side otherwise.
 
   Raises:
     ValueError: there is no panel.
@@ -122,25 +156,25 @@ def panels(
     raise ValueError(
       "A plot needs at least one panel, got none. Pass {title: curves}."
     )
-  fig = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-  row = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+  rows, columns = (len(panels), 1) if stacked else (1, len(panels))
+  fig = Figure(figsize=(WIDTH_IN, height_in * rows), layout="constrained")
+  grid = fig.subplots(rows, columns, sharex=stacked, sharey=True, squeeze=False)
+  axes_of_panels = list(grid.flat)
   shown = {}
-  for ax, (title, curves) in zip(row, panels.items(), strict=True):
+  for ax, (title, curves) in zip(axes_of_panels, panels.items(), strict=True):
     ax.set_title(title)
     shown |= {curve.look.label: curve.look for curve in curves}
   handles = [
     lines.Line2D([], [], label=label, **_kwargs(look))
     for label, look in shown.items()
   ]
-  fig.legend(
-    handles=handles, loc="outside upper left", ncols=min(len(handles), 4)
-  )
-  return fig, row
+  _legend(fig, handles, list(shown), _LEGEND_COLUMNS)
+  return fig, axes_of_panels
 
 
 def legend(fig: Figure, ax: axes.Axes) -> None:
   """Puts the legend of one axis above the figure."""
-  fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+  _legend(fig, *ax.get_legend_handles_labels(), _LEGEND_COLUMNS)
 
 
 def _kwargs(look):
@@ -170,10 +204,10 @@ End = tuple[float, str, str]
 """A line's name at its right end: y, text, colour."""
 
 
-def solid_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
+def named_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
   """Draws lines to be named at their ends, and returns those names."""
   for curve in curves:
-    line(ax, curve, marker="", linestyle="-")
+    line(ax, curve, marker="")
   return [
     (curve.y[-1], curve.look.label, curve.look.colour)
     for curve in curves
@@ -181,10 +215,10 @@ def solid_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
   ]
 
 
-def level(ax: axes.Axes, y: float, label: str) -> End:
+def level(ax: axes.Axes, y: float, label: str, colour: str = INK) -> End:
   """Draws a horizontal line, and returns its name for `label_ends`."""
-  ax.axhline(y, color=INK, lw=0.9, ls=":")
-  return y, f"{label} {y:.2f}", INK
+  ax.axhline(y, color=colour, lw=1.1, ls=":")
+  return y, f"{label} {y:.2f}", colour
 
 
 def at_left(ax: axes.Axes, y: float, label: str) -> None:

@@ -1,201 +1,263 @@
-"""The paper's claims, held against the scores of one evaluation."""
+"""What dropping positions is to achieve, held against the scores of a run."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from drope_jax.analysis import paired, palette, runs
+from drope_jax.analysis.roles import Roles
 from drope_jax.evals import intervals
 
-LOSS_TOLERANCE = 0.02
-"""Relative difference of losses up to which one is recovered, or flat."""
+RECOVERED = 0.01
+"""Relative rise of the loss at the trained context that counts as none."""
 
-RETRIEVAL_FACTOR = 4.0
-"""The length factor at which retrieval is compared, where it was measured."""
+FAR_LOSS = 0.05
+"""Relative rise of the loss far out, above the best scaling's, to be within."""
+
+RETRIEVAL_FACTORS = (4.0, 8.0)
+"""Length factors at which retrieval is compared, where it was measured."""
+
+SHOWN, OPEN, NOT_SHOWN = "shown", "not told apart", "not shown"
+
+_SCALINGS = ("pi", "ntk", "yarn")
 
 
 class Verdict(NamedTuple):
-  """A claim put to the test.
+  """Of a model on a claim.
 
   Attributes:
-    verdict: "shown", "unclear" or "not shown".
-    claim: a sentence.
+    model: its name.
+    verdict: `SHOWN`, `OPEN` or `NOT_SHOWN`.
     evidence: the figures that decide.
     fact: (label, figure, what it is to be compared with), in a few words.
   """
 
+  model: str
   verdict: str
-  claim: str
   evidence: str
   fact: tuple[str, str, str]
 
 
-def verdicts(scores: runs.Scores, base: str, dropped: str) -> list[Verdict]:
-  """Returns a verdict on each claim that the scores can judge.
+class Claim(NamedTuple):
+  """A claim, and how each dropped model stands to it.
 
-  Methods are compared on the same questions and texts, by the interval of their
-  paired difference; where it leaves both sides open, the verdict is "unclear".
-  They are compared under one treatment: with a softmax scale fitted for each
-  where all of them have one, otherwise all without.
+  Attributes:
+    text: a sentence.
+    verdicts: one for each model that it was measured on.
+  """
+
+  text: str
+  verdicts: Sequence[Verdict]
+
+
+def verdicts(scores: runs.Scores, roles: Roles) -> list[Claim]:
+  """Returns the claims that the scores can judge, each with its verdicts.
+
+  Two are compared on the same questions and texts, by the interval of their
+  paired difference; where it leaves both sides open, so does the verdict. They
+  are compared under one treatment: with a softmax scale fitted for each where
+  both have one, otherwise each with the scale that its checkpoint has.
 
   Args:
     scores: from `runs.scores`.
-    base: name of the RoPE model.
-    dropped: name of the model that came from it without positions.
+    roles: of the scores' models; with no base or nothing dropped, there is no
+      claim.
   """
+  if roles.base is None or not roles.dropped:
+    return []
   tasks = dict.fromkeys(c.task for c in scores if c.metric == "accuracy")
-  found = [_recovered(scores, base, dropped), _flat(scores, dropped)]
+  claims = [_recovered(scores, roles)]
+  claims += [_beyond(scores, roles, task) for task in tasks]
   for task in tasks:
-    found.append(_beyond(scores, base, dropped, task))
-    found.append(_ahead(scores, base, dropped, task))
-  return [verdict for verdict in found if verdict]
+    for factor in _far(scores, task):
+      claims.append(_ahead(scores, roles, task, factor))
+  claims.append(_far_loss(scores, roles))
+  return [claim for claim in claims if claim.verdicts]
 
 
-def _recovered(scores, base, dropped):
-  cell = runs.Cell("perplexity", "loss", base, "model", 1.0, False)
-  before = scores.get(cell)
-  after = scores.get(cell._replace(model=dropped))
-  if not before or not after:
-    return None
-  change = after.value / before.value - 1
-  verdict, evidence = _within_tolerance(after, before)
-  return Verdict(
-    verdict,
-    "Within the trained context, the model without positions is as good as "
-    f"the one with them (loss within {LOSS_TOLERANCE:.0%}).",
-    f"{after.value:.3f} against {before.value:.3f} nats per token, "
-    f"{change:+.1%}{evidence}.",
-    ("loss at 1×, against RoPE's", f"{change:+.1%}", "1× is as trained"),
+def _recovered(scores, roles):
+  reference = roles.reference
+  cell = runs.Cell("perplexity", "loss", reference, "model", 1.0, False)
+  before, found = scores.get(cell), []
+  for model in roles.dropped:
+    after = scores.get(cell._replace(model=model))
+    if before and after:
+      verdict, said = _at_most(after, before, RECOVERED)
+      change = f"{after.value / before.value - 1:+.1%}"
+      found.append(
+        Verdict(
+          model,
+          verdict,
+          f"{after.value:.3f} against {before.value:.3f} nats, {said}",
+          (f"loss at 1×, against {reference}", change, "0% is recovered"),
+        )
+      )
+  text = (
+    "Within the trained context, the loss is at most "
+    f"{RECOVERED:.0%} above that of {reference}."
   )
+  return Claim(text, found)
 
 
-def _flat(scores, dropped):
+def _beyond(scores, roles, task):
+  base, found = roles.base, []
+  for model in roles.dropped:
+    pairs = {}
+    for cell in scores:
+      if cell[:4] == (task, "accuracy", model, "model") and cell.factor > 1:
+        for rival, difference in _against(scores, cell, base, ("model",)):
+          pairs[cell.factor] = scores[rival], difference, rival.scale_fitted
+    if not pairs:
+      continue
+    ahead = [f for f, pair in pairs.items() if _shown(pair[1]) == SHOWN]
+    factor = max(ahead, default=min(pairs))
+    rival, difference, fitted = pairs[factor]
+    own = scores[runs.Cell(task, "accuracy", model, "model", factor, fitted)]
+    found.append(
+      Verdict(
+        model,
+        _shown(difference),
+        f"{'up to' if ahead else 'at'} {factor:g}×: {_percent(own)} against "
+        f"{_percent(rival)}, {_said(difference)}",
+        (
+          f"{_spelt(task)} answered at {factor:g}×",
+          f"{own.value:.0%}",
+          f"{base}: {rival.value:.0%}",
+        ),
+      )
+    )
+  text = f"It answers {_spelt(task)} questions where {base} no longer does."
+  return Claim(text, found)
+
+
+def _far(scores, task):
+  """The factors at which retrieval is compared: the named ones, or the last."""
+  factors = {
+    c.factor
+    for c in scores
+    if (c.task, c.metric) == (task, "accuracy") and c.factor > 1
+  }
+  named = [f for f in RETRIEVAL_FACTORS if f in factors]
+  return named or sorted(factors)[-1:]
+
+
+def _ahead(scores, roles, task, factor):
+  found = []
+  for model in roles.dropped:
+    cell = runs.Cell(task, "accuracy", model, "model", factor, False)
+    against = _against(scores, cell, roles.base, ("model", *_SCALINGS))
+    if not against:
+      continue
+    # Better than every one: each has to be told apart by itself.
+    each = [_shown(difference) for _, difference in against]
+    verdict = next(v for v in (NOT_SHOWN, OPEN, SHOWN) if v in each)
+    rival, difference = max(against, key=lambda pair: scores[pair[0]].value)
+    own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
+    name = palette.label(rival.model, rival.method)
+    found.append(
+      Verdict(
+        model,
+        verdict,
+        f"{_percent(own)} against {_percent(scores[rival])} of {name}, the "
+        f"best of these, {_said(difference)}",
+        (
+          f"{_spelt(task)} answered at {factor:g}×",
+          f"{own.value:.0%}",
+          f"{name}: {scores[rival].value:.0%}",
+        ),
+      )
+    )
+  text = (
+    f"At {factor:g}× it answers more {_spelt(task)} questions than "
+    f"{roles.base}, with or without a scaling."
+  )
+  return Claim(text, found)
+
+
+def _far_loss(scores, roles):
+  factors = {c.factor for c in scores if c.metric == "tail_loss"}
+  if not factors:
+    return Claim("", [])
+  factor, found, name = max(factors), [], None
+  for model in roles.dropped:
+    cell = runs.Cell("perplexity", "tail_loss", model, "model", factor, False)
+    against = _against(scores, cell, roles.base, _SCALINGS)
+    if not against:
+      continue
+    rival, _ = min(against, key=lambda pair: scores[pair[0]].value)
+    own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
+    name = palette.label(rival.model, rival.method)
+    verdict, said = _at_most(own, scores[rival], FAR_LOSS)
+    change = f"{own.value / scores[rival].value - 1:+.1%}"
+    found.append(
+      Verdict(
+        model,
+        verdict,
+        f"{own.value:.3f} against {scores[rival].value:.3f} nats, {said}",
+        (f"loss at {factor:g}×, against {name}", change, "the best scaling"),
+      )
+    )
+  text = (
+    f"At {factor:g}× the loss is at most {FAR_LOSS:.0%} above that of {name}, "
+    "the best scaling."
+  )
+  return Claim(text, found)
+
+
+def _against(scores, cell, base, methods):
+  """Returns (rival's cell, paired difference) by each method of the base.
+
+  All have fitted scales, where the cell and every rival have one; else none.
+  """
   for fitted in (True, False):
-    far = {
-      c.factor: s
-      for c, s in scores.items()
-      if c[:4] == ("perplexity", "tail_loss", dropped, "model")
-      and (c.scale_fitted == fitted or c.factor == 1)
-    }
-    if 1 in far and len(far) > 1:
-      break
-  else:
-    return None
-  longest = max(far)
-  change = far[longest].value / far[1].value - 1
-  verdict, evidence = _within_tolerance(far[longest], far[1])
-  return Verdict(
-    verdict,
-    f"Its loss stays flat to {longest:g} times the trained context"
-    f"{', with a fitted softmax scale' if fitted else ''}.",
-    f"{far[longest].value:.3f} nats per token over the last trained context's "
-    f"length of {longest:g}× texts, {far[1].value:.3f} over the same tokens at "
-    f"1×, {change:+.1%}{evidence}.",
-    (f"loss at {longest:g}×, against 1×", f"{change:+.1%}", "0% is flat"),
-  )
+    own = cell._replace(scale_fitted=fitted)
+    # The trained length has no fitted scale, as it would be 1.
+    rivals = [
+      rival
+      for method in methods
+      if (rival := own._replace(model=base, method=method)) in scores
+    ]
+    if own in scores and rivals:
+      return [
+        (rival, paired.difference(scores[own], scores[rival]))
+        for rival in rivals
+      ]
+  return []
 
 
-def _within_tolerance(after, before):
-  """Returns whether a loss rose by `LOSS_TOLERANCE` at most, and by what."""
-  found = paired.difference(after, before)
+def _at_most(own, other, tolerance):
+  """Returns whether a loss is above another by `tolerance` at most, and why."""
+  change = f"{own.value / other.value - 1:+.1%}"
+  found = paired.difference(own, other)
   if found is None or found.low is None:
     count = found.count if found else 0
-    return "unclear", (
-      f"; {count} texts are too few to judge by, {intervals.MIN_VALUES} are "
-      "needed"
+    return OPEN, (
+      f"{change}; {count} texts are too few to judge by, "
+      f"{intervals.MIN_VALUES} are needed"
     )
-  low, high = found.low / before.value, found.high / before.value
-  verdict = "shown" if high <= LOSS_TOLERANCE else "unclear"
-  if low > LOSS_TOLERANCE:
-    verdict = "not shown"
-  return verdict, f" [{low:+.1%}, {high:+.1%}] over {found.count} texts"
+  low, high = found.low / other.value, found.high / other.value
+  verdict = SHOWN if high <= tolerance else OPEN
+  if low > tolerance:
+    verdict = NOT_SHOWN
+  return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {found.count} texts"
 
 
-def _beyond(scores, base, dropped, task_id):
-  task = task_id.replace("_", "-")
-  pairs = {}
-  for cell, score in scores.items():
-    if cell[:4] == (task_id, "accuracy", dropped, "model") and cell.factor > 1:
-      rival = scores.get(cell._replace(model=base))
-      # At each factor the pair with fitted scales, where there is one.
-      if rival and (cell.scale_fitted or cell.factor not in pairs):
-        pairs[cell.factor] = score, rival, cell.scale_fitted
-  if not pairs:
-    return None
-  found = {f: paired.difference(*pair[:2]) for f, pair in pairs.items()}
-  ahead = [f for f, one in found.items() if one and one.verdict == "ahead"]
-  factor = max(ahead, default=min(pairs))
-  own, rival, fitted = pairs[factor]
-  scale = "with its own fitted" if fitted else "without a"
-  return Verdict(
-    "shown" if ahead else _shown(found[factor]),
-    f"It goes on retrieving past its context ({task}), where RoPE as trained "
-    f"does not{f'; seen up to {factor:g} times' if ahead else ''}.",
-    f"{_percent(own)} against {_percent(rival)} of RoPE at {factor:g}×, each "
-    f"{scale} softmax scale: {_said(found[factor])}.",
-    (
-      f"{task} answered at {factor:g}×",
-      f"{own.value:.0%}",
-      f"RoPE: {rival.value:.0%}",
-    ),
-  )
-
-
-def _ahead(scores, base, dropped, task_id):
-  task = task_id.replace("_", "-")
-  own = runs.Cell(task_id, "accuracy", dropped, "model", RETRIEVAL_FACTOR, True)
-  if own not in scores and own._replace(scale_fitted=False) not in scores:
-    factors = [c.factor for c in scores if c[:4] == own[:4]]
-    own = own._replace(factor=max(factors, default=1.0))
-  for fitted in (True, False):
-    own = own._replace(scale_fitted=fitted)
-    rivals = {
-      c.method: s
-      for c, s in scores.items()
-      if c == own._replace(model=base, method=c.method)
-    }
-    if own in scores and rivals:
-      break
-  else:
-    return None
-  score = scores[own]
-  found = {m: paired.difference(score, rival) for m, rival in rivals.items()}
-  # Better than every one: each has to be told apart by itself.
-  verdicts = {method: _shown(one) for method, one in found.items()}
-  method, rival = max(rivals.items(), key=lambda item: item[1].value)
-  verdict = next(
-    v for v in ("not shown", "unclear", "shown") if v in verdicts.values()
-  )
-  name = palette.looks([(base, method)])[base, method].label
-  return Verdict(
-    verdict,
-    f"It retrieves better than every scaling of RoPE at {own.factor:g} times "
-    f"the trained context ({task}).",
-    f"{_percent(score)} against {_percent(rival)} of {name}, the best; "
-    f"{'each with its own fitted softmax scale' if fitted else 'all'}"
-    f"{'' if fitted else ' without a softmax scale'}: {_said(found[method])}.",
-    (
-      f"{task} answered at {own.factor:g}×",
-      f"{score.value:.0%}",
-      f"{name}: {rival.value:.0%}",
-    ),
-  )
+def _spelt(task):
+  return task.replace("_", "-")
 
 
 def _shown(difference):
   if difference is None:
-    return "unclear"
-  verdicts = {"ahead": "shown", "behind": "not shown"}
-  return verdicts.get(difference.verdict, "unclear")
+    return OPEN
+  return {"ahead": SHOWN, "behind": NOT_SHOWN}.get(difference.verdict, OPEN)
 
 
 def _percent(score):
-  return f"{score.value:.0%} [{score.low:.0%}, {score.high:.0%}]"
+  return f"{score.value:.0%}"
 
 
 def _said(difference):
   if difference is None:
     return "not compared, as no questions are the same"
   value, low, high = (100 * x for x in difference[:3])
-  return (
-    f"{difference.verdict} with {difference.count} questions, by {value:+.0f} "
-    f"points [{low:+.0f}, {high:+.0f}] on the same ones"
-  )
+  interval = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
+  return f"{interval}, {difference.count} questions"

@@ -1,36 +1,45 @@
-"""Methods side by side, by length: the report's plots and tables of scores."""
+"""Models side by side, by length: the report's plots and tables of scores."""
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 from drope_jax.analysis import canvas, palette, plots, report, runs
 
 _PANELS = {
-  False: "without a softmax scale",
-  True: "each with its own fitted scale",
+  False: "each with the softmax scale that its checkpoint has",
+  True: "each with a softmax scale fitted for it here",
 }
+_FEW = 10
+"""Samples of a cell of the heat map below which the caption warns of chance."""
 
 
-def retrieval(scores: runs.Scores) -> list[report.Block]:
-  """Returns a plot and a table of each retrieval task, by length."""
+def retrieval(
+  rows: Sequence[Mapping[str, Any]], scores: runs.Scores
+) -> list[report.Block]:
+  """Returns bars and a table by length, and a heat map by depth, of each task.
+
+  Args:
+    rows: of results.json, for their series by depth.
+    scores: the same, gathered.
+  """
   blocks = []
   found = {c: s for c, s in scores.items() if c.metric == "accuracy"}
   for task in dict.fromkeys(cell.task for cell in found):
     of_task = {c: s for c, s in found.items() if c.task == task}
     name = task.replace("_", "-")
-    panels = _panels(of_task, lambda c, s: (c.factor, s))
     blocks += [
       report.Plot(
-        plots.accuracy_by_factor(panels, label=f"{name} answered exactly"),
-        f"Share of {name} questions answered exactly, by length; bars are 95% "
-        "intervals. Compare within a panel: there all methods are treated "
-        "alike.",
+        plots.accuracy_by_factor(_panels(of_task), label="answered exactly"),
+        f"Share of {name} questions answered exactly, by length, with 95% "
+        "intervals. Bars stand in the order of the names above.",
       ),
       _by_factor(
         of_task,
-        f"Share of {name} questions answered exactly, with 95% intervals; a "
-        "fitted softmax scale is each method's own.",
+        "The same in numbers: the share, and its 95% interval. "
+        f"{_asked(of_task)}",
       ),
+      *_by_depth([r for r in rows if r["task"] == task], name),
     ]
   return blocks
 
@@ -62,43 +71,72 @@ def losses(
         plots.loss_by_position(_series_panels(series), context_tokens=context),
         f"Loss by position in texts of {longest * context:,.0f} tokens. Right "
         "of the dotted line no model was trained; a good reader stays flat or "
-        "falls, because it has read more.",
+        "falls, because it has read more. A line that leaves the top is above "
+        f"{plots.OFF_THE_TOP:g} times the lowest loss.",
       )
     )
   tail = next(iter(found)).metric == "tail_loss"
   what = (
-    "the last trained context's length of a text, alike at each length,"
+    "the last trained context's length of a text: the same tokens at each "
+    "length, after more or less text before them"
     if tail
     else "a text"
   )
   blocks.append(
     _by_factor(
-      found, f"Loss in nats per token over {what}, with 95% intervals.", 3
+      found,
+      f"Loss in nats per token, perplexity (ppl), and the loss's 95% interval, "
+      f"over {what}.",
+      is_loss=True,
     )
   )
   return blocks
 
 
-def _panels(scores, point):
-  """Returns {title: curves by factor}, without and with a fitted scale."""
-  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
+def _asked(scores):
+  """Says how many questions there were, by length."""
+  counts = {
+    c.factor: sum(map(len, s.outcomes.values())) for c, s in scores.items()
+  }
+  said = ", ".join(f"{counts[f]} at {f:g}×" for f in sorted(counts))
+  return f"Questions: {said}."
+
+
+def _panels(scores):
+  """Returns {title: curves by factor}, a panel for each treatment there is."""
+  looks = _looks((c.model, c.method) for c in scores)
   panels = {}
-  for fitted, title in _PANELS.items():
+  for fitted in _treatments(scores):
     curves = []
     for pair, look in looks.items():
       points = sorted(
-        point(c, s)
+        (c.factor, s)
         for c, s in scores.items()
-        if (c.model, c.method) == pair and c.scale_fitted == fitted
+        if (c.model, c.method) == pair and _stands(c, fitted)
       )
       if points:
         x, found = zip(*points, strict=True)
         value, low, high, *_ = zip(*found, strict=True)
         low, high = (_known(ends, value) for ends in (low, high))
         curves.append(canvas.Curve(look, x, value, low, high))
-    if curves:
-      panels[title] = curves
-  return panels
+    panels[fitted] = curves
+  return _titled(panels)
+
+
+def _treatments(scores):
+  """The treatments that something was measured under, beyond 1×."""
+  return sorted({c.scale_fitted for c in scores})
+
+
+def _stands(cell, fitted):
+  """Whether a score stands among those of a treatment: at 1× in each."""
+  return cell.scale_fitted == fitted or (fitted and cell.factor == 1)
+
+
+def _titled(panels):
+  if len(panels) == 1:
+    return {"": next(iter(panels.values()))}
+  return {_PANELS[fitted]: panel for fitted, panel in panels.items()}
 
 
 def _known(ends, values):
@@ -109,42 +147,103 @@ def _known(ends, values):
   ]
 
 
+def _looks(pairs):
+  return palette.looks(dict.fromkeys(pairs))
+
+
 def _series_panels(rows):
   """As `_panels`, by position; of several seeds, the mean."""
-  looks = palette.looks(dict.fromkeys((r["model"], r["method"]) for r in rows))
+  looks = _looks((r["model"], r["method"]) for r in rows)
   panels = {}
-  for fitted, title in _PANELS.items():
+  for fitted in sorted({row["scale_fitted"] for row in rows}):
     curves = []
     for pair, look in looks.items():
-      seeds = [
-        dict(map(tuple, row["series"]))
+      series = _mean_series(
+        row
         for row in rows
         if (row["model"], row["method"]) == pair
         and row["scale_fitted"] == fitted
-      ]
-      if seeds:
-        means = [sum(s[x] for s in seeds) / len(seeds) for x in seeds[0]]
-        curves.append(canvas.Curve(look, list(seeds[0]), means))
-    if curves:
-      panels[title] = curves
-  return panels
+      )
+      if series:
+        curves.append(canvas.Curve(look, list(series), list(series.values())))
+    panels[fitted] = curves
+  return _titled(panels)
 
 
-def _by_factor(scores, caption, decimals=2):
-  """A table: a row for each method and treatment, a column for each factor."""
+def _mean_series(rows):
+  """The mean of several rows' series, {} of none."""
+  seeds = [dict(map(tuple, row["series"])) for row in rows]
+  found = {}
+  for x in sorted(set().union(*seeds)):
+    values = [seed[x] for seed in seeds if seed.get(x) is not None]
+    found[x] = sum(values) / len(values) if values else math.nan
+  return found
+
+
+def _by_depth(rows, name):
+  """A heat map for each treatment, of the rows that have a series by depth."""
+  rows = [r for r in rows if r["metric"] == "accuracy" and r["series"]]
+  looks = _looks((r["model"], r["method"]) for r in rows)
+  blocks = []
+  treatments = sorted({row["scale_fitted"] for row in rows})
+  for fitted in treatments:
+    shares, fewest = {}, math.inf
+    for factor in sorted({row["factor"] for row in rows}):
+      shares[factor] = {}
+      for pair, look in looks.items():
+        chosen = [
+          row
+          for row in rows
+          if (row["model"], row["method"], row["factor"]) == (*pair, factor)
+          and (row["scale_fitted"] == fitted or (fitted and factor == 1))
+        ]
+        if chosen:
+          shares[factor][look.label] = _mean_series(chosen)
+          asked = sum(len(row["outcomes"]) for row in chosen)
+          fewest = min(fewest, asked / len(shares[factor][look.label]))
+    caption = (
+      f"Share of {name} questions answered exactly, by length and by the fifth "
+      "of the text that the answer is hidden in."
+    )
+    if len(treatments) > 1:
+      caption += f" Here {_PANELS[fitted]}."
+    if fewest < _FEW:
+      caption += (
+        f" At the longest a cell is of about {max(fewest, 1):.0f} questions, "
+        "so single cells say little."
+      )
+    blocks.append(report.Plot(plots.accuracy_by_depth(shares), caption))
+  return blocks
+
+
+def _by_factor(scores, caption, is_loss=False):
+  """A table: a row for each way to read, a column for each factor."""
   factors = sorted({cell.factor for cell in scores})
-  looks = palette.looks(dict.fromkeys((c.model, c.method) for c in scores))
+  treatments = _treatments(scores)
   rows = []
-  for fitted in _PANELS:
-    for (model, method), look in looks.items():
+  for fitted in treatments:
+    for (model, method), look in _looks(
+      (c.model, c.method) for c in scores
+    ).items():
       by_factor = {
-        c.factor: report.Interval(*s[:3], decimals)
+        c.factor: _interval(s, is_loss)
         for c, s in scores.items()
         if c[2:4] == (model, method) and c.scale_fitted == fitted
       }
       if by_factor:
-        scale = "fitted" if fitted else "none"
+        scale = ["fitted" if fitted else "its own"] * (len(treatments) > 1)
         cells = [by_factor.get(factor) for factor in factors]
-        rows.append([look.label, scale, *cells])
-  columns = ["", "scale", *(f"{factor:g}×" for factor in factors)]
+        rows.append([look.label, *scale, *cells])
+  scale = ["softmax scale"] * (len(treatments) > 1)
+  columns = ["", *scale, *(f"{factor:g}×" for factor in factors)]
   return report.Table(columns, rows, caption)
+
+
+def _interval(score, is_loss):
+  if not is_loss:
+    return report.Interval(*score[:3])
+  try:
+    beside = f"ppl {math.exp(score.value):,.1f}"
+  except OverflowError:
+    beside = "ppl ∞"
+  return report.Interval(*score[:3], 3, beside)

@@ -1,21 +1,25 @@
-"""How each compared method looks: one name, colour, marker and dash for all.
+"""How each compared model looks: one name, colour, marker and dash for all.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart, and no
-two methods differ by colour alone: markers and dashes differ as well.
+Colours are Okabe and Ito's, but ink and grey for RoPE as it is; colour-blind
+readers can tell these apart. No two looks differ by colour alone: markers and
+dashes differ as well.
 """
 
 from collections.abc import Iterable
 import dataclasses
 import itertools
 
+INK = "#1b1f24"
+"""What `canvas.svg` turns into the text colour of the page, light or dark."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """The looks of one method in every plot and table.
+  """The looks of one model, or of one way to read it, in plots and tables.
 
   Attributes:
     label: what the reader sees.
-    colour: hex; legible on white and on near-black.
+    colour: hex; legible on white and on near-black, or `INK`.
     marker: a matplotlib marker.
     dash: a matplotlib line style.
     strong: drawn wider, on top of the others.
@@ -24,57 +28,72 @@ class Look:
   label: str
   colour: str
   marker: str
-  dash: str = "-"
+  dash: str | tuple[int, tuple[float, ...]] = "-"
   strong: bool = False
 
 
-ROPE = Look("RoPE", "#808890", "o")
-PI = Look("PI", "#e69f00", "v")
-NTK = Look("NTK-aware", "#56b4e9", "s", "--")
-YARN = Look("YaRN", "#1f86c8", "^")
-DROPE = Look("DroPE", "#d55e00", "D", strong=True)
-DROPE_LIVE = Look("DroPE, brief", "#cc79a7", "P", (0, (4, 1.5)), strong=True)
-NOPE = Look("NoPE", "#009e73", "X", "-.")
+BASE = Look("base", INK, "o")
+DROPPED = Look("live", "#d55e00", "D", strong=True)
+_PI = Look("base · PI", "#e69f00", "v", (0, (1, 1)))
+_NTK = Look("base · NTK", "#56b4e9", "s", (0, (5, 1.5)))
+_YARN = Look("base · YaRN", "#1f77c0", "^")
+_CONTINUED = Look("continued", "#6f7783", "h", (0, (6, 1.5, 1, 1.5)))
+_PARTIAL = Look("partial", "#cc79a7", "P", (0, (4, 1.5)), strong=True)
+_FULL = Look("full", "#009e73", "X", (0, (3, 1, 1, 1)), strong=True)
 
 _MODELS = {
-  "base": ROPE,
-  "rope": ROPE,
-  "full": DROPE,
-  "drope": DROPE,
-  "recalibrated": DROPE_LIVE,
-  "nope": NOPE,
+  "base": BASE,
+  "rope": BASE,
+  "continued": _CONTINUED,
+  "live": DROPPED,
+  "partial": _PARTIAL,
+  "full": _FULL,
+  "drope": _FULL,
 }
-_SCALINGS = {"rope": ROPE, "pi": PI, "ntk": NTK, "yarn": YARN}
-_SPARE = (ROPE, DROPE, YARN, NOPE, PI, DROPE_LIVE, NTK)
+_SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
+_SPARE = (BASE, DROPPED, _YARN, _FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
+_METHODS = {
+  "rope": "RoPE",
+  "pi": "PI",
+  "ntk": "NTK",
+  "yarn": "YaRN",
+  "crop": "cropped",
+}
+
+
+def label(model: str, method: str) -> str:
+  """Returns the name of a model read by a method, the same everywhere."""
+  if method == "model":
+    return model
+  return f"{model} · {_METHODS.get(method, method)}"
 
 
 def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
   """Returns the look of each (model, method) pair, in the order given.
 
-  A well-known model ("base", "recalibrated", "full", "rope", "nope", "drope")
-  as it is (method "model") and every scaling of the base look the same in all
-  plots. Anything else is labelled with its own name and takes the next look
-  that is free; where none is, it shares one.
+  The demo's models as they are (method "model"), and every scaling of its base,
+  look the same in all plots; so do "rope" and "drope". Anything else takes the
+  next look that is free; where none is, it shares one. Each has the label of
+  its own name.
   """
   pairs = list(dict.fromkeys(pairs))
-  known = {pair: _known(*pair) for pair in pairs}
-  free = [look for look in _SPARE if look not in known.values()] or _SPARE
+  found: dict[tuple[str, str], Look] = {}
+  for pair in pairs:
+    known = _known(*pair)
+    if known and known not in found.values():
+      found[pair] = known
+  free = [look for look in _SPARE if look not in found.values()] or _SPARE
   spare = itertools.cycle(free)
   return {
-    (model, method): known[model, method]
-    or dataclasses.replace(next(spare), label=_label(model, method))
-    for model, method in pairs
+    pair: dataclasses.replace(
+      found[pair] if pair in found else next(spare), label=label(*pair)
+    )
+    for pair in pairs
   }
 
 
 def _known(model, method):
+  look = _MODELS.get(model)
   if method == "model":
-    return _MODELS.get(model.lower())
-  return _SCALINGS.get(method) if _MODELS.get(model.lower()) is ROPE else None
-
-
-def _label(model, method):
-  if method == "model":
-    return model
-  scaling = _SCALINGS.get(method)
-  return f"{model} · {scaling.label if scaling else method}"
+    return look
+  return _SCALINGS.get(method) if look is BASE else None

@@ -15,12 +15,15 @@ import numpy as np
 from drope_jax.analysis import canvas, frequencies, palette
 from drope_jax.analysis.canvas import Curve, Figure
 
+OFF_THE_TOP = 1.6
+"""Times the lowest loss by position, where its axis ends."""
+
 
 @matplotlib.rc_context(canvas.STYLE)
 def recovery(
   curves: Sequence[Curve],
   *,
-  base_loss: float | None = None,
+  levels: Mapping[str, float] | None = None,
   dropped_loss: float | None = None,
   log_x: bool = False,
 ) -> Figure:
@@ -28,14 +31,15 @@ def recovery(
 
   Args:
     curves: x in tokens since the drop, y in nats a token; smoothed for show.
-    base_loss: the base's, at the same context; a horizontal line.
+    levels: losses to compare with by name, at the same context: each a
+      horizontal line, in the colour of the model of that name.
     dropped_loss: right after the drop, before any training; a dot at 0 (on a
       log axis, which has no 0, a horizontal line).
     log_x: tokens on a log axis.
   """
   fig, ax = canvas.single(3.5)
   smooth = [_thinned(curve, log_x) for curve in curves]
-  ends = canvas.solid_lines(ax, smooth)
+  ends = canvas.named_lines(ax, smooth)
   if log_x:
     ax.set_xscale("log")
   else:
@@ -43,15 +47,16 @@ def recovery(
   if dropped_loss is not None and log_x:
     ends.append(canvas.level(ax, dropped_loss, "dropped, untrained"))
   elif dropped_loss is not None:
-    ax.plot(0, dropped_loss, "o", color=palette.DROPE.colour, clip_on=False)
+    ax.plot(0, dropped_loss, "o", color=palette.DROPPED.colour, clip_on=False)
     ax.annotate(
-      f"positions dropped: {dropped_loss:.2f}",
+      f"just dropped: {dropped_loss:.2f}",
       (0, dropped_loss),
       xytext=(9, -3),
       textcoords="offset points",
     )
-  if base_loss is not None:
-    ends.append(canvas.level(ax, base_loss, "base"))
+  looks = palette.looks((name, "model") for name in levels or {})
+  for (name, _), look in looks.items():
+    ends.append(canvas.level(ax, levels[name], name, look.colour))
   ax.margins(y=0.08)
   canvas.label_ends(ax, ends)
   ax.xaxis.set_major_formatter(canvas.TOKENS)
@@ -72,7 +77,7 @@ def training(
   """
   fig, ax = canvas.single(3.7)
   smooth = [_thinned(curve) for curve in curves]
-  ends = canvas.solid_lines(ax, smooth)
+  ends = canvas.named_lines(ax, smooth)
   for curve in smooth:
     x_drop = (drops or {}).get(curve.look.label)
     if x_drop is not None:
@@ -126,6 +131,7 @@ def loss_by_position(
     for curve in curves:
       canvas.line(ax, _by_half_octaves(curve, context_tokens))
     ax.set_xlabel("position in the document (tokens)")
+  _cut_off_far_above(axes[0])
   axes[0].set_ylabel("loss (nats per token)")
   return fig
 
@@ -134,26 +140,80 @@ def loss_by_position(
 def accuracy_by_factor(
   panels: Mapping[str, Sequence[Curve]], *, label: str = "retrieved"
 ) -> Figure:
-  """A score in 0..1 against the length factor, with its 95% intervals.
+  """A score in 0..1 as bars by length factor, with its 95% intervals.
 
   Args:
     panels: title to curves; x is the length as a multiple of the trained one.
     label: what is scored, for the y axis.
   """
-  fig, axes = canvas.panels(panels, 3.5)
+  fig, axes = canvas.panels(panels, 3.3, stacked=True)
+  factors = sorted(
+    {x for curves in panels.values() for c in curves for x in c.x}
+  )
   for ax, curves in zip(axes, panels.values(), strict=True):
-    canvas.doublings(
-      ax, [x for curve in curves for x in curve.x], canvas.FACTORS
-    )
+    width = 0.86 / len(curves)
     for i, curve in enumerate(curves):
-      # Neighbours stand side by side, or equal scores would hide each other.
-      nudge = 1.035 ** (i - (len(curves) - 1) / 2)
-      shifted = dataclasses.replace(curve, x=[x * nudge for x in curve.x])
-      canvas.line(ax, shifted, bars=True)
-    ax.set_xlabel("length (multiple of the trained context)")
+      middle = (i - (len(curves) - 1) / 2) * width
+      at = [factors.index(x) + middle for x in curve.x]
+      colour = curve.look.colour
+      ax.bar(at, curve.y, 0.88 * width, color=colour, alpha=0.75, zorder=2)
+      if curve.low is not None:
+        ax.vlines(at, curve.low, curve.high, color=canvas.INK, lw=0.8, zorder=3)
+      # On top, so that a bar of no height is seen, and none by colour alone.
+      ax.plot(
+        at, curve.y, curve.look.marker, color=colour, ms=4.5, mew=0, zorder=4
+      )
+    ax.grid(axis="x", visible=False)
+    ax.set_xticks(range(len(factors)), [f"{x:g}×" for x in factors])
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-  axes[0].set_ylabel(label)
+    ax.set_ylabel(label)
+  axes[-1].set_xlabel("length (multiple of the trained context)")
+  return fig
+
+
+@matplotlib.rc_context(canvas.STYLE)
+def accuracy_by_depth(
+  shares: Mapping[float, Mapping[str, Mapping[int, float]]],
+) -> Figure:
+  """A score in 0..1 as a heat map: a panel a length, a row a model.
+
+  Args:
+    shares: length factor to label to the middle of a fifth of the text, in
+      percent from its start, to the score of what is hidden there.
+  """
+  labels = list(
+    dict.fromkeys(name for rows in shares.values() for name in rows)
+  )
+  depths = sorted(
+    {x for rows in shares.values() for r in rows.values() for x in r}
+  )
+  fig = Figure(
+    figsize=(canvas.WIDTH_IN, 1.2 + 0.24 * len(labels)), layout="constrained"
+  )
+  axes = fig.subplots(1, len(shares), sharey=True, squeeze=False)[0]
+  # Few enough for the SVG to have no bitmap in it.
+  shades = matplotlib.colormaps["cividis"].resampled(20)
+  for ax, (factor, rows) in zip(axes, shares.items(), strict=True):
+    grid = [
+      [rows.get(name, {}).get(depth, math.nan) for depth in depths]
+      for name in labels
+    ]
+    cells = ax.pcolormesh(
+      np.ma.masked_invalid(grid), cmap=shades, vmin=0, vmax=1
+    )
+    ax.set_title(f"{factor:g}×")
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.set_xticks([])
+    for side in ax.spines.values():
+      side.set_visible(False)
+  axes[0].invert_yaxis()
+  axes[0].set_yticks(np.arange(len(labels)) + 0.5, labels)
+  fig.supxlabel("where in the text it is hidden: start to end", fontsize=9)
+  fig.colorbar(
+    cells, ax=list(axes), format=ticker.PercentFormatter(1), pad=0.01, aspect=12
+  ).outline.set_visible(False)
   return fig
 
 
@@ -191,15 +251,15 @@ def damage(report) -> Figure:
   Args:
     report: a `damage.Damage`.
   """
-  before = _renamed(palette.ROPE, "before")
-  after = _renamed(palette.DROPE, "after")
+  before = _renamed(palette.BASE, "before")
+  after = _renamed(palette.DROPPED, "after")
   fig = Figure(figsize=(canvas.WIDTH_IN, 4.6), layout="constrained")
   axes = fig.subplots(2, 2, sharex=True)
   names = {
     "query_rms_N": "query RMS",
     "key_rms_N": "key RMS",
     "entropy_N": "attention entropy (nats)",
-    "max_logit_N": "largest attention logit",
+    "max_logit_N": "largest logit",
   }
   for ax, (field, title) in zip(axes.flat, names.items(), strict=True):
     for look, side in ((before, report.before), (after, report.after)):
@@ -230,8 +290,8 @@ def pair_damage(pairs) -> Figure:
   index = np.arange(len(pairs.cost_F))
   kept = index < pairs.kept
   for look, chosen in (
-    (_renamed(palette.ROPE, "kept"), kept),
-    (_renamed(palette.DROPE, "dropped"), ~kept),
+    (_renamed(palette.BASE, "kept"), kept),
+    (_renamed(palette.DROPPED, "dropped"), ~kept),
   ):
     if chosen.any():
       ax.bar(
@@ -247,6 +307,19 @@ def pair_damage(pairs) -> Figure:
   ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   canvas.legend(fig, ax)
   return fig
+
+
+def _cut_off_far_above(ax):
+  """Ends the y axis where lines that run away would flatten the others."""
+  shown = [
+    y
+    for line in ax.lines
+    for y in line.get_ydata()
+    if len(line.get_ydata()) > 2
+  ]
+  shown = [y for y in shown if math.isfinite(y)]
+  if shown and max(shown) > (top := OFF_THE_TOP * min(shown)):
+    ax.set_ylim(top=top)
 
 
 def _mark_rotations(ax, rotations_F, marks):

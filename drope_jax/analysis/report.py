@@ -12,6 +12,9 @@ import pathlib
 
 from drope_jax.analysis import canvas, stylesheet
 
+_LONGEST_LINE = 30
+"""Characters of a table's cell that stand on one line."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -29,18 +32,19 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """A table cell: a value, and the ends of its 95% interval, if it has one."""
+  """A table cell: a value, and the ends of its 95% interval, if it has one.
+
+  Attributes:
+    value, low, high: no ends where there is no interval.
+    decimals: shown.
+    beside: the same in another unit, or "".
+  """
 
   value: float
   low: float | None
   high: float | None
   decimals: int = 2
-
-  def __str__(self):
-    d = self.decimals
-    if self.low is None:
-      return f"{self.value:.{d}f}"
-    return f"{self.value:.{d}f} [{self.low:.{d}f}, {self.high:.{d}f}]"
+  beside: str = ""
 
 
 Cell = str | int | float | Interval | None
@@ -69,7 +73,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-  """A figure, and a sentence on what to see in it."""
+  """A figure, and a sentence on what to see in it.
+
+  A page holds it twice, for wide and for narrow screens, and shows one.
+  """
 
   figure: canvas.Figure
   caption: str
@@ -92,12 +99,12 @@ class Quote:
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-  """Claims put to the test: (verdict, claim, evidence).
+  """Claims put to the test: (claim, [(model, verdict, evidence), ...]).
 
-  A verdict is "shown", "unclear" or "not shown".
+  A verdict is "shown", "not told apart" or "not shown".
   """
 
-  items: Sequence[tuple[str, str, str]]
+  items: Sequence[tuple[str, Sequence[tuple[str, str, str]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,18 +167,21 @@ def _block(block, ids):
     case Table():
       return _table(block)
     case Plot(figure, caption):
-      svg = canvas.svg(figure, next(ids))
-      return (
-        f'<figure><div class="scroll plot">{svg}</div>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+      sizes = "".join(
+        f'<div class="plot {kind}">'
+        f"{canvas.svg(figure, next(ids), narrow=kind == 'narrow')}</div>"
+        for kind in ("wide", "narrow")
       )
+      caption = html.escape(caption)
+      return f"<figure>{sizes}<figcaption>{caption}</figcaption></figure>"
     case Code(text):
       return f"<pre><code>{html.escape(text)}</code></pre>"
     case Quote(text, source):
       cite = f"<cite>{html.escape(source)}</cite>" if source else ""
       return f"<blockquote>{html.escape(text)}{cite}</blockquote>"
     case Verdicts(items):
-      return _each("ul", "verdicts", items, _verdict)
+      claims = "\n".join(_claim(*item) for item in items)
+      return f'<ul class="verdicts">\n{claims}\n</ul>'
     case Details(title, blocks):
       inside = "\n".join(_block(inner, ids) for inner in blocks)
       summary = f"<summary>{html.escape(title)}</summary>"
@@ -188,20 +198,23 @@ def _fact(label, value, note):
   return f"<div><b>{value}</b><span>{label}</span><small>{note}</small></div>"
 
 
-def _verdict(verdict, claim, evidence):
+def _claim(claim, verdicts):
+  inside = _each("div", "models", verdicts, _verdict)
+  return f"<li>{html.escape(claim)}\n{inside}</li>"
+
+
+def _verdict(model, verdict, evidence):
   kind = verdict.replace(" ", "-")
   return (
-    f'<li class="{kind}"><b>{verdict}</b><div>{claim}'
-    f"<small>{evidence}</small></div></li>"
+    f'<div class="{kind}">{model}: <b>{verdict}</b><small>{evidence}</small>'
+    "</div>"
   )
 
 
 def _table(table):
-  numeric = [
-    any(isinstance(row[i], int | float | Interval) for row in table.rows)
-    for i in range(len(table.columns))
+  kinds = [
+    _kind([row[i] for row in table.rows]) for i in range(len(table.columns))
   ]
-  kinds = [' class="n"' if is_numeric else "" for is_numeric in numeric]
   head = "".join(
     f"<th{kind}>{html.escape(name)}</th>"
     for name, kind in zip(table.columns, kinds, strict=True)
@@ -223,14 +236,23 @@ def _table(table):
   )
 
 
+def _kind(cells):
+  """Returns the class of a column: numbers, words that wrap, or neither."""
+  if any(isinstance(cell, int | float | Interval) for cell in cells):
+    return ' class="n"'
+  longest = max((len(cell or "") for cell in cells), default=0)
+  return ' class="words"' if longest > _LONGEST_LINE else ""
+
+
 def _cell(cell):
   match cell:
     case None:
       return "–"
-    case Interval(low=None):
-      return str(cell)
-    case Interval(value, low, high, d):
-      return f"{value:.{d}f} <small>{low:.{d}f}–{high:.{d}f}</small>"
+    case Interval(value, low, high, d, beside):
+      under = [beside] if beside else []
+      under += [] if low is None else [f"{low:.{d}f}–{high:.{d}f}"]
+      lines = "".join(f"<small>{html.escape(text)}</small>" for text in under)
+      return f"{value:.{d}f}{lines}"
     case float():
       return f"{cell:.4g}"
     case int():

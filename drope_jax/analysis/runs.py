@@ -1,4 +1,4 @@
-"""What a run left behind for the report: metrics, results, damage, samples."""
+"""What a run left behind for the report: logs, results, damage, samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -16,11 +16,17 @@ from drope_jax.analysis import damage as damages
 RESULTS_SCHEMA = 2
 """Of the results.json that is written and read."""
 METRICS = "metrics.jsonl"
+HELD_OUT = "held_out.json"
 _RESULTS = ("schema", "finished", "rows")
 _ROW = (
   *("value", "low", "high", "context_tokens", "seed", "outcomes", "series"),
 )
 _FILES = (METRICS, "results.json", "damage.json", "samples.json")
+_LOGGED = ("step", "phase", "tokens", "loss")
+
+
+Log = tuple[Mapping[str, Any], ...]
+"""Records of a metrics.jsonl."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +39,19 @@ class Run:
     results: results.json.
     damage: damage.json.
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
+    logs: of MODEL.metrics.jsonl, by model: how the results' models were
+      trained, as `metrics` are.
+    held_out: held_out.json: each model's loss on the text that logs have as
+      `held_out_loss`.
   """
 
   name: str
-  metrics: tuple[Mapping[str, Any], ...] = ()
+  metrics: Log = ()
   results: Mapping[str, Any] | None = None
   damage: damages.Damage | None = None
   samples: tuple[Mapping[str, Any], ...] = ()
+  logs: Mapping[str, Log] = dataclasses.field(default_factory=dict)
+  held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def rows(self) -> list[Mapping[str, Any]]:
@@ -50,33 +62,6 @@ class Run:
     """Returns the manifest of one of the results' models, {} if not there."""
     models = (self.results or {}).get("models", {})
     return models.get(model, {}).get("manifest") or {}
-
-  def start_of(self, phase: str) -> float | None:
-    """Returns the run's tokens where the phase began, None if not logged."""
-    phases = [record["phase"] for record in self.metrics]
-    if phase not in phases:
-      return None
-    first = phases.index(phase)
-    if first:
-      return self.metrics[first - 1]["tokens"]
-    # The first phase logged may follow an imported model's: step back evenly.
-    tokens = [record["tokens"] for record in self.metrics[:2]]
-    return max(2 * tokens[0] - tokens[-1], 0)
-
-  def phase(self, name: str) -> tuple[list[float], list[float]]:
-    """Returns tokens since the phase began, and losses, at its records.
-
-    Where records carry a `held_out_loss`, only those count, and that is the
-    loss: training batches need not hold the text the base was judged on.
-    """
-    inside = [record for record in self.metrics if record["phase"] == name]
-    field = "loss"
-    if any("held_out_loss" in record for record in inside):
-      field = "held_out_loss"
-    points = [r for r in inside if r.get(field) is not None]
-    start = self.start_of(name)
-    tokens = [record["tokens"] - start for record in points]
-    return tokens, [record[field] for record in points]
 
 
 class Cell(NamedTuple):
@@ -131,10 +116,15 @@ def load(directory: str | os.PathLike) -> Run:
   damage = _read(folder / "damage.json")
   return Run(
     name=folder.resolve().name,
-    metrics=tuple(read_metrics(folder, ("step", "phase", "tokens", "loss"))),
+    metrics=tuple(read_metrics(folder, _LOGGED)),
     results=results,
     damage=damage and damages.Damage.from_json(damage),
     samples=tuple(_read(folder / "samples.json") or ()),
+    logs={
+      path.name.removesuffix(f".{METRICS}"): tuple(_records(path, _LOGGED))
+      for path in sorted(folder.glob(f"?*.{METRICS}"))
+    },
+    held_out=_read(folder / HELD_OUT) or {},
   )
 
 
@@ -153,7 +143,11 @@ def read_metrics(
   Raises:
     ValueError: a line is not such a record; it is named.
   """
-  path, records = epath.Path(directory) / METRICS, []
+  return _records(epath.Path(directory) / METRICS, fields)
+
+
+def _records(path, fields):
+  records = []
   lines = path.read_text().split("\n") if path.exists() else []
   for number, line in enumerate(lines, 1):
     # A whole one ends in its only closing brace.
@@ -185,6 +179,24 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
   for row in results["rows"]:
     _require(row, (*Cell._fields, *_ROW), path)
   return results
+
+
+def start_of(log: Log, phase: str) -> float | None:
+  """Returns the log's tokens where a phase began, None if there is no such.
+
+  Args:
+    log: records by rising step.
+    phase: its name, or what the names of its parts begin with.
+  """
+  inside = [record["phase"].startswith(phase) for record in log]
+  if not any(inside):
+    return None
+  first = inside.index(True)
+  if first:
+    return log[first - 1]["tokens"]
+  # The first phase logged may follow an imported model's: step back evenly.
+  tokens = [record["tokens"] for record in log[:2]]
+  return max(2 * tokens[0] - tokens[-1], 0)
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:

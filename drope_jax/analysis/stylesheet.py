@@ -36,9 +36,10 @@ figcaption {
 }
 .scroll { overflow-x: auto; }
 .plot svg {
-  display: block; width: 100%; min-width: 560px; height: auto;
+  display: block; width: 100%; height: auto;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
+.narrow { display: none; }
 table {
   width: 100%; border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums;
@@ -50,6 +51,8 @@ th, td {
 th { color: var(--soft); font-weight: 600; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: color-mix(in srgb, var(--line) 35%, transparent); }
+td.words { white-space: normal; min-width: 11rem; }
+td small { display: block; line-height: 1.3; }
 .n { text-align: right; }
 .facts { display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fit, minmax(145px, 1fr)); }
@@ -57,14 +60,14 @@ tbody tr:hover { background: color-mix(in srgb, var(--line) 35%, transparent); }
 .facts span { font-size: .9rem; line-height: 1.35; margin-bottom: 4px; }
 .facts b { font-size: 1.65rem; line-height: 1.3; letter-spacing: -.01em; }
 .verdicts { list-style: none; padding: 4px 16px; }
-.verdicts li {
-  display: flex; gap: 14px; padding: 12px 0; align-items: baseline;
-}
+.verdicts li { padding: 12px 0; }
 .verdicts li + li { border-top: 1px solid var(--line); }
-.verdicts li > b { flex: 0 0 88px; font-size: .85rem; color: var(--soft); }
-.verdicts .shown > b { color: var(--good); }
-.verdicts .not-shown > b { color: var(--bad); }
-.verdicts small { display: block; }
+.models { display: grid; gap: 4px 16px; margin-top: 4px; font-size: .9rem;
+  grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
+.models b { color: var(--soft); }
+.models .shown b { color: var(--good); }
+.models .not-shown b { color: var(--bad); }
+.models small { display: block; }
 blockquote {
   padding: 14px 18px; border-left: 3px solid var(--accent);
   white-space: pre-wrap; overflow-wrap: anywhere;
@@ -81,14 +84,24 @@ pre {
 details { margin: 12px 0; padding: 0 16px; }
 details > summary { padding: 12px 0; cursor: pointer; font-weight: 600; }
 details figure { padding: 0; border: 0; }
+details .scroll { max-height: 22rem; overflow: auto; }
 details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 620px) {
   main { padding: 24px 12px 48px; }
   figure { padding: 10px; }
-  .plot svg { min-width: 0; }
-  .verdicts li { display: block; }
+  .wide { display: none; }
+  .narrow { display: block; }
+  th, td { padding: 5px 4px; font-size: .8rem; }
 }
 @media print {
+  :root {
+    color-scheme: light;
+    --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
+    --accent: #d55e00; --good: #00795a; --bad: #b3261e;
+  }
+  body { font-size: 11pt; }
+  main { padding: 0; }
+  section + section { margin-top: 24px; }
   details:not([open]) { display: none; }
   figure, .facts > div, .verdicts li { break-inside: avoid; }
   h2 { break-after: avoid; }

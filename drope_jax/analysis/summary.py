@@ -12,26 +12,33 @@ from drope_jax.analysis import (
   pair_damage,
   palette,
   plots,
+  recovery,
   report,
+  roles,
   runs,
 )
 from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
-_RECALIBRATION = "recalibrate"
 _SCALINGS = {
   "pi": "position interpolation (PI)",
   "ntk": "NTK-aware scaling",
   "yarn": "YaRN",
 }
-_BASES = ("base", "rope")
-_DROPPED = ("full", "drope", "recalibrated", "dropped")
+_HOW_TO_READ = (
+  "How to read this page: each name is a model, or one way to read it, and all "
+  "of them read the same texts and answer the same questions. 1× is the length "
+  "that they were trained on; none has seen longer texts in training. Thin "
+  "lines and small figures are 95% intervals, and two are said to differ only "
+  "where the interval of their paired difference leaves out 0."
+)
 
 
 def sections(
   gathered: Sequence[runs.Run],
   commands: Sequence[str] = (),
   classes: Sequence[type] = (),
+  more: str = "",
 ) -> list[report.Section]:
   """Returns the report of some runs, from whatever each of them has.
 
@@ -41,6 +48,7 @@ def sections(
     gathered: the runs; `runs.load` reads one.
     commands: how to make it again, one command line each.
     classes: of what lineage holds; their fields with a default are left out.
+    more: a sentence on where to find more than the runs tell.
 
   Raises:
     ValueError: there is no run.
@@ -50,7 +58,7 @@ def sections(
   found = [_headline(gathered)]
   for run in gathered:
     mark = f" · {run.name}" if len(gathered) > 1 else ""
-    for title, blocks in _of_run(run):
+    for title, blocks in _of_run(run, more):
       if blocks:
         found.append(report.Section(title + mark, blocks))
   for title, blocks in (
@@ -76,71 +84,69 @@ def _unfinished(gathered):
   ]
 
 
-def _of_run(run):
+def _of_run(run, more):
   """Yields (title, blocks) of one run's sections."""
   scores = runs.scores(run.rows)
-  base, dropped = _roles(run)
-  yield "What showed and what did not", _verdicts(scores, base, dropped)
-  yield "Recovery after the drop", _recovery(run)
-  yield "Retrieval beyond the trained context", comparison.retrieval(scores)
+  who = roles.find(run)
+  yield "The models", _models(run)
+  yield "What showed and what did not", _verdicts(scores, who, more)
+  yield (
+    "Retrieval beyond the trained context",
+    comparison.retrieval(run.rows, scores),
+  )
   yield "Loss beyond the trained context", comparison.losses(run.rows, scores)
-  yield "What the models write", _samples(run)
+  yield "Recovery after the drop", recovery.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)
-  yield "What scaling does to the frequencies", _frequencies(run, base, scores)
-
-
-def _roles(run):
-  """Returns the names of the RoPE model and of the best one dropped from it.
-
-  Known names decide, then manifests: plain Rope, and Nope after a surgery.
-  """
-  names = list(dict.fromkeys(row["model"] for row in run.rows))
-  manifests = {name: run.manifest(name) for name in names}
-
-  def scheme(name):
-    return manifests[name].get("model", {}).get("positional", {})["__class__"]
-
-  described = [name for name in names if manifests[name]]
-  was_cut = {
-    name: any(e["operation"] == "surgery" for e in manifests[name]["lineage"])
-    for name in described
-  }
-  base = [name for name in _BASES if name in names]
-  base += [name for name in described if scheme(name) == "Rope"]
-  dropped = [name for name in _DROPPED if name in names]
-  dropped += [n for n in described if scheme(n) == "Nope" and was_cut[n]]
-  return (base or [None])[0], (dropped or [None])[0]
+  yield (
+    "What scaling does to the frequencies",
+    _frequencies(run, who.base, scores),
+  )
+  yield "What the models write", _samples(run)
 
 
 def _headline(gathered):
   blocks = []
   for run in gathered:
-    base, dropped = _roles(run)
-    if base and dropped:
-      blocks += _story(run, base, dropped)
+    who = roles.find(run)
+    if who.base and who.dropped:
+      blocks += _story(run, who)
   names = ", ".join(run.name for run in gathered)
-  title = "A language model without its positions" if blocks else names
+  title = "Dropping positions, to read on" if blocks else names
   blocks = blocks or [report.Text(f"Training and evaluation of {names}.")]
+  if any(run.rows for run in gathered):
+    blocks.append(report.Text(_HOW_TO_READ))
   return report.Section(title, blocks + _unfinished(gathered))
 
 
-def _story(run, base, dropped):
+def _story(run, who):
   scores = runs.scores(run.rows)
   context = run.rows[0]["context_tokens"]
   factor = max(cell.factor for cell in scores)
+  own, *others = who.dropped
+  beside = f" (as {', '.join(others)} did)" if others else ""
   text = (
-    f"A model trained with rotary positions (RoPE) on {context:,} tokens at a "
-    "time had its positions dropped, and was trained on briefly at the same "
-    f"length (DroPE). Here it reads texts up to {factor:g} times that long, "
-    f"beside the model it came from{_stretched(scores, base)}."
+    f"{who.base} was trained with rotary positions (RoPE) on {context:,} "
+    f"tokens at a time. {own} is that model after some or all of its positions "
+    f"were dropped and it was trained on at the same length{beside}. Here it "
+    f"reads texts up to {factor:g} times as long, beside {who.base}"
+    f"{_stretched(scores, who.base)}."
   )
-  facts = [v.fact for v in claims.verdicts(scores, base, dropped)]
-  before, after = _tokens(run, base), _tokens(run, dropped)
-  if before and after and after > before:
-    share = (after - before) / before
-    note = f"{_count(after - before)} after {_count(before)}"
-    facts.append(("tokens of recalibration", f"{share:.1%}", note))
-  return [report.Text(text)] + ([report.Facts(facts)] if facts else [])
+  # Of two with one label the later stands: it is held against the best.
+  facts = {
+    verdict.fact[0]: verdict.fact
+    for claim in claims.verdicts(scores, who)
+    for verdict in claim.verdicts
+    if verdict.model == own
+  }
+  before, more = roles.tokens_since(run, own, who.base)
+  if before and more:
+    note = f"{roles.count(more)} after {roles.count(before)}"
+    label = f"tokens that {own} took"
+    facts[label] = (label, f"{more / before:.1%}", note)
+  if facts:
+    named = report.Text(f"In figures, {own}:")
+    return [report.Text(text), named, report.Facts(list(facts.values()))]
+  return [report.Text(text)]
 
 
 def _stretched(scores, base):
@@ -154,51 +160,38 @@ def _stretched(scores, base):
   return f", also with RoPE stretched by {named}"
 
 
-def _count(tokens):
-  return f"{tokens / 1e6:,.3g}M" if tokens >= 1e6 else f"{tokens:,}"
-
-
-def _tokens(run, model):
-  lineage = run.manifest(model).get("lineage")
-  return lineage[-1]["tokens"] if lineage else None
-
-
-def _verdicts(scores, base, dropped):
-  if base is None or dropped is None:
+def _models(run):
+  rows = roles.explain(run)
+  if not rows:
     return []
-  found = claims.verdicts(scores, base, dropped)
-  if not found:
-    return []
-  seeds = max(score.seeds for score in scores.values())
   return [
-    report.Verdicts([verdict[:3] for verdict in found]),
-    report.Text(
-      f"The model without positions is “{dropped}”. Brackets are 95% intervals "
-      f"over what was asked, {seeds} seed{'s' * (seeds > 1)} of it; those of a "
-      "difference decide, on the same questions and texts. Each model is one "
-      "training run, and another run may differ by more."
-    ),
+    report.Table(
+      roles.COLUMNS,
+      rows,
+      "The names of every table and plot. The softmax scale, the model's own, "
+      "multiplies attention logits at s times the trained length, s above 1.",
+    )
   ]
 
 
-def _recovery(run):
-  tokens, losses = run.phase(_RECALIBRATION)
-  if len(tokens) < 2:
+def _verdicts(scores, who, more):
+  found = claims.verdicts(scores, who)
+  if not found:
     return []
-  levels = {}
-  if run.damage:
-    levels["base_loss"] = run.damage.before.loss
-    levels["dropped_loss"] = run.damage.after.loss
-  brief = any(row["model"] == "recalibrated" for row in run.rows)
-  look = palette.DROPE_LIVE if brief else palette.DROPE
-  curve = canvas.Curve(look, tokens, losses)
-  caption = (
-    "Loss while the model trains on without positions, at the context it "
-    "always had"
+  seeds = max(score.seeds for score in scores.values())
+  open_ones = any(v.verdict == claims.OPEN for c in found for v in c.verdicts)
+  said = (
+    "Brackets are 95% intervals of the difference, on the same questions and "
+    f"texts, {seeds} seed{'s' * (seeds > 1)} of them. Each model is one "
+    "training run, and another run may differ by more."
   )
-  if levels:
-    caption += "; dotted, the loss before the drop and right after it"
-  return [report.Plot(plots.recovery([curve], **levels), f"{caption}.")]
+  if open_ones:
+    said += (
+      " What is not told apart may differ in truth: the samples are too few to "
+      "say."
+    )
+  items = [(c.text, [verdict[:3] for verdict in c.verdicts]) for c in found]
+  return [report.Verdicts(items), report.Text(f"{said} {more}".rstrip())]
 
 
 def _samples(run):
@@ -272,7 +265,9 @@ def _training(gathered):
   curves, drops = [], {}
   for run in gathered:
     phases = {record["phase"] for record in run.metrics}
-    if len(run.metrics) < 2 or phases == {_RECALIBRATION}:
+    if len(run.metrics) < 2 or all(
+      p.startswith(recovery.PHASE) for p in phases
+    ):
       continue  # A recalibration alone has a plot of its own.
     look = looks[run.name, "model"]
     x, y = zip(
@@ -280,7 +275,7 @@ def _training(gathered):
       strict=True,
     )
     curves.append(canvas.Curve(look, x, y))
-    drop = run.start_of(_RECALIBRATION)
+    drop = runs.start_of(run.metrics, recovery.PHASE)
     if drop:
       drops[look.label] = drop
   if not curves:

@@ -24,6 +24,7 @@ import rich.console
 import rich.table
 
 from drope_jax import sharding
+from drope_jax.analysis import palette
 from drope_jax.cli import configure, progress, results, terminal, text_inputs
 from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, lock, paths, sources
@@ -262,17 +263,17 @@ def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
   shown = rich.table.Table(
     title=title, title_justify="left", box=rich.box.SIMPLE
   )
-  shown.add_column("model\npositions", overflow="fold", min_width=12)
+  shown.add_column("", overflow="fold", min_width=12)
   for factor in factors:
     shown.add_column(f"{factor:g}x", justify="right", no_wrap=True)
   cells: dict[str, dict[float, str]] = {}
   for row in rows:
-    scale = " +scale" if row.scale_fitted else ""
     interval = "n/a" if row.low is None else f"{row.low:.2f}..{row.high:.2f}"
     text = f"{row.value:.3f}\n{interval}"
-    name = f"{row.model}\n{row.method}{scale}"
+    name = palette.label(row.model, row.method)
+    name += "\n+scale" if row.scale_fitted else ""
     cells.setdefault(name, {})[row.factor] = text
-  for name, by_factor in sorted(cells.items()):
+  for name, by_factor in cells.items():
     shown.add_row(name, *(by_factor.get(factor, "") for factor in factors))
   return shown
 

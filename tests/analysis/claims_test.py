@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drope_jax.analysis import claims, runs
+from drope_jax.analysis import claims, roles, runs
 from drope_jax.evals import intervals
 
 
@@ -24,117 +24,159 @@ def _cell(task, metric, model="full", method="model", factor=1.0, fitted=False):
   return runs.Cell(task, metric, model, method, factor, fitted)
 
 
-def _verdict(scores):
-  (verdict,) = claims.verdicts(scores, "base", "full")
-  return verdict.verdict
+ROLES = roles.Roles("base", None, ("full",))
+
+
+def _found(scores, who=ROLES):
+  """The only verdict, with the text of its claim."""
+  (claim,) = claims.verdicts(scores, who)
+  (verdict,) = claim.verdicts
+  return verdict.verdict, verdict.evidence, claim.text
 
 
 @pytest.mark.parametrize(
   ("after", "verdict"),
   [
-    (_lost(2.03), "shown"),
-    (_lost(1.9), "shown"),
-    (_lost(2.05), "not shown"),
-    (_lost(2.03, spread=0.1), "unclear"),
-    (_lost(2.05, spread=0.1), "unclear"),
-    (_lost(2.5, count=7), "unclear"),
+    (_lost(2.01), claims.SHOWN),
+    (_lost(1.9), claims.SHOWN),
+    (_lost(2.03), claims.NOT_SHOWN),
+    (_lost(2.01, spread=0.1), claims.OPEN),
+    (_lost(2.03, spread=0.1), claims.OPEN),
+    (_lost(2.5, count=7), claims.OPEN),
   ],
 )
-def test_loss_is_recovered_within_two_percent(after, verdict):
+def test_loss_is_recovered_within_one_percent(after, verdict):
   count = len(after.outcomes[0])
   scores = {
     _cell("perplexity", "loss", "base"): _lost(2.0, count=count),
     _cell("perplexity", "loss"): after,
   }
-  assert _verdict(scores) == verdict
-  (found,) = claims.verdicts(scores, "base", "full")
-  assert f"{count} texts" in found.evidence
+  found, evidence, _ = _found(scores)
+  assert found == verdict and f"{count} texts" in evidence
+
+
+def test_rope_continued_is_the_reference_where_there_is_one():
+  scores = {
+    _cell("perplexity", "loss", "base"): _lost(3.0),
+    _cell("perplexity", "loss", "longer"): _lost(2.0),
+    _cell("perplexity", "loss"): _lost(2.5),
+  }
+  assert _found(scores)[0] == claims.SHOWN
+  continued = ROLES._replace(continued="longer")
+  verdict, _, text = _found(scores, continued)
+  assert verdict == claims.NOT_SHOWN and "longer" in text
 
 
 @pytest.mark.parametrize(
-  ("far", "verdict"), [(1.8, "shown"), (2.1, "not shown")]
+  ("far", "verdict"),
+  [(2.05, claims.SHOWN), (2.3, claims.NOT_SHOWN)],
 )
-def test_loss_is_flat_if_the_end_of_long_texts_is_no_worse(far, verdict):
+def test_loss_far_out_is_held_against_the_best_scaling(far, verdict):
+  def tail(value, *cell):
+    return {_cell("perplexity", "tail_loss", *cell): _lost(value)}
+
   scores = {
-    _cell("perplexity", "tail_loss"): _lost(2.0),
-    _cell("perplexity", "tail_loss", factor=8.0): _lost(9.0),
-    _cell("perplexity", "tail_loss", factor=8.0, fitted=True): _lost(far),
+    **tail(9.0, "base", "model", 8.0),
+    **tail(4.0, "base", "pi", 8.0),
+    **tail(2.0, "base", "yarn", 8.0),
+    **tail(1.0, "base", "yarn", 2.0),
+    **tail(far, "full", "model", 8.0),
   }
-  assert _verdict(scores) == verdict
+  found, evidence, text = _found(scores)
+  assert found == verdict and "2.000" in evidence
+  assert "At 8×" in text and "base · YaRN" in text
+
+
+def _retrieval(own, rivals, fitted=False, factor=4.0):
+  """Scores at one length; `rivals` by method of the base."""
+  cell = _cell("multi_key", "accuracy", "full", "model", factor, fitted)
+  scores = {cell: own} if own else {}
+  for method, score in rivals.items():
+    scores[cell._replace(model="base", method=method)] = score
+  return scores
 
 
 @pytest.mark.parametrize(
   ("own", "rival", "verdict", "said"),
   [
-    (0.9, 0.7, "shown", "ahead with 100 questions, by +20 points"),
-    (0.9, 0.89, "unclear", "not told apart with 100 questions, by +1 points"),
-    (0.7, 0.9, "not shown", "behind with 100 questions, by -20 points"),
+    (0.9, 0.7, claims.SHOWN, "+20 points"),
+    (0.9, 0.89, claims.OPEN, "+1 points"),
+    (0.7, 0.9, claims.NOT_SHOWN, "-20 points"),
   ],
 )
 def test_retrieval_is_ahead_where_the_paired_difference_is(
   own, rival, verdict, said
 ):
-  scores = {
-    _cell("multi_key", "accuracy", factor=4.0, fitted=True): _answered(own),
-    _cell("multi_key", "accuracy", "base", "pi", 4.0, True): _answered(0.0),
-    _cell("multi_key", "accuracy", "base", "yarn", 4.0, True): _answered(rival),
-  }
-  (found,) = claims.verdicts(scores, "base", "full")
-  assert found.verdict == verdict and said in found.evidence
+  rivals = {"pi": _answered(0.0), "yarn": _answered(rival)}
+  found, evidence, text = _found(_retrieval(_answered(own), rivals, True))
+  assert found == verdict and said in evidence and "100 questions" in evidence
+  assert "base · YaRN" in evidence and "At 4×" in text
 
 
 def test_intervals_that_overlap_may_be_told_apart():
-  scores = {
-    _cell("multi_key", "accuracy", factor=4.0): _answered(0.9),
-    _cell("multi_key", "accuracy", "base", "yarn", 4.0): _answered(0.82),
-  }
-  own, rival = scores.values()
+  own, rival = _answered(0.9), _answered(0.82)
   assert own.low < rival.high
-  assert _verdict(scores) == "shown"
+  assert _found(_retrieval(own, {"yarn": rival}))[0] == claims.SHOWN
 
 
 def test_it_must_be_told_apart_from_every_rival():
   own, pi, yarn = (_answered(share) for share in (0.5, 0.38, 0.4))
   # PI answers others, so that it cannot be told apart though it answers fewer.
   pi.outcomes[0].reverse()
-  scores = {
-    _cell("multi_key", "accuracy", factor=4.0): own,
-    _cell("multi_key", "accuracy", "base", "pi", 4.0): pi,
-    _cell("multi_key", "accuracy", "base", "yarn", 4.0): yarn,
-  }
-  verdict = _verdict(scores)
-  del scores[_cell("multi_key", "accuracy", "base", "pi", 4.0)]
-  assert (verdict, _verdict(scores)) == ("unclear", "shown")
+  both = _found(_retrieval(own, {"pi": pi, "yarn": yarn}))[0]
+  alone = _found(_retrieval(own, {"yarn": yarn}))[0]
+  assert (both, alone) == (claims.OPEN, claims.SHOWN)
+
+
+def test_a_cropped_base_is_no_scaling():
+  scores = _retrieval(
+    _answered(0.9), {"yarn": _answered(0.5), "crop": _answered(1.0)}
+  )
+  assert _found(scores)[0] == claims.SHOWN
 
 
 def test_other_questions_are_not_compared():
-  scores = {
-    _cell("multi_key", "accuracy", factor=4.0): _answered(0.9),
-    _cell("multi_key", "accuracy", "base", "yarn", 4.0): _answered(0, seed=1),
-  }
-  (found,) = claims.verdicts(scores, "base", "full")
-  assert found.verdict == "unclear" and "no questions" in found.evidence
+  rivals = {"yarn": _answered(0, seed=1)}
+  found, evidence, _ = _found(_retrieval(_answered(0.9), rivals))
+  assert found == claims.OPEN and "no questions" in evidence
 
 
 def test_a_fitted_scale_is_never_set_against_none():
-  fitted = {
-    _cell("multi_key", "accuracy", factor=4.0, fitted=True): _answered(1.0)
-  }
-  rival = {_cell("multi_key", "accuracy", "base", "yarn", 4.0): _answered(0.5)}
-  assert claims.verdicts(fitted | rival, "base", "full") == []
-  plain = {_cell("multi_key", "accuracy", factor=4.0): _answered(0.2)}
-  assert _verdict(fitted | plain | rival) == "not shown"
+  fitted = _retrieval(_answered(1.0), {}, fitted=True)
+  rival = _retrieval(None, {"yarn": _answered(0.5)})
+  assert claims.verdicts(fitted | rival, ROLES) == []
+  plain = _retrieval(_answered(0.2), {})
+  assert _found(fitted | plain | rival)[0] == claims.NOT_SHOWN
 
 
-def test_without_the_factor_four_the_longest_is_compared():
+def test_each_dropped_model_stands_beside_the_others():
+  scores = _retrieval(_answered(0.9), {"yarn": _answered(0.5)}, factor=8.0)
+  (cell,) = (c for c in scores if c.model == "full")
+  scores[cell._replace(model="brief")] = _answered(0.1)
+  (claim,) = claims.verdicts(scores, ROLES._replace(dropped=("brief", "full")))
+  assert [v[:2] for v in claim.verdicts] == [
+    ("brief", claims.NOT_SHOWN),
+    ("full", claims.SHOWN),
+  ]
+
+
+def test_without_a_base_or_anything_dropped_nothing_is_claimed():
+  scores = _retrieval(_answered(0.9), {"yarn": _answered(0.5)})
+  assert claims.verdicts(scores, ROLES)
+  assert not claims.verdicts(scores, ROLES._replace(base=None))
+  assert not claims.verdicts(scores, ROLES._replace(dropped=()))
+
+
+def test_without_the_usual_factors_the_longest_is_compared():
   scores = {
     _cell("passkey", "accuracy", model, "model", factor, True): _answered(value)
     for model, value in (("full", 0.9), ("base", 0.1))
     for factor in (1.0, 2.0)
   }
-  beyond, ahead = claims.verdicts(scores, "base", "full")
-  assert "at 2 times" in ahead.claim and "RoPE" in ahead.evidence
-  assert beyond.verdict == "shown" and "up to 2 times" in beyond.claim
+  beyond, ahead = claims.verdicts(scores, ROLES)
+  assert "At 2×" in ahead.text
+  assert beyond.verdicts[0].verdict == claims.SHOWN
+  assert "up to 2×" in beyond.verdicts[0].evidence
 
 
 def _beyond(own_by_factor):
@@ -144,13 +186,11 @@ def _beyond(own_by_factor):
       cell = _cell("multi_key", "accuracy", "full", "model", factor, fitted)
       scores[cell] = _answered(own * fitted)
       scores[cell._replace(model="base")] = _answered(0.0)
-  return claims.verdicts(scores, "base", "full")[0]
+  return claims.verdicts(scores, ROLES)[0].verdicts[0]
 
 
 def test_it_reads_on_as_far_as_it_is_ahead_of_rope():
   shown = _beyond({2.0: 0.5, 4.0: 0.3, 8.0: 0.02})
-  assert shown.verdict == "shown" and "up to 4 times" in shown.claim
-  assert "fitted" in shown.evidence and "30%" in shown.evidence
+  assert shown.verdict == claims.SHOWN and "up to 4×: 30%" in shown.evidence
   missed = _beyond({2.0: 0.02, 4.0: 0.0})
-  assert missed.verdict == "unclear" and "at 2×" in missed.evidence
-  assert "not told apart with 100 questions" in missed.evidence
+  assert missed.verdict == claims.OPEN and "at 2×" in missed.evidence

@@ -15,16 +15,26 @@ from drope_jax.analysis import (
 from drope_jax.positional import Rope
 
 
-def _curve(look=palette.DROPE, points=4):
+def _curve(look=palette.DROPPED, points=4):
   x = list(range(1, points + 1))
   return canvas.Curve(look, x, [1 / value for value in x])
 
 
 def _accuracy():
   curve = canvas.Curve(
-    palette.YARN, [1, 2, 4], [1.0, 0.5, 0.25], [0.9, 0.4, 0.1], [1.0, 0.6, 0.4]
+    palette.DROPPED,
+    [1, 2, 4],
+    [1.0, 0.5, 0.25],
+    [0.9, 0.4, 0.1],
+    [1.0, 0.6, 0.4],
   )
   return plots.accuracy_by_factor({"none": [curve], "fitted": [curve]})
+
+
+DEPTHS = {
+  1.0: {"base": {10: 1.0, 50: 0.5}, "live": {10: 0.0, 50: 1.0}},
+  8.0: {"base": {10: 0.25}},
+}
 
 
 def _figures():
@@ -33,11 +43,14 @@ def _figures():
   )
   rope = Rope(), 32, 512
   return {
-    "recovery": plots.recovery([_curve()], base_loss=0.2, dropped_loss=3.0),
+    "recovery": plots.recovery(
+      [_curve()], levels={"base": 0.2, "other": 0.4}, dropped_loss=3.0
+    ),
     "recovery_log": plots.recovery([_curve()], dropped_loss=3.0, log_x=True),
-    "training": plots.training([_curve()], drops={"DroPE": 3}),
+    "training": plots.training([_curve()], drops={"live": 3}),
     "position": plots.loss_by_position({"none": [_curve()]}, context_tokens=2),
     "accuracy": _accuracy(),
+    "depth": plots.accuracy_by_depth(DEPTHS),
     "frequencies": plots.frequency_scaling(
       frequencies.scalings(*rope, factors=[8.0]), frequencies.pairs(*rope)
     ),
@@ -53,8 +66,10 @@ def test_every_axis_is_named_and_every_figure_is_valid_svg():
     root = ElementTree.fromstring(canvas.svg(figure, name))
     assert root.get("viewBox"), name
     assert not root.get("width"), "a fixed width would not follow the page"
-    bottom = [ax for ax in figure.axes if ax.get_subplotspec().is_last_row()]
-    assert bottom and all(ax.get_xlabel() for ax in bottom), name
+    places = [(ax, ax.get_subplotspec()) for ax in figure.axes]
+    bottom = [ax for ax, place in places if place and place.is_last_row()]
+    shared = figure.get_supxlabel()
+    assert bottom and all(ax.get_xlabel() or shared for ax in bottom), name
 
 
 def test_svg_takes_the_pages_colours_and_fetches_nothing():
@@ -85,14 +100,63 @@ def test_drawing_leaves_matplotlib_as_it_was():
 
 
 def test_accuracy_bars_span_the_intervals():
-  (bars,) = _accuracy().axes[0].collections
-  ends = [sorted(segment[:, 1]) for segment in bars.get_segments()]
+  axes = _accuracy().axes[0]
+  (intervals,) = axes.collections
+  ends = [sorted(segment[:, 1]) for segment in intervals.get_segments()]
   assert ends == [[0.9, 1.0], [0.4, 0.6], [0.1, 0.4]]
+  assert [bar.get_height() for bar in axes.patches] == [1.0, 0.5, 0.25]
+  middles = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+  assert middles == pytest.approx([0, 1, 2])
+
+
+def test_bars_of_a_length_do_not_overlap():
+  looks = (palette.BASE, palette.DROPPED)
+  curves = [canvas.Curve(look, [1, 8], [0.5, 1.0]) for look in looks]
+  axes = plots.accuracy_by_factor({"": curves}).axes[0]
+  ends = sorted((b.get_x(), b.get_x() + b.get_width()) for b in axes.patches)
+  assert len(ends) == 4
+  assert all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
+
+
+def test_a_heat_map_has_a_row_for_each_model_at_every_length():
+  first, last, *_ = plots.accuracy_by_depth(DEPTHS).axes
+  assert [ax.get_title("left") for ax in (first, last)] == ["1×", "8×"]
+  (cells,), (far_cells,) = first.collections, last.collections
+  assert cells.get_array().tolist() == [[1.0, 0.5], [0.0, 1.0]]
+  grid = far_cells.get_array()
+  assert grid[0, 0] == 0.25 and grid.mask.tolist() == [[0, 1], [1, 1]]
+  labels = [label.get_text() for label in first.get_yticklabels()]
+  assert labels == ["base", "live"]
+
+
+def _text_px(svg):
+  """Font sizes as parts of the width."""
+  box = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+  return [float(size) / box for size in re.findall(r"font-size: ([\d.]+)", svg)]
+
+
+def test_narrow_screens_get_larger_text_and_the_figure_stays_as_it_was():
+  for name, figure in _figures().items():
+    wide = canvas.svg(figure, name)
+    narrow = canvas.svg(figure, name, narrow=True)
+    assert min(_text_px(narrow)) > 1.5 * min(_text_px(wide)), name
+    again = canvas.svg(figure, name)
+    assert _text_px(again) == _text_px(wide), name
+    assert len(figure.legends) <= 1
+
+
+def test_lines_that_run_away_do_not_flatten_the_others():
+  near = canvas.Curve(palette.DROPPED, [1, 2, 4, 8], [3.0, 3.1, 3.0, 3.2])
+  far = canvas.Curve(palette.BASE, [1, 2, 4, 8], [3.0, 3.0, 9.0, 12.0])
+  axes = plots.loss_by_position({"": [near, far]}, context_tokens=2).axes[0]
+  assert 3.2 < axes.get_ylim()[1] < 6
+  axes = plots.loss_by_position({"": [near]}, context_tokens=2).axes[0]
+  assert axes.get_ylim()[1] < 3.5
 
 
 def test_long_curves_are_averaged_not_sampled():
   points = 10_000
-  wild = canvas.Curve(palette.ROPE, range(points), [0.0, 2.0] * (points // 2))
+  wild = canvas.Curve(palette.BASE, range(points), [0.0, 2.0] * (points // 2))
   (line,) = plots.training([wild]).axes[0].lines
   assert len(line.get_ydata()) < 200
   assert line.get_ydata() == pytest.approx(1.0, abs=0.02)
@@ -101,15 +165,15 @@ def test_long_curves_are_averaged_not_sampled():
 def test_positions_are_not_averaged_across_the_trained_context():
   positions = range(16, 513, 16)
   step = [0.0 if x < 128 else 1.0 for x in positions]
-  curve = canvas.Curve(palette.ROPE, positions, step)
+  curve = canvas.Curve(palette.BASE, positions, step)
   figure = plots.loss_by_position({"": [curve]}, context_tokens=128)
-  line = next(li for li in figure.axes[0].lines if li.get_label() == "RoPE")
+  line = next(li for li in figure.axes[0].lines if li.get_label() == "base")
   assert set(line.get_ydata()) == {0.0, 1.0}
   assert len(line.get_xdata()) < len(positions)
 
 
 def test_refuses_a_curve_of_unequal_lengths_and_a_plot_of_nothing():
   with pytest.raises(ValueError, match=r"lengths \[1, 2\]"):
-    canvas.Curve(palette.ROPE, [1, 2], [1.0])
+    canvas.Curve(palette.BASE, [1, 2], [1.0])
   with pytest.raises(ValueError, match="at least one panel"):
     plots.accuracy_by_factor({})

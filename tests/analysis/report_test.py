@@ -39,7 +39,7 @@ class Page(parser.HTMLParser):
 
 
 def _plot():
-  curve = canvas.Curve(palette.DROPE, [1, 2, 4], [1.0, 0.5, 0.25])
+  curve = canvas.Curve(palette.DROPPED, [1, 2, 4], [1.0, 0.5, 0.25])
   figure = plots.accuracy_by_factor({"a < b": [curve]})
   return report.Plot(figure, "what to see")
 
@@ -47,7 +47,10 @@ def _plot():
 def _everything():
   table = report.Table(
     ["name", "score", "count"],
-    [["YaRN", report.Interval(0.5, 0.25, 0.75), 12_000], ["DroPE", None, 3]],
+    [
+      ["YaRN", report.Interval(0.5, 0.25, 0.75, beside="ppl 1.6"), 12_000],
+      ["DroPE", None, 3],
+    ],
     "a caption",
   )
   return [
@@ -56,7 +59,7 @@ def _everything():
       [
         report.Text("Plain words."),
         report.Facts([("label", "98%", "note")]),
-        report.Verdicts([("not shown", "a claim", "evidence")]),
+        report.Verdicts([("a claim", [("live", "not shown", "evidence")])]),
         _plot(),
         _plot(),
       ],
@@ -83,12 +86,14 @@ def test_page_shows_every_block_once_and_nests_its_tags():
     "Call me Ishmael.",
     "drope demo",
     "a caption",
-    "0.50 ",
+    "0.50",
     "0.25–0.75",
+    "ppl 1.6",
     "12,000",
   ):
     assert text in page.text, text
-  assert page.tags.count("svg") == 2 and page.tags.count("table") == 2
+  # A plot for wide screens and one for narrow ones.
+  assert page.tags.count("svg") == 4 and page.tags.count("table") == 2
   assert page.tags.count("h1") == 1 and page.tags.count("h2") == 1
 
 
@@ -116,7 +121,7 @@ def test_text_from_outside_cannot_become_markup():
   blocks = [
     report.Text(evil),
     report.Facts([(evil, evil, evil)]),
-    report.Verdicts([("shown", evil, evil)]),
+    report.Verdicts([(evil, [(evil, "shown", evil)])]),
     report.Table([evil], [[evil]], evil),
     report.Code(evil),
     report.Quote(evil, evil),
@@ -126,7 +131,7 @@ def test_text_from_outside_cannot_become_markup():
   html = report.render([report.Section(evil, blocks)], title=evil)
   page = Page(html)
   assert "script" not in page.tags
-  assert page.text.count(evil) == 17
+  assert page.text.count(evil) == 18
 
 
 def test_table_refuses_a_row_of_another_length():

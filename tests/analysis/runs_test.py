@@ -62,27 +62,27 @@ def test_a_step_logged_twice_counts_once_as_last_logged(tmp_path):
   assert [m["loss"] for m in runs.load(tmp_path).metrics] == [3.0, 1.5]
 
 
-def test_a_phase_counts_its_tokens_from_its_own_start():
+def test_a_phase_starts_where_the_one_before_it_ended():
   pretrain = [_record(i, "pretrain", 10 * i, 3.0) for i in (1, 2)]
-  after = [_record(i, "recalibrate", 10 * i, 5.0 - i) for i in (3, 4)]
-  run = runs.Run("all", metrics=(*pretrain, *after))
-  assert run.start_of("recalibrate") == 20
-  assert run.phase("recalibrate") == ([10, 20], [2.0, 1.0])
+  after = [_record(i, f"recalibrate_{i}", 10 * i, 5.0 - i) for i in (3, 4)]
+  assert runs.start_of((*pretrain, *after), "recalibrate") == 20
   # An imported model's run begins with it, and its totals include the import.
-  run = runs.Run("recalibration alone", metrics=tuple(after))
-  assert run.phase("recalibrate") == ([10, 20], [2.0, 1.0])
-  assert run.start_of("pretrain") is None and run.phase("pretrain") == ([], [])
+  assert runs.start_of(tuple(after), "recalibrate") == 20
+  assert runs.start_of(tuple(after), "pretrain") is None
 
 
-def test_held_out_losses_stand_before_training_losses():
-  run = runs.Run(
-    "r",
-    metrics=(
-      _record(1, "recalibrate", 10, 9.0),
-      _record(2, "recalibrate", 20, 9.0, held_out_loss=4.0),
-    ),
-  )
-  assert run.phase("recalibrate") == ([20], [4.0])
+def test_logs_of_the_models_are_loaded_by_their_names(tmp_path):
+  for name in ("", "live.", "full."):
+    record = _record(1, "recalibrate", 10, 2.0 + len(name))
+    path = tmp_path / f"{name}metrics.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+  (tmp_path / "held_out.json").write_text('{"full": 3.5}')
+  run = runs.load(tmp_path)
+  assert {n: log[0]["loss"] for n, log in run.logs.items()} == {
+    "live": 7.0,
+    "full": 7.0,
+  }
+  assert run.metrics[0]["loss"] == 2.0 and run.held_out == {"full": 3.5}
 
 
 def test_seeds_are_gathered_to_a_mean_within_the_span_of_their_intervals():

@@ -1,5 +1,6 @@
 import dataclasses
 import html
+import math
 import re
 
 import pytest
@@ -8,15 +9,14 @@ from drope_jax.analysis import damage, report, runs, summary
 
 CONTEXT = 64
 METHODS = [("base", m) for m in ("model", "pi", "ntk", "yarn")] + [
-  ("recalibrated", "model"),
-  ("full", "model"),
+  (name, "model") for name in ("continued", "live", "partial", "full")
 ]
 
 
-def _rows():
+def _rows(treatments=(False,)):
   """Every cell of a demo, each with a value of its own."""
   rows = []
-  for fitted in (False, True):
+  for fitted in treatments:
     for model, method in METHODS:
       for factor in (1.0, 2.0, 8.0):
         for task, metric in (
@@ -30,6 +30,8 @@ def _rows():
           if metric == "loss":
             end = int(factor * CONTEXT)
             series = [[x, 3.0 - x / 1000] for x in range(4, end, 8)]
+          if metric == "accuracy":
+            series = [[10, value], [90, 0.5]]
           rows.append(
             {
               "task": task,
@@ -52,45 +54,64 @@ def _rows():
   return rows
 
 
-def _manifest(scheme, operations, tokens):
-  positional = {"__class__": scheme} | (
-    {"theta": 1e4} if scheme == "Rope" else {}
-  )
-  model = {"head_dim": 16, "context_tokens": CONTEXT, "positional": positional}
-  lineage = [{"operation": name, "tokens": tokens} for name in operations]
+def _manifest(scheme, *operations):
+  """`operations`: (name, tokens trained on so far)."""
+  positional = {
+    "Rope": {"theta": 1e4},
+    "PartialRope": {"pairs": 6},
+    "Nope": {},
+  }[scheme] | {"__class__": scheme}
+  model = {
+    "head_dim": 16,
+    "context_tokens": CONTEXT,
+    "positional": positional,
+    "logit_scale_slope": 0.25 if scheme == "Nope" else None,
+  }
+  lineage = [{"operation": name, "tokens": n} for name, n in operations]
   return {"manifest": {"model": model, "lineage": lineage}}
 
 
+BASE = ("pretrain", 1000)
+CUT = BASE, ("surgery", 1000)
+MODELS = {
+  "base": _manifest("Rope", BASE),
+  "continued": _manifest("Rope", BASE, ("more", 1010)),
+  "live": _manifest("PartialRope", *CUT, ("recalibrate", 1010)),
+  "partial": _manifest("PartialRope", *CUT, ("recalibrate", 1100)),
+  "full": _manifest("Nope", *CUT, ("recalibrate", 1100)),
+}
 SETTINGS = {"samples": [7], "fit_factor": 4.0}
 
 
-def _metrics(*phases):
+def _metrics(*phases, **more):
   return tuple(
-    {"step": i, "phase": phase, "tokens": 100 * i, "loss": 5.0 / i}
+    {"step": i, "phase": phase, "tokens": 100 * i, "loss": 5.0 / i} | more
     for i, phase in enumerate(phases, 1)
   )
 
 
-def _demo(rename=lambda name: name, finished=True):
-  rows = [row | {"model": rename(row["model"])} for row in _rows()]
+def _demo(rename=None, finished=True, treatments=(False,)):
+  rename = rename or {name: name for name in MODELS}
+  rows = [row | {"model": rename[row["model"]]} for row in _rows(treatments)]
   side = damage.Anatomy(1.5, (1.0,), (2.0,), (0.1,), (9.0,), 2.2)
-  models = {
-    rename("base"): _manifest("Rope", ["pretrain"], 1000),
-    rename("recalibrated"): _manifest("Nope", ["pretrain", "surgery"], 1010),
-    rename("full"): _manifest("Nope", ["pretrain", "surgery"], 1100),
+  phases = ["recalibrate"] * 6
+  logs = {
+    rename["live"]: _metrics(*phases, held_out_loss=3.25),
+    rename["full"]: _metrics("recalibrate_128", *phases),
   }
   return runs.Run(
     "demo",
-    metrics=_metrics(*["recalibrate"] * 6),
     results={
       "schema": 2,
       "finished": finished,
       "rows": rows,
-      "models": models,
+      "models": {rename[name]: model for name, model in MODELS.items()},
       "settings": SETTINGS,
     },
     damage=damage.Damage(side, side),
     samples=({"model": "full", "text": "the whale & <the> sea"},),
+    logs=logs,
+    held_out={rename["continued"]: 3.125},
   )
 
 
@@ -98,12 +119,24 @@ def _page(*gathered):
   return report.render(summary.sections(gathered, commands=["drope demo"]))
 
 
+@pytest.fixture(scope="module")
+def page():
+  """Of the demo, rendered once for all tests."""
+  return _page(_demo())
+
+
+def _words(gathered, **options):
+  """The page's paragraphs, without drawing it."""
+  sections = summary.sections([gathered], **options)
+  blocks = [block for section in sections for block in section.blocks]
+  return " ".join(b.text for b in blocks if isinstance(b, report.Text))
+
+
 def _titles(*gathered):
   return [section.title for section in summary.sections(gathered)]
 
 
-def test_every_row_of_the_results_is_on_the_page():
-  page = _page(_demo())
+def test_every_row_of_the_results_is_on_the_page(page):
   for row in _rows():
     cells = "".join(
       f"<td[^>]*>{re.escape(text)}</td>"
@@ -115,54 +148,89 @@ def test_every_row_of_the_results_is_on_the_page():
 
 def test_a_demo_gets_all_of_its_sections():
   assert _titles(_demo()) == [
-    "A language model without its positions",
+    "Dropping positions, to read on",
+    "The models",
     "What showed and what did not",
-    "Recovery after the drop",
     "Retrieval beyond the trained context",
     "Loss beyond the trained context",
-    "What the models write",
+    "Recovery after the drop",
     "Damage of the surgery, before any training",
     "What scaling does to the frequencies",
+    "What the models write",
     "How this was made",
   ]
 
 
+def _section(run, title):
+  return next(s for s in summary.sections([run]) if s.title.startswith(title))
+
+
+def test_every_name_of_a_table_is_explained_once():
+  (table,) = _section(_demo(), "The models").blocks
+  names = [row[0] for row in table.rows]
+  shown = _section(_demo(), "Retrieval").blocks[1]
+  assert names == [row[0] for row in shown.rows] and len(set(names)) == 8
+
+
 def test_an_evaluation_that_is_not_finished_is_said_to_be():
   said = "evaluation of demo is not finished"
-  assert said in _page(_demo(finished=False))
-  assert said not in _page(_demo())
+  assert said in _words(_demo(finished=False))
+  assert said not in _words(_demo())
 
 
 def test_scores_of_few_texts_are_shown_without_an_interval():
   few = _demo()
   for row in few.rows:
     row |= {"low": None, "high": None} if "loss" in row["metric"] else {}
-  (section,) = [
-    s for s in summary.sections([few]) if s.title.startswith("Loss beyond")
-  ]
-  cell = section.blocks[-1].rows[0][2]
-  assert str(cell) == f"{cell.value:.3f}"
-  assert f'<td class="n">{cell}</td>' in _page(few)
+  table = _section(few, "Loss beyond").blocks[-1]
+  cell = table.rows[0][1]
+  page = report.render([report.Section("", [table])])
+  assert f">{cell.value:.3f}<small>{cell.beside}</small></td>" in page
 
 
-def test_page_has_the_sample_the_settings_and_the_share_of_tokens():
-  text = html.unescape(_page(_demo()))
+def test_perplexity_stands_beside_the_loss():
+  cell = _section(_demo(), "Loss beyond").blocks[-1].rows[0][1]
+  assert cell.beside == f"ppl {math.exp(cell.value):.1f}"
+
+
+def test_page_has_the_sample_the_settings_and_the_share_of_tokens(page):
+  text = html.unescape(page)
   assert "the whale & <the> sea" in text
   assert "<td>samples</td><td>(7,)</td>" in text and "drope demo" in text
   assert "fit_factor" not in text, "a default"
-  assert "10.0%" in text and "100 after 1,000" in text
+  assert "1.0%" in text and "10 after 1,000" in text
 
 
 def test_what_was_not_measured_is_not_spoken_of():
-  whole = html.unescape(_page(_demo()))
-  assert "NTK-aware scaling and YaRN" in whole and "; dotted, the loss" in whole
   demo = _demo()
   rows = [r for r in demo.rows if r["method"] in ("model", "pi")]
   results = {**demo.results, "rows": rows}
-  part = dataclasses.replace(demo, results=results, damage=None)
-  text = html.unescape(_page(part))
-  assert "stretched by position interpolation (PI)." in text
-  assert "dotted, the loss" not in text and "Recovery after" in text
+  part = dataclasses.replace(demo, results=results, damage=None, held_out={})
+  assert "NTK-aware scaling and YaRN" in _words(demo)
+  assert "stretched by position interpolation (PI)." in _words(part)
+  captions = [_section(r, "Recovery").blocks[0].caption for r in (demo, part)]
+  assert ["; dotted, the" in caption for caption in captions] == [True, False]
+
+
+def _labels(axes):
+  return [li.get_label() for li in axes.lines if li.get_label()[0] != "_"]
+
+
+def test_two_kinds_of_loss_never_share_a_plot():
+  held_out, batches = _section(_demo(), "Recovery").blocks
+  (axes,) = held_out.figure.axes
+  assert _labels(axes) == ["live"]
+  assert set(axes.lines[0].get_ydata()) == {3.25}
+  assert any("continued 3.1" in text.get_text() for text in axes.texts)
+  (axes,) = batches.figure.axes
+  assert _labels(axes) == ["live", "full"]
+  assert "training batches" in batches.caption
+  assert [len(li.get_xdata()) for li in axes.lines] == [6, 7]
+
+
+def test_what_comes_next_is_named_under_the_verdicts():
+  more = "More is elsewhere."
+  assert more in _words(_demo(), more=more) and more not in _words(_demo())
 
 
 def test_lineage_is_a_table_for_each_operation_without_defaults():
@@ -176,33 +244,40 @@ def test_lineage_is_a_table_for_each_operation_without_defaults():
     "phase": phase
   }
   classes = [dataclasses.dataclass(Phase)]
-  text = report.render(summary.sections([demo], classes=classes))
+  made = summary.sections([demo], classes=classes)[-1]
+  text = report.render([made])
   assert "<summary>Lineage of full</summary>" in text
   assert "<td>phase.steps</td><td>3</td>" in text
   assert "phase.rate" not in text
 
 
-def test_methods_are_compared_with_and_without_a_scale_side_by_side():
+def test_rows_are_compared_with_and_without_a_fitted_scale_apart():
+  both = _demo(treatments=(False, True))
   for title in ("Retrieval beyond the", "Loss beyond the"):
-    (section,) = [
-      s for s in summary.sections([_demo()]) if s.title.startswith(title)
-    ]
-    plot = section.blocks[0]
+    plot = _section(both, title).blocks[0]
     assert len(plot.figure.axes) == 2
-    shown = [
-      {line.get_label() for line in axes.lines if line.get_label()[0] != "_"}
-      for axes in plot.figure.axes
-    ]
-    assert shown[0] == shown[1] and len(shown[0]) == len(METHODS)
-    x = [line.get_xdata() for axes in plot.figure.axes for line in axes.lines]
-    # A point twice would mean that a fitted score stands among the others.
-    assert all(
-      list(values) == sorted(set(values)) for values in x if len(values) > 2
-    )
+    once = _section(_demo(), title).blocks[0]
+    assert len(once.figure.axes) == 1
+    assert not once.figure.axes[0].get_title("left")
+    assert plot.figure.axes[0].get_title("left")
+    (legend,) = plot.figure.legends
+    assert len(legend.get_texts()) == len(METHODS)
+  table, *maps = _section(both, "Retrieval").blocks[1:]
+  assert table.columns[1] == "softmax scale" and len(table.rows) == 16
+  assert len(maps) == 2
+
+
+def test_the_heat_map_is_of_the_series_by_depth():
+  (_, _, heat) = _section(_demo(), "Retrieval").blocks
+  grids = [ax.collections[0].get_array() for ax in heat.figure.axes[:3]]
+  rows = [r for r in _rows() if r["metric"] == "accuracy"]
+  for factor, grid in zip((1.0, 2.0, 8.0), grids, strict=True):
+    want = [[x for _, x in r["series"]] for r in rows if r["factor"] == factor]
+    assert grid.tolist() == want
 
 
 def test_roles_of_unknown_names_come_from_their_manifests():
-  renamed = _demo({"base": "x", "recalibrated": "y", "full": "z"}.get)
+  renamed = _demo(dict(zip(MODELS, "vwxyz", strict=True)))
   assert _titles(renamed) == _titles(_demo())
 
 
@@ -217,7 +292,7 @@ def test_training_curves_of_several_runs_share_a_plot():
   sections = {s.title: s for s in summary.sections(gathered)}
   (axes,) = sections["Training"].blocks[0].figure.axes
   labels = [line.get_label() for line in axes.lines]
-  assert labels[:2] == ["RoPE", "DroPE"]
+  assert labels[:2] == ["rope", "drope"]
   (drop,) = [li for li in axes.lines[2:] if len(set(li.get_xdata())) == 1]
   assert drop.get_xdata()[0] == 600
   assert "Recovery after the drop · drope" in sections

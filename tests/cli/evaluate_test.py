@@ -183,14 +183,15 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
   lines = captured.get().splitlines()
   assert "1x" in "".join(lines) and "8x" in "".join(lines)
   assert max(map(len, map(str.rstrip, lines))) <= 80
-  for values, name, intervals in (
-    (("tiny", "0.500", "0.250"), "model", ("0.38..0.62", "0.12..0.38")),
-    (("tiny", "0.375"), "model +scale", ("0.25..0.50",)),
-    (("tiny", "0.750"), "yarn", ("n/a",)),
+  for name, values, under, intervals in (
+    ("tiny", ("0.500", "0.250"), "", ("0.38..0.62", "0.12..0.38")),
+    ("tiny", ("0.375",), "+scale", ("0.25..0.50",)),
+    ("tiny · YaRN", ("0.750",), "", ("n/a",)),
   ):
     (row,) = (i for i, x in enumerate(lines) if all(v in x for v in values))
-    below = lines[row + 1]
-    assert below.split("  ")[1].strip() == name
+    at, below = lines[row], lines[row + 1]
+    assert at.split("  ")[1].strip() == name
+    assert below.split("  ")[1].strip() == under
     assert all(interval in below for interval in intervals)
 
 

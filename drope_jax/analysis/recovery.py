@@ -1,0 +1,67 @@
+"""How models recover after the drop: the report's plots of their logs."""
+
+from drope_jax.analysis import canvas, palette, plots, report, runs
+
+PHASE = "recalibrate"
+"""What the names of a recalibration's phases begin with."""
+
+
+def blocks(run: runs.Run) -> list[report.Block]:
+  """Returns a plot of each kind of loss that the run's logs have.
+
+  The loss on held-out text and that on training batches never share one.
+  """
+  logs = dict(run.logs)
+  if not logs:
+    logs = {run.name: run.metrics}
+  starts = {n: runs.start_of(log, PHASE) for n, log in logs.items()}
+  logs = {n: log for n, log in logs.items() if starts[n] is not None}
+  curves = {"held_out_loss": [], "loss": []}
+  looks = palette.looks((name, "model") for name in logs)
+  for (name, _), look in looks.items():
+    for field, of_field in curves.items():
+      points = [
+        (record["tokens"] - starts[name], record[field])
+        for record in logs[name]
+        if record["tokens"] > starts[name] and record.get(field) is not None
+      ]
+      if len(points) > 1:
+        of_field.append(canvas.Curve(look, *zip(*points, strict=True)))
+  found = []
+  if curves["held_out_loss"]:
+    found.append(_held_out(run, curves["held_out_loss"]))
+  # One run's own training loss adds nothing to its loss on held-out text.
+  if len(curves["loss"]) > (1 if found else 0):
+    found.append(_training_loss(curves["loss"]))
+  return found
+
+
+def _held_out(run, curves):
+  named = list(dict.fromkeys(curve.look.label for curve in curves))
+  levels = {n: x for n, x in run.held_out.items() if n not in named}
+  after = None
+  if run.damage:
+    after = run.damage.after.loss
+    levels = levels or {"base": run.damage.before.loss}
+  caption = (
+    f"Held-out loss of {', '.join(named)} while it trains on, at the context "
+    "it always had"
+  )
+  if levels:
+    caption += (
+      "; dotted, the loss of the others on the same text, each at the end of "
+      "its training"
+    )
+  plot = plots.recovery(curves, levels=levels, dropped_loss=after)
+  return report.Plot(plot, f"{caption}.")
+
+
+def _training_loss(curves):
+  caption = "Loss on the training batches, from where each began to train on."
+  if several := len(curves) > 1:
+    caption = (
+      "Loss on the training batches, from where each began to train on, tokens "
+      "on a log axis. It is another loss than that on held-out text: each run "
+      "draws batches of its own, and short sequences have a higher one."
+    )
+  return report.Plot(plots.recovery(curves, log_x=several), caption)

@@ -1,0 +1,77 @@
+from drope_jax.analysis import roles, runs
+
+
+def _manifest(scheme, *operations, slope=None):
+  positional = {"__class__": scheme, "pairs": 6, "theta": 1e4}
+  model = {
+    "head_dim": 16,
+    "positional": positional,
+    "logit_scale_slope": slope,
+  }
+  lineage = [{"operation": name, "tokens": n} for name, n in operations]
+  return {"manifest": {"model": model, "lineage": lineage}}
+
+
+BASE = ("pretrain", 2_000_000)
+CUT = ("surgery", 2_000_000)
+LATER = ("recalibrate", 2_500_000)
+MODELS = {
+  "none": _manifest("Nope", BASE, CUT, LATER, slope=0.25),
+  "further": _manifest("Rope", BASE, LATER),
+  "start": _manifest("Rope", BASE),
+  "some": _manifest("PartialRope", BASE, CUT, LATER),
+  "never": _manifest("Nope", BASE),
+  "hidden": {},
+}
+
+
+def _run(*names, methods=("model",)):
+  rows = [{"model": n, "method": m} for n in names for m in methods]
+  models = {name: MODELS.get(name, {}) for name in names}
+  return runs.Run("r", results={"rows": rows, "models": models})
+
+
+def test_manifests_tell_who_is_who():
+  found = roles.find(_run(*MODELS))
+  assert found == roles.Roles("start", "further", ("none", "some"))
+  assert found.reference == "further"
+
+
+def test_known_names_stand_first_and_need_no_manifest():
+  found = roles.find(_run("some", "full", "live", "base", "start"))
+  assert found == roles.Roles("base", None, ("live", "full", "some"))
+  assert found.reference == "base"
+
+
+def test_a_comparison_without_a_drop_has_no_such_roles():
+  assert roles.find(_run("hidden")) == roles.Roles(None, None, ())
+
+
+def test_every_row_is_explained_by_what_its_manifest_says():
+  explained = {name: rest for name, *rest in roles.explain(_run(*MODELS))}
+  assert list(explained) == [name for name in MODELS if name != "hidden"]
+  assert explained["start"] == [
+    "a model with RoPE, trained on 2M tokens",
+    "none",
+  ]
+  assert explained["some"][0] == (
+    "start, trained on for 500,000 tokens with RoPE in the 6 fastest of 8 "
+    "channel pairs"
+  )
+  assert explained["none"] == [
+    "start, trained on for 500,000 tokens with no positions",
+    "1 + 0.25 ln s",
+  ]
+  assert (
+    explained["never"][0] == "a model with no positions, trained on 2M tokens"
+  )
+
+
+def test_each_way_to_read_a_model_is_explained():
+  methods = ("model", "rope", "pi", "ntk", "yarn", "crop")
+  explained = roles.explain(_run("start", methods=methods))
+  assert [row[0] for row in explained] == [
+    "start",
+    *(f"start · {way}" for way in ("RoPE", "PI", "NTK", "YaRN", "cropped")),
+  ]
+  assert len({what for _, what, _ in explained}) == len(methods)
