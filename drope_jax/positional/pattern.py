@@ -140,14 +140,20 @@ def layer_schemes(
 def of_layers(
   schemes: Sequence[Scheme], windows: Sequence[int | None] = ()
 ) -> Scheme | Pattern:
-  """Returns the plainest positions that give each layer its scheme and window.
+  """Returns the shortest positions that give each layer its scheme and window.
 
   Args:
     schemes: one a layer.
     windows: tokens, one a layer, None where it sees all; empty: all see all.
   """
-  if all(window is None for window in windows):
-    windows = ()
-  if not windows and len(set(schemes)) == 1:
+  N = len(schemes)
+  windows = windows or [None] * N
+  layers = list(zip(schemes, windows, strict=True))
+  period = next(
+    p for p in range(1, N + 1) if not N % p and layers == layers[:p] * (N // p)
+  )
+  if period == 1 and windows[0] is None:
     return schemes[0]
-  return Pattern(tuple(schemes), tuple(windows))
+  return Pattern(
+    tuple(schemes[:period]), tuple(windows[:period]) if any(windows) else ()
+  )

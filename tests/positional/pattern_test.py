@@ -30,6 +30,15 @@ def test_no_array_of_windows_or_slopes_where_no_layer_has_one(positional):
   assert plan.window_array() is None and plan.slopes_array(8) is None
 
 
+def test_layers_become_their_shortest_period():
+  plan = patterns.layer_plan(RNOPE, 6)
+  schemes = patterns.layer_schemes(RNOPE, 6)
+  assert patterns.of_layers(schemes, plan.windows) == RNOPE
+  assert patterns.of_layers(schemes) == Pattern(RNOPE.schemes)
+  assert patterns.of_layers([Nope()] * 3, [None] * 3) == Nope()
+  assert patterns.of_layers([Nope()] * 3, [8] * 3) == Pattern((Nope(),), (8,))
+
+
 def test_slopes_are_zero_on_layers_without_bias():
   plan = patterns.layer_plan(Pattern((Alibi(), Rope())), 4)
   slopes_H = Alibi().bias_slopes(8)

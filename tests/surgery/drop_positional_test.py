@@ -50,12 +50,10 @@ def test_dropping_all_is_the_model_without_positions(params):
 
 def test_a_partial_drop_is_a_pattern(params):
   config, same = drop_positional.drop_positional(CONFIG, params, (3, 1))
-  pattern = Pattern((Rope(100.0), Nope()))
-  want = _logits(dataclasses.replace(CONFIG, positional=pattern), params)
-  np.testing.assert_array_equal(_logits(config, same), want)
-  assert len(config.positional.schemes) == CONFIG.num_layers
+  assert config.positional == Pattern((Rope(100.0), Nope()))
+  some = _logits(config, same)
   for other in (CONFIG, dataclasses.replace(CONFIG, positional=Nope())):
-    assert np.abs(_logits(other, params) - want).max() > 0.1
+    assert np.abs(_logits(other, params) - some).max() > 0.1
 
 
 def test_dropping_in_two_steps_is_dropping_all(params):
@@ -68,7 +66,7 @@ def test_windows_stay(params):
   windowed = Pattern((Rope(), Rope()), (4, None))
   config = dataclasses.replace(CONFIG, positional=windowed)
   config, _ = drop_positional.drop_positional(config, params)
-  assert config.positional == Pattern((Nope(),) * 4, (4, None, 4, None))
+  assert config.positional == Pattern((Nope(), Nope()), (4, None))
 
 
 @pytest.mark.parametrize("layers", [(), (4,), (-1,), (1, 1)])
@@ -111,7 +109,7 @@ def test_pairs_are_dropped_in_some_layers_and_then_all(params):
     CONFIG, params, (0, 2), keep_pairs=2
   )
   half, rope = PartialRope(Rope(100.0), 2), Rope(100.0)
-  assert config.positional == Pattern((half, rope, half, rope))
+  assert config.positional == Pattern((half, rope))
   config, _ = drop_positional.drop_positional(config, params, keep_pairs=1)
   assert config.positional == PartialRope(rope, 1)
   config, _ = drop_positional.drop_positional(config, params)

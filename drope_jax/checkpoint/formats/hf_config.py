@@ -20,7 +20,8 @@ from drope_jax.checkpoint.formats.kinds import (
 )
 from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Pattern, Scheme
+from drope_jax.positional import Nope, Scheme
+from drope_jax.positional import pattern as patterns
 
 FILENAME = "config.json"
 
@@ -139,7 +140,7 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
     head_dim=head_dim,
     mlp_width=values["intermediate_size"],
     context_tokens=values["max_position_embeddings"],
-    positional=_pattern(schemes, _windows(values, family, schemes)),
+    positional=patterns.of_layers(schemes, _windows(values, family, schemes)),
     **_norms(values, family),
     qkv_bias=family.biases or bool(values["attention_bias"]),
     tied_embeddings=values["tie_word_embeddings"],
@@ -236,19 +237,3 @@ def _windows(
       "the model's there."
     )
   return windows
-
-
-def _pattern(
-  schemes: list[Scheme], windows: list[int | None]
-) -> Scheme | Pattern:
-  """Returns the shortest way to say it."""
-  N = len(schemes)
-  layers = list(zip(schemes, windows, strict=True))
-  period = next(
-    p for p in range(1, N + 1) if not N % p and layers == layers[:p] * (N // p)
-  )
-  if period == 1 and windows[0] is None:
-    return schemes[0]
-  return Pattern(
-    tuple(schemes[:period]), tuple(windows[:period]) if any(windows) else ()
-  )
