@@ -1,6 +1,6 @@
 """Tokenizers: sentencepiece models and Hugging Face tokenizer.json files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import hashlib
 import io
@@ -198,15 +198,26 @@ class HuggingFaceTokenizer:
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
     beside = epath.Path(self.path).parent
     said = [beside / name for name in _NAMED_IN if (beside / name).exists()]
-    for name in (read_object(file).get(role) for file in said):
-      # Either the text or a serialised AddedToken.
-      name = name["content"] if isinstance(name, dict) else name
-      if name is not None:
+    for file in said:
+      if name := special_name(read_object(file), role):
         return self._model.token_to_id(name)
     if said:
       return None
     known = [i for i in map(self._model.token_to_id, names) if i is not None]
     return known[0] if len(known) == 1 else None
+
+
+def special_name(described: Mapping[str, Any], role: str) -> str | None:
+  """Returns the text of a special token, None where there is none.
+
+  Args:
+    described: a file that lies beside a tokenizer's. It has the text itself, or
+      a serialised AddedToken.
+    role: "eos_token" and the like.
+  """
+  name = described.get(role)
+  name = name.get("content") if isinstance(name, Mapping) else name
+  return name if isinstance(name, str) and name else None
 
 
 def read_object(path: epath.Path) -> dict[str, Any]:

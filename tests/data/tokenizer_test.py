@@ -189,6 +189,10 @@ def test_hugging_face_eos_comes_from_the_config_beside_it(tmp_path):
     config.write_text(json.dumps({"eos_token": eos}))
     tok = tokenizer.load(str(path))
     assert (tok.eos_id, tok.bos_id) == (0, None)
+  for eos in ({"special": True}, 5):
+    config.write_text(json.dumps({"eos_token": eos}))
+    with pytest.raises(ValueError, match="end-of-document token"):
+      tokenizer.load(str(path))
 
 
 def test_fingerprint_is_the_sha256_of_the_file():

@@ -14,7 +14,7 @@ from typing import Any
 
 import tokenizers
 
-from drope_jax.checkpoint.formats import bos, byte_level
+from drope_jax.checkpoint.formats import byte_level, fast_tokenizer
 
 # Of tokenizer.ggml.token_type, as of sentencepiece.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -48,7 +48,7 @@ def _write_pieces(
     path = folder / "tokenizer.model"
     path.write_bytes(b"".join(_sentencepiece(metadata)))
     config = {"add_bos_token": bool(metadata.get(_ADDS_BOS, True))}
-    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / fast_tokenizer.CONFIG, config)
     return path
   before = metadata.get("tokenizer.ggml.pre")
   if kind != "gpt2" or before not in byte_level.CUTS:
@@ -57,7 +57,6 @@ def _write_pieces(
       f"{', '.join(byte_level.CUTS)}, got {kind!r} cut by "
       f"{before!r}. Convert the Hugging Face folder instead."
     )
-  path = folder / "tokenizer.json"
   pieces = metadata["tokenizer.ggml.tokens"]
   names = {
     role: pieces[metadata[key]]
@@ -72,15 +71,8 @@ def _write_pieces(
   # The default is llama.cpp's, for each way to cut.
   adds_bos = bool(metadata.get(_ADDS_BOS, before in ("llama-bpe", "tekken")))
   tokenizer = _byte_level(metadata, before)
-  if adds_bos and "bos_token" in names:
-    bos.add(tokenizer, names["bos_token"])
-  tokenizer.save(str(path))
-  config = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "add_bos_token": adds_bos,
-  }
-  _write_json(folder / "tokenizer_config.json", config | names)
-  return path
+  config = {"add_bos_token": adds_bos} | names
+  return fast_tokenizer.write(tokenizer, config, folder)
 
 
 def _write_templates(metadata: Mapping[str, Any], folder: pathlib.Path) -> None:

@@ -8,15 +8,16 @@ from etils import epath
 import sentencepiece
 import tokenizers
 
-from drope_jax.checkpoint.formats import bos, fields, sentencepiece_json
+from drope_jax.checkpoint.formats import (
+  fast_tokenizer,
+  fields,
+  sentencepiece_json,
+)
 from drope_jax.data import tokenizer as tokenizer_lib
 
-_JSON = "tokenizer.json"
-_CONFIG = "tokenizer_config.json"
+_JSON, _CONFIG = fast_tokenizer.FILENAME, fast_tokenizer.CONFIG
 _GENERATION = "generation_config.json"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_CLASS = "PreTrainedTokenizerFast"
-"""Of a tokenizer.json as it is, in transformers 4 and 5."""
 
 
 def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
@@ -30,18 +31,15 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   ids = {"eos_token_id": loaded.eos_id}
   if loaded.bos_id is not None:
     ids["bos_token_id"] = loaded.bos_id
-  config = _read(folder / _CONFIG)
   if tokenizer.suffix == ".model":
     # The one name that transformers knows a sentencepiece model by.
     named = (folder / tokenizer.name).rename(folder / "tokenizer.model")
+    config = _read(folder / _CONFIG)
     if not (folder / _JSON).exists() and "tokenizer_class" not in config:
       model = sentencepiece.SentencePieceProcessor(str(named))
-      config = _config(model) | config
       made = sentencepiece_json.convert(model)
-      if config["add_bos_token"] and "bos_token" in config:
-        bos.add(made, config["bos_token"])
-      made.save(str(folder / _JSON))
-  if config:
+      fast_tokenizer.write(made, _config(model) | config, folder)
+  if config := _read(folder / _CONFIG):
     _write(folder / _CONFIG, _for_both(config))
   generation = _read(folder / _GENERATION) or ids
   _write(folder / _GENERATION, generation)
@@ -76,7 +74,6 @@ def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
   }
   names = {role: model.id_to_piece(i) for role, i in special.items() if i >= 0}
   return {
-    "tokenizer_class": _CLASS,
     "clean_up_tokenization_spaces": False,
     # Said, since llama.cpp adds BOS where nothing says that it does not.
     "add_bos_token": False,
@@ -91,7 +88,7 @@ def _for_both(config: dict[str, Any]) -> dict[str, Any]:
   """
   config = dict(config)
   if config.get("tokenizer_class") == "TokenizersBackend":
-    config["tokenizer_class"] = _CLASS
+    config["tokenizer_class"] = fast_tokenizer.CLASS
   if isinstance(config.get("extra_special_tokens"), list):
     config["additional_special_tokens"] = config.pop("extra_special_tokens")
   return config

@@ -13,7 +13,7 @@ import pathlib
 
 import tokenizers
 
-from drope_jax.checkpoint.formats import bos, byte_level
+from drope_jax.checkpoint.formats import byte_level, fast_tokenizer
 
 _BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
 _ENDS = (_EOS, "<|eom_id|>", "<|eot_id|>")
@@ -52,17 +52,9 @@ def write(
   Raises:
     ValueError: `model` is no such list.
   """
-  path = folder / "tokenizer.json"
   tokenizer = _convert(_ranks(model), special)
-  bos.add(tokenizer, _BOS)
-  tokenizer.save(str(path))
-  config = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "bos_token": _BOS,
-    "eos_token": _EOS,
-    "add_bos_token": True,
-  }
-  (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+  config = {"bos_token": _BOS, "eos_token": _EOS, "add_bos_token": True}
+  path = fast_tokenizer.write(tokenizer, config, folder)
   ends = [tokenizer.token_to_id(name) for name in _ENDS if name in special]
   generation = {"bos_token_id": tokenizer.token_to_id(_BOS)}
   (folder / "generation_config.json").write_text(

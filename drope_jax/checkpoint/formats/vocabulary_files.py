@@ -6,7 +6,6 @@ transformers 5, tokenization_utils_base.py and tokenization_utils_tokenizers.py.
 """
 
 from collections.abc import Mapping
-import json
 import pathlib
 import shutil
 import types
@@ -16,8 +15,8 @@ import sentencepiece
 import tokenizers
 
 from drope_jax.checkpoint.formats import (
-  bos,
   byte_level,
+  fast_tokenizer,
   fields,
   sentencepiece_json,
 )
@@ -26,7 +25,7 @@ from drope_jax.data import tokenizer as tokenizer_lib
 VOCABULARY = "vocab.json"
 """Of byte-level BPE, with merges.txt beside."""
 
-_CONFIG, _NAMES = "tokenizer_config.json", "special_tokens_map.json"
+_NAMES = "special_tokens_map.json"
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What else lies beside a tokenizer, and stays true of the tokenizer.json.
 _KEPT = ("*.jinja", "config.json", "generation_config.json")
@@ -79,7 +78,7 @@ def prepare(
       tokenizer's class is not read here.
   """
   folder = file.parent
-  config = _object(folder / _CONFIG)
+  config = _object(folder / fast_tokenizer.CONFIG)
   added = {i: t for i, t in _added(folder, config).items() if i < rows}
   if file.name == VOCABULARY:
     tokenizer, names = _byte_level(folder, config, added)
@@ -107,16 +106,11 @@ def prepare(
     "add_bos_token": adds_bos,
     **{key: value for key, value in config.items() if key not in _MADE},
     **names,
-    "tokenizer_class": "PreTrainedTokenizerFast",
   }
-  if config["add_bos_token"] and "bos_token" in names:
-    bos.add(tokenizer, names["bos_token"])
   made = scratch / "tokenizer"
   made.mkdir()
   _copy_beside(folder, made)
-  (made / _CONFIG).write_text(json.dumps(config, indent=2))
-  tokenizer.save(str(made / "tokenizer.json"))
-  return made / "tokenizer.json"
+  return fast_tokenizer.write(tokenizer, config, made)
 
 
 def _added(
@@ -149,7 +143,8 @@ def _added(
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"Added tokens must be texts with whole numbers for ids, got others in "
-      f"{folder} ({error!r}). Fetch its {_CONFIG} and added_tokens.json again."
+      f"{folder} ({error!r}). Fetch its {fast_tokenizer.CONFIG} and "
+      "added_tokens.json again."
     ) from error
 
 
@@ -169,7 +164,7 @@ def _is_prefixed_once(config: Mapping[str, Any]) -> bool:
 
   Otherwise each stretch between added tokens gets one.
   """
-  is_llama = config.get("tokenizer_class", "").startswith("LlamaTokenizer")
+  is_llama = str(config.get("tokenizer_class")).startswith("LlamaTokenizer")
   return not config.get("legacy", not is_llama)
 
 
@@ -180,12 +175,12 @@ def _byte_level(
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
   """Returns the tokenizer and its class's names for special tokens."""
   model_type = _object(folder / "config.json").get("model_type")
-  name = config.get("tokenizer_class") or _BY_MODEL.get(model_type, "")
-  name = name.removesuffix("Fast")
+  name = config.get("tokenizer_class") or _BY_MODEL.get(model_type)
+  name = str(name).removesuffix("Fast")
   if name not in _CLASSES:
     raise ValueError(
       f"{folder / VOCABULARY} must be of {', '.join(_CLASSES)}, got "
-      f"tokenizer_class {name or None!r}. Save the tokenizer with transformers "
+      f"tokenizer_class {name}. Save the tokenizer with transformers "
       "5, which writes a tokenizer.json."
     )
   if config.get("add_prefix_space"):
@@ -226,10 +221,8 @@ def _named(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]:
   said = [config, _object(folder / _NAMES)]
   names = {}
   for role in _ROLES:
-    for name in (object_.get(role) for object_ in said):
-      # Either the text or a serialised AddedToken.
-      name = name.get("content") if isinstance(name, dict) else name
-      if isinstance(name, str) and name:
+    for object_ in said:
+      if name := tokenizer_lib.special_name(object_, role):
         names.setdefault(role, name)
   return names
 
