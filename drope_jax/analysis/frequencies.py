@@ -16,12 +16,12 @@ class Pairs:
 
   Attributes:
     omega_F: radians a token.
-    turns_F: full turns over the trained context. Below one, training never
+    rotations_F: completed in the trained context. Below one, training never
       showed the pair's whole circle, and longer contexts leave what it did.
   """
 
   omega_F: np.ndarray
-  turns_F: np.ndarray
+  rotations_F: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scaling:
 
 
 def pairs(scheme: rotary.Rotary, head_dim: int, trained_tokens: int) -> Pairs:
-  """Returns the frequencies of `scheme` and their turns over the context."""
+  """Returns the frequencies of `scheme` and their rotations in the context."""
   omega_F = np.asarray(scheme.frequencies(head_dim), np.float64)
   return Pairs(omega_F, partial.rotations(scheme, head_dim, trained_tokens))
 

@@ -223,8 +223,8 @@ def frequency_scaling(
 ) -> Figure:
   """gamma, the factor put on each rotary pair's frequency, by pair.
 
-  Marks the pairs that turn 32 times and once over the trained context, where
-  YaRN's ramp begins and ends.
+  Marks the pairs that complete 32 rotations and one in the trained context,
+  where YaRN's ramp begins and ends.
   """
   fig, ax = canvas.single(3.3)
   index = range(len(pairs.omega_F))
@@ -232,7 +232,7 @@ def frequency_scaling(
   curves = [Curve(looks["base", s.method], index, s.gamma_F) for s in scalings]
   for curve in curves:
     canvas.line(ax, curve, markevery=max(len(index) // 16, 1))
-  _mark_rotations(ax, pairs.turns_F, (32, 1))
+  _mark_rotations(ax, pairs.rotations_F, (32, 1))
   factor = max((s.factor for s in scalings), default=1.0)
   ax.set_ylim(0, 1.08)
   ax.axhline(1 / factor, color=canvas.INK, lw=0.8, ls=":", zorder=1)
@@ -366,14 +366,12 @@ def _by_half_octaves(curve, origin):
   )
 
 
-def _crossing(turns_F, turns):
-  """The fractional pair index at which `turns_F`, falling, passes `turns`."""
-  if not turns_F[-1] <= turns <= turns_F[0]:
+def _crossing(rotations_F, rotations):
+  """Returns the fractional pair index at which they fall to `rotations`."""
+  if not rotations_F[-1] <= rotations <= rotations_F[0]:
     return None
-  log_turns = np.log(turns_F)[::-1]
-  return float(
-    np.interp(np.log(turns), log_turns, np.arange(len(turns_F))[::-1])
-  )
+  rising_F, index_F = np.log(rotations_F)[::-1], np.arange(len(rotations_F))
+  return float(np.interp(np.log(rotations), rising_F, index_F[::-1]))
 
 
 def _renamed(look, label):

@@ -116,15 +116,11 @@ class Given(Rotary):
 
   Attributes:
     frequencies_F: float32 radians per token.
-    length_factor: what q and k are multiplied by; scalar.
+    attention_factor: what q and k are each multiplied by; scalar.
   """
 
   frequencies_F: Array
-  length_factor: Array
-
-  @property
-  def attention_factor(self) -> Array:
-    return self.length_factor
+  attention_factor: Array | float = 1.0
 
   def frequencies(self, head_dim: int) -> Array:
     assert self.frequencies_F.shape == (head_dim // 2,)

@@ -70,14 +70,14 @@ class NtkAware(rotary.GeometricRotary):
 class Yarn(rotary.GeometricRotary):
   """YaRN: fast pairs stay, slow pairs are divided by s, with a ramp between.
 
-  The ramp is linear in the pair's index between the pairs that turn
-  `beta_fast` and `beta_slow` times over L tokens: the authors' code and
-  transformers. (The paper's text ramps over the number of turns.)
+  The ramp is linear in the pair's index between the pairs that complete
+  `beta_fast` and `beta_slow` rotations in L tokens: the authors' code and
+  transformers. (The paper's text ramps over the number of rotations.)
 
   Attributes:
     trained_tokens: L, tokens.
-    beta_fast: turns over L above which a pair is left alone.
-    beta_slow: turns over L below which a pair is fully interpolated.
+    beta_fast: rotations in L above which a pair is left alone.
+    beta_slow: rotations in L below which a pair is fully interpolated.
     length_factor: what q and k are each multiplied by; None for the paper's
       0.1 ln s + 1.
     truncate: whether the ramp's ends are floored and ceiled to whole pairs.
@@ -98,7 +98,7 @@ class Yarn(rotary.GeometricRotary):
     rotary.require_trained_tokens(self)
     if not self.beta_fast > self.beta_slow > 0:
       raise ValueError(
-        "Yarn needs beta_fast > beta_slow > 0 turns, got "
+        "Yarn needs beta_fast > beta_slow > 0, got "
         f"{self.beta_fast} and {self.beta_slow}. The paper's are 32 and 1."
       )
     if self.length_factor is not None and not 0 < self.length_factor < math.inf:
@@ -116,11 +116,11 @@ class Yarn(rotary.GeometricRotary):
   def frequencies(self, head_dim: int) -> np.ndarray:
     omega_F = rotary.geometric_frequencies(self.theta, head_dim)
 
-    def pair_turning(turns: float) -> float:
-      span = self.trained_tokens / (2 * math.pi * turns)
+    def pair_completing(rotations: float) -> float:
+      span = self.trained_tokens / (2 * math.pi * rotations)
       return head_dim * math.log(span) / (2 * math.log(self.theta))
 
-    first, last = map(pair_turning, (self.beta_fast, self.beta_slow))
+    first, last = map(pair_completing, (self.beta_fast, self.beta_slow))
     if self.truncate:
       first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, head_dim - 1)
@@ -135,12 +135,12 @@ class Yarn(rotary.GeometricRotary):
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope(rotary.GeometricRotary):
-  """Llama 3.1's rule: a ramp over the number of turns, no temperature.
+  """Llama 3.1's rule: a ramp over the number of rotations, no temperature.
 
   Attributes:
     trained_tokens: the context before the extension, tokens.
-    low_freq_factor: turns over it below which a pair is divided by `factor`.
-    high_freq_factor: turns over it above which a pair is left alone.
+    low_freq_factor: rotations in it below which a pair is divided by `factor`.
+    high_freq_factor: rotations in it above which a pair is left alone.
 
   Source: meta-llama/llama-models, `apply_scaling`; transformers' "llama3".
   """
@@ -164,9 +164,9 @@ class Llama3Rope(rotary.GeometricRotary):
 
   def frequencies(self, head_dim: int) -> np.ndarray:
     omega_F = rotary.geometric_frequencies(self.theta, head_dim)
-    turns_F = self.trained_tokens * omega_F / (2 * math.pi)
+    rotations_F = self.trained_tokens * omega_F / (2 * math.pi)
     low, high = self.low_freq_factor, self.high_freq_factor
-    keep_F = np.clip((turns_F - low) / (high - low), 0.0, 1.0)
+    keep_F = np.clip((rotations_F - low) / (high - low), 0.0, 1.0)
     mixed_F = keep_F * omega_F + (1.0 - keep_F) * omega_F / self.factor
     return mixed_F.astype(np.float32)
 

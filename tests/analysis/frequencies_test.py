@@ -29,13 +29,13 @@ def test_ntk_falls_geometrically_from_one_to_one_over_the_factor(factor):
   np.testing.assert_allclose(_gamma("ntk", factor), want_F, rtol=2e-6)
 
 
-def test_yarn_spares_pairs_above_32_turns_and_scales_those_below_one():
-  turns_F = frequencies.pairs(Rope(), HEAD_DIM, TRAINED_TOKENS).turns_F
+def test_yarn_spares_pairs_above_32_rotations_and_scales_those_below_one():
+  rotations_F = frequencies.pairs(Rope(), HEAD_DIM, TRAINED_TOKENS).rotations_F
   gamma_F = _gamma("yarn", 8.0)
   # The ramp's ends are floored and ceiled: one pair of slack on either side.
   fast, slow = (
-    np.flatnonzero(turns_F > 32)[:-1],
-    np.flatnonzero(turns_F < 1)[1:],
+    np.flatnonzero(rotations_F > 32)[:-1],
+    np.flatnonzero(rotations_F < 1)[1:],
   )
   assert len(fast) and len(slow), "no pair is fast, or none slow: vacuous"
   np.testing.assert_allclose(gamma_F[fast], 1, rtol=1e-6)
@@ -43,11 +43,11 @@ def test_yarn_spares_pairs_above_32_turns_and_scales_those_below_one():
   assert (np.diff(gamma_F) <= 1e-6).all()
 
 
-def test_turns_count_full_circles_over_the_trained_context():
+def test_rotations_are_full_circles_in_the_trained_context():
   pairs = frequencies.pairs(Rope(100.0), 4, 628)
   np.testing.assert_allclose(pairs.omega_F, [1, 0.1], rtol=1e-6)
   np.testing.assert_allclose(
-    pairs.turns_F, np.array([628, 62.8]) / math.tau, rtol=1e-6
+    pairs.rotations_F, np.array([628, 62.8]) / math.tau, rtol=1e-6
   )
 
 
