@@ -17,14 +17,15 @@ from drope_jax.positional import pattern
 
 Params = Mapping[str, Any]
 
-_BY_LAYER = {
+BY_LAYER = {
   "query RMS": "query_rms_N",
   "key RMS": "key_rms_N",
   "entropy (nats)": "entropy_N",
   "largest logit": "max_logit_N",
 }
+"""What is shown of each layer, and the field of `Anatomy` that has it."""
 
-COLUMNS = ("layer", *_BY_LAYER)
+COLUMNS = ("layer", *BY_LAYER)
 """Of `Damage.rows`."""
 
 
@@ -73,7 +74,7 @@ class Damage:
     The losses, of which there is one, are not in it.
     """
     sides = [
-      zip(*(getattr(side, field) for field in _BY_LAYER.values()), strict=True)
+      zip(*(getattr(side, field) for field in BY_LAYER.values()), strict=True)
       for side in (self.before, self.after)
     ]
     return [

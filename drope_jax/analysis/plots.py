@@ -13,6 +13,8 @@ from matplotlib import ticker
 import numpy as np
 
 from drope_jax.analysis import canvas, frequencies, palette
+from drope_jax.analysis import damage as damages
+from drope_jax.analysis import pair_damage as pair_damages
 from drope_jax.analysis.canvas import Curve, Figure
 
 OFF_THE_TOP = 1.6
@@ -245,23 +247,15 @@ def frequency_scaling(
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def damage(report) -> Figure:
-  """Q and k RMS, entropy and largest logit by layer, before and after.
-
-  Args:
-    report: a `damage.Damage`.
-  """
+def damage(report: damages.Damage) -> Figure:
+  """Each of `damage.BY_LAYER` by layer, before and after a surgery."""
   before = _renamed(palette.BASE, "before")
   after = _renamed(palette.DROPPED, "after")
   fig = Figure(figsize=(canvas.WIDTH_IN, 4.6), layout="constrained")
   axes = fig.subplots(2, 2, sharex=True)
-  names = {
-    "query_rms_N": "query RMS",
-    "key_rms_N": "key RMS",
-    "entropy_N": "attention entropy (nats)",
-    "max_logit_N": "largest logit",
-  }
-  for ax, (field, title) in zip(axes.flat, names.items(), strict=True):
+  for ax, (title, field) in zip(
+    axes.flat, damages.BY_LAYER.items(), strict=True
+  ):
     for look, side in ((before, report.before), (after, report.after)):
       y = getattr(side, field)
       canvas.line(ax, Curve(look, range(len(y)), y))
@@ -280,12 +274,8 @@ def damage(report) -> Figure:
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def pair_damage(pairs) -> Figure:
-  """What each rotary pair is worth in loss, and where the surgery cut.
-
-  Args:
-    pairs: a `pair_damage.PairDamage`.
-  """
+def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
+  """What each rotary pair is worth in loss, and where the surgery cut."""
   fig, ax = canvas.single(3.0)
   index = np.arange(len(pairs.cost_F))
   kept = index < pairs.kept
