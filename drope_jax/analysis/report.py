@@ -11,6 +11,7 @@ import os
 import pathlib
 
 from drope_jax.analysis import canvas, stylesheet
+from drope_jax.data import whole_file
 
 _LONGEST_LINE = 30
 """Characters of a table's cell that stand on one line."""
@@ -132,9 +133,7 @@ def write(
   """Writes the page, replacing one that is there only once it is whole."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  part.write_text(render(sections, title), encoding="utf-8")
-  part.replace(path)
+  whole_file.write(path, render(sections, title).encode())
 
 
 def render(sections: Sequence[Section], title: str = "DroPE") -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from drope_jax.analysis import runs
 from drope_jax.checkpoint import revision, store
+from drope_jax.data import whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
 from drope_jax.evals.steps import Record
@@ -121,9 +122,8 @@ class ResultsFile:
       "rows": [row.to_dict() for row in rows],
     }
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = self.path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(self.path)
+    written = json.dumps(document, indent=1) + "\n"
+    whole_file.write(self.path, written.encode())
 
 
 def _digest(documents) -> str:

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 import sentencepiece
 import tokenizers
 
+from drope_jax.data import whole_file
+
 # What a tokenizer.json calls its document end, where no tokenizer_config.json
 # lies beside it to say so.
 _EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
@@ -275,9 +277,7 @@ def train_sentencepiece(
     ) from error
   out = epath.Path(out_path)
   out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = out.parent / f"{out.name}.tmp"
-  temporary.write_bytes(model.getvalue())
-  temporary.replace(out)
+  whole_file.write(out, model.getvalue())
   return SentencePieceTokenizer(out_path)
 
 

@@ -15,9 +15,8 @@ import json
 from etils import epath
 import numpy as np
 
-from drope_jax.data import encode, lock, reading
+from drope_jax.data import encode, lock, reading, whole_file
 from drope_jax.data import metadata as metadata_lib
-from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
@@ -74,7 +73,7 @@ def write(
       )
       metadata = _join(out, paths, tokenizer, plan)
       require_held()
-      _write_atomically(
+      whole_file.write(
         folder / metadata_lib.FILE, metadata_lib.encode(metadata)
       )
   store = store_lib.Store.open(out)
@@ -108,7 +107,7 @@ def _begin(
     raise _occupied(str(folder), "other files")
   else:
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    _write_atomically(file, plan.encode())
+    whole_file.write(file, plan.encode())
 
 
 def _occupied(out: str, what: str) -> ValueError:
@@ -184,7 +183,7 @@ def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
     next=np.array([last.next_source, last.next_document], np.int64),
     skipped=np.array([[e.skipped[kind] for kind in _SKIPPED] for e in held]),
   )
-  _write_atomically(path, data.getvalue())
+  whole_file.write(path, data.getvalue())
 
 
 def _join(
@@ -252,13 +251,3 @@ def _load(path: epath.Path, name: str) -> np.ndarray:
       folder = str(path.parent.parent)
       raise _occupied(folder, "an unfinished store of another version")
     return part[name]
-
-
-def _write_atomically(path: epath.Path, data: bytes) -> None:
-  # A bucket's object appears whole, and renaming it would copy it.
-  if paths_lib.in_bucket(path):
-    path.write_bytes(data)
-    return
-  temporary = path.parent / f"{path.name}.tmp"
-  temporary.write_bytes(data)
-  temporary.replace(path)

@@ -17,7 +17,7 @@ import numpy as np
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
-from drope_jax.data import lock, paths, pipeline, tokenizer
+from drope_jax.data import lock, paths, pipeline, tokenizer, whole_file
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
@@ -160,10 +160,7 @@ def claim(
   multihost_utils.sync_global_devices("looked for recipe.json")
   if jax.process_index() == 0 and not file.exists():
     directory.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed, so that it is whole or not there.
-    whole = file.with_suffix(".tmp")
-    whole.write_text(json.dumps(encoded, indent=1) + "\n")
-    whole.replace(file)
+    whole_file.write(file, (json.dumps(encoded, indent=1) + "\n").encode())
   multihost_utils.sync_global_devices("recipe.json is there")
 
 

@@ -1,0 +1,24 @@
+"""Files that are written whole or not at all."""
+
+import os
+
+from etils import epath
+
+from drope_jax.data import paths
+
+
+def write(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file, which until it is whole is absent, or as it was.
+
+  Args:
+    path: local, or gs://; its folder is there.
+    content: of the file.
+  """
+  path = epath.Path(path)
+  # A bucket's object appears whole, and renaming it would copy it.
+  if paths.in_bucket(path):
+    path.write_bytes(content)
+    return
+  temporary = path.parent / f"{path.name}.tmp"
+  temporary.write_bytes(content)
+  temporary.replace(path)
