@@ -9,6 +9,7 @@ import os
 from etils import epath
 
 from drope_jax.data import compression, corpus, formats, reading, sources
+from drope_jax.data import paths as paths_lib
 
 STANDARD = "-"
 
@@ -45,7 +46,7 @@ def expand(
     formats.require_known(options.ending)
   found, left_out = [], defaultdict(list)
   for text in inputs:
-    if text.startswith(sources.PACKAGED):
+    if text.startswith(paths_lib.PACKAGED):
       found.append(_packaged(text))
     elif text == STANDARD:
       found.append(sources.StandardInput(options))
@@ -69,11 +70,11 @@ def describe(left_out: LeftOut) -> str:
 
 
 def _packaged(text: str) -> sources.Packaged:
-  split = text.removeprefix(sources.PACKAGED)
+  split = text.removeprefix(paths_lib.PACKAGED)
   if split not in corpus.SPLITS:
     raise ValueError(
       f"The packaged corpus has the splits {', '.join(corpus.SPLITS)}, got "
-      f"{split!r}. Write {sources.PACKAGED}{corpus.SPLITS[0]}."
+      f"{split!r}. Write {paths_lib.PACKAGED}{corpus.SPLITS[0]}."
     )
   return sources.Packaged(split)
 

@@ -9,9 +9,7 @@ import uuid
 
 from etils import epath
 
-from drope_jax.data import compression, corpus, formats, reading
-
-PACKAGED = "packaged:"
+from drope_jax.data import compression, corpus, formats, paths, reading
 
 # What `tokenize` joins and counts: a text, ids as they are, or neither.
 Document = str | Sequence[int] | reading.Skipped
@@ -127,7 +125,7 @@ class Packaged:
   @property
   def name(self) -> str:
     """As an input names it."""
-    return f"{PACKAGED}{self.split}"
+    return f"{paths.PACKAGED}{self.split}"
 
   def identity(self) -> str:
     """Returns its name; the corpus never changes."""
