@@ -116,10 +116,7 @@ class _Lease:
 
   def __init__(self, directory: epath.Path):
     self._directory = directory
-    bucket, _, path = str(directory).removeprefix("gs://").partition("/")
-    self._objects = tensorstore.KvStore.open(
-      {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
-    ).result()
+    self._objects = tensorstore.KvStore.open(paths.kvstore(directory)).result()
     self._mine = _record().encode()
     self._generation = b""
     self._lost: ValueError | None = None

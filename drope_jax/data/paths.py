@@ -38,6 +38,14 @@ def local(path: str, what: str) -> pathlib.Path:
   return pathlib.Path(path).expanduser()
 
 
+def kvstore(folder: epath.Path) -> dict[str, str]:
+  """Returns what TensorStore calls a folder, local or in a bucket."""
+  if in_bucket(folder):
+    bucket, _, inner = str(folder).removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": f"{inner}/"}
+  return {"driver": "file", "path": f"{folder.resolve()}/"}
+
+
 def resolve(path: str, base_dir: str | None = None) -> epath.Path:
   """Returns `path`, a relative one from `base_dir` on.
 

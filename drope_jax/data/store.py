@@ -16,6 +16,7 @@ import numpy as np
 import tensorstore
 
 from drope_jax.data import metadata as metadata_lib
+from drope_jax.data import paths
 
 # Tokens that one file holds, and that one read decodes.
 FILE_TOKENS = 1 << 26
@@ -248,18 +249,10 @@ def _open_array(
 def _spec(path: str, name: str) -> dict:
   return {
     "driver": "zarr3",
-    "kvstore": _kvstore(epath.Path(path) / name),
+    "kvstore": paths.kvstore(epath.Path(path) / name),
     # Zarr reads a missing chunk as zeros; for us it is damage.
     "fill_missing_data_reads": False,
   }
-
-
-def _kvstore(path: epath.Path) -> dict[str, str]:
-  text = str(path)
-  if text.startswith("gs://"):
-    bucket, _, inner = text.removeprefix("gs://").partition("/")
-    return {"driver": "gcs", "bucket": bucket, "path": inner + "/"}
-  return {"driver": "file", "path": str(path.resolve()) + "/"}
 
 
 def _read(path: str, array: tensorstore.TensorStore) -> np.ndarray:
