@@ -246,7 +246,11 @@ async def _follow(place, facts, timeout_s) -> str | None:
     with contextlib.suppress(OSError, ValueError, RecursionError):
       return await _visit(place, facts, timeout_s)
     await asyncio.sleep(0.2)
-  return _missing(place, [0], timeout_s)
+  return (
+    f"Process 0 is needed, got none within {timeout_s} s at TCP port "
+    f"{place.port} of {place.host}. Start it there, and let all reach that "
+    "port."
+  )
 
 
 async def _visit(place, facts, timeout_s) -> str | None:
