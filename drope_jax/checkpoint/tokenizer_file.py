@@ -89,18 +89,18 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
   return Files(contents)
 
 
-def as_its_programs_do(
+def with_format_defaults(
   file: epath.Path,
   scratch: epath.Path,
   *,
   adds_bos: bool | None,
   ends_at_bos: bool,
 ) -> epath.Path:
-  """Returns a tokenizer beside which lies what its format leaves unsaid.
+  """Returns a tokenizer with files beside it that say what its format implies.
 
   Args:
-    file: the tokenizer's. Where it is no sentencepiece model, or has a
-      tokenizer_config.json beside it, nothing is unsaid, and it is returned.
+    file: the tokenizer's. It is returned as it is where it is no sentencepiece
+      model, or where a tokenizer_config.json beside it says all.
     scratch: a folder for a copy.
     adds_bos: whether BOS is put before a text; None: unknown.
     ends_at_bos: whether a text ends where the model writes BOS, as at EOS.

@@ -98,7 +98,7 @@ def _convert(
     tokenizer = vocabulary_files.prepare(
       tokenizer, scratch, rows=source.config.vocab_size
     )
-    tokenizer = tokenizer_file.as_its_programs_do(
+    tokenizer = tokenizer_file.with_format_defaults(
       epath.Path(tokenizer),
       epath.Path(scratch),
       adds_bos=source.adds_bos,

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--data",
     metavar="DIR",
-    help="where relative paths of the recipe's stores and tokenizer start; "
-    "Recipe.init_from starts here (default: here)",
+    help="where relative paths of the recipe's stores and tokenizer start "
+    "(default: the current folder, where Recipe.init_from always starts)",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="the run's folder (default: runs/CONFIG)"

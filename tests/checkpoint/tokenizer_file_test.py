@@ -68,7 +68,7 @@ def test_a_formats_own_bos_and_ends_are_written_down(model, tmp_path):
   scratch.mkdir()
 
   def written(adds_bos, ends_at_bos):
-    return tokenizer_file.as_its_programs_do(
+    return tokenizer_file.with_format_defaults(
       model, scratch, adds_bos=adds_bos, ends_at_bos=ends_at_bos
     )
 

@@ -56,7 +56,7 @@ def open_folder(
   config, family = hf_config.read(folder / hf_config.FILENAME)
   tensors = _tensors(folder)
   try:
-    _drop_what_is_no_weight(tensors, config, family)
+    _drop_non_weights(tensors, config, family)
     built = leaves.build(
       config,
       family.names,
@@ -103,7 +103,7 @@ def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   )
 
 
-def _drop_what_is_no_weight(
+def _drop_non_weights(
   tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
 ) -> None:
   """Removes buffers, a tied head, and output biases that are zero.
