@@ -2,40 +2,17 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, PartialRope, Pattern, Rope
 from drope_jax.surgery import compose, qk_norm
 
-CONFIG = ModelConfig(
-  vocab_size=32,
-  num_layers=2,
-  width=16,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  mlp_width=32,
-  context_tokens=16,
-  positional=Rope(100.0),
-)
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (3, 16)))
 
 
-@pytest.fixture(scope="module")
-def params():
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), s.dtype),
-    transformer.param_shapes(CONFIG),
-  )
-
-
-def test_every_field_takes_effect(params):
+def test_a_drop_a_norm_and_a_scale_take_effect(base, params):
   surgery = compose.Surgery(
     "all",
     qk_norm="k",
@@ -43,9 +20,9 @@ def test_every_field_takes_effect(params):
     logit_scale=1.5,
     logit_scale_slope=0.2,
   )
-  config, normed = compose.apply(surgery, CONFIG, params)
+  config, normed = compose.apply(surgery, base, params)
   assert config == dataclasses.replace(
-    CONFIG,
+    base,
     positional=Nope(),
     qk_norm="k",
     qk_norm_scope="head",
@@ -56,16 +33,16 @@ def test_every_field_takes_effect(params):
   np.testing.assert_array_equal(gain, np.ones((2, 8)))
 
 
-def test_none_leaves_positions_alone(params):
+def test_none_leaves_positions_alone(base, params):
   surgery = compose.Surgery("none", logit_scale=2.0)
-  config, same = compose.apply(surgery, CONFIG, params)
-  assert config == dataclasses.replace(CONFIG, logit_scale=2.0)
+  config, same = compose.apply(surgery, base, params)
+  assert config == dataclasses.replace(base, logit_scale=2.0)
   assert same is params
 
 
-def test_gains_match_the_model_before_the_drop(params):
+def test_gains_match_the_model_before_the_drop(base, params):
   surgery = compose.Surgery("all", qk_norm="qk", qk_norm_init="matched")
-  _, normed = compose.apply(surgery, CONFIG, params, TOKENS_BS)
+  _, normed = compose.apply(surgery, base, params, TOKENS_BS)
   gain = normed["layers"]["attention"]["q_norm"]["gain"]
 
   def gain_of(config):
@@ -75,21 +52,21 @@ def test_gains_match_the_model_before_the_drop(params):
     )
     return normed["layers"]["attention"]["q_norm"]["gain"]
 
-  np.testing.assert_array_equal(gain, gain_of(CONFIG))
-  dropped = gain_of(dataclasses.replace(CONFIG, positional=Nope()))
+  np.testing.assert_array_equal(gain, gain_of(base))
+  dropped = gain_of(dataclasses.replace(base, positional=Nope()))
   assert np.abs(gain - dropped)[1].max() > 1e-3, "order would not show"
 
 
-def test_matched_gains_without_text_are_refused(params):
+def test_matched_gains_without_text_are_refused(base, params):
   surgery = compose.Surgery("none", qk_norm="qk", qk_norm_init="matched")
   assert surgery.needs_tokens
   with pytest.raises(ValueError, match="measured on text"):
-    compose.apply(surgery, CONFIG, params)
+    compose.apply(surgery, base, params)
 
 
 @pytest.mark.parametrize("qk_norm", ["none", "qk"])
-def test_params_of_another_config_are_refused(params, qk_norm):
-  config = dataclasses.replace(CONFIG, num_kv_heads=2)
+def test_params_of_another_config_are_refused(base, params, qk_norm):
+  config = dataclasses.replace(base, num_kv_heads=2)
   message = r"attention/k/kernel must be \(2, 16, 16\), got \(2, 16, 8\)"
   with pytest.raises(ValueError, match=message):
     compose.apply(compose.Surgery("all", qk_norm=qk_norm), config, params)
@@ -115,11 +92,11 @@ def test_a_surgery_that_cannot_be_is_refused(fields):
     compose.Surgery(**fields)
 
 
-def test_theta_and_windows_come_before_the_drop(params):
+def test_theta_and_windows_come_before_the_drop(base, params):
   surgery = compose.Surgery(
     "all", keep_turns=1.0, windows=((0, 4),), theta=10.0
   )
-  config, same = compose.apply(surgery, CONFIG, params)
+  config, same = compose.apply(surgery, base, params)
   # In 16 tokens theta 10 completes a rotation in two pairs, theta 100 in one.
   half = PartialRope(Rope(10.0), 2)
   assert config.positional == Pattern((half, half), (4, None))

@@ -2,87 +2,69 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Alibi, Nope, PartialRope, Pattern, Rope
 from drope_jax.surgery import drop_positional
 
-CONFIG = ModelConfig(
-  vocab_size=32,
-  num_layers=4,
-  width=16,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  mlp_width=32,
-  context_tokens=16,
-  positional=Rope(100.0),
-)
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 12)))
 
 
 @pytest.fixture(scope="module")
-def params():
-  """Weights large enough that positions move the logits."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), s.dtype),
-    transformer.param_shapes(CONFIG),
-  )
+def base(base):
+  return dataclasses.replace(base, num_layers=4)
 
 
 def _logits(config, params):
   return np.asarray(transformer.forward(config, params, TOKENS_BS))
 
 
-def test_dropping_all_is_the_model_without_positions(params):
-  config, same = drop_positional.drop_positional(CONFIG, params)
-  assert config == dataclasses.replace(CONFIG, positional=Nope())
+def test_dropping_all_is_the_model_without_positions(base, params):
+  config, same = drop_positional.drop_positional(base, params)
+  assert config == dataclasses.replace(base, positional=Nope())
   assert same is params
-  moved = np.abs(_logits(config, params) - _logits(CONFIG, params)).max()
+  moved = np.abs(_logits(config, params) - _logits(base, params)).max()
   assert moved > 0.1, "positions had no effect; the test proves nothing"
 
 
-def test_a_partial_drop_is_a_pattern(params):
-  config, same = drop_positional.drop_positional(CONFIG, params, (3, 1))
+def test_a_partial_drop_is_a_pattern(base, params):
+  config, same = drop_positional.drop_positional(base, params, (3, 1))
   assert config.positional == Pattern((Rope(100.0), Nope()))
   some = _logits(config, same)
-  for other in (CONFIG, dataclasses.replace(CONFIG, positional=Nope())):
+  for other in (base, dataclasses.replace(base, positional=Nope())):
     assert np.abs(_logits(other, params) - some).max() > 0.1
 
 
-def test_dropping_in_two_steps_is_dropping_all(params):
-  config, _ = drop_positional.drop_positional(CONFIG, params, (0, 2))
+def test_dropping_in_two_steps_is_dropping_all(base, params):
+  config, _ = drop_positional.drop_positional(base, params, (0, 2))
   config, _ = drop_positional.drop_positional(config, params, (1, 3))
   assert config.positional == Nope()
 
 
-def test_windows_stay(params):
+def test_windows_stay(base, params):
   windowed = Pattern((Rope(), Rope()), (4, None))
-  config = dataclasses.replace(CONFIG, positional=windowed)
+  config = dataclasses.replace(base, positional=windowed)
   config, _ = drop_positional.drop_positional(config, params)
   assert config.positional == Pattern((Nope(), Nope()), (4, None))
 
 
 @pytest.mark.parametrize("layers", [(), (4,), (-1,), (1, 1)])
-def test_layers_that_are_not_there_are_refused(params, layers):
+def test_layers_that_are_not_there_are_refused(base, params, layers):
   with pytest.raises(ValueError, match=r"different layers in 0\.\.3"):
-    drop_positional.drop_positional(CONFIG, params, layers)
+    drop_positional.drop_positional(base, params, layers)
 
 
-def test_all_is_all_that_have_positions(params):
-  some = dataclasses.replace(CONFIG, positional=Pattern((Rope(100.0), Nope())))
+def test_all_is_all_that_have_positions(base, params):
+  some = dataclasses.replace(base, positional=Pattern((Rope(100.0), Nope())))
   config, _ = drop_positional.drop_positional(some, params)
-  assert config == dataclasses.replace(CONFIG, positional=Nope())
+  assert config == dataclasses.replace(base, positional=Nope())
 
 
-def test_dropping_twice_is_refused(params):
-  config, _ = drop_positional.drop_positional(CONFIG, params, (1,))
+def test_dropping_twice_is_refused(base, params):
+  config, _ = drop_positional.drop_positional(base, params, (1,))
   with pytest.raises(ValueError, match=r"none in \[1\]: Nope"):
     drop_positional.drop_positional(config, params, (0, 1))
   config, _ = drop_positional.drop_positional(config, params)
@@ -90,23 +72,23 @@ def test_dropping_twice_is_refused(params):
     drop_positional.drop_positional(config, params)
 
 
-def test_the_slow_pairs_alone_can_be_dropped(params):
+def test_the_slow_pairs_alone_can_be_dropped(base, params):
   # Of 16 tokens, theta 100's four pairs complete 2.5, 0.8, 0.25 and 0.08
   # rotations.
   for kept in ({"keep_turns": 1.0}, {"keep_pairs": 1}):
-    config, same = drop_positional.drop_positional(CONFIG, params, **kept)
+    config, same = drop_positional.drop_positional(base, params, **kept)
     assert config.positional == PartialRope(Rope(100.0), 1)
     assert same is params
-  config, _ = drop_positional.drop_positional(CONFIG, params, keep_turns=0.5)
+  config, _ = drop_positional.drop_positional(base, params, keep_turns=0.5)
   assert config.positional == PartialRope(Rope(100.0), 2)
   some = _logits(config, params)
-  for other in (CONFIG, dataclasses.replace(CONFIG, positional=Nope())):
+  for other in (base, dataclasses.replace(base, positional=Nope())):
     assert np.abs(_logits(other, params) - some).max() > 0.1
 
 
-def test_pairs_are_dropped_in_some_layers_and_then_all(params):
+def test_pairs_are_dropped_in_some_layers_and_then_all(base, params):
   config, _ = drop_positional.drop_positional(
-    CONFIG, params, (0, 2), keep_pairs=2
+    base, params, (0, 2), keep_pairs=2
   )
   half, rope = PartialRope(Rope(100.0), 2), Rope(100.0)
   assert config.positional == Pattern((half, rope))
@@ -116,23 +98,21 @@ def test_pairs_are_dropped_in_some_layers_and_then_all(params):
   assert config.positional == Nope()
 
 
-def test_no_pair_fast_enough_is_dropping_all(params):
-  config, _ = drop_positional.drop_positional(CONFIG, params, keep_turns=3.0)
+def test_no_pair_fast_enough_is_dropping_all(base, params):
+  config, _ = drop_positional.drop_positional(base, params, keep_turns=3.0)
   assert config.positional == Nope()
 
 
-def test_a_drop_of_no_pair_is_refused(params):
+def test_a_drop_of_no_pair_is_refused(base, params):
   for kept in ({"keep_turns": 0.01}, {"keep_pairs": 4}):
     with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: Rope"):
-      drop_positional.drop_positional(CONFIG, params, **kept)
-  config, _ = drop_positional.drop_positional(
-    CONFIG, params, (1,), keep_pairs=1
-  )
+      drop_positional.drop_positional(base, params, **kept)
+  config, _ = drop_positional.drop_positional(base, params, (1,), keep_pairs=1)
   with pytest.raises(ValueError, match=r"none in \[1\]: PartialRope"):
     drop_positional.drop_positional(config, params, (0, 1), keep_turns=1.0)
 
 
-def test_pairs_of_positions_that_are_not_rotary_are_refused(params):
-  config = dataclasses.replace(CONFIG, positional=Alibi())
+def test_pairs_of_positions_that_are_not_rotary_are_refused(base, params):
+  config = dataclasses.replace(base, positional=Alibi())
   with pytest.raises(ValueError, match="where positions are rotary"):
     drop_positional.drop_positional(config, params, keep_turns=1.0)

@@ -1,8 +1,9 @@
 """A new theta reaches every rotary scheme, whatever holds it."""
 
+import dataclasses
+
 import pytest
 
-from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Dynamic,
   LongRope,
@@ -18,18 +19,8 @@ from drope_jax.surgery import theta
 PAIRS = (1.0, 1.0, 2.0, 4.0)
 
 
-def _changed(positional):
-  config = ModelConfig(
-    vocab_size=32,
-    num_layers=2,
-    width=16,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    mlp_width=32,
-    context_tokens=16,
-    positional=positional,
-  )
+def _changed(base, positional):
+  config = dataclasses.replace(base, positional=positional)
   config, same = theta.change_theta(config, "params", 500.0)
   assert same == "params"
   return config.positional
@@ -49,10 +40,10 @@ def _changed(positional):
     ),
   ],
 )
-def test_theta_changes_and_nothing_else(before, after):
-  assert _changed(before) == after
+def test_theta_changes_and_nothing_else(base, before, after):
+  assert _changed(base, before) == after
 
 
-def test_a_model_without_rotary_positions_is_refused():
+def test_a_model_without_rotary_positions_is_refused(base):
   with pytest.raises(ValueError, match=r"of rotary positions, got Nope\(\)"):
-    _changed(Nope())
+    _changed(base, Nope())

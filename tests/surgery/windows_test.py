@@ -2,33 +2,19 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope
 from drope_jax.surgery import drop_positional, windows
 
-CONFIG = ModelConfig(
-  vocab_size=32,
-  num_layers=2,
-  width=16,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  mlp_width=32,
-  context_tokens=16,
-  positional=Rope(100.0),
-)
 
-
-def test_a_window_lands_in_its_layer_and_outlives_a_drop():
-  config, same = windows.set_windows(CONFIG, "params", ((0, 4),))
+def test_a_window_lands_in_its_layer_and_outlives_a_drop(base):
+  config, same = windows.set_windows(base, "params", ((0, 4),))
   assert config == dataclasses.replace(
-    CONFIG, positional=Pattern((Rope(100.0), Rope(100.0)), (4, None))
+    base, positional=Pattern((Rope(100.0), Rope(100.0)), (4, None))
   )
   assert same == "params"
   config, _ = drop_positional.drop_positional(config, same, (1,))
@@ -37,13 +23,9 @@ def test_a_window_lands_in_its_layer_and_outlives_a_drop():
   assert config.positional == Pattern((Rope(100.0), Nope()), (4, 8))
 
 
-def test_a_token_beyond_all_windows_has_no_effect():
+def test_a_token_beyond_all_windows_has_no_effect(base, params):
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), s.dtype),
-    transformer.param_shapes(CONFIG),
-  )
-  config, _ = windows.set_windows(CONFIG, params, ((0, 2), (1, 3)))
+  config, _ = windows.set_windows(base, params, ((0, 2), (1, 3)))
   first, other = rng.integers(0, 32, (2, 1, 12))
   other[:, 1:] = first[:, 1:]
   assert (first[:, 0] != other[:, 0]).all()
@@ -53,15 +35,15 @@ def test_a_token_beyond_all_windows_has_no_effect():
     return np.asarray(transformer.forward(config, params, tokens_BS))[0, -1]
 
   np.testing.assert_array_equal(last_V(config, first), last_V(config, other))
-  assert np.abs(last_V(CONFIG, first) - last_V(CONFIG, other)).max() > 1e-3
+  assert np.abs(last_V(base, first) - last_V(base, other)).max() > 1e-3
 
 
 @pytest.mark.parametrize("given", [((2, 4),), ((0, 4), (0, 8))])
-def test_layers_that_are_not_there_are_refused(given):
+def test_layers_that_are_not_there_are_refused(base, given):
   with pytest.raises(ValueError, match=r"different layers in 0\.\.1"):
-    windows.set_windows(CONFIG, {}, given)
+    windows.set_windows(base, {}, given)
 
 
-def test_a_window_of_no_token_is_refused():
+def test_a_window_of_no_token_is_refused(base):
   with pytest.raises(ValueError, match="at least 1 token, got 0"):
-    windows.set_windows(CONFIG, {}, ((0, 0),))
+    windows.set_windows(base, {}, ((0, 0),))
