@@ -30,6 +30,8 @@ def _theirs(kind, head_dim, theta, trained_tokens, seq_len=None, **parameters):
   """transformers' frequencies and attention factor."""
   transformers = pytest.importorskip("transformers")
   rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
+  if kind in ("yarn", "llama3"):
+    parameters["original_max_position_embeddings"] = trained_tokens
   config = transformers.LlamaConfig(
     hidden_size=4 * head_dim,
     num_attention_heads=4,
@@ -78,31 +80,15 @@ def test_dynamic_ntk_is_transformers_at_any_factor(D, theta, factor, L, times):
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_yarn_is_transformers(D, theta, factor, L, betas):
   fast, slow = betas
-  theirs = _theirs(
-    "yarn",
-    D,
-    theta,
-    L,
-    factor=factor,
-    original_max_position_embeddings=L,
-    beta_fast=fast,
-    beta_slow=slow,
-  )
+  ramp = {"beta_fast": fast, "beta_slow": slow}
+  theirs = _theirs("yarn", D, theta, L, factor=factor, **ramp)
   _assert_same(Yarn(theta, factor, L, fast, slow), D, theirs)
 
 
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_yarn_with_a_length_factor_and_without_truncation(D, theta, factor, L):
-  theirs = _theirs(
-    "yarn",
-    D,
-    theta,
-    L,
-    factor=factor,
-    original_max_position_embeddings=L,
-    attention_factor=1.25,
-    truncate=False,
-  )
+  others = {"attention_factor": 1.25, "truncate": False}
+  theirs = _theirs("yarn", D, theta, L, factor=factor, **others)
   ours = Yarn(theta, factor, L, length_factor=1.25, truncate=False)
   _assert_same(ours, D, theirs)
   truncated_F = Yarn(theta, factor, L).frequencies(D)
@@ -111,16 +97,8 @@ def test_yarn_with_a_length_factor_and_without_truncation(D, theta, factor, L):
 
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_llama3_is_transformers(D, theta, factor, L):
-  theirs = _theirs(
-    "llama3",
-    D,
-    theta,
-    L,
-    factor=factor,
-    original_max_position_embeddings=L,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-  )
+  ramp = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+  theirs = _theirs("llama3", D, theta, L, factor=factor, **ramp)
   _assert_same(Llama3Rope(theta, factor, L), D, theirs)
 
 
