@@ -11,6 +11,7 @@ from etils import epath
 import jax
 
 from drope_jax.checkpoint.manifest import TokenizerRef
+from drope_jax.data import json_object
 from drope_jax.data import tokenizer as tokenizers
 
 _CONFIG = "tokenizer_config.json"
@@ -75,9 +76,9 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
       contents[name] = beside.read_bytes()
   for template in (file.parent / _TEMPLATES).glob("*.jinja"):
     contents[f"{_TEMPLATES}/{template.name}"] = template.read_bytes()
-  said = _object(file.parent / _GENERATION)
+  said = json_object.read_if_there(file.parent / _GENERATION)
   # transformers generates by config.json's ids where nothing else says them.
-  of_model = _object(file.parent / "config.json")
+  of_model = json_object.read_if_there(file.parent / "config.json")
   lacking = {
     name: of_model[name]
     for name in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -134,7 +135,9 @@ def end_ids(file: epath.Path) -> tuple[int, ...]:
   Raises:
     ValueError: that file has others than ids.
   """
-  return _ends(_object(file.parent / _GENERATION), file.parent)
+  return _ends(
+    json_object.read_if_there(file.parent / _GENERATION), file.parent
+  )
 
 
 def _ends(generation: Mapping[str, Any], folder: epath.Path) -> tuple[int, ...]:
@@ -146,10 +149,6 @@ def _ends(generation: Mapping[str, Any], folder: epath.Path) -> tuple[int, ...]:
       f"{folder}. Put the model's there."
     )
   return tuple(ids)
-
-
-def _object(path: epath.Path) -> dict[str, Any]:
-  return tokenizers.read_object(path) if path.exists() else {}
 
 
 def reference(file: epath.Path) -> TokenizerRef:

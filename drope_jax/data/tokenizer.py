@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 import sentencepiece
 import tokenizers
 
-from drope_jax.data import whole_file
+from drope_jax.data import json_object, whole_file
 
 # What a tokenizer.json calls its document end, where no tokenizer_config.json
 # lies beside it to say so.
@@ -201,7 +201,7 @@ class HuggingFaceTokenizer:
     beside = epath.Path(self.path).parent
     said = [beside / name for name in _NAMED_IN if (beside / name).exists()]
     for file in said:
-      if name := special_name(read_object(file), role):
+      if name := special_name(json_object.read(file), role):
         return self._model.token_to_id(name)
     if said:
       return None
@@ -220,20 +220,6 @@ def special_name(described: Mapping[str, Any], role: str) -> str | None:
   name = described.get(role)
   name = name.get("content") if isinstance(name, Mapping) else name
   return name if isinstance(name, str) and name else None
-
-
-def read_object(path: epath.Path) -> dict[str, Any]:
-  """Returns the JSON object in a file that lies beside a tokenizer's.
-
-  Raises:
-    ValueError: it holds no JSON object.
-  """
-  try:
-    return dict(json.loads(path.read_text()))
-  except (ValueError, TypeError, RecursionError) as error:
-    raise ValueError(
-      f"{path} must be a JSON object, got {error}. Fetch it again."
-    ) from error
 
 
 def train_sentencepiece(

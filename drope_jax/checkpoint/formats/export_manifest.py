@@ -7,14 +7,13 @@ converted back goes on with it.
 
 from collections.abc import Mapping
 import hashlib
-import json
 import pathlib
 
 from etils import epath
 
-from drope_jax.checkpoint.formats import fields
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.data import json_object
 from drope_jax.data import tokenizer as tokenizers
 
 FILENAME = "drope_manifest.json"
@@ -33,7 +32,7 @@ def write(folder: pathlib.Path, manifest: Manifest) -> None:
     if path.is_file() and path.name != README
   }
   data = manifest.to_json() | {_HASHES: hashes}
-  (folder / FILENAME).write_text(json.dumps(data, indent=2) + "\n")
+  json_object.write(folder / FILENAME, data)
 
 
 def read(folder: pathlib.Path) -> Manifest | None:
@@ -48,7 +47,7 @@ def read(folder: pathlib.Path) -> Manifest | None:
   path = folder / FILENAME
   if not path.exists():
     return None
-  data = fields.load_json(path)
+  data = json_object.read(path)
   hashes = data.pop(_HASHES, None)
   try:
     manifest = Manifest.from_json(data)

@@ -1,12 +1,12 @@
 """A tokenizer of the tokenizers library as transformers' fast tokenizer."""
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
 import tokenizers
 
+from drope_jax.data import json_object
 from drope_jax.data import tokenizer as tokenizer_lib
 
 FILENAME, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -37,6 +37,5 @@ def write(
       special_tokens=[(bos, tokenizer.token_to_id(bos))],
     )
   tokenizer.save(str(folder / FILENAME))
-  config = {**config, "tokenizer_class": CLASS}
-  (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+  json_object.write(folder / CONFIG, {**config, "tokenizer_class": CLASS})
   return folder / FILENAME

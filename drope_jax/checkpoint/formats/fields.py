@@ -5,45 +5,10 @@ no logit. All else is refused, once, before anything is made of it.
 """
 
 from collections.abc import Collection, Mapping
-import json
-import pathlib
 from typing import Any
 
 from drope_jax.checkpoint.formats import kinds as kinds_lib
 from drope_jax.checkpoint.formats.kinds import Kind
-
-MOST_JSON_BYTES = 64 * 2**20
-"""Of a configuration or an index; parsed, JSON takes many times its bytes."""
-
-
-def load_json(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the object in a file.
-
-  Raises:
-    ValueError: it holds no JSON, or no object, or more than `MOST_JSON_BYTES`.
-  """
-  if (size := path.stat().st_size) > MOST_JSON_BYTES:
-    raise ValueError(
-      f"{path} must be at most {MOST_JSON_BYTES} bytes, got {size}. Fetch it "
-      "again."
-    )
-  try:
-    data = json.loads(path.read_text(encoding="utf-8"))
-  except RecursionError as error:
-    raise ValueError(
-      f"{path} must be JSON that is not nested deeper than Python reads, got "
-      "more. Fetch it again."
-    ) from error
-  except ValueError as error:
-    raise ValueError(
-      f"{path} must be JSON, got {error}. Fetch it again."
-    ) from error
-  if not isinstance(data, dict):
-    raise ValueError(
-      f"{path} must be a JSON object, got {type(data).__name__}. Fetch it "
-      "again."
-    )
-  return data
 
 
 def read(

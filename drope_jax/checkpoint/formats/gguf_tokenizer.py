@@ -6,7 +6,6 @@ sentencepiece model ("llama" there) is written out piece by piece.
 """
 
 from collections.abc import Iterator, Mapping
-import json
 import pathlib
 import re
 import struct
@@ -15,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from drope_jax.checkpoint.formats import byte_level, fast_tokenizer
+from drope_jax.data import json_object
 
 # Of tokenizer.ggml.token_type, as of sentencepiece.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -36,7 +36,7 @@ def write(metadata: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
   """
   path = _write_pieces(metadata, folder)
   _write_templates(metadata, folder)
-  _write_json(folder / "generation_config.json", _generation(metadata))
+  json_object.write(folder / "generation_config.json", _generation(metadata))
   return path
 
 
@@ -48,7 +48,7 @@ def _write_pieces(
     path = folder / "tokenizer.model"
     path.write_bytes(b"".join(_sentencepiece(metadata)))
     config = {"add_bos_token": bool(metadata.get(_ADDS_BOS, True))}
-    _write_json(folder / fast_tokenizer.CONFIG, config)
+    json_object.write(folder / fast_tokenizer.CONFIG, config)
     return path
   before = metadata.get("tokenizer.ggml.pre")
   if kind != "gpt2" or before not in byte_level.CUTS:
@@ -105,10 +105,6 @@ def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
     ends = list(dict.fromkeys(ends))
     ids["eos_token_id"] = ends if len(ends) > 1 else ends[0]
   return ids
-
-
-def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _byte_level(

@@ -18,6 +18,7 @@ from drope_jax.checkpoint.formats.kinds import (
   Optional,
   Whole,
 )
+from drope_jax.data import json_object
 from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Scheme
@@ -109,7 +110,7 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
       f"A Hugging Face folder has a {FILENAME}, got none in {path.parent}. "
       "Name the folder that holds it."
     )
-  data = fields.load_json(path)
+  data = json_object.read(path)
   try:
     return from_dict(data)
   except ValueError as error:

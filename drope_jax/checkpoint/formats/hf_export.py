@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -22,6 +21,7 @@ from drope_jax.checkpoint.formats import (
 )
 from drope_jax.checkpoint.formats.safetensors_io import Entry
 from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.data import json_object
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
@@ -148,8 +148,7 @@ def _write_beside(
   if pad is not None and not -V <= pad < V:
     # transformers would not build an embedding without the padding's row.
     fields["pad_token_id"] = None
-  path = folder / hf_config.FILENAME
-  path.write_text(json.dumps(fields, indent=2) + "\n")
+  json_object.write(folder / hf_config.FILENAME, fields)
 
 
 def zero_output_biases(

@@ -1,6 +1,5 @@
 """A checkpoint's tokenizer as transformers looks for it."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -10,9 +9,9 @@ import tokenizers
 
 from drope_jax.checkpoint.formats import (
   fast_tokenizer,
-  fields,
   sentencepiece_json,
 )
+from drope_jax.data import json_object
 from drope_jax.data import tokenizer as tokenizer_lib
 
 _JSON, _CONFIG = fast_tokenizer.FILENAME, fast_tokenizer.CONFIG
@@ -34,22 +33,22 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   if tokenizer.suffix == ".model":
     # The one name that transformers knows a sentencepiece model by.
     named = (folder / tokenizer.name).rename(folder / "tokenizer.model")
-    config = _read(folder / _CONFIG)
+    config = json_object.read_if_there(folder / _CONFIG)
     if not (folder / _JSON).exists() and "tokenizer_class" not in config:
       model = sentencepiece.SentencePieceProcessor(str(named))
       made = sentencepiece_json.convert(model)
       fast_tokenizer.write(made, _config(model) | config, folder)
-  if config := _read(folder / _CONFIG):
-    _write(folder / _CONFIG, _for_both(config))
-  generation = _read(folder / _GENERATION) or ids
-  _write(folder / _GENERATION, generation)
+  if config := json_object.read_if_there(folder / _CONFIG):
+    json_object.write(folder / _CONFIG, _for_both(config))
+  generation = json_object.read_if_there(folder / _GENERATION) or ids
+  json_object.write(folder / _GENERATION, generation)
   given = {role: generation.get(role) for role in _IDS}
   return ids | {role: i for role, i in given.items() if i is not None}
 
 
 def adds_bos(folder: pathlib.Path) -> bool:
   """Returns whether transformers puts BOS before a text with `folder`'s."""
-  config = _read(folder / _CONFIG)
+  config = json_object.read_if_there(folder / _CONFIG)
   if "add_bos_token" in config or not (folder / _JSON).exists():
     # Without a tokenizer.json, LlamaTokenizer's default.
     return bool(config.get("add_bos_token", True))
@@ -92,11 +91,3 @@ def _for_both(config: dict[str, Any]) -> dict[str, Any]:
   if isinstance(config.get("extra_special_tokens"), list):
     config["additional_special_tokens"] = config.pop("extra_special_tokens")
   return config
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  return fields.load_json(path) if path.exists() else {}
-
-
-def _write(path: pathlib.Path, data: dict[str, Any]) -> None:
-  path.write_text(json.dumps(data, indent=2) + "\n")

@@ -22,6 +22,7 @@ from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.kinds import Flag, Kind, Number, Whole
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.data import json_object
 from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Llama3Rope, Rope
@@ -138,7 +139,7 @@ def open_folder(
       f"{PARAMS} does not say how long its context is, got {llama}. Name it "
       "with --llama."
     )
-  data = fields.load_json(folder / PARAMS)
+  data = json_object.read(folder / PARAMS)
   files = meta_shards.open_files(folder)
   try:
     params = fields.read(data, _KINDS, defaults=_DEFAULTS, inert=_INERT)

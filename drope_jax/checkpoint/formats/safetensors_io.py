@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 
-from drope_jax.checkpoint.formats import fields
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.data import json_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -140,7 +140,7 @@ def write(
       for entry in shard
     },
   }
-  (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+  json_object.write(folder / INDEX, index)
 
 
 def _write_file(path, entries, arrays):
@@ -165,7 +165,7 @@ def _write_file(path, entries, arrays):
 
 
 def _by_shard(index: pathlib.Path) -> Mapping[str, set[str]]:
-  weight_map = fields.load_json(index).get("weight_map")
+  weight_map = json_object.read(index).get("weight_map")
   if not isinstance(weight_map, dict):
     raise ValueError(
       f"{index} must have a weight_map from tensors to shards, got "

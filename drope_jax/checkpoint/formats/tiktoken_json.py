@@ -8,12 +8,12 @@ Source: github.com/meta-llama/llama-models, models/llama3/tokenizer.py.
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-import json
 import pathlib
 
 import tokenizers
 
 from drope_jax.checkpoint.formats import byte_level, fast_tokenizer
+from drope_jax.data import json_object
 
 _BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
 _ENDS = (_EOS, "<|eom_id|>", "<|eot_id|>")
@@ -57,9 +57,8 @@ def write(
   path = fast_tokenizer.write(tokenizer, config, folder)
   ends = [tokenizer.token_to_id(name) for name in _ENDS if name in special]
   generation = {"bos_token_id": tokenizer.token_to_id(_BOS)}
-  (folder / "generation_config.json").write_text(
-    json.dumps(generation | {"eos_token_id": ends}, indent=2)
-  )
+  generation["eos_token_id"] = ends
+  json_object.write(folder / "generation_config.json", generation)
   return path
 
 

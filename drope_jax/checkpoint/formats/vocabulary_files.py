@@ -17,9 +17,9 @@ import tokenizers
 from drope_jax.checkpoint.formats import (
   byte_level,
   fast_tokenizer,
-  fields,
   sentencepiece_json,
 )
+from drope_jax.data import json_object
 from drope_jax.data import tokenizer as tokenizer_lib
 
 VOCABULARY = "vocab.json"
@@ -78,7 +78,7 @@ def prepare(
       tokenizer's class is not read here.
   """
   folder = file.parent
-  config = _object(folder / fast_tokenizer.CONFIG)
+  config = json_object.read_if_there(folder / fast_tokenizer.CONFIG)
   added = {i: t for i, t in _added(folder, config).items() if i < rows}
   if file.name == VOCABULARY:
     tokenizer, names = _byte_level(folder, config, added)
@@ -132,7 +132,7 @@ def _added(
         )
         for i, token in decoder.items()
       }
-    ids = _object(folder / "added_tokens.json")
+    ids = json_object.read_if_there(folder / "added_tokens.json")
     special = set(_named(folder, config).values())
     return {
       int(i): tokenizers.AddedToken(
@@ -174,7 +174,9 @@ def _byte_level(
   added: Mapping[int, tokenizers.AddedToken],
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
   """Returns the tokenizer and its class's names for special tokens."""
-  model_type = _object(folder / "config.json").get("model_type")
+  model_type = json_object.read_if_there(folder / "config.json").get(
+    "model_type"
+  )
   name = config.get("tokenizer_class") or _BY_MODEL.get(model_type)
   name = str(name).removesuffix("Fast")
   if name not in _CLASSES:
@@ -218,7 +220,7 @@ def _byte_level(
 
 def _named(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the names of the special tokens that have a role."""
-  said = [config, _object(folder / _NAMES)]
+  said = [config, json_object.read_if_there(folder / _NAMES)]
   names = {}
   for role in _ROLES:
     for object_ in said:
@@ -233,7 +235,3 @@ def _copy_beside(folder: pathlib.Path, made: pathlib.Path) -> None:
       shutil.copyfile(file, made / file.name)
   if (folder / _TEMPLATES).is_dir():
     shutil.copytree(folder / _TEMPLATES, made / _TEMPLATES)
-
-
-def _object(path: pathlib.Path) -> dict[str, Any]:
-  return fields.load_json(path) if path.exists() else {}

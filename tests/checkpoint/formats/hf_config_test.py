@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from drope_jax.checkpoint.formats import fields, hf_config
+from drope_jax.checkpoint.formats import hf_config
+from drope_jax.data import json_object
 from drope_jax.positional import (
   Dynamic,
   Llama3Rope,
@@ -359,7 +360,7 @@ def test_files_that_are_no_config(tmp_path):
   with pytest.raises(ValueError, match="must be JSON, got 'utf-8'"):
     hf_config.read(path)
   with path.open("wb") as file:
-    file.truncate(fields.MOST_JSON_BYTES + 1)
+    file.truncate(json_object.MOST_BYTES + 1)
   with pytest.raises(ValueError, match="at most 67108864 bytes, got 67108865"):
     hf_config.read(path)
   path.write_text(json.dumps(LLAMA3 | {"hidden_act": "gelu"}))
