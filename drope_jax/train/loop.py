@@ -22,7 +22,7 @@ from drope_jax.checkpoint import store
 from drope_jax.data import lock, paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
-from drope_jax.train import preflight, training
+from drope_jax.train import claim, preflight, training
 from drope_jax.train.context import Listener, Model, Probe, Run
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
@@ -67,7 +67,7 @@ def run(
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
   with _only_writer(directory) as require_held:
-    preflight.claim(recipe, stores, directory)
+    claim.folder(recipe, stores, directory)
     if from_step is not None:
       store.go_back(directory, from_step)
 

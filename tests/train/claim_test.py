@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 import pytest
 
 from drope_jax.data.pipeline import DataConfig
-from drope_jax.train import optimizer, preflight
+from drope_jax.train import claim, optimizer
 from drope_jax.train.recipe import Recipe, TrainPhase
 
 PHASE = TrainPhase(
@@ -34,24 +34,24 @@ def test_all_processes_look_before_the_first_writes(
     "sync_global_devices",
     lambda name: found.append(file.exists()),
   )
-  preflight.claim(RECIPE, {"store": "abc"}, tmp_path / "run")
+  claim.folder(RECIPE, {"store": "abc"}, tmp_path / "run")
   # Another process waits at the second until the first has written.
   assert found == [False, index == 0]
 
 
 def test_a_field_that_a_class_gained_since_means_its_default(tmp_path):
   directory = tmp_path / "run"
-  preflight.claim(RECIPE, {"store": "abc"}, directory)
+  claim.folder(RECIPE, {"store": "abc"}, directory)
   file = directory / "recipe.json"
   begun = json.loads(file.read_text())
   del begun["phases"][0]["z_loss"], begun["phases"][0]["guard"]["max_ratio"]
   file.write_text(json.dumps(begun))
-  preflight.claim(RECIPE, {"store": "abc"}, directory)
+  claim.folder(RECIPE, {"store": "abc"}, directory)
   phase = dataclasses.replace(PHASE, z_loss=1e-4)
   other = dataclasses.replace(RECIPE, phases=(phase,))
   with pytest.raises(ValueError, match=r"phases\[0\]\.z_loss differs"):
-    preflight.claim(other, {"store": "abc"}, directory)
+    claim.folder(other, {"store": "abc"}, directory)
   del begun["phases"][0]["steps"], begun["phases"][0]["batch_size"]
   file.write_text(json.dumps(begun))
   with pytest.raises(ValueError, match=r"begun with another: phases\[0\]"):
-    preflight.claim(RECIPE, {"store": "abc"}, directory)
+    claim.folder(RECIPE, {"store": "abc"}, directory)

@@ -1,0 +1,132 @@
+"""A run's folder is that of the recipe that began it: recipe.json."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.data import lock, whole_file
+from drope_jax.train.recipe import Recipe
+
+# Fields of a Recipe that change no number that the run computes; the mesh, none
+# beyond rounding.
+_WITHOUT_EFFECT = (
+  "mesh",
+  "compiler_options",
+  "save_every_steps",
+  "save_every_minutes",
+  "keep_saves",
+  "keep_every_steps",
+  "log_every_steps",
+  "read_workers",
+  "prefetch_batches",
+)
+
+
+def folder(
+  recipe: Recipe, stores: Mapping[str, str], directory: epath.Path
+) -> None:
+  """Writes recipe.json, or checks that the folder is this recipe's.
+
+  Every process of the run calls it; the first writes, the others wait.
+
+  Args:
+    recipe: to be run.
+    stores: the fingerprints that `preflight.check` returned.
+    directory: the run's.
+
+  Raises:
+    ValueError: it is another recipe's, was begun with other tokens in a store,
+      or holds other files.
+  """
+  file = directory / "recipe.json"
+  encoded = _with_effect(manifests.encode(recipe)) | {"stores": dict(stores)}
+  if file.exists():
+    found = _with_effect(_completed(_parse(file), recipe))
+    _require_same(found, encoded, directory)
+  elif directory.exists() and any(
+    p.suffix != ".tmp" and p.name != lock.FILENAME for p in directory.iterdir()
+  ):
+    raise ValueError(
+      f"A run needs a new folder, or its own, got {directory}, which holds "
+      "other files. Choose another --out."
+    )
+  # No process writes before all have looked: they find, and decide, the same.
+  multihost_utils.sync_global_devices("looked for recipe.json")
+  if jax.process_index() == 0 and not file.exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    whole_file.write(file, (json.dumps(encoded, indent=1) + "\n").encode())
+  multihost_utils.sync_global_devices("recipe.json is there")
+
+
+def _with_effect(encoded: Any) -> Any:
+  """Returns what may not change between one start of a run and the next."""
+  if not isinstance(encoded, dict):
+    return encoded
+  return {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
+
+
+def _completed(found: Any, value: Any) -> Any:
+  """Returns what was found of a value, with the fields gained since.
+
+  A run that was begun before a class had a field means its default.
+  """
+  if isinstance(value, tuple) and isinstance(found, list):
+    if len(value) != len(found):
+      return found
+    return [_completed(f, v) for f, v in zip(found, value, strict=True)]
+  if not dataclasses.is_dataclass(value) or not isinstance(found, dict):
+    return found
+  completed = dict(found)
+  for field in dataclasses.fields(value):
+    if field.name in found:
+      completed[field.name] = _completed(
+        found[field.name], getattr(value, field.name)
+      )
+    elif field.default is not dataclasses.MISSING:
+      completed[field.name] = manifests.encode(field.default)
+  return completed
+
+
+def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
+  changed = _differences(found, encoded)
+  fields = [path for path in changed if not path.startswith("stores")]
+  if fields:
+    raise ValueError(
+      f"A run continues with the recipe that began it, but {directory} was "
+      f"begun with another: {', '.join(fields) or 'its form'} differs. Choose "
+      "another --out, or remove that folder."
+    )
+  if changed:
+    names = ", ".join(path.removeprefix("stores.") for path in changed)
+    raise ValueError(
+      "A run reads on in the stores that it began with, got other tokens in "
+      f"{names} than {directory} was begun with. Put the old store back, or "
+      "choose another --out."
+    )
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+  if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
+  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    pairs = enumerate(zip(a, b, strict=True))
+    return [
+      d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")
+    ]
+  return [] if a == b else [path.lstrip(".")]
+
+
+def _parse(file: epath.Path) -> Any:
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"A run's recipe.json must be whole JSON, got {file} ({error}). Copy it "
+      "again, or start in another --out."
+    ) from error
