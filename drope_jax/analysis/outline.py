@@ -24,22 +24,22 @@ def rows(
       continue
     if _CLASS in value:
       found.append((name, value[_CLASS]))
-    inside = _told(value, classes)
+    inside = _without_defaults(value, classes)
     found += [(f"{name}.{key}", _line(v, classes)) for key, v in inside]
   return found
 
 
 def changed(fields: Mapping[str, Any], cls: type) -> list[tuple[str, str]]:
   """Returns (name, value) of each field of a `cls` without its default."""
-  told = _told({_CLASS: cls.__name__, **fields}, [cls])
-  return [(name, _line(value, [])) for name, value in told]
+  given = _without_defaults({_CLASS: cls.__name__, **fields}, [cls])
+  return [(name, _line(value, [])) for name, value in given]
 
 
 def spell(value: Any, classes: Sequence[type] = ()) -> str:
   """Returns a value on one line, as Python writes it."""
   match value:
     case dict() if _CLASS in value:
-      inside = _told(value, classes)
+      inside = _without_defaults(value, classes)
       text = ", ".join(f"{name}={spell(v, classes)}" for name, v in inside)
       return f"{value[_CLASS]}({text})"
     case dict():
@@ -55,7 +55,7 @@ def _line(value: Any, classes: Sequence[type]) -> str:
   return value if isinstance(value, str) else spell(value, classes)
 
 
-def _told(
+def _without_defaults(
   value: Mapping[str, Any], classes: Sequence[type]
 ) -> list[tuple[str, Any]]:
   """Returns the fields but those of a class that have their default."""
