@@ -154,6 +154,7 @@ def of_layers(
   )
   if period == 1 and windows[0] is None:
     return schemes[0]
+  see_all = set(windows) == {None}
   return Pattern(
-    tuple(schemes[:period]), tuple(windows[:period]) if any(windows) else ()
+    tuple(schemes[:period]), () if see_all else tuple(windows[:period])
   )
