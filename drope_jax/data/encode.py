@@ -119,9 +119,10 @@ def encode_in_order(
     ValueError: as `encode`, or a worker was killed.
   """
   batches = iter(batches)
-  first = list(itertools.islice(batches, 2))
+  # Two tell that there is work to share; one process waits for none ahead.
+  first = list(itertools.islice(batches, 2 if workers > 1 else 0))
   batches = itertools.chain(first, batches)
-  if workers == 1 or len(first) < 2:
+  if len(first) < 2:
     yield from (encode(batch, tokenizer) for batch in batches)
     return
   others = set(multiprocessing.active_children())

@@ -10,8 +10,8 @@ import numpy as np
 
 FILE = "metadata.json"
 
-# Version 1 had no checksum.
-VERSION = 2
+# Version 1 had no checksum, version 2 no provenance.
+VERSION = 3
 _MAX_VOCAB_SIZE = 1 << 31  # Ids are read as int32.
 
 
@@ -27,6 +27,8 @@ class Metadata:
     file_bytes: the size of each file of the arrays, by its path in the store.
     skipped: how many documents were left out: "null" text, "bad" ones that
       could not be read, "empty" ones without a token.
+    provenance: of documents that a model sampled, which model and how; empty
+      where they were text.
   """
 
   num_tokens: int
@@ -38,12 +40,14 @@ class Metadata:
   plan: str
   file_bytes: dict[str, int]
   skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+  provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      counts = typing.get_origin(field.type) is dict
-      if type(value) is not (dict if counts else field.type) or (
+      kind = typing.get_origin(field.type) or field.type
+      counts = field.type == dict[str, int]
+      if type(value) is not kind or (
         counts and any(type(count) is not int for count in value.values())
       ):
         raise TypeError(f"{field.name} of {value!r}")
@@ -69,7 +73,7 @@ def encode(metadata: Metadata) -> bytes:
 
 
 def decode(data: bytes) -> Metadata:
-  """Returns what `encode` was given; reads version 1, too.
+  """Returns what `encode` was given; reads earlier versions, too.
 
   Raises:
     ValueError, TypeError: it is not whole, was changed, or is of a version that
@@ -80,10 +84,10 @@ def decode(data: bytes) -> Metadata:
   except RecursionError as error:
     raise ValueError("JSON nested too deep") from error
   version = fields.get("schema_version")
-  if version not in (1, VERSION):
+  if version not in range(1, VERSION + 1):
     raise ValueError(f"schema version {version!r}")
   checksum = fields.pop("checksum", None)
-  if version == VERSION and checksum != _checksum(fields):
+  if version > 1 and checksum != _checksum(fields):
     raise ValueError("values that do not match its checksum")
   del fields["schema_version"]
   return Metadata(**fields)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
+import itertools
 import sys
 from typing import BinaryIO, Protocol
 import uuid
@@ -29,8 +30,11 @@ class Source(Protocol):
   def identity(self) -> str:
     """Returns what changes when the documents do."""
 
-  def documents(self) -> Iterator[Document]:
-    """Yields its documents in order, with a mark in place of those left out."""
+  def documents(self, first: int = 0) -> Iterator[Document]:
+    """Yields its documents in order, from number `first` on.
+
+    In place of those that are left out there is a mark.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +68,15 @@ class File:
       identity += f" {options.encoding} {options.ending}"
     return identity
 
-  def documents(self) -> Iterator[Document]:
-    """Yields its documents.
+  def documents(self, first: int = 0) -> Iterator[Document]:
+    """Yields its documents from number `first` on.
 
     Raises:
       ValueError: it does not decompress, or holds what cannot be read.
     """
     opened = epath.Path(self.path).open
-    return _documents(lambda: opened("rb"), self.path, self.name, self.options)
+    found = _documents(lambda: opened("rb"), self.path, self.name, self.options)
+    return itertools.islice(found, first, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +93,15 @@ class StandardInput:
     """Returns another at each call, since what comes next is not known."""
     return f"{self.name} {uuid.uuid4()}"
 
-  def documents(self) -> Iterator[Document]:
+  def documents(self, first: int = 0) -> Iterator[Document]:
     """Yields as `File.documents`."""
-    return _documents(
+    found = _documents(
       lambda: contextlib.nullcontext(sys.stdin.buffer),
       self.options.ending or ".txt",
       self.name,
       self.options,
     )
+    return itertools.islice(found, first, None)
 
 
 def _documents(
@@ -131,9 +137,9 @@ class Packaged:
     """Returns its name; the corpus never changes."""
     return self.name
 
-  def documents(self) -> Iterator[str]:
-    """Yields as `corpus.documents`."""
-    return corpus.documents(self.split)
+  def documents(self, first: int = 0) -> Iterator[str]:
+    """Yields as `corpus.documents`, from number `first` on."""
+    return itertools.islice(corpus.documents(self.split), first, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +161,9 @@ class Generated:
     """Returns name and settings."""
     return f"{self.name} {self.settings}"
 
-  def documents(self) -> Iterator[str | Sequence[int]]:
-    """Yields what `make` does."""
-    return self.make()
+  def documents(self, first: int = 0) -> Iterator[str | Sequence[int]]:
+    """Yields what `make` does, from number `first` on."""
+    return itertools.islice(self.make(), first, None)
 
 
 def texts(sources: Iterable[Source]) -> Iterator[str]:

@@ -167,13 +167,14 @@ def read_metadata(path: str) -> metadata_lib.Metadata:
   if not folder.exists():
     raise FileNotFoundError(
       f"A token store is needed, got {path}, which does not exist. Make it "
-      "with `drope tokenize`, or check the path."
+      "with `drope tokenize` or `drope sample`, or check the path."
     )
   file = folder / metadata_lib.FILE
   if not file.exists():
     raise ValueError(
       f"A finished token store is needed, got {path}, which has no "
-      f"{file.name}. Run its `drope tokenize` again: it resumes."
+      f"{file.name}. Run its `drope tokenize`, or `drope sample`, again: it "
+      "resumes."
     )
   try:
     return metadata_lib.decode(file.read_bytes())
@@ -268,6 +269,7 @@ def _result(path: str, future: tensorstore.Future) -> np.ndarray:
 
 def _damaged(path: str, got: str) -> ValueError:
   return ValueError(
-    f"A whole token store of version 1 or {metadata_lib.VERSION} is needed, "
-    f"got {path}, with {got}. Delete it and run its `drope tokenize` again."
+    f"A whole token store of version 1 to {metadata_lib.VERSION} is needed, "
+    f"got {path}, with {got}. Delete it and run its `drope tokenize`, or "
+    "`drope sample`, again."
   )

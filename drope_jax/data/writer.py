@@ -7,10 +7,14 @@ Killed anywhere, the same call goes on after the last part.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import hashlib
 import io
 import json
+import math
+import time
+import types
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -21,11 +25,14 @@ from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
-# What one worker encodes at a time, characters or ids.
+# What one worker encodes at a time, characters or ids: less, where a source
+# gives less in so many seconds.
 _BATCH_SIZE = 1 << 18
+_BATCH_S = 1.0
 
 # What a kill can cost, at most, beside the batches under way.
 _PART_TOKENS = 1 << 22
+_PART_S = 60.0
 
 # Kinds of documents that are left out, as parts count them.
 _SKIPPED = ("null", "bad", "empty")
@@ -37,6 +44,8 @@ def write(
   tokenizer_path: str,
   *,
   workers: int = 1,
+  max_tokens: int | None = None,
+  provenance: Mapping[str, Any] = types.MappingProxyType({}),
   on_progress: Callable[[int, int], None] = lambda sources, tokens: None,
   on_skip: Callable[[reading.Skipped], None] = lambda skipped: None,
 ) -> store_lib.Store:
@@ -52,6 +61,9 @@ def write(
     sources: where documents come from.
     tokenizer_path: as for `tokenizer.load`.
     workers: processes that encode; 1 works in this one.
+    max_tokens: the document that reaches them is the last. Documents must then
+      come as ids, with EOS.
+    provenance: see `Metadata`.
     on_progress: called again and again with how many sources are done, and how
       many tokens there are, those of an earlier call included.
     on_skip: called with each document that a source marks as skipped, but for
@@ -64,14 +76,21 @@ def write(
   tokenizer = tokenizer_lib.load(tokenizer_path)
   folder = epath.Path(out)
   parts = folder / "parts"
-  plan = _plan(sources, tokenizer)
+  plan = _plan(sources, tokenizer, max_tokens)
   if not (folder / metadata_lib.FILE).exists():
     with lock.held(folder) as require_held:
       _begin(folder, plan, sources)
       paths = _write_parts(
-        parts, sources, tokenizer, workers, on_progress, on_skip, require_held
+        parts,
+        sources,
+        tokenizer,
+        workers,
+        max_tokens,
+        on_progress,
+        on_skip,
+        require_held,
       )
-      metadata = _join(out, paths, tokenizer, plan)
+      metadata = _join(out, paths, tokenizer, plan, provenance)
       require_held()
       whole_file.write(
         folder / metadata_lib.FILE, metadata_lib.encode(metadata)
@@ -85,9 +104,13 @@ def write(
 
 
 def _plan(
-  sources: Sequence[sources_lib.Source], tokenizer: tokenizer_lib.Tokenizer
+  sources: Sequence[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  max_tokens: int | None,
 ) -> str:
   identities = [tokenizer.fingerprint, *(s.identity() for s in sources)]
+  if max_tokens is not None:
+    identities.append(max_tokens)
   return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
 
 
@@ -122,28 +145,48 @@ def _write_parts(
   sources: Sequence[sources_lib.Source],
   tokenizer: tokenizer_lib.Tokenizer,
   workers: int,
+  max_tokens: int | None,
   on_progress: Callable[[int, int], None],
   on_skip: Callable[[reading.Skipped], None],
   require_held: Callable[[], None],
 ) -> list[epath.Path]:
-  """Returns the parts, in order, having written those that were missing."""
+  """Returns the parts, in order, having written those that were missing.
+
+  At Ctrl-C and SIGTERM it writes what it holds.
+  """
   paths = sorted(folder.glob("*.npz"))
   start = tuple(_load(paths[-1], "next").tolist()) if paths else (0, 0)
   num_tokens = sum(int(_load(path, "lengths").sum()) for path in paths)
   on_progress(start[0], num_tokens)
-  held, held_tokens = [], 0
-  for encoded in encode.encode_in_order(
-    _batches(sources, *start, on_skip), tokenizer, workers
-  ):
-    held.append(encoded)
-    held_tokens += len(encoded.tokens)
-    if held_tokens >= _PART_TOKENS or encoded.next_source == len(sources):
-      paths.append(folder / f"{len(paths):06d}.npz")
-      require_held()
-      _write_part(paths[-1], held)
-      num_tokens += held_tokens
-      held, held_tokens = [], 0
-    on_progress(encoded.next_source, num_tokens + held_tokens)
+  held: list[encode.Encoded] = []
+
+  def save() -> None:
+    if not held:
+      return
+    path = folder / f"{len(paths):06d}.npz"
+    require_held()
+    _write_part(path, held)
+    held.clear()  # First: cut off here, it would be written once more, alike.
+    paths.append(path)
+
+  tokens_left = math.inf if max_tokens is None else max_tokens - num_tokens
+  batches = _batches(sources, *start, tokens_left, on_skip)
+  part_ends = time.monotonic() + _PART_S
+  try:
+    for encoded in encode.encode_in_order(batches, tokenizer, workers):
+      held.append(encoded)
+      num_tokens += len(encoded.tokens)
+      if (
+        sum(len(encoded.tokens) for encoded in held) >= _PART_TOKENS
+        or time.monotonic() >= part_ends
+        or encoded.next_source == len(sources)
+      ):
+        save()
+        part_ends = time.monotonic() + _PART_S
+      on_progress(encoded.next_source, num_tokens)
+  except KeyboardInterrupt:
+    save()
+    raise
   return paths
 
 
@@ -151,27 +194,36 @@ def _batches(
   sources: Sequence[sources_lib.Source],
   first: int,
   done: int,
+  tokens_left: float,
   on_skip: Callable[[reading.Skipped], None],
 ) -> Iterator[encode.Batch]:
   """Yields the documents of source `first` after the first `done`, and so on.
 
-  The last batch of each source, which may be empty, leads to the next source.
+  The last batch of each source, which may be empty, leads to the next source;
+  the one with which none of `tokens_left` is left leads to the end.
   """
   for index, source in enumerate(sources[first:], first):
     documents, size, skipped = [], 0, Counter()
-    for number, document in enumerate(source.documents(), 1):
-      if index == first and number <= done:
-        continue
+    batch_ends = time.monotonic() + _BATCH_S
+    for number, document in enumerate(source.documents(done), done + 1):
       if isinstance(document, reading.Skipped):
         skipped[document.kind] += 1
         on_skip(document)
         continue
       documents.append(document)
       size += len(document)
-      if size >= _BATCH_SIZE:
+      if size >= tokens_left:
+        end = len(sources)
+        yield encode.Batch(documents, source.name, end, 0, skipped)
+        return
+      if size >= _BATCH_SIZE or time.monotonic() >= batch_ends:
         yield encode.Batch(documents, source.name, index, number, skipped)
+        tokens_left -= size
         documents, size, skipped = [], 0, Counter()
+        batch_ends = time.monotonic() + _BATCH_S
     yield encode.Batch(documents, source.name, index + 1, 0, skipped)
+    tokens_left -= size
+    done = 0
 
 
 def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:
@@ -191,6 +243,7 @@ def _join(
   paths: Sequence[epath.Path],
   tokenizer: tokenizer_lib.Tokenizer,
   plan: str,
+  provenance: Mapping[str, Any],
 ) -> metadata_lib.Metadata:
   """Writes the arrays of the store from its parts."""
   lengths = np.concatenate([_load(path, "lengths") for path in paths])
@@ -228,6 +281,7 @@ def _join(
     plan=plan,
     file_bytes=store_lib.file_bytes(out, names),
     skipped=dict(zip(_SKIPPED, skipped.tolist(), strict=True)),
+    provenance=dict(provenance),
   )
 
 

@@ -88,7 +88,7 @@ def test_verify_finds_content_of_another_store(made):
 
 
 @pytest.mark.parametrize(
-  "text", ["", "{}", "[]", '{"schema_version": 3}', "[" * 99_999, "\xff"]
+  "text", ["", "{}", "[]", '{"schema_version": 4}', "[" * 99_999, "\xff"]
 )
 def test_metadata_that_does_not_parse_is_refused(made, text):
   _rewrite(made, text.encode("latin-1"))
@@ -109,6 +109,18 @@ CHANGES = [
 def test_metadata_with_a_changed_value_are_refused(made, field, value):
   fields = json.loads(metadata.encode(made.metadata))
   _rewrite(made, json.dumps(fields | {field: value}).encode())
+  with pytest.raises(ValueError, match="do not match its checksum"):
+    store.Store.open(made.path)
+
+
+def test_a_store_of_version_2_opens_and_has_no_provenance(made):
+  fields = json.loads(metadata.encode(made.metadata))
+  del fields["checksum"], fields["provenance"]
+  fields["schema_version"] = 2
+  checksum = metadata._checksum(fields)
+  _rewrite(made, json.dumps(fields | {"checksum": checksum}).encode())
+  assert store.Store.open(made.path).metadata == made.metadata
+  _rewrite(made, json.dumps(fields).encode())
   with pytest.raises(ValueError, match="do not match its checksum"):
     store.Store.open(made.path)
 

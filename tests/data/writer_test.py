@@ -240,3 +240,98 @@ def test_an_unfinished_store_of_another_version_is_refused(
 def test_inputs_without_text_are_refused(tmp_path):
   with pytest.raises(ValueError, match="without a character"):
     writer.write(str(tmp_path / "s"), [_sources()[2]], TOKENIZER)
+
+
+def _ids(count):
+  """Yields documents of 1, 2, 3, 1, 2, ... tokens, EOS included."""
+  eos_id = tokenizer.load(TOKENIZER).eos_id
+  for i in range(count):
+    yield [*range(10, 10 + i % 3), eos_id]
+
+
+def _ids_source(count):
+  return sources.Generated("ids", "", functools.partial(_ids, count))
+
+
+@pytest.mark.parametrize(("most", "got"), [(1, 1), (6, 6), (7, 7), (11, 12)])
+def test_the_document_that_reaches_max_tokens_is_the_last(
+  tmp_path, parts, most, got
+):
+  made = writer.write(
+    str(tmp_path / "s"), [_ids_source(99)] * 2, TOKENIZER, max_tokens=most
+  )
+  assert made.num_tokens == got
+  want = np.concatenate(list(_ids(99)))[:got]
+  np.testing.assert_array_equal(made.read(0, got), want)
+
+
+def test_max_tokens_pass_from_one_source_to_the_next(tmp_path):
+  made = writer.write(
+    str(tmp_path / "s"), [_ids_source(3)] * 3, TOKENIZER, max_tokens=9
+  )
+  assert (made.num_tokens, made.num_documents) == (9, 5)
+
+
+def test_another_max_tokens_is_another_store(tmp_path):
+  out = str(tmp_path / "s")
+  writer.write(out, [_ids_source(9)], TOKENIZER, max_tokens=5)
+  with pytest.raises(ValueError, match="a finished store of other inputs"):
+    writer.write(out, [_ids_source(9)], TOKENIZER, max_tokens=6)
+
+
+def test_provenance_is_kept_and_read_again(tmp_path):
+  about = {"model": "m", "lineage": [{"arguments": {"rate": 0.1}}]}
+  out = str(tmp_path / "s")
+  writer.write(out, [_ids_source(9)], TOKENIZER, provenance=about)
+  assert store.Store.open(out).metadata.provenance == about
+
+
+class _Slow:
+  """A source that is interrupted; says from where it was asked."""
+
+  name = "slow"
+
+  def __init__(self, asked, interrupted_at=()):
+    self.asked, self.interrupted_at = asked, interrupted_at
+
+  def identity(self):
+    return ""
+
+  def documents(self, first=0):
+    self.asked.append(first)
+    for number, ids in enumerate(_ids(20)):
+      if number in self.interrupted_at:
+        raise KeyboardInterrupt
+      if number >= first:
+        yield ids
+
+
+def test_an_interrupted_source_goes_on_where_its_batches_ended(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(writer, "_BATCH_S", 0.0)  # A document is a batch.
+  out, asked = str(tmp_path / "s"), []
+  for stop in (7, 15):
+    with pytest.raises(KeyboardInterrupt):
+      writer.write(out, [_Slow(asked, [stop])], TOKENIZER)
+  got = writer.write(out, [_Slow(asked)], TOKENIZER)
+  assert asked == [0, 7, 15]
+  np.testing.assert_array_equal(
+    got.read(0, got.num_tokens), np.concatenate(list(_ids(20)))
+  )
+
+
+@pytest.mark.parametrize(("part_s", "kept"), [(0.0, 12), (60.0, 0)])
+def test_a_part_is_written_after_some_time(tmp_path, monkeypatch, part_s, kept):
+  monkeypatch.setattr(writer, "_BATCH_S", 0.0)
+  monkeypatch.setattr(writer, "_PART_S", part_s)
+
+  def killed(sources, tokens):
+    if tokens > 10:
+      raise MemoryError
+
+  out = tmp_path / "s"
+  with pytest.raises(MemoryError):
+    writer.write(str(out), [_ids_source(20)], TOKENIZER, on_progress=killed)
+  parts = (out / "parts").glob("*.npz")
+  assert sum(len(np.load(part)["tokens"]) for part in parts) == kept
