@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 import jax
+import tokenizers as hf_tokenizers
 
 from drope_jax.checkpoint.manifest import TokenizerRef
 from drope_jax.data import json_object
@@ -124,6 +125,20 @@ def with_format_defaults(
     ).encode()
   Files(contents).write(scratch)
   return scratch / file.name
+
+
+def adds_bos(file: epath.Path) -> bool:
+  """Returns whether a text begins with BOS, by what lies beside a tokenizer's.
+
+  Where nothing lies beside a sentencepiece model, as beside one of our own,
+  only EOS delimits documents.
+  """
+  config = json_object.read_if_there(file.parent / _CONFIG)
+  if "add_bos_token" in config or file.suffix != ".json":
+    # LlamaTokenizer's default, where its config does not say.
+    return bool(config.get("add_bos_token", bool(config)))
+  encode = hf_tokenizers.Tokenizer.from_buffer(tokenizers.contents(file)).encode
+  return encode("").ids != []
 
 
 def end_ids(file: epath.Path) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ import shutil
 
 from etils import epath
 import pytest
+import tokenizers
 
 from drope_jax.checkpoint import tokenizer_file
+from drope_jax.checkpoint.formats import bos
 from drope_jax.data import corpus
 
 
@@ -61,6 +63,25 @@ def test_named_templates_go_with_it(model, tmp_path):
   tokenizer_file.collect(model, reference).write(out)
   copied = out / "additional_chat_templates" / "tool_use.jinja"
   assert copied.read_text() == "T"
+
+
+def test_a_text_begins_with_bos_where_what_lies_beside_says_so(model):
+  assert not tokenizer_file.adds_bos(model), "as one of our own"
+  _say(model, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+  assert tokenizer_file.adds_bos(model)
+  _say(model, "tokenizer_config.json", add_bos_token=False)
+  assert not tokenizer_file.adds_bos(model)
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_tokenizer_json_adds_bos_by_its_own_rule(tmp_path, template):
+  made = tokenizers.Tokenizer(tokenizers.models.BPE({"<s>": 0}, []))
+  made.add_special_tokens(["<s>"])
+  if template:
+    bos.add(made, "<s>")
+  made.save(str(tmp_path / "tokenizer.json"))
+  file = epath.Path(tmp_path / "tokenizer.json")
+  assert tokenizer_file.adds_bos(file) is template
 
 
 def test_a_formats_own_bos_and_ends_are_written_down(model, tmp_path):

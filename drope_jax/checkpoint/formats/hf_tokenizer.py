@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 import sentencepiece
-import tokenizers
 
+from drope_jax.checkpoint import tokenizer_file
 from drope_jax.checkpoint.formats import (
   fast_tokenizer,
   sentencepiece_json,
@@ -48,12 +48,10 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
 
 def adds_bos(folder: pathlib.Path) -> bool:
   """Returns whether transformers puts BOS before a text with `folder`'s."""
-  config = json_object.read_if_there(folder / _CONFIG)
-  if "add_bos_token" in config or not (folder / _JSON).exists():
-    # Without a tokenizer.json, LlamaTokenizer's default.
-    return bool(config.get("add_bos_token", True))
-  encode = tokenizers.Tokenizer.from_file(str(folder / _JSON)).encode
-  return encode("").ids != []
+  file = epath.Path(folder) / _JSON
+  return tokenizer_file.adds_bos(
+    file if file.exists() else file.with_suffix(".model")
+  )
 
 
 def _copy_files(source: epath.Path, folder: pathlib.Path) -> None:
