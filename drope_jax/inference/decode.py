@@ -21,6 +21,9 @@ from drope_jax.positional import Pattern, Rope, Scheme, rotary
 # Tokens, over all rows, whose logits are held at once while scoring.
 SCORE_CHUNK = 512
 
+# Ids among which `draw` chooses at a time.
+_BLOCK = 128
+
 
 class Positions(NamedTuple):
   """The rotary part of a configuration, as data.
@@ -75,7 +78,7 @@ def score(
   The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
   are held at once. Arguments are as of `generate`.
   """
-  config = _with_positions(config, positions)
+  config = with_positions(config, positions)
   B, S = tokens_BS.shape
   x_BSM = transformer.hidden(
     config,
@@ -136,7 +139,7 @@ def generate(
     end_ids: each of them ends a row.
     backend: the attention's.
   """
-  config = _with_positions(config, positions)
+  config = with_positions(config, positions)
   B, S = tokens_BS.shape
   logits_BV, cache = prefill(
     config,
@@ -149,12 +152,12 @@ def generate(
   )
 
   def choose(logits_BV, count):
-    noise_BV = jax.vmap(
-      lambda key: jax.random.gumbel(
-        jax.random.fold_in(key, count), logits_BV.shape[1:]
-      )
-    )(keys_B)
-    return jnp.argmax(logits_BV + temperature * noise_BV, axis=-1)
+    keys_at_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, count)
+    return jax.lax.cond(
+      temperature > 0,
+      lambda: draw(logits_BV, temperature, keys_at_B),
+      lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32),
+    )
 
   def unfinished(state):
     count, _, _, ended_B, _ = state
@@ -178,6 +181,31 @@ def generate(
     jnp.full((B, max_new_tokens), end_ids[0], jnp.int32),
   )
   return jax.lax.while_loop(unfinished, step, start)[-1]
+
+
+def draw(logits_BV: Array, temperature: Array, keys_B: Array) -> Array:
+  """Returns an id of each row, token_B, by softmax(logits / temperature).
+
+  First a block of ids is drawn, then an id of the block. It is the same
+  distribution as by one draw among all ids, whose noise, for each of them,
+  would take longer than a small model.
+  """
+  B, V = logits_BV.shape
+  # The largest is 0, and the rest finite or -inf, at any temperature.
+  logits_BV -= logits_BV.max(axis=-1, keepdims=True)
+  logits_BV /= temperature
+  padded_BV = jnp.pad(
+    logits_BV, ((0, 0), (0, -V % _BLOCK)), constant_values=-jnp.inf
+  )
+  logits_Bbi = padded_BV.reshape(B, -1, _BLOCK)
+  sums_Bb = jax.nn.logsumexp(logits_Bbi, axis=-1)
+
+  def draw_one(sums_b, logits_bi, key):
+    block_key, id_key = jax.random.split(key)
+    block = jax.random.categorical(block_key, sums_b)
+    return block * _BLOCK + jax.random.categorical(id_key, logits_bi[block])
+
+  return jax.vmap(draw_one)(sums_Bb, logits_Bbi, keys_B).astype(jnp.int32)
 
 
 def prefill(
@@ -241,9 +269,10 @@ def _for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
   return jnp.broadcast_to(logit_scale[:, None], tokens_BS.shape)
 
 
-def _with_positions(
+def with_positions(
   config: ModelConfig, positions: Positions | None
 ) -> ModelConfig:
+  """Returns a config that reads by `positions`; undoes `split_positions`."""
   if positions is None:
     return config
   return dataclasses.replace(config, positional=rotary.Given(*positions))

@@ -1,0 +1,289 @@
+"""A model's own documents, from one compiled loop whose rows are never idle.
+
+A row whose document ends begins its next one in the same step. Row r of B has
+documents r, r + B, r + 2 B and so on, whatever the first one asked for is: so
+what it computes is the same from wherever sampling goes on.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from drope_jax import attention, sharding
+from drope_jax.axes import Array
+from drope_jax.inference import decode
+from drope_jax.inference import lm as lms
+from drope_jax.model import cache as caches
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+# Tokens of each row between two looks at them.
+_STEPS = 32
+
+# So many documents in a row without a token say that there will be no other.
+_MOST_EMPTY = 10_000
+
+
+class Rows(NamedTuple):
+  """The documents under way, one a row.
+
+  Attributes:
+    document_B: int32 number of each.
+    token_B: int32, its newest token, which the model has not read yet.
+    cache: of those before.
+  """
+
+  document_B: Array
+  token_B: Array
+  cache: caches.Cache
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelText:
+  """An endless source of documents (`data.sources.Source`): a model's samples.
+
+  A document begins with BOS, which is its first token, or after an EOS, which
+  is that of the document before it; it ends with EOS, at the latest as the last
+  token of the trained context. Ids beyond the tokenizer's are never drawn.
+
+  Document n is a function of the model, how it is read, and n: to the bit for
+  one batch size, mesh and kind of device, else to the rounding of its logits.
+
+  Attributes:
+    lm: reads within its trained context.
+    fingerprint: the checkpoint's.
+    begin_with_bos: or else after EOS.
+    seed: of all draws.
+    temperature: divides the logits.
+    batch_size: B, rows.
+    name: what messages call it.
+  """
+
+  lm: lms.CheckpointLM
+  fingerprint: str
+  begin_with_bos: bool
+  seed: int = 0
+  temperature: float = 1.0
+  batch_size: int = 64
+  name: str = "the model"
+
+  def __post_init__(self):
+    if self.begin_with_bos and self.lm.bos_id is None:
+      raise ValueError(
+        "Documents that begin with BOS need a tokenizer with BOS, got one "
+        "without. Begin them after EOS."
+      )
+    if self.lm.context_tokens < 3:
+      raise ValueError(
+        "A document needs a context of at least 3 tokens, for its begin, a "
+        f"token and EOS, got {self.lm.context_tokens}. Sample another model."
+      )
+    mesh = self.lm.mesh
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    if self.batch_size < 1 or self.batch_size % ways:
+      raise ValueError(
+        f"The rows of a batch must be a multiple of {ways}, so that devices "
+        f"share them evenly, got {self.batch_size}. Change the batch."
+      )
+
+  def identity(self) -> str:
+    """Returns what decides documents, but for their rounding."""
+    return json.dumps(
+      {
+        "model": self.fingerprint,
+        "begin_with_bos": self.begin_with_bos,
+        "seed": self.seed,
+        "temperature": self.temperature,
+        "dtype": jax.tree.leaves(self.lm.params)[0].dtype.name,
+      }
+    )
+
+  def documents(self, first: int = 0) -> Iterator[np.ndarray]:
+    """Yields the ids of document `first`, the next, and so on without end.
+
+    One without a token but BOS and EOS is empty.
+
+    Raises:
+      ValueError: logits are not finite, or thousands of documents are empty.
+    """
+    B, eos_id = self.batch_size, self.lm.eos_id
+    begin = [self.lm.bos_id] if self.begin_with_bos else []
+    number_B = first + (np.arange(B) - first) % B
+    rows = self._start(number_B)
+    write_on = self._compiled()
+    under_way: list[list[np.ndarray]] = [[] for _ in range(B)]
+    ended: dict[int, np.ndarray] = {}
+    empty = 0
+    while True:
+      rows, new_Bn = write_on(rows)
+      new_Bn = np.asarray(new_Bn)
+      if new_Bn.min() < 0:
+        raise ValueError(
+          "Sampling needs finite logits, got others. Check the checkpoint's "
+          "weights, or compute in float32."
+        )
+      for row, new_n in enumerate(new_Bn):
+        *ends, rest = np.split(new_n, np.flatnonzero(new_n == eos_id) + 1)
+        for end in ends:
+          ids = np.concatenate([*under_way[row], end])
+          ended[int(number_B[row])] = ids
+          number_B[row] += B
+          under_way[row] = []
+        under_way[row].append(rest)
+      while first in ended:
+        ids = ended.pop(first)
+        first += 1
+        empty = empty + 1 if len(ids) == 1 else 0
+        if empty == _MOST_EMPTY:
+          raise ValueError(
+            "Sampling needs a model that begins a text, got "
+            f"{empty:,} documents in a row that end at once. Begin them with "
+            f"{'EOS' if self.begin_with_bos else 'BOS'} instead."
+          )
+        yield np.concatenate([begin, ids]).astype(int) if len(ids) > 1 else []
+
+  @property
+  def _begin_id(self) -> int:
+    return self.lm.bos_id if self.begin_with_bos else self.lm.eos_id
+
+  def _start(self, number_B: np.ndarray) -> Rows:
+    """Returns rows that have read nothing."""
+    dtype = jax.tree.leaves(self.lm.params)[0].dtype
+    # The last token of a context is not read.
+    slots = self.lm.context_tokens - 1
+    make = functools.partial(
+      caches.empty, self.lm.config, self.batch_size, slots, dtype
+    )
+    rows = Rows(
+      jnp.asarray(number_B, jnp.int32),
+      jnp.full(self.batch_size, self._begin_id, jnp.int32),
+      jax.jit(make, out_shardings=self._shardings and self._shardings.cache)(),
+    )
+    return jax.device_put(rows, self._shardings)
+
+  def _compiled(self) -> Callable[[Rows], tuple[Rows, Array]]:
+    """Returns `advance` with all that is the same for each step."""
+    lm = self.lm
+    scheme = decode.fix_length(lm.config.positional, lm.context_tokens)
+    config, positions = decode.split_positions(lm.config, scheme)
+    return functools.partial(
+      advance,
+      config,
+      positions,
+      lm.params,
+      key=jax.random.key(self.seed),
+      logit_scale=jnp.float32(lm.logit_scale_at(lm.context_tokens)),
+      temperature=jnp.float32(self.temperature),
+      steps=_STEPS,
+      num_ids=min(lm.tokenizer.vocab_size, config.vocab_size),
+      begin_id=self._begin_id,
+      end_ids=(lm.eos_id, *lm.end_ids),
+      backend=lm.backend,
+      shardings=self._shardings,
+    )
+
+  @functools.cached_property
+  def _shardings(self) -> Rows | None:
+    """How rows lie on the mesh: each device's share, and heads by `tensor`."""
+    mesh = self.lm.mesh
+    if mesh is None:
+      return None
+    texts = sharding.BATCH[0]
+    divides = self.lm.config.num_kv_heads % mesh.shape["tensor"] == 0
+    heads = P(None, texts, "tensor" if divides else None)
+    row, slots = (NamedSharding(mesh, spec) for spec in (P(texts), heads))
+    return Rows(row, row, caches.Cache(slots, slots, row))
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "config",
+    "steps",
+    "num_ids",
+    "begin_id",
+    "end_ids",
+    "backend",
+    "shardings",
+  ),
+  donate_argnames="rows",
+)
+def advance(
+  config: ModelConfig,
+  positions: decode.Positions | None,
+  params: transformer.Params,
+  rows: Rows,
+  *,
+  key: Array,
+  logit_scale: Array,
+  temperature: Array,
+  steps: int,
+  num_ids: int,
+  begin_id: int,
+  end_ids: tuple[int, ...],
+  backend: attention.Choice,
+  shardings: Rows | None = None,
+) -> tuple[Rows, Array]:
+  """Returns the rows with `steps` more tokens each, and those tokens_Bn.
+
+  -1 is where logits are not finite.
+
+  Args:
+    config, positions: from `decode.split_positions`.
+    params: the model's.
+    rows: with caches of as many slots as a document's tokens and begin, but
+      the last.
+    key: of all draws; token t of document n depends on it, n and t alone.
+    logit_scale: multiplies attention logits.
+    temperature: divides the logits.
+    steps: a row's tokens.
+    num_ids: those that are drawn.
+    begin_id: what the model reads first.
+    end_ids: each ends a document; the first of them is put in its place.
+    backend: the attention's.
+    shardings: of the rows, where they lie on a mesh.
+  """
+  config = decode.with_positions(config, positions)
+  B, slots = rows.token_B.shape[0], rows.cache.k_NBKDT.shape[-1]
+
+  def step(n, state):
+    rows, new_Bn = state
+    logits_BV, cache = decode.extend(
+      config, params, rows.token_B, rows.cache, logit_scale, backend=backend
+    )
+    logits_BV = logits_BV[:, :num_ids]
+    keys_B = jax.vmap(
+      lambda document, count: jax.random.fold_in(
+        jax.random.fold_in(key, document), count
+      )
+    )(rows.document_B, cache.length_B)
+    token_B = decode.draw(logits_BV, temperature, keys_B)
+    # Anything but finite is larger than the rest, and so it was drawn.
+    drawn_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
+    finite_B = jnp.isfinite(drawn_B1[:, 0])
+    ended_B = jnp.isin(token_B, jnp.asarray(end_ids))
+    ended_B |= cache.length_B == slots
+    token_B = jnp.where(ended_B, end_ids[0], token_B)
+    new_Bn = new_Bn.at[:, n].set(jnp.where(finite_B, token_B, -1))
+    length_B = jnp.where(ended_B, 0, cache.length_B)
+    rows = Rows(
+      rows.document_B + B * ended_B,
+      jnp.where(ended_B, begin_id, token_B),
+      cache._replace(length_B=length_B),
+    )
+    return rows, new_Bn
+
+  rows, new_Bn = jax.lax.fori_loop(
+    0, steps, step, (rows, jnp.zeros((B, steps), jnp.int32))
+  )
+  if shardings is not None:
+    rows = jax.lax.with_sharding_constraint(rows, shardings)
+  return rows, new_Bn
