@@ -1,10 +1,11 @@
-r"""Shows a checkpoint's config, lineage and parameter table.
+r"""Shows a checkpoint's config, lineage and parameters, or what a store holds.
 
 Reads no array, so it is quick for any size. With --sharding it shows what each
 device of a TPU slice holds of every parameter, by a recipe's mesh; of a
 checkpoint, with all devices on the fsdp axis.
 
   drope inspect runs/mine
+  drope inspect stores/text
   drope inspect --sharding recipes/tiny.gin --topology v5e-8
   drope inspect --sharding recipes/llama2_7b_drope.gin \
     --model models/llama2_7b.gin --topology v5p-128
@@ -12,6 +13,7 @@ checkpoint, with all devices on the fsdp axis.
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import json
 import math
 import os
@@ -24,7 +26,8 @@ from drope_jax.analysis import outline
 from drope_jax.checkpoint import store
 from drope_jax.cli import configure, recipe_options, terminal
 from drope_jax.cli import console as consoles
-from drope_jax.data import paths
+from drope_jax.data import metadata, paths
+from drope_jax.data import store as data_store
 from drope_jax.model import transformer
 from drope_jax.plan import slices
 from drope_jax.train.recipe import Recipe
@@ -35,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "checkpoint",
     metavar="CHECKPOINT",
-    help="model checkpoint, run, or step; with --sharding a CONFIG.gin too",
+    help="model checkpoint, run, or step, or a token store; with --sharding a "
+    "CONFIG.gin too",
   )
   parser.add_argument(
     "--sharding", action="store_true", help="show parameters on a TPU slice"
@@ -50,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  """Prints the checkpoint's description.
+  """Prints the description of a checkpoint or a token store.
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
@@ -68,7 +72,11 @@ def run(args: argparse.Namespace) -> None:
   if args.sharding:
     _inspect_sharding(args)
     return
-  path = store.locate(paths.resolve(args.checkpoint))
+  folder = paths.resolve(args.checkpoint)
+  if (folder / metadata.FILE).exists():
+    _inspect_tokens(os.fspath(folder), args.json)
+    return
+  path = store.locate(folder)
   manifest, shapes = store.describe(path)
   rows = [
     {
@@ -138,6 +146,22 @@ def _inspect_sharding(args: argparse.Namespace) -> None:
   consoles.Console().print(shown)
 
 
+def _inspect_tokens(folder: str, as_json: bool) -> None:
+  found = dataclasses.asdict(data_store.Store.open(folder).metadata)
+  if as_json:
+    terminal.say(json.dumps({"store": folder, **found}, indent=2))
+    return
+  found["bytes"] = sum(found.pop("file_bytes").values())
+  provenance = found.pop("provenance")
+  lineage = provenance.pop("lineage", [])
+  console = consoles.Console()
+  console.print(folder, soft_wrap=True)
+  console.print(_fields("token store", outline.rows(found)))
+  if provenance:
+    console.print(_fields("sampled from", outline.rows(provenance)))
+    _print_lineage(console, lineage)
+
+
 def _print_tables(description: dict) -> None:
   console = consoles.Console()
   console.print(description["checkpoint"], soft_wrap=True)
@@ -146,19 +170,7 @@ def _print_tables(description: dict) -> None:
     config[f"tokenizer.{name}"] = value
   console.print(_fields("config", outline.rows(config)))
 
-  console.print("lineage (defaults are left out)")
-  for number, entry in enumerate(description["lineage"], 1):
-    title = f"{number}. {entry['operation']}"
-    total = f"{entry['tokens']:,} in {entry['steps']:,} steps"
-    history = [
-      ("parent", entry["parent"] or "random weights"),
-      ("tokens in all", total),
-      ("time", entry["time"]),
-      ("code", entry["code"]),
-    ]
-    arguments = outline.rows(entry["arguments"], configure.WITH_DEFAULTS_UNTOLD)
-    console.print(_fields(title, [*history, *arguments]))
-
+  _print_lineage(console, description["lineage"])
   parameters = _table("parameters")
   parameters.add_column("name", overflow="fold", min_width=14)
   parameters.add_column("shape and dtype")
@@ -175,6 +187,21 @@ def _print_tables(description: dict) -> None:
   parameters.add_section()
   parameters.add_row("total", "", f"{total['count']:,}", f"{total['bytes']:,}")
   console.print(parameters)
+
+
+def _print_lineage(console: consoles.Console, lineage: Sequence[dict]) -> None:
+  console.print("lineage (defaults are left out)")
+  for number, entry in enumerate(lineage, 1):
+    title = f"{number}. {entry['operation']}"
+    total = f"{entry['tokens']:,} in {entry['steps']:,} steps"
+    history = [
+      ("parent", entry["parent"] or "random weights"),
+      ("tokens in all", total),
+      ("time", entry["time"]),
+      ("code", entry["code"]),
+    ]
+    arguments = outline.rows(entry["arguments"], configure.WITH_DEFAULTS_UNTOLD)
+    console.print(_fields(title, [*history, *arguments]))
 
 
 def _fields(title: str, rows: Sequence[tuple[str, str]]) -> table.Table:

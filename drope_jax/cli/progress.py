@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import time
 from typing import Any
 
 import rich.progress
@@ -97,6 +98,57 @@ def _columns(
   for part, of_part in columns.items():
     shown += of_part if part in fitting | {"steps"} else []
   return shown
+
+
+class SamplingProgress:
+  """Shows how many tokens are sampled, tokens/s and time left.
+
+  A context manager. Where output is not a terminal, a line comes about every
+  tenth of them.
+  """
+
+  def __init__(self, tokens: int, console: consoles.Console):
+    self._console = console
+    self._wanted = tokens
+    self._bar = rich.progress.Progress(
+      "sampling",
+      rich.progress.BarColumn(bar_width=16),
+      "{task.completed:,}/{task.total:,} tokens",
+      "{task.fields[rate]:,.0f}/s",
+      rich.progress.TimeRemainingColumn(),
+      "left",
+      console=console,
+      transient=True,
+      disable=not console.is_terminal,
+      speed_estimate_period=float("inf"),
+    )
+    self._task: rich.progress.TaskID | None = None
+    self._tenths = 0
+
+  def __call__(self, tokens: int) -> None:
+    """Takes how many there are, first those of an earlier start."""
+    tenths = 10 * tokens // self._wanted
+    if self._task is None:
+      self._first = time.monotonic(), tokens
+      self._task = self._bar.add_task(
+        "", total=self._wanted, completed=tokens, rate=0
+      )
+      self._tenths = tenths
+    started, had = self._first
+    rate = (tokens - had) / (time.monotonic() - started + 1e-9)
+    self._bar.update(self._task, completed=tokens, rate=rate)
+    if not self._console.is_terminal and tenths > self._tenths:
+      self._tenths = tenths
+      self._console.print(
+        f"sampled {tokens:,} of {self._wanted:,} tokens  {rate:,.0f} tokens/s"
+      )
+
+  def __enter__(self) -> "SamplingProgress":
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.stop()
 
 
 class EvaluationProgress:

@@ -31,6 +31,22 @@ RECIPE = Recipe(
 )
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sampling_goes_on_from_the_tokens_of_an_earlier_start(terminal):
+  file = io.StringIO()
+  console = consoles.Console(
+    file=file, force_terminal=terminal, width=90, color_system=None
+  )
+  with progress.SamplingProgress(1000, console) as show:
+    for tokens in (250, 260, 410, 990, 1003):
+      show(tokens)
+  if terminal:
+    assert "1,003/1,000 tokens" in file.getvalue()
+  else:
+    said = [line.split(" tokens ")[0] for line in file.getvalue().splitlines()]
+    assert said == [f"sampled {n} of 1,000" for n in ("410", "990", "1,003")]
+
+
 def _show(phase, steps, terminal, width=120):
   """Returns the progress, and its output, after lines at the run's steps."""
   file = io.StringIO()

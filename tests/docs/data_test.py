@@ -1,18 +1,36 @@
 """docs/data.md names settings that there are, with the defaults it says."""
 
+import argparse
 import dataclasses
 import pathlib
 import re
 
+from drope_jax.cli import configure, sample
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.train.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "data.md").read_text()
+BLOCKS = re.findall(r"^```gin\n(.*?)^```$", TEXT, re.S | re.M)
+
+
+def test_the_recipe_reads_the_sampled_store_alone(tmp_path):
+  (tmp_path / "own.gin").write_text(BLOCKS[0])
+  recipe = configure.build(str(tmp_path / "own.gin"), Recipe)
+  (line,) = re.findall(r"^drope (sample .*)$", TEXT, re.M)
+  parser = argparse.ArgumentParser()
+  sample.add_arguments(parser)
+  args = parser.parse_args(line.split()[1:])
+  assert recipe.init_from == args.checkpoint
+  phase = recipe.phases[1]
+  assert (f"stores/{phase.data.stores[0]}", phase.tokens) == (
+    args.out,
+    args.tokens,
+  )
 
 
 def test_the_settings_are_fields_and_recipe_shows_its_defaults():
-  (block,) = re.findall(r"^```gin\n(.*?)^```$", TEXT, re.S | re.M)
+  *_, block = BLOCKS
   data, recipe = (
     {field.name: field.default for field in dataclasses.fields(kind)}
     for kind in (DataConfig, Recipe)

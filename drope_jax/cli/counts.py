@@ -1,0 +1,25 @@
+"""Counts as people write them: 20M, 1.5B, 300_000."""
+
+import argparse
+import fractions
+import re
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def parse(text: str) -> int:
+  """Returns the count that `text` spells; a type for `add_argument`.
+
+  Raises:
+    ArgumentTypeError: it is none, or below 1.
+  """
+  found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([KMBT]?)", text.strip().upper())
+  count = fractions.Fraction(0)
+  if found:
+    count = fractions.Fraction(found[1].replace("_", "")) * _UNITS[found[2]]
+  if count < 1 or count.denominator != 1:
+    raise argparse.ArgumentTypeError(
+      f"a whole number of at least 1 is needed, such as 20M or 300_000, got "
+      f"{text!r}"
+    )
+  return int(count)

@@ -1,0 +1,127 @@
+"""Writes a model's own text into a token store.
+
+Documents are sampled at temperature 1 from the model as it is, each until it
+ends it or its trained context is full. A recipe on such a store needs no other
+text: the store has the tokenizer of its model.
+
+  drope sample checkpoints/stories --tokens 20M --out stores/own
+  drope sample checkpoints/stories --tokens 200K --seed 1 --out stores/held_out
+"""
+
+import argparse
+import math
+import os
+
+from drope_jax import sharding
+from drope_jax.checkpoint import revision, store, tokenizer_file
+from drope_jax.cli import console as consoles
+from drope_jax.cli import counts, progress, terminal
+from drope_jax.data import paths, writer
+from drope_jax.inference import lm as lms
+from drope_jax.inference import sampling
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument(
+    "--tokens",
+    type=counts.parse,
+    required=True,
+    metavar="N",
+    help="of the store, at least: 20M, say; its last document reaches them",
+  )
+  parser.add_argument("--out", required=True, metavar="STORE", help="a folder")
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="N",
+    help="other seeds are other documents (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--temperature",
+    type=float,
+    default=1.0,
+    metavar="T",
+    help="divides the logits (default: %(default)s, the model's distribution)",
+  )
+  parser.add_argument(
+    "--begin",
+    choices=("bos", "eos"),
+    help="what the model reads before a document; BOS becomes its first token "
+    "(default: bos where its tokenizer puts it before a text, else eos)",
+  )
+  parser.add_argument(
+    "--batch",
+    type=int,
+    default=64,
+    metavar="B",
+    help="documents that are sampled at a time (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="of weights and cache (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--mesh",
+    choices=sharding.PRESETS,
+    help="how all devices share the work (default: the first does it alone)",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Writes the store and says what it holds.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  if not 0 < args.temperature < math.inf or not 0 <= args.seed < 2**32:
+    raise ValueError(
+      "sample needs a --temperature above 0 and a --seed from 0 to 2**32 - 1, "
+      f"got {args.temperature} and {args.seed}. Change them."
+    )
+  checkpoint = store.locate(paths.resolve(args.checkpoint))
+  file = store.tokenizer_path(checkpoint)
+  mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
+  lm = lms.CheckpointLM.load(checkpoint, args.dtype, mesh=mesh)
+  with_bos = lm.bos_id is not None and tokenizer_file.adds_bos(file)
+  begin = args.begin or ("bos" if with_bos else "eos")
+  text = sampling.ModelText(
+    lm,
+    store.fingerprint(checkpoint),
+    begin_with_bos=begin == "bos",
+    seed=args.seed,
+    temperature=args.temperature,
+    batch_size=args.batch,
+    name=os.fspath(checkpoint),
+  )
+  provenance = {
+    "model": os.fspath(checkpoint),
+    "fingerprint": text.fingerprint,
+    "context_tokens": lm.context_tokens,
+    "seed": args.seed,
+    "temperature": args.temperature,
+    "begin": begin,
+    "dtype": args.dtype,
+    "code": revision.describe(),
+    "lineage": store.describe(checkpoint)[0].to_json()["lineage"],
+  }
+  console = consoles.Console(stderr=True)
+  with progress.SamplingProgress(args.tokens, console) as show:
+    made = writer.write(
+      args.out,
+      [text],
+      os.fspath(file),
+      max_tokens=args.tokens,
+      provenance=provenance,
+      on_progress=lambda sources, tokens: show(tokens),
+    )
+  empty = made.metadata.skipped["empty"]
+  terminal.say(
+    f"{args.out}: {made.num_tokens:,} tokens in {made.num_documents:,} "
+    f"documents of {checkpoint}, fingerprint {made.fingerprint[:12]}"
+    + (f"; left out: {empty:,} empty documents" if empty else "")
+  )

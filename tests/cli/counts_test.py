@@ -1,0 +1,31 @@
+"""Counts as people write them."""
+
+import argparse
+
+import pytest
+
+from drope_jax.cli import counts
+
+
+@pytest.mark.parametrize(
+  ("text", "count"),
+  [
+    ("7", 7),
+    ("1_000_000", 10**6),
+    ("20M", 20 * 10**6),
+    ("300k", 300_000),
+    ("1.5B", 1_500_000_000),
+    ("0.3M", 300_000),
+    ("2T", 2 * 10**12),
+  ],
+)
+def test_a_count_is_what_it_says(text, count):
+  assert counts.parse(text) == count
+
+
+@pytest.mark.parametrize(
+  "text", ["0", "0M", "", "M", "-5", "1.5", "0.0001K", "20MB", "1e6", "\u0663"]
+)
+def test_anything_else_is_refused(text):
+  with pytest.raises(argparse.ArgumentTypeError, match="of at least 1"):
+    counts.parse(text)
