@@ -13,7 +13,9 @@ def parse(text: str) -> int:
   Raises:
     ArgumentTypeError: it is none, or below 1.
   """
-  found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([KMBT]?)", text.strip().upper())
+  found = re.fullmatch(
+    r"([0-9][0-9_]*(?:\.[0-9]+)?)([KMBT]?)", text.strip().upper()
+  )
   count = fractions.Fraction(0)
   if found:
     count = fractions.Fraction(found[1].replace("_", "")) * _UNITS[found[2]]

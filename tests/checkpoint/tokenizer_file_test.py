@@ -8,7 +8,6 @@ import pytest
 import tokenizers
 
 from drope_jax.checkpoint import tokenizer_file
-from drope_jax.checkpoint.formats import bos
 from drope_jax.data import corpus
 
 
@@ -78,7 +77,9 @@ def test_a_tokenizer_json_adds_bos_by_its_own_rule(tmp_path, template):
   made = tokenizers.Tokenizer(tokenizers.models.BPE({"<s>": 0}, []))
   made.add_special_tokens(["<s>"])
   if template:
-    bos.add(made, "<s>")
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+      single="<s> $A", special_tokens=[("<s>", 0)]
+    )
   made.save(str(tmp_path / "tokenizer.json"))
   file = epath.Path(tmp_path / "tokenizer.json")
   assert tokenizer_file.adds_bos(file) is template
