@@ -1,17 +1,21 @@
 """The whole story on the packaged corpus, in about five minutes on two cores.
 
-Loads a packaged RoPE model as one would load an imported Llama, shows what
-dropping its positions breaks, recalibrates it for about three minutes at the
-context it always had, and compares it with the base under PI, NTK and YaRN, and
-with a model recalibrated in full, at 1 to 8 times that context.
+Loads a packaged RoPE model (base) as one would load an imported Llama, shows
+what each of its channel pairs is worth, drops those that break beyond its
+context, and trains on for two and a half minutes at the context it always had
+(live). Reads 1 to 8 times that context with the two, with base under PI, NTK
+and YaRN, and with three packaged models: RoPE trained on for as long
+(continued), the same drop trained on for longer (partial), and the drop of all
+positions (full).
 
   drope demo
   drope demo --out runs/demo --from-scratch
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 import pathlib
 import shlex
@@ -20,16 +24,20 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import rich.box
 import rich.console
 import rich.live
+import rich.table
 
 from drope_jax import sharding
+from drope_jax.analysis import claims, report, roles, runs, summary
 from drope_jax.analysis import damage as damages
-from drope_jax.analysis import report, runs, summary
+from drope_jax.analysis import loss as sequence_loss
 from drope_jax.cli import (
   chart,
   configure,
   demo_data,
+  demo_models,
   evaluate,
   recipe_options,
   results,
@@ -39,8 +47,8 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
-from drope_jax.data import corpus, lock, paths
-from drope_jax.evals import logit_scale, perplexity
+from drope_jax.data import corpus, lock
+from drope_jax.evals import perplexity
 from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
@@ -48,16 +56,15 @@ from drope_jax.surgery import compose
 from drope_jax.train import loss
 from drope_jax.train.recipe import Recipe
 
-_BASE, _FULL = (
-  "packaged:checkpoints/demo_base",
-  "packaged:checkpoints/demo_drope",
-)
 _PROBE_EXCERPTS = 8
 # Documents of a needle store that a live recalibration may read; the next ones
 # would not be reached.
 _LIVE_DOCUMENTS = 4_000
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
+_MORE = (
+  "docs/demo.md has these models with hundreds of questions, and over seeds."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--from-scratch",
     action="store_true",
-    help="train the base and the full recalibration too, in DIR/from_scratch: "
-    "about an hour and a half",
+    help="train the packaged models too, in DIR/from_scratch: about an hour "
+    "and three quarters",
   )
   recipe_options.add_overrides(parser, "recipes/demo_live.gin")
 
@@ -85,27 +92,37 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   _data(out, args.from_scratch, console)
-  base, full = paths.resolve(_BASE), paths.resolve(_FULL)
   if args.from_scratch:
-    base = _train(out, "base", "recipes/demo_base.gin", (), console)
-    starts_here = (f"Recipe.init_from = '{base.absolute()}'",)
-    full = _train(out, "full", "recipes/demo_drope.gin", starts_here, console)
-    args.overrides += starts_here
-  models = {
-    "base": base,
-    "recalibrated": _recalibrate(out, base, args.overrides, console),
-    "full": full,
-  }
-  _compare(out, models, console)
-  _samples(out, models["full"], console)
-  shutil.copy(out / "live" / runs.METRICS, out / runs.METRICS)
-  commands = [shlex.join(["drope", *sys.argv[1:]])]
-  report.write(
-    out / "report.html",
-    summary.sections(
-      [runs.load(out)], commands, configure.WITH_DEFAULTS_UNTOLD
-    ),
+    others = demo_models.from_scratch(out, console)
+    args.overrides += demo_models.starting_from(others["base"].checkpoint)
+  else:
+    others = demo_models.packaged()
+  recipe = configure.build("recipes/demo_live.gin", Recipe, args.overrides)
+  live = _recalibrate(out, recipe, others, console)
+  trained = {name: others[name] for name in ("base", "continued")}
+  trained |= {"live": live, **others}
+  for name, model in trained.items():
+    if name != "base":  # Its log is of the training before.
+      shutil.copy(model.log, out / f"{name}.{runs.METRICS}")
+  _compare(out, {n: m.checkpoint for n, m in trained.items()}, console)
+  _samples(out, live.checkpoint, console)
+  _report(out, console)
+
+
+def _report(out: pathlib.Path, console) -> None:
+  """Shows what came out, and writes report.html."""
+  run = runs.load(out)
+  console.rule("what showed and what did not")
+  for claim in claims.verdicts(runs.scores(run.rows), roles.find(run)):
+    console.print(claim.text)
+    for found in claim.verdicts:
+      console.print(f"  {found.model}: {found.verdict}. {found.evidence}")
+  console.print(_MORE)
+  command = shlex.join(["drope", *sys.argv[1:]])
+  sections = summary.sections(
+    [run], [command], configure.WITH_DEFAULTS_UNTOLD, more=_MORE
   )
+  report.write(out / "report.html", sections)
   written = f"\n{out / 'results.json'}\n{out / 'report.html'}"
   console.print(written, soft_wrap=True)  # A path that is cut cannot be copied.
 
@@ -126,35 +143,18 @@ def _data(out: pathlib.Path, everything: bool, console) -> None:
       )
 
 
-def _train(
-  out: pathlib.Path,
-  name: str,
-  config: str,
-  overrides: Sequence[str],
-  console: consoles.Console,
-) -> pathlib.Path:
-  """Runs a recipe in a folder of the demo's; returns its last checkpoint."""
-  recipe = configure.build(config, Recipe, overrides)
-  console.rule(f"training: {name}")
-  with (
-    termination.stop_request("demo") as request,
-    progress_lib.TrainingProgress(recipe, console) as show,
-  ):
-    train.run_loop(
-      request, recipe, out / name, base_dir=str(out / "data"), on_metrics=show
-    )
-  return out / name / recipe.phases[-1].name
-
-
 def _recalibrate(
   out: pathlib.Path,
-  base: pathlib.Path,
-  overrides: Sequence[str],
+  recipe: Recipe,
+  others: Mapping[str, demo_models.Trained],
   console: consoles.Console,
-) -> pathlib.Path:
-  """Drops the base's positions, shows the damage, and trains on."""
-  recipe = configure.build("recipes/demo_live.gin", Recipe, overrides)
-  lm = lms.CheckpointLM.load(base)
+) -> demo_models.Trained:
+  """Drops pairs of the base, shows the damage, and trains on."""
+  lm_by_name = {
+    name: lms.CheckpointLM.load(model.checkpoint)
+    for name, model in others.items()
+  }
+  lm = lm_by_name["base"]
   operation, *_, training = recipe.phases
   text = perplexity.excerpts(
     map(lm.encode, corpus.documents("fit")),
@@ -179,13 +179,19 @@ def _recalibrate(
   _show_damage(damage, console)
 
   console.rule("recalibration at the original context")
-  levels = {"base": damage.before.loss, "dropped": damage.after.loss}
   probe_loss = jax.jit(_held_out_loss, static_argnums=(0, 1))
   mesh = sharding.make_mesh(recipe.mesh)
 
   def probe(config, params) -> dict[str, float]:
     return {"held_out_loss": float(probe_loss(config, mesh, params, tokens_BS))}
 
+  held_out = {
+    name: float(_loss(other.config, other.params, tokens_BS))
+    for name, other in lm_by_name.items()
+  }
+  (out / runs.HELD_OUT).write_text(json.dumps(held_out) + "\n")
+  levels = {name: held_out[name] for name in ("base", "continued")}
+  levels["dropped"] = damage.after.loss
   bar = progress_lib.TrainingProgress(recipe, console)
   with (
     termination.stop_request("demo") as request,
@@ -214,7 +220,17 @@ def _recalibrate(
       on_metrics=show,
       probe=probe,
     )
-  return out / "live" / training.name
+  folder = out / "live"
+  return demo_models.Trained(folder / training.name, folder / runs.METRICS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(config, params, tokens_BS):
+  """Returns the loss that `_held_out_loss` has too, on one device."""
+  return jax.lax.map(
+    lambda tokens_S: sequence_loss.of_sequence(config, params, tokens_S),
+    tokens_BS,
+  ).mean()
 
 
 def _held_out_loss(config, mesh, params, tokens_BS):
@@ -233,16 +249,16 @@ def _held_out_loss(config, mesh, params, tokens_BS):
 
 def _show_damage(damage: damages.Damage, console) -> None:
   console.print(
-    "Without positions, before any training: held-out loss "
+    "With the pairs dropped, before any training: held-out loss "
     f"{damage.before.loss:.3f} → {damage.after.loss:.3f} nats a token."
   )
-  console.print(surgery.damage_table(damage))
   if damage.pairs is not None:
     console.print(surgery.pair_table(damage.pairs))
+  console.print(surgery.damage_table(damage))
 
 
 def _compare(
-  out: pathlib.Path, models: dict[str, pathlib.Path], console
+  out: pathlib.Path, models: Mapping[str, pathlib.Path], console
 ) -> None:
   """Evaluates every model under every method, alike, into results.json."""
   suite = configure.build("evals/demo.gin", suites.Suite)
@@ -255,29 +271,44 @@ def _compare(
     return
   console.rule("reading on, zero-shot")
   record = file.record
-  evaluate.compare(suite, models, material, record, console, file.save)
+  evaluate.compare(
+    suite,
+    models,
+    material,
+    record,
+    console,
+    file.save,
+    as_they_are=("continued",),
+  )
   file.save(finished=True)
+  console.print(_explanations(runs.load(out)))
   shown = [r for r in record.rows if r.metric in ("accuracy", "tail_loss")]
   console.print(evaluate.tables(shown))
+
+
+def _explanations(run: runs.Run) -> rich.table.Table:
+  """Returns what each name of the tables stands for."""
+  shown = rich.table.Table(box=rich.box.SIMPLE)
+  for column in roles.COLUMNS:
+    shown.add_column(column, overflow="fold")
+  for row in roles.explain(run):
+    shown.add_row(*map(consoles.plain, row))
+  return shown
 
 
 def _samples(out: pathlib.Path, path: pathlib.Path, console) -> None:
   """Writes on from a held-out text of four times the trained context."""
   lm = lms.CheckpointLM.load(path)
-  fits = json.loads((out / results.FILENAME).read_text())["fits"]["full"]
-  scale = logit_scale.scale_at(fits["model"]["c"], _SAMPLE_FACTOR)
   tokens = _SAMPLE_FACTOR * lm.context_tokens - _SAMPLE_TOKENS
   (prompt,) = perplexity.excerpts(
     map(lm.encode, corpus.documents("test")), tokens, 1, seed=0
   )
-  (new,) = lm.with_logit_scale(scale).generate(
-    [prompt], _SAMPLE_TOKENS, temperature=0.7
-  )
+  (new,) = lm.generate([prompt], _SAMPLE_TOKENS, temperature=0.7)
   text = f"…{lm.decode(prompt[-60:])} ▶ {lm.decode(new)}"
   console.rule(f"written at {_SAMPLE_FACTOR} times the trained context")
   console.print(text)
   sample = {
-    "model": "full",
+    "model": "live",
     "context": f"{len(prompt):,} tokens, trained at {lm.context_tokens:,}",
     "text": text,
   }

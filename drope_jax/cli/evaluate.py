@@ -13,7 +13,7 @@ those with plain RoPE.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -158,6 +158,7 @@ def compare(
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
+  as_they_are: Collection[str] = (),
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -172,6 +173,8 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
+    as_they_are: names of checkpoints that no scaling is shown of, though their
+      positions be plain RoPE.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, a method fits
@@ -183,7 +186,11 @@ def compare(
   }
   _require_same_samples(lm_by_name)
   methods = {
-    name: tuple(m for m in suite.methods if m in _ANY or _is_rope(lm))
+    name: tuple(
+      m
+      for m in suite.methods
+      if m in _ANY or (_is_rope(lm) and name not in as_they_are)
+    )
     for name, lm in lm_by_name.items()
   }
   for method in suite.methods:

@@ -10,7 +10,8 @@ import pytest
 from drope_jax.analysis import runs
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
-from drope_jax.cli import configure, demo
+from drope_jax.cli import configure, demo, demo_models
+from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, sources, tokenizer, writer
 from drope_jax.evals.suite import Suite
 from drope_jax.model import transformer
@@ -57,10 +58,24 @@ def run_demo(drope, tmp_path, monkeypatch):
   )
   base = CONFIG, transformer.init(CONFIG, jax.random.key(0))
   full = compose.apply(compose.Surgery("all"), *base)
-  for name, (config, params) in {"_BASE": base, "_FULL": full}.items():
+  partial = compose.apply(compose.Surgery("all", keep_turns=1), *base)
+  models = {"base": base, "continued": base, "partial": partial, "full": full}
+  trained = {}
+  for name, (config, params) in models.items():
     manifest = manifests.Manifest(config, reference)
     store.save_model(tmp_path / name, params, manifest, path)
-    monkeypatch.setattr(demo, name, str(tmp_path / name))
+    log = tmp_path / f"{name}.metrics.jsonl"
+    log.write_text(
+      "".join(
+        json.dumps(
+          {"step": i, "phase": "recalibrate", "tokens": 64 * i, "loss": 4 / i}
+        )
+        + "\n"
+        for i in (1, 2, 3)
+      )
+    )
+    trained[name] = demo_models.Trained(tmp_path / name, log)
+  monkeypatch.setattr(demo_models, "packaged", lambda: trained)
   build = configure.build
 
   def smaller(config, root, overrides=()):
@@ -72,13 +87,11 @@ def run_demo(drope, tmp_path, monkeypatch):
       evals=("perplexity",),
       factors=(1.0, 4.0),
       samples=(1, 1),
-      fit_needle_documents=0,
-      fit_evaluations=3,
     )
 
   monkeypatch.setattr(demo.configure, "build", smaller)
   monkeypatch.setattr(demo.demo_data, "write", _write_stores)
-  overrides = (*OVERRIDES, f"Recipe.init_from = '{tmp_path}/_BASE'")
+  overrides = (*OVERRIDES, f"Recipe.init_from = '{tmp_path}/base'")
   flags = [word for override in overrides for word in ("--set", override)]
   return lambda: drope("demo", "--out", tmp_path / "out", *flags)
 
@@ -89,41 +102,43 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   ran = run_demo()
   assert ran.status == 0, ran.err
   out = tmp_path / "out"
-  for words in ("held-out loss", "recalibrate", "yarn", "results.json"):
-    assert words in ran.out
+  for words in (
+    *("held-out loss", "recalibrate", "base · YaRN", "results.json"),
+    *("1% above that of continued", "  live: ", "hundreds of questions"),
+  ):
+    assert words in ran.out, words
 
   damage = json.loads((out / "damage.json").read_text())
-  lines = runs.read_metrics(out)
+  lines = runs.read_metrics(out / "live")
   assert [line["tokens"] for line in lines] == [2048, 4096]
   assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
 
   found = json.loads((out / "results.json").read_text())
-  manifest = found["models"]["recalibrated"]["manifest"]
+  manifest = found["models"]["live"]["manifest"]
   operations = [entry["operation"] for entry in manifest["lineage"]]
   assert operations == ["surgery", "recalibrate"]
-  methods = {(row["model"], row["method"]) for row in found["rows"]}
-  assert methods == {
+  methods = dict.fromkeys(
+    (row["model"], row["method"]) for row in found["rows"]
+  )
+  assert list(methods) == [
     *(("base", method) for method in ("model", "pi", "ntk", "yarn")),
-    *(("recalibrated", "model"), ("full", "model")),
-  }
-  # No method is shown with a softmax scale of its own beside one without.
-  for model, method in methods:
-    conditions = {
-      (row["factor"], row["scale_fitted"])
-      for row in found["rows"]
-      if (row["model"], row["method"]) == (model, method)
-    }
-    assert conditions == {(1.0, False), (4.0, False), (4.0, True)}
+    *((name, "model") for name in ("continued", "live", "partial", "full")),
+  ]
+  # Each with the scale of its own checkpoint: none is fitted.
+  assert not any(row["scale_fitted"] for row in found["rows"])
+  assert set(json.loads((out / "held_out.json").read_text())) == set(
+    demo_models.RECIPES
+  )
 
   config = store.describe(out / "live/recalibrate")[0].model
   assert config.positional == PartialRope(Rope(), 2)
   (sample,) = json.loads((out / "samples.json").read_text())
   assert "▶" in sample["text"] and "176 tokens" in sample["context"]
   page = (out / "report.html").read_text("utf-8")
-  assert "recalibrated" in page and "<svg" in page
+  assert "hundreds of questions" in page and "<svg" in page
 
   assert run_demo().status == 0
-  assert runs.read_metrics(out) == lines, "it trained again"
+  assert runs.read_metrics(out / "live") == lines, "it trained again"
   assert json.loads((out / "results.json").read_text()) == found
 
 
@@ -155,9 +170,28 @@ def test_from_scratch_goes_beside_the_other_demo(drope, monkeypatch, tmp_path):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(demo.demo_data, "write", _write_stores)
-  monkeypatch.setattr(demo, "_train", lambda out, name, *args: out / name)
+  monkeypatch.setattr(demo_models.train, "run_loop", lambda *args, **kw: None)
   monkeypatch.setattr(demo, "_recalibrate", stop)
   for flags in ([], ["--from-scratch"], [], ["--from-scratch"]):
     ran = drope("demo", "--out", tmp_path, *flags)
     assert ran.status == 130, ran.err
   assert folders == [tmp_path, tmp_path / "from_scratch"] * 2
+
+
+def test_models_from_scratch_start_from_the_base_trained_before(
+  monkeypatch, tmp_path
+):
+  started = {}
+
+  def run_loop(request, recipe, out, **options):
+    started[out.name] = recipe.init_from
+
+  monkeypatch.setattr(demo_models.train, "run_loop", run_loop)
+  found = demo_models.from_scratch(tmp_path, consoles.Console())
+  base = str(tmp_path / "base/pretrain")
+  assert started == {"base": None} | dict.fromkeys(
+    ("continued", "partial", "full"), base
+  )
+  last = tmp_path / "partial/recalibrate"
+  assert found["partial"].checkpoint == last
+  assert list(found) == list(demo_models.packaged())

@@ -1,0 +1,71 @@
+"""The models that the demo shows beside the one it trains live."""
+
+import dataclasses
+import pathlib
+
+from drope_jax.analysis import runs
+from drope_jax.cli import configure, termination, train
+from drope_jax.cli import console as consoles
+from drope_jax.cli import progress as progress_lib
+from drope_jax.data import paths
+from drope_jax.train.recipe import Recipe
+
+RECIPES = {
+  "base": "demo_base",
+  "continued": "demo_continued",
+  "partial": "demo_partial",
+  "full": "demo_drope",
+}
+"""Name of each model to that of its recipe, and of its packaged checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model, and the log of the run that ended with it.
+
+  Attributes:
+    checkpoint: its folder.
+    log: its metrics.jsonl.
+  """
+
+  checkpoint: pathlib.Path
+  log: pathlib.Path
+
+
+def packaged() -> dict[str, Trained]:
+  """Returns the models that come with the project, by name."""
+  found = {}
+  for name, recipe in RECIPES.items():
+    folder = paths.resolve(f"packaged:checkpoints/{recipe}")
+    log = folder.with_name(f"{recipe}.{runs.METRICS}")
+    found[name] = Trained(pathlib.Path(folder), pathlib.Path(log))
+  return found
+
+
+def from_scratch(
+  out: pathlib.Path, console: consoles.Console
+) -> dict[str, Trained]:
+  """Trains the models in folders of `out`, on the stores in out/data.
+
+  The base comes first; the others start from it.
+  """
+  found: dict[str, Trained] = {}
+  for name, config in RECIPES.items():
+    overrides = starting_from(found["base"].checkpoint) if found else ()
+    recipe = configure.build(f"recipes/{config}.gin", Recipe, overrides)
+    console.rule(f"training: {name}")
+    with (
+      termination.stop_request("demo") as request,
+      progress_lib.TrainingProgress(recipe, console) as show,
+    ):
+      train.run_loop(
+        request, recipe, out / name, base_dir=str(out / "data"), on_metrics=show
+      )
+    last = out / name / recipe.phases[-1].name
+    found[name] = Trained(last, out / name / runs.METRICS)
+  return found
+
+
+def starting_from(base: pathlib.Path) -> tuple[str, ...]:
+  """Returns what makes a recipe start from that checkpoint."""
+  return (f"Recipe.init_from = '{base.absolute()}'",)
