@@ -194,10 +194,11 @@ def run(args: argparse.Namespace) -> None:
     (out / "damage.json").write_text(json.dumps(damage.to_json()) + "\n")
     _show(damage, reported_BS.shape, surgery.needs_tokens)
   _say_if_not_stock(config)
-  hint = "" if damage else " --text would show the damage."
-  terminal.say(
-    f"{args.out}: {_summary(args)}. Recalibrate it before you judge it.{hint}"
-  )
+  advice = ""
+  if surgery.changes_context:
+    advice = " Recalibrate it before you judge it."
+    advice += "" if damage else " --text would show the damage."
+  terminal.say(f"{args.out}: {_summary(args)}.{advice}")
 
 
 def damage_table(damage: damages.Damage) -> rich.table.Table:

@@ -104,6 +104,15 @@ class Surgery:
       )
 
   @property
+  def changes_context(self) -> bool:
+    """Whether the trained context is read otherwise than before."""
+    return any(
+      getattr(self, field) != old
+      for field, old in _UNCHANGED.items()
+      if field != "logit_scale_slope"
+    )
+
+  @property
   def needs_tokens(self) -> bool:
     """Whether `apply` must see text, to match the gains to it."""
     return self.qk_norm != "none" and self.qk_norm_init == "matched"

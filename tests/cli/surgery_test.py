@@ -272,6 +272,15 @@ def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
   ) in ran.out
 
 
+def test_a_scale_beyond_the_context_asks_for_no_recalibration(
+  checkpoint, drope
+):
+  out = checkpoint.parent / "out"
+  command = ("surgery", checkpoint, "--out", out, "--drop", "none")
+  ran = drope(*command, "--logit-scale-slope", 0.2)
+  assert ran.out == f"{out}: logit scale slope 0.2.\n"
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
