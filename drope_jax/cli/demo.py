@@ -62,9 +62,7 @@ _PROBE_EXCERPTS = 8
 _LIVE_DOCUMENTS = 4_000
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
-_MORE = (
-  "docs/demo.md has these models with hundreds of questions, and over seeds."
-)
+_MORE = "So few questions decide little: docs/demo.md says how to ask more."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
