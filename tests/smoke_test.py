@@ -143,7 +143,7 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
     f"model,yarn --text {folder}/test.txt --fit-text {folder}/fit.txt "
     f"--seed 7 --out {folder}/results"
   )
-  assert "yarn" in capsys.readouterr().out
+  assert "YaRN" in capsys.readouterr().out
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
     *("schema", "finished", "created", "code", "models", "text"),
