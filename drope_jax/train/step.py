@@ -189,23 +189,27 @@ def make_step(
   """
   transform = phase.optimizer.transform()
   tuning = tunings.of(phase, transformer.param_shapes(config))
-  summed_loss = functools.partial(
-    _summed_loss, config, backend, phase, phase.data, mesh
-  )
+  read = functools.partial(_read, phase, phase.data, mesh)
 
   def differentiate(params, base, batch, teacher_params):
     taught = None
     if phase.teacher is not None:
-      taught, _ = _read(
-        *teacher, phase, phase.data, mesh, teacher_params, batch
-      )
+      taught, _ = read(*teacher, teacher_params, batch)
 
-    def tuned_loss(params):
-      adapters = _cast(phase, tuning.adapters(params))
+    def objective(params):
       parts = (_cast(phase, part) for part in (base, params))
-      return summed_loss(tuning.unmerged(*parts), batch, adapters, taught)
+      states, max_logit = read(
+        config,
+        backend,
+        tuning.unmerged(*parts),
+        batch,
+        adapters=_cast(phase, tuning.adapters(params)),
+        with_max_logit=phase.log_max_logit,
+      )
+      total, *sums = _summed_loss(phase, mesh, states, batch, taught)
+      return total, (tuple(sums), max_logit)
 
-    return jax.grad(tuned_loss, has_aux=True)(params)
+    return jax.grad(objective, has_aux=True)(params)
 
   def summed_gradients(params, base, batch, teacher_params):
     if phase.accumulation == 1:
@@ -311,9 +315,9 @@ def make_evaluation(
   """
 
   def evaluate(params, batch):
-    _, ((nats, _), _) = _summed_loss(
-      config, backend, phase, phase.held_out.data, mesh, params, batch
-    )
+    cast, data = _cast(phase, params), phase.held_out.data
+    states, _ = _read(phase, data, mesh, config, backend, cast, batch)
+    _, nats, _ = _summed_loss(phase, mesh, states, batch)
     return nats, jnp.sum(batch["weights_BS"])
 
   return evaluate
@@ -323,62 +327,26 @@ def _cast(phase, params):
   return jax.tree.map(lambda x: x.astype(phase.compute_dtype), params)
 
 
-def _summed_loss(
-  config,
-  backend,
-  phase,
-  data,
-  mesh,
-  params,
-  batch,
-  adapters=None,
-  taught=None,
-):
-  """Returns the objective and, beside it, nats and KL, and the largest logit.
-
-  `taught` is what the teacher's logits are the product of, if there is one.
-  """
-  read, max_logit = _read(
-    config,
-    backend,
-    phase,
-    data,
-    mesh,
-    params,
-    batch,
-    adapters,
-    phase.log_max_logit,
-  )
-  objective, *sums = losses.summed(
-    mesh,
-    *read,
-    batch["targets_BS"],
-    batch["weights_BS"],
-    taught,
-    chunk_tokens=phase.loss_chunk_tokens,
-    z_loss=phase.z_loss,
-    teacher_weight=0.0 if taught is None else phase.teacher.weight,
-  )
-  return objective, (tuple(sums), max_logit)
-
-
 def _read(
-  config,
-  backend,
   phase,
   data,
   mesh,
+  config,
+  backend,
   params,
   batch,
+  *,
   adapters=None,
   with_max_logit=False,
 ):
-  """Returns what logits are the product of, and attention's largest logit."""
-  cast = _cast(phase, params)
+  """Returns what logits are the product of, and attention's largest logit.
+
+  Params and adapters are in the phase's compute_dtype.
+  """
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   x_BSM = transformer.hidden(
     config,
-    cast,
+    params,
     batch["inputs_BS"],
     segments_BS=batch["segments_BS"] if data.document_mask else None,
     adapters=adapters,
@@ -391,4 +359,21 @@ def _read(
   max_logit = -jnp.inf
   if with_max_logit:
     x_BSM, max_logit = x_BSM
-  return transformer.head(config, cast, x_BSM), max_logit
+  return transformer.head(config, params, x_BSM), max_logit
+
+
+def _summed_loss(phase, mesh, states, batch, taught=None):
+  """Returns the objective, nats and KL of what `_read` returned.
+
+  `taught` is the same of the teacher, if there is one.
+  """
+  return losses.summed(
+    mesh,
+    *states,
+    batch["targets_BS"],
+    batch["weights_BS"],
+    taught,
+    chunk_tokens=phase.loss_chunk_tokens,
+    z_loss=phase.z_loss,
+    teacher_weight=0.0 if taught is None else phase.teacher.weight,
+  )
