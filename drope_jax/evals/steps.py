@@ -243,11 +243,12 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
 
   def run():
     lm = variant(method, factor)
-    scale = lm.logit_scale_at(length)
     if condition.scale_fitted:
       c = record.fits[model][method].c
       scale = lm.logit_scale_at(lm.context_tokens)
       scale *= logit_scale.scale_at(c, factor)
+    else:
+      scale = lm.logit_scale_at(length)
     asked = dataclasses.replace(condition, logit_scale=scale)
     record.rows += inputs.evaluate(task, length, lm, asked)
 
