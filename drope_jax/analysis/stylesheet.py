@@ -103,6 +103,7 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   main { padding: 0; }
   section + section { margin-top: 24px; }
   details:not([open]) { display: none; }
+  section:not(:has(> :not(h2, details:not([open])))) { display: none; }
   figure, .facts > div, .verdicts li { break-inside: avoid; }
   h2 { break-after: avoid; }
 }
