@@ -540,7 +540,7 @@ def test_results_are_whole_or_absent_on_a_full_disk(drope, here, monkeypatch):
   monkeypatch.setattr(evaluate, "compare", lambda *args, **kwargs: None)
   command = ["evaluate", "run", "--out", "new"]
   with monkeypatch.context() as patch:
-    _fill_disk(patch, pathlib.Path, "replace")
+    _fill_disk(patch, os, "replace")
     ran = drope(*command)
   assert ran.status == 2 and "the disk is full" in ran.err
   assert drope(*command).status == 0
