@@ -69,6 +69,11 @@ def init(config: ModelConfig, key: Array) -> Params:
 
 def param_shapes(config: ModelConfig) -> Params:
   """Returns the schema for this config, as `jax.ShapeDtypeStruct` leaves."""
+  return jax.tree.map(lambda leaf: leaf, _param_shapes(config))  # New dicts.
+
+
+@functools.cache
+def _param_shapes(config: ModelConfig) -> Params:
   return jax.eval_shape(
     functools.partial(init, config), jax.eval_shape(lambda: jax.random.key(0))
   )
