@@ -248,6 +248,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_refused():
     attention.attend(*qkv, mask=Mask(), backend=divided)
 
 
+@pytest.mark.slow
 def test_training_follows_the_reference_for_fifty_steps():
   config = ModelConfig(
     vocab_size=32,
