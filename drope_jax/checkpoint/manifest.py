@@ -7,10 +7,12 @@ silently dropped or defaulted.
 
 from collections.abc import Mapping
 import dataclasses
+import datetime
 import math
 from typing import Any
 
 from drope_jax import positional
+from drope_jax.checkpoint import revision
 from drope_jax.model.config import ModelConfig
 
 SCHEMA_VERSION = 1
@@ -130,6 +132,35 @@ class Manifest:
     return dataclasses.replace(
       self, model=model or self.model, lineage=(*self.lineage, entry)
     )
+
+  def after(
+    self,
+    operation: str,
+    arguments: Mapping[str, Any],
+    parent: str | None,
+    *,
+    model: ModelConfig | None = None,
+    steps: int = 0,
+    tokens: int = 0,
+  ) -> "Manifest":
+    """Returns the manifest of what an operation of this code has just made.
+
+    Args:
+      operation, arguments, parent: as in `LineageEntry`.
+      model: its config, where the operation changed it.
+      steps, tokens: of training, in the operation alone.
+    """
+    last = self.lineage[-1] if self.lineage else None
+    entry = LineageEntry(
+      operation=operation,
+      arguments=arguments,
+      parent=parent,
+      tokens=tokens + (last.tokens if last else 0),
+      steps=steps + (last.steps if last else 0),
+      code=revision.describe(),
+      time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return self.appended(entry, model)
 
   def to_json(self) -> dict[str, Any]:
     """Returns dicts, lists and scalars; floats survive `json` bit for bit."""

@@ -11,7 +11,6 @@ llama2.c .bin, or a .gguf file.
 """
 
 import argparse
-import datetime
 import math
 import os
 import pathlib
@@ -20,7 +19,7 @@ import tempfile
 from etils import epath
 
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import revision, store, tokenizer_file
+from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.formats import detect, leaves, meta, vocabulary_files
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.cli import terminal, verify
@@ -131,17 +130,9 @@ def _manifest(
   tokenizer: pathlib.Path | None,
   dtype: str,
 ) -> manifests.Manifest:
-  last = source.lineage[-1] if source.lineage else None
-  entry = manifests.LineageEntry(
-    operation="convert",
-    arguments={"source": dict(source.facts), "dtype": dtype},
-    parent=os.fspath(path.absolute()),
-    tokens=last.tokens if last else 0,
-    steps=last.steps if last else 0,
-    code=revision.describe(),
-    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-  )
   reference = None
   if tokenizer is not None:
     reference = tokenizer_file.reference(epath.Path(tokenizer))
-  return manifests.Manifest(source.config, reference, (*source.lineage, entry))
+  before = manifests.Manifest(source.config, reference, source.lineage)
+  arguments = {"source": dict(source.facts), "dtype": dtype}
+  return before.after("convert", arguments, os.fspath(path.absolute()))

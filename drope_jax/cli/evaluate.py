@@ -28,7 +28,7 @@ from drope_jax.analysis import palette
 from drope_jax.cli import configure, progress, results, terminal, text_inputs
 from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, lock, paths, sources
-from drope_jax.evals import cropped, interface, overlap, steps
+from drope_jax.evals import cropped, interface, niah, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
 from drope_jax.positional import Rope, scaling
@@ -54,9 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--eval",
     metavar="NAME,...",
-    help="perplexity, passkey, "
-    "multi_key, multi_value, multi_query; niah is all four (default: the "
-    "suite's)",
+    help="perplexity, passkey, multi_key, multi_value, multi_query; niah is "
+    "all but the first (default: the suite's)",
   )
   parser.add_argument(
     "--factors", metavar="F,...", help="of the context (default: the suite's)"
@@ -289,8 +288,8 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
   suite = configure.build(args.suite, suites.Suite)
   changes = {}
   if args.eval is not None:
-    niah = "passkey,multi_key,multi_value,multi_query"
-    names = args.eval.replace("niah", niah).split(",")
+    every_task = ",".join(niah.tasks(suite.needles))
+    names = args.eval.replace("niah", every_task).split(",")
     changes["evals"] = tuple(dict.fromkeys(names))
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))

@@ -12,14 +12,12 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-import datetime
 import json
 import math
 import os
 import re
-from typing import Any
 
 import jax.numpy as jnp
 import rich.box
@@ -28,8 +26,7 @@ import rich.table
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import pair_damage
 from drope_jax.axes import Array
-from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import revision, store
+from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import hf_architecture
 from drope_jax.cli import console as consoles
 from drope_jax.cli import terminal, text_inputs
@@ -187,9 +184,12 @@ def run(args: argparse.Namespace) -> None:
   calibration = None
   if surgery.needs_tokens:
     calibration = {"text": args.text, "shape": calibration_BS.shape}
-  entry = _entry(surgery, calibration, parent, manifest)
+  arguments = {"surgery": surgery, "calibration": calibration}
+  manifest = manifest.after(
+    "surgery", arguments, os.fspath(parent), model=config
+  )
   tokenizer = store.tokenizer_path(parent) if manifest.tokenizer else None
-  store.save_model(out, params, manifest.appended(entry, config), tokenizer)
+  store.save_model(out, params, manifest, tokenizer)
   if damage is not None:
     (out / "damage.json").write_text(json.dumps(damage.to_json()) + "\n")
     _show(damage, reported_BS.shape, surgery.needs_tokens)
@@ -293,24 +293,6 @@ def _excerpts(
   count = (1 + surgery.needs_tokens) * _EXCERPTS
   tokens_BS = jnp.asarray(perplexity.excerpts(documents, S, count, seed=0))
   return tokens_BS[:_EXCERPTS], tokens_BS[_EXCERPTS:]
-
-
-def _entry(
-  surgery: compose.Surgery,
-  calibration: Mapping[str, Any] | None,
-  parent: os.PathLike,
-  manifest: manifests.Manifest,
-) -> manifests.LineageEntry:
-  last = manifest.lineage[-1] if manifest.lineage else None
-  return manifests.LineageEntry(
-    operation="surgery",
-    arguments={"surgery": surgery, "calibration": calibration},
-    parent=os.fspath(parent),
-    tokens=last.tokens if last else 0,
-    steps=last.steps if last else 0,
-    code=revision.describe(),
-    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-  )
 
 
 def _show(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import datetime
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 from drope_jax import sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import revision, store
+from drope_jax.checkpoint import store
 from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -42,37 +41,6 @@ class Model:
   def config_in(self, phase: TrainPhase) -> ModelConfig:
     """Returns its config at the context length of a training."""
     return dataclasses.replace(self.config, context_tokens=phase.context_tokens)
-
-  def manifest_after(
-    self,
-    operation: str,
-    arguments: Mapping[str, Any],
-    parent: str | None,
-    config: ModelConfig,
-    *,
-    steps: int = 0,
-    tokens: int = 0,
-  ) -> manifests.Manifest:
-    """Returns its manifest with one more operation in the lineage.
-
-    Args:
-      operation: the phase's name.
-      arguments: what the phase was given.
-      parent: what it started from.
-      config: the model's after it.
-      steps, tokens: of training, in it.
-    """
-    lineage = self.manifest.lineage
-    entry = manifests.LineageEntry(
-      operation=operation,
-      arguments=arguments,
-      parent=parent,
-      tokens=tokens + self.tokens,
-      steps=steps + (lineage[-1].steps if lineage else 0),
-      code=revision.describe(),
-      time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    return self.manifest.appended(entry, model=config)
 
 
 @dataclasses.dataclass(frozen=True)

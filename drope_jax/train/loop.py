@@ -204,7 +204,7 @@ def _operate(run: Run, phase: SurgeryPhase, before, model: Model) -> Model:
   config, params = compose.apply(
     phase.surgery, model.config, model.params, tokens_BS
   )
-  manifest = model.manifest_after(
-    phase.name, {"surgery": phase.surgery}, run.parent(phase), config
+  manifest = model.manifest.after(
+    phase.name, {"surgery": phase.surgery}, run.parent(phase), model=config
   )
   return Model(params, manifest)

@@ -71,11 +71,11 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     if "tokens" in measured:
       arguments["recovery"] = measured
     taken = step - first
-    return model.manifest_after(
+    return model.manifest.after(
       phase.name,
       arguments,
       run.parent(phase),
-      config,
+      model=config,
       steps=taken,
       tokens=taken * phase.step_tokens,
     )
