@@ -367,7 +367,8 @@ def _stock_configs(draw):
   )
 
 
-@hypothesis.settings(deadline=None, max_examples=6)
+@pytest.mark.slow
+@hypothesis.settings(deadline=None, max_examples=25)
 @hypothesis.given(
   _stock_configs().filter(_is_stock), st.sampled_from(("bfloat16", "float32"))
 )

@@ -155,7 +155,7 @@ def _await_some_moment(kind, run, process, rng):
       time.sleep(rng.uniform(0, 6))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_in_the_same_bits(
   start, here, whole, kills
 ):
@@ -330,7 +330,9 @@ sys.exit(subprocess.run(command).returncode)
   or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode,
   reason="may mount nothing",
 )
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+  "begun", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_read_only_folder_is_one_line(
   drope, here, environment, begun, at_step_3
 ):

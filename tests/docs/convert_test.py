@@ -57,6 +57,7 @@ def _make(folder):
   )
 
 
+@pytest.mark.slow
 def test_every_command_runs_in_order(
   write_meta_folder, tmp_path, monkeypatch, capsys
 ):

@@ -306,7 +306,13 @@ def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
 
 @pytest.mark.parametrize(
   "scheme",
-  [DYNAMIC, LONG, positional.Pattern((DYNAMIC, positional.Nope()))],
+  [
+    DYNAMIC,
+    LONG,
+    pytest.param(
+      positional.Pattern((DYNAMIC, positional.Nope())), marks=pytest.mark.slow
+    ),
+  ],
   ids=repr,
 )
 def test_where_positions_follow_length_a_row_is_alone_in_its_list(lm, scheme):

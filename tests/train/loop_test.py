@@ -397,7 +397,9 @@ def test_how_it_saves_logs_and_reads_may_change(whole, base):
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
 
 
-@pytest.mark.parametrize("axis", ["tensor", "context"])
+@pytest.mark.parametrize(
+  "axis", [pytest.param("tensor", marks=pytest.mark.slow), "context"]
+)
 def test_a_run_goes_on_on_another_mesh(whole, base, tmp_path, axis):
   folder = tmp_path / "run"
   with pytest.raises(Stop):
@@ -501,6 +503,7 @@ def _held_out_loss(folder, base):
   return -np.take_along_axis(np.asarray(log_p_BSV), target_BS1, -1).mean()
 
 
+@pytest.mark.slow
 def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
   phase = dataclasses.replace(
     RECALIBRATE,

@@ -255,7 +255,7 @@ def test_a_step_sharded_by_fsdp_tensor_and_context_is_that_of_one_device():
   _assert_same(state, metrics, want, want_metrics)
 
 
-@pytest.mark.parametrize("ways", [2, 4])
+@pytest.mark.parametrize("ways", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_joint_qk_norm_split_by_heads_is_that_of_one_device(ways):
   params, batch, mesh = _params(NORMED), _batch(), _mesh(tensor=ways)
   tokens_BS = batch["inputs_BS"]
