@@ -245,7 +245,9 @@ def _partial(
   theta: float, pairs: int, head_dim: int, context_tokens: int
 ) -> dict[str, Any]:
   """Returns Llama 3's rule with its ramp between the last pair and the next."""
-  rotations_F = partial.rotations(Rope(theta), head_dim, context_tokens)
+  # Any length will do that is below the context, where transformers wants it.
+  length = max(context_tokens // 2, 1)
+  rotations_F = partial.rotations(Rope(theta), head_dim, length)
   if pairs == len(rotations_F):
     return write(Rope(theta), head_dim, context_tokens)
   # By their logarithms; both ends are clear of the pairs, in float32 too.
@@ -254,7 +256,7 @@ def _partial(
     "rope_type": "llama3",
     "rope_theta": theta,
     "factor": STILL,
-    _TRAINED: context_tokens,
+    _TRAINED: length,
     "low_freq_factor": float(low),
     "high_freq_factor": float(high),
   }
