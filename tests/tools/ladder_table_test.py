@@ -1,0 +1,52 @@
+"""The ladder's tables: seeds gathered, rivals compared on the same samples."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "ladder_table.py"
+
+
+def _write(folder, method, outcomes):
+  value = sum(outcomes) / len(outcomes)
+  row = {
+    "task": "multi_key",
+    "metric": "accuracy",
+    "model": folder.name,
+    "method": method,
+    "factor": 4.0,
+    "context_tokens": 512,
+    "scale_fitted": False,
+    "value": value,
+    "low": None,
+    "high": None,
+    "seed": 0,
+    "outcomes": outcomes,
+    "series": None,
+  }
+  folder.mkdir()
+  results = {"schema": 2, "finished": True, "rows": [row]}
+  (folder / "results.json").write_text(json.dumps(results))
+
+
+def _run(*arguments):
+  return subprocess.run(
+    [sys.executable, TOOL, *arguments], capture_output=True, text=True
+  )
+
+
+def test_seeds_are_one_line_and_differences_are_paired(tmp_path):
+  _write(tmp_path / "base", "yarn", [1.0, 0.0, 0.0, 0.0] * 10)
+  _write(tmp_path / "keep12_1.2M_s0", "model", [1.0, 1.0, 0.0, 0.0] * 10)
+  _write(tmp_path / "keep12_1.2M_s1", "model", [1.0, 1.0, 1.0, 0.0] * 10)
+  out = _run(tmp_path).stdout
+  assert "| base · YaRN | 0.25 |" in out
+  assert "| keep12_1.2M | 0.62 (0.50–0.75) |" in out
+  assert "| keep12_1.2M | +0.38 [+0.24, +0.51] |" in out
+
+
+def test_what_is_not_there_is_named(tmp_path):
+  assert "results.json, is required" in _run(tmp_path).stderr
+  _write(tmp_path / "base", "model", [1.0])
+  assert "needs one of base, got base · YaRN" in _run(tmp_path).stderr
