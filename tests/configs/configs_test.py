@@ -29,6 +29,7 @@ from drope_jax.train.optimizer import (
   WarmupStableDecay,
 )
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.teacher import Teacher
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 ROOTS = {"models": model_config.ModelConfig, "recipes": Recipe, "evals": Suite}
@@ -229,7 +230,7 @@ def _plan(step: tuple) -> dict:
 def test_a_recipe_takes_what_its_header_says(name):
   """By libtpu 0.0.51; correct the header where a change of ours moves it."""
   plans = [_plan(step) for step in _steps(name)]
-  held = ("params", "optimizer", "temporaries")
+  held = ("params", "optimizer", "teacher", "temporaries")
   most = max(sum(plan[part] for part in held) for plan in plans)
   header = _header(name)
   stated = re.search(r"([\d.]+) of ([\d.]+) GiB a chip\.", header)
@@ -309,6 +310,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
 PAPER = AdamW(0.9, 0.95, 1e-8, weight_decay=0.1, clip_norm=1.0)
 REFERENCE = AdamW(0.9, 0.999, 1e-8, weight_decay=0.0, clip_norm=1.0)
 DROP, DROP_AND_NORM = Surgery(drop="all"), Surgery(drop="all", qk_norm="qk")
+PARTIAL_DROP = Surgery(drop="all", keep_turns=1)
 
 # Whom each follows is told by its name; all have 512 sequences a step.
 RECALIBRATIONS = {
@@ -330,6 +332,17 @@ RECALIBRATIONS = {
     Cosine(1e-4, 500),
     REFERENCE,
   ),
+}
+# A forecast of ours: a fifth of the paper's tokens.
+RECALIBRATIONS |= {
+  "smollm_360m_partial": (PARTIAL_DROP, 6_000, Cosine(3e-4, 100), PAPER),
+  "smollm_1_7b_partial": (
+    PARTIAL_DROP,
+    3_814,
+    WarmupStableDecay(3e-4, 120, 744),
+    REFERENCE,
+  ),
+  "llama2_7b_partial": (PARTIAL_DROP, 1_907, Cosine(3e-4, 100), REFERENCE),
 }
 RECALIBRATIONS |= {
   "smollm_360m_drope_reference": (DROP, 120_000, Constant(3e-4), REFERENCE),
@@ -379,6 +392,8 @@ def test_a_recalibration_has_the_numbers_of_whom_it_follows(name):
   steps = training.num_steps, training.schedule, training.optimizer
   assert (surgery.surgery, *steps) == RECALIBRATIONS[name]
   assert training.batch_size == 512
+  taught = Teacher() if name.endswith("_partial") else None
+  assert training.teacher == taught
   assert ("of the authors' repository" in _header(name)) == (
     name.endswith("_reference")
     or name in ("smollm_1_7b_drope", "llama2_7b_drope")
