@@ -330,9 +330,8 @@ sys.exit(subprocess.run(command).returncode)
   or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode,
   reason="may mount nothing",
 )
-@pytest.mark.parametrize(
-  "begun", [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [False, True])
 def test_a_read_only_folder_is_one_line(
   drope, here, environment, begun, at_step_3
 ):

@@ -31,6 +31,7 @@ Constant.peak = 1e-3
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_on_it_needs_no_other_text(drope, here):
   ran = drope(*SAMPLE, "own")
   assert ran.status == 0, ran.err

@@ -172,7 +172,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+  "workers", [1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_it_resumes(tmp_path, workers):
   script = tmp_path / "small_parts.py"
   script.write_text(_IN_SMALL_PARTS)

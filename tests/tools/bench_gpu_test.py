@@ -44,6 +44,7 @@ def test_flops_are_those_of_smollm_360m_by_hand(tool):
   assert flops == 4096 * (6 * weights + scores // 2)
 
 
+@pytest.mark.slow
 def test_attention_is_within_its_tolerance_of_the_reference(tool, tiny):
   rows = list(tool.attention_errors(tiny, 64))
   assert {row["mask"] for row in rows} == {

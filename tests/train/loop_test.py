@@ -616,6 +616,7 @@ def _divergence(folder, base):
   return np.average(kl_BS, weights=batch["weights_BS"])
 
 
+@pytest.mark.slow
 def test_the_base_teaches_and_a_resumed_run_has_it_again(base, tmp_path):
   want = _run(_TAUGHT, tmp_path / "whole", base)
   for where in ({"step": 6}, {"step": 9}):
