@@ -1,4 +1,4 @@
-"""The whole story on the packaged corpus, in five to ten minutes on two cores.
+"""The whole story on the packaged corpus, in about ten minutes on two cores.
 
 Loads a packaged RoPE model (base) as one would load an imported Llama, shows
 what each of its channel pairs is worth, drops those that break beyond its
