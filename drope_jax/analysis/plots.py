@@ -35,8 +35,7 @@ def recovery(
     curves: x in tokens since the drop, y in nats a token; smoothed for show.
     levels: losses to compare with by name, at the same context: each a
       horizontal line, in the colour of the model of that name.
-    dropped_loss: right after the drop, before any training; a dot at 0 (on a
-      log axis, which has no 0, a horizontal line).
+    dropped_loss: right after the drop, before any training; likewise a line.
     log_x: tokens on a log axis.
   """
   fig, ax = canvas.single(3.5)
@@ -46,16 +45,8 @@ def recovery(
     ax.set_xscale("log")
   else:
     ax.set_xlim(left=0)
-  if dropped_loss is not None and log_x:
+  if dropped_loss is not None:
     ends.append(canvas.level(ax, dropped_loss, "dropped, untrained"))
-  elif dropped_loss is not None:
-    ax.plot(0, dropped_loss, "o", color=palette.DROPPED.colour, clip_on=False)
-    ax.annotate(
-      f"just dropped: {dropped_loss:.2f}",
-      (0, dropped_loss),
-      xytext=(9, -3),
-      textcoords="offset points",
-    )
   looks = palette.looks((name, "model") for name in levels or {})
   for (name, _), look in looks.items():
     ends.append(canvas.level(ax, levels[name], name, look.colour))
