@@ -1,8 +1,8 @@
 """Prints the tables of a ladder, in Markdown: what each rung reaches.
 
-Scores first, without a softmax scale and with each one's own: the mean of the
-seeds, and their range. Then how far each is from a rival on the same questions
-and texts, with the 95% interval of the paired difference.
+Scores first, of each model as it is and with a softmax scale fitted to it: the
+mean of the seeds, and their range. Then how far each is from a rival on the
+same questions and texts, with the 95% interval of the paired difference.
 
   python tools/ladder_table.py runs/ladder
   python tools/ladder_table.py runs/ladder --against keep16_1.2M
@@ -37,11 +37,7 @@ MEASURES = (
 
 
 def main() -> None:
-  """Prints them.
-
-  Raises:
-    FileNotFoundError: there is no results.json in a subfolder.
-  """
+  """Prints them; what cannot be read ends in one line and status 2."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -53,7 +49,10 @@ def main() -> None:
     help="the rival, as a table names it (default: %(default)s)",
   )
   args = parser.parse_args()
-  rows = _rows(args.ladder)
+  try:
+    rows = _rows(args.ladder)
+  except (FileNotFoundError, ValueError) as error:
+    parser.error(str(error))
   scores = runs.scores(rows)
   readers = {
     palette.label(c.model, c.method): (c.model, c.method) for c in scores
@@ -64,7 +63,7 @@ def main() -> None:
     )
   for measure in MEASURES:
     for fitted in (False, True):
-      how = "with its own softmax scale" if fitted else "without softmax scale"
+      how = "with a fitted softmax scale" if fitted else "as it is"
       _print(f"{measure.title}, {how}", _values(rows, measure, fitted))
     against = f"{measure.title}: less that of {args.against}"
     _print(against, _differences(scores, measure, readers[args.against]))
@@ -115,7 +114,7 @@ def _mean_and_range(values: Sequence[float], digits: int) -> str:
 def _differences(
   scores: runs.Scores, measure: Measure, rival: Reader
 ) -> dict[Reader, dict[float, str]]:
-  """Returns the paired differences from a rival, neither with a scale."""
+  """Returns the paired differences from a rival, both as they are."""
   found: dict[Reader, dict[float, str]] = {}
   for cell, score in scores.items():
     own = (cell.model, cell.method)

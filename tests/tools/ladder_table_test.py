@@ -47,6 +47,13 @@ def test_seeds_are_one_line_and_differences_are_paired(tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-  assert "results.json, is required" in _run(tmp_path).stderr
+  empty = _run(tmp_path)
+  assert empty.returncode == 2 and "Traceback" not in empty.stderr
+  assert "results.json, is required" in empty.stderr
   _write(tmp_path / "base", "model", [1.0])
-  assert "needs one of base, got base · YaRN" in _run(tmp_path).stderr
+  alone = _run(tmp_path)
+  assert alone.returncode == 2
+  assert "needs one of base, got base · YaRN" in alone.stderr
+  (tmp_path / "base" / "results.json").write_text("{")
+  damaged = _run(tmp_path)
+  assert damaged.returncode == 2 and "Traceback" not in damaged.stderr
