@@ -69,6 +69,11 @@ def _schema(config):
   return {path: leaf.shape for path, leaf in flat.items()}
 
 
+def test_a_schema_that_is_changed_changes_no_other(config):
+  transformer.param_shapes(config)["layers"].clear()
+  assert transformer.param_shapes(config)["layers"]
+
+
 def test_the_schema_is_the_one_that_checkpoints_were_written_in(config):
   full = dataclasses.replace(config, qk_norm="qk")
   same = (
