@@ -1,7 +1,7 @@
 """Scoring and decoding as pure functions, compiled once a shape.
 
-Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN
-is one program.
+Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN,
+or without positions, is one program.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Pattern, Rope, Scheme, rotary
+from drope_jax.positional import Nope, Pattern, Rope, Scheme, rotary
 
 # Tokens, over all rows, whose logits are held at once while scoring.
 SCORE_CHUNK = 512
@@ -53,13 +54,20 @@ def split_positions(
 ) -> tuple[ModelConfig, Positions | None]:
   """Returns a config that any rotary scheme shares, and `scheme` as data.
 
-  Other positions go into the config, and there is no data.
+  No positions are frequencies of 0. Other schemes go into the config, and there
+  is no data.
   """
-  if not isinstance(scheme, rotary.Rotary):
-    return dataclasses.replace(config, positional=scheme), None
+  F, odd = divmod(config.head_dim, 2)
+  match scheme:
+    case Nope() if not odd:
+      frequencies_F, factor = np.zeros(F, np.float32), 1.0
+    case rotary.Rotary():
+      frequencies_F = scheme.frequencies(config.head_dim)
+      factor = scheme.attention_factor
+    case _:
+      return dataclasses.replace(config, positional=scheme), None
   positions = Positions(
-    jnp.asarray(scheme.frequencies(config.head_dim)),
-    jnp.asarray(scheme.attention_factor, jnp.float32),
+    jnp.asarray(frequencies_F), jnp.asarray(factor, jnp.float32)
   )
   return dataclasses.replace(config, positional=Rope()), positions
 

@@ -333,16 +333,16 @@ def test_one_program_scores_every_rotary_scheme_and_scale(lm):
   base = lm.loglikelihood(SEQUENCES[:2])[1]
   programs = decode.score._cache_size()
   assert programs > 0
-  for scheme in (PI, NTK, YARN):
+  for scheme in (PI, NTK, YARN, positional.Nope()):
     scaled = lm.with_positions(scheme).with_logit_scale(1.25)
     got = scaled.loglikelihood(SEQUENCES[:2])[1]
     assert np.abs(got - base).max() > 0.01, f"{scheme} had no effect"
   assert decode.score._cache_size() == programs
-  lm.with_positions(positional.Nope()).loglikelihood(SEQUENCES[:2])
+  lm.with_positions(PATTERN).loglikelihood(SEQUENCES[:2])
   assert decode.score._cache_size() > programs, "programs are not counted"
 
 
-@pytest.mark.parametrize("scheme", [PI, NTK, YARN], ids=repr)
+@pytest.mark.parametrize("scheme", [PI, NTK, YARN, positional.Nope()], ids=repr)
 def test_frequencies_as_data_are_the_scheme_itself(lm, scheme):
   lm = lm.with_positions(scheme)
   got = lm.loglikelihood(SEQUENCES[1:2])[0]
