@@ -24,14 +24,39 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 from drope_jax.checkpoint import store
 from drope_jax.data import paths
 
-_RECIPES = {"1.2M": "recipes/demo_live.gin", "6.2M": "recipes/demo_drope.gin"}
-_PHASES = {
-  "1.2M": ("recalibrate",),
-  "6.2M": ("recalibrate_128", "recalibrate_256", "recalibrate"),
+
+class Size(NamedTuple):
+  """How long a rung trains.
+
+  Attributes:
+    recipe: shipped.
+    phases: of its training.
+    bindings: what is changed in it.
+  """
+
+  recipe: str
+  phases: tuple[str, ...]
+  bindings: tuple[str, ...] = ()
+
+
+SIZES = {
+  "1.2M": Size(
+    "recipes/demo_live.gin",
+    ("recalibrate",),
+    (
+      "recalibrate/TrainPhase.tokens = 1_200_000",
+      "recalibrate/TrainPhase.teacher = None",
+    ),
+  ),
+  "6.2M": Size(
+    "recipes/demo_drope.gin",
+    ("recalibrate_128", "recalibrate_256", "recalibrate"),
+  ),
 }
 _ALL = "Surgery.keep_turns = None"  # Not what a recipe says of its own.
 
@@ -65,7 +90,7 @@ class Rung:
 
   Attributes:
     drop: a name in `_DROPS`.
-    tokens: a name in `_RECIPES`.
+    tokens: a name in `SIZES`.
     seed: of the data's order.
   """
 
@@ -91,13 +116,13 @@ class Rung:
     """
     yield f"Recipe.seed = {self.seed}"
     yield f"Recipe.init_from = {base!r}"
+    size = SIZES[self.tokens]
+    yield from size.bindings
     if (bindings := _DROPS[self.drop]) is not None:
       for binding in bindings:
         yield binding.format(raised_theta=_THETA_TIMES * theta)
     else:
-      phases = "".join(
-        f"@{name}/TrainPhase(), " for name in _PHASES[self.tokens]
-      )
+      phases = "".join(f"@{name}/TrainPhase(), " for name in size.phases)
       yield f"Recipe.phases = ({phases})"
 
 
@@ -127,9 +152,7 @@ def main() -> int:
   parser.add_argument(
     "--drops", nargs="+", choices=_DROPS, default=list(_DROPS), metavar="DROP"
   )
-  parser.add_argument(
-    "--tokens", nargs="+", choices=_RECIPES, default=list(_RECIPES)
-  )
+  parser.add_argument("--tokens", nargs="+", choices=SIZES, default=list(SIZES))
   parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
   args = parser.parse_args()
   out = pathlib.Path(args.out)
@@ -139,7 +162,7 @@ def main() -> int:
   for rung in rungs(args.drops, args.tokens, args.seeds):
     if status:
       break
-    command = ["train", _RECIPES[rung.tokens], "--data", args.data]
+    command = ["train", SIZES[rung.tokens].recipe, "--data", args.data]
     for binding in rung.overrides(args.base, theta):
       command += ["--set", binding]
     status = _run(rung.name, *command, "--out", out / rung.name) or _evaluate(

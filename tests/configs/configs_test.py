@@ -300,10 +300,12 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   assert dataclasses.replace(partial, phases=full.phases) == full
   assert partial.phases[1:] == full.phases[1:]
   continued = _recipe("demo_continued")
-  assert continued == dataclasses.replace(live, phases=live.phases[1:])
+  alone = dataclasses.replace(live.phases[-1], teacher=None)
+  assert live.phases[-1].teacher == Teacher()
+  assert continued == dataclasses.replace(live, phases=(alone,))
   last = full.phases[-1]
   own = {"steps": last.steps, "tokens": None, "data": last.data}
-  assert dataclasses.replace(live.phases[-1], **own) == last
+  assert dataclasses.replace(alone, **own) == last
 
 
 # The paper's table 4, and its authors' configs (github.com/SakanaAI/DroPE).

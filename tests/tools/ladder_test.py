@@ -40,11 +40,11 @@ def ladder():
 )
 def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   rung = ladder.Rung(drop, tokens, 2)
-  name = ladder._RECIPES[tokens]
+  size = ladder.SIZES[tokens]
   built = configure.build(
-    name, recipe.Recipe, [*rung.overrides(ladder._BASE, 500.0)]
+    size.recipe, recipe.Recipe, [*rung.overrides(ladder._BASE, 500.0)]
   )
-  shipped = configure.build(name, recipe.Recipe)
+  shipped = configure.build(size.recipe, recipe.Recipe, size.bindings)
   config = preflight.start_config(built)
   trainings = []
   for phase in built.phases:
@@ -53,6 +53,7 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
     else:
       trainings.append(phase)
   assert config.positional == positional
+  assert not any(training.teacher for training in trainings)
   assert trainings == [
     p for p in shipped.phases if isinstance(p, recipe.TrainPhase)
   ]
@@ -61,7 +62,7 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
 
 
 def test_the_rungs_are_all_there_and_each_once(ladder):
-  drops, sizes = list(ladder._DROPS), list(ladder._RECIPES)
+  drops, sizes = list(ladder._DROPS), list(ladder.SIZES)
   found = [rung.name for rung in ladder.rungs(drops, sizes, 3)]
   assert len(found) == len(set(found)) == 7 * 2 * 3
   assert found[:3] == ["keep12_1.2M_s0", "keep0_1.2M_s0", "keep16_1.2M_s0"]
