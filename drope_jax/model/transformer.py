@@ -20,7 +20,7 @@ Rotary pairs are (i, i + D/2) within a head: the half-split layout.
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -39,6 +39,19 @@ SCHEMA_VERSION = 1
 
 Params = dict[str, Any]
 Adapters = Mapping[str, layers.Adapter]
+
+
+class Seen(NamedTuple):
+  """What a pass shows beside its states, where it is asked to.
+
+  Attributes:
+    max_logit: attention's largest logit, over all layers; no gradient passes
+      through it.
+    outputs_NBSM: each layer's output.
+  """
+
+  max_logit: Array | None
+  outputs_NBSM: Array | None
 
 
 class _Ends(nnx.Module):
@@ -100,7 +113,8 @@ def hidden(
   unroll: bool = False,
   join_texts: bool = False,
   with_max_logit: bool = False,
-) -> Array | tuple[Array, Array]:
+  with_outputs: bool = False,
+) -> Array | tuple[Array, Seen]:
   """Returns the last layer's states x_BSM, which `unembed` reads.
 
   Computes in the parameters' dtype; norms and softmax are float32.
@@ -119,14 +133,13 @@ def hidden(
     join_texts: whether the tokens of all texts lie on one axis but in
       attention. XLA's CPU backend else copies an operand of each weight's
       gradient, transposed; where devices share texts, it would move them.
-    with_max_logit: whether attention's largest logit is returned too, over all
-      layers; no gradient passes through it.
+    with_max_logit, with_outputs: whether `Seen` is returned too, with this.
 
   Raises:
     ValueError: `params` do not fit `config`; there is no such remat policy;
       the backend does not honour what is asked of it.
   """
-  x_BSM, _, _, max_logit_N = _run_layers(
+  x_BSM, _, _, seen = _run_layers(
     config,
     params,
     tokens_BS,
@@ -138,8 +151,9 @@ def hidden(
     unroll=unroll,
     join_texts=join_texts,
     with_max_logit=with_max_logit,
+    with_outputs=with_outputs,
   )
-  return (x_BSM, max_logit_N.max()) if with_max_logit else x_BSM
+  return (x_BSM, seen) if with_max_logit or with_outputs else x_BSM
 
 
 def forward_cached(
@@ -256,9 +270,10 @@ def _run_layers(
   unroll: bool = False,
   join_texts: bool = False,
   with_max_logit: bool = False,
+  with_outputs: bool = False,
   collect: Callable[[layers.QKV, layers.QKV], Any] | None = None,
-) -> tuple[Array, caches.Cache | None, Any, Array | None]:
-  """Returns states before the last norm, the cache, `collect`, max_logit_N."""
+) -> tuple[Array, caches.Cache | None, Any, Seen]:
+  """Returns states before the last norm, the cache, `collect`, what is seen."""
   # Many a misfit would compute: heads of another number, a head left unread.
   trees.require_same_leaves(param_shapes(config), params, "this model")
   S = tokens_BS.shape[1]
@@ -296,17 +311,17 @@ def _run_layers(
     elif turns_NB2SD is not None:
       turn_B2SD = turns_NB2SD[scheme]
       q_BSHD, k_BSKD = (rotary.rotate(x, turn_B2SD) for x in (q_BSHD, k_BSKD))
-    placed = seen = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
+    placed = read = layers.QKV(q_BSHD, k_BSKD, v_BSKD)
     offset_B = None
     if cache is not None:
       cache, k_BTKD, v_BTKD = cache.write(
         index, k_BSKD, v_BSKD, from_empty=from_empty
       )
       if not from_empty:
-        seen = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
+        read = layers.QKV(q_BSHD, k_BTKD, v_BTKD)
         offset_B = cache.length_B
     attended = attention.attend(
-      *seen,
+      *read,
       mask=attention.Mask(offset_B, window, segments_BS, segments_BS),
       logit_scale=logit_scale,
       slopes_H=slopes_H,
@@ -321,9 +336,10 @@ def _run_layers(
     x_BSM += layer.attention.output(joined(out_BSHD))
     x_BSM += layer.mlp(layer.mlp_norm(x_BSM))
     collected = collect and collect(raw, placed)
-    return (x_BSM, cache), (collected, max_logit)
+    shown = Seen(max_logit, by_text(x_BSM) if with_outputs else None)
+    return (x_BSM, cache), (collected, shown)
 
-  (x_BSM, cache), (collected, max_logit_N) = jax.lax.scan(
+  (x_BSM, cache), (collected, seen) = jax.lax.scan(
     remat_policies.apply(remat, body, in_loop=not unroll),
     (joined(params["embed"]["table"][tokens_BS]), cache),
     (
@@ -336,7 +352,9 @@ def _run_layers(
     ),
     unroll=unroll,
   )
-  return by_text(x_BSM), cache, collected, max_logit_N
+  if with_max_logit:
+    seen = seen._replace(max_logit=seen.max_logit.max())
+  return by_text(x_BSM), cache, collected, seen
 
 
 def _module(

@@ -17,6 +17,7 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import guard as guards
 from drope_jax.train import loss as losses
+from drope_jax.train import teacher as teachers
 from drope_jax.train import tuning as tunings
 from drope_jax.train.recipe import TrainPhase
 
@@ -185,29 +186,40 @@ def make_step(
   perplexity, grad_norm, param_norm (before the step; of what is trained), lr,
   weight (tokens that counted), skipped (steps so far in the phase),
   skips_in_a_row (the most so far) and, by choice, kl (of the teacher to the
-  model, nats a token) and max_logit (attention's largest).
+  model, nats a token), distance (see `teacher.distance`) and max_logit
+  (attention's largest).
   """
   transform = phase.optimizer.transform()
   tuning = tunings.of(phase, transformer.param_shapes(config))
   read = functools.partial(_read, phase, phase.data, mesh)
+  outputs_weight = phase.teacher.outputs_weight if phase.teacher else 0
 
   def differentiate(params, base, batch, teacher_params):
-    taught = None
+    taught = taught_seen = None
     if phase.teacher is not None:
-      taught, _ = read(*teacher, teacher_params, batch)
+      taught, taught_seen = read(
+        *teacher, teacher_params, batch, with_outputs=outputs_weight > 0
+      )
 
     def objective(params):
       parts = (_cast(phase, part) for part in (base, params))
-      states, max_logit = read(
+      states, seen = read(
         config,
         backend,
         tuning.unmerged(*parts),
         batch,
         adapters=_cast(phase, tuning.adapters(params)),
         with_max_logit=phase.log_max_logit,
+        with_outputs=outputs_weight > 0,
       )
       total, *sums = _summed_loss(phase, mesh, states, batch, taught)
-      return total, (tuple(sums), max_logit)
+      apart = None
+      if outputs_weight:
+        apart = teachers.distance(
+          seen.outputs_NBSM, taught_seen.outputs_NBSM, batch["weights_BS"]
+        )
+        total += outputs_weight * apart
+      return total, ((*sums, apart), seen.max_logit)
 
     return jax.grad(objective, has_aux=True)(params)
 
@@ -224,7 +236,7 @@ def make_step(
         jax.tree.map(jnp.add, total_gradients, gradients),
         (
           jax.tree.map(jnp.add, total_sums, sums),
-          jnp.maximum(largest, max_logit),
+          jax.tree.map(jnp.maximum, largest, max_logit),
         ),
       ), None
 
@@ -235,8 +247,12 @@ def make_step(
       name: jnp.swapaxes(x.reshape(-1, phase.accumulation, x.shape[1]), 0, 1)
       for name, x in batch.items()
     }
-    sums = (jnp.zeros(()), None if phase.teacher is None else jnp.zeros(()))
-    return jax.lax.scan(add, (zero, (sums, -jnp.inf)), microbatches)[0]
+    sums = tuple(
+      jnp.zeros(()) if asked else None
+      for asked in (True, phase.teacher is not None, outputs_weight > 0)
+    )
+    largest = jnp.asarray(-jnp.inf) if phase.log_max_logit else None
+    return jax.lax.scan(add, (zero, (sums, largest)), microbatches)[0]
 
   def step(state, batch, base=None, teacher_params=None):
     params, opt_state = state["params"], state["opt_state"]
@@ -244,7 +260,7 @@ def make_step(
     # Shares of the batch's weight, so that sums are its means: of gradients
     # too, whose division would be a pass of its own over all of them.
     shares_BS = batch["weights_BS"] / weight
-    gradients, ((loss, kl), max_logit) = summed_gradients(
+    gradients, ((loss, kl, apart), max_logit) = summed_gradients(
       params, base or {}, {**batch, "weights_BS": shares_BS}, teacher_params
     )
     grad_norm = optax.tree.norm(gradients)
@@ -265,6 +281,8 @@ def make_step(
     }
     if phase.teacher is not None:
       metrics["kl"] = kl
+    if outputs_weight:
+      metrics["distance"] = apart
     if phase.log_max_logit:
       metrics["max_logit"] = max_logit
     after = {
@@ -338,13 +356,14 @@ def _read(
   *,
   adapters=None,
   with_max_logit=False,
+  with_outputs=False,
 ):
-  """Returns what logits are the product of, and attention's largest logit.
+  """Returns what logits are the product of, and `transformer.Seen`.
 
   Params and adapters are in the phase's compute_dtype.
   """
   on_cpu = mesh.devices.flat[0].platform == "cpu"
-  x_BSM = transformer.hidden(
+  found = transformer.hidden(
     config,
     params,
     batch["inputs_BS"],
@@ -355,11 +374,12 @@ def _read(
     unroll=on_cpu if phase.unroll is None else phase.unroll,
     join_texts=on_cpu and mesh.size == 1,
     with_max_logit=with_max_logit,
+    with_outputs=with_outputs,
   )
-  max_logit = -jnp.inf
-  if with_max_logit:
-    x_BSM, max_logit = x_BSM
-  return transformer.head(config, params, x_BSM), max_logit
+  seen = transformer.Seen(None, None)
+  if with_max_logit or with_outputs:
+    found, seen = found
+  return transformer.head(config, params, found), seen
 
 
 def _summed_loss(phase, mesh, states, batch, taught=None):

@@ -295,16 +295,31 @@ def test_the_largest_logit_is_that_of_all_layers_and_heads(
   logits = np.einsum("nbshd,nbthd->nbhst", qkv.q_BSHD, k_NBSHD)
   visible_SS = np.tril(np.ones((S, S), bool))
   want = logits[..., visible_SS].max() * config.head_dim**-0.5
-  x_BSM, got = transformer.hidden(
+  x_BSM, seen = transformer.hidden(
     config, params, tokens_BS, backend="blockwise", with_max_logit=True
   )
-  assert got == pytest.approx(want, rel=1e-5)
+  assert seen.max_logit == pytest.approx(want, rel=1e-5)
   plain = transformer.hidden(config, params, tokens_BS, backend="blockwise")
   np.testing.assert_allclose(x_BSM, plain, atol=1e-6)
   with pytest.raises(ValueError, match="statistics needs a backend"):
     transformer.hidden(
       config, params, tokens_BS, backend="xla", with_max_logit=True
     )
+
+
+@pytest.mark.parametrize("join_texts", [False, True])
+def test_a_layers_output_is_the_last_of_a_model_that_ends_with_it(
+  config, params, tokens_BS, join_texts
+):
+  x_BSM, seen = transformer.hidden(
+    config, params, tokens_BS, join_texts=join_texts, with_outputs=True
+  )
+  assert seen.max_logit is None
+  np.testing.assert_array_equal(seen.outputs_NBSM[-1], x_BSM)
+  first = params | {"layers": jax.tree.map(lambda x: x[:1], params["layers"])}
+  shallow = dataclasses.replace(config, num_layers=1)
+  want_BSM = transformer.hidden(shallow, first, tokens_BS)
+  np.testing.assert_allclose(seen.outputs_NBSM[0], want_BSM, atol=1e-5)
 
 
 def test_how_layers_are_compiled_changes_no_gradient(config, params, tokens_BS):

@@ -200,10 +200,11 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
     log_max_logit=True,
   )
   state, metrics = _run(phase)
-  _, largest = transformer.hidden(
+  _, seen = transformer.hidden(
     CONFIG, _params(), _batch()["inputs_BS"], with_max_logit=True
   )
-  assert metrics[0]["max_logit"] == pytest.approx(float(largest), rel=1e-5)
+  largest = float(seen.max_logit)
+  assert metrics[0]["max_logit"] == pytest.approx(largest, rel=1e-5)
   for line in metrics:
     del line["max_logit"]
   _assert_same(state, metrics, *wanted)
@@ -378,7 +379,7 @@ DROPPED = dataclasses.replace(BASE, positional=Nope())
 TAUGHT = dataclasses.replace(
   PHASE,
   data=dataclasses.replace(PHASE.data, document_mask=True),
-  teacher=Teacher(weight=0.75),
+  teacher=Teacher(weight=0.75, outputs_weight=0.5),
   accumulation=2,
 )
 
@@ -395,20 +396,32 @@ def _first_taught_metrics():
   batch = _batch()
   weights_BS = batch["weights_BS"] / batch["weights_BS"].sum()
 
-  def log_softmax(config, params):
-    logits_BSV = transformer.forward(
-      config, params, batch["inputs_BS"], segments_BS=batch["segments_BS"]
+  def read(config, params):
+    x_BSM, seen = transformer.hidden(
+      config,
+      params,
+      batch["inputs_BS"],
+      segments_BS=batch["segments_BS"],
+      with_outputs=True,
     )
-    return jax.nn.log_softmax(logits_BSV)
+    logits_BSV = transformer.unembed(config, params, x_BSM)
+    return jax.nn.log_softmax(logits_BSV), seen.outputs_NBSM
 
   def objective(params):
-    log_q_BSV = log_softmax(BASE, _teacher_params())
-    log_p_BSV = log_softmax(DROPPED, params)
+    log_q_BSV, taught_NBSM = read(BASE, _teacher_params())
+    log_p_BSV, outputs_NBSM = read(DROPPED, params)
     kl_BS = jnp.sum(jnp.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
     target_BS1 = batch["targets_BS"][..., None]
     nats_BS = -jnp.take_along_axis(log_p_BSV, target_BS1, -1)[..., 0]
     kl, nats = (jnp.sum(weights_BS * x_BS) for x_BS in (kl_BS, nats_BS))
-    return 0.75 * kl + 0.25 * nats, {"kl": kl, "loss": nats}
+    distance = jnp.sum(
+      weights_BS
+      * jnp.linalg.norm(outputs_NBSM - taught_NBSM, axis=-1) ** 2
+      / jnp.linalg.norm(taught_NBSM, axis=-1) ** 2
+      / len(taught_NBSM)
+    )
+    sums = {"kl": kl, "loss": nats, "distance": distance}
+    return 0.75 * kl + 0.25 * nats + 0.5 * distance, sums
 
   gradient = jax.jit(jax.grad(objective, has_aux=True))
   gradients, sums = gradient(_params(DROPPED))
