@@ -5,7 +5,8 @@ compiles it here, and as transformers' Llama takes it with torch's fused AdamW,
 eager or under torch.compile. Each row is a fresh process on the same cores that
 starts from the same weights and reads the same batch; rows take turns, round
 after round, so that a busy neighbour slows all alike. Exit status 1: the losses
-of the first steps differ by more than 1e-4.
+of the first steps differ by more than 1e-4. One row more is our step with a
+teacher, which is the first weights; its losses are others.
 
 "ratio" is our tokens/s over the row's, in the median of rounds, and its range;
 "CPU" is that of the processor's seconds, which a busy neighbour changes less.
@@ -40,11 +41,13 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
 from drope_jax.train import flops, optimizer, recipe
 from drope_jax.train import step as steps
+from drope_jax.train.teacher import Teacher
 
 _WARM_UP_STEPS = 2
 _PRODUCT_RUNS = 5
 _RATE = 1e-4
 _LOSS_ATOL = 1e-4
+_TAUGHT = "drope_jax, with a teacher"
 
 
 def main() -> None:
@@ -76,7 +79,12 @@ def main() -> None:
   if args.json:
     figures = vars(args) | {"json": None, "found": found}
     args.json.write_text(json.dumps(figures, indent=1) + "\n")
-  losses = [row["losses"] for rows in found.values() for row in rows]
+  losses = [
+    row["losses"]
+    for name, rows in found.items()
+    for row in rows
+    if name != _TAUGHT
+  ]
   if np.ptp(losses, axis=0).max() > _LOSS_ATOL:
     sys.exit(f"Losses must agree to {_LOSS_ATOL}, got {losses}.")
 
@@ -105,7 +113,7 @@ def _print(found: dict[str, list[dict[str, Any]]], args) -> None:
     )
 
 
-def _ours(args: argparse.Namespace) -> dict[str, Any]:
+def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
   memory.keep_freed_memory()
   config = configure.build(args.model, ModelConfig)
   phase = recipe.TrainPhase(
@@ -116,15 +124,18 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
     optimizer=optimizer.AdamW(),
     schedule=optimizer.Constant(_RATE),
     steps=_WARM_UP_STEPS + args.steps,
+    teacher=Teacher() if taught else None,
   )
+  backend = backends.resolve("auto", config, "float32", jax.default_backend())
   state = steps.init_state(phase, _params(config), 0)
   step = steps.jitted(
     steps.make_step(
       config,
       phase,
       phase.schedule.over(phase.num_steps, phase.step_tokens),
-      backends.resolve("auto", config, "float32", jax.default_backend()),
+      backend,
       sharding.make_mesh(sharding.MeshConfig()),
+      (config, backend) if taught else None,
     ),
     state,
   )
@@ -139,9 +150,11 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
     "weights_BS": weights_BS,
   }
 
+  teacher_params = _params(config) if taught else None
+
   def take() -> float:
     nonlocal state
-    state, metrics = step(state, batch)
+    state, metrics = step(state, batch, {}, teacher_params)
     jax.block_until_ready(state)
     return float(metrics["loss"])
 
@@ -150,7 +163,7 @@ def _ours(args: argparse.Namespace) -> dict[str, Any]:
     x, y = (jnp.ones(shape) for shape in shapes)
     return lambda: jax.block_until_ready(product(x, y))
 
-  return _timed(take, multiply, config, args)
+  return _timed(take, multiply, config, args, config if taught else None)
 
 
 def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
@@ -196,6 +209,7 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
 
 _ROWS = {
   "drope_jax": _ours,
+  _TAUGHT: lambda args: _ours(args, taught=True),
   "transformers, torch": lambda args: _theirs(args, compiled=False),
   "transformers, torch.compile": lambda args: _theirs(args, compiled=True),
 }
@@ -216,19 +230,21 @@ def _timed(
   multiply: Callable[..., Callable[[], Any]],
   config: ModelConfig,
   args: argparse.Namespace,
+  teacher: ModelConfig | None = None,
 ) -> dict[str, Any]:
+  tokens = args.batch * args.tokens
+  operations = flops.of_token(config, args.tokens, teacher=teacher)
   losses, step_times, cpu_times = [], [], []
   for _ in range(_WARM_UP_STEPS + args.steps):
     start, cpu_start = time.perf_counter(), time.process_time()
     losses.append(take())
     step_times.append(time.perf_counter() - start)
     cpu_times.append(time.process_time() - cpu_start)
-  tokens = args.batch * args.tokens
   return {
     "losses": losses[: _WARM_UP_STEPS + 1],
     "step_s": statistics.median(step_times[_WARM_UP_STEPS:]),
     "cpu_s": statistics.median(cpu_times[_WARM_UP_STEPS:]),
-    "flops": tokens * flops.of_token(config, args.tokens).causal,
+    "flops": tokens * operations.causal,
     "peak": _peak(multiply, config, tokens),
   }
 
