@@ -51,6 +51,7 @@ SIZES = {
     (
       "recalibrate/TrainPhase.tokens = 1_200_000",
       "recalibrate/TrainPhase.teacher = None",
+      "Cosine.peak = 3e-3",
     ),
   ),
   "6.2M": Size(

@@ -1,12 +1,12 @@
-"""The whole story on the packaged corpus, in about ten minutes on two cores.
+"""The whole story on the packaged corpus, in some minutes on two cores.
 
 Loads a packaged RoPE model (base) as one would load an imported Llama, shows
 what each of its channel pairs is worth, drops those that break beyond its
-context, and trains on for two and a half minutes at the context it always had
-(live). Reads 1 to 8 times that context with the two, with base under PI, NTK
-and YaRN, and with three packaged models: RoPE trained on for as long
-(continued), the same drop trained on for longer (partial), and the drop of all
-positions (full).
+context, and trains on for about two minutes at the context it always had, with
+base as its teacher (live). Reads 1 to 8 times that context with the two, with
+base under PI, NTK and YaRN, and with three packaged models: RoPE trained on for
+as long (continued), the same drop trained on for longer (partial), and the drop
+of all positions (full).
 
   drope demo
   drope demo --out runs/demo --from-scratch
@@ -56,7 +56,7 @@ from drope_jax.train.recipe import Recipe
 _PROBE_EXCERPTS = 8
 # Documents of a needle store that a live recalibration may read; the next ones
 # would not be reached.
-_LIVE_DOCUMENTS = 4_000
+_LIVE_DOCUMENTS = 1_500
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
 _MORE = "So few questions decide little: docs/demo.md says how to ask more."

@@ -304,8 +304,8 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   assert live.phases[-1].teacher == Teacher()
   assert continued == dataclasses.replace(live, phases=(alone,))
   last = full.phases[-1]
-  own = {"steps": last.steps, "tokens": None, "data": last.data}
-  assert dataclasses.replace(alone, **own) == last
+  own = {name: getattr(last, name) for name in ("steps", "data", "schedule")}
+  assert dataclasses.replace(alone, tokens=None, **own) == last
 
 
 # The paper's table 4, and its authors' configs (github.com/SakanaAI/DroPE).
