@@ -25,7 +25,7 @@ def ladder():
   del sys.modules[spec.name]
 
 
-@pytest.mark.parametrize("tokens", ["1.2M", "6.2M"])
+@pytest.mark.parametrize("tokens", ["0.4M", "1.2M", "6.2M"])
 @pytest.mark.parametrize(
   ("drop", "positional"),
   [
@@ -53,9 +53,12 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
     else:
       trainings.append(phase)
   assert config.positional == positional
-  assert not any(training.teacher for training in trainings)
+  taught = tokens == "0.4M" and drop != "keep16"
+  assert {bool(training.teacher) for training in trainings} == {taught}
   assert trainings == [
-    p for p in shipped.phases if isinstance(p, recipe.TrainPhase)
+    p if drop != "keep16" else dataclasses.replace(p, teacher=None)
+    for p in shipped.phases
+    if isinstance(p, recipe.TrainPhase)
   ]
   same = dataclasses.replace(shipped, phases=built.phases, seed=2)
   assert built == same
@@ -64,5 +67,5 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
 def test_the_rungs_are_all_there_and_each_once(ladder):
   drops, sizes = list(ladder._DROPS), list(ladder.SIZES)
   found = [rung.name for rung in ladder.rungs(drops, sizes, 3)]
-  assert len(found) == len(set(found)) == 7 * 2 * 3
-  assert found[:3] == ["keep12_1.2M_s0", "keep0_1.2M_s0", "keep16_1.2M_s0"]
+  assert len(found) == len(set(found)) == 7 * 3 * 3
+  assert found[:3] == ["keep12_0.4M_s0", "keep0_0.4M_s0", "keep16_0.4M_s0"]
