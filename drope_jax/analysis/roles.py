@@ -116,7 +116,8 @@ def _what(run, model, base):
   positions = _positions(manifest["model"])
   _, more = tokens_since(run, model, base) if base else (0, 0)
   if more:
-    return f"{base}, trained on for {count(more)} tokens with {positions}"
+    said = f"{base}, trained on for {count(more)} tokens with {positions}"
+    return f"{said}, {base} its teacher" if _taught(manifest) else said
   total = _tokens(manifest)
   trained = f"trained on {count(total)} tokens" if total else "as imported"
   return f"a model with {positions}, {trained}"
@@ -139,6 +140,12 @@ def _positions(model: Mapping[str, Any]) -> str:
 
 def _scheme(manifest):
   return manifest["model"]["positional"]["__class__"]
+
+
+def _taught(manifest):
+  """Whether its last training had a teacher."""
+  phase = manifest["lineage"][-1].get("arguments", {}).get("phase", {})
+  return phase.get("teacher") is not None
 
 
 def _tokens(manifest):

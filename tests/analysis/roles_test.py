@@ -8,7 +8,14 @@ def _manifest(scheme, *operations, slope=None):
     "positional": positional,
     "logit_scale_slope": slope,
   }
-  lineage = [{"operation": name, "tokens": n} for name, n in operations]
+  lineage = [
+    {
+      "operation": name,
+      "tokens": n,
+      "arguments": {"phase": {"teacher": rest[0] if rest else None}},
+    }
+    for name, n, *rest in operations
+  ]
   return {"manifest": {"model": model, "lineage": lineage}}
 
 
@@ -19,7 +26,7 @@ MODELS = {
   "none": _manifest("Nope", BASE, CUT, LATER, slope=0.25),
   "further": _manifest("Rope", BASE, LATER),
   "start": _manifest("Rope", BASE),
-  "some": _manifest("PartialRope", BASE, CUT, LATER),
+  "some": _manifest("PartialRope", BASE, CUT, (*LATER, {"weight": 1.0})),
   "never": _manifest("Nope", BASE),
   "hidden": {},
 }
@@ -56,7 +63,7 @@ def test_every_row_is_explained_by_what_its_manifest_says():
   ]
   assert explained["some"][0] == (
     "start, trained on for 500,000 tokens with RoPE in the 6 fastest of 8 "
-    "channel pairs"
+    "channel pairs, start its teacher"
   )
   assert explained["none"] == [
     "start, trained on for 500,000 tokens with no positions",
