@@ -1,9 +1,12 @@
-"""Attention by blocks of queries: memory O(S x block), in plain XLA.
+"""Attention by blocks of one head's queries, in plain XLA.
 
 For devices without a kernel, and for long evaluations on a CPU. A row is cut
 into strips; a strip's keys end where the strip does, so that what lies above
 the diagonal is not computed, and within a strip blocks of queries take turns.
+On a CPU so do heads: the logits of a turn stay in a core's cache.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,10 @@ from drope_jax.axes import Array
 MAX_STRIPS = 8
 MIN_STRIP = 128
 
+# Logits of MIN_STRIP queries, over rows and heads. Up to here a CPU takes all
+# rows and heads at once: gradients of 256 and 512 tokens are faster so.
+AT_ONCE = 3 * 2**20
+
 
 def attend(
   q_BSHD: Array,
@@ -28,36 +35,41 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
   *,
-  block: int = 512,
+  block: int = 256,
 ) -> tuple[Array, Array, Array]:
-  """See `backends.Backend`; holds H * block * T logits at once.
+  """See `backends.Backend`; holds block * T logits at once.
 
-  `block` queries take a turn, or fewer, so that a wide strip has two turns.
+  `block` queries take a turn, of the heads that share a key head together.
   """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
-  # Heads lead, so that each product is one plain batch of matrices.
+  # Heads lead, so that each product is one of plain matrices; T is last, for
+  # then the gradients of k and v are such products too.
   q_BSKGD = scales.fold(q_BSHD, scale).reshape(B, S, K, H // K, D)
   q_BKGSD = q_BSKGD.transpose(0, 2, 3, 1, 4)
-  # T is last, for then the gradients of k and v are such products too.
   k_BKDT, v_BKDT = (x.transpose(0, 2, 3, 1) for x in (k_BTKD, v_BTKD))
-  strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
-  # Turns of a loop share memory; strips in one turn may be held side by side.
-  block = min(block, max(MIN_STRIP, strip // 2))
-  strips = []
-  for start in range(0, S, strip):
-    stop = min(start + strip, S)
-    keys = stop if mask.offset_B is None else T
-    one_block = _block_attention(
-      q_BKGSD,
-      k_BKDT[..., :keys],
-      v_BKDT[..., :keys],
-      mask,
-      slopes_H,
-      soft_cap,
-    )
-    strips.extend(_in_turns(one_block, start, stop, block))
-  out_BKGSD, lse_BKGS, max_BKGS = _joined(strips)
+  slopes_KG = None if slopes_H is None else slopes_H.reshape(K, -1)
+  arrays = mask._replace(window=None)
+
+  def run(each, rows):
+    def of_row(row):
+      *heads, arrays = row
+      own = jax.tree.map(lambda x: x[None], arrays)
+      own = own._replace(window=mask.window)
+      return each(
+        lambda head: _of_head(*head, own, soft_cap, block), (*heads, slopes_KG)
+      )
+
+    return each(of_row, rows)
+
+  in_turns = functools.partial(run, jax.lax.map)
+  at_once = functools.partial(run, lambda f, xs: jax.vmap(f)(xs))
+  rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
+  if B * H * min(S, MIN_STRIP) * T <= AT_ONCE:
+    results = at_once(rows)
+  else:  # Other devices than CPUs are idle but for large operations.
+    results = jax.lax.platform_dependent(rows, cpu=in_turns, default=at_once)
+  out_BKGSD, lse_BKGS, max_BKGS = results
   return (
     out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(B, S, H, D),
     lse_BKGS.reshape(B, H, S),
@@ -65,45 +77,68 @@ def attend(
   )
 
 
-def _block_attention(q_BKGSD, k_BKDT, v_BKDT, mask, slopes_H, soft_cap):
+def _of_head(
+  q_GSD: Array,
+  k_DT: Array,
+  v_DT: Array,
+  slopes_G: Array | None,
+  mask: Mask,
+  soft_cap: float | None,
+  block: int,
+) -> tuple[Array, Array, Array]:
+  """Returns out_GSD, lse_GS and max_GS of one row's queries of one key head."""
+  G, S, _ = q_GSD.shape
+  T = k_DT.shape[1]
+  strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
+  block = max(block // G, 1)
+  # Turns of a loop share memory; strips in one turn may be held side by side.
+  if strip > MIN_STRIP:
+    block = min(block, strip // 2)
+  parts = []
+  for start in range(0, S, strip):
+    stop = min(start + strip, S)
+    keys = stop if mask.offset_B is None else T
+    attend_block = _block_attention(
+      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, soft_cap
+    )
+    parts.extend(_in_turns(attend_block, start, stop, block))
+  return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+
+
+def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, soft_cap):
   """Returns a function from (first query, count) to their results."""
-  K, G = q_BKGSD.shape[1:3]
-  keys = jnp.arange(k_BKDT.shape[3])
+  G, _, D = q_GSD.shape
+  keys = jnp.arange(k_DT.shape[1])
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
-    q_BKGcD = jax.lax.dynamic_slice_in_dim(q_BKGSD, first, count, axis=3)
+    q_GcD = jax.lax.dynamic_slice_in_dim(q_GSD, first, count, axis=1)
     rows = first + jnp.arange(count)
-    # One axis of rows, since products contract one axis best.
-    q_BKRD = q_BKGcD.reshape(*q_BKGcD.shape[:2], G * count, -1)
-    logits_BKRT = jnp.einsum(
-      "bkrd,bkdt->bkrt", q_BKRD, k_BKDT, preferred_element_type=jnp.float32
-    )
-    logits_BKGcT = logits_BKRT.reshape(*q_BKGcD.shape[:4], -1)
+    logits_GcT = jnp.matmul(
+      q_GcD.reshape(G * count, D), k_DT, preferred_element_type=jnp.float32
+    ).reshape(G, count, -1)
     if soft_cap is not None:
-      logits_BKGcT = soft_cap * jnp.tanh(logits_BKGcT / soft_cap)
-    if slopes_H is not None:
-      distance_BcT = mask.distance_BST(rows, keys).astype(jnp.float32)
-      slopes_KG11 = slopes_H.reshape(K, G, 1, 1)
-      logits_BKGcT -= slopes_KG11 * distance_BcT[:, None, None]
-    visible_BcT = mask.visible_BST(rows, keys)
-    logits_BKGcT = jnp.where(visible_BcT[:, None, None], logits_BKGcT, -jnp.inf)
-    max_BKGc1 = jnp.max(logits_BKGcT, axis=-1, keepdims=True)
+      logits_GcT = soft_cap * jnp.tanh(logits_GcT / soft_cap)
+    if slopes_G is not None:
+      distance_cT = mask.distance_BST(rows, keys)[0].astype(jnp.float32)
+      logits_GcT -= slopes_G[:, None, None] * distance_cT
+    visible_cT = mask.visible_BST(rows, keys)[0]
+    logits_GcT = jnp.where(visible_cT, logits_GcT, -jnp.inf)
+    max_Gc1 = jnp.max(logits_GcT, axis=-1, keepdims=True)
     # Finite, so that a row that sees nothing has weights of 0, not NaN.
-    shift_BKGc1 = jnp.maximum(max_BKGc1, jnp.finfo(jnp.float32).min)
-    weights_BKGcT = jnp.exp(logits_BKGcT - jax.lax.stop_gradient(shift_BKGc1))
+    shift_Gc1 = jnp.maximum(max_Gc1, jnp.finfo(jnp.float32).min)
+    weights_GcT = jnp.exp(logits_GcT - jax.lax.stop_gradient(shift_Gc1))
     # Dividing the D outputs, not the T weights, saves a pass over the block.
-    sum_BKGc1 = jnp.sum(weights_BKGcT, axis=-1, keepdims=True)
-    out_BKRD = jnp.einsum(
-      "bkrt,bkdt->bkrd",
-      weights_BKGcT.astype(v_BKDT.dtype).reshape(logits_BKRT.shape),
-      v_BKDT,
+    sum_Gc1 = jnp.sum(weights_GcT, axis=-1, keepdims=True)
+    out_GcD = jnp.einsum(
+      "rt,dt->rd",
+      weights_GcT.astype(v_DT.dtype).reshape(G * count, -1),
+      v_DT,
       preferred_element_type=jnp.float32,
-    )
-    out_BKGcD = out_BKRD.reshape(q_BKGcD.shape)
-    out_BKGcD /= jnp.where(sum_BKGc1 > 0, sum_BKGc1, 1)
-    lse_BKGc1 = shift_BKGc1 + jnp.log(sum_BKGc1)
-    stats = (x[..., 0] for x in (lse_BKGc1, max_BKGc1))
-    return out_BKGcD.astype(v_BKDT.dtype), *jax.lax.stop_gradient((*stats,))
+    ).reshape(G, count, D)
+    out_GcD /= jnp.where(sum_Gc1 > 0, sum_Gc1, 1)
+    lse_Gc1 = shift_Gc1 + jnp.log(sum_Gc1)
+    stats = (x[..., 0] for x in (lse_Gc1, max_Gc1))
+    return out_GcD.astype(v_DT.dtype), *jax.lax.stop_gradient((*stats,))
 
   return attend_block
 
@@ -119,17 +154,13 @@ def _in_turns(
     # Remat: the backward pass recomputes a block rather than keep all logits.
     turn = jax.checkpoint(lambda first: attend_block(first, block))
     turns = jax.lax.map(turn, firsts)
-    parts.append(tuple(_rows_of_turns(x_nBKGc) for x_nBKGc in turns))
+    parts.append(tuple(_rows_of_turns(x_nGc) for x_nGc in turns))
     start += whole * block
   if start < stop:
     parts.append(attend_block(start, stop - start))
   return parts
 
 
-def _rows_of_turns(x_nBKGc: Array) -> Array:
-  x_BKGnc = jnp.moveaxis(x_nBKGc, 0, 3)
-  return x_BKGnc.reshape(*x_BKGnc.shape[:3], -1, *x_BKGnc.shape[5:])
-
-
-def _joined(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-  return tuple(jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
+def _rows_of_turns(x_nGc: Array) -> Array:
+  x_Gnc = jnp.moveaxis(x_nGc, 0, 1)
+  return x_Gnc.reshape(x_Gnc.shape[0], -1, *x_Gnc.shape[3:])
