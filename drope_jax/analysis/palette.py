@@ -52,6 +52,8 @@ _MODELS = {
 }
 _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
 _SPARE = (BASE, DROPPED, _YARN, _FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
+# Markers and dashes of further laps through these colours.
+_LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
 _METHODS = {
   "rope": "RoPE",
   "pi": "PI",
@@ -73,8 +75,8 @@ def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
 
   The demo's models as they are (method "model"), and every scaling of its base,
   look the same in all plots; so do "rope" and "drope". Anything else takes the
-  next look that is free; where none is, it shares one. Each has the label of
-  its own name.
+  next look that is free; where none is, it shares a colour, and has a marker
+  and a dash of its own. Each has the label of its own name.
   """
   pairs = list(dict.fromkeys(pairs))
   found: dict[tuple[str, str], Look] = {}
@@ -82,14 +84,21 @@ def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
     known = _known(*pair)
     if known and known not in found.values():
       found[pair] = known
-  free = [look for look in _SPARE if look not in found.values()] or _SPARE
-  spare = itertools.cycle(free)
+  spare = _spare(found.values())
   return {
     pair: dataclasses.replace(
       found[pair] if pair in found else next(spare), label=label(*pair)
     )
     for pair in pairs
   }
+
+
+def _spare(taken):
+  """Yields looks that are not taken, without end."""
+  yield from (look for look in _SPARE if look not in taken)
+  for marker, dash in itertools.cycle(_LAPS):
+    for look in _SPARE:
+      yield dataclasses.replace(look, marker=marker, dash=dash, strong=False)
 
 
 def _known(model, method):

@@ -100,6 +100,16 @@ def test_unknown_models_keep_their_names_and_differ():
   assert len({look.colour for look in looks.values()}) == 3
 
 
+def test_where_colours_run_out_lines_and_markers_still_differ():
+  pairs = [*DEMO, *((f"model {i}", "model") for i in range(24))]
+  looks = list(palette.looks(pairs).values())
+  drawn = {(look.colour, look.marker, look.dash) for look in looks}
+  assert len(drawn) == len(pairs)
+  for look in looks[:8]:
+    others = [other for other in looks if other.colour == look.colour]
+    assert len({other.marker for other in others}) == len(others) == 4
+
+
 def test_two_names_of_one_look_do_not_share_it():
   looks = palette.looks([("base", "model"), ("rope", "model")])
   assert len({look.colour for look in looks.values()}) == 2
