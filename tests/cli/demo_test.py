@@ -108,10 +108,12 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   ):
     assert words in ran.out, words
 
-  damage = json.loads((out / "damage.json").read_text())
+  assert "pairs" in json.loads((out / "damage.json").read_text())
   lines = runs.read_metrics(out / "live")
   assert [line["tokens"] for line in lines] == [2048, 4096]
-  assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
+  # The teacher is the base: random weights are near themselves without a pair.
+  assert all(0 < line["kl"] < 1e-3 for line in lines)
+  assert all(line["held_out_loss"] > 1 for line in lines)
 
   found = json.loads((out / "results.json").read_text())
   manifest = found["models"]["live"]["manifest"]
