@@ -1,4 +1,4 @@
-r"""Trains the ladder of drops: how much of RoPE to keep, and for how long.
+"""Trains the ladder of drops: how much of RoPE to keep, and for how long.
 
 A rung keeps the fastest pairs of the demo's base (none: the paper's drop; all:
 RoPE trained on), or RoPE in layer 0 alone, within a window, or all of RoPE with
@@ -13,9 +13,7 @@ it stopped.
   python tools/ladder.py --data runs/demo_data --out runs/ladder_10k --base CKPT
 
 What `drope demo` trains and compares, with three seeds and more questions:
-
-  python tools/ladder.py --data runs/demo_data --out runs/demo_seeds \
-    --tokens 0.4M --drops keep12 keep16 --suite evals/demo_many.gin
+--tokens 0.4M --drops keep12 keep16 --suite evals/demo_many.gin
 
 Leaves OUT/NAME/results.json of each NAME, and --keep copies those and the
 training's metrics.jsonl to a folder of their own, without the checkpoints.
