@@ -36,10 +36,12 @@ def attend(
   soft_cap: float | None = None,
   *,
   block: int = 256,
+  at_once: int = AT_ONCE,
 ) -> tuple[Array, Array, Array]:
   """See `backends.Backend`; holds block * T logits at once.
 
-  `block` queries take a turn, of the heads that share a key head together.
+  `block` queries take a turn, or fewer, of the heads that share a key head
+  together. `at_once` stands in for `AT_ONCE`.
   """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
@@ -63,12 +65,12 @@ def attend(
     return each(of_row, rows)
 
   in_turns = functools.partial(run, jax.lax.map)
-  at_once = functools.partial(run, lambda f, xs: jax.vmap(f)(xs))
+  together = functools.partial(run, lambda f, xs: jax.vmap(f)(xs))
   rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
-  if B * H * min(S, MIN_STRIP) * T <= AT_ONCE:
-    results = at_once(rows)
+  if B * H * min(S, MIN_STRIP) * T <= at_once:
+    results = together(rows)
   else:  # Other devices than CPUs are idle but for large operations.
-    results = jax.lax.platform_dependent(rows, cpu=in_turns, default=at_once)
+    results = jax.lax.platform_dependent(rows, cpu=in_turns, default=together)
   out_BKGSD, lse_BKGS, max_BKGS = results
   return (
     out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(B, S, H, D),
@@ -90,10 +92,9 @@ def _of_head(
   G, S, _ = q_GSD.shape
   T = k_DT.shape[1]
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
-  block = max(block // G, 1)
   # Turns of a loop share memory; strips in one turn may be held side by side.
-  if strip > MIN_STRIP:
-    block = min(block, strip // 2)
+  # The narrowest strips take one: their gradient needs no second forward pass.
+  block = max(min(block, MIN_STRIP), min(block // G, strip // 2))
   parts = []
   for start in range(0, S, strip):
     stop = min(start + strip, S)
