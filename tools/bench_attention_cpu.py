@@ -37,6 +37,11 @@ def main() -> None:
   )
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
+  if min(args.lengths) < 1 or args.heads % args.kv_heads:
+    parser.error(
+      "lengths of at least 1, and heads that kv-heads divide, are required, "
+      f"got {args.lengths}, {args.heads} and {args.kv_heads}"
+    )
   square = jnp.ones((_SIDE, _SIDE))
   multiply = jax.jit(jnp.matmul)
   product_s = min(_seconds(lambda: multiply(square, square)) for _ in range(5))
@@ -58,7 +63,7 @@ def main() -> None:
       # Two products of a forward pass, of half of the square; five backward.
       products = 7 if gradients else 2
       width = args.heads * args.head_dim
-      rate = products * _TOKENS * length * width / seconds
+      rate = products * _rows(length) * length**2 * width / seconds
       name = f"{length} {'with gradients' if gradients else 'forward'}"
       print(
         f"{name:22}{1e3 * seconds:9.1f}{np.median(ratios):7.2f}"
@@ -72,7 +77,7 @@ def _call(backend: str, length: int, gradients: bool, args) -> Callable:
   rng = np.random.default_rng(0)
 
   def normal(heads: int) -> jax.Array:
-    shape = (max(_TOKENS // length, 1), length, heads, args.head_dim)
+    shape = (_rows(length), length, heads, args.head_dim)
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
   inputs = normal(args.heads), normal(args.kv_heads), normal(args.kv_heads)
@@ -86,6 +91,10 @@ def _call(backend: str, length: int, gradients: bool, args) -> Callable:
   run = jax.jit(differentiate if gradients else attend)
   jax.block_until_ready(run(*inputs))
   return lambda: run(*inputs)
+
+
+def _rows(length: int) -> int:
+  return max(_TOKENS // length, 1)
 
 
 def _seconds(call: Callable) -> float:
