@@ -117,7 +117,7 @@ def _what(run, model, base):
   _, more = tokens_since(run, model, base) if base else (0, 0)
   if more:
     said = f"{base}, trained on for {count(more)} tokens with {positions}"
-    return f"{said}, {base} its teacher" if _taught(manifest) else said
+    return f"{said}, taught by {base}" if _taught(manifest) else said
   total = _tokens(manifest)
   trained = f"trained on {count(total)} tokens" if total else "as imported"
   return f"a model with {positions}, {trained}"

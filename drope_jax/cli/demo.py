@@ -59,7 +59,7 @@ _PROBE_EXCERPTS = 8
 _LIVE_DOCUMENTS = 1_500
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
-_MORE = "So few questions decide little: docs/demo.md says how to ask more."
+_MORE = "So few questions decide little: docs/results.md says how to ask more."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

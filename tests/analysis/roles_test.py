@@ -63,7 +63,7 @@ def test_every_row_is_explained_by_what_its_manifest_says():
   ]
   assert explained["some"][0] == (
     "start, trained on for 500,000 tokens with RoPE in the 6 fastest of 8 "
-    "channel pairs, start its teacher"
+    "channel pairs, taught by start"
   )
   assert explained["none"] == [
     "start, trained on for 500,000 tokens with no positions",

@@ -35,6 +35,7 @@ OVERRIDES = (
   "recalibrate/TrainPhase.batch_size = 8",
   "recalibrate/TrainPhase.accumulation = 1",
   "recalibrate/TrainPhase.tokens = 4096",
+  "Teacher.weight = 0.5",
   "Cosine.warmup_steps = 1",
   "Recipe.log_every_steps = 4",
   "Recipe.save_every_steps = 4",
@@ -108,12 +109,12 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   ):
     assert words in ran.out, words
 
-  assert "pairs" in json.loads((out / "damage.json").read_text())
+  damage = json.loads((out / "damage.json").read_text())
   lines = runs.read_metrics(out / "live")
   assert [line["tokens"] for line in lines] == [2048, 4096]
-  # The teacher is the base: random weights are near themselves without a pair.
-  assert all(0 < line["kl"] < 1e-3 for line in lines)
-  assert all(line["held_out_loss"] > 1 for line in lines)
+  assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
+  # The teacher is the base, whose weights are random: the text taught more.
+  assert 0 < lines[0]["kl"] < 1 < lines[0]["loss"]
 
   found = json.loads((out / "results.json").read_text())
   manifest = found["models"]["live"]["manifest"]
