@@ -14,6 +14,15 @@ from drope_jax.cli import main
 from drope_jax.plan import compile as compiling
 
 MODEL = pathlib.Path(__file__).parents[2] / "configs/models/tiny.gin"
+ONE_CHIP = (
+  "Recipe.mesh = 'single'",
+  "TrainPhase.lora = @Lora()",
+  "Lora.projections = ('layers/attention/[qk]',)",
+  "TrainPhase.frozen_dtype = 'bfloat16'",
+  "TrainPhase.batch_size = 16",
+  "TrainPhase.accumulation = 16",
+  "TrainPhase.remat = 'full'",
+)
 TOO_LARGE = """
 import jax
 from drope_jax.plan import compile as compiling
@@ -128,6 +137,17 @@ def test_replicas_on_two_slices_send_their_gradients_between_them(recipe):
   # A v4 is one chip of 275 TFLOP/s, whose two cores its name counts.
   seconds = plan["flops"][0] * 10 / (0.5 * 275e12 * 2 * 4)
   assert plan["hours"] == pytest.approx(seconds / 3600)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_adapters_of_a_7b_train_on_one_v5e():
+  more = ["--model", "models/llama2_7b.gin"]
+  more += [word for binding in ONE_CHIP for word in ("--set", binding)]
+  (plan,) = _plan("recipes/llama2_7b_drope.gin", "v5e-1", *more)["training"]
+  assert plan["fits"]
+  # A copy of the frozen kernels of q alone is a GiB.
+  assert 1 << 30 < plan["temporaries"] < 2 << 30
 
 
 @needs_libtpu
