@@ -3,17 +3,17 @@
 A rung keeps the fastest pairs of the demo's base (none: the paper's drop; all:
 RoPE trained on), or RoPE in layer 0 alone, within a window, or all of RoPE with
 theta raised. Every rung reads the same data in the same steps, for three seeds,
-and answers the same questions. At 0.4M tokens the base teaches each drop, as in
-`drope demo`; at 1.2M and 6.2M the text alone does. Each is evaluated as soon as
-it is trained, and the base before all. Started again, the ladder goes on where
-it stopped.
+and answers the same questions. At 1.0M tokens the base teaches each drop, as in
+`drope demo`; at 6.2M the text alone does. Each is evaluated as soon as it is
+trained, and the base before all. Started again, the ladder goes on where it
+stopped; several at once need rungs of their own and a base already evaluated.
 
   python tools/demo_data.py --out runs/demo_data
   python tools/ladder.py --data runs/demo_data --out runs/ladder
   python tools/ladder.py --data runs/demo_data --out runs/ladder_10k --base CKPT
 
 What `drope demo` trains and compares, with three seeds and more questions:
---tokens 0.4M --drops keep12 keep16 --suite evals/demo_many.gin
+--tokens 1.0M --drops keep12 keep16 --suite evals/demo_many.gin
 
 Leaves OUT/NAME/results.json of each NAME, and --keep copies those and the
 training's metrics.jsonl to a folder of their own, without the checkpoints.
@@ -41,25 +41,14 @@ class Size(NamedTuple):
   Attributes:
     recipe: shipped.
     phases: of its training.
-    bindings: what is changed in it.
   """
 
   recipe: str
   phases: tuple[str, ...]
-  bindings: tuple[str, ...] = ()
 
 
 SIZES = {
-  "0.4M": Size("recipes/demo_live.gin", ("recalibrate",)),
-  "1.2M": Size(
-    "recipes/demo_live.gin",
-    ("recalibrate",),
-    (
-      "recalibrate/TrainPhase.tokens = 1_200_000",
-      "recalibrate/TrainPhase.teacher = None",
-      "Cosine.peak = 3e-3",
-    ),
-  ),
+  "1.0M": Size("recipes/demo_live.gin", ("recalibrate",)),
   "6.2M": Size(
     "recipes/demo_drope.gin",
     ("recalibrate_128", "recalibrate_256", "recalibrate"),
@@ -76,6 +65,7 @@ _DROPS = {
   "keep12": _keep(12),
   "keep0": (_ALL,),
   "keep16": None,  # No surgery: RoPE trained on.
+  "keep8": _keep(8),
   "keep6": _keep(6),
   "window": (
     _ALL,
@@ -124,7 +114,6 @@ class Rung:
     yield f"Recipe.seed = {self.seed}"
     yield f"Recipe.init_from = {base!r}"
     size = SIZES[self.tokens]
-    yield from size.bindings
     if (bindings := _DROPS[self.drop]) is not None:
       for binding in bindings:
         yield binding.format(raised_theta=_THETA_TIMES * theta)

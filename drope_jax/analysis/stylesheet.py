@@ -92,6 +92,7 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   .wide { display: none; }
   .narrow { display: block; }
   th, td { padding: 5px 4px; font-size: .8rem; }
+  td.words { min-width: 8rem; }
 }
 @media print {
   :root {
