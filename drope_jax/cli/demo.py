@@ -2,7 +2,7 @@
 
 Loads a packaged RoPE model (base) as one would load an imported Llama, shows
 what each of its channel pairs is worth, drops those that break beyond its
-context, and trains on for about two minutes at the context it always had, with
+context, and trains on for some minutes at the context it always had, with
 base as its teacher (live). Reads 1 to 8 times that context with the two, with
 base under PI, NTK and YaRN, and with three packaged models: RoPE trained on for
 as long (continued), the same drop trained on for longer (partial), and the drop
