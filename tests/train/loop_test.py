@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from drope_jax import positional, sharding, trees
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import store
 from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
@@ -184,7 +184,7 @@ def _lines(folder):
   """What metrics.jsonl has that no clock measured."""
   return [
     {k: value for k, value in line.items() if not k.startswith(_TIMED)}
-    for line in runs.read_metrics(folder)
+    for line in records.read_metrics(folder)
   ]
 
 
@@ -249,7 +249,7 @@ def test_every_step_is_logged_once(whole):
   # Fresh logits have a variance of about 1, which costs half a nat.
   assert lines[0]["loss"] == pytest.approx(np.log(288) + 0.5, rel=0.05)
   assert lines[0]["perplexity"] == pytest.approx(np.exp(lines[0]["loss"]))
-  timed = runs.read_metrics(whole[0])[9]
+  timed = records.read_metrics(whole[0])[9]
   assert timed["tokens_per_s_per_chip"] == timed["tokens_per_s"] / 2
   assert timed["step_s_max"] == pytest.approx(32 / timed["tokens_per_s"])
   assert timed["mfu_causal"] is None
