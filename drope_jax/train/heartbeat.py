@@ -35,6 +35,7 @@ class Heartbeat:
     process, processes: which it is, from 0, of how many.
     host: its machine's name.
     pid: there.
+    begun: when the run's first start began.
     started: when this start of the run began.
     time: when this was written.
     doing: see `Doing`.
@@ -52,6 +53,7 @@ class Heartbeat:
   processes: int
   host: str
   pid: int
+  begun: float
   started: float
   time: float
   doing: Doing

@@ -83,7 +83,15 @@ def whole(trained, environment, tmp_path_factory):
 
 
 def _lines(run):
-  timed = ("tokens_per_s", "mfu", "step_s", "data_wait")
+  timed = (
+    "tokens_per_s",
+    "mfu",
+    "step_s",
+    "data_wait",
+    "elapsed_s",
+    "kept_s",
+    "goodput",
+  )
   return [
     {k: value for k, value in line.items() if not k.startswith(timed)}
     for line in records.read_metrics(run)

@@ -13,6 +13,7 @@ BEAT = Heartbeat(
   processes=2,
   host="w-0",
   pid=7,
+  begun=50.0,
   started=100.0,
   time=115.5,
   doing=Doing.STEPPING,

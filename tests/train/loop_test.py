@@ -177,7 +177,15 @@ def _assert_same_bits(got, want):
     assert got[path].tobytes() == want[path].tobytes(), path
 
 
-_TIMED = ("tokens_per_s", "mfu", "step_s", "data_wait")
+_TIMED = (
+  "tokens_per_s",
+  "mfu",
+  "step_s",
+  "data_wait",
+  "elapsed_s",
+  "kept_s",
+  "goodput",
+)
 
 
 def _lines(folder):
@@ -253,6 +261,8 @@ def test_every_step_is_logged_once(whole):
   assert timed["tokens_per_s_per_chip"] == timed["tokens_per_s"] / 2
   assert timed["step_s_max"] == pytest.approx(32 / timed["tokens_per_s"])
   assert timed["mfu_causal"] is None
+  assert 0 < timed["kept_s"] < timed["elapsed_s"]
+  assert timed["goodput"] == timed["kept_s"] / timed["elapsed_s"]
   # A document's last token predicts nothing where documents are masked.
   assert lines[0]["weight"] == 16 and lines[9]["weight"] < 32
   steps = {int(p.name) for p in whole[0].iterdir() if p.name.isdecimal()}
