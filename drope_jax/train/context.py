@@ -16,6 +16,7 @@ from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
+from drope_jax.train.goodput import Goodput
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -51,6 +52,7 @@ class Run:
     mesh: over all devices.
     stores: the sha256 of each store's content, by its path.
     start_tokens: of training behind the model that the run starts from.
+    goodput: of all its starts.
   """
 
   recipe: Recipe
@@ -59,6 +61,7 @@ class Run:
   base_dir: str | None
   stores: Mapping[str, str]
   start_tokens: int
+  goodput: Goodput
   on_metrics: Listener
   probe: Probe | None
   stopping: Callable[[int], bool]

@@ -24,6 +24,7 @@ from drope_jax.model import transformer
 from drope_jax.surgery import compose
 from drope_jax.train import claim, preflight, training
 from drope_jax.train.context import Listener, Model, Probe, Run
+from drope_jax.train.goodput import Goodput
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
 
 
@@ -70,6 +71,7 @@ def run(
     claim.folder(recipe, stores, directory)
     if from_step is not None:
       store.go_back(directory, from_step)
+    saved = (store.finished_steps(directory) or [0])[-1]
 
     def stopping_if_held(step: int) -> bool:
       require_held()
@@ -82,11 +84,12 @@ def run(
       base_dir,
       stores,
       _start_tokens(recipe),
+      Goodput(directory, saved),
       on_metrics,
       probe,
       stopping_if_held,
     )
-    return _take_phases(context, on_model)
+    return _take_phases(context, saved, on_model)
 
 
 @contextlib.contextmanager
@@ -110,10 +113,11 @@ def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
     yield require_held
 
 
-def _take_phases(run: Run, on_model: Callable[[str, Model], None]) -> Model:
+def _take_phases(
+  run: Run, saved: int, on_model: Callable[[str, Model], None]
+) -> Model:
   """Returns the model that the run's phases end in; saves each one's."""
   recipe, ends = run.recipe, run.recipe.end_steps()
-  saved = (store.finished_steps(run.directory) or [0])[-1]
   model, done = _resume_model(run, saved)
   if not done and not saved:
     on_model("start", model)

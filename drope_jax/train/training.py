@@ -212,7 +212,7 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
       if logs:
-        speed = meter.line()
+        speed = meter.line() | run.goodput.line(meter.steps_s())
         measured, probed = {}, {}
         if measures or run.probe is not None:
           params = trained.params(state)
@@ -236,8 +236,9 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
           return state, measured | {"tokens": tokens}
         meter.restart()
       if saves:
-        log.flush()
-        save(now, state, measured if measures else {})
+        with meter.paused():
+          log.flush()
+          save(now, state, measured if measures else {})
         cadence.restart()
       if stops:
         raise Stopped(f"saved step {now}")

@@ -14,7 +14,7 @@ from urllib import parse
 
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.cli import main
 from drope_jax.data import lock, store
 from drope_jax.train import metrics as train_metrics
@@ -238,7 +238,7 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
     change = f"DataConfig.stores = ('{path}',)"
     ran = drope("train", "tiny.gin", "--set", change, "--out", out)
     assert ran.status == 0, ran.err
-    losses.append([line["loss"] for line in runs.read_metrics(here / out)])
+    losses.append([line["loss"] for line in records.read_metrics(here / out)])
   assert losses[0] == losses[1]
 
 
@@ -267,11 +267,11 @@ def test_a_run_there_has_one_writer_and_keeps_every_line(
     patch.setattr(train_metrics.MetricsLog, "write", interrupt)
     assert drope(*command).status == 130
   assert f"run/{lock.FILENAME}" not in _objects(bucket, "run")
-  before = bucket.get_file("bucket", f"run/{runs.METRICS}")
+  before = bucket.get_file("bucket", f"run/{records.METRICS}")
   ran = drope(*command)
   assert ran.status == 0, ran.err
-  assert bucket.get_file("bucket", f"run/{runs.METRICS}").startswith(before)
-  lines = runs.read_metrics("gs://bucket/run")
+  assert bucket.get_file("bucket", f"run/{records.METRICS}").startswith(before)
+  lines = records.read_metrics("gs://bucket/run")
   assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 

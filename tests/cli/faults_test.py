@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import files, store
 from drope_jax.data import lock
 from drope_jax.data import store as data_store
@@ -83,10 +83,18 @@ def whole(trained, environment, tmp_path_factory):
 
 
 def _lines(run):
-  timed = ("tokens_per_s", "mfu", "step_s", "data_wait")
+  timed = (
+    "tokens_per_s",
+    "mfu",
+    "step_s",
+    "data_wait",
+    "elapsed_s",
+    "kept_s",
+    "goodput",
+  )
   return [
     {k: value for k, value in line.items() if not k.startswith(timed)}
-    for line in runs.read_metrics(run)
+    for line in records.read_metrics(run)
   ]
 
 
@@ -111,12 +119,12 @@ def _await(condition, process, ends=False):
 
 
 def _touched(run) -> int:
-  file = run / runs.METRICS
+  file = run / records.METRICS
   return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _logged(run) -> int:
-  file = run / runs.METRICS
+  file = run / records.METRICS
   return file.read_text().count("\n") if file.exists() else 0
 
 
@@ -132,7 +140,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
   assert error.splitlines()[-1] == (
     f"drope train: terminated; saved step {step}; the same command resumes"
   )
-  assert len(runs.read_metrics(run)) == step
+  assert len(records.read_metrics(run)) == step
   _assert_ends_as(start(run, 10_000), run, whole)
 
 

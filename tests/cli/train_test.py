@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest, store
 from drope_jax.cli import train
 from drope_jax.data import lock
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
   assert ran.err.splitlines()[-1].startswith("drope train: the disk is full")
   assert store.finished_steps("new") == [1, 2]
   assert drope(*command).status == 0
-  assert [line["step"] for line in runs.read_metrics("new")] == [1, 2, 3]
+  assert [line["step"] for line in records.read_metrics("new")] == [1, 2, 3]
   assert store.describe("new/pretrain")[0].lineage[-1].steps == 3
 
 
@@ -138,7 +138,7 @@ def test_the_best_step_is_found_by_that_name(drope, here):
   for binding in bindings:
     command += ["--set", binding]
   assert drope(*command).status == 0
-  losses = [line["held_out_loss"] for line in runs.read_metrics("new")]
+  losses = [line["held_out_loss"] for line in records.read_metrics("new")]
   best = losses.index(min(losses)) + 1
   assert best < 4 and store.finished_steps("new") == [best, 4]
   ran = drope("inspect", "new/best", "--json")

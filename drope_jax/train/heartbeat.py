@@ -1,0 +1,116 @@
+"""What each process of a run says of itself, every few seconds; without jax.
+
+RUN/heartbeats/0.json is the first process's, and so on, each an object of the
+fields of `Heartbeat`. The first process's alone says what is saved.
+"""
+
+import dataclasses
+import enum
+import json
+import os
+
+from etils import epath
+
+from drope_jax.data import whole_file
+
+FOLDER = "heartbeats"
+
+
+class Doing(enum.StrEnum):
+  """What a process does."""
+
+  PREPARING = "preparing"  # It loads, operates, or compiles the first step.
+  READING = "reading"  # It waits for its part of a batch.
+  STEPPING = "stepping"  # It waits for its devices, and so for all processes.
+  MEASURING = "measuring"
+  SAVING = "saving"
+  ENDED = "ended"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heartbeat:
+  """One process's, at one moment. Times are in seconds since 1970.
+
+  Attributes:
+    process, processes: which it is, from 0, of how many.
+    host: its machine's name.
+    pid: there.
+    begun: when the run's first start began.
+    started: when this start of the run began.
+    time: when this was written.
+    doing: see `Doing`.
+    phase: that it is in; None before the first.
+    step: of the run, the last that it has begun; None before the first.
+    stepped: when it began that; None before the first.
+    last_step: of the run, if no phase ends early.
+    saved_step: the newest that is saved and whole; None where there is none.
+    saved: when it was; None where an earlier start saved it.
+    ended: why it ended, in a line: "finished", "stopped" by a signal, or what
+      went wrong. None while it runs, and where it was killed.
+  """
+
+  process: int
+  processes: int
+  host: str
+  pid: int
+  begun: float
+  started: float
+  time: float
+  doing: Doing
+  phase: str | None
+  step: int | None
+  stepped: float | None
+  last_step: int
+  saved_step: int | None = None
+  saved: float | None = None
+  ended: str | None = None
+
+
+def write(directory: epath.Path, beat: Heartbeat) -> None:
+  """Writes a process's heartbeat over its last one."""
+  text = json.dumps(dataclasses.asdict(beat)) + "\n"
+  whole_file.write(_file(directory, beat.process), text.encode())
+
+
+def read(directory: str | os.PathLike) -> list[Heartbeat]:
+  """Returns the newest heartbeat of each process of a run, by their numbers.
+
+  Of the start whose process wrote last: one of fewer processes leaves the files
+  of the others. A process that has not written yet is left out, or has one of
+  an earlier start, by `started`.
+
+  Args:
+    directory: the run's; without heartbeats, the list is empty.
+
+  Raises:
+    ValueError: a file is no heartbeat; it is named.
+  """
+  folder = epath.Path(directory) / FOLDER
+  names = [p.name for p in folder.iterdir()] if folder.exists() else []
+  numbers = sorted(
+    int(name.removesuffix(".json"))
+    for name in names
+    if name.removesuffix(".json").isdecimal()
+  )
+  beats = [_read(_file(epath.Path(directory), number)) for number in numbers]
+  if not beats:
+    return []
+  processes = max(beats, key=lambda beat: beat.time).processes
+  return [
+    b for b in beats if b.processes == processes and b.process < processes
+  ]
+
+
+def _file(directory: epath.Path, process: int) -> epath.Path:
+  return directory / FOLDER / f"{process}.json"
+
+
+def _read(file: epath.Path) -> Heartbeat:
+  try:
+    fields = json.loads(file.read_text())
+    return Heartbeat(**fields | {"doing": Doing(fields["doing"])})
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"A heartbeat of this version of drope_jax is needed, got {file} "
+      f"({error}). Remove it; the run writes it anew."
+    ) from error
