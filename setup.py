@@ -77,13 +77,21 @@ setuptools.setup(
   # configs/ lies at the top of the repository, where people look for it, and
   # is installed inside the package, where the commands look for it.
   packages=[
-    *setuptools.find_packages(include=["drope_jax", "drope_jax.*"]),
+    *setuptools.find_packages(
+      include=["drope_jax", "drope_jax.*", "launch", "launch.*"]
+    ),
     "drope_jax.configs",
   ],
   package_dir={"drope_jax.configs": "configs"},
   package_data={
     "drope_jax": ["assets/**/*", "assets/**/.*"],
     "drope_jax.configs": ["**/*.gin"],
+    "launch": ["*.toml", "slices/*.toml"],
   },
-  entry_points={"console_scripts": ["drope = drope_jax.cli.main:main"]},
+  entry_points={
+    "console_scripts": [
+      "drope = drope_jax.cli.main:main",
+      "drope-launch = launch.cli:main",
+    ]
+  },
 )

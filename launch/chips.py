@@ -20,6 +20,7 @@ class Chip:
     machine_type: of Compute Engine and GKE, but for the number of chips.
     image_family: of Compute Engine's `ubuntu-os-accelerator-images`.
     gke_accelerator: GKE's label of its nodes.
+    disk: a type of boot disk that Compute Engine's machines take.
     most_on_a_host: of a slice of one host; hosts of larger ones have 4.
   """
 
@@ -31,6 +32,7 @@ class Chip:
   machine_type: str
   image_family: str | None
   gke_accelerator: str
+  disk: str = "hyperdisk-balanced"
   most_on_a_host: int = 4
 
 
@@ -60,6 +62,7 @@ CHIPS = {
     *(2, slices.CHIPS["v5p"].grids),
     *("v5p", "v2-alpha-tpuv5", "ct5p-hightpu", _IMAGES),
     "tpu-v5p-slice",
+    disk="pd-balanced",
   ),
   "v6e": Chip(
     _EVERY_WAY,

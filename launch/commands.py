@@ -92,8 +92,8 @@ def run(command: Command) -> str:
     )
   except FileNotFoundError as error:
     raise ValueError(
-      f"{command.args[0]} is needed, got none on PATH. Install the Google Cloud "
-      "CLI (cloud.google.com/sdk), for JobSets with its component kubectl."
+      f"{command.args[0]} is needed, got none on PATH. Install the Google "
+      "Cloud CLI (cloud.google.com/sdk), for JobSets with its kubectl."
     ) from error
   if ran.returncode:
     failed = Failed(command, ran.stderr)

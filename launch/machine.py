@@ -7,8 +7,8 @@ walked through it. The phases are the same for all ways.
 from collections.abc import Sequence
 import dataclasses
 import enum
-import signal
 
+from drope_jax.exits import Exit
 from launch.ways.way import Seen, Standing
 
 
@@ -39,10 +39,6 @@ class Action(enum.StrEnum):
   """Order the hosts, which are there, to begin the new attempt."""
 
 
-SAVED = 128 + signal.SIGTERM
-"""The exit status of a training that was told to end, and saved."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Host:
   """A host's record of the attempt.
@@ -53,7 +49,6 @@ class Host:
     said: the last thing that it said.
     updated: when, by the host's clock, in seconds.
     notice: why it was told to end; None: it was not.
-    memory: whose ran out; None: no one's.
     started: whether its start-up script succeeded.
   """
 
@@ -62,7 +57,6 @@ class Host:
   said: str
   updated: float
   notice: str | None = None
-  memory: str | None = None
   started: bool = True
 
 
@@ -292,40 +286,52 @@ def _ended(
   settled = sight.now - state.ended_since >= policy.settle_s
   if len(ended) < policy.hosts and not settled:
     return _to(state, Phase.RUNNING, "a host has ended"), Action.NOTHING
-  if hungry := next((host for host in ended if host.memory), None):
-    reason = f"{hungry.name} ran out of {hungry.memory} memory: {hungry.said}"
-    return _failed(state, sight, policy, reason)
   if any(host.notice == "stop" for host in ended):
     return _to(state, Phase.STOPPED, "as you asked"), Action.NOTHING
-  blamed = _blamed(ended)
-  if blamed.code == SAVED:
+  blamed = min(ended, key=_rank)
+  reason = f"{blamed.name}: {blamed.said}"
+  if _never_again(blamed):
+    return _failed(state, sight, policy, f"{_word(blamed.code)}; {reason}")
+  if blamed.code == Exit.TERMINATED:
     # Whoever warned may take the machines yet: once settled, they stay.
     if not settled:
       return _to(state, Phase.RUNNING, "saved, and ended"), Action.NOTHING
     reason = f"{blamed.name} was told to end: {blamed.notice or 'by a signal'}"
     if sight.step is not None and sight.step != state.begun_step:
-      return _to(state, Phase.RETRYING, reason, anew=False), Action.NOTHING
+      state = _to(state, Phase.RETRYING, reason, anew=False)
+      return state, Action.NOTHING
     return _crashed(state, sight, policy, reason, anew=False)
-  reason = f"{blamed.name} ended with status {blamed.code}: {blamed.said}"
+  reason = f"{_word(blamed.code)}; {reason}"
   # A start-up script runs when a machine boots.
   anew = not all(host.started for host in ended)
   return _crashed(state, sight, policy, reason, anew)
 
 
-_SECOND_HAND = "another process of the run has ended"
+def _rank(host: Host) -> int:
+  """Returns how far a host's end is from the cause of all ends."""
+  if not host.started:
+    return 0
+  return {Exit.HOST_LOST: 4, Exit.TERMINATED: 3, Exit.STALLED: 2}.get(
+    host.code, 1
+  )
 
 
-def _blamed(ended: list[Host]) -> Host:
-  """Returns the host that ended first in cause: others only followed it."""
+def _never_again(host: Host) -> bool:
+  """Returns whether the same command would only fail again."""
+  if host.code == Exit.KILLED:
+    return host.notice is None  # Else it was this project that lost patience.
+  return host.started and host.code in (Exit.MISTAKE, Exit.OUT_OF_MEMORY)
 
-  def rank(host: Host) -> int:
-    if not host.started:
-      return -1
-    if _SECOND_HAND in host.said:
-      return 2
-    return 1 if host.code == SAVED else 0
 
-  return min(ended, key=rank)
+def _word(code: int) -> str:
+  return {
+    Exit.BUG: "a crash",
+    Exit.MISTAKE: "a mistake",
+    Exit.OUT_OF_MEMORY: "out of memory",
+    Exit.KILLED: "killed, as where the host's memory is full",
+    Exit.HOST_LOST: "a host was lost",
+    Exit.STALLED: "it stood still",
+  }.get(code, f"exit status {code}")
 
 
 def _preempted(state: State, sight: Sight) -> tuple[State, Action]:

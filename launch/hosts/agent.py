@@ -2,7 +2,7 @@
 
 The order, run.json, names an attempt. For each new one the agent starts a
 training; its record, hosts/ATTEMPT/SLICE-WORKER.json, has its exit status. What
-has ended is never begun again under the same attempt, whatever boots or crashes.
+has ended is never begun again in its attempt, whatever boots or crashes.
 """
 
 import json
@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Any
 
+from drope_jax.exits import Exit
 from launch.hosts import bootstrap, cloud_log, flags, place, training
 
 _TICK_S = 0.5
@@ -33,13 +34,15 @@ Source: docs.cloud.google.com/tpu/docs/maintenance-events.
 class Agent:
   """What the unit does on one host."""
 
-  def __init__(self, folder: str):
+  def __init__(self, folder: str, wheel: str):
     """Reads the order.
 
     Args:
       folder: of the run, in the bucket.
+      wheel: the SHA-256 of the one that this agent is from.
     """
-    self._folder = folder
+    self._folder, self._wheel = folder, wheel
+    self._order: dict[str, Any] = {}
     self._order = self._read_order()
     self._place = place.find(self._order["slices"])
     self._terminated = threading.Event()
@@ -54,6 +57,8 @@ class Agent:
     done = 0
     while not self._terminated.is_set():
       attempt = self._order["attempt"]
+      if self._order["wheel_sha256"] != self._wheel:
+        self._become_its_agent()
       if attempt > done:
         code = self._once(attempt)
         if code == 0:
@@ -61,7 +66,12 @@ class Agent:
         done = attempt
       self._terminated.wait(self._order["report_every_s"])
       self._order = self._read_order()
-    return 128 + signal.SIGTERM
+    return Exit.TERMINATED
+
+  def _become_its_agent(self) -> None:
+    """Goes on as the agent of another revision, which `run` has brought."""
+    command = bootstrap.agent(self._folder, self._order)
+    os.execv(command[0], command)
 
   def _once(self, attempt: int) -> int:
     """Returns the exit status of an attempt's training, run here or before."""
@@ -69,19 +79,21 @@ class Agent:
     if before is not None:
       self._record = json.loads(before)
       if self._record["state"] == "running":  # The agent crashed, or a reboot.
-        self._tell(state="exited", code=1, said="its agent ended before it")
+        self._tell(
+          state="exited", code=int(Exit.BUG), said="its agent ended before it"
+        )
       return self._record["code"]
     self._record = {"host": self._place.host, "address": self._place.address}
     self._record |= {"slice": self._place.slice, "worker": self._place.worker}
-    self._tell(state="running", code=None, said="", notice=None, memory=None)
+    self._tell(state="running", code=None, said="", notice=None)
     if self._order["stop"]:
-      self._tell(state="exited", code=128 + signal.SIGTERM, notice="stop")
+      self._tell(state="exited", code=int(Exit.TERMINATED), notice="stop")
       return self._record["code"]
     coordinator = self._await_coordinator(attempt)
     if coordinator is None:
       said = "host 0-0 never came"
-      self._tell(state="exited", code=2, said=said)
-      return 2
+      self._tell(state="exited", code=int(Exit.HOST_LOST), said=said)
+      return Exit.HOST_LOST
     return self._train(attempt, coordinator)
 
   def _await_coordinator(self, attempt: int) -> str | None:
@@ -126,7 +138,6 @@ class Agent:
       state="exited",
       code=code,
       said=running.last_line(),
-      memory=running.out_of_memory(code),
     )
     return code
 
@@ -208,8 +219,8 @@ def _in_pod() -> bool:
 
 
 def main() -> int:
-  """Runs the agent of the folder that the command line names."""
-  agent = Agent(sys.argv[1])
+  """Runs the agent of the folder and wheel that the command line names."""
+  agent = Agent(*sys.argv[1:])
   signal.signal(signal.SIGTERM, agent.terminate)
   return agent.run()
 

@@ -109,9 +109,8 @@ def main() -> None:
     raise SystemExit(f"no {METADATA} in the instance's metadata")
   order = _await_order(folder)
   try:
-    python = _environment(folder, order)
+    arguments = agent(folder, order)
     _prefer_large_pages()
-    arguments = [str(python), "-m", "launch.hosts.agent", folder]
     if os.environ.get(VARIABLE):
       os.execv(arguments[0], arguments)
     _start_unit(arguments)
@@ -137,6 +136,13 @@ def _await_order(folder: str) -> dict:
       return json.loads(found)
     print(f"waiting for {folder}/run.json", flush=True)
     time.sleep(_ASK_AGAIN_S)
+
+
+def agent(folder: str, order: dict) -> list:
+  """Returns the command of the agent, in the environment of an order's wheel."""
+  python = str(_environment(folder, order))
+  digest = order["wheel_sha256"]
+  return [python, "-m", "launch.hosts.agent", folder, digest]
 
 
 def _environment(folder: str, order: dict) -> pathlib.Path:

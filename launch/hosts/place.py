@@ -39,7 +39,9 @@ def find(slices: int) -> Place:
   Raises:
     ValueError: nothing tells it.
   """
-  return _of_pod() if os.environ.get(bootstrap.VARIABLE) else _of_machine(slices)
+  return (
+    _of_pod() if os.environ.get(bootstrap.VARIABLE) else _of_machine(slices)
+  )
 
 
 def _of_pod() -> Place:
@@ -56,8 +58,10 @@ def _of_pod() -> Place:
 
 
 def _of_machine(slices: int) -> Place:
-  """Google sets attributes: agent-worker-number on a machine of the Cloud TPU
-  API, worker-id on one of a group, and tpu-env, a line a variable, on both.
+  """Reads the attributes that Google sets.
+
+  agent-worker-number on a machine of the Cloud TPU API, worker-id on one of a
+  group, and tpu-env, a line a variable, on both.
   """
   environment = _tpu_env()
   worker = (

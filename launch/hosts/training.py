@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
 import time
 
-_OUT_OF_MEMORY = re.compile(
-  r"RESOURCE_EXHAUSTED|[Oo]ut of memory|MemoryError|Cannot allocate memory"
-)
-_TAIL_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 12
 _LOCK = pathlib.Path("/tmp/libtpu_lockfile")
 _PATIENCE_S = 120
 
@@ -35,7 +31,7 @@ class Training:
       folder: where it runs.
       log: what it says goes after what this file has.
     """
-    self.log = log
+    self._log = log
     self._killed_at: float | None = None
     # A process that was killed leaves it, and the next cannot open the chips
     # (jax-ml/jax#10192). No other on this host may use them.
@@ -53,9 +49,9 @@ class Training:
   def poll(self) -> int | None:
     """Returns the exit status as a shell has it; None: it goes on."""
     code = self._process.poll()
-    if code is None and self._killed_at is not None:
-      if time.monotonic() > self._killed_at:
-        self._process.kill()
+    late = self._killed_at is not None and time.monotonic() > self._killed_at
+    if code is None and late:
+      self._process.kill()
     return code if code is None or code >= 0 else 128 - code
 
   def end(self, patience_s: float = _PATIENCE_S) -> None:
@@ -66,23 +62,9 @@ class Training:
 
   def last_line(self) -> str:
     """Returns the last thing that it said."""
-    lines = [line for line in self._tail().splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[-500:] if lines else "nothing"
-
-  def out_of_memory(self, code: int) -> str | None:
-    """Returns whose memory ran out, "device" or "host"; None: no one's.
-
-    Args:
-      code: its exit status.
-    """
-    if code == 128 + signal.SIGKILL and self._killed_at is None:
-      return "host"  # The kernel kills what takes the most.
-    if code and _OUT_OF_MEMORY.search(self._tail()):
-      return "device"
-    return None
-
-  def _tail(self) -> str:
-    with self.log.open("rb") as file:
+    with self._log.open("rb") as file:
       file.seek(0, os.SEEK_END)
       file.seek(max(0, file.tell() - _TAIL_BYTES))
-      return file.read().decode(errors="replace")
+      lines = file.read().decode(errors="replace").splitlines()
+    said = [" ".join(line.split()) for line in lines if line.strip()]
+    return said[-1][-500:] if said else "it said nothing"

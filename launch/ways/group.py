@@ -80,7 +80,7 @@ class Group(Way):
       interface.append("no-address")
     disk = (
       f"auto-delete=yes,boot=yes,size={rented.disk_gb}GB,"
-      f"type=hyperdisk-balanced,image={_IMAGES}/{shape.chip.image_family}"
+      f"type={shape.chip.disk},image={_IMAGES}/{shape.chip.image_family}"
     )
     return self.gcloud(
       *("compute", "instance-templates", "create", rented.name),

@@ -98,9 +98,12 @@ class JobSet(Way):
       "spot": (f"--num-nodes={hosts}", "--spot"),
       "reserved": (
         f"--num-nodes={hosts}",
-        *("--reservation-affinity=specific", f"--reservation={rented.reservation}"),
+        *(
+          "--reservation-affinity=specific",
+          f"--reservation={rented.reservation}",
+        ),
       ),
-      # docs.cloud.google.com/kubernetes-engine/docs/how-to/dws-flex-start-training
+      # kubernetes-engine/docs/how-to/dws-flex-start-training
       "flex-start": (
         *("--num-nodes=0", "--flex-start", "--enable-autoscaling"),
         *("--total-min-nodes=0", f"--total-max-nodes={hosts}"),
@@ -181,7 +184,7 @@ class JobSet(Way):
     }
 
   def delete(self) -> list[Command]:
-    """Source: kubectl reference, delete; gcloud, container node-pools delete."""
+    """Source: kubectl and gcloud reference, delete of each."""
     rented = self.rented
     return [
       self._kubectl(
