@@ -139,6 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     metavar="SECONDS",
     help="for other hosts to end after one has (default: %(default)s)",
   )
+  made["watch"].add_argument(
+    "--join-s",
+    type=float,
+    default=machine.Policy.join_s,
+    metavar="SECONDS",
+    help="for all hosts to begin (default: %(default)s)",
+  )
   for verb in ("logs", "ssh"):
     made[verb].add_argument(
       "--host",
@@ -279,6 +286,7 @@ def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
     retries=args.retries,
     keep=args.keep,
     settle_s=args.settle_s,
+    join_s=args.join_s,
   )
   if args.dry_run:
     watching.look(rented, watching.begin(1, 0.0), do, 0.0)
