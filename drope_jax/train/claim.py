@@ -23,6 +23,7 @@ _WITHOUT_EFFECT = (
   "keep_saves",
   "keep_every_steps",
   "log_every_steps",
+  "stall_minutes",
   "read_workers",
   "prefetch_batches",
 )

@@ -64,3 +64,30 @@ def test_a_file_that_is_none_is_named(run, text):
   (run / heartbeat.FOLDER / "0.json").write_text(text)
   with pytest.raises(ValueError, match=r"heartbeats/0\.json"):
     heartbeat.read(run)
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    (
+      ({}, {"step": 10, "doing": Doing.READING}, {}),
+      "process 1 on w-1 waits for data after step 10",
+    ),
+    (
+      ({"step": 10}, {"step": 10, "doing": Doing.SAVING}, {"step": 10}),
+      "process 1 on w-1 saves after step 10",
+    ),
+    (({}, {"step": 11}, {}), "process 1 on w-1 waits for its devices after st"),
+    (({}, {}, {}), "all 3 processes wait for their devices in step 12"),
+    (({}, {"time": 80.0}, {}), "process 1 on w-1 is silent since step 12"),
+    (({}, {"ended": "No room."}, {}), "process 1 on w-1 has ended (No room.)"),
+    (({}, {"started": 10.0}, {}), "process 1 has not begun"),
+    (({}, {}), "process 2 has not begun"),
+  ],
+)
+def test_who_keeps_the_others_waiting_is_named(changes, told):
+  beats = [
+    _of(i, processes=3, host=f"w-{i}", **changed)
+    for i, changed in enumerate(changes)
+  ]
+  assert heartbeat.blame(beats).startswith(told)
