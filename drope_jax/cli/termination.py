@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 
-STATUS = 128 + signal.SIGTERM
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _AGAIN_S = 0.05
 
