@@ -10,8 +10,9 @@ finished phase, by its name.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import faulthandler
 import os
 import pathlib
 import signal
@@ -20,17 +21,21 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from drope_jax import exits
 from drope_jax.cli import (
   agreement,
   configure,
   hosts,
   progress,
+  readiness,
   recipe_options,
+  rendezvous,
   terminal,
   termination,
   track,
 )
 from drope_jax.cli import console as consoles
+from drope_jax.plan import slices
 from drope_jax.train import loop, training
 from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
@@ -54,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     help="resume from this kept step, and remove the later ones (default: "
     "from the newest)",
+  )
+  parser.add_argument(
+    "--topology",
+    metavar="SLICE",
+    help="refuse other devices than those of v5e-256, say, for which the "
+    "recipe was planned (default: take any)",
   )
   parser.add_argument(
     "--distributed",
@@ -87,11 +98,40 @@ def run(args: argparse.Namespace) -> int | None:
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   with contextlib.ExitStack() as stack:
     request = stack.enter_context(termination.stop_request("train"))
-    if args.distributed is not None:
-      facts = agreement.describe(recipe, out, args.data, args.from_step)
-      # JAX puts its own handler of SIGTERM in the place of that one.
-      stack.enter_context(hosts.joined(args.distributed, facts))
+    stack.enter_context(_fit_hosts(recipe, out, args))
     _run(recipe, out, args, request)
+
+
+@contextlib.contextmanager
+def _fit_hosts(recipe, out, args) -> Iterator[None]:
+  """Joins the hosts of the run, all of which are found fit for it."""
+  own = readiness.describe(out)
+  topology = args.topology and slices.parse(args.topology)
+
+  def judge(came: Mapping[int, Mapping[str, Any]]) -> str | None:
+    found = {index: said["host"] for index, said in came.items()}
+    agreed = {
+      index: {item: fact for item, fact in said.items() if item != "host"}
+      for index, said in came.items()
+    }
+    return agreement.differences(
+      agreed, readiness.names(found)
+    ) or readiness.obstacle(found, out)
+
+  def require(found: rendezvous.Hosts) -> None:
+    readiness.require(recipe, out, found, topology)
+
+  if args.distributed is None:
+    if (problem := readiness.obstacle({0: own}, out)) is not None:
+      raise ValueError(problem)
+    require({0: own})
+    yield
+    return
+  facts = agreement.describe(recipe, out, args.data, args.from_step)
+  facts |= {"host": own, "--topology": args.topology}
+  # JAX puts its own handler of SIGTERM in the place of ours.
+  with hosts.joined(args.distributed, facts, judge, require):
+    yield
 
 
 def run_loop(
@@ -112,11 +152,29 @@ def run_loop(
     request.saved()
     on_model(name, model)
 
-  stopping = _stopping(request)
   try:
-    loop.run(recipe, directory, on_model=on_saved, stopping=stopping, **options)
+    loop.run(
+      recipe,
+      directory,
+      on_model=on_saved,
+      stopping=_stopping(request),
+      on_stall=_on_stall,
+      **options,
+    )
   except training.Stopped as stopped:
     raise request.error(str(stopped)) from stopped
+
+
+def _on_stall(told: str, too_long: bool) -> None:
+  """Says who keeps the run waiting; in the end, ends this process.
+
+  Its main thread waits in C++, where no exception reaches it.
+  """
+  then = ", so this process ends. Start all again: they resume"
+  terminal.say(f"drope train: {told}{then if too_long else ''}", stderr=True)
+  if too_long:
+    faulthandler.dump_traceback(2)
+    os._exit(exits.Exit.STALLED)
 
 
 def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:
