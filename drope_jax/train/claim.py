@@ -24,6 +24,8 @@ _WITHOUT_EFFECT = (
   "keep_every_steps",
   "log_every_steps",
   "stall_minutes",
+  "profile_steps",
+  "dump_xla",
   "read_workers",
   "prefetch_batches",
 )

@@ -87,33 +87,34 @@ def write(directory: epath.Path, beat: Heartbeat) -> None:
   whole_file.write(_file(directory, beat.process), text.encode())
 
 
-def read(directory: str | os.PathLike) -> list[Heartbeat]:
+def read(
+  directory: str | os.PathLike, processes: int | None = None
+) -> list[Heartbeat]:
   """Returns the newest heartbeat of each process of a run, by their numbers.
 
-  Of the start whose process wrote last: one of fewer processes leaves the files
-  of the others. A process that has not written yet is left out, or has one of
-  an earlier start, by `started`.
+  A process that has not written yet is left out, or has one of an earlier
+  start, by `started`.
 
   Args:
     directory: the run's; without heartbeats, the list is empty.
+    processes: how many there are; None: as many as the first says.
 
   Raises:
     ValueError: a file is no heartbeat; it is named.
   """
-  folder = epath.Path(directory) / FOLDER
-  names = [p.name for p in folder.iterdir()] if folder.exists() else []
-  numbers = sorted(
-    int(name.removesuffix(".json"))
-    for name in names
-    if name.removesuffix(".json").isdecimal()
-  )
-  beats = [_read(_file(epath.Path(directory), number)) for number in numbers]
-  if not beats:
-    return []
-  processes = max(beats, key=lambda beat: beat.time).processes
-  return [
-    b for b in beats if b.processes == processes and b.process < processes
-  ]
+  directory = epath.Path(directory)
+  if processes is None:
+    first = _read(_file(directory, 0))
+    processes = 0 if first is None else first.processes
+  # By their names: gcsfs would remember a listing, with sizes, for ever.
+  beats = [_read(_file(directory, number)) for number in range(processes)]
+  return [b for b in beats if b is not None and b.processes == processes]
+
+
+def begun(directory: os.PathLike) -> float | None:
+  """Returns when a run's first start began, by its first process; else None."""
+  first = _read(_file(epath.Path(directory), 0))
+  return first and first.begun
 
 
 def blame(beats: Sequence[Heartbeat]) -> str:
@@ -159,10 +160,13 @@ def _file(directory: epath.Path, process: int) -> epath.Path:
   return directory / FOLDER / f"{process}.json"
 
 
-def _read(file: epath.Path) -> Heartbeat:
+def _read(file: epath.Path) -> Heartbeat | None:
+  """Returns what a file says; None where there is none."""
   try:
     fields = json.loads(file.read_text())
     return Heartbeat(**fields | {"doing": Doing(fields["doing"])})
+  except FileNotFoundError:
+    return None
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"A heartbeat of this version of drope_jax is needed, got {file} "

@@ -288,6 +288,10 @@ class Recipe:
     stall_minutes: in which a step must be begun, else `drope train` ends; ten
       times as long as steps take where that is more, and six times this for
       loading, compiling, measuring and saving. None: it waits for ever.
+    profile_steps: the first and last of the run's steps that are traced into
+      tensorboard/ of its folder, for each process; None: none.
+    dump_xla: whether each phase's step is compiled once more, and what XLA
+      notes of it is written to xla/PHASE of its folder.
     read_workers: threads that read batches ahead of the step, in each process;
       0 reads between the steps.
     prefetch_batches: how many batches they read ahead.
@@ -309,6 +313,8 @@ class Recipe:
   keep_every_steps: int | None = None
   log_every_steps: int = 10
   stall_minutes: float | None = 10.0
+  profile_steps: tuple[int, int] | None = None
+  dump_xla: bool = False
   read_workers: int = 2
   prefetch_batches: int = 4
 
@@ -364,6 +370,12 @@ class Recipe:
           f"Recipe.{field} must be more than 0, got {minutes}. Raise it, or "
           "set None to go without."
         )
+    profiled = self.profile_steps
+    if profiled is not None and not 1 <= profiled[0] <= profiled[1]:
+      raise ValueError(
+        "Recipe.profile_steps must be the first and last of the run's steps to "
+        f"trace, from 1, got {profiled}. Set (100, 104), say, or None."
+      )
     kept = self.keep_every_steps
     if kept is not None and (kept < 1 or kept % self.save_every_steps):
       raise ValueError(

@@ -11,7 +11,7 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
-from drope_jax.train import flops, held_out, preflight
+from drope_jax.train import flops, held_out, preflight, profile
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import step as steps
@@ -180,6 +180,17 @@ def _teacher(run, phase):
   return (config, run.backend(phase, config)), base.params
 
 
+def _meter(run, trained, model, config, teacher):
+  phase = trained.phase
+  work = flops.of_token(
+    config,
+    phase.context_tokens,
+    **trained.tuning.weights(model.params),
+    teacher=teacher,
+  )
+  return meters.Meter(work, phase.step_tokens, run.mesh.devices)
+
+
 def _take_steps(run, phase, trained, model, backend, first, state, save):
   """Returns the state in which the phase ends, and its last measurement.
 
@@ -202,26 +213,29 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
   batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
-  with metrics_lib.MetricsLog(run.directory) as log:
-    meter = meters.Meter(
-      flops.of_token(
-        config,
-        phase.context_tokens,
-        **trained.tuning.weights(model.params),
-        teacher=teacher and teacher[0],
-      ),
-      phase.step_tokens,
-      run.mesh.devices,
-    )
+  with (
+    metrics_lib.MetricsLog(run.directory) as log,
+    profile.Profiler(run.directory, recipe.profile_steps) as profiler,
+  ):
+    meter = _meter(run, trained, model, config, teacher and teacher[0])
     cadence = Cadence(recipe.save_every_steps, recipe.save_every_minutes)
     start = now
     while now < last:
       with meter.waiting(), run.watchdog.doing(Doing.READING):
         batch = sharding.put_batch(run.mesh, next(batches))
+      arguments = (batch, trained.base, teacher_params)
+      if recipe.dump_xla and now == start:
+        lowered = take.lower(state, *arguments)
+        profile.dump(lowered, run.directory / profile.DUMPS / phase.name)
       now += 1
+      profiler.before(now)
       run.watchdog.step(now, compiles=now == start + 1)
-      state, metrics = take(state, batch, trained.base, teacher_params)
-      meter.start_step(metrics)
+      with jax.profiler.StepTraceAnnotation("train", step_num=now):
+        state, metrics = take(state, *arguments)
+        meter.start_step(metrics)
+      if profiler.ends(now):
+        with meter.paused(), run.watchdog.doing(Doing.MEASURING):
+          profiler.write()
       measures = phase.held_out is not None and (
         now % phase.held_out.every_steps == 0 or now == last
       )

@@ -162,7 +162,7 @@ class Watchdog:
     self._beat()
     own, others = self._heartbeat(), []
     with contextlib.suppress(Exception):  # The network's, as it may be silent.
-      others = heartbeat.read(self._directory)
+      others = heartbeat.read(self._directory, own.processes)
     beats = [own, *(beat for beat in others if beat.process != own.process)]
     told = f"nothing has moved for {still_s:.0f} s: {heartbeat.blame(beats)}"
     self._on_stall(told, too_long)

@@ -120,6 +120,11 @@ def test_a_surgery_is_measured_on_some_text():
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
     ({"save_every_minutes": 0.0}, "save_every_minutes must be more than 0"),
     ({"stall_minutes": 0.0}, "stall_minutes must be more than 0"),
+    (
+      {"profile_steps": (0, 3)},
+      "the first and last of the run's steps to trace",
+    ),
+    ({"profile_steps": (4, 3)}, r"from 1, got \(4, 3\)"),
     ({"keep_saves": 0}, "keep_saves must be at least 1, got 0"),
     (
       {"keep_every_steps": 750},
