@@ -21,7 +21,6 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from drope_jax import exits
 from drope_jax.cli import (
   agreement,
   configure,
@@ -35,8 +34,9 @@ from drope_jax.cli import (
   track,
 )
 from drope_jax.cli import console as consoles
+from drope_jax.exits import Exit
 from drope_jax.plan import slices
-from drope_jax.train import loop, training
+from drope_jax.train import loop, training, watchdog
 from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
 
@@ -158,23 +158,26 @@ def run_loop(
       directory,
       on_model=on_saved,
       stopping=_stopping(request),
-      on_stall=_on_stall,
+      on_stall=_on_stall(request),
       **options,
     )
   except training.Stopped as stopped:
     raise request.error(str(stopped)) from stopped
 
 
-def _on_stall(told: str, too_long: bool) -> None:
-  """Says who keeps the run waiting; in the end, ends this process.
+def _on_stall(request: termination.StopRequest) -> watchdog.OnStall:
+  """Returns what says who keeps the run waiting, and in the end ends it."""
 
-  Its main thread waits in C++, where no exception reaches it.
-  """
-  then = ", so this process ends. Start all again: they resume"
-  terminal.say(f"drope train: {told}{then if too_long else ''}", stderr=True)
-  if too_long:
+  def on_stall(told: str, too_long: bool) -> None:
+    if not too_long:
+      request.say(told)
+      return
+    request.say(f"{told}, so this process ends. Start all again: they resume")
     faulthandler.dump_traceback(2)
-    os._exit(exits.Exit.STALLED)
+    # The main thread waits in C++, where no exception reaches it.
+    os._exit(Exit.STALLED)
+
+  return on_stall
 
 
 def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:
