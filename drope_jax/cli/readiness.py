@@ -77,8 +77,9 @@ def obstacle(hosts: Hosts, out: str) -> str | None:
     where = f"process {index} on {host['name']}"
     if host["unwritable"] is not None:
       return (
-        f"Every host must write to --out, got none of that by {where}: "
-        f"{host['unwritable']}. Mount {out} there, or let its account write it."
+        f"Every host must be able to write to --out, but {where} is not: "
+        f"{host['unwritable'].rstrip('.')}. Mount {out} there, or let its "
+        "account write it."
       )
     if abs(ahead_s := host.get("ahead_s", 0.0)) > _CLOCKS_S:
       return (

@@ -84,18 +84,18 @@ class StopRequest:
       self._told = True
       self.say(f"{_WORDS[number]}; will save and end; once more ends at once")
 
+  def say(self, words: str) -> None:
+    """Prints a line of the command's, from any thread."""
+    # Past Python's buffer, whose lock the main thread may hold.
+    line = terminal.printable(f"drope {self._command}: {words}\n")
+    os.write(sys.__stderr__.fileno(), line.encode())
+
   def _end(self, number: int) -> None:
     if sys.__stderr__.isatty():
       # A live display hides the cursor.
       os.write(sys.__stderr__.fileno(), b"\x1b[?25h\n")
     self.say(f"{_WORDS[number]}{self._then}")
     os._exit(128 + number)
-
-  def say(self, words: str) -> None:
-    """Prints a line of the command's, from any thread."""
-    # Past Python's buffer, whose lock the main thread may hold.
-    line = terminal.printable(f"drope {self._command}: {words}\n")
-    os.write(sys.__stderr__.fileno(), line.encode())
 
 
 @contextlib.contextmanager

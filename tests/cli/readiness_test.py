@@ -31,8 +31,8 @@ def _hosts(**changes):
   ("changes", "told"),
   [
     (
-      {"unwritable": "gs://b: denied"},
-      "by process 1 on w-1: gs://b: denied. M",
+      {"unwritable": "denied."},
+      "but process 1 on w-1 is not: denied. Mount",
     ),
     (
       {"ahead_s": 7.2},
