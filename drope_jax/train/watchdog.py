@@ -31,9 +31,10 @@ OnStall = Callable[[str, bool], None]
 _TICK_S = 5.0
 _OBJECT_S = 1.0
 """A bucket takes about one write of an object a second."""
-_NAMED_S = 30
+_NAMED_S, _NAMED_STEPS = 30, 3
+"""Who stands still is named after as long, or in the time of so many steps."""
 _STEPS = 10
-"""A run stands still once that many of its steps would have been taken."""
+"""In the time of so many steps a run never ends."""
 _OTHERS = 6
 """What is no step may take that many times as long."""
 
@@ -152,11 +153,12 @@ class Watchdog:
   def _limits(self) -> tuple[float, ...]:
     """Returns after how long who stands still is named, and ends the run."""
     took_s = [*self._took_s]
-    slow_s = _STEPS * statistics.median(took_s) if took_s else 0.0
-    limit_s = max(self._stall_s, slow_s)
+    step_s = statistics.median(took_s) if took_s else 0.0
+    limit_s = max(self._stall_s, _STEPS * step_s)
     if self._doing not in (Doing.READING, Doing.STEPPING):
       return _OTHERS * limit_s / 2, _OTHERS * limit_s
-    return min(max(_NAMED_S, slow_s), limit_s / 2), limit_s
+    named_s = max(_NAMED_S, _NAMED_STEPS * step_s)
+    return min(named_s, limit_s / 2), limit_s
 
   def _tell(self, still_s: float, too_long: bool) -> None:
     self._beat()

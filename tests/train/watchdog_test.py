@@ -99,12 +99,12 @@ def test_slow_steps_may_take_longer(watching, monkeypatch):
   for step in range(1, 6):
     dog.step(step, compiles=step == 1)
     clock.now += 20 if step > 1 else 3000  # The first compiles.
-  assert dog._limits() == (200, 600)
+  assert dog._limits() == (60, 600)
   clock.now += 80
   for step in range(6, 50):
     dog.step(step, compiles=False)
     clock.now += 100
-  assert dog._limits() == (500, 1000)
+  assert dog._limits() == (300, 1000)
 
 
 def test_without_a_limit_it_never_tells(watching):
