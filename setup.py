@@ -23,6 +23,7 @@ _RUNTIME = [
   "numpy>=2.0",
   "optax>=0.2.6,<0.3",
   "orbax-checkpoint>=0.12,<0.13",
+  "psutil>=5.9",
   "rich>=13",
   "safetensors>=0.5",
   "scipy>=1.13",

@@ -35,3 +35,7 @@ class Exit(enum.IntEnum):
   INTERRUPTED = 130
   KILLED = 137
   TERMINATED = 143
+
+
+class HostLost(ValueError):
+  """Another process of the run ended, or never came; the message says more."""

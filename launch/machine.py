@@ -213,7 +213,7 @@ def _begin(state: State, sight: Sight, phase: Phase, created: bool) -> State:
   return _to(
     state,
     phase,
-    state.reason,
+    "",
     attempt=state.attempt + 1,
     created=created,
     active_since=None,

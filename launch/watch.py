@@ -44,17 +44,17 @@ def watch(
   """
   order.require(rented, do)
   memory = Memory(rented, do)
-  shown = ""
+  shown = None
   while True:
     sight = look(rented, memory.state, do, clock())
     state, action = machine.step(memory.state, sight, policy)
     if state.unfinished is not Action.NOTHING and action is Action.NOTHING:
       action = state.unfinished
     memory.keep(dataclasses.replace(state, unfinished=action))
-    line = describe(memory.state, sight)
-    if line != shown:
-      terminal.say(line)
-      shown = line
+    news = (memory.state.phase, memory.state.reason, sight.step)
+    if news != shown:
+      terminal.say(describe(memory.state, sight))
+      shown = news
     if action is not Action.NOTHING:
       _act(action, rented, policy, memory, do, clock)
     elif memory.state.phase in machine.ENDS:

@@ -18,6 +18,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
@@ -53,6 +54,7 @@ class Run:
     stores: the sha256 of each store's content, by its path.
     start_tokens: of training behind the model that the run starts from.
     goodput: of all its starts.
+    watchdog: of this process.
   """
 
   recipe: Recipe
@@ -62,6 +64,7 @@ class Run:
   stores: Mapping[str, str]
   start_tokens: int
   goodput: Goodput
+  watchdog: Watchdog
   on_metrics: Listener
   probe: Probe | None
   stopping: Callable[[int], bool]

@@ -55,7 +55,7 @@ class Goodput:
 
 def _begun(directory: os.PathLike, now: float) -> float:
   try:
-    beats = heartbeat.read(directory)
+    begun = heartbeat.begun(directory)
   except ValueError:  # Another version's; metrics.jsonl has most of it.
     return now
-  return beats[0].begun if beats else now
+  return now if begun is None else begun

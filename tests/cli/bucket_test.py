@@ -13,6 +13,7 @@ import pytest
 from drope_jax.analysis import records
 from drope_jax.cli import main
 from drope_jax.data import lock, store
+from drope_jax.train import heartbeat
 from drope_jax.train import metrics as train_metrics
 from tests import emulator
 
@@ -173,12 +174,19 @@ def test_a_run_there_has_one_writer_and_keeps_every_line(
   with monkeypatch.context() as patch:
     patch.setattr(train_metrics.MetricsLog, "write", interrupt)
     assert drope(*command).status == 130
+  (beat,) = heartbeat.read("gs://bucket/run")
+  assert (beat.step, beat.saved_step, beat.ended) == (3, 3, "saved step 3")
   assert f"run/{lock.FILENAME}" not in emulator.objects(bucket, "run")
   before = bucket.get_file("bucket", f"run/{records.METRICS}")
   ran = drope(*command)
   assert ran.status == 0, ran.err
   assert bucket.get_file("bucket", f"run/{records.METRICS}").startswith(before)
+  begun = beat.begun
+  (beat,) = heartbeat.read("gs://bucket/run")
+  assert (beat.step, beat.saved_step, beat.ended) == (4, 4, "finished")
+  assert beat.begun == pytest.approx(begun) and beat.started > begun
   lines = records.read_metrics("gs://bucket/run")
+  assert lines[-1]["elapsed_s"] > beat.started - begun
   assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 

@@ -42,15 +42,16 @@ def test_processes_are_read_in_order(run):
   for beat in reversed(beats):
     heartbeat.write(run, beat)
   assert heartbeat.read(run) == beats
-  (run / heartbeat.FOLDER / "0.json.tmp").write_text("{")
-  assert heartbeat.read(run) == beats
+  (run / heartbeat.FOLDER / "0.json").unlink()
+  assert heartbeat.read(run) == []
+  assert heartbeat.read(run, 11) == beats[1:]
 
 
 def test_files_of_a_start_with_more_processes_are_left_out(run):
   for process in range(4):
     heartbeat.write(run, _of(process, processes=4))
   assert len(heartbeat.read(run)) == 4
-  now = [_of(process, time=BEAT.time + 60) for process in range(2)]
+  now = [_of(process) for process in range(2)]
   heartbeat.write(run, now[0])
   assert heartbeat.read(run) == now[:1]
   heartbeat.write(run, now[1])
@@ -64,3 +65,30 @@ def test_a_file_that_is_none_is_named(run, text):
   (run / heartbeat.FOLDER / "0.json").write_text(text)
   with pytest.raises(ValueError, match=r"heartbeats/0\.json"):
     heartbeat.read(run)
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    (
+      ({}, {"step": 10, "doing": Doing.READING}, {}),
+      "process 1 on w-1 waits for data after step 10",
+    ),
+    (
+      ({"step": 10}, {"step": 10, "doing": Doing.SAVING}, {"step": 10}),
+      "process 1 on w-1 saves after step 10",
+    ),
+    (({}, {"step": 11}, {}), "process 1 on w-1 waits for its devices after st"),
+    (({}, {}, {}), "all 3 processes wait for their devices in step 12"),
+    (({}, {"time": 80.0}, {}), "process 1 on w-1 is silent since step 12"),
+    (({}, {"ended": "No room."}, {}), "process 1 on w-1 has ended (No room.)"),
+    (({}, {"started": 10.0}, {}), "process 1 has not begun"),
+    (({}, {}), "process 2 has not begun"),
+  ],
+)
+def test_who_keeps_the_others_waiting_is_named(changes, told):
+  beats = [
+    _of(i, processes=3, host=f"w-{i}", **changed)
+    for i, changed in enumerate(changes)
+  ]
+  assert heartbeat.blame(beats).startswith(told)
