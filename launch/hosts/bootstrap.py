@@ -139,7 +139,7 @@ def _await_order(folder: str) -> dict:
 
 
 def agent(folder: str, order: dict) -> list:
-  """Returns the command of the agent, in the environment of an order's wheel."""
+  """Returns the agent's command, in the environment of an order's wheel."""
   python = str(_environment(folder, order))
   digest = order["wheel_sha256"]
   return [python, "-m", "launch.hosts.agent", folder, digest]

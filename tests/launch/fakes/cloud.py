@@ -46,11 +46,10 @@ class Cloud:
     """Says what is to happen.
 
     Args:
-      script: `creates`, a list of standings for each creation (the last of
-        them, and by default active at once, for all that follow); `delete_fails`
-        and `create_fails`, what these say, once for each of a list; `absent`,
-        hosts that never boot; `boot_fails`, hosts whose start-up script cannot
-        install.
+      script: `creates`, a list of standings for each creation, by default
+        active at once; `delete_fails` and `create_fails`, what these say, once
+        for each of a list; `absent`, hosts that never boot; `boot_fails`, hosts
+        whose start-up script cannot install.
     """
     with self.state() as state:
       state["script"].update(script)
