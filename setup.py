@@ -87,7 +87,7 @@ setuptools.setup(
   package_data={
     "drope_jax": ["assets/**/*", "assets/**/.*"],
     "drope_jax.configs": ["**/*.gin"],
-    "launch": ["*.toml", "slices/*.toml"],
+    "launch": ["*.toml", "slices/*.toml", "examples/*.yaml"],
   },
   entry_points={
     "console_scripts": [

@@ -5,6 +5,8 @@ training; its record, hosts/ATTEMPT/SLICE-WORKER.json, has its exit status. What
 has ended is never begun again in its attempt, whatever boots or crashes.
 """
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
@@ -126,19 +128,18 @@ class Agent:
     told = time.monotonic()
     while (code := running.poll()) is None:
       time.sleep(_TICK_S)
-      if self._terminated.is_set():
-        self._end(running, "shutdown")
-      if time.monotonic() - told >= order["report_every_s"]:
-        told = time.monotonic()
-        self._look(running, attempt)
-        self._tell(said=running.last_line())
-        sender.send(log)
-    sender.send(log)
-    self._tell(
-      state="exited",
-      code=code,
-      said=running.last_line(),
-    )
+      # A bucket that does not answer for a while ends no training.
+      with _going_on():
+        if self._terminated.is_set():
+          self._end(running, "shutdown")
+        if time.monotonic() - told >= order["report_every_s"]:
+          told = time.monotonic()
+          self._look(running, attempt)
+          self._tell(said=running.last_line())
+          sender.send(log)
+    with _going_on():
+      sender.send(log)
+    self._tell(state="exited", code=code, said=running.last_line())
     return code
 
   def _look(self, running: training.Training, attempt: int) -> None:
@@ -153,9 +154,9 @@ class Agent:
       self._end(running, "attempt")
 
   def _end(self, running: training.Training, notice: str) -> None:
+    running.end()
     if self._record["notice"] is None:
       self._tell(notice=notice)
-    running.end()
 
   def _recipe(self, attempt: int) -> str:
     """Returns the recipe's path on this host, or a shipped one's name."""
@@ -212,6 +213,14 @@ class _LogSender:
     )
     if problem:
       print(f"Cloud Logging: {problem}", flush=True)
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    print(f"Not told: {error}", flush=True)
 
 
 def _in_pod() -> bool:

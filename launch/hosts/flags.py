@@ -1,10 +1,11 @@
 """Every variable that a training is given on a host, each with its reason."""
 
+import os
 from typing import NamedTuple
 
 from launch.hosts.place import Place
 
-PORT = 8476
+PORT = "8476"
 
 
 class Flag(NamedTuple):
@@ -26,9 +27,9 @@ class Flag(NamedTuple):
 TABLE = (
   Flag(
     "JAX_COORDINATOR_ADDRESS",
-    f"{{coordinator}}:{PORT}",
-    "The first host, at the port that Google's firewall opens between hosts; "
-    "JAX's own default, 8482, it does not (jax-ml/jax#35905).",
+    "{coordinator}:{port}",
+    f"The first host. Google's firewall opens {PORT} between hosts, and not "
+    "JAX's own 8482 (jax-ml/jax#35905); JAX_COORDINATOR_PORT overrides it.",
   ),
   Flag(
     "JAX_NUM_PROCESSES",
@@ -99,6 +100,7 @@ def environment(
   """
   fields = {
     "coordinator": coordinator,
+    "port": os.environ.get("JAX_COORDINATOR_PORT", PORT),
     "processes": slices * hosts_of_slice,
     "process": place.slice * hosts_of_slice + place.worker,
     "slices": slices,

@@ -5,6 +5,7 @@ They are joined by JAX itself, and keep everything in an emulated bucket.
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -71,6 +72,9 @@ def recipe(tmp_path, monkeypatch) -> pathlib.Path:
     "--xla_force_host_platform_device_count=1 "
     "--xla_backend_optimization_level=0",
   )
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    # Other runs on this machine may have Google's own port.
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(server.getsockname()[1]))
   folder = tmp_path / "recipe"
   folder.mkdir()
   (folder / "shape.gin").write_text(SHAPE)
@@ -97,6 +101,7 @@ def data(bucket, tmp_path) -> pathlib.Path:
 
 def _undisturbed(recipe, data, out, hosts: int) -> None:
   """Trains in as many processes, without a launcher."""
+  port = os.environ["JAX_COORDINATOR_PORT"]
   processes = [
     subprocess.Popen(
       [
@@ -106,7 +111,7 @@ def _undisturbed(recipe, data, out, hosts: int) -> None:
       cwd=ROOT,
       env=os.environ
       | {
-        "JAX_COORDINATOR_ADDRESS": "127.0.77.1:8476",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.77.1:{port}",
         "JAX_NUM_PROCESSES": str(hosts),
         "JAX_PROCESS_ID": str(index),
       },
