@@ -5,6 +5,7 @@ fields of `Heartbeat`. The first process's alone says what is saved.
 """
 
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
 import enum
 import json
@@ -16,6 +17,7 @@ from drope_jax.data import whole_file
 
 FOLDER = "heartbeats"
 EVERY_S = 10.0
+_READERS = 16
 _SILENT_S = 25.0
 _START_S = 60.0
 """Within which the processes of one start begin to beat."""
@@ -107,7 +109,9 @@ def read(
     first = _read(_file(directory, 0))
     processes = 0 if first is None else first.processes
   # By their names: gcsfs would remember a listing, with sizes, for ever.
-  beats = [_read(_file(directory, number)) for number in range(processes)]
+  files = [_file(directory, number) for number in range(processes)]
+  with futures.ThreadPoolExecutor(_READERS) as pool:
+    beats = [*pool.map(_read, files)]
   return [b for b in beats if b is not None and b.processes == processes]
 
 
@@ -147,9 +151,12 @@ def blame(beats: Sequence[Heartbeat]) -> str:
   if len(waiting) == len(beats) > 1:
     return f"all {len(beats)} processes wait for their devices in step {least}"
   named = [beat for beat in behind if beat not in waiting] or behind
-  return "; ".join(
-    f"{_name(beat)} {_WORDS[beat.doing]} after step {least}" for beat in named
-  )
+  return "; ".join(map(state, named))
+
+
+def state(beat: Heartbeat) -> str:
+  """Returns what a process does that has not ended, in a few words."""
+  return f"{_name(beat)} {_WORDS[beat.doing]} after step {beat.step or 0}"
 
 
 def _name(beat: Heartbeat) -> str:

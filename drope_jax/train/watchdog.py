@@ -31,17 +31,20 @@ OnStall = Callable[[str, bool], None]
 _TICK_S = 5.0
 _OBJECT_S = 1.0
 """A bucket takes about one write of an object a second."""
+_ANSWER_S = 10.0
+"""In which it answers, if it does."""
 _NAMED_S, _NAMED_STEPS = 30, 3
-"""Who stands still is named after as long, or in the time of so many steps."""
+"""After that many seconds, or the time of that many steps, a stall is named."""
 _STEPS = 10
-"""In the time of so many steps a run never ends."""
+"""For the time of that many steps a run may stand still, however slow."""
 _OTHERS = 6
 """What is no step may take that many times as long."""
 
 
 class Watchdog:
-  """Writes this process's heartbeats, in a thread of its own.
+  """Writes this process's heartbeats, and watches that something moves.
 
+  In two threads, as a bucket that does not answer may be what a run waits for.
   A context manager. What the training says of itself costs it nothing.
   """
 
@@ -60,7 +63,7 @@ class Watchdog:
       recipe: says how long nothing may move.
       begun: when the run's first start began, in seconds since 1970.
       saved_step: that this start resumes from; 0: none.
-      on_stall: called in that thread, twice at most while nothing moves.
+      on_stall: called in a thread, twice at most while nothing moves.
     """
     self._directory, self._begun = directory, begun
     self._last_step = recipe.end_steps()[-1]
@@ -76,8 +79,11 @@ class Watchdog:
     self._beaten = -math.inf
     self._moves = 0
     self._took_s: collections.deque[float] = collections.deque(maxlen=32)
-    self._over = threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._over, self._beat_is_due = threading.Event(), threading.Event()
+    self._threads = [
+      threading.Thread(target=work, daemon=True)
+      for work in (self._keep_beating, self._watch)
+    ]
 
   def move(self, what: Doing) -> None:
     """Notes what is done from here on."""
@@ -111,7 +117,8 @@ class Watchdog:
     self._saving = step
 
   def __enter__(self) -> "Watchdog":
-    self._thread.start()
+    for thread in self._threads:
+      thread.start()
     return self
 
   def __exit__(
@@ -123,16 +130,23 @@ class Watchdog:
     self._ended = "finished" if error is None else _line(error)
     self._doing = Doing.ENDED
     self._over.set()
-    self._thread.join(_TICK_S)  # A bucket may be slow to answer.
+    self._beat_is_due.set()
+    for thread in self._threads:
+      thread.join(_ANSWER_S)
 
-  def _watch(self) -> None:
-    tick_s = min(_TICK_S, self._stall_s / 4)
-    unsaid_s = still_s = 0.0
-    last, moves, told = time.monotonic(), self._moves, 0
+  def _keep_beating(self) -> None:
     if not paths.in_bucket(self._directory):
       with contextlib.suppress(OSError):
         (self._directory / heartbeat.FOLDER).mkdir(exist_ok=True)
+    while not self._over.is_set():
+      self._beat()
+      self._beat_is_due.wait(heartbeat.EVERY_S)
+      self._beat_is_due.clear()
     self._beat()
+
+  def _watch(self) -> None:
+    tick_s = min(_TICK_S, self._stall_s / 4)
+    last, still_s, moves, told = time.monotonic(), 0.0, self._moves, 0
     while not self._over.wait(tick_s):
       now = time.monotonic()
       # A process that was stopped, or its machine, did not stand still.
@@ -140,15 +154,10 @@ class Watchdog:
       last = now
       if moves != self._moves:
         moves, still_s, told = self._moves, 0.0, 0
-      unsaid_s += tick_s
-      if unsaid_s >= heartbeat.EVERY_S:
-        unsaid_s = 0.0
-        self._beat()
       limits = self._limits()
       if told < len(limits) and still_s >= limits[told]:
         told += 1
         self._tell(still_s, too_long=told == 2)
-    self._beat()
 
   def _limits(self) -> tuple[float, ...]:
     """Returns after how long who stands still is named, and ends the run."""
@@ -161,13 +170,22 @@ class Watchdog:
     return min(named_s, limit_s / 2), limit_s
 
   def _tell(self, still_s: float, too_long: bool) -> None:
-    self._beat()
+    self._beat_is_due.set()
     own, others = self._heartbeat(), []
-    with contextlib.suppress(Exception):  # The network's, as it may be silent.
-      others = heartbeat.read(self._directory, own.processes)
+
+    def look() -> None:
+      with contextlib.suppress(Exception):  # The network's.
+        others.extend(heartbeat.read(self._directory, own.processes))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_ANSWER_S)
     beats = [own, *(beat for beat in others if beat.process != own.process)]
-    told = f"nothing has moved for {still_s:.0f} s: {heartbeat.blame(beats)}"
-    self._on_stall(told, too_long)
+    if len(beats) == 1 < own.processes:
+      who = f"{heartbeat.state(own)}; nothing is heard of the others"
+    else:
+      who = heartbeat.blame(beats)
+    self._on_stall(f"nothing has moved for {still_s:.0f} s: {who}", too_long)
 
   def _beat(self) -> None:
     if paths.in_bucket(self._directory):

@@ -1,6 +1,7 @@
 """It tells of what stands still, and of nothing else; it disturbs nothing."""
 
 import socket
+import threading
 import time
 import types
 
@@ -164,3 +165,31 @@ def test_a_bucket_takes_no_two_beats_a_second(watching, monkeypatch):
   assert len(written) >= 3
   gaps = [b - a for a, b in zip(written, written[1:], strict=False)]
   assert min(gaps) > 0.99
+
+
+def test_a_bucket_that_does_not_answer_holds_up_nothing(watching, monkeypatch):
+  monkeypatch.setattr(watchdog, "_ANSWER_S", 0.1)
+  forever, hung = threading.Event(), []
+
+  def hang(*_):
+    hung.append(1)
+    forever.wait()
+
+  monkeypatch.setattr(heartbeat, "write", hang)
+  monkeypatch.setattr(heartbeat, "read", hang)
+  told, dog = watching(stall_s=0.2)
+  with dog:
+    dog.move(Doing.READING)
+    _await(lambda: len(told) == 2)
+  forever.set()
+  assert len(hung) == 3
+  assert "waits for data" in told[1][0]
+
+
+def test_who_hears_of_no_other_says_so(watching, monkeypatch):
+  monkeypatch.setattr(watchdog.jax, "process_count", lambda: 4)
+  told, dog = watching(stall_s=0.2)
+  with dog:
+    dog.move(Doing.READING)
+    _await(lambda: len(told) == 2)
+  assert told[1][0].endswith("after step 0; nothing is heard of the others")
