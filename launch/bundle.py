@@ -30,9 +30,7 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
     )
   with tempfile.TemporaryDirectory() as build:
     ran = subprocess.run(
-      [
-        *(sys.executable, "-c", _BUILD, build, str(folder)),
-      ],
+      [sys.executable, "-c", _BUILD, build, str(folder)],
       cwd=_ROOT,
       capture_output=True,
       text=True,
@@ -48,13 +46,11 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
 
 # What the build leaves behind goes elsewhere than into the checkout.
 _BUILD = """
-import sys
-from setuptools import setup
+import runpy, sys
 sys.argv = ["setup.py", "--quiet", "egg_info", "--egg-base", sys.argv[1],
             "build", "--build-base", sys.argv[1],
             "bdist_wheel", "--dist-dir", sys.argv[2]]
-exec(compile(open("setup.py").read(), "setup.py", "exec"),
-     {"__file__": "setup.py", "__name__": "__main__"})
+runpy.run_path("setup.py", run_name="__main__")
 """
 
 

@@ -17,6 +17,7 @@ of its arguments, and runs none.
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import json
 import os
 import pathlib
 import secrets
@@ -29,6 +30,7 @@ import time
 from drope_jax.cli import mistakes, terminal
 from launch import (
   access,
+  arguments,
   bucket,
   bundle,
   commands,
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Args:
     argv: arguments after the program's name; by default the process's own.
   """
-  args = _parser().parse_args(argv)
+  args = arguments.parser(_VERBS, __doc__).parse_args(argv)
   try:
     rented = slice.read(args.config, os.environ, placeholders=args.dry_run)
     do = commands.only_show if args.dry_run else commands.run
@@ -77,124 +79,6 @@ def _fail(verb: str, message: str, code: int) -> int:
   text = f"launch {verb}: {' '.join(message.split())}"
   terminal.say(text, stderr=True)
   return code
-
-
-class _Parser(argparse.ArgumentParser):
-  """Reports an error in one line, without the usage block."""
-
-  def error(self, message):
-    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
-    self.exit(2, terminal.printable(text))
-
-
-def _parser() -> argparse.ArgumentParser:
-  common = _Parser(add_help=False)
-  common.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE.toml",
-    help="the slices' description, such as launch/slices/v5e-16-spot.toml",
-  )
-  common.add_argument(
-    "--dry-run",
-    action="store_true",
-    help="print the commands as argument lists, and run none",
-  )
-  parser = _Parser(
-    prog="launch",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  verbs = parser.add_subparsers(
-    dest="verb", required=True, metavar="VERB", parser_class=_Parser
-  )
-  made = {
-    verb: verbs.add_parser(verb, parents=[common], allow_abbrev=False)
-    for verb in _VERBS
-  }
-  _add_run_arguments(made["run"])
-  made["watch"].add_argument(
-    "--retries",
-    type=int,
-    default=machine.Policy.retries,
-    metavar="N",
-    help="restarts after crashes, in the whole run (default: %(default)s)",
-  )
-  made["watch"].add_argument(
-    "--keep",
-    action="store_true",
-    help="keep the slices, and pay for them, after the run's end",
-  )
-  made["watch"].add_argument(
-    "--look-every-s",
-    type=float,
-    default=watching.LOOK_EVERY_S,
-    metavar="SECONDS",
-    help="between looks (default: %(default)s)",
-  )
-  made["watch"].add_argument(
-    "--settle-s",
-    type=float,
-    default=machine.Policy.settle_s,
-    metavar="SECONDS",
-    help="for other hosts to end after one has (default: %(default)s)",
-  )
-  made["watch"].add_argument(
-    "--join-s",
-    type=float,
-    default=machine.Policy.join_s,
-    metavar="SECONDS",
-    help="for all hosts to begin (default: %(default)s)",
-  )
-  for verb in ("logs", "ssh"):
-    made[verb].add_argument(
-      "--host",
-      type=int,
-      default=0,
-      metavar="N",
-      help="of all slices' hosts, by their numbers (default: 0)",
-    )
-  made["logs"].add_argument(
-    "--attempt", type=int, metavar="N", help="default: the newest"
-  )
-  made["ssh"].add_argument(
-    "--command", metavar="WORDS", help="run them in place of a login"
-  )
-  made["delete"].add_argument(
-    "--yes", action="store_true", help="do not ask first"
-  )
-  return parser
-
-
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    "recipe", metavar="RECIPE.gin", help="a file, or a shipped recipe's name"
-  )
-  parser.add_argument(
-    "--set",
-    action="append",
-    default=[],
-    dest="overrides",
-    metavar="BINDING",
-    help="as of `drope train`; may be repeated",
-  )
-  parser.add_argument(
-    "--data",
-    metavar="gs://DIR",
-    help="where its stores are (default: the description's bucket)",
-  )
-  parser.add_argument(
-    "--out",
-    metavar="gs://DIR",
-    help="the run's folder (default: BUCKET/runs/RECIPE)",
-  )
-  parser.add_argument(
-    "--report-every-s",
-    type=float,
-    default=order.Order.report_every_s,
-    metavar="SECONDS",
-    help="between a host's reports (default: %(default)s)",
-  )
 
 
 def _create(rented: Slice, args: argparse.Namespace, do: Run) -> None:
@@ -289,15 +173,24 @@ def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
     join_s=args.join_s,
   )
   if args.dry_run:
-    watching.look(rented, watching.begin(1, 0.0), do, 0.0)
+    _show_a_look(rented, do)
+    for command in [*ways.of(rented).delete(), *ways.of(rented).create()]:
+      do(command)
     return 0
   state = watching.watch(rented, policy, do, look_every_s=args.look_every_s)
   return 0 if state.phase in _ENDED_WELL else 1
 
 
+def _show_a_look(rented: Slice, do: Run) -> None:
+  """Shows what is asked for every look at a run, of which none is known."""
+  nothing = {field.name: None for field in dataclasses.fields(order.Order)}
+  given = order.Order(**nothing | {"out": f"{rented.bucket}/runs/RECIPE"})
+  watching.look(rented, given, watching.begin(1, 0.0), do, 0.0)
+
+
 def _status(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   if args.dry_run:
-    watching.look(rented, watching.begin(1, 0.0), do, 0.0)
+    _show_a_look(rented, do)
     return
   terminal.say(status.report(rented, do, time.time()))
 
@@ -328,12 +221,12 @@ def _ssh(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
   record = bucket.read(
     f"{rented.folder}/hosts/{attempt}/{number}-{worker}.json", do
   )
-  machine_name = watching.machine_name(record)
-  command = way.ssh(args.host, machine_name, args.command)
+  host = json.loads(record)["host"] if record else None
+  command = way.ssh(args.host, host or "MACHINE", args.command)
   if args.dry_run:
     do(command)
     return None
-  if machine_name == "MACHINE" and rented.way != "queued":
+  if host is None and rented.way != "queued":
     raise ValueError(
       f"Host {args.host} must have told its name, got none. It has not begun; "
       "`status` says why."

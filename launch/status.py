@@ -23,7 +23,7 @@ def report(rented: Slice, do: Run, now: float) -> str:
   """
   given = order.require(rented, do)
   state = Memory(rented, do).state
-  sight = look(rented, state, do, now)
+  sight = look(rented, given, state, do, now)
   beat = progress.first_heartbeat(given.out, do)
   lines = {
     rented.name: describe(state, sight),

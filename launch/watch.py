@@ -42,11 +42,11 @@ def watch(
     ValueError: there is no order; another watch goes on; Google Cloud refuses
       what only its user can mend.
   """
-  order.require(rented, do)
+  given = order.require(rented, do)
   memory = Memory(rented, do)
   shown = None
   while True:
-    sight = look(rented, memory.state, do, clock())
+    sight = look(rented, given, memory.state, do, clock())
     state, action = machine.step(memory.state, sight, policy)
     if state.unfinished is not Action.NOTHING and action is Action.NOTHING:
       action = state.unfinished
@@ -123,7 +123,11 @@ def parse(text: str) -> machine.State:
 
 
 def look(
-  rented: Slice, state: machine.State, do: Run, now: float
+  rented: Slice,
+  given: order.Order,
+  state: machine.State,
+  do: Run,
+  now: float,
 ) -> machine.Sight:
   """Returns what there is to see of a run.
 
@@ -131,16 +135,8 @@ def look(
     Failed: it could not be looked at.
   """
   seen = ways.of(rented).observe(do)
-  given = order.read(rented, do)
-  if given is None:
-    return machine.Sight(seen, (), None, now)
   beat = progress.first_heartbeat(given.out, do)
-  return machine.Sight(
-    seen,
-    hosts(rented, state.attempt, do),
-    _step(beat),
-    now,
-  )
+  return machine.Sight(seen, hosts(rented, state.attempt, do), _step(beat), now)
 
 
 def hosts(rented: Slice, attempt: int, do: Run) -> list[machine.Host]:
@@ -161,11 +157,6 @@ def hosts(rented: Slice, attempt: int, do: Run) -> list[machine.Host]:
     )
     for record in found
   ]
-
-
-def machine_name(record: str | None) -> str:
-  """Returns what the host of a record calls itself; MACHINE without one."""
-  return json.loads(record)["host"] if record else "MACHINE"
 
 
 def _step(beat: heartbeat.Heartbeat | None) -> int | None:
