@@ -368,8 +368,9 @@ def _crashed(
   crashes = state.crashes + 1
   state = dataclasses.replace(state, crashes=crashes)
   if crashes > 1 and sight.step == state.failed_step:
-    where = "before its first step" if sight.step is None else sight.step
-    reason = f"twice at step {where}: {reason}".replace("step before", "before")
+    known = sight.step is not None
+    where = f"at step {sight.step}" if known else "before its first step"
+    reason = f"twice {where}: {reason}"
     return _failed(state, sight, policy, reason)
   if crashes > policy.retries:
     reason = f"{crashes} crashes, the last: {reason}"
