@@ -42,7 +42,7 @@ from launch import (
 )
 from launch import watch as watching
 from launch.commands import Run
-from launch.hosts import bootstrap, flags
+from launch.hosts import flags, script
 from launch.slice import Slice
 
 _ENDED_WELL = (machine.Phase.FINISHED, machine.Phase.STOPPED)
@@ -288,7 +288,7 @@ def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:
     commands.show(command)
   if manifest := ways.of(rented).manifest():
     terminal.say(f"\n# What kubectl applies\n{manifest}")
-  terminal.say(f"\n# The start-up script: {bootstrap.SCRIPT}")
+  terminal.say(f"\n# The start-up script: {script.SCRIPT}")
   terminal.say("\n# Variables of the training on each host")
   for flag in flags.TABLE:
     if rented.slices > 1 or not flag.several_slices:

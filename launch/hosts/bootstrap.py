@@ -26,17 +26,11 @@ METADATA = "drope-launch"
 """The attribute of an instance that has the folder in the bucket."""
 VARIABLE = "DROPE_LAUNCH"
 """The variable of a pod that has it."""
-SCRIPT = os.path.abspath(__file__)
 UNIT = "drope-train"
 _UV = "uv==0.13.8"
 _PYTHON = "3.12"
 _TRIES = 6
 _ASK_AGAIN_S = 5
-
-
-def source() -> str:
-  """Returns this file's text."""
-  return pathlib.Path(SCRIPT).read_text(encoding="utf-8")
 
 
 def root() -> pathlib.Path:

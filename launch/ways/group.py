@@ -8,7 +8,7 @@ import json
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap
+from launch.hosts import bootstrap, script
 from launch.ways.way import Seen, Standing, Way, worst
 
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
@@ -93,7 +93,7 @@ class Group(Way):
       "--scopes=cloud-platform",
       f"--labels={self.label}",
       f"--metadata={bootstrap.METADATA}={rented.folder}",
-      f"--metadata-from-file=startup-script={bootstrap.SCRIPT}",
+      f"--metadata-from-file=startup-script={script.SCRIPT}",
       settled_by=("exists",),
     )
 

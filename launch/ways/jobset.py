@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap
+from launch.hosts import bootstrap, script
 from launch.slice import LABEL
 from launch.ways.way import Seen, Standing, Way, worst
 
@@ -170,7 +170,7 @@ class JobSet(Way):
         {
           "name": _NAME,
           "image": rented.image,
-          "command": ["python3", "-c", bootstrap.source()],
+          "command": ["python3", "-c", script.source()],
           "env": [
             {"name": bootstrap.VARIABLE, "value": rented.folder},
             _from_pod("POD_IP", "status.podIP"),

@@ -9,7 +9,7 @@ import json
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap
+from launch.hosts import bootstrap, script
 from launch.ways.way import Seen, Standing, Way
 
 # docs.cloud.google.com/tpu/docs/queued-resources: ACCEPTED and SUSPENDED never
@@ -63,7 +63,7 @@ class Queued(Way):
         "--scopes=https://www.googleapis.com/auth/cloud-platform",
         f"--labels={self.label}",
         f"--metadata={bootstrap.METADATA}={rented.folder}",
-        f"--metadata-from-file=startup-script={bootstrap.SCRIPT}",
+        f"--metadata-from-file=startup-script={script.SCRIPT}",
         *network,
         *(("--internal-ips",) if rented.internal_ips else ()),
         "--async",

@@ -3,11 +3,12 @@
 import ast
 import hashlib
 import json
+import subprocess
 import sys
 
 import pytest
 
-from launch.hosts import bootstrap, flags, place, training
+from launch.hosts import bootstrap, flags, place, script, training
 from launch.hosts.place import Place
 
 MACHINE = {
@@ -142,14 +143,26 @@ def test_a_start_up_script_that_fails_tells_watch(monkeypatch):
 
 def test_the_start_up_script_is_for_the_python_of_old_images():
   # tpu-ubuntu2204-base has 3.10, and others 3.8.
-  ast.parse(bootstrap.source(), feature_version=(3, 8))
+  ast.parse(script.source(), feature_version=(3, 8))
   imported = {
     alias.name.split(".")[0]
-    for node in ast.walk(ast.parse(bootstrap.source()))
+    for node in ast.walk(ast.parse(script.source()))
     if isinstance(node, ast.Import)
     for alias in node.names
   }
   assert imported <= sys.stdlib_module_names
+
+
+def test_the_start_up_script_runs_as_a_pods_command():
+  ran = subprocess.run(
+    [sys.executable, "-c", script.source()],
+    env={"GCE_METADATA_HOST": "127.0.0.1:1", bootstrap.VARIABLE: "gs://b/x"}
+    | {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:1"},
+    capture_output=True,
+    text=True,
+  )
+  # It came as far as to ask for its order, where nobody answers.
+  assert "Connection refused" in ran.stderr and "run.json" not in ran.stdout
 
 
 def test_a_training_ends_with_a_shells_status_and_its_last_words(tmp_path):
