@@ -166,9 +166,8 @@ def alive(pid: int) -> bool:
 
 def _warn(host: pathlib.Path) -> None:
   (host / METADATA / "instance/preempted").write_text("TRUE")
-  file = host / "unit.pid"
-  if not file.exists():
-    return
+  unit = host / "unit.pid"
+  file = unit if unit.exists() else host / "boot.pid"  # A pod has no unit.
   pid = int(file.read_text())
   with contextlib.suppress(ProcessLookupError):
     os.kill(pid, signal.SIGTERM)
