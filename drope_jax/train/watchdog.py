@@ -69,6 +69,7 @@ class Watchdog:
     self._last_step = recipe.end_steps()[-1]
     minutes = recipe.stall_minutes
     self._stall_s = math.inf if minutes is None else 60 * minutes
+    self._tick_s = min(_TICK_S, self._stall_s / 4)
     self._on_stall = on_stall
     self._started = time.time()
     self._doing, self._phase = Doing.PREPARING, None
@@ -145,7 +146,7 @@ class Watchdog:
     self._beat()
 
   def _watch(self) -> None:
-    tick_s = min(_TICK_S, self._stall_s / 4)
+    tick_s = self._tick_s
     last, still_s, moves, told = time.monotonic(), 0.0, self._moves, 0
     while not self._over.wait(tick_s):
       now = time.monotonic()
@@ -171,6 +172,10 @@ class Watchdog:
 
   def _tell(self, still_s: float, too_long: bool) -> None:
     self._beat_is_due.set()
+    moves = self._moves
+    # In which the others notice, and beat.
+    if self._over.wait(self._tick_s) or self._moves != moves:
+      return
     own, others = self._heartbeat(), []
 
     def look() -> None:

@@ -434,7 +434,7 @@ def test_a_host_that_stands_still_is_named_to_all_and_ends_them(
     run,
     2,
     of=2,
-    all=("--set", "Recipe.stall_minutes = 0.1"),
+    all=("--set", "Recipe.stall_minutes = 0.2"),
     last=("-c", _NO_FIFTH_BATCH),
   )
   statuses, host = set(), socket.gethostname()
