@@ -45,6 +45,8 @@ from launch.commands import Run
 from launch.hosts import flags, script
 from launch.slice import Slice
 
+_JOIN_S = 900
+"""For the hosts to meet: one may install its libraries long after another."""
 _ENDED_WELL = (machine.Phase.FINISHED, machine.Phase.STOPPED)
 
 
@@ -120,7 +122,8 @@ def _run(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   state = dataclasses.asdict(watching.begin(attempt, time.time()))
   do(bucket.write(f"{rented.folder}/watch.json", state))
   do(order.write(rented, made))
-  _create(rented, args, do)
+  for command in ways.of(rented).create():
+    do(command)
   if not args.dry_run:
     terminal.say(
       f"{made.out}: ordered. `python -m launch watch --config "
@@ -150,7 +153,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
     arguments=[
       *overrides,
       *("--data", args.data or rented.bucket, "--out", out),
-      "--distributed",
+      *("--distributed", str(_JOIN_S)),
     ],
     out=out,
     project=rented.project,

@@ -46,20 +46,33 @@ def watch(
   memory = Memory(rented, do)
   shown = None
   while True:
-    sight = look(rented, given, memory.state, do, clock())
-    state, action = machine.step(memory.state, sight, policy)
-    if state.unfinished is not Action.NOTHING and action is Action.NOTHING:
-      action = state.unfinished
-    memory.keep(dataclasses.replace(state, unfinished=action))
-    news = (memory.state.phase, memory.state.reason, sight.step)
-    if news != shown:
-      terminal.say(describe(memory.state, sight))
-      shown = news
-    if action is not Action.NOTHING:
-      _act(action, rented, policy, memory, do, clock)
-    elif memory.state.phase in machine.ENDS:
-      return memory.state
+    try:
+      sight = look(rented, given, memory.state, do, clock())
+      action = _decide(memory, sight, policy)
+      news = (memory.state.phase, memory.state.reason, sight.step)
+      if news != shown:
+        terminal.say(describe(memory.state, sight))
+        shown = news
+      if action is not Action.NOTHING:
+        _act(action, rented, policy, memory, do, clock)
+      elif memory.state.phase in machine.ENDS:
+        return memory.state
+    except commands.Failed as failed:
+      if failed.kind == "denied":
+        raise
+      terminal.say(f"looks again in {look_every_s} s: {failed}", stderr=True)
     sleep(look_every_s)
+
+
+def _decide(
+  memory: "Memory", sight: machine.Sight, policy: machine.Policy
+) -> Action:
+  """Returns what is to be done, which is written down before."""
+  state, action = machine.step(memory.state, sight, policy)
+  if action is Action.NOTHING:
+    action = state.unfinished
+  memory.keep(dataclasses.replace(state, unfinished=action))
+  return action
 
 
 class Memory:

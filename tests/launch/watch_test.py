@@ -189,6 +189,14 @@ def test_a_delete_that_fails_once_is_done_again(capsys):
   assert "delete will be tried again" in capsys.readouterr().err
 
 
+def test_a_look_that_fails_is_taken_again(capsys):
+  refusals = [("mine", "INTERNAL: a hiccup"), ("cp", "HTTPError 503: x")]
+  world = World(["ACTIVE", RUN, DONE], refusals=refusals)
+  assert world.watch().phase is Phase.FINISHED
+  assert not world.refusals
+  assert capsys.readouterr().err.count("looks again in 30 s") == 2
+
+
 def test_a_creation_that_is_refused_is_understood():
   world = World(["ACTIVE"], refusals=[("create", "Quota 'TPUS' exceeded")])
   state = world.watch()
