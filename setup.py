@@ -23,6 +23,7 @@ _RUNTIME = [
   "numpy>=2.0",
   "optax>=0.2.6,<0.3",
   "orbax-checkpoint>=0.12,<0.13",
+  "psutil>=5.9",
   "rich>=13",
   "safetensors>=0.5",
   "scipy>=1.13",
@@ -77,13 +78,21 @@ setuptools.setup(
   # configs/ lies at the top of the repository, where people look for it, and
   # is installed inside the package, where the commands look for it.
   packages=[
-    *setuptools.find_packages(include=["drope_jax", "drope_jax.*"]),
+    *setuptools.find_packages(
+      include=["drope_jax", "drope_jax.*", "launch", "launch.*"]
+    ),
     "drope_jax.configs",
   ],
   package_dir={"drope_jax.configs": "configs"},
   package_data={
     "drope_jax": ["assets/**/*", "assets/**/.*"],
     "drope_jax.configs": ["**/*.gin"],
+    "launch": ["*.toml", "slices/*.toml", "examples/*.yaml"],
   },
-  entry_points={"console_scripts": ["drope = drope_jax.cli.main:main"]},
+  entry_points={
+    "console_scripts": [
+      "drope = drope_jax.cli.main:main",
+      "drope-launch = launch.cli:main",
+    ]
+  },
 )

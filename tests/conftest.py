@@ -33,6 +33,8 @@ import jax
 import numpy as np
 import pytest
 
+pytest_plugins = ["tests.emulator"]  # The fixture `bucket`.
+
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import store
 from drope_jax.cli import main, progress
 from drope_jax.data import corpus
@@ -104,7 +104,7 @@ def test_an_interrupted_training_keeps_its_saves_and_says_how_to_go_on(
 
 
 def test_train_runs_every_phase_once(run):
-  lines = runs.read_metrics(run)
+  lines = records.read_metrics(run)
   assert [line["step"] for line in lines] == [*range(2, 19, 2)]
   phases = ["pretrain"] * 6 + ["recalibrate"] * 3
   assert [line["phase"] for line in lines] == phases

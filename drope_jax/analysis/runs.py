@@ -2,31 +2,25 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from typing import Any, NamedTuple
 
-from etils import epath
 import numpy as np
 
 from drope_jax.analysis import damage as damages
+from drope_jax.analysis import records
 
 RESULTS_SCHEMA = 2
 """Of the results.json that is written and read."""
-METRICS = "metrics.jsonl"
 HELD_OUT = "held_out.json"
 _RESULTS = ("schema", "finished", "rows")
 _ROW = (
   *("value", "low", "high", "context_tokens", "seed", "outcomes", "series"),
 )
-_FILES = (METRICS, "results.json", "damage.json", "samples.json")
+_FILES = (records.METRICS, "results.json", "damage.json", "samples.json")
 _LOGGED = ("step", "phase", "tokens", "loss")
-
-
-Log = tuple[Mapping[str, Any], ...]
-"""Records of a metrics.jsonl."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Run:
 
   Attributes:
     name: what the run is called in plots.
-    metrics: records of metrics.jsonl, as `read_metrics` returns them.
+    metrics: records of metrics.jsonl, as `records.read_metrics` returns them.
     results: results.json.
     damage: damage.json.
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
@@ -46,11 +40,11 @@ class Run:
   """
 
   name: str
-  metrics: Log = ()
+  metrics: records.Log = ()
   results: Mapping[str, Any] | None = None
   damage: damages.Damage | None = None
   samples: tuple[Mapping[str, Any], ...] = ()
-  logs: Mapping[str, Log] = dataclasses.field(default_factory=dict)
+  logs: Mapping[str, records.Log] = dataclasses.field(default_factory=dict)
   held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
@@ -116,50 +110,18 @@ def load(directory: str | os.PathLike) -> Run:
   damage = _read(folder / "damage.json")
   return Run(
     name=folder.resolve().name,
-    metrics=tuple(read_metrics(folder, _LOGGED)),
+    metrics=tuple(records.read_metrics(folder, _LOGGED)),
     results=results,
     damage=damage and damages.Damage.from_json(damage),
     samples=tuple(_read(folder / "samples.json") or ()),
     logs={
-      path.name.removesuffix(f".{METRICS}"): tuple(_records(path, _LOGGED))
-      for path in sorted(folder.glob(f"?*.{METRICS}"))
+      path.name.removesuffix(f".{records.METRICS}"): tuple(
+        records.read(path, _LOGGED)
+      )
+      for path in sorted(folder.glob(f"?*.{records.METRICS}"))
     },
     held_out=_read(folder / HELD_OUT) or {},
   )
-
-
-def read_metrics(
-  directory: str | os.PathLike, fields: Sequence[str] = ("step",)
-) -> list[dict[str, Any]]:
-  """Returns the records of a folder's metrics.jsonl, by rising step.
-
-  A line stands for all before it whose step is not smaller: a run that resumed
-  logged these again. A line that a crash cut short is none.
-
-  Args:
-    directory: a run's; without the file, there are no records.
-    fields: what each record has.
-
-  Raises:
-    ValueError: a line is not such a record; it is named.
-  """
-  return _records(epath.Path(directory) / METRICS, fields)
-
-
-def _records(path, fields):
-  records = []
-  lines = path.read_text().split("\n") if path.exists() else []
-  for number, line in enumerate(lines, 1):
-    # A whole one ends in its only closing brace.
-    if not line.endswith("}"):
-      continue
-    where = f"{path}, line {number},"
-    record = _parse(line, where)
-    _require(record, fields, where)
-    while records and records[-1]["step"] >= record["step"]:
-      records.pop()
-    records.append(record)
-  return records
 
 
 def load_results(path: pathlib.Path) -> Mapping[str, Any]:
@@ -168,20 +130,20 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
   Raises:
     ValueError: it is damaged, or of another version.
   """
-  results = _parse(path.read_text("utf-8"), path)
-  _require(results, ("schema",), path)
+  results = records.parse(path.read_text("utf-8"), path)
+  records.require(results, ("schema",), path)
   if results["schema"] != RESULTS_SCHEMA:
     raise ValueError(
       f"This drope_jax reads results.json of schema {RESULTS_SCHEMA}, got "
       f"{results['schema']!r} in {path}. Evaluate again, into another folder."
     )
-  _require(results, _RESULTS, path)
+  records.require(results, _RESULTS, path)
   for row in results["rows"]:
-    _require(row, (*Cell._fields, *_ROW), path)
+    records.require(row, (*Cell._fields, *_ROW), path)
   return results
 
 
-def start_of(log: Log, phase: str) -> float | None:
+def start_of(log: records.Log, phase: str) -> float | None:
   """Returns the log's tokens where a phase began, None if there is no such.
 
   Args:
@@ -235,26 +197,7 @@ def _numbers(values):
   return [math.nan if value is None else value for value in values]
 
 
-def _require(record, fields, where):
-  missing = [
-    f for f in fields if not hasattr(record, "keys") or f not in record
-  ]
-  if missing:
-    raise ValueError(
-      f"{where} needs {', '.join(fields)}, got no {', '.join(missing)}. "
-      "Make it anew with this version of drope_jax."
-    )
-
-
 def _read(path):
-  return _parse(path.read_text("utf-8"), path) if path.is_file() else None
-
-
-def _parse(text, where):
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{where} must be JSON, got something else ({error}). It may have been "
-      "cut short: run its command again, or remove it."
-    ) from error
+  return (
+    records.parse(path.read_text("utf-8"), path) if path.is_file() else None
+  )

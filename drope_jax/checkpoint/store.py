@@ -240,7 +240,12 @@ def locate(path: Path) -> epath.Path:
 def finished_steps(run: Path) -> list[int]:
   """Returns the steps of a run that are complete on disk, in order."""
   run = files.absolute(run)
-  names = [p.name for p in run.iterdir()] if run.is_dir() else []
+  try:
+    names = [p.name for p in run.iterdir()] if run.is_dir() else []
+  except FileNotFoundError:
+    # A bucket's folder is there while an object is: another process may just
+    # have removed the last, with which it tried whether it can write.
+    names = []
   steps = sorted(int(name) for name in names if name.isdecimal())
   return [step for step in steps if is_finished(run / str(step))]
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import pathlib
 import platform
+import types
 from typing import Any
 
 from etils import epath
@@ -43,6 +44,7 @@ SETTINGS = (
   "jax_threefry_partitionable",
 )
 _ABSENT = "absent"
+_FEW = 4
 
 
 def describe(
@@ -82,11 +84,15 @@ def describe(
   }
 
 
-def differences(facts: Mapping[int, Mapping[str, Any]]) -> str | None:
+def differences(
+  facts: Mapping[int, Mapping[str, Any]],
+  host_names: Mapping[int, str] = types.MappingProxyType({}),
+) -> str | None:
   """Returns each item in which processes differ, and its first field that does.
 
   Args:
     facts: by process, what `describe` returned there.
+    host_names: by process.
 
   Returns:
     One line; None: they agree.
@@ -100,7 +106,7 @@ def differences(facts: Mapping[int, Mapping[str, Any]]) -> str | None:
     for field in dict.fromkeys(itertools.chain(*leaves.values())):
       values = {index: of.get(field, _ABSENT) for index, of in leaves.items()}
       if len({repr(value) for value in values.values()}) > 1:
-        found.append(f"{field} is {_by_value(values)}")
+        found.append(f"{field} is {by_value(values, host_names)}")
         break
   if not found:
     return None
@@ -125,15 +131,22 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield path, value
 
 
-def _by_value(values: Mapping[int, Any]) -> str:
-  """Returns "300 in process 0, 400 in processes 1-3"."""
+def by_value(values: Mapping[int, Any], host_names: Mapping[int, str]) -> str:
+  """Returns "300 in process 0 on w-0, 400 in processes 1-2 on w-1, w-2"."""
   who: dict[str, list[int]] = {}
   for index, value in values.items():
     who.setdefault(repr(value) if value != _ABSENT else value, []).append(index)
   return ", ".join(
     f"{value} in process{'es' * (len(indices) > 1)} {_ranges(indices)}"
+    f"{_on(indices, host_names)}"
     for value, indices in who.items()
   )
+
+
+def _on(indices: list[int], host_names: Mapping[int, str]) -> str:
+  """Returns " on w-1, w-2"; of many, which then are the rule, nothing."""
+  known = dict.fromkeys(host_names[i] for i in indices if i in host_names)
+  return f" on {', '.join(known)}" if 0 < len(known) <= _FEW else ""
 
 
 def _ranges(indices: list[int]) -> str:

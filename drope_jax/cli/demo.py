@@ -29,7 +29,7 @@ import rich.console
 import rich.live
 import rich.table
 
-from drope_jax.analysis import claims, report, roles, runs, summary
+from drope_jax.analysis import claims, records, report, roles, runs, summary
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import loss as sequence_loss
 from drope_jax.cli import (
@@ -98,7 +98,7 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   trained |= {"live": live, **others}
   for name, model in trained.items():
     if name != "base":  # Its log is of the training before.
-      shutil.copy(model.log, out / f"{name}.{runs.METRICS}")
+      shutil.copy(model.log, out / f"{name}.{records.METRICS}")
   _compare(out, {n: m.checkpoint for n, m in trained.items()}, console)
   _samples(out, live.checkpoint, console)
   _report(out, console)
@@ -194,7 +194,7 @@ def _recalibrate(
     def show(line) -> None:
       bar(line)
       # Read back, as earlier starts of the run have lines in it too.
-      lines = runs.read_metrics(out / "live")
+      lines = records.read_metrics(out / "live")
       points = [(0.0, damage.after.loss)]
       points += [(line["tokens"], line["held_out_loss"]) for line in lines]
       live.update(
@@ -214,7 +214,7 @@ def _recalibrate(
       probe=probe,
     )
   folder = out / "live"
-  return demo_models.Trained(folder / training.name, folder / runs.METRICS)
+  return demo_models.Trained(folder / training.name, folder / records.METRICS)
 
 
 @functools.partial(jax.jit, static_argnums=0)

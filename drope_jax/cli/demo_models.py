@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.cli import configure, termination, train
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
@@ -37,7 +37,7 @@ def packaged() -> dict[str, Trained]:
   found = {}
   for name, recipe in RECIPES.items():
     folder = paths.resolve(f"packaged:checkpoints/{recipe}")
-    log = folder.with_name(f"{recipe}.{runs.METRICS}")
+    log = folder.with_name(f"{recipe}.{records.METRICS}")
     found[name] = Trained(pathlib.Path(folder), pathlib.Path(log))
   return found
 
@@ -62,7 +62,7 @@ def from_scratch(
         request, recipe, out / name, base_dir=str(out / "data"), on_metrics=show
       )
     last = out / name / recipe.phases[-1].name
-    found[name] = Trained(last, out / name / runs.METRICS)
+    found[name] = Trained(last, out / name / records.METRICS)
   return found
 
 

@@ -1,6 +1,6 @@
 """Several processes as one program, which fail together and say why."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
 import pathlib
@@ -12,7 +12,16 @@ import traceback
 import jax
 from jax._src import cloud_tpu_init, clusters
 
-from drope_jax.cli import agreement, mistakes, rendezvous, supervisor, terminal
+from drope_jax.cli import (
+  agreement,
+  machine,
+  mistakes,
+  readiness,
+  rendezvous,
+  supervisor,
+  terminal,
+)
+from drope_jax.exits import Exit
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PORT, _TPU_PORT = "JAX_COORDINATOR_PORT", "8476"
@@ -33,18 +42,28 @@ def supervised() -> int | None:
   handle, name = tempfile.mkstemp(prefix="drope-train-", suffix=".log")
   os.close(handle)
   log = pathlib.Path(name)
+  killed = machine.out_of_memory_kills()
   status = supervisor.fork(log)
   if status is None:
     return None
-  if status >= 0:
+  if status >= 0 and status != Exit.STALLED:
     log.unlink()
     return status
   written = log.read_text(errors="replace")
-  if any(word in written for word in _GONE):
-    status = 2
+  if status == Exit.STALLED:
+    told = f"what each of its threads did is in {log}"
+  elif any(word in written for word in _GONE):
+    status = Exit.HOST_LOST
     told = (
       "another process of the run has ended, so this one ends too. See what it "
       f"said, and start all again: they resume. JAX's own messages are in {log}"
+    )
+  elif status == -signal.SIGKILL and machine.out_of_memory_kills() > killed:
+    log.unlink()
+    status = Exit.OUT_OF_MEMORY
+    told = (
+      "the kernel ended it, as this host's memory is full. Let more hosts "
+      "share the model; `drope plan` says what a save takes of each"
     )
   else:
     ended_by = signal.Signals(-status)
@@ -58,7 +77,12 @@ def supervised() -> int | None:
 
 
 @contextlib.contextmanager
-def joined(timeout_s: int, facts: rendezvous.Facts) -> Iterator[None]:
+def joined(
+  timeout_s: int,
+  facts: rendezvous.Facts,
+  judge: Callable[[Mapping[int, rendezvous.Facts]], str | None],
+  require: Callable[[rendezvous.Hosts], None],
+) -> Iterator[None]:
   """Joins the processes that `VARIABLES` name, or that JAX finds by itself.
 
   An exception other than the program's end ends the process here: JAX would
@@ -66,14 +90,18 @@ def joined(timeout_s: int, facts: rendezvous.Facts) -> Iterator[None]:
 
   Args:
     timeout_s: how long to wait for all to start.
-    facts: in which all must agree, from `agreement.describe`.
+    facts: as `rendezvous.meet` takes them.
+    judge: likewise.
+    require: raises ValueError, in all processes alike, where what they say of
+      their hosts does not fit the devices that JAX then knows.
 
   Raises:
-    ValueError: some variables are missing, or some processes; or these
-      disagree, or have other devices.
+    exits.HostLost: some processes are missing.
+    ValueError: some variables are; or processes disagree, or their hosts or
+      devices are unfit.
   """
   place = find(timeout_s)
-  rendezvous.meet(place, facts, agreement.differences, timeout_s)
+  met = rendezvous.meet(place, facts, judge, timeout_s)
   own = rendezvous.own_hosts(place.host)
   jax.distributed.initialize(
     place.address,
@@ -87,10 +115,13 @@ def joined(timeout_s: int, facts: rendezvous.Facts) -> Iterator[None]:
     else None,
   )
   try:
-    _require_same_devices(jax.devices())
+    _require_same_devices(jax.devices(), readiness.names(met))
+    require(met)
   except ValueError:
     jax.distributed.shutdown()  # Together, so that none sees another vanish.
     raise
+  except Exception as error:
+    _end(error)
   try:
     yield
   except Exception as error:
@@ -145,14 +176,17 @@ def _detect(timeout_s: int) -> rendezvous.Place:
   return rendezvous.Place(address, count, index)
 
 
-def _require_same_devices(devices: Sequence[jax.Device]) -> None:
+def _require_same_devices(
+  devices: Sequence[jax.Device], host_names: Mapping[int, str]
+) -> None:
   """Raises ValueError, in all processes alike, where theirs differ."""
   found = {}
   for device in devices:
     kinds = found.setdefault(device.process_index, {})
     kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1
   problem = agreement.differences(
-    {index: {"devices": kinds} for index, kinds in sorted(found.items())}
+    {index: {"devices": kinds} for index, kinds in sorted(found.items())},
+    host_names,
   )
   if problem is not None:
     raise ValueError(problem)
@@ -170,4 +204,4 @@ def _end(error: Exception) -> None:
     terminal.say(text, stderr=True)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(1 if explained is None else 2)
+  os._exit(mistakes.status(error))

@@ -17,6 +17,7 @@ import sys
 
 import drope_jax
 from drope_jax.cli import failed_io, memory, mistakes, terminal, termination
+from drope_jax.exits import Exit
 
 COMMANDS = {
   "demo": "the whole story on the packaged corpus, with a report",
@@ -48,9 +49,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns the process's exit status.
 
-  0: done. 1: a bug, with a traceback. 2: a mistake in the command, its config
-  or its input, explained in one line. 130: interrupted by Ctrl-C. 143: ended by
-  SIGTERM. Before either, a training finishes its step and saves.
+  `exits.Exit` has all. 0: done. 1: a bug, with a traceback. 2: a mistake in the
+  command, its config or its input, explained in one line. 130: interrupted by
+  Ctrl-C. 143: ended by SIGTERM. Before either, a training finishes its step and
+  saves.
   With DROPE_DEBUG=1 in the environment, a mistake shows its traceback too.
 
   Args:
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     message = "terminated" if terminated else "interrupted"
     if name in _RESUMABLE:
       message += "; the same command resumes"
-    status = termination.STATUS if terminated else 128 + signal.SIGINT
+    status = Exit.TERMINATED if terminated else Exit.INTERRUPTED
     return _fail(name, str(interrupt) or message, status)
   except BrokenPipeError:  # The reader, such as `head`, has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     explained = mistakes.explain(error)
     if explained is None or os.environ.get("DROPE_DEBUG") == "1":
       raise
-    return _fail(name, explained, 2)
+    return _fail(name, explained, mistakes.status(error))
   finally:
     signal.signal(signal.SIGTERM, previous)
 

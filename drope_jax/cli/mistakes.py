@@ -1,8 +1,10 @@
-"""Errors that are not bugs, each as one line."""
+"""Errors that are not bugs, each as one line and an exit status."""
 
 from collections.abc import Iterator
 import errno
 import os
+
+from drope_jax.exits import Exit, HostLost
 
 _NO_ROOM = {
   errno.ENOSPC: "the disk is full",
@@ -15,6 +17,11 @@ _BUCKETS = ("gcsfs", "google")
 def explain(error: Exception) -> str | None:
   """Returns what went wrong and what to do; None where it is a bug."""
   causes = list(_causes(error))
+  if any(map(_is_out_of_memory, causes)):
+    return (
+      f"out of memory ({_text(error)[:300]}). Compute less at once, or take "
+      "more devices; `drope plan` finds what fits a TPU slice"
+    )
   if (reason := _lack_of_room(causes)) is not None:
     return (
       f"{reason}, so the last write was not completed. Free space, or choose "
@@ -38,6 +45,23 @@ def explain(error: Exception) -> str | None:
   if isinstance(error, (ValueError, OSError)):
     return _text(error)
   return None
+
+
+def status(error: Exception) -> Exit:
+  """Returns the status to exit with after an error."""
+  if any(map(_is_out_of_memory, _causes(error))):
+    return Exit.OUT_OF_MEMORY
+  if isinstance(error, HostLost):
+    return Exit.HOST_LOST
+  return Exit.BUG if explain(error) is None else Exit.MISTAKE
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+  # By name: jax takes a second to import, and none of it may be needed.
+  of_xla = type(error).__name__ == "JaxRuntimeError"
+  return isinstance(error, MemoryError) or (
+    of_xla and "RESOURCE_EXHAUSTED" in str(error)
+  )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

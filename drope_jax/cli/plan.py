@@ -24,6 +24,7 @@ from rich.table import Table
 
 from drope_jax.cli import configure, recipe_options, terminal, termination
 from drope_jax.cli import console as consoles
+from drope_jax.exits import Exit
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, saved, slices, training
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
     _print(trained, evaluated, target)
-  return 0 if all(plan.fits for plan in (*trained, *evaluated)) else 3
+  fits = all(plan.fits for plan in (*trained, *evaluated))
+  return Exit.DONE if fits else Exit.DOES_NOT_FIT
 
 
 def _plan(

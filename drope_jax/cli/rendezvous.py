@@ -6,10 +6,12 @@ process listens at the coordinator's address, where JAX's service listens
 afterwards; each other holds one connection to it. A message is a line of JSON:
 
     first   {"rendezvous": "drope_jax", "nonce": N}
-    other   {"index": 1, "count": 2, "facts": {...}, "hmac": H}
-    first   {"problem": null}, once all have come, or what keeps them
+    other   {"index": 1, "count": 2, "facts": {...}, "clock": T, "hmac": H}
+    first   {"problem": null, "lost": false, "hosts": {...}}, once all have come
 
-H is the HMAC of N and the facts under DROPE_RENDEZVOUS_TOKEN, which all share.
+H is the HMAC of N and the facts under DROPE_RENDEZVOUS_TOKEN, which all share,
+and T the time at which it wrote. Where something keeps them the first says
+what, and whether it is that others are missing.
 """
 
 import asyncio
@@ -23,7 +25,10 @@ import os
 import re
 import secrets
 import socket
-from typing import Any
+import time
+from typing import Any, NamedTuple
+
+from drope_jax.exits import HostLost
 
 TOKEN = "DROPE_RENDEZVOUS_TOKEN"
 BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
@@ -33,6 +38,8 @@ _REPLY_S = 10
 _MESSAGE_BYTES = 1 << 20
 
 Facts = Mapping[str, Any]
+Hosts = Mapping[int, Facts]
+"""What processes say of their hosts, by their numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,26 +85,32 @@ def meet(
   facts: Facts,
   judge: Callable[[Mapping[int, Facts]], str | None],
   timeout_s: float,
-) -> None:
+) -> Hosts:
   """Returns once all processes have come and their facts fit each other.
 
   Args:
     place: this process's.
-    facts: what it says of itself, in JSON types.
+    facts: what it says of itself, in JSON types; all are told its "host".
     judge: returns what is wrong with the facts, by process; None: nothing. The
-      first process calls it, and tells the others.
+      first process calls it, and tells the others. There "host" has "ahead_s",
+      too: by how much its clock is before the first's.
     timeout_s: how long the first waits for the others, and each for it.
 
+  Returns:
+    "host" of all processes, in order.
+
   Raises:
-    ValueError: some are missing or came twice, their facts do not fit, or the
-      first cannot listen. All that have come raise the same.
+    HostLost: some are missing.
+    ValueError: some came twice, their facts do not fit, or the first cannot
+      listen. All that have come raise the same.
   """
   if place.index == 0:
-    problem = asyncio.run(_lead(place, facts, judge, timeout_s))
+    verdict = asyncio.run(_lead(place, facts, judge, timeout_s))
   else:
-    problem = asyncio.run(_follow(place, facts, timeout_s))
-  if problem is not None:
-    raise ValueError(problem)
+    verdict = asyncio.run(_follow(place, facts, timeout_s))
+  if verdict.problem is not None:
+    raise (HostLost if verdict.lost else ValueError)(verdict.problem)
+  return {int(index): host for index, host in verdict.hosts.items()}
 
 
 def own_hosts(host: str) -> list[str]:
@@ -122,11 +135,20 @@ def own_hosts(host: str) -> list[str]:
   return [str(address) for address in own if not address.is_unspecified]
 
 
+class _Verdict(NamedTuple):
+  """What the first process says in the end: its last message."""
+
+  problem: str | None = None
+  lost: bool = False
+  hosts: Mapping[str | int, Facts] = {}
+
+
 class _Gathering:
   """What the first process knows of the others."""
 
   def __init__(self, place: Place, facts: Facts):
-    self.came: dict[int, Facts] = {0: facts}
+    self.came: dict[int, Facts] = {}
+    self._admit_facts(0, facts, time.time())
     self._place = place
     loop = asyncio.get_running_loop()
     self._complete = loop.create_future()
@@ -139,9 +161,9 @@ class _Gathering:
       return None
     return await self._complete
 
-  async def tell(self, problem: str | None) -> None:
+  async def tell(self, verdict: _Verdict) -> None:
     """Tells all that have come."""
-    self._verdict.set_result(problem)
+    self._verdict.set_result(verdict)
     if self._visits:
       await asyncio.wait(self._visits, timeout=_REPLY_S)
 
@@ -160,7 +182,7 @@ class _Gathering:
     index = hello["index"]
     problem = self._conflict(hello, writer.get_extra_info("peername")[0])
     if problem is None:
-      self.came[index] = hello["facts"]
+      self._admit_facts(index, hello["facts"], hello["clock"])
     complete = len(self.came) == self._place.count
     if (problem or complete) and not self._complete.done():
       self._complete.set_result(problem)
@@ -170,9 +192,13 @@ class _Gathering:
     )
     if self._verdict.done():
       ended.cancel()
-      await _send(writer, {"problem": self._verdict.result()})
+      await _send(writer, self._verdict.result()._asdict())
     elif problem is None:  # It has died, and may be started again.
       del self.came[index]
+
+  def _admit_facts(self, index: int, facts: Facts, clock: float) -> None:
+    host = facts.get("host", {}) | {"ahead_s": clock - time.time()}
+    self.came[index] = facts | {"host": host}
 
   def _conflict(self, hello, peer: str) -> str | None:
     index, count = hello["index"], self._place.count
@@ -190,7 +216,7 @@ class _Gathering:
     return None
 
 
-async def _lead(place, facts, judge, timeout_s) -> str | None:
+async def _lead(place, facts, judge, timeout_s) -> _Verdict:
   gathering = _Gathering(place, facts)
   async with await _listen(place, gathering.receive):
     try:
@@ -198,11 +224,14 @@ async def _lead(place, facts, judge, timeout_s) -> str | None:
         problem = await gathering.complete()
     except TimeoutError:
       missing = {*range(place.count)} - gathering.came.keys()
-      problem = _missing(place, sorted(missing), timeout_s)
+      told = _missing(place, sorted(missing), timeout_s)
+      verdict = _Verdict(told, lost=True)
     else:
-      problem = problem or judge(dict(sorted(gathering.came.items())))
-    await gathering.tell(problem)
-  return problem
+      came = dict(sorted(gathering.came.items()))
+      hosts = {index: said["host"] for index, said in came.items()}
+      verdict = _Verdict(problem or judge(came), hosts=hosts)
+    await gathering.tell(verdict)
+  return verdict
 
 
 async def _listen(place, receive) -> asyncio.Server:
@@ -227,18 +256,23 @@ async def _interrogate(reader, writer) -> dict[str, Any]:
   """
   nonce = secrets.token_hex(16)
   await _send(writer, {"rendezvous": _NAME, "nonce": nonce})
-  hello = await _receive(reader, {"index", "count", "facts", "hmac"})
+  keys = {"index", "count", "facts", "clock", "hmac"}
+  hello = await _receive(reader, keys)
+  if not isinstance(hello["facts"], dict) or not isinstance(
+    hello["clock"], float
+  ):
+    raise ValueError("no message of a process")
   if not hmac.compare_digest(str(hello["hmac"]), _sign(nonce, hello["facts"])):
     problem = (
       f"All processes need the {TOKEN} of process 0, got another. Set the same "
       "on each host."
     )
-    await _send(writer, {"problem": problem})
+    await _send(writer, _Verdict(problem)._asdict())
     raise ValueError(problem)
   return hello
 
 
-async def _follow(place, facts, timeout_s) -> str | None:
+async def _follow(place, facts, timeout_s) -> _Verdict:
   clock = asyncio.get_running_loop().time
   deadline = clock() + timeout_s
   while clock() < deadline:
@@ -246,14 +280,15 @@ async def _follow(place, facts, timeout_s) -> str | None:
     with contextlib.suppress(OSError, ValueError, RecursionError):
       return await _visit(place, facts, timeout_s)
     await asyncio.sleep(0.2)
-  return (
+  return _Verdict(
     f"Process 0 is needed, got none within {timeout_s} s at TCP port "
     f"{place.port} of {place.host}. Start it there, and let all reach that "
-    "port."
+    "port.",
+    lost=True,
   )
 
 
-async def _visit(place, facts, timeout_s) -> str | None:
+async def _visit(place, facts, timeout_s) -> _Verdict:
   """Returns what the first process says once its time is up, or before."""
   async with asyncio.timeout(_REPLY_S):
     reader, writer = await asyncio.open_connection(
@@ -264,9 +299,10 @@ async def _visit(place, facts, timeout_s) -> str | None:
       greeting = await _receive(reader, {"rendezvous", "nonce"})
       signature = _sign(greeting["nonce"], facts)
       hello = {"index": place.index, "count": place.count, "facts": facts}
-      await _send(writer, hello | {"hmac": signature})
+      hello |= {"clock": time.time(), "hmac": signature}
+      await _send(writer, hello)
     async with asyncio.timeout(timeout_s + _REPLY_S):
-      return (await _receive(reader, {"problem"}))["problem"]
+      return _Verdict(**await _receive(reader, {*_Verdict._fields}))
   finally:
     writer.close()
 

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 
-STATUS = 128 + signal.SIGTERM
+from drope_jax.cli import terminal
+
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _AGAIN_S = 0.05
 
@@ -81,19 +82,20 @@ class StopRequest:
       if not self._waits or self._told:
         self._end(number)
       self._told = True
-      self._say(f"{_WORDS[number]}; will save and end; once more ends at once")
+      self.say(f"{_WORDS[number]}; will save and end; once more ends at once")
+
+  def say(self, words: str) -> None:
+    """Prints a line of the command's, from any thread."""
+    # Past Python's buffer, whose lock the main thread may hold.
+    line = terminal.printable(f"drope {self._command}: {words}\n")
+    os.write(sys.__stderr__.fileno(), line.encode())
 
   def _end(self, number: int) -> None:
     if sys.__stderr__.isatty():
       # A live display hides the cursor.
       os.write(sys.__stderr__.fileno(), b"\x1b[?25h\n")
-    self._say(f"{_WORDS[number]}{self._then}")
+    self.say(f"{_WORDS[number]}{self._then}")
     os._exit(128 + number)
-
-  def _say(self, words: str) -> None:
-    # Past Python's buffer, whose lock the main thread may hold.
-    line = f"drope {self._command}: {words}\n"
-    os.write(sys.__stderr__.fileno(), line.encode())
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ finished phase, by its name.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import faulthandler
 import os
 import pathlib
 import signal
@@ -25,13 +26,17 @@ from drope_jax.cli import (
   configure,
   hosts,
   progress,
+  readiness,
   recipe_options,
+  rendezvous,
   terminal,
   termination,
   track,
 )
 from drope_jax.cli import console as consoles
-from drope_jax.train import loop, training
+from drope_jax.exits import Exit
+from drope_jax.plan import slices
+from drope_jax.train import loop, training, watchdog
 from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
 
@@ -54,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     help="resume from this kept step, and remove the later ones (default: "
     "from the newest)",
+  )
+  parser.add_argument(
+    "--topology",
+    metavar="SLICE",
+    help="refuse other devices than those of v5e-256, say, for which the "
+    "recipe was planned (default: take any)",
   )
   parser.add_argument(
     "--distributed",
@@ -87,11 +98,40 @@ def run(args: argparse.Namespace) -> int | None:
   out = args.out or f"runs/{pathlib.Path(args.config).stem}"
   with contextlib.ExitStack() as stack:
     request = stack.enter_context(termination.stop_request("train"))
-    if args.distributed is not None:
-      facts = agreement.describe(recipe, out, args.data, args.from_step)
-      # JAX puts its own handler of SIGTERM in the place of that one.
-      stack.enter_context(hosts.joined(args.distributed, facts))
+    stack.enter_context(_fit_hosts(recipe, out, args))
     _run(recipe, out, args, request)
+
+
+@contextlib.contextmanager
+def _fit_hosts(recipe, out, args) -> Iterator[None]:
+  """Joins the hosts of the run, all of which are found fit for it."""
+  own = readiness.describe(out)
+  topology = args.topology and slices.parse(args.topology)
+
+  def judge(came: Mapping[int, Mapping[str, Any]]) -> str | None:
+    found = {index: said["host"] for index, said in came.items()}
+    agreed = {
+      index: {item: fact for item, fact in said.items() if item != "host"}
+      for index, said in came.items()
+    }
+    return agreement.differences(
+      agreed, readiness.names(found)
+    ) or readiness.obstacle(found, out)
+
+  def require(found: rendezvous.Hosts) -> None:
+    readiness.require(recipe, out, found, topology)
+
+  if args.distributed is None:
+    if (problem := readiness.obstacle({0: own}, out)) is not None:
+      raise ValueError(problem)
+    require({0: own})
+    yield
+    return
+  facts = agreement.describe(recipe, out, args.data, args.from_step)
+  facts |= {"host": own, "--topology": args.topology}
+  # JAX puts its own handler of SIGTERM in the place of ours.
+  with hosts.joined(args.distributed, facts, judge, require):
+    yield
 
 
 def run_loop(
@@ -112,11 +152,32 @@ def run_loop(
     request.saved()
     on_model(name, model)
 
-  stopping = _stopping(request)
   try:
-    loop.run(recipe, directory, on_model=on_saved, stopping=stopping, **options)
+    loop.run(
+      recipe,
+      directory,
+      on_model=on_saved,
+      stopping=_stopping(request),
+      on_stall=_on_stall(request),
+      **options,
+    )
   except training.Stopped as stopped:
     raise request.error(str(stopped)) from stopped
+
+
+def _on_stall(request: termination.StopRequest) -> watchdog.OnStall:
+  """Returns what says who keeps the run waiting, and in the end ends it."""
+
+  def on_stall(told: str, too_long: bool) -> None:
+    if not too_long:
+      request.say(told)
+      return
+    request.say(f"{told}, so this process ends. Start all again: they resume")
+    faulthandler.dump_traceback(2)
+    # The main thread waits in C++, where no exception reaches it.
+    os._exit(Exit.STALLED)
+
+  return on_stall
 
 
 def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:

@@ -12,6 +12,7 @@ class Chip:
   """A kind of chip, of which the compiler sees each as one device.
 
   Attributes:
+    kinds: JAX's names of it, the present one first.
     named: how many of what a slice's name counts a chip has.
     hbm_bytes: what the compiler gives to a program.
     grids: the compiler's name for a slice, by its number of chips.
@@ -19,6 +20,7 @@ class Chip:
       has them by itself.
   """
 
+  kinds: tuple[str, ...]
   named: int
   hbm_bytes: int
   grids: dict[int, str]
@@ -50,10 +52,10 @@ _CUBIC = {
 # libtpu 0.0.51 says when a program is too large. A v4 has two cores, which
 # Google Cloud joins and the compiler by itself does not.
 CHIPS = {
-  "v4": Chip(2, int(30.75 * _GIB), _CUBIC, "megacore"),
-  "v5e": Chip(1, int(15.75 * _GIB), _FLAT),
-  "v5p": Chip(2, int(95.73 * _GIB), _CUBIC),
-  "v6e": Chip(1, int(31.24 * _GIB), _FLAT),
+  "v4": Chip(("TPU v4",), 2, int(30.75 * _GIB), _CUBIC, "megacore"),
+  "v5e": Chip(("TPU v5 lite", "TPU v5e"), 1, int(15.75 * _GIB), _FLAT),
+  "v5p": Chip(("TPU v5", "TPU v5p"), 2, int(95.73 * _GIB), _CUBIC),
+  "v6e": Chip(("TPU v6 lite", "TPU v6e"), 1, int(31.24 * _GIB), _FLAT),
 }
 
 

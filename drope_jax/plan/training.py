@@ -122,7 +122,6 @@ def plan(
     "trained": state["params"],
     "base": base,
     "teacher": _teacher_params(phase, teacher, mesh),
-    "saved": steps.abstract_saved(phase, config, mesh),
   }
   held = {name: compiling.bytes_a_device(part) for name, part in parts.items()}
   shapes = transformer.param_shapes(config)
@@ -135,7 +134,6 @@ def plan(
   tokens = phase.num_steps * phase.step_tokens
   hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
   hours /= 3600
-  hosts = len({device.process_index for device in devices})
   return Plan(
     phase=phase.name,
     remat=phase.remat,
@@ -151,13 +149,22 @@ def plan(
     logits=_logits(phase, config, mesh),
     flops=flops.Flops(*(phase.step_tokens * count for count in work)),
     collectives=program.collectives,
-    save=held["saved"] * target.chips // hosts,
+    save=save_bytes(phase, config, mesh),
     step_tokens=phase.step_tokens,
     tokens=tokens,
     mfu=mfu,
     hours=hours,
     chip_hours=hours * target.chips,
   ), program.compiled
+
+
+def save_bytes(
+  phase: TrainPhase, config: ModelConfig, mesh: jax.sharding.Mesh
+) -> int:
+  """Returns bytes of host memory, a process, while a phase's state is saved."""
+  saved = steps.abstract_saved(phase, config, mesh)
+  processes = {device.process_index for device in mesh.devices.flat}
+  return compiling.bytes_a_device(saved) * mesh.size // len(processes)
 
 
 def lower(

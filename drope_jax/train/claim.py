@@ -23,6 +23,9 @@ _WITHOUT_EFFECT = (
   "keep_saves",
   "keep_every_steps",
   "log_every_steps",
+  "stall_minutes",
+  "profile_steps",
+  "dump_xla",
   "read_workers",
   "prefetch_batches",
 )

@@ -16,7 +16,9 @@ from drope_jax.data import paths
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
+from drope_jax.train.goodput import Goodput
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
@@ -51,6 +53,8 @@ class Run:
     mesh: over all devices.
     stores: the sha256 of each store's content, by its path.
     start_tokens: of training behind the model that the run starts from.
+    goodput: of all its starts.
+    watchdog: of this process.
   """
 
   recipe: Recipe
@@ -59,6 +63,8 @@ class Run:
   base_dir: str | None
   stores: Mapping[str, str]
   start_tokens: int
+  goodput: Goodput
+  watchdog: Watchdog
   on_metrics: Listener
   probe: Probe | None
   stopping: Callable[[int], bool]

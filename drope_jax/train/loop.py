@@ -1,7 +1,8 @@
 """Runs a recipe's phases, saving as it goes and resuming where it stopped.
 
-A run's folder holds `recipe.json`, `metrics.jsonl`, one folder a saved step
-(what it resumes from), and one model checkpoint a finished phase, by its name.
+A run's folder holds `recipe.json`, `metrics.jsonl`, `heartbeats`, one folder a
+saved step (what it resumes from), and one model checkpoint a finished phase, by
+its name.
 While it runs, no other process may write there (`data.lock`).
 Files, clocks and progress are here and in `training`; the step itself is pure
 (`step`).
@@ -24,7 +25,10 @@ from drope_jax.model import transformer
 from drope_jax.surgery import compose
 from drope_jax.train import claim, preflight, training
 from drope_jax.train.context import Listener, Model, Probe, Run
+from drope_jax.train.goodput import Goodput
+from drope_jax.train.heartbeat import Doing
 from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.watchdog import OnStall, Watchdog
 
 
 def run(
@@ -36,6 +40,7 @@ def run(
   on_model: Callable[[str, Model], None] = lambda name, model: None,
   probe: Probe | None = None,
   stopping: Callable[[int], bool] = lambda step: False,
+  on_stall: OnStall = lambda told, too_long: None,
   from_step: int | None = None,
 ) -> Model:
   """Runs a recipe, or what is left of it, and returns the final model.
@@ -53,6 +58,7 @@ def run(
     probe: measures the model at each line of metrics.jsonl, which it adds to.
     stopping: whether to save and end after this step; once true it stays so,
       and says the same in every process.
+    on_stall: called in a thread where nothing moves, by `Recipe.stall_minutes`.
     from_step: a kept step to resume from; the later ones are removed.
 
   Raises:
@@ -70,23 +76,30 @@ def run(
     claim.folder(recipe, stores, directory)
     if from_step is not None:
       store.go_back(directory, from_step)
+    saved = (store.finished_steps(directory) or [0])[-1]
 
     def stopping_if_held(step: int) -> bool:
       require_held()
       return stopping(step)
 
-    context = Run(
-      recipe,
-      directory,
-      mesh,
-      base_dir,
-      stores,
-      _start_tokens(recipe),
-      on_metrics,
-      probe,
-      stopping_if_held,
-    )
-    return _take_phases(context, on_model)
+    goodput = Goodput(directory, saved)
+    with Watchdog(
+      directory, recipe, goodput.begun, saved, on_stall
+    ) as watchdog:
+      context = Run(
+        recipe,
+        directory,
+        mesh,
+        base_dir,
+        stores,
+        _start_tokens(recipe),
+        goodput,
+        watchdog,
+        on_metrics,
+        probe,
+        stopping_if_held,
+      )
+      return _take_phases(context, saved, on_model)
 
 
 @contextlib.contextmanager
@@ -94,6 +107,9 @@ def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
   """Holds the folder for the whole program, in its first process."""
   with contextlib.ExitStack() as stack:
     require_held, refused = (lambda: None), None
+    # The processes' first collective on CPUs is given half a minute, and the
+    # first of them may wait for a lock for longer.
+    multihost_utils.sync_global_devices("all are here")
     if jax.process_index() == 0:
       try:
         require_held = stack.enter_context(lock.held(directory))
@@ -110,10 +126,11 @@ def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
     yield require_held
 
 
-def _take_phases(run: Run, on_model: Callable[[str, Model], None]) -> Model:
+def _take_phases(
+  run: Run, saved: int, on_model: Callable[[str, Model], None]
+) -> Model:
   """Returns the model that the run's phases end in; saves each one's."""
   recipe, ends = run.recipe, run.recipe.end_steps()
-  saved = (store.finished_steps(run.directory) or [0])[-1]
   model, done = _resume_model(run, saved)
   if not done and not saved:
     on_model("start", model)
@@ -121,11 +138,13 @@ def _take_phases(run: Run, on_model: Callable[[str, Model], None]) -> Model:
     if index < done:
       continue
     first = ends[index - 1] if index else 0
+    run.watchdog.prepare(phase.name)
     if isinstance(phase, SurgeryPhase):
       model = _operate(run, phase, recipe.phases[:index], model)
     else:
       model = training.train(run, phase, first, model)
-    _keep(run, phase, model)
+    with run.watchdog.doing(Doing.SAVING):
+      _keep(run, phase, model)
     on_model(phase.name, model)
     ended, more = ends[index], index + 1 < len(ends)
     if more and ended and run.stopping(ended):

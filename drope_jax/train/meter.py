@@ -31,21 +31,31 @@ class Meter:
     self._step_tokens = step_tokens
     self._chips = devices.size
     self._peak = flops_lib.peak(devices.flat[0])
+    self._compiles = True
+    self._paused_s = 0.0
     self.restart()
 
   def restart(self) -> None:
     """Forgets what was measured; what took place since does not count."""
     self._under_way = None
     self._waited_s = 0.0
-    self._clock = time.monotonic()
+    self._clock = self._now()
     self._ends: list[float] = []
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
     """Surrounds the wait for a batch."""
+    start = self._now()
+    yield
+    self._waited_s += self._now() - start
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Surrounds what is no part of a step, once those under way are done."""
+    self._await_step()
     start = time.monotonic()
     yield
-    self._waited_s += time.monotonic() - start
+    self._paused_s += time.monotonic() - start
 
   def start_step(self, metrics: Mapping[str, jax.Array]) -> None:
     """Takes the metrics of a step that was just dispatched."""
@@ -62,7 +72,7 @@ class Meter:
     """
     self._await_step()
     elapsed_s = self._ends[-1] - self._clock
-    step_s = np.diff([self._clock, *self._ends])
+    step_s = self._step_s()
     rate = len(self._ends) * self._step_tokens / elapsed_s
     rate_of_chip = rate / self._chips
 
@@ -80,8 +90,20 @@ class Meter:
       "data_wait_s": self._waited_s / len(self._ends),
     }
 
+  def steps_s(self) -> float:
+    """Returns how long the steps took, but for the first, which compiles."""
+    self._await_step()
+    first, self._compiles = int(self._compiles), False
+    return float(self._step_s()[first:].sum())
+
+  def _step_s(self) -> np.ndarray:
+    return np.diff([self._clock, *self._ends])
+
+  def _now(self) -> float:
+    return time.monotonic() - self._paused_s
+
   def _await_step(self) -> None:
     if self._under_way is not None:
       jax.block_until_ready(self._under_way)
-      self._ends.append(time.monotonic())
+      self._ends.append(self._now())
       self._under_way = None

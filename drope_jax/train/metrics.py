@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.data import paths
 
 # A bucket takes about one write of an object a second.
@@ -20,16 +20,16 @@ _UPLOAD_EVERY_S = 30
 class MetricsLog:
   """Appends to a run's metrics.jsonl; nothing that is in it changes.
 
-  A run that resumes logs some steps again: `analysis.runs.read_metrics` takes
-  the later lines. Of a run's processes the first alone writes. A context
-  manager; `flush` before a save, so that no line before a saved step is lost.
+  A run that resumes logs some steps again: `records.read_metrics` takes the
+  later lines. Of a run's processes the first alone writes. A context manager;
+  `flush` before a save, so that no line before a saved step is lost.
   """
 
   def __init__(self, directory: os.PathLike):
     self._file = None
     if jax.process_index() != 0:
       return
-    path = epath.Path(directory) / runs.METRICS
+    path = epath.Path(directory) / records.METRICS
     if paths.in_bucket(path):
       self._file = _Object(path)
     else:

@@ -20,6 +20,8 @@ from drope_jax.train.teacher import Teacher
 
 DTYPES = ("float32", "bfloat16")
 STARTS = ("fresh", "kept")
+_TAKEN = ("best", "heartbeats", "tensorboard", "xla")
+"""Of the names in a run's folder, those that a phase could have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +285,13 @@ class Recipe:
       least held-out loss in the phase, of those where that is measured.
     keep_every_steps: those at its multiples stay too; None: no more.
     log_every_steps: between lines of metrics.jsonl.
+    stall_minutes: in which a step must be begun, else `drope train` ends; ten
+      times as long as steps take where that is more, and six times this for
+      loading, compiling, measuring and saving. None: it waits for ever.
+    profile_steps: the first and last of the run's steps that are traced into
+      tensorboard/ of its folder, for each process; None: none.
+    dump_xla: whether each phase's step is compiled once more, and what XLA
+      notes of it is written to xla/PHASE of its folder.
     read_workers: threads that read batches ahead of the step, in each process;
       0 reads between the steps.
     prefetch_batches: how many batches they read ahead.
@@ -303,6 +312,9 @@ class Recipe:
   keep_saves: int = 2
   keep_every_steps: int | None = None
   log_every_steps: int = 10
+  stall_minutes: float | None = 10.0
+  profile_steps: tuple[int, int] | None = None
+  dump_xla: bool = False
   read_workers: int = 2
   prefetch_batches: int = 4
 
@@ -330,12 +342,13 @@ class Recipe:
     sharding.layout(self.mesh)  # Refuses a name that is none.
     names = [phase.name for phase in self.phases]
     # A phase's checkpoint is the folder of its name, beside the saved steps'.
-    if len(set(names)) < len(names) or not all(
+    if len({*names, *_TAKEN}) < len(names) + len(_TAKEN) or not all(
       re.fullmatch(r"[A-Za-z][\w-]*", name) for name in names
     ):
       raise ValueError(
         "A Recipe's phases need names that differ, of letters, digits, _ and "
-        f"-, a letter first, got {', '.join(names)}. Rename one."
+        f"-, a letter first, and none of {', '.join(_TAKEN)}, got "
+        f"{', '.join(names)}. Rename one."
       )
     for field, least in (
       ("seed", 0),
@@ -350,11 +363,18 @@ class Recipe:
           f"Recipe.{field} must be at least {least}, got "
           f"{getattr(self, field)}. Raise it."
         )
-    minutes = self.save_every_minutes
-    if minutes is not None and not minutes > 0:
+    for field in ("save_every_minutes", "stall_minutes"):
+      minutes = getattr(self, field)
+      if minutes is not None and not minutes > 0:
+        raise ValueError(
+          f"Recipe.{field} must be more than 0, got {minutes}. Raise it, or "
+          "set None to go without."
+        )
+    profiled = self.profile_steps
+    if profiled is not None and not 1 <= profiled[0] <= profiled[1]:
       raise ValueError(
-        f"Recipe.save_every_minutes must be more than 0, got {minutes}. Raise "
-        "it, or set None to save by steps alone."
+        "Recipe.profile_steps must be the first and last of the run's steps to "
+        f"trace, from 1, got {profiled}. Set (100, 104), say, or None."
       )
     kept = self.keep_every_steps
     if kept is not None and (kept < 1 or kept % self.save_every_steps):

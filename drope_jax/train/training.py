@@ -1,6 +1,7 @@
 """One training of a run: its steps, saved on the way and at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 
@@ -10,13 +11,14 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
-from drope_jax.train import flops, held_out, preflight
+from drope_jax.train import flops, held_out, preflight, profile
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import step as steps
 from drope_jax.train import tuning as tunings
 from drope_jax.train.cadence import Cadence
 from drope_jax.train.context import Model, Run
+from drope_jax.train.heartbeat import Doing
 from drope_jax.train.recipe import TrainPhase
 
 
@@ -83,12 +85,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
   tuning = tunings.of(phase, model.params)
   trained = _Trained(phase, tuning, tuning.base(model.params))
   abstract = steps.abstract_state(phase, config, run.mesh)
-  with runs.RunStore(
-    run.directory,
-    run.recipe.keep_saves,
-    run.recipe.keep_every_steps,
-    run.tokenizer_path,
-  ) as saves:
+  with _saves(run) as saves:
     saved = saves.latest_step() or 0
     if saved > last:
       raise ValueError(
@@ -114,20 +111,41 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
           state["opt_state"], before["opt_state"]
         )
 
-    def save(step, state, measured) -> None:
-      saved = steps.to_save(phase, state, trained.params(state))
-      saves.save(step, saved, manifest_at(step, measured))
+    def save(step, state, manifest) -> transformer.Params:
+      params = trained.params(state)
+      with run.watchdog.doing(Doing.SAVING):
+        saves.save(step, steps.to_save(phase, state, params), manifest)
+      run.watchdog.saving(step)
+      return params
+
+    def save_midway(step, state, measured) -> None:
+      save(step, state, manifest_at(step, measured))
 
     state, measured = _take_steps(
-      run, phase, trained, model, backend, first, state, save
+      run, phase, trained, model, backend, first, state, save_midway
     )
     ended = int(state["step"])
     manifest = manifest_at(ended, measured)
     # The steps that an early end left out count as behind the run.
     state["step"] += last - ended
-    params = trained.params(state)
-    saves.save(last, steps.to_save(phase, state, params), manifest)
+    params = save(last, state, manifest)
   return Model(params, manifest)
+
+
+@contextlib.contextmanager
+def _saves(run: Run) -> Iterator[runs.RunStore]:
+  """Gives the run's saves, and waits at the end for the last of them."""
+  recipe = run.recipe
+  with runs.RunStore(
+    run.directory,
+    recipe.keep_saves,
+    recipe.keep_every_steps,
+    run.tokenizer_path,
+  ) as saves:
+    try:
+      yield saves
+    finally:
+      run.watchdog.move(Doing.SAVING)
 
 
 def _restore(saves, phase, abstract, step=None, unread=None):
@@ -162,6 +180,17 @@ def _teacher(run, phase):
   return (config, run.backend(phase, config)), base.params
 
 
+def _meter(run, trained, model, config, teacher):
+  phase = trained.phase
+  work = flops.of_token(
+    config,
+    phase.context_tokens,
+    **trained.tuning.weights(model.params),
+    teacher=teacher,
+  )
+  return meters.Meter(work, phase.step_tokens, run.mesh.devices)
+
+
 def _take_steps(run, phase, trained, model, backend, first, state, save):
   """Returns the state in which the phase ends, and its last measurement.
 
@@ -184,24 +213,29 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
   batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
-  with metrics_lib.MetricsLog(run.directory) as log:
-    meter = meters.Meter(
-      flops.of_token(
-        config,
-        phase.context_tokens,
-        **trained.tuning.weights(model.params),
-        teacher=teacher and teacher[0],
-      ),
-      phase.step_tokens,
-      run.mesh.devices,
-    )
+  with (
+    metrics_lib.MetricsLog(run.directory) as log,
+    profile.Profiler(run.directory, recipe.profile_steps) as profiler,
+  ):
+    meter = _meter(run, trained, model, config, teacher and teacher[0])
     cadence = Cadence(recipe.save_every_steps, recipe.save_every_minutes)
+    start = now
     while now < last:
-      with meter.waiting():
+      with meter.waiting(), run.watchdog.doing(Doing.READING):
         batch = sharding.put_batch(run.mesh, next(batches))
-      state, metrics = take(state, batch, trained.base, teacher_params)
-      meter.start_step(metrics)
+      arguments = (batch, trained.base, teacher_params)
+      if recipe.dump_xla and now == start:
+        lowered = take.lower(state, *arguments)
+        profile.dump(lowered, run.directory / profile.DUMPS / phase.name)
       now += 1
+      profiler.before(now)
+      run.watchdog.step(now, compiles=now == start + 1)
+      with jax.profiler.StepTraceAnnotation("train", step_num=now):
+        state, metrics = take(state, *arguments)
+        meter.start_step(metrics)
+      if profiler.ends(now):
+        with meter.paused(), run.watchdog.doing(Doing.MEASURING):
+          profiler.write()
       measures = phase.held_out is not None and (
         now % phase.held_out.every_steps == 0 or now == last
       )
@@ -212,12 +246,13 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
         metrics = {k: float(v) for k, v in metrics.items()}
         _require_taken(phase, now, metrics)
       if logs:
-        speed = meter.line()
+        speed = meter.line() | run.goodput.line(meter.steps_s())
         measured, probed = {}, {}
         if measures or run.probe is not None:
-          params = trained.params(state)
-          measured = measure(params) if measures else {}
-          probed = run.probe(config, params) if run.probe is not None else {}
+          with run.watchdog.doing(Doing.MEASURING):
+            params = trained.params(state)
+            measured = measure(params) if measures else {}
+            probed = run.probe(config, params) if run.probe is not None else {}
         line = {
           "step": now,
           "phase": phase.name,
@@ -236,8 +271,9 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
           return state, measured | {"tokens": tokens}
         meter.restart()
       if saves:
-        log.flush()
-        save(now, state, measured if measures else {})
+        with meter.paused():
+          log.flush()
+          save(now, state, measured if measures else {})
         cadence.restart()
       if stops:
         raise Stopped(f"saved step {now}")

@@ -462,3 +462,13 @@ def test_a_hugging_face_tokenizer_brings_its_config(tmp_path, params):
 def test_buckets_are_not_taken_for_relative_paths():
   assert str(files.absolute("gs://bucket/run")) == "gs://bucket/run"
   assert files.absolute("run") == files.absolute(os.path.abspath("run"))
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_has_no_steps(
+  tmp_path, monkeypatch
+):
+  run = tmp_path / "run"
+  path = type(files.absolute(run))
+  monkeypatch.setattr(path, "is_dir", lambda self: True)
+  assert not run.exists()
+  assert store.finished_steps(run) == []

@@ -2,114 +2,22 @@
 Google's protocol.
 """
 
-import functools
-import http.server
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import threading
-from urllib import parse
 
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.cli import main
 from drope_jax.data import lock, store
+from drope_jax.train import heartbeat
 from drope_jax.train import metrics as train_metrics
+from tests import emulator
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def bucket():
-  """The storage of the one bucket of a server, gs://bucket."""
-  with pytest.MonkeyPatch.context() as patch:
-    # Before gcsfs is imported: it would ask another, real service.
-    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    pytest.importorskip("gcsfs", reason="needs the extra gcs")
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    storage = pytest.importorskip("gcp_storage_emulator.storage").Storage(
-      use_memory_fs=True
-    )
-    emulator.buckets.create_bucket("bucket", storage)
-    server = http.server.ThreadingHTTPServer(
-      ("127.0.0.1", 0), functools.partial(_handler(emulator), storage)
-    )
-    server.handle_error = lambda *args: None  # gcsfs hangs up on some.
-    url = f"http://127.0.0.1:{server.server_port}"
-    patch.setenv("STORAGE_EMULATOR_HOST", url)
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    storage.server = server
-    server.uploading = lambda name: None
-    # It serves as long as the process lives: a read that is still under way
-    # would be tried again for minutes, and the process wait for it.
-    yield storage
-
-
-def _handler(emulator):
-  """Returns the emulator's handler, with what it leaves out.
-
-  TensorStore needs generations, to tell that nobody else has written, lists a
-  folder by the names that it begins and ends at, and reads a file's end.
-  """
-
-  one_at_a_time = threading.Lock()  # The emulator knows no threads.
-
-  class Handler(emulator.RequestHandler):
-    def _handle(self, method):
-      url = parse.urlparse(self.path)
-      query = parse.parse_qs(url.query)
-      name = parse.unquote(url.path.partition("/b/bucket/o/")[2])
-      if method == "POST":
-        (name,) = query.get("name", [name])
-        self.server.uploading(name)
-      if "startOffset" in query:
-        ends = (*query["startOffset"], *query["endOffset"])
-        self.path += f"&prefix={parse.quote(os.path.commonprefix(ends))}"
-      if (ends := self.headers.get("Range", "")).startswith("bytes=-"):
-        size = int(_objects(self.storage, name).get(name, {"size": 0})["size"])
-        first = max(0, size - int(ends.removeprefix("bytes=-")))
-        self.headers.replace_header("Range", f"bytes={first}-{size - 1}")
-      with one_at_a_time:
-        self._answer(method, name, query)
-
-    def _answer(self, method, name, query):
-      self.generation = _generation(self.storage, name)
-      if query.get("ifGenerationMatch", [self.generation]) != [self.generation]:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_error(http.HTTPStatus.PRECONDITION_FAILED)
-      elif query.get("ifGenerationNotMatch") == [self.generation]:
-        self.send_response(http.HTTPStatus.NOT_MODIFIED)
-        self.end_headers()
-      else:
-        emulator.Router(self).handle(method)
-
-    def end_headers(self):
-      self.send_header("x-goog-generation", self.generation)
-      super().end_headers()
-
-    def log_message(self, *args):
-      pass
-
-    do_GET = functools.partialmethod(_handle, "GET")
-    do_POST = functools.partialmethod(_handle, "POST")
-    do_PUT = functools.partialmethod(_handle, "PUT")
-    do_DELETE = functools.partialmethod(_handle, "DELETE")
-
-  return Handler
-
-
-def _generation(storage, name):
-  return _objects(storage).get(name, {"generation": "0"})["generation"]
-
-
-def _objects(storage, prefix=""):
-  files, _ = storage.get_file_list("bucket", prefix, None)
-  return {file["name"]: file for file in files}
 
 
 @pytest.fixture
@@ -122,7 +30,7 @@ def folder(bucket, here):
 def test_commands_read_and_write_checkpoints_there(bucket, folder, drope):
   ran = drope("convert", "theirs", "--out", "gs://bucket/ours")
   assert (ran.status, ran.err) == (0, "")
-  assert "ours/params/manifest.ocdbt" in _objects(bucket)
+  assert "ours/params/manifest.ocdbt" in emulator.objects(bucket)
   assert drope("convert", "theirs", "--out", "ours").status == 0
   generate = ("--prompt", "The President", "--max-new-tokens", "9")
   for path in ("ours", "dropped"):
@@ -158,7 +66,7 @@ def test_killed_it_leaves_nothing_finished_and_runs_again(
   bucket.server.uploading = kill
   assert process.wait() == -signal.SIGKILL
   bucket.server.uploading = lambda name: None
-  assert "killed/params/manifest.ocdbt" in _objects(bucket)
+  assert "killed/params/manifest.ocdbt" in emulator.objects(bucket)
   ran = drope("inspect", "gs://bucket/killed")
   assert ran.status == 2 and "interrupted" in ran.err
   assert drope(*command).status == 0
@@ -176,7 +84,7 @@ def test_a_failure_leaves_nothing(bucket, folder, drope):
   ran = drope("convert", "theirs", "--out", "gs://bucket/failed")
   assert ran.status == 2 and "NaN" in ran.err
   assert "failed/params/manifest.ocdbt" in uploaded
-  assert not _objects(bucket, "failed")
+  assert not emulator.objects(bucket, "failed")
 
 
 def _put(storage, name, content=b""):
@@ -200,14 +108,14 @@ def _put(storage, name, content=b""):
 def test_a_mistake_is_one_line_and_changes_nothing(
   bucket, folder, drope, command, says
 ):
-  if not _objects(bucket, "c/"):
+  if not emulator.objects(bucket, "c/"):
     assert drope("convert", "theirs", "--out", "gs://bucket/c").status == 0
     _put(bucket, "mine/params/weights")
-  before, local = _objects(bucket), sorted(folder.parent.rglob("*"))
+  before, local = emulator.objects(bucket), sorted(folder.parent.rglob("*"))
   ran = drope(*command.split())
   assert ran.status == 2 and ran.err.count("\n") == 1
   assert says in ran.err
-  assert _objects(bucket) == before
+  assert emulator.objects(bucket) == before
   assert sorted(folder.parent.rglob("*")) == local
 
 
@@ -228,7 +136,7 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
   for out in ("gs://bucket/texts", "gs://bucket/texts"):  # Then it is done.
     ran = drope(*TOKENIZE, out)
     assert (ran.status, ran.err) == (0, "")
-  assert not _objects(bucket, "texts/parts")
+  assert not emulator.objects(bucket, "texts/parts")
   there = store.Store.open("gs://bucket/texts")
   assert there.fingerprint == store.Store.open("text").fingerprint
   there.verify()
@@ -238,7 +146,7 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
     change = f"DataConfig.stores = ('{path}',)"
     ran = drope("train", "tiny.gin", "--set", change, "--out", out)
     assert ran.status == 0, ran.err
-    losses.append([line["loss"] for line in runs.read_metrics(here / out)])
+    losses.append([line["loss"] for line in records.read_metrics(here / out)])
   assert losses[0] == losses[1]
 
 
@@ -254,7 +162,7 @@ def test_a_run_there_has_one_writer_and_keeps_every_line(
     assert ran.status == 2
     error = ran.err.splitlines()[-1]
     assert f"got gs://bucket/run, where process {os.getpid()} on" in error
-    assert [*_objects(bucket, "run/")] == [f"run/{lock.FILENAME}"]
+    assert [*emulator.objects(bucket, "run/")] == [f"run/{lock.FILENAME}"]
   monkeypatch.setattr(lock, "_RENEW_EVERY_S", 15)
   write = train_metrics.MetricsLog.write
 
@@ -266,12 +174,19 @@ def test_a_run_there_has_one_writer_and_keeps_every_line(
   with monkeypatch.context() as patch:
     patch.setattr(train_metrics.MetricsLog, "write", interrupt)
     assert drope(*command).status == 130
-  assert f"run/{lock.FILENAME}" not in _objects(bucket, "run")
-  before = bucket.get_file("bucket", f"run/{runs.METRICS}")
+  (beat,) = heartbeat.read("gs://bucket/run")
+  assert (beat.step, beat.saved_step, beat.ended) == (3, 3, "saved step 3")
+  assert f"run/{lock.FILENAME}" not in emulator.objects(bucket, "run")
+  before = bucket.get_file("bucket", f"run/{records.METRICS}")
   ran = drope(*command)
   assert ran.status == 0, ran.err
-  assert bucket.get_file("bucket", f"run/{runs.METRICS}").startswith(before)
-  lines = runs.read_metrics("gs://bucket/run")
+  assert bucket.get_file("bucket", f"run/{records.METRICS}").startswith(before)
+  begun = beat.begun
+  (beat,) = heartbeat.read("gs://bucket/run")
+  assert (beat.step, beat.saved_step, beat.ended) == (4, 4, "finished")
+  assert beat.begun == pytest.approx(begun) and beat.started > begun
+  lines = records.read_metrics("gs://bucket/run")
+  assert lines[-1]["elapsed_s"] > beat.started - begun
   assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 

@@ -7,7 +7,7 @@ import json
 import jax
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.cli import configure, demo, demo_models
@@ -110,7 +110,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
     assert words in ran.out, words
 
   damage = json.loads((out / "damage.json").read_text())
-  lines = runs.read_metrics(out / "live")
+  lines = records.read_metrics(out / "live")
   assert [line["tokens"] for line in lines] == [2048, 4096]
   assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
   # The teacher is the base, whose weights are random: the text taught more.
@@ -141,7 +141,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   assert "how to ask more" in page and "<svg" in page
 
   assert run_demo().status == 0
-  assert runs.read_metrics(out / "live") == lines, "it trained again"
+  assert records.read_metrics(out / "live") == lines, "it trained again"
   assert json.loads((out / "results.json").read_text()) == found
 
 

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import files, store
 from drope_jax.data import lock
 from drope_jax.data import store as data_store
-from drope_jax.train import metrics
+from drope_jax.exits import Exit
+from drope_jax.train import heartbeat, metrics
 
 STEPS = 120
 BINDINGS = (
@@ -27,6 +28,7 @@ BINDINGS = (
   "TrainPhase.optimizer = @Muon()",
   "Recipe.log_every_steps = 1",
 )
+_PROGRAM = ("-m", "drope_jax.cli.main")
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,12 @@ def start(here, environment):
   """Starts `drope train` in a process of its own, which the test's end ends."""
   started = []
 
-  def start(out, save_every, *arguments, **options) -> subprocess.Popen:
+  def start(
+    out, save_every, *arguments, program=_PROGRAM, **options
+  ) -> subprocess.Popen:
     bindings = (*BINDINGS, f"Recipe.save_every_steps = {save_every}")
     process = subprocess.Popen(
-      [sys.executable, "-m", "drope_jax.cli.main", "train", "tiny.gin"]
+      [sys.executable, *program, "train", "tiny.gin"]
       + ["--out", str(out)]
       + [word for binding in bindings for word in ("--set", binding)]
       + [*arguments],
@@ -83,10 +87,18 @@ def whole(trained, environment, tmp_path_factory):
 
 
 def _lines(run):
-  timed = ("tokens_per_s", "mfu", "step_s", "data_wait")
+  timed = (
+    "tokens_per_s",
+    "mfu",
+    "step_s",
+    "data_wait",
+    "elapsed_s",
+    "kept_s",
+    "goodput",
+  )
   return [
     {k: value for k, value in line.items() if not k.startswith(timed)}
-    for line in runs.read_metrics(run)
+    for line in records.read_metrics(run)
   ]
 
 
@@ -111,12 +123,12 @@ def _await(condition, process, ends=False):
 
 
 def _touched(run) -> int:
-  file = run / runs.METRICS
+  file = run / records.METRICS
   return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _logged(run) -> int:
-  file = run / runs.METRICS
+  file = run / records.METRICS
   return file.read_text().count("\n") if file.exists() else 0
 
 
@@ -132,7 +144,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
   assert error.splitlines()[-1] == (
     f"drope train: terminated; saved step {step}; the same command resumes"
   )
-  assert len(runs.read_metrics(run)) == step
+  assert len(records.read_metrics(run)) == step
   _assert_ends_as(start(run, 10_000), run, whole)
 
 
@@ -361,7 +373,7 @@ def test_a_read_only_folder_is_one_line(
 def start_all(start, environment):
   """Starts the first of so many processes that are one program."""
 
-  def start_all(out, count, *, of, only_last=()):
+  def start_all(out, count, *, of, all=(), only_last=(), last=_PROGRAM):
     with socket.socket() as free:
       free.bind(("127.0.0.1", 0))
       address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -370,7 +382,9 @@ def start_all(start, environment):
         out,
         10_000,
         *("--distributed", "60"),
+        *all,
         *(only_last if index == count - 1 else ()),
+        program=last if index == count - 1 else _PROGRAM,
         env=environment
         | {
           "JAX_COORDINATOR_ADDRESS": address,
@@ -392,10 +406,48 @@ def test_processes_that_disagree_are_told_in_what(start_all, here):
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2, error
     assert error.count("\n") == 1
-    assert (
-      f"recipe.phases[0].steps is {STEPS} in process 0, 7 in process 1" in error
-    )
+    assert f"recipe.phases[0].steps is {STEPS} in process 0 on " in error
+    assert f", 7 in process 1 on {socket.gethostname()}." in error
   assert not (here / "new").exists()
+
+
+_NO_FIFTH_BATCH = """
+import sys, time
+from drope_jax import sharding
+from drope_jax.cli import main
+put_batch, batches = sharding.put_batch, []
+def put(mesh, batch):
+  batches.append(batch)
+  if len(batches) == 5:
+    time.sleep(1000)
+  return put_batch(mesh, batch)
+sharding.put_batch = put
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_a_host_that_stands_still_is_named_to_all_and_ends_them(
+  start_all, here
+):
+  run = here / "new"
+  processes = start_all(
+    run,
+    2,
+    of=2,
+    all=("--set", "Recipe.stall_minutes = 0.2"),
+    last=("-c", _NO_FIFTH_BATCH),
+  )
+  statuses, host = set(), socket.gethostname()
+  for process in processes:
+    _, error = process.communicate(timeout=120)
+    statuses.add(process.returncode)
+    assert f"process 1 on {host} waits for data after step 4" in error
+    assert "Traceback" not in error
+  # JAX ends the others as soon as the first has ended.
+  assert Exit.STALLED in statuses <= {Exit.STALLED, Exit.HOST_LOST}
+  beats = heartbeat.read(run)
+  assert [beat.doing for beat in beats] == ["stepping", "reading"]
+  assert beats[0].step > beats[1].step == 4
 
 
 @pytest.mark.slow
@@ -421,7 +473,7 @@ def test_several_processes_train_as_one_and_fail_together(
   processes[1].kill()
   for process in (processes[0], *processes[2:]):
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 2, error
+    assert process.returncode == Exit.HOST_LOST, error
     assert "another process of the run has ended" in error.splitlines()[-1]
   logged = _logged(run)
   processes = start_all(run, count, of=count)
@@ -429,7 +481,7 @@ def test_several_processes_train_as_one_and_fail_together(
   processes[0].kill()  # Which coordinates them.
   for process in processes[1:]:
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 2, error
+    assert process.returncode == Exit.HOST_LOST, error
     assert error.count("\n") == 1
     assert "another process of the run has ended" in error
     *_, log = error.split()

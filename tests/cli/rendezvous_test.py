@@ -4,9 +4,11 @@ from concurrent import futures
 import contextlib
 import json
 import socket
+import time
 
 import pytest
 
+from drope_jax import exits
 from drope_jax.cli import rendezvous
 from drope_jax.cli.rendezvous import Place
 
@@ -26,8 +28,15 @@ def _meet(*places, judge=_fits, timeout_s=60, meanwhile=lambda: None):
   """Returns what each process was told, None where nothing keeps it."""
 
   def meet(place):
+    facts = {"of": place.index, "host": {"name": f"w-{place.index}"}}
     try:
-      rendezvous.meet(place, {"of": place.index}, judge, timeout_s)
+      met = rendezvous.meet(place, facts, judge, timeout_s)
+      assert [host["name"] for host in met.values()] == [
+        f"w-{index}" for index in range(place.count)
+      ]
+      assert [*met] == [*range(place.count)]
+    except exits.HostLost as error:
+      return f"lost: {error}"
     except ValueError as error:
       return str(error)
 
@@ -46,25 +55,26 @@ def test_the_first_hears_all_and_all_hear_what_it_finds(address):
   heard = []
 
   def judge(facts):
-    heard.append(facts)
+    heard.append({index: said["of"] for index, said in facts.items()})
     return "they do not fit" if len(heard) > 1 else None
 
   places = _places(address, 0, 1, 2)
   assert _meet(*places, judge=judge) == [None] * 3
   assert _meet(*places, judge=judge) == ["they do not fit"] * 3
-  assert heard == [{0: {"of": 0}, 1: {"of": 1}, 2: {"of": 2}}] * 2
+  assert heard == [{0: 0, 1: 1, 2: 2}] * 2
   assert [*heard[0]] == [0, 1, 2]
 
 
 def test_all_that_came_are_told_which_are_missing(address):
   told = _meet(*_places(address, 0, 2, of=4), timeout_s=1)
   assert told[0] == (
-    "4 processes are needed, got 2 within 1 s: 1, 3 missing. Start one on each "
-    f"host, and let all reach TCP port {address.split(':')[1]} of 127.0.0.1."
+    "lost: 4 processes are needed, got 2 within 1 s: 1, 3 missing. Start one "
+    "on each host, and let all reach TCP port "
+    f"{address.split(':')[1]} of 127.0.0.1."
   )
   assert told == told[:1] * 2
   (told,) = _meet(*_places(address, 1, of=2), timeout_s=0.3)
-  assert "Process 0 is needed, got none within 0.3 s at TCP port" in told
+  assert "lost: Process 0 is needed, got none within 0.3 s at TCP port" in told
 
 
 def test_strangers_are_neither_counted_nor_waited_for(address):
@@ -94,12 +104,13 @@ def test_a_number_beyond_the_count_is_named_to_all(address):
 
 
 @contextlib.contextmanager
-def _said_hello(place, index, signature=None):
+def _said_hello(place, index, signature=None, ahead_s=0.0):
   """Gives what a process reads from that it has told of itself."""
   with _connected(place) as connection, connection.makefile("rw") as stream:
     nonce = json.loads(stream.readline())["nonce"]
     hello = {"index": index, "count": place.count, "facts": {}}
     hello["hmac"] = signature or rendezvous._sign(nonce, {})
+    hello["clock"] = time.time() + ahead_s
     stream.write(json.dumps(hello) + "\n")
     stream.flush()
     yield connection, stream
@@ -144,6 +155,22 @@ def test_a_process_that_died_while_it_waited_may_come_again(address):
       assert stream.read() == ""  # Until it is no longer counted.
 
   assert _meet(first, *others, meanwhile=come_and_go) == [None] * 3
+
+
+def test_the_first_hears_by_how_much_a_clock_is_ahead(address):
+  first, ahead = Place(address, 2, 0), []
+
+  def judge(facts):
+    ahead.extend(said["host"]["ahead_s"] for said in facts.values())
+    return "one is"
+
+  def come():
+    with _said_hello(first, 1, ahead_s=100.0) as (_, stream):
+      assert json.loads(stream.readline())["problem"] == "one is"
+
+  assert _meet(first, judge=judge, meanwhile=come) == ["one is"]
+  # A message takes its time, the less of it the less busy the machine is.
+  assert ahead == [pytest.approx(0, abs=1), pytest.approx(100, abs=20)]
 
 
 def test_it_listens_at_the_address_given_alone(address):

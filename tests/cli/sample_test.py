@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import store as checkpoints
 from drope_jax.data import lock, store, writer
 from drope_jax.inference import sampling
@@ -46,7 +46,7 @@ def test_a_recipe_on_it_needs_no_other_text(drope, here):
   (here / "text").rename(here / "elsewhere")
   ran = drope("train", "own.gin", "--out", "recalibrated")
   assert ran.status == 0, ran.err
-  assert [line["phase"] for line in runs.read_metrics("recalibrated")]
+  assert [line["phase"] for line in records.read_metrics("recalibrated")]
   last = checkpoints.describe("recalibrated")[0].lineage[-1]
   assert own.fingerprint in json.dumps(last.arguments)
 

@@ -5,9 +5,10 @@ import json
 import os
 import shutil
 
+import jax
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest, store
 from drope_jax.cli import train
 from drope_jax.data import lock
@@ -85,7 +86,7 @@ def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
   assert ran.err.splitlines()[-1].startswith("drope train: the disk is full")
   assert store.finished_steps("new") == [1, 2]
   assert drope(*command).status == 0
-  assert [line["step"] for line in runs.read_metrics("new")] == [1, 2, 3]
+  assert [line["step"] for line in records.read_metrics("new")] == [1, 2, 3]
   assert store.describe("new/pretrain")[0].lineage[-1].steps == 3
 
 
@@ -138,7 +139,7 @@ def test_the_best_step_is_found_by_that_name(drope, here):
   for binding in bindings:
     command += ["--set", binding]
   assert drope(*command).status == 0
-  losses = [line["held_out_loss"] for line in runs.read_metrics("new")]
+  losses = [line["held_out_loss"] for line in records.read_metrics("new")]
   best = losses.index(min(losses)) + 1
   assert best < 4 and store.finished_steps("new") == [best, 4]
   ran = drope("inspect", "new/best", "--json")
@@ -146,3 +147,38 @@ def test_the_best_step_is_found_by_that_name(drope, here):
   assert arguments["held_out_loss"] == min(losses)
   ran = drope("inspect", "run/best")
   assert ran.status == 2 and "a held-out loss, got none. Set" in ran.err
+
+
+def _traced_steps(file):
+  """Returns the numbers of the steps that a trace has."""
+  data = jax.profiler.ProfileData.from_file(str(file))
+  return {
+    dict(event.stats)["step_num"]
+    for plane in data.planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == "train"
+  }
+
+
+def test_some_steps_are_traced_and_what_xla_makes_of_one_is_kept(drope, here):
+  command = ["train", "tiny.gin", "--out", "new"]
+  for binding in (
+    "TrainPhase.steps = 5",
+    "Recipe.profile_steps = (3, 4)",
+    "Recipe.dump_xla = True",
+  ):
+    command += ["--set", binding]
+  assert drope(*command).status == 0
+  traces = here / "new" / "tensorboard" / "plugins" / "profile"
+  (file,) = traces.rglob("*.*")
+  assert file == traces / "step_3" / "process_0.xplane.pb"
+  assert _traced_steps(file) == {3, 4}
+  dumped = {
+    stage: [*(here / "new" / "xla" / "pretrain").glob(f"*{stage}.txt")]
+    for stage in ("before_optimizations", "after_optimizations")
+  }
+  for (file,) in dumped.values():
+    assert "HloModule jit_step" in file.read_text()
+  # The run is the same one without.
+  assert drope(*command, "--set", "Recipe.dump_xla = False").status == 0

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from drope_jax import sharding
+from drope_jax import exits, sharding
 from drope_jax.cli import configure
 from drope_jax.model import remat
 from drope_jax.train.recipe import Recipe, TrainPhase
@@ -34,3 +34,15 @@ def test_its_table_of_meshes_is_the_presets():
     sizes = dict(re.findall(r"`(\w+)` (-?\d+)", sizes))
     sizes = {"fsdp": 1} | {axis: int(size) for axis, size in sizes.items()}
     assert sharding.PRESETS[name] == sharding.MeshConfig(**sizes)
+
+
+def test_its_table_of_statuses_is_the_commands():
+  table = TEXT.split("| status |")[1].split("\n\n")[0]
+  named = {
+    int(n)
+    for n in re.findall(
+      r"\d+", " ".join(row.split("|")[1] for row in table.splitlines()[2:])
+    )
+  }
+  told = {*exits.Exit} - {exits.Exit.DOES_NOT_FIT, exits.Exit.KILLED}
+  assert named - {128} == told

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-SOURCES = ("drope_jax", "configs", "setup.py", "pyproject.toml")
+SOURCES = ("drope_jax", "launch", "configs", "setup.py", "pyproject.toml")
 TEXTS = ("LICENSE", "MANIFEST.in", "README.md")
 
 
@@ -46,7 +46,7 @@ def _files(folder: pathlib.Path) -> set[str]:
   }
 
 
-@pytest.mark.parametrize("folder", ["drope_jax", "configs"])
+@pytest.mark.parametrize("folder", ["drope_jax", "launch", "configs"])
 def test_every_file_of_the_package_is_installed(installed, folder):
   inside = "drope_jax/configs" if folder == "configs" else folder
   want = _files(ROOT / folder)
@@ -75,6 +75,8 @@ print(configure.build("models/tiny.gin", config.ModelConfig).width)
   assert ran.stdout == "48\n"
 
 
-def test_the_console_command_is_declared(installed):
+def test_the_console_commands_are_declared(installed):
   (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-  assert "drope = drope_jax.cli.main:main" in entry_points.read_text()
+  declared = entry_points.read_text()
+  assert "drope = drope_jax.cli.main:main" in declared
+  assert "drope-launch = launch.cli:main" in declared

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from drope_jax import positional, sharding, trees
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.checkpoint import store
 from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
@@ -177,14 +177,22 @@ def _assert_same_bits(got, want):
     assert got[path].tobytes() == want[path].tobytes(), path
 
 
-_TIMED = ("tokens_per_s", "mfu", "step_s", "data_wait")
+_TIMED = (
+  "tokens_per_s",
+  "mfu",
+  "step_s",
+  "data_wait",
+  "elapsed_s",
+  "kept_s",
+  "goodput",
+)
 
 
 def _lines(folder):
   """What metrics.jsonl has that no clock measured."""
   return [
     {k: value for k, value in line.items() if not k.startswith(_TIMED)}
-    for line in runs.read_metrics(folder)
+    for line in records.read_metrics(folder)
   ]
 
 
@@ -249,10 +257,12 @@ def test_every_step_is_logged_once(whole):
   # Fresh logits have a variance of about 1, which costs half a nat.
   assert lines[0]["loss"] == pytest.approx(np.log(288) + 0.5, rel=0.05)
   assert lines[0]["perplexity"] == pytest.approx(np.exp(lines[0]["loss"]))
-  timed = runs.read_metrics(whole[0])[9]
+  timed = records.read_metrics(whole[0])[9]
   assert timed["tokens_per_s_per_chip"] == timed["tokens_per_s"] / 2
   assert timed["step_s_max"] == pytest.approx(32 / timed["tokens_per_s"])
   assert timed["mfu_causal"] is None
+  assert 0 < timed["kept_s"] < timed["elapsed_s"]
+  assert timed["goodput"] == timed["kept_s"] / timed["elapsed_s"]
   # A document's last token predicts nothing where documents are masked.
   assert lines[0]["weight"] == 16 and lines[9]["weight"] < 32
   steps = {int(p.name) for p in whole[0].iterdir() if p.name.isdecimal()}

@@ -59,3 +59,17 @@ def test_no_more_than_two_steps_are_under_way(clock):
   assert clock.now == 110.0
   line = measured.line()
   assert line["mfu_causal"] is None and line["mfu_noncausal"] is None
+
+
+def test_what_is_no_part_of_a_step_is_left_out(clock):
+  measured = _meter("cpu")
+  measured.start_step(110.0)  # It compiles.
+  assert measured.steps_s() == 0.0
+  measured.restart()
+  measured.start_step(112.0)
+  with measured.paused():
+    assert clock.now == 112.0
+    clock.now += 50
+  measured.start_step(165.0)
+  assert measured.steps_s() == 2.0 + 3.0
+  assert measured.line()["step_s_max"] == 3.0

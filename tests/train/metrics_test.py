@@ -7,7 +7,7 @@ from etils import epath
 import jax
 import pytest
 
-from drope_jax.analysis import runs
+from drope_jax.analysis import records
 from drope_jax.train import metrics
 
 
@@ -18,15 +18,15 @@ def _log(folder, steps):
 
 
 def _steps(folder):
-  return [line["step"] for line in runs.read_metrics(folder)]
+  return [line["step"] for line in records.read_metrics(folder)]
 
 
 def test_a_resumed_run_logs_again_and_what_it_had_logged_stays(tmp_path):
-  file = tmp_path / runs.METRICS
+  file = tmp_path / records.METRICS
   _log(tmp_path, [2, 4, 6, 8])
   before = file.read_bytes()
   _log(tmp_path, [5, 10])
-  assert runs.read_metrics(tmp_path) == [
+  assert records.read_metrics(tmp_path) == [
     {"step": s, "loss": s / 8} for s in (2, 4, 5, 10)
   ]
   assert file.read_bytes().startswith(before)
@@ -36,7 +36,7 @@ def test_a_resumed_run_logs_again_and_what_it_had_logged_stays(tmp_path):
 def test_a_line_cut_short_by_a_crash_spoils_no_other(tmp_path, rest):
   _log(tmp_path, [2, 4])
   whole = json.dumps({"step": 6, "loss": 0.75}).encode()
-  file = tmp_path / runs.METRICS
+  file = tmp_path / records.METRICS
   logged = [2, 4]
   for cut in range(1, len(whole)):
     with file.open("ab") as log:
@@ -48,7 +48,7 @@ def test_a_line_cut_short_by_a_crash_spoils_no_other(tmp_path, rest):
 
 
 def test_a_whole_line_without_its_end_counts(tmp_path):
-  (tmp_path / runs.METRICS).write_text('{"step": 2}')
+  (tmp_path / records.METRICS).write_text('{"step": 2}')
   _log(tmp_path, [4])
   assert _steps(tmp_path) == [2, 4]
 
@@ -56,13 +56,13 @@ def test_a_whole_line_without_its_end_counts(tmp_path):
 def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
   with metrics.MetricsLog(tmp_path) as log:
     log.write({"step": 1})
-    assert runs.read_metrics(tmp_path) == [{"step": 1}]
+    assert records.read_metrics(tmp_path) == [{"step": 1}]
 
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
   with metrics.MetricsLog(tmp_path) as log:
     log.write({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
-  assert runs.read_metrics(tmp_path) == [
+  assert records.read_metrics(tmp_path) == [
     {"step": 1, "loss": None, "grad_norm": None}
   ]
 

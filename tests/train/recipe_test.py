@@ -119,6 +119,12 @@ def test_a_surgery_is_measured_on_some_text():
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),
     ({"save_every_steps": 0}, "save_every_steps must be at least 1, got 0"),
     ({"save_every_minutes": 0.0}, "save_every_minutes must be more than 0"),
+    ({"stall_minutes": 0.0}, "stall_minutes must be more than 0"),
+    (
+      {"profile_steps": (0, 3)},
+      "the first and last of the run's steps to trace",
+    ),
+    ({"profile_steps": (4, 3)}, r"from 1, got \(4, 3\)"),
     ({"keep_saves": 0}, "keep_saves must be at least 1, got 0"),
     (
       {"keep_every_steps": 750},
@@ -185,7 +191,9 @@ def test_a_schedule_kept_is_one_over_all_phases():
   assert recipe.learning_rate(fresh)(18) == alone(3) != whole(3)
 
 
-@pytest.mark.parametrize("name", ["1000", "", "..", "a/b", "metrics.jsonl"])
+@pytest.mark.parametrize(
+  "name", ["1000", "", "..", "a/b", "metrics.jsonl", "best", "heartbeats"]
+)
 def test_a_phase_whose_name_makes_no_folder_of_its_own_is_refused(name):
   with pytest.raises(ValueError, match="phases need names"):
     dataclasses.replace(

@@ -1,0 +1,206 @@
+"""Whether the hosts of a run are fit for it, before it costs anything.
+
+Each process says what it finds at its host when they meet, where `obstacle`
+judges it. Once JAX has joined them and devices are known, each judges by
+`require` what all have said, and so all alike.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping
+import math
+import shutil
+import socket
+import tempfile
+from typing import Any
+import uuid
+
+from etils import epath
+import jax
+
+from drope_jax import sharding
+from drope_jax.checkpoint import files, store
+from drope_jax.cli import agreement, machine, mistakes
+from drope_jax.cli.rendezvous import Hosts
+from drope_jax.data import paths
+from drope_jax.model.config import ModelConfig
+from drope_jax.plan import slices
+from drope_jax.plan import training as planning
+from drope_jax.plan.slices import Slice
+from drope_jax.train import preflight
+from drope_jax.train import step as steps
+from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+
+_CLOCKS_S = 5.0
+_MIB, _GIB = 2**20, 2**30
+_SPARE_BYTES = 100 * _MIB
+"""Of disk, for JAX's logs and compiled programs."""
+
+
+def describe(out: str) -> dict[str, Any]:
+  """Returns what this process finds at its host, in JSON types.
+
+  Args:
+    out: the run's folder, in which nothing is left behind.
+  """
+  unwritable = None
+  folder = _nearest(out)
+  try:
+    _try_to_write(folder)
+  except Exception as error:
+    unwritable = mistakes.explain(error)
+    if unwritable is None:
+      raise
+  local = not paths.in_bucket(folder)
+  return {
+    "name": socket.gethostname(),
+    "unwritable": unwritable,
+    "memory": machine.available_memory(),
+    "disk": shutil.disk_usage(folder).free if local else None,
+    "spare": shutil.disk_usage(tempfile.gettempdir()).free,
+  }
+
+
+def names(hosts: Hosts) -> dict[int, str]:
+  """Returns the name of each process's host."""
+  return {index: host["name"] for index, host in hosts.items()}
+
+
+def obstacle(hosts: Hosts, out: str) -> str | None:
+  """Returns which host is unfit, and what to do there; None: all are fit.
+
+  Args:
+    hosts: what `describe` returned, by process, with "ahead_s" where several
+      have met.
+    out: the run's folder.
+  """
+  for index, host in hosts.items():
+    where = f"process {index} on {host['name']}"
+    if host["unwritable"] is not None:
+      return (
+        f"Every host must be able to write to --out, but {where} is not: "
+        f"{host['unwritable'].rstrip('.')}. Mount {out} there, or let its "
+        "account write it."
+      )
+    if abs(ahead_s := host.get("ahead_s", 0.0)) > _CLOCKS_S:
+      return (
+        f"The hosts' clocks must agree within {_CLOCKS_S:.0f} s, got one of "
+        f"{where} that is {abs(ahead_s):.0f} s "
+        f"{'ahead of' if ahead_s > 0 else 'behind'} process 0's. Set it, by "
+        "`chronyc makestep` say."
+      )
+    if host["spare"] < _SPARE_BYTES:
+      return (
+        f"Every host needs {_SPARE_BYTES // _MIB} MiB of disk for temporary "
+        f"files, got {host['spare'] // _MIB} MiB for {where}. Free some, or "
+        "set TMPDIR to a folder that has them."
+      )
+  return None
+
+
+def require(
+  recipe: Recipe, out: str, hosts: Hosts, topology: Slice | None
+) -> None:
+  """Checks devices, and whether hosts have room for the run's saves.
+
+  Every process calls it once JAX knows all devices; all raise alike.
+
+  Args:
+    recipe: to be run.
+    out: its folder.
+    hosts: what `describe` returned, by process.
+    topology: what the recipe was planned for; None: any devices will do.
+
+  Raises:
+    ValueError: the devices are others, or a host has no room for a save.
+  """
+  if topology is not None:
+    _require_chips(topology, names(hosts))
+  mesh = sharding.make_mesh(recipe.mesh)
+  for phase, config in _trainings_left(recipe, out):
+    held = planning.save_bytes(phase, config, mesh)
+    written = _size(steps.abstract_saved(phase, config, mesh))
+    for name, group in _by_name(hosts):
+      need, free = len(group) * held, min(host["memory"] for host in group)
+      if free < need:
+        raise ValueError(
+          f"{phase.name}: a save takes {need / _GIB:.1f} GiB of memory on "
+          f"{name}, got {free / _GIB:.1f} GiB that are free. End what else "
+          "runs there, or let more hosts share the model."
+        )
+      if (free := group[0]["disk"]) is not None and free < written:
+        raise ValueError(
+          f"{phase.name}: a save takes {written / _GIB:.1f} GiB of disk in "
+          f"{out}, got {free / _GIB:.1f} GiB that are free on {name}. Free "
+          "some, or choose another --out."
+        )
+
+
+def _nearest(out: str) -> epath.Path:
+  """Returns a run's folder, or where it will be made."""
+  folder = files.absolute(out)
+  if not paths.in_bucket(folder):
+    while not folder.is_dir():
+      folder = folder.parent
+  return folder
+
+
+def _try_to_write(folder: epath.Path) -> None:
+  if not paths.in_bucket(folder):
+    with tempfile.TemporaryFile(dir=folder) as file:
+      file.write(b"x")
+    return
+  # By its ending, a new run takes it for none of another's files.
+  trial = folder / f"{uuid.uuid4().hex}.tmp"
+  trial.write_bytes(b"x")
+  trial.unlink()
+
+
+def _require_chips(topology: Slice, host_names: Mapping[int, str]) -> None:
+  kinds = slices.CHIPS[topology.chip].kinds
+  devices = jax.devices()
+  if len(devices) == topology.chips and all(
+    device.device_kind in kinds for device in devices
+  ):
+    return
+  found = collections.Counter(
+    (device.process_index, device.device_kind) for device in devices
+  )
+  held = {
+    index: " and ".join(
+      f"{count} of {kind}" for (i, kind), count in found.items() if i == index
+    )
+    for index in host_names
+  }
+  raise ValueError(
+    f"--topology {topology.name} has {topology.chips} devices of kind "
+    f"{kinds[0]}, got {len(devices)}: {agreement.by_value(held, host_names)}. "
+    "Start it on that slice, or name the slice that it is on."
+  )
+
+
+def _trainings_left(
+  recipe: Recipe, out: str
+) -> Iterator[tuple[TrainPhase, ModelConfig]]:
+  """Yields each training that is not done, and its model's config."""
+  saved = (store.finished_steps(out) or [0])[-1]
+  config = preflight.start_config(recipe)
+  for phase, end in zip(recipe.phases, recipe.end_steps(), strict=True):
+    if isinstance(phase, SurgeryPhase):
+      config = preflight.config_after(phase, config)
+    elif end > saved:
+      yield phase, config
+
+
+def _by_name(hosts: Hosts) -> list[tuple[str, list[Mapping[str, Any]]]]:
+  """Returns what the processes of each host say, by its name."""
+  groups = collections.defaultdict(list)
+  for host in hosts.values():
+    groups[host["name"]].append(host)
+  return [*groups.items()]
+
+
+def _size(tree: Any) -> int:
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

@@ -1,0 +1,181 @@
+"""What each process of a run says of itself, every few seconds; without jax.
+
+RUN/heartbeats/0.json is the first process's, and so on, each an object of the
+fields of `Heartbeat`. The first process's alone says what is saved.
+"""
+
+from collections.abc import Sequence
+from concurrent import futures
+import dataclasses
+import enum
+import json
+import os
+
+from etils import epath
+
+from drope_jax.data import whole_file
+
+FOLDER = "heartbeats"
+EVERY_S = 10.0
+_READERS = 16
+_SILENT_S = 25.0
+_START_S = 60.0
+"""Within which the processes of one start begin to beat."""
+
+
+class Doing(enum.StrEnum):
+  """What a process does."""
+
+  PREPARING = "preparing"  # It loads, operates, or compiles the first step.
+  READING = "reading"  # It waits for its part of a batch.
+  STEPPING = "stepping"  # It waits for its devices, and so for all processes.
+  MEASURING = "measuring"
+  SAVING = "saving"
+  ENDED = "ended"
+
+
+_WORDS = {
+  Doing.PREPARING: "prepares its steps",
+  Doing.READING: "waits for data",
+  Doing.STEPPING: "waits for its devices",
+  Doing.MEASURING: "measures",
+  Doing.SAVING: "saves",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Heartbeat:
+  """One process's, at one moment. Times are in seconds since 1970.
+
+  Attributes:
+    process, processes: which it is, from 0, of how many.
+    host: its machine's name.
+    pid: there.
+    begun: when the run's first start began.
+    started: when this start of the run began.
+    time: when this was written.
+    doing: see `Doing`.
+    phase: that it is in; None before the first.
+    step: of the run, the last that it has begun; None before the first.
+    stepped: when it began that; None before the first.
+    last_step: of the run, if no phase ends early.
+    saved_step: the newest that is saved and whole; None where there is none.
+    saved: when it was; None where an earlier start saved it.
+    ended: why it ended, in a line: "finished", "saved step 12" where it was
+      told to end, or what went wrong. None while it runs, and where it was
+      killed or stood still.
+  """
+
+  process: int
+  processes: int
+  host: str
+  pid: int
+  begun: float
+  started: float
+  time: float
+  doing: Doing
+  phase: str | None
+  step: int | None
+  stepped: float | None
+  last_step: int
+  saved_step: int | None = None
+  saved: float | None = None
+  ended: str | None = None
+
+
+def write(directory: epath.Path, beat: Heartbeat) -> None:
+  """Writes a process's heartbeat over its last one."""
+  text = json.dumps(dataclasses.asdict(beat)) + "\n"
+  whole_file.write(_file(directory, beat.process), text.encode())
+
+
+def read(
+  directory: str | os.PathLike, processes: int | None = None
+) -> list[Heartbeat]:
+  """Returns the newest heartbeat of each process of a run, by their numbers.
+
+  A process that has not written yet is left out, or has one of an earlier
+  start, by `started`.
+
+  Args:
+    directory: the run's; without heartbeats, the list is empty.
+    processes: how many there are; None: as many as the first says.
+
+  Raises:
+    ValueError: a file is no heartbeat; it is named.
+  """
+  directory = epath.Path(directory)
+  if processes is None:
+    first = _read(_file(directory, 0))
+    processes = 0 if first is None else first.processes
+  # By their names: gcsfs would remember a listing, with sizes, for ever.
+  files = [_file(directory, number) for number in range(processes)]
+  with futures.ThreadPoolExecutor(_READERS) as pool:
+    beats = [*pool.map(_read, files)]
+  return [b for b in beats if b is not None and b.processes == processes]
+
+
+def begun(directory: os.PathLike) -> float | None:
+  """Returns when a run's first start began, by its first process; else None."""
+  first = _read(_file(epath.Path(directory), 0))
+  return first and first.begun
+
+
+def blame(beats: Sequence[Heartbeat]) -> str:
+  """Returns in a line which processes of a run keep the others waiting.
+
+  Those that are gone; else those that have begun the fewest steps, and of these
+  those that do not wait for their devices, and so for the others.
+
+  Args:
+    beats: of all processes, while nothing moves.
+  """
+  newest = max(beat.time for beat in beats)
+  started = max(beat.started for beat in beats) - _START_S
+  beats = sorted(
+    (beat for beat in beats if beat.started >= started),
+    key=lambda beat: beat.process,
+  )
+  absent = {*range(beats[0].processes)} - {beat.process for beat in beats}
+  gone = [f"process {index} has not begun" for index in sorted(absent)]
+  for beat in beats:
+    if beat.ended is not None:
+      gone.append(f"{_name(beat)} has ended ({beat.ended})")
+    elif newest - beat.time > _SILENT_S:
+      gone.append(f"{_name(beat)} is silent since step {beat.step}")
+  if gone:
+    return "; ".join(gone)
+  least = min(beat.step or 0 for beat in beats)
+  behind = [beat for beat in beats if (beat.step or 0) == least]
+  waiting = [beat for beat in behind if beat.doing is Doing.STEPPING]
+  if len(waiting) == len(beats) > 1:
+    return f"all {len(beats)} processes wait for their devices in step {least}"
+  named = [beat for beat in behind if beat not in waiting] or behind
+  return "; ".join(map(state, named))
+
+
+def state(beat: Heartbeat) -> str:
+  """Returns what a process does that has not ended, in a few words."""
+  return f"{_name(beat)} {_WORDS[beat.doing]} after step {beat.step or 0}"
+
+
+def _name(beat: Heartbeat) -> str:
+  return f"process {beat.process} on {beat.host}"
+
+
+def _file(directory: epath.Path, process: int) -> epath.Path:
+  return directory / FOLDER / f"{process}.json"
+
+
+def _read(file: epath.Path) -> Heartbeat | None:
+  """Returns what a file says; None where there is none."""
+  try:
+    fields = json.loads(file.read_text())
+    return Heartbeat(**fields | {"doing": Doing(fields["doing"])})
+  except FileNotFoundError:
+    return None
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"A heartbeat of this version of drope_jax is needed, got {file} "
+      f"({error}). Remove it; the run writes it anew."
+    ) from error

@@ -1,0 +1,135 @@
+"""The launcher's command line."""
+
+import argparse
+from collections.abc import Collection
+
+from drope_jax.cli import terminal
+from launch import machine, order, watch
+
+
+class _Parser(argparse.ArgumentParser):
+  """Reports an error in one line, without the usage block."""
+
+  def error(self, message):
+    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
+    self.exit(2, terminal.printable(text))
+
+
+def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
+  """Returns the parser of the command line.
+
+  Args:
+    verbs: that it knows.
+    description: of all, for --help.
+  """
+  common = _Parser(add_help=False)
+  common.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE.toml",
+    help="the slices' description, such as launch/slices/v5e-16-spot.toml",
+  )
+  common.add_argument(
+    "--dry-run",
+    action="store_true",
+    help="print the commands as argument lists, and run none",
+  )
+  whole = _Parser(
+    prog="launch",
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  under = whole.add_subparsers(
+    dest="verb", required=True, metavar="VERB", parser_class=_Parser
+  )
+  made = {
+    verb: under.add_parser(verb, parents=[common], allow_abbrev=False)
+    for verb in verbs
+  }
+  _add_run_arguments(made["run"])
+  _add_watch_arguments(made["watch"])
+  for verb in ("logs", "ssh"):
+    made[verb].add_argument(
+      "--host",
+      type=int,
+      default=0,
+      metavar="N",
+      help="of all slices' hosts, by their numbers (default: 0)",
+    )
+  made["logs"].add_argument(
+    "--attempt", type=int, metavar="N", help="default: the newest"
+  )
+  made["ssh"].add_argument(
+    "--command", metavar="WORDS", help="run them in place of a login"
+  )
+  made["delete"].add_argument(
+    "--yes", action="store_true", help="do not ask first"
+  )
+  return whole
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "recipe", metavar="RECIPE.gin", help="a file, or a shipped recipe's name"
+  )
+  parser.add_argument(
+    "--set",
+    action="append",
+    default=[],
+    dest="overrides",
+    metavar="BINDING",
+    help="as of `drope train`; may be repeated",
+  )
+  parser.add_argument(
+    "--data",
+    metavar="gs://DIR",
+    help="where its stores are (default: the description's bucket)",
+  )
+  parser.add_argument(
+    "--out",
+    metavar="gs://DIR",
+    help="the run's folder (default: BUCKET/runs/RECIPE)",
+  )
+  parser.add_argument(
+    "--report-every-s",
+    type=float,
+    default=order.Order.report_every_s,
+    metavar="SECONDS",
+    help="between a host's reports (default: %(default)s)",
+  )
+
+
+def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--retries",
+    type=int,
+    default=machine.Policy.retries,
+    metavar="N",
+    help="restarts after crashes, in the whole run (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--keep",
+    action="store_true",
+    help="keep the slices, and pay for them, after the run's end",
+  )
+  parser.add_argument(
+    "--look-every-s",
+    type=float,
+    default=watch.LOOK_EVERY_S,
+    metavar="SECONDS",
+    help="between looks (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--settle-s",
+    type=float,
+    default=machine.Policy.settle_s,
+    metavar="SECONDS",
+    help="for other hosts to end after one has (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--join-s",
+    type=float,
+    default=machine.Policy.join_s,
+    metavar="SECONDS",
+    help="for all hosts to begin (default: %(default)s)",
+  )

@@ -1,0 +1,145 @@
+"""What Google Cloud calls each kind of TPU, and by which ways it rents it."""
+
+import dataclasses
+import math
+import re
+
+from drope_jax.plan import slices
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A kind of chip.
+
+  Attributes:
+    ways: by which it is rented: names in `launch.ways.WAYS`.
+    named: how many of what a slice's name counts a chip has.
+    grids: the topology of a slice, by its number of chips.
+    accelerator_type: what a slice's name begins with in the Cloud TPU API.
+    runtime_version: of its virtual machines there.
+    machine_type: of Compute Engine and GKE, but for the number of chips.
+    image_family: of Compute Engine's `ubuntu-os-accelerator-images`.
+    gke_accelerator: GKE's label of its nodes.
+    disk: a type of boot disk that Compute Engine's machines take.
+    most_on_a_host: of a slice of one host; hosts of larger ones have 4.
+  """
+
+  ways: tuple[str, ...]
+  named: int
+  grids: dict[int, str]
+  accelerator_type: str
+  runtime_version: str | None
+  machine_type: str
+  image_family: str | None
+  gke_accelerator: str
+  disk: str = "hyperdisk-balanced"
+  most_on_a_host: int = 4
+
+
+_EVERY_WAY = ("group", "queued", "jobset")
+_IMAGES = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
+
+# Ways: docs.cloud.google.com/tpu/docs/tpus-and-migs (groups: v5p and later) and
+# /tpu/docs/tpus-in-compute-engine (the Cloud TPU API: not TPU7x and later).
+# Runtime versions: /tpu/docs/runtimes. Machine types and labels:
+# docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
+CHIPS = {
+  "v4": Chip(
+    ("queued", "jobset"),
+    *(2, slices.CHIPS["v4"].grids),
+    *("v4", "tpu-ubuntu2204-base", "ct4p-hightpu", None),
+    "tpu-v4-podslice",
+  ),
+  "v5e": Chip(
+    ("queued", "jobset"),
+    *(1, slices.CHIPS["v5e"].grids),
+    *("v5litepod", "v2-alpha-tpuv5-lite", "ct5lp-hightpu", None),
+    "tpu-v5-lite-podslice",
+    most_on_a_host=8,
+  ),
+  "v5p": Chip(
+    _EVERY_WAY,
+    *(2, slices.CHIPS["v5p"].grids),
+    *("v5p", "v2-alpha-tpuv5", "ct5p-hightpu", _IMAGES),
+    "tpu-v5p-slice",
+    disk="pd-balanced",
+  ),
+  "v6e": Chip(
+    _EVERY_WAY,
+    *(1, slices.CHIPS["v6e"].grids),
+    *("v6e", "v2-alpha-tpuv6e", "ct6e-standard", _IMAGES),
+    "tpu-v6e-slice",
+    most_on_a_host=8,
+  ),
+  # Its name counts cores, two a chip: docs.cloud.google.com/tpu/docs/tpu7x.
+  "tpu7x": Chip(
+    ("group", "jobset"),
+    *(2, slices.CHIPS["v5p"].grids),
+    *("tpu7x", None, "tpu7x-standard"),
+    *("ubuntu-accel-2404-amd64-tpu-tpu7x", "tpu7x"),
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """One slice's chips and hosts.
+
+  Attributes:
+    name: as it is rented, such as v5e-16.
+    kind: a key of `CHIPS`.
+    chips: of the slice.
+  """
+
+  name: str
+  kind: str
+  chips: int
+
+  @property
+  def chip(self) -> Chip:
+    """Its kind's."""
+    return CHIPS[self.kind]
+
+  @property
+  def topology(self) -> str:
+    """Such as 4x4."""
+    return self.chip.grids[self.chips]
+
+  @property
+  def chips_on_a_host(self) -> int:
+    """Four, but for slices of one host."""
+    one_host = self.chips <= self.chip.most_on_a_host
+    return self.chips if one_host else 4
+
+  @property
+  def hosts(self) -> int:
+    """Virtual machines, or nodes."""
+    return math.ceil(self.chips / self.chips_on_a_host)
+
+  @property
+  def machine_type(self) -> str:
+    """Of Compute Engine."""
+    return f"{self.chip.machine_type}-{self.chips_on_a_host}t"
+
+  @property
+  def accelerator_type(self) -> str:
+    """In the Cloud TPU API."""
+    return f"{self.chip.accelerator_type}-{self.chips * self.chip.named}"
+
+
+def parse(name: str) -> Shape:
+  """Returns the shape of a slice such as v5e-16 or tpu7x-64.
+
+  Raises:
+    ValueError: there is none of that name.
+  """
+  found = re.fullmatch(r"(\w+)-(\d+)", name)
+  if found and (chip := CHIPS.get(found[1])):
+    chips, rest = divmod(int(found[2]), chip.named)
+    if chips in chip.grids and not rest:
+      return Shape(name, found[1], chips)
+  known = "; ".join(
+    f"{kind}-{{{','.join(str(n * chip.named) for n in chip.grids)}}}"
+    for kind, chip in CHIPS.items()
+  )
+  raise ValueError(f"slice must be one of {known}, got {name!r}. Name one.")

@@ -1,0 +1,311 @@
+"""`python -m launch VERB --config launch/slices/NAME.toml`.
+
+  create   ask for the slices; their hosts wait for an order
+  run      order a recipe: bundle this revision, and create what is not there
+  watch    keep it going to its end, through preemptions and crashes
+  status   step, loss, speed, last save, cost
+  logs     what a host's training says
+  ssh      log in to a host
+  stop     save and end the training; the slices stay
+  delete   remove what `create` made, and list what is left
+  render   show the description, manifest, variables and setup
+
+With --dry-run a verb prints the commands that it would run, each as a JSON list
+of its arguments, and runs none.
+"""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import secrets
+import shlex
+import signal
+import sys
+import tempfile
+import time
+
+from drope_jax.cli import mistakes, terminal
+from launch import (
+  access,
+  arguments,
+  bucket,
+  bundle,
+  commands,
+  machine,
+  order,
+  slice,
+  status,
+  ways,
+)
+from launch import watch as watching
+from launch.commands import Run
+from launch.hosts import flags, script
+from launch.slice import Slice
+
+_JOIN_S = 900
+"""For the hosts to meet: one may install its libraries long after another."""
+_ENDED_WELL = (machine.Phase.FINISHED, machine.Phase.STOPPED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one verb and returns the process's exit status.
+
+  0: done; the run that was watched finished, or was stopped. 1: it failed, or
+  is gone. 2: a mistake, or Google Cloud's refusal, explained in one line. 130:
+  Ctrl-C; `watch` goes on when it is started again.
+
+  Args:
+    argv: arguments after the program's name; by default the process's own.
+  """
+  args = arguments.parser(_VERBS, __doc__).parse_args(argv)
+  try:
+    rented = slice.read(args.config, os.environ, placeholders=args.dry_run)
+    do = commands.only_show if args.dry_run else commands.run
+    return _VERBS[args.verb](rented, args, do) or 0
+  except KeyboardInterrupt:
+    return _fail(args.verb, "interrupted; the same command goes on", 130)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+  except Exception as error:
+    explained = mistakes.explain(error)
+    if explained is None:
+      raise
+    return _fail(args.verb, explained, 2)
+
+
+def _fail(verb: str, message: str, code: int) -> int:
+  text = f"launch {verb}: {' '.join(message.split())}"
+  terminal.say(text, stderr=True)
+  return code
+
+
+def _create(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  way = ways.of(rented)
+  if args.dry_run:
+    for command in way.create():
+      do(command)
+    return
+  commands.run_all(way.create(), do)
+  terminal.say(
+    f"{rented.name}: asked for. Its hosts wait for `run RECIPE.gin`."
+  )
+
+
+def _run(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  for option in ("data", "out"):
+    path = getattr(args, option)
+    if path is not None and not path.startswith("gs://"):
+      raise ValueError(
+        f"--{option} must be gs://BUCKET/..., which all hosts reach, got "
+        f"{path}. Copy it there with `gcloud storage cp -r`."
+      )
+  files = bundle.recipe_files(args.recipe)
+  given = order.read(rented, do)
+  if not args.dry_run:
+    _require_ended(rented, given, do)
+  attempt = 1 if given is None else given.attempt + 1
+  with tempfile.TemporaryDirectory() as folder:
+    wheel = (
+      pathlib.Path(folder, "drope_jax-VERSION-py3-none-any.whl")
+      if args.dry_run
+      else bundle.build_wheel(pathlib.Path(folder))
+    )
+    lock = pathlib.Path(folder, "lock.txt")
+    lock.write_text(bundle.lock())
+    for command in bundle.uploads(rented.folder, wheel, lock, files):
+      do(command)
+    made = _order(rented, args, files, wheel, attempt)
+  state = dataclasses.asdict(watching.begin(attempt, time.time()))
+  do(bucket.write(f"{rented.folder}/watch.json", state))
+  do(order.write(rented, made))
+  for command in ways.of(rented).create():
+    do(command)
+  if not args.dry_run:
+    terminal.say(
+      f"{made.out}: ordered. `python -m launch watch --config "
+      f"{shlex.quote(args.config)}` keeps it going."
+    )
+
+
+def _require_ended(rented: Slice, given: order.Order | None, do: Run) -> None:
+  if given is None:
+    return
+  state = watching.Memory(rented, do).state
+  if state.phase not in machine.ENDS and not given.stop:
+    raise ValueError(
+      f"{rented.name} has one run at a time, got another while {given.recipe} "
+      f"is {state.phase}. `stop` it, or give the slices another name."
+    )
+
+
+def _order(rented, args, files, wheel, attempt) -> order.Order:
+  recipe = pathlib.Path(args.recipe)
+  out = args.out or f"{rented.bucket}/runs/{recipe.stem}"
+  overrides = [word for text in args.overrides for word in ("--set", text)]
+  return order.Order(
+    attempt=attempt,
+    recipe=recipe.name if files else args.recipe,
+    files=sorted(files),
+    arguments=[
+      *overrides,
+      *("--data", args.data or rented.bucket, "--out", out),
+      *("--distributed", str(_JOIN_S)),
+    ],
+    out=out,
+    project=rented.project,
+    slices=rented.slices,
+    hosts_of_slice=rented.shape.hosts,
+    wheel=wheel.name,
+    wheel_sha256="0" * 64 if args.dry_run else bundle.digest(wheel),
+    extras=bundle.EXTRAS,
+    token=secrets.token_hex(16),
+    report_every_s=args.report_every_s,
+  )
+
+
+def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
+  policy = machine.Policy(
+    hosts=rented.hosts,
+    retries=args.retries,
+    keep=args.keep,
+    settle_s=args.settle_s,
+    join_s=args.join_s,
+  )
+  if args.dry_run:
+    _show_a_look(rented, do)
+    for command in [*ways.of(rented).delete(), *ways.of(rented).create()]:
+      do(command)
+    return 0
+  state = watching.watch(rented, policy, do, look_every_s=args.look_every_s)
+  return 0 if state.phase in _ENDED_WELL else 1
+
+
+def _show_a_look(rented: Slice, do: Run) -> None:
+  """Shows what is asked for every look at a run, of which none is known."""
+  nothing = {field.name: None for field in dataclasses.fields(order.Order)}
+  given = order.Order(**nothing | {"out": f"{rented.bucket}/runs/RECIPE"})
+  watching.look(rented, given, watching.begin(1, 0.0), do, 0.0)
+
+
+def _status(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  if args.dry_run:
+    _show_a_look(rented, do)
+    return
+  terminal.say(status.report(rented, do, time.time()))
+
+
+def _logs(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  number, worker = ways.of(rented).place(args.host)
+  attempt = args.attempt
+  if attempt is None:
+    given = order.read(rented, do)
+    attempt = given.attempt if given else 1
+  where = f"{rented.folder}/logs/{attempt}/{number}-{worker}.log"
+  text = bucket.read(where, do)
+  if args.dry_run:
+    return
+  if text is None:
+    raise ValueError(
+      f"A log of host {args.host} in attempt {attempt} is needed, got none at "
+      f"{where}. It has not begun; `status` says why."
+    )
+  terminal.say(text.rstrip("\n"))
+
+
+def _ssh(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
+  way = ways.of(rented)
+  number, worker = way.place(args.host)
+  given = order.read(rented, do)
+  attempt = given.attempt if given else 1
+  record = bucket.read(
+    f"{rented.folder}/hosts/{attempt}/{number}-{worker}.json", do
+  )
+  host = json.loads(record)["host"] if record else None
+  command = way.ssh(args.host, host or "MACHINE", args.command)
+  if args.dry_run:
+    do(command)
+    return None
+  if host is None and rented.way != "queued":
+    raise ValueError(
+      f"Host {args.host} must have told its name, got none. It has not begun; "
+      "`status` says why."
+    )
+  commands.show(command)
+  os.execvp(command.args[0], command.args)
+
+
+def _stop(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  given = order.read(rented, do)
+  if args.dry_run:
+    do(bucket.write(order.url(rented), {}))
+    return
+  if given is None:
+    given = order.require(rented, do)
+  do(order.write(rented, dataclasses.replace(given, stop=True)))
+  terminal.say(
+    f"{rented.name}: its hosts save and end. `run` goes on from there; until "
+    "`delete`, the slices cost what they did."
+  )
+
+
+def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
+  way = ways.of(rented)
+  removed = [*way.delete(), bucket.remove(rented.folder)]
+  if args.dry_run:
+    for command in [*removed, *way.left()]:
+      do(command)
+    return None
+  if not args.yes:
+    terminal.say(
+      f"This deletes the {rented.slices} x {rented.slice} of {rented.name}, "
+      f"and {rented.folder}; checkpoints stay."
+    )
+    if input("Delete? [y/N] ").strip().lower() not in ("y", "yes"):
+      terminal.say("Nothing was deleted.")
+      return 1
+  commands.run_all(removed, do)
+  left = [line for command in way.left() for line in do(command).split()]
+  named = ", ".join(left) if left else "nothing"
+  terminal.say(
+    f"Left in {rented.project} under {slice.LABEL}={rented.name}: {named}. "
+    "What is being deleted is listed until it is gone."
+  )
+
+
+def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  terminal.say(f"# {rented.name}")
+  for field in dataclasses.fields(rented):
+    terminal.say(f"{field.name} = {getattr(rented, field.name)!r}")
+  shape = rented.shape
+  size = f"{rented.chips} chips on {rented.hosts} hosts"
+  terminal.say(f"# {size}; each slice {shape.topology}")
+  terminal.say("\n# Once for a project")
+  for command in access.prepare(rented):
+    commands.show(command)
+  terminal.say("\n# create")
+  for command in ways.of(rented).create():
+    commands.show(command)
+  if manifest := ways.of(rented).manifest():
+    terminal.say(f"\n# What kubectl applies\n{manifest}")
+  terminal.say(f"\n# The start-up script: {script.SCRIPT}")
+  terminal.say("\n# Variables of the training on each host")
+  for flag in flags.TABLE:
+    if rented.slices > 1 or not flag.several_slices:
+      terminal.say(f"{flag.name}={flag.value}  # {flag.reason}")
+
+
+_VERBS = {
+  "create": _create,
+  "run": _run,
+  "watch": _watch,
+  "status": _status,
+  "logs": _logs,
+  "ssh": _ssh,
+  "stop": _stop,
+  "delete": _delete,
+  "render": _render,
+}

@@ -1,0 +1,120 @@
+"""Commands of gcloud and kubectl: argument lists, run or only shown."""
+
+from collections.abc import Callable, Iterable
+import json
+import re
+import subprocess
+from typing import NamedTuple
+
+from drope_jax.cli import terminal
+
+
+class Command(NamedTuple):
+  """One program's run.
+
+  Attributes:
+    args: its name and arguments; no shell reads them.
+    stdin: what it reads; None: nothing.
+    settled_by: kinds of failure after which all is as the command wants it.
+  """
+
+  args: tuple[str, ...]
+  stdin: str | None = None
+  settled_by: tuple[str, ...] = ()
+
+
+Run = Callable[[Command], str]
+"""Runs a command, and returns what it printed."""
+
+KINDS = {
+  # The project may not have so many: only a person changes that.
+  "quota": r"QUOTA_EXCEEDED|[Qq]uota .*exceeded|exceeds? .*quota|"
+  r"Quota limit|Insufficient .*quota",
+  # The zone has none left at the moment.
+  "stockout": r"ZONE_RESOURCE_POOL_EXHAUSTED|STOCKOUT|no more capacity|"
+  r"does not have enough resources|[Nn]ot enough resources|"
+  r"RESOURCE_EXHAUSTED|[Ii]nsufficient capacity",
+  "exists": r"ALREADY_EXISTS|already exists|AlreadyExists",
+  "missing": r"NOT_FOUND|was not found|[Nn]ot found|NotFound|"
+  r"matched no objects|One or more URLs matched no objects",
+  "changed": r"HTTPError 412|conditionNotMet|pre-?condition",
+  "denied": r"PERMISSION_DENIED|Required '.*' permission|does not have .* "
+  r"access|HTTPError 403|Forbidden",
+}
+"""What a failure is, by what the programs say of it; the first that fits.
+
+Quota comes before capacity, whose code RESOURCE_EXHAUSTED the Cloud TPU API
+gives to both: docs.cloud.google.com/tpu/docs/troubleshooting/trouble-tf.
+"""
+
+_REMEDIES = {
+  "quota": "Ask for more at console.cloud.google.com/iam-admin/quotas, or "
+  "delete what holds it.",
+  "stockout": "Try again, or another zone or capacity.",
+  "denied": "Grant the roles that docs/tpu.md lists.",
+}
+
+
+class Failed(ValueError):
+  """A program's failure.
+
+  Attributes:
+    kind: a key of `KINDS`, or "other".
+    said: its last words.
+  """
+
+  def __init__(self, command: Command, said: str):
+    self.kind = kind_of(said)
+    self.said = " ".join(said.split()) or "nothing"
+    words = " ".join(command.args[:5])
+    remedy = _REMEDIES.get(self.kind, "Correct that, and try again.")
+    super().__init__(f"`{words} ...` failed: {self.said} {remedy}")
+
+
+def kind_of(said: str) -> str:
+  """Returns the kind of a failure that was described so."""
+  for kind, pattern in KINDS.items():
+    if re.search(pattern, said):
+      return kind
+  return "other"
+
+
+def run(command: Command) -> str:
+  """Runs a command.
+
+  Raises:
+    Failed: it did, and `settled_by` has not that kind.
+    ValueError: there is no such program.
+  """
+  try:
+    ran = subprocess.run(
+      command.args, input=command.stdin, capture_output=True, text=True
+    )
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"{command.args[0]} is needed, got none on PATH. Install the Google "
+      "Cloud CLI (cloud.google.com/sdk), for JobSets with its kubectl."
+    ) from error
+  if ran.returncode:
+    failed = Failed(command, ran.stderr)
+    if failed.kind not in command.settled_by:
+      raise failed
+  return ran.stdout
+
+
+def run_all(commands: Iterable[Command], do: Run) -> None:
+  """Runs commands one after the other, each shown before."""
+  for command in commands:
+    show(command)
+    do(command)
+
+
+def show(command: Command) -> None:
+  """Prints a command as a list of its arguments, in JSON."""
+  terminal.say(json.dumps(list(command.args)))
+
+
+def only_show(command: Command) -> str:
+  """Shows a command in the place of running it; it has printed nothing."""
+  show(command)
+  return ""

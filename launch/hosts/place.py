@@ -1,0 +1,109 @@
+"""Which host this is of the slices: by metadata on a machine, else by GKE."""
+
+import dataclasses
+import os
+import re
+import socket
+
+from launch.hosts import bootstrap
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A host's place.
+
+  Attributes:
+    slice: its slice's number.
+    worker: its number in the slice, as the TPU counts; not a list's order.
+    host: what the machine or pod calls itself.
+    address: by which the others reach it.
+  """
+
+  slice: int
+  worker: int
+  host: str
+  address: str
+
+  @property
+  def name(self) -> str:
+    """Of what the host writes: SLICE-WORKER."""
+    return f"{self.slice}-{self.worker}"
+
+
+def find(slices: int) -> Place:
+  """Returns this host's place.
+
+  Args:
+    slices: how many there are.
+
+  Raises:
+    ValueError: nothing tells it.
+  """
+  return (
+    _of_pod() if os.environ.get(bootstrap.VARIABLE) else _of_machine(slices)
+  )
+
+
+def _of_pod() -> Place:
+  """GKE sets TPU_WORKER_ID: kubernetes-engine/docs/concepts/plan-tpus."""
+  worker = os.environ.get("TPU_WORKER_ID") or os.environ.get(
+    "JOB_COMPLETION_INDEX"
+  )
+  return Place(
+    int(os.environ.get("JOB_INDEX", "0")),
+    _number(worker, "TPU_WORKER_ID"),
+    socket.gethostname(),
+    os.environ["POD_IP"],
+  )
+
+
+def _of_machine(slices: int) -> Place:
+  """Reads the attributes that Google sets.
+
+  agent-worker-number on a machine of the Cloud TPU API, worker-id on one of a
+  group, and tpu-env, a line a variable, on both.
+  """
+  environment = _tpu_env()
+  worker = (
+    _attribute("agent-worker-number")
+    or _attribute("worker-id")
+    or environment.get("WORKER_ID")
+  )
+  return Place(
+    _slice_of_machine(environment) if slices > 1 else 0,
+    _number(worker, "agent-worker-number, worker-id or WORKER_ID in tpu-env"),
+    bootstrap.metadata("instance/name") or socket.gethostname(),
+    bootstrap.metadata("instance/network-interfaces/0/ip") or "",
+  )
+
+
+def _slice_of_machine(environment: dict[str, str]) -> int:
+  if found := environment.get("MEGASCALE_SLICE_ID"):
+    return int(found)
+  # projects/N/zones/Z/instanceGroupManagers/NAME-1
+  group = _attribute("created-by") or ""
+  found = re.search(r"-(\d+)$", group)
+  return _number(found and found[1], "MEGASCALE_SLICE_ID or created-by")
+
+
+def _number(found: str | None, names: str) -> int:
+  if found is None or not found.isdecimal():
+    raise ValueError(
+      f"A host needs its number from Google Cloud, got {found!r} for {names}. "
+      "Create the slice anew, or rent it by another way."
+    )
+  return int(found)
+
+
+def _attribute(name: str) -> str | None:
+  return bootstrap.metadata(f"instance/attributes/{name}")
+
+
+def _tpu_env() -> dict[str, str]:
+  """Lines are like MEGASCALE_NUM_SLICES: '2'."""
+  found = {}
+  for line in (_attribute("tpu-env") or "").splitlines():
+    name, colon, value = line.partition(":")
+    if colon:
+      found[name.strip()] = value.strip().strip("'")
+  return found

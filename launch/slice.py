@@ -1,0 +1,233 @@
+"""The description of what to rent: a toml file, such as those of slices/."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+import re
+import tomllib
+
+from launch import chips
+
+CAPACITIES = ("on-demand", "spot", "reserved", "flex-start")
+LABEL = "drope-launch"
+_VARIABLES = {
+  "project": "DROPE_LAUNCH_PROJECT",
+  "bucket": "DROPE_LAUNCH_BUCKET",
+  "service_account": "DROPE_LAUNCH_SERVICE_ACCOUNT",
+}
+_NAME = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
+_ZONE = r"[a-z]+-[a-z]+\d+-[a-z]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """One slice, or several alike, how to rent them, and where all is kept.
+
+  Attributes:
+    name: of all that is made for it, in `project`; by default the file's.
+    slice: one slice's name, which counts as `drope plan --topology` does.
+    way: "group" (a Compute Engine managed instance group a slice), "queued" (a
+      queued resource of the Cloud TPU API) or "jobset" (on GKE).
+    capacity: one of `CAPACITIES`.
+    zone: where the chips are.
+    project: Google Cloud's; DROPE_LAUNCH_PROJECT where the file has none.
+    bucket: gs://BUCKET/PREFIX that holds the bundle, logs and states, in the
+      zone's region; DROPE_LAUNCH_BUCKET where the file has none.
+    service_account: of the virtual machines, or Kubernetes' own of the pods;
+      DROPE_LAUNCH_SERVICE_ACCOUNT, or else drope-tpu of the project.
+    slices: how many.
+    reservation: its name; "reserved" alone has one.
+    max_run_hours: after which flex-start capacity is taken back, 168 at most.
+    network, subnetwork: None for the project's default.
+    internal_ips: no external addresses; the network then needs Cloud NAT.
+    disk_gb: of a managed instance's boot disk.
+    cluster, location: GKE's, for a JobSet.
+    image: the container of a JobSet's pods; it needs Python 3.11 or newer.
+  """
+
+  name: str
+  slice: str
+  way: str
+  capacity: str
+  zone: str
+  project: str
+  bucket: str
+  service_account: str
+  slices: int = 1
+  reservation: str | None = None
+  max_run_hours: int | None = None
+  network: str | None = None
+  subnetwork: str | None = None
+  internal_ips: bool = False
+  disk_gb: int = 200
+  cluster: str | None = None
+  location: str | None = None
+  image: str = "python:3.12"
+
+  def __post_init__(self):
+    self._check_types()
+    self._check_names()
+    shape = self.shape
+    if self.way not in shape.chip.ways:
+      raise ValueError(
+        f"way of {self.slice} must be {' or '.join(shape.chip.ways)}, got "
+        f"{self.way!r}. Google Cloud rents it by no other."
+      )
+    if self.capacity not in CAPACITIES:
+      raise ValueError(
+        f"capacity must be {', '.join(CAPACITIES)}, got {self.capacity!r}. "
+        "Choose one."
+      )
+    if (self.capacity == "reserved") != (self.reservation is not None):
+      raise ValueError(
+        "Reserved capacity has a reservation, and no other has, got capacity "
+        f"{self.capacity!r} and reservation {self.reservation!r}. Set both."
+      )
+    flexible = self.capacity == "flex-start"
+    if flexible != (self.max_run_hours is not None):
+      raise ValueError(
+        "Flex-start capacity has max_run_hours, and no other has, got capacity "
+        f"{self.capacity!r} and max_run_hours {self.max_run_hours}. Set both."
+      )
+    if flexible and not 1 <= self.max_run_hours <= 168:
+      raise ValueError(
+        "max_run_hours must be 1 to 168, a week, got "
+        f"{self.max_run_hours}. Choose fewer; `watch` creates it anew."
+      )
+    if (self.way == "jobset") != (None not in (self.cluster, self.location)):
+      raise ValueError(
+        "A JobSet needs a cluster and its location, and no other way has them, "
+        f"got way {self.way!r}, cluster {self.cluster!r} and location "
+        f"{self.location!r}. Set all."
+      )
+
+  def _check_types(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      wanted = getattr(field.type, "__name__", field.type)
+      if not isinstance(value, field.type) or (
+        isinstance(value, bool) and field.type is not bool
+      ):
+        raise ValueError(
+          f"{field.name} must be {wanted}, got {value!r}. Correct it."
+        )
+
+  def _check_names(self) -> None:
+    if not re.fullmatch(_NAME, self.name):
+      raise ValueError(
+        "name must be at most 40 small letters, digits and hyphens, beginning "
+        f"with a letter, got {self.name!r}. Choose another."
+      )
+    if not re.fullmatch(_ZONE, self.zone):
+      raise ValueError(
+        f"zone must be like us-west4-a, got {self.zone!r}. Correct it."
+      )
+    if not re.fullmatch(r"gs://[^/]+(/[^/]+)*", self.bucket):
+      raise ValueError(
+        "bucket must be gs://BUCKET or gs://BUCKET/PREFIX, without a slash at "
+        f"its end, got {self.bucket!r}. Correct it."
+      )
+    if self.slices < 1:
+      raise ValueError(
+        f"slices must be 1 or more, got {self.slices}. Raise it."
+      )
+    if self.disk_gb < 50:
+      raise ValueError(
+        "disk_gb must be 50 or more for the libraries and logs, got "
+        f"{self.disk_gb}. Raise it."
+      )
+
+  @property
+  def shape(self) -> chips.Shape:
+    """One slice's."""
+    return chips.parse(self.slice)
+
+  @property
+  def hosts(self) -> int:
+    """Of all slices."""
+    return self.slices * self.shape.hosts
+
+  @property
+  def chips(self) -> int:
+    """Of all slices."""
+    return self.slices * self.shape.chips
+
+  @property
+  def region(self) -> str:
+    """Of the zone."""
+    return self.zone.rpartition("-")[0]
+
+  @property
+  def folder(self) -> str:
+    """What the bucket holds of it."""
+    return f"{self.bucket}/launch/{self.name}"
+
+  @property
+  def slice_names(self) -> list[str]:
+    """Of each slice: the name, numbered where there are several."""
+    if self.slices == 1:
+      return [self.name]
+    return [f"{self.name}-{i}" for i in range(self.slices)]
+
+
+def read(
+  path: str | os.PathLike,
+  variables: Mapping[str, str],
+  placeholders: bool = False,
+) -> Slice:
+  """Returns what a file describes.
+
+  Args:
+    path: of the toml file.
+    variables: the environment's.
+    placeholders: stand for a project and a bucket that nothing names.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is no description; the file and the field are named.
+  """
+  path = pathlib.Path(path)
+  try:
+    found = tomllib.loads(path.read_text("utf-8"))
+  except tomllib.TOMLDecodeError as error:
+    raise ValueError(f"{path} must be toml ({error}). Correct it.") from error
+  known = {field.name: field for field in dataclasses.fields(Slice)}
+  if unknown := sorted(found.keys() - known.keys()):
+    raise ValueError(
+      f"{path} has no field {', '.join(unknown)}. Known are "
+      f"{', '.join(known)}. Remove it."
+    )
+  values = {"name": path.stem} | _from_environment(variables, placeholders)
+  values |= found
+  if "service_account" not in values and "project" in values:
+    values["service_account"] = (
+      "drope-tpu"
+      if values.get("way") == "jobset"
+      else f"drope-tpu@{values['project']}.iam.gserviceaccount.com"
+    )
+  missing = [
+    name
+    for name, field in known.items()
+    if field.default is dataclasses.MISSING and name not in values
+  ]
+  if missing:
+    named = [
+      f"{name} (or {_VARIABLES[name]})" if name in _VARIABLES else name
+      for name in missing
+    ]
+    raise ValueError(f"{path} needs {', '.join(named)}, got none. Set it.")
+  try:
+    return Slice(**values)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _from_environment(variables, placeholders) -> dict[str, str]:
+  values = {"project": "PROJECT", "bucket": "gs://BUCKET/drope"}
+  if not placeholders:
+    values = {}
+  for field, name in _VARIABLES.items():
+    if value := variables.get(name):
+      values[field] = value
+  return values

@@ -1,0 +1,313 @@
+"""A JobSet on GKE, and the node pools that it runs on: all chips.
+
+Its page is docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus, its fields
+are described at jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2.
+"""
+
+import json
+from typing import Any
+
+from launch import commands
+from launch.commands import Command, Run
+from launch.hosts import bootstrap, script
+from launch.slice import LABEL
+from launch.ways.way import Seen, Standing, Way, worst
+
+# container.googleapis.com's NodePool.Status.
+_POOLS = {
+  "PROVISIONING": Standing.PROVISIONING,
+  "RUNNING": Standing.ACTIVE,
+  "RUNNING_WITH_ERROR": Standing.ACTIVE,
+  "RECONCILING": Standing.ACTIVE,
+  "STOPPING": Standing.DELETING,
+}
+_SHUT_DOWN = {"NodeShutdown", "Terminated", "Preempted", "Preempting"}
+_NAME = "host"
+
+
+class JobSet(Way):
+  """A node pool for each slice, and one JobSet over them."""
+
+  @property
+  def _context(self) -> str:
+    # As `gcloud container clusters get-credentials` names it.
+    rented = self.rented
+    return f"gke_{rented.project}_{rented.location}_{rented.cluster}"
+
+  @property
+  def _needs_policy(self) -> bool:
+    return self.rented.shape.kind == "tpu7x" and self.rented.shape.hosts > 1
+
+  def _pool(self, verb: str, name: str, *flags: str, settled_by=()) -> Command:
+    rented = self.rented
+    return self.gcloud(
+      *("container", "node-pools", verb, name),
+      *(f"--cluster={rented.cluster}", f"--location={rented.location}"),
+      *flags,
+      settled_by=settled_by,
+    )
+
+  def _kubectl(self, *words: str, stdin: str | None = None) -> Command:
+    return Command(("kubectl", f"--context={self._context}", *words), stdin)
+
+  def create(self) -> list[Command]:
+    """Source: gcloud reference, container node-pools create; kubectl apply.
+
+    TPU7x needs a workload policy (docs.cloud.google.com/kubernetes-engine/
+    docs/how-to/tpu-multihost).
+    """
+    rented, shape = self.rented, self.rented.shape
+    policy = []
+    if self._needs_policy:
+      policy = [
+        self.gcloud(
+          *("compute", "resource-policies", "create", "workload-policy"),
+          *(rented.name, f"--region={rented.region}", "--type=HIGH_THROUGHPUT"),
+          f"--accelerator-topology={shape.topology}",
+          settled_by=("exists",),
+        )
+      ]
+    return [
+      self.gcloud(
+        *("container", "clusters", "get-credentials", rented.cluster),
+        f"--location={rented.location}",
+      ),
+      *policy,
+      *(
+        self._pool(
+          "create",
+          name,
+          f"--node-locations={rented.zone}",
+          f"--machine-type={shape.machine_type}",
+          f"--tpu-topology={shape.topology}",
+          *self._capacity(),
+          *((f"--placement-policy={rented.name}",) if policy else ()),
+          *(f"--node-labels={self.label}", "--scopes=cloud-platform"),
+          *("--workload-metadata=GKE_METADATA", "--async"),
+          settled_by=("exists",),
+        )
+        for name in rented.slice_names
+      ),
+      self._kubectl("apply", "--filename=-", stdin=self.manifest()),
+    ]
+
+  def _capacity(self) -> tuple[str, ...]:
+    rented, hosts = self.rented, self.rented.shape.hosts
+    return {
+      "on-demand": (f"--num-nodes={hosts}",),
+      "spot": (f"--num-nodes={hosts}", "--spot"),
+      "reserved": (
+        f"--num-nodes={hosts}",
+        *(
+          "--reservation-affinity=specific",
+          f"--reservation={rented.reservation}",
+        ),
+      ),
+      # kubernetes-engine/docs/how-to/dws-flex-start-training
+      "flex-start": (
+        *("--num-nodes=0", "--flex-start", "--enable-autoscaling"),
+        *("--total-min-nodes=0", f"--total-max-nodes={hosts}"),
+        f"--max-run-duration={rented.max_run_hours}h",
+      ),
+    }[rented.capacity]
+
+  def manifest(self) -> str:
+    """Returns the JobSet, in JSON, which kubectl reads as it does YAML."""
+    rented, shape = self.rented, self.rented.shape
+    job = {
+      "parallelism": shape.hosts,
+      "completions": shape.hosts,
+      "completionMode": "Indexed",
+      # `watch` decides what is tried again, and what is not.
+      "backoffLimit": 0,
+      "template": {
+        "metadata": {"labels": {LABEL: rented.name}},
+        "spec": self._pod(),
+      },
+    }
+    described = {
+      "apiVersion": "jobset.x-k8s.io/v1alpha2",
+      "kind": "JobSet",
+      "metadata": {
+        "name": rented.name,
+        "labels": {LABEL: rented.name},
+        "annotations": {
+          # One slice on one node pool.
+          "alpha.jobset.sigs.k8s.io/exclusive-topology": (
+            "cloud.google.com/gke-nodepool"
+          )
+        },
+      },
+      "spec": {
+        "failurePolicy": {"maxRestarts": 0},
+        "replicatedJobs": [
+          {
+            "name": "slice",
+            "replicas": rented.slices,
+            "template": {"spec": job},
+          }
+        ],
+      },
+    }
+    return json.dumps(described, indent=2)
+
+  def _pod(self) -> dict[str, Any]:
+    rented, shape = self.rented, self.rented.shape
+    tpus = {"google.com/tpu": shape.chips_on_a_host}
+    return {
+      "restartPolicy": "Never",
+      "serviceAccountName": rented.service_account,
+      # A spot node has 25 s for its pods; others wait for a save.
+      "terminationGracePeriodSeconds": (
+        25 if rented.capacity == "spot" else 600
+      ),
+      "nodeSelector": {
+        "cloud.google.com/gke-tpu-accelerator": shape.chip.gke_accelerator,
+        "cloud.google.com/gke-tpu-topology": shape.topology,
+        LABEL: rented.name,
+      },
+      "containers": [
+        {
+          "name": _NAME,
+          "image": rented.image,
+          "command": ["python3", "-c", script.source()],
+          "env": [
+            {"name": bootstrap.VARIABLE, "value": rented.folder},
+            _from_pod("POD_IP", "status.podIP"),
+            _from_pod(
+              "JOB_INDEX", "metadata.labels['jobset.sigs.k8s.io/job-index']"
+            ),
+          ],
+          "resources": {"requests": tpus, "limits": tpus},
+        }
+      ],
+    }
+
+  def delete(self) -> list[Command]:
+    """Source: kubectl and gcloud reference, delete of each."""
+    rented = self.rented
+    return [
+      self._kubectl(
+        *("delete", "jobset", rented.name),
+        *("--ignore-not-found=true", "--wait=false"),
+      ),
+      *(
+        self._pool("delete", name, "--async", settled_by=("missing",))
+        for name in rented.slice_names
+      ),
+      *(
+        [
+          self.gcloud(
+            *("compute", "resource-policies", "delete", rented.name),
+            f"--region={rented.region}",
+            settled_by=("missing",),
+          )
+        ]
+        if self._needs_policy
+        else []
+      ),
+    ]
+
+  def observe(self, do: Run) -> Seen:
+    """Source: container.googleapis.com's NodePool; kubernetes' Pod status."""
+    pools = worst([self._observe_pool(n, do) for n in self.rented.slice_names])
+    if pools.standing is not Standing.ACTIVE:
+      return pools
+    return self._observe_pods(do)
+
+  def _observe_pool(self, name: str, do: Run) -> Seen:
+    try:
+      found = json.loads(
+        do(self._pool("describe", name, "--format=json")) or "{}"
+      )
+    except commands.Failed as failed:
+      if failed.kind == "missing":
+        return Seen(Standing.ABSENT)
+      raise
+    status = found.get("status", "PROVISIONING")
+    said = found.get("statusMessage", "")
+    if status == "ERROR" or (status == "RUNNING_WITH_ERROR" and said):
+      standing = {
+        "quota": Standing.QUOTA,
+        "stockout": Standing.STOCKOUT,
+      }.get(commands.kind_of(said), Standing.BROKEN)
+      return Seen(standing, said)
+    return Seen(_POOLS.get(status, Standing.BROKEN), status)
+
+  def _observe_pods(self, do: Run) -> Seen:
+    sets = json.loads(
+      do(
+        self._kubectl(
+          *("get", "jobset", self.rented.name),
+          *("--ignore-not-found=true", "--output=json"),
+        )
+      )
+      or "{}"
+    )
+    if not sets:
+      return Seen(Standing.ABSENT, "no JobSet")
+    if sets.get("status", {}).get("terminalState") == "Completed":
+      return Seen(Standing.ACTIVE, "Completed")
+    pods = json.loads(
+      do(
+        self._kubectl(
+          *("get", "pods", f"--selector={self.label}", "--output=json")
+        )
+      )
+      or "{}"
+    ).get("items", [])
+    if sets.get("status", {}).get("terminalState") == "Failed":
+      return _why_it_failed(pods)
+    phases = [pod["status"].get("phase") for pod in pods]
+    if len(pods) == self.rented.hosts and set(phases) <= {
+      "Running",
+      "Succeeded",
+    }:
+      return Seen(Standing.ACTIVE, "Running")
+    if "Running" in phases or "Succeeded" in phases:
+      return Seen(Standing.PROVISIONING, f"{phases.count('Running')} pods run")
+    return Seen(Standing.WAITING, "Pending")
+
+  def ssh(self, index: int, machine: str, words: str | None) -> Command:
+    """Source: kubectl reference, exec; a pod's machine is its name."""
+    return self._kubectl(
+      *("exec", "--stdin", "--tty", machine, f"--container={_NAME}", "--"),
+      *(("sh", "-c", words) if words else ("bash",)),
+    )
+
+  def left(self) -> list[Command]:
+    """Source: kubectl reference, get; gcloud, container node-pools list."""
+    rented = self.rented
+    return [
+      self._kubectl(
+        *("get", "jobsets,pods", f"--selector={self.label}", "--output=name")
+      ),
+      self.gcloud(
+        *("container", "node-pools", "list", f"--cluster={rented.cluster}"),
+        f"--location={rented.location}",
+        f"--filter=config.labels.{self.label}",
+        "--format=value(name)",
+      ),
+    ]
+
+
+def _from_pod(name: str, path: str) -> dict[str, Any]:
+  return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _why_it_failed(pods: list[dict[str, Any]]) -> Seen:
+  """Returns whether a node was taken back, or a container ended by itself."""
+  ended = [pod["status"] for pod in pods if pod["status"]["phase"] == "Failed"]
+  shut_down = [
+    status
+    for status in ended
+    if status.get("reason") in _SHUT_DOWN
+    or any(
+      condition["type"] == "DisruptionTarget" and condition["status"] == "True"
+      for condition in status.get("conditions", [])
+    )
+  ]
+  if shut_down or not ended:  # The pods of a node that is gone, are too.
+    return Seen(Standing.PREEMPTED, "a node was taken back")
+  said = ended[0].get("message") or ended[0].get("reason") or "a pod failed"
+  return Seen(Standing.BROKEN, said)

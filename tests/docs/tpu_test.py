@@ -1,0 +1,124 @@
+"""docs/tpu.md: its commands run, on a fake Google Cloud, and its facts hold."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from drope_jax.cli import configure
+from drope_jax.cli import main as drope
+from launch import access, cli, machine, prices, slice
+from launch import watch as watching
+from launch.hosts import flags
+from tests.launch.fakes import documented
+
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = (ROOT / "docs/tpu.md").read_text()
+COMMANDS = [
+  shlex.split(line)
+  for block in re.findall(r"^```bash\n(.*?)^```$", TEXT, re.S | re.M)
+  for line in block.splitlines()
+]
+
+
+def _of(*program: str) -> list[list[str]]:
+  count = len(program)
+  found = [c[count:] for c in COMMANDS if c[:count] == list(program)]
+  assert found, f"no command of {' '.join(program)}"
+  return found
+
+
+@pytest.mark.parametrize("words", _of("drope"), ids=" ".join)
+def test_a_drope_command_parses(words):
+  module = importlib.import_module(f"drope_jax.cli.{words[0]}")
+  parser = drope._Parser(prog="drope", allow_abbrev=False)
+  module.add_arguments(parser)
+  args = parser.parse_args(words[1:])
+  if words[0] == "plan":
+    configure.locate(args.config)
+    configure.locate(args.model)
+
+
+@pytest.mark.parametrize("words", _of("gcloud"), ids=" ".join)
+def test_a_gcloud_command_is_documented(words):
+  documented.parse(["gcloud", *words])
+
+
+def test_the_setup_is_what_render_prints():
+  rented = slice.read(
+    ROOT / "launch/slices/v5e-16-spot.toml",
+    {
+      "DROPE_LAUNCH_PROJECT": "my-project",
+      "DROPE_LAUNCH_BUCKET": "gs://my-bucket/drope",
+    },
+  )
+  printed = [list(c.args[1:]) for c in access.prepare(rented)]
+  assert printed == _of("gcloud")
+
+
+def test_its_launcher_commands_run_on_a_fake_google_cloud(
+  bucket, google, launch, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
+  for variable in (c[0] for c in _of("export")):
+    monkeypatch.setenv(*variable.split("=", 1))
+  monkeypatch.setenv("DROPE_LAUNCH_BUCKET", "gs://bucket/drope")
+  verbs = set()
+  google.write_script(creates=[["waiting"] * 99] * 9)
+  for words in _of("python", "-m", "launch"):
+    verbs.add(words[0])
+    more = {
+      "watch": ["--dry-run"],
+      "logs": ["--dry-run"],
+      "ssh": ["--dry-run"],
+      "delete": ["--yes"],
+    }.get(words[0], [])
+    status, out, err = launch(*words, *more)
+    assert (status, err) == (0, ""), words
+    assert out
+  assert verbs == cli._VERBS.keys() - {"create"}
+  assert google.names() == []
+
+
+def test_its_tables_have_every_verb_role_and_flag_file():
+  rows = re.findall(r"^\| ((?:`[\w .-]+`(?:, )?)+) \| ", TEXT, re.M)
+  named = {
+    word.split()[0] for row in rows for word in re.findall(r"`(.+?)`", row)
+  }
+  assert cli._VERBS.keys() <= named
+  roles = {*re.findall(r"`(roles/[\w.]+)`", TEXT)}
+  wanted = {*access.HOSTS, *access.BUCKET}
+  wanted |= {role for of in access.USER.values() for role in of}
+  assert roles == wanted
+  assert f"`--retries` {machine.Policy.retries} in all" in TEXT
+  assert str(flags.PORT) == "8476"
+
+
+def test_its_costs_are_the_tables():
+  rented = slice.read(
+    ROOT / "launch/slices/v5e-16-spot.toml", {}, placeholders=True
+  )
+  price = prices.find(rented)
+  assert not price.exact, "the table has spot prices: say them in the guide"
+  assert f"${14.2 * 16 * price.dollars:,.0f} on demand" in TEXT
+  assert f"read on {price.read}" in TEXT
+  pod = slice.read(ROOT / "launch/slices/v5p-128.toml", {}, placeholders=True)
+  hours = round(9.5 * 256 * 197 / (64 * 459), 1)
+  assert f"{hours} on v5p-128" in TEXT
+  assert prices.find(pod).of(hours * 64).partition(" (")[0] in TEXT
+
+
+def test_its_links_lead_somewhere():
+  for path in re.findall(r"\]\(([^)#]+)\)", TEXT):
+    if "://" not in path:
+      assert (ROOT / "docs" / path).exists(), path
+
+
+def test_what_watch_says_is_what_it_says():
+  state = machine.State(machine.Phase.WAITING, since=0.0)
+  seen = machine.Seen(machine.Standing.WAITING, "WAITING_FOR_RESOURCES")
+  sight = machine.Sight(seen, (), None, 0.0)
+  state, _ = machine.step(state, sight, machine.Policy(hosts=4))
+  assert watching.describe(state, sight) in TEXT

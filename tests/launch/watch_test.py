@@ -1,0 +1,307 @@
+"""`watch` acts, remembers, and goes on after it was ended anywhere."""
+
+import dataclasses
+import fnmatch
+import json
+
+import pytest
+
+from launch import commands, machine, order, slice, status, watch
+from launch.commands import Failed
+from launch.machine import Phase
+
+RENTED = slice.Slice(
+  name="mine",
+  slice="v4-16",
+  way="queued",
+  capacity="spot",
+  zone="us-central2-b",
+  project="p",
+  bucket="gs://b",
+  service_account="s",
+)
+POLICY = machine.Policy(hosts=2, retries=2, settle_s=10)
+ORDER = order.Order(
+  attempt=1,
+  recipe="recipes/tiny.gin",
+  files=[],
+  arguments=[],
+  out="gs://b/runs/tiny",
+  project="p",
+  slices=1,
+  hosts_of_slice=2,
+  wheel="w.whl",
+  wheel_sha256="0",
+  extras="tpu",
+  token="t",
+)
+
+
+class World:
+  """A bucket and a queued resource in memory, which obey commands.
+
+  Attributes:
+    scripts: for each creation the states that the resource goes through; once
+      "ACTIVE", hosts end with the codes that follow it.
+    refusals: what the next commands with a word say in the place of working.
+  """
+
+  def __init__(self, *scripts, refusals=()):
+    self.scripts = [list(script) for script in scripts]
+    self.refusals = list(refusals)
+    self.objects: dict[str, tuple[int, str]] = {}
+    self.state = None
+    self.coming: list = []
+    self.codes = None
+    self.created, self.now, self.count = 0, 0.0, 0
+    self.die_at: int | None = None
+    self.write(order.url(RENTED), json.dumps(dataclasses.asdict(ORDER)))
+
+  def write(self, url: str, text: str) -> None:
+    self.count += 1
+    self.objects[url] = (self.count, text)
+
+  def sleep(self, seconds: float) -> None:
+    self.now += seconds
+
+  def __call__(self, command: commands.Command) -> str:
+    if self.die_at is not None:
+      self.die_at -= 1
+      if self.die_at < 0:
+        raise KeyboardInterrupt
+    words = command.args
+    for refusal in self.refusals:
+      if refusal[0] in words:
+        self.refusals.remove(refusal)
+        failed = Failed(command, refusal[1])
+        if failed.kind in command.settled_by:
+          return ""
+        raise failed
+    if words[1] == "storage":
+      return self._storage(command)
+    return getattr(self, f"_{words[4]}")(command)
+
+  def _storage(self, command) -> str:
+    words = command.args
+    url = words[-2] if words[2] == "objects" else words[-1]
+    if words[2] == "cp":
+      for word in words:
+        if word.startswith("--if-generation-match="):
+          current = self.objects.get(url, (0, ""))[0]
+          if str(current) != word.partition("=")[2]:
+            raise Failed(command, "HTTPError 412: conditionNotMet")
+      self.write(url, command.stdin)
+      return ""
+    found = [v for k, v in self.objects.items() if fnmatch.fnmatch(k, url)]
+    if not found:
+      raise Failed(command, "matched no objects")
+    if words[2] == "objects":
+      return json.dumps({"generation": found[0][0]})
+    return "".join(text for _, text in found)
+
+  def _create(self, command) -> str:
+    if self.state is None:
+      self.created += 1
+      self.coming = self.scripts.pop(0)
+      self.state = "CREATING"
+    return ""
+
+  def _delete(self, command) -> str:
+    self.state = None
+    return ""
+
+  def _describe(self, command) -> str:
+    if self.state is None:
+      raise Failed(command, "NOT_FOUND")
+    if self.coming:
+      now = self.coming.pop(0)
+      if isinstance(now, str):
+        self.state = now
+      else:
+        self._end(now)
+    return json.dumps({"state": {"state": self.state}})
+
+  def _end(self, codes) -> None:
+    text = self.objects[order.url(RENTED)][1]
+    attempt = json.loads(text)["attempt"]
+    for worker, code in enumerate(codes):
+      record = {
+        "slice": 0,
+        "worker": worker,
+        "host": f"h{worker}",
+        "state": "running" if code is None else "exited",
+        "code": code,
+        "said": "last words",
+        "updated": self.now,
+        "notice": None,
+      }
+      where = f"{RENTED.folder}/hosts/{attempt}/0-{worker}.json"
+      self.write(where, json.dumps(record) + "\n")
+
+  def watch(self) -> machine.State:
+    return watch.watch(
+      RENTED,
+      POLICY,
+      self,
+      look_every_s=30,
+      clock=lambda: self.now,
+      sleep=self.sleep,
+    )
+
+
+RUN = (None, None)
+DONE = (0, 0)
+
+
+def test_it_goes_from_waiting_to_finished_and_frees_the_chips(capsys):
+  world = World(
+    ["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE", RUN, DONE]
+  )
+  state = world.watch()
+  assert (state.phase, state.attempt) == (Phase.FINISHED, 1)
+  assert (world.created, world.state) == (1, None)
+  said = capsys.readouterr().out
+  for word in ("waiting for", "running for", "finished for"):
+    assert word in said
+
+
+def test_preempted_it_creates_anew_and_orders_a_new_attempt():
+  world = World(
+    ["ACTIVE", RUN, "SUSPENDING", "SUSPENDED"], ["ACTIVE", RUN, DONE]
+  )
+  state = world.watch()
+  assert (state.phase, state.attempt) == (Phase.FINISHED, 2)
+  assert (state.preemptions, world.created) == (1, 2)
+
+
+def test_a_crash_is_tried_again_on_the_same_machines():
+  world = World(["ACTIVE", RUN, (1, 81), RUN, RUN, RUN, RUN, RUN, RUN, DONE])
+  state = world.watch()
+  assert state.phase is Phase.FINISHED
+  assert (state.attempt, state.crashes, world.created) == (2, 1, 1)
+
+
+def test_a_delete_that_fails_once_is_done_again(capsys):
+  refusals = [("delete", "INTERNAL: try later")]
+  world = World(["ACTIVE", RUN, DONE], refusals=refusals)
+  assert world.watch().phase is Phase.FINISHED
+  assert world.state is None and not world.refusals
+  assert "delete will be tried again" in capsys.readouterr().err
+
+
+def test_a_look_that_fails_is_taken_again(capsys):
+  refusals = [("mine", "INTERNAL: a hiccup"), ("cp", "HTTPError 503: x")]
+  world = World(["ACTIVE", RUN, DONE], refusals=refusals)
+  assert world.watch().phase is Phase.FINISHED
+  assert not world.refusals
+  assert capsys.readouterr().err.count("looks again in 30 s") == 2
+
+
+def test_a_creation_that_is_refused_is_understood():
+  world = World(["ACTIVE"], refusals=[("create", "Quota 'TPUS' exceeded")])
+  state = world.watch()
+  assert state.phase is Phase.FAILED and "quota" in state.reason
+  refusals = [("create", "ZONE_RESOURCE_POOL_EXHAUSTED")] * 2
+  world = World(["ACTIVE", RUN, DONE], refusals=refusals)
+  state = world.watch()
+  assert state.phase is Phase.FINISHED and state.crashes == 0
+
+
+def test_what_only_the_user_can_mend_is_told_at_once():
+  world = World(["ACTIVE"], refusals=[("create", "PERMISSION_DENIED: no")])
+  with pytest.raises(Failed, match="Grant the roles"):
+    world.watch()
+
+
+def test_ended_at_any_command_it_goes_on_and_ends_the_same():
+  def world():
+    return World(
+      ["WAITING_FOR_RESOURCES", "ACTIVE", RUN, "SUSPENDED"],
+      ["ACTIVE", RUN, DONE],
+    )
+
+  whole = world()
+  whole.die_at = 1_000
+  whole.watch()
+  commands_needed = 1_000 - whole.die_at
+  assert commands_needed > 20
+  for die_at in range(commands_needed):
+    cut = world()
+    cut.die_at = die_at
+    with pytest.raises(KeyboardInterrupt):
+      cut.watch()
+    cut.die_at = None
+    state = cut.watch()
+    assert (state.phase, cut.state) == (Phase.FINISHED, None)
+    assert cut.created == 2, f"after command {die_at}"
+
+
+def test_two_watches_are_one_too_many():
+  world = World(["WAITING_FOR_RESOURCES"] * 9 + ["ACTIVE"])
+  sleep, looks = world.sleep, []
+
+  def meddle(seconds):
+    looks.append(seconds)
+    if len(looks) == 2:
+      other = watch.begin(1, 5.0)
+      text = json.dumps(dataclasses.asdict(other))
+      world.write(f"{RENTED.folder}/watch.json", text)
+    sleep(seconds)
+
+  world.sleep = meddle
+  with pytest.raises(ValueError, match="One `watch` may look after a run"):
+    world.watch()
+
+
+def test_without_an_order_there_is_nothing_to_watch():
+  world = World([])
+  world.objects.clear()
+  with pytest.raises(ValueError, match="Give one with `run RECIPE.gin`"):
+    world.watch()
+
+
+def test_status_says_how_far_it_is_and_what_it_costs():
+  world = World(["ACTIVE", RUN, RUN, RUN])
+  with pytest.raises(KeyboardInterrupt):
+    world.die_at = 40
+    world.watch()
+  world.die_at = None
+  beat = {
+    "process": 0,
+    "processes": 2,
+    "host": "h0",
+    "pid": 1,
+    "begun": 0.0,
+    "started": 0.0,
+    "time": world.now,
+    "doing": "stepping",
+    "phase": "recalibrate",
+    "step": 150,
+    "stepped": 1100.0,
+    "last_step": 350,
+    "saved_step": 100,
+    "saved": 100.0,
+    "ended": None,
+  }
+  world.write(f"{ORDER.out}/heartbeats/0.json", json.dumps(beat))
+  line = {
+    "step": 150,
+    "loss": 2.5,
+    "tokens_per_s_per_chip": 9400.0,
+    "mfu_causal": 0.47,
+    "goodput": 0.9,
+  }
+  world.write(f"{ORDER.out}/metrics.jsonl", 'tail"}\n' + json.dumps(line))
+  said = status.report(RENTED, world, 1200.0)
+  for words in (
+    "150 of 350, stepping (recalibrate)",
+    "step 100, 18 min ago",
+    "loss           2.500",
+    "9,400",
+    "47.0%",
+    "90.0%",
+    "0 times; 0 crashes",
+    "chip-hours",
+    "1 h 6 min",  # 50 steps took 1,000 s, and 200 are left.
+  ):
+    assert words in said, said

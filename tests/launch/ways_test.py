@@ -1,0 +1,411 @@
+"""The three ways' commands are documented, and mean what they should."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+
+import pytest
+
+from launch import access, chips, commands, slice, ways
+from launch.slice import Slice
+from launch.ways.way import Standing
+from tests.launch.fakes import documented
+
+SLICES = sorted((pathlib.Path(slice.__file__).parent / "slices").glob("*.toml"))
+
+
+def _rented(way, kind="v5p", capacity="spot", slices=1, **more) -> Slice:
+  name = {"v4": "v4-16", "v5e": "v5e-16", "v6e": "v6e-16"}.get(
+    kind, f"{kind}-16"
+  )
+  return Slice(
+    **{
+      "name": "mine",
+      "slice": name,
+      "way": way,
+      "capacity": capacity,
+      "zone": "us-east5-a",
+      "project": "p",
+      "bucket": "gs://b",
+      "service_account": "drope-tpu",
+      "slices": slices,
+      "reservation": "r" if capacity == "reserved" else None,
+      "max_run_hours": 24 if capacity == "flex-start" else None,
+      "cluster": "c" if way == "jobset" else None,
+      "location": "us-east5" if way == "jobset" else None,
+      **more,
+    }
+  )
+
+
+EVERY = [
+  _rented(way, kind, capacity, slices)
+  for kind, chip in chips.CHIPS.items()
+  for way, capacity, slices in itertools.product(
+    chip.ways, slice.CAPACITIES, (1, 2)
+  )
+]
+
+
+def _all_commands(rented: Slice) -> list[commands.Command]:
+  way = ways.of(rented)
+  asked: list[commands.Command] = []
+
+  def do(command):
+    asked.append(command)
+    return ""
+
+  way.observe(do)
+  return [
+    *access.prepare(rented),
+    *way.create(),
+    *way.delete(),
+    *way.left(),
+    way.ssh(0, "machine", None),
+    way.ssh(1, "machine", "ls"),
+    *asked,
+  ]
+
+
+def _id(rented):
+  parts = (rented.way, rented.slice, rented.capacity, rented.slices)
+  return "-".join(map(str, parts))
+
+
+@pytest.mark.parametrize("rented", EVERY, ids=_id)
+def test_every_flag_is_documented(rented):
+  for command in _all_commands(rented):
+    documented.parse(command.args)
+
+
+def test_the_table_refuses_what_no_page_has():
+  command = ["gcloud", "compute", "tpus", "queued-resources", "create", "x"]
+  with pytest.raises(ValueError, match="no page has the flag --preemptible"):
+    documented.parse([*command, "--preemptible"])
+  with pytest.raises(ValueError, match="no page has the command"):
+    documented.parse(["gcloud", "compute", "tpus", "make", "x"])
+
+
+@pytest.mark.parametrize("rented", EVERY, ids=_id)
+def test_nothing_secret_is_in_a_command(rented):
+  words = " ".join(" ".join(c.args) for c in _all_commands(rented)).lower()
+  for secret in ("token", "password", "api_key", "credential="):
+    assert secret not in words.replace("get-credentials", "")
+
+
+def _flags(command) -> dict[str, str]:
+  return documented.parse(command.args)[2]
+
+
+@pytest.mark.parametrize(
+  ("way", "capacity", "wanted"),
+  [
+    ("queued", "on-demand", {}),
+    ("queued", "spot", {"spot": ""}),
+    ("queued", "reserved", {"reserved": "", "reservation": "r"}),
+    (
+      "queued",
+      "flex-start",
+      {"provisioning-model": "flex-start", "max-run-duration": "24h"},
+    ),
+    ("group", "on-demand", {"provisioning-model": "STANDARD"}),
+    ("group", "spot", {"provisioning-model": "SPOT"}),
+    (
+      "group",
+      "reserved",
+      {"provisioning-model": "RESERVATION_BOUND", "reservation": "r"},
+    ),
+    (
+      "group",
+      "flex-start",
+      {"provisioning-model": "FLEX_START", "max-run-duration": "24h"},
+    ),
+    ("jobset", "spot", {"spot": "", "num-nodes": "2"}),
+    ("jobset", "flex-start", {"flex-start": "", "num-nodes": "0"}),
+  ],
+)
+def test_capacity_is_asked_for_by_its_flags(way, capacity, wanted):
+  created = ways.of(_rented(way, capacity=capacity)).create()
+  (asked,) = (
+    flags
+    for flags in map(_flags, created)
+    if {"machine-type", "accelerator-type"} & flags.keys()
+  )
+  words = {"spot", "reserved", "reservation", "provisioning-model"}
+  words |= {"max-run-duration", "flex-start"}
+  got = {k: v for k, v in asked.items() if k in words | wanted.keys()}
+  if way == "jobset":
+    got.pop("max-run-duration", None)
+  assert got == wanted
+
+
+def test_a_group_a_slice_shares_template_and_policy():
+  created = ways.of(_rented("group", slices=2)).create()
+  names = [documented.parse(c.args)[1] for c in created]
+  assert names == [["mine"], ["mine"], ["mine-0"], ["mine-1"]]
+  for command in created[2:]:
+    flags = _flags(command)
+    assert flags["template"] == "mine" and flags["size"] == "2"
+    assert flags["default-action-on-vm-failure"] == "do-nothing"
+    assert flags["workload-policy"].endswith("/resourcePolicies/mine")
+
+
+def test_slices_of_a_queued_resource_are_its_nodes():
+  (created,) = ways.of(_rented("queued", "v5e", slices=2)).create()
+  flags = _flags(created)
+  assert (flags["node-count"], flags["node-prefix"]) == ("2", "mine")
+  assert "node-id" not in flags
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_delete_removes_what_create_makes(way):
+  kind = "tpu7x" if way != "queued" else "v6e"
+  rented = ways.of(_rented(way, kind, slices=2))
+
+  def things(made):
+    found = set()
+    for command in made:
+      name, words, _ = documented.parse(command.args)
+      if name == "kubectl apply":
+        manifest = json.loads(command.stdin)
+        found.add(("jobset", manifest["metadata"]["name"]))
+      elif name == "kubectl delete":
+        found.add(tuple(words))
+      elif "get-credentials" not in name:
+        group = name.replace(" alpha", "").replace(" beta", "")
+        group = group.replace(" workload-policy", "").rpartition(" ")[0]
+        found.add((group, words[0]))
+    return found
+
+  assert things(rented.create()) == things(rented.delete())
+
+
+def _jobset(**more):
+  return json.loads(ways.of(_rented("jobset", **more)).manifest())
+
+
+SCHEMA = json.loads(
+  (pathlib.Path(__file__).parent / "jobset_fields.json").read_text()
+)
+
+
+def _check(value, schema, where="") -> None:
+  """Raises AssertionError where a value is not as its schema says."""
+  if isinstance(schema, list):
+    assert value in schema, f"{where}: {value!r} is none of {schema}"
+  elif isinstance(schema, dict) and "*" in schema:
+    assert isinstance(value, dict), where
+    for name, inner in value.items():
+      _check(inner, schema["*"], f"{where}.{name}")
+  elif isinstance(schema, dict) and "[]" in schema:
+    assert isinstance(value, list), where
+    for inner in value:
+      _check(inner, schema["[]"], f"{where}[]")
+  elif isinstance(schema, dict):
+    assert isinstance(value, dict), where
+    needed = {n.removesuffix("!") for n in schema if n.endswith("!")}
+    known = {n.removesuffix("!"): inner for n, inner in schema.items()}
+    assert needed <= value.keys(), f"{where} needs {needed - value.keys()}"
+    for name, inner in value.items():
+      assert name in known, f"{where} has no field {name}"
+      _check(inner, known[name], f"{where}.{name}")
+  else:
+    kinds = {"string": str, "integer": int, "boolean": bool}
+    quantity = schema == "quantity" and isinstance(value, (int, str))
+    assert quantity or type(value) is kinds.get(schema), f"{where}: {value!r}"
+
+
+@pytest.mark.parametrize("capacity", slice.CAPACITIES)
+@pytest.mark.parametrize("slices", [1, 2])
+def test_the_manifest_has_the_published_fields(capacity, slices):
+  _check(_jobset(capacity=capacity, slices=slices), SCHEMA["JobSet"])
+
+
+@pytest.mark.parametrize(
+  ("path", "value"),
+  [
+    (("spec", "suspended"), True),
+    (("spec", "failurePolicy", "maxRestarts"), "0"),
+    (("spec", "replicatedJobs", 0, "template", "spec", "completionMode"), "x"),
+    (("spec", "replicatedJobs", 0, "name"), None),
+  ],
+)
+def test_the_check_finds_a_wrong_field(path, value):
+  manifest = _jobset()
+  inner = manifest
+  for part in path[:-1]:
+    inner = inner[part]
+  if value is None:
+    del inner[path[-1]]
+  else:
+    inner[path[-1]] = value
+  with pytest.raises(AssertionError):
+    _check(manifest, SCHEMA["JobSet"])
+
+
+def test_the_jobset_asks_for_a_pod_a_host_and_all_its_chips():
+  manifest = _jobset(kind="tpu7x", slices=2)
+  (job,) = manifest["spec"]["replicatedJobs"]
+  assert job["replicas"] == 2
+  spec = job["template"]["spec"]
+  assert spec["completions"] == spec["parallelism"] == 2
+  assert spec["backoffLimit"] == 0
+  assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 0}
+  pod = spec["template"]["spec"]
+  assert pod["nodeSelector"] == {
+    "cloud.google.com/gke-tpu-accelerator": "tpu7x",
+    "cloud.google.com/gke-tpu-topology": "2x2x2",
+    "drope-launch": "mine",
+  }
+  (container,) = pod["containers"]
+  assert container["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+def _answers(*found):
+  """Returns a runner that gives answers, or raises failures, in turn."""
+  waiting = list(found)
+
+  def do(command):
+    answer = waiting.pop(0)
+    if isinstance(answer, str):
+      raise commands.Failed(command, answer)
+    return json.dumps(answer)
+
+  return do
+
+
+@pytest.mark.parametrize(
+  ("state", "error", "standing"),
+  [
+    ("CREATING", None, Standing.WAITING),
+    ("ACCEPTED", None, Standing.WAITING),
+    ("WAITING_FOR_RESOURCES", None, Standing.WAITING),
+    ("PROVISIONING", None, Standing.PROVISIONING),
+    ("ACTIVE", None, Standing.ACTIVE),
+    ("SUSPENDING", None, Standing.PREEMPTED),
+    ("SUSPENDED", None, Standing.PREEMPTED),
+    ("DELETING", None, Standing.DELETING),
+    ("FAILED", None, Standing.BROKEN),
+    ("FAILED", "Quota limit 'TPUV5s' has been exceeded", Standing.QUOTA),
+    ("FAILED", "There is no more capacity in the zone", Standing.STOCKOUT),
+    ("A_NEW_STATE", None, Standing.BROKEN),
+  ],
+)
+def test_a_queued_resources_state_is_understood(state, error, standing):
+  found = {"state": {"state": state}}
+  if error:
+    found["state"]["failedData"] = {"error": {"message": error}}
+  assert (
+    ways.of(_rented("queued")).observe(_answers(found)).standing is standing
+  )
+
+
+def _machines(*states, action="NONE", error=None):
+  found = [{"instanceStatus": s, "currentAction": action} for s in states]
+  for machine in found:
+    if machine["instanceStatus"] is None:
+      del machine["instanceStatus"]
+    if error:
+      errors = [{"code": error, "message": error}]
+      machine["lastAttempt"] = {"errors": {"errors": errors}}
+  return found
+
+
+@pytest.mark.parametrize(
+  ("machines", "standing"),
+  [
+    (_machines(None, None, action="CREATING"), Standing.WAITING),
+    (_machines("STAGING", None, action="CREATING"), Standing.PROVISIONING),
+    (_machines("RUNNING", "RUNNING"), Standing.ACTIVE),
+    (_machines("RUNNING", "STOPPING"), Standing.PREEMPTED),
+    (_machines("RUNNING", "TERMINATED"), Standing.PREEMPTED),
+    (_machines("RUNNING", None), Standing.PREEMPTED),
+    (_machines("RUNNING"), Standing.PROVISIONING),
+    (_machines("RUNNING", "RUNNING", action="DELETING"), Standing.DELETING),
+    (
+      _machines(None, None, error="ZONE_RESOURCE_POOL_EXHAUSTED"),
+      Standing.STOCKOUT,
+    ),
+    (_machines(None, None, error="QUOTA_EXCEEDED"), Standing.QUOTA),
+    (_machines(None, None, error="INTERNAL"), Standing.BROKEN),
+  ],
+)
+def test_a_groups_machines_are_understood(machines, standing):
+  found = ways.of(_rented("group")).observe(_answers(machines))
+  assert found.standing is standing
+
+
+_RUNNING = {"status": {"phase": "Running"}}
+
+
+@pytest.mark.parametrize(
+  ("answers", "standing"),
+  [
+    (["NOT_FOUND"], Standing.ABSENT),
+    ([{"status": "PROVISIONING"}], Standing.PROVISIONING),
+    ([{"status": "STOPPING"}], Standing.DELETING),
+    (
+      [{"status": "ERROR", "statusMessage": "GCE_STOCKOUT"}],
+      Standing.STOCKOUT,
+    ),
+    ([{"status": "RUNNING"}, {}], Standing.ABSENT),
+    (
+      [{"status": "RUNNING"}, {"status": {}}, {"items": []}],
+      Standing.WAITING,
+    ),
+    (
+      [{"status": "RUNNING"}, {"status": {}}, {"items": [_RUNNING] * 2}],
+      Standing.ACTIVE,
+    ),
+    (
+      [{"status": "RUNNING"}, {"status": {}}, {"items": [_RUNNING]}],
+      Standing.PROVISIONING,
+    ),
+    (
+      [{"status": "RUNNING"}, {"status": {"terminalState": "Completed"}}],
+      Standing.ACTIVE,
+    ),
+    (
+      [
+        {"status": "RUNNING"},
+        {"status": {"terminalState": "Failed"}},
+        {"items": [{"status": {"phase": "Failed", "reason": "NodeShutdown"}}]},
+      ],
+      Standing.PREEMPTED,
+    ),
+    (
+      [
+        {"status": "RUNNING"},
+        {"status": {"terminalState": "Failed"}},
+        {"items": [{"status": {"phase": "Failed", "message": "exit 1"}}]},
+      ],
+      Standing.BROKEN,
+    ),
+  ],
+)
+def test_a_jobsets_pods_are_understood(answers, standing):
+  found = ways.of(_rented("jobset")).observe(_answers(*answers))
+  assert found.standing is standing
+
+
+@pytest.mark.parametrize("way", ["queued", "group"])
+def test_what_is_not_there_is_absent_and_what_is_refused_is_told(way):
+  rented = ways.of(_rented(way))
+  assert rented.observe(_answers("NOT_FOUND: x")).standing is Standing.ABSENT
+  with pytest.raises(commands.Failed, match="roles that docs/tpu.md lists"):
+    rented.observe(_answers("PERMISSION_DENIED: x"))
+
+
+def test_one_of_several_groups_gone_is_being_deleted():
+  rented = ways.of(_rented("group", slices=2))
+  running = _machines("RUNNING", "RUNNING")
+  seen = rented.observe(_answers(running, "NOT_FOUND: x"))
+  assert seen.standing is Standing.DELETING
+
+
+def test_a_host_that_is_none_is_refused():
+  rented = _rented("queued", slices=2)
+  assert ways.of(rented).place(3) == (1, 1)
+  with pytest.raises(ValueError, match="must be 0 to 3, got 4"):
+    ways.of(dataclasses.replace(rented)).ssh(4, "m", None)
