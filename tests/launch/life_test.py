@@ -138,13 +138,14 @@ def _params(path):
   return jax.tree.map(np.asarray, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("way", "hosts", "net"),
   [
     ("queued", 2, 11),
-    pytest.param("group", 2, 12, marks=pytest.mark.slow),
-    pytest.param("jobset", 2, 13, marks=pytest.mark.slow),
-    pytest.param("queued", 4, 14, marks=pytest.mark.slow),
+    ("group", 2, 12),
+    ("jobset", 2, 13),
+    ("queued", 4, 14),
   ],
 )
 def test_a_run_outlives_two_preemptions(
