@@ -428,6 +428,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_host_that_stands_still_is_named_to_all_and_ends_them(
   start_all, here
 ):
