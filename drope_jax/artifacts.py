@@ -235,10 +235,10 @@ def encode(value: Any, *, tagged: bool = True) -> Any:
   )
 
 
-def decode(
-  data: Any, classes: Mapping[str, type], written: Written = Written()
-) -> Any:
-  """Returns what `encode` was given; lists come back as tuples.
+def decode(data: Any, classes: Mapping[str, type], written: Written) -> Any:
+  """Returns the dataclass that `encode` was given, which held no mapping.
+
+  Lists come back as tuples.
 
   Args:
     data: as `opened`.
