@@ -42,8 +42,9 @@ MIGRATIONS: Mapping[int, Mapping[str, Migration]] = {
 """By the version that they lead to and the class: old JSON fields to new ones.
 
 Classes within a file are known by the name that is stored with them, the file's
-own by the name that `opened` is given. All of one version are applied before
-any of the next, so that a field may move from class to class.
+own by the name that `opened` is given; parts without a name are its own's. All
+of one version are applied before any of the next, so that a field may move from
+class to class.
 """
 
 
@@ -60,7 +61,7 @@ class Written:
     code: as `revision.describe` has it; None: the file does not say.
   """
 
-  version: int = VERSION
+  version: int
   code: str | None = None
 
   def __str__(self) -> str:
@@ -236,7 +237,7 @@ def encode(value: Any, *, tagged: bool = True) -> Any:
 
 
 def decode(data: Any, classes: Mapping[str, type], written: Written) -> Any:
-  """Returns the dataclass that `encode` was given, which held no mapping.
+  """Returns the dataclasses that `encode` was given, which held no mapping.
 
   Lists come back as tuples.
 

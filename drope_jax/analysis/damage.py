@@ -99,8 +99,11 @@ class Damage:
       artifacts.UnknownFormError: a later version wrote it.
     """
     fields, written = artifacts.opened(cls.__name__, data)
-    kinds = {"before": Anatomy, "after": Anatomy}
-    kinds["pairs"] = pair_damage.PairDamage
+    kinds = {
+      "before": Anatomy,
+      "after": Anatomy,
+      "pairs": pair_damage.PairDamage,
+    }
     parts = {
       name: part and artifacts.build(kinds[name], _with_tuples(part), written)
       for name, part in artifacts.current(cls, fields, written).items()
@@ -108,10 +111,12 @@ class Damage:
     return cls(**parts)
 
 
-def _with_tuples(part: Any) -> dict[str, Any]:
+def _with_tuples(part: Any) -> Any:
+  if not isinstance(part, dict):
+    return part
   return {
     name: tuple(value) if isinstance(value, list) else value
-    for name, value in dict(part).items()
+    for name, value in part.items()
   }
 
 

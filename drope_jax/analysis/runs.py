@@ -175,9 +175,7 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _in_this_form(results):
-  """Returns what another version may have written as this one would have."""
-  if "schema" in results:  # As earlier versions called it.
-    results["schema_version"] = results.pop("schema")
+  """Returns a results.json of any version as this one would have written it."""
   codes = results.get("code", [])
   results, written = artifacts.opened("Results", results, (codes or [None])[-1])
   results["rows"] = [
@@ -193,7 +191,7 @@ def _in_this_form(results):
     results["settings"] = artifacts.completed(
       results["settings"], Suite(), written
     )
-  for model in results.get("models", {}).values():
+  for model in results.get("models", {}).values():  # Files of their own.
     manifest, _ = artifacts.opened("Manifest", model["manifest"])
     model["manifest"] = {"schema_version": artifacts.VERSION} | manifest
   return results

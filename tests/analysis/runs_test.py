@@ -126,7 +126,7 @@ def test_mistakes_name_the_file_and_the_line(tmp_path):
     runs.load(tmp_path)
   (tmp_path / "metrics.jsonl").unlink()
   results = tmp_path / "results.json"
-  results.write_text('{"schema": 99, "finished": true, "rows": []}')
+  results.write_text('{"schema_version": 99, "finished": true, "rows": []}')
   with pytest.raises(ValueError, match="results.json: .*schema_version 99"):
     runs.load(tmp_path)
   results.write_text('{"schema": 2, "rows": []}')
