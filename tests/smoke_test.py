@@ -146,7 +146,7 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   assert "YaRN" in capsys.readouterr().out
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
-    *("schema", "finished", "created", "code", "models", "text"),
+    *("schema_version", "finished", "created", "code", "models", "text"),
     *("settings", "fits", "rows"),
   }
   assert found["settings"]["samples"] == [3]

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from drope_jax import artifacts
 from drope_jax.analysis import loss, pair_damage
 from drope_jax.axes import Array
 from drope_jax.model import transformer
@@ -87,35 +88,36 @@ class Damage:
 
   def to_json(self) -> dict[str, Any]:
     """Returns plain dicts and lists, the content of a run's damage.json."""
-    return dataclasses.asdict(self)
+    return artifacts.signed(dataclasses.asdict(self))
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> "Damage":
-    """Returns what `to_json` wrote.
+    """Returns what `to_json`, of this version or an earlier one, wrote.
 
     Raises:
-      ValueError: keys are missing or unknown.
+      ValueError: something is missing, or of another type.
+      artifacts.UnknownFormError: a later version wrote it.
     """
-    try:
-      kinds = dict.fromkeys(("before", "after"), Anatomy)
-      kinds["pairs"] = pair_damage.PairDamage
-      parts = {
-        part: None
-        if fields is None
-        else kinds[part](
-          **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-          }
-        )
-        for part, fields in data.items()
-      }
-      return cls(**parts)
-    except (TypeError, AttributeError, KeyError) as error:
-      raise ValueError(
-        "A damage report needs the fields of damage.Damage, got something "
-        f"else ({error}). Make it anew."
-      ) from error
+    fields, written = artifacts.opened(cls.__name__, data)
+    kinds = {
+      "before": Anatomy,
+      "after": Anatomy,
+      "pairs": pair_damage.PairDamage,
+    }
+    parts = {
+      name: part and artifacts.build(kinds[name], _with_tuples(part), written)
+      for name, part in artifacts.current(cls, fields, written).items()
+    }
+    return cls(**parts)
+
+
+def _with_tuples(part: Any) -> Any:
+  if not isinstance(part, dict):
+    return part
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in part.items()
+  }
 
 
 def _short(value: float) -> str:

@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from drope_jax import artifacts
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import records
+from drope_jax.evals.interface import Result
+from drope_jax.evals.logit_scale import Fit
+from drope_jax.evals.suite import Suite
 
-RESULTS_SCHEMA = 2
-"""Of the results.json that is written and read."""
 HELD_OUT = "held_out.json"
-_RESULTS = ("schema", "finished", "rows")
-_ROW = (
-  *("value", "low", "high", "context_tokens", "seed", "outcomes", "series"),
-)
 _FILES = (records.METRICS, "results.json", "damage.json", "samples.json")
 _LOGGED = ("step", "phase", "tokens", "loss")
 
@@ -125,21 +123,39 @@ def load(directory: str | os.PathLike) -> Run:
 
 
 def load_results(path: pathlib.Path) -> Mapping[str, Any]:
-  """Returns what a results.json holds.
+  """Returns what a results.json holds, in the form of this version.
 
   Raises:
-    ValueError: it is damaged, or of another version.
+    ValueError: it is damaged, or of a later version.
   """
   results = records.parse(path.read_text("utf-8"), path)
-  records.require(results, ("schema",), path)
-  if results["schema"] != RESULTS_SCHEMA:
-    raise ValueError(
-      f"This drope_jax reads results.json of schema {RESULTS_SCHEMA}, got "
-      f"{results['schema']!r} in {path}. Evaluate again, into another folder."
+  records.require(results, ("finished", "rows"), path)
+  try:
+    return _in_this_form(results)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _in_this_form(results):
+  """Returns a results.json of any version as this one would have written it."""
+  codes = results.get("code", [])
+  results, written = artifacts.opened("Results", results, (codes or [None])[-1])
+  results["rows"] = [
+    artifacts.current(Result, row, written) for row in results["rows"]
+  ]
+  results["fits"] = {
+    model: {
+      method: artifacts.current(Fit, fit, written) for method, fit in by.items()
+    }
+    for model, by in results.get("fits", {}).items()
+  }
+  if "settings" in results:
+    results["settings"] = artifacts.completed(
+      results["settings"], Suite(), written
     )
-  records.require(results, _RESULTS, path)
-  for row in results["rows"]:
-    records.require(row, (*Cell._fields, *_ROW), path)
+  for model in results.get("models", {}).values():  # Files of their own.
+    manifest, _ = artifacts.opened("Manifest", model["manifest"])
+    model["manifest"] = {"schema_version": artifacts.VERSION} | manifest
   return results
 
 

@@ -71,26 +71,36 @@ def describe(checkpoint, remedy=None):
     remedy: what to do where it is damaged; None: the usual.
 
   Raises:
-    ValueError: it is damaged, or of another version.
+    ValueError: it is damaged, or of a later version.
+  """
+  data, shapes, saved = stored(checkpoint, remedy)
+  try:
+    return Manifest.from_json(data), shapes, saved
+  except ValueError as error:
+    raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def stored(checkpoint, remedy=None):
+  """Returns what `describe` does, the manifest as the JSON that it is.
+
+  Raises:
+    ValueError: it is damaged.
   """
   with context(), reading(checkpoint, remedy):
     json.loads((checkpoint / METADATA).read_text())  # Orbax would go on.
-    stored = ocp.metadata(checkpoint, checkpointable_name=PARAMS)
-    if stored.metadata is None:  # Orbax has logged why.
+    found = ocp.metadata(checkpoint, checkpointable_name=PARAMS)
+    if found.metadata is None:  # Orbax has logged why.
       raise ValueError(f"{PARAMS} has no readable metadata")
-    custom = stored.custom_metadata or {}
+    custom = found.custom_metadata or {}
     data, saved = custom.get(_MANIFEST), custom.get(_CHECKSUMS, {})
     if data is None:
       raise ValueError(f"{METADATA} holds no {_MANIFEST}")
     checksums.require_same({_MANIFEST: checksums.of_json(data)}, saved)
     shapes = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-      stored.metadata,
+      found.metadata,
     )
-  try:
-    return Manifest.from_json(data), shapes, saved
-  except ValueError as error:
-    raise ValueError(f"{checkpoint}: {error}") from error
+  return data, shapes, saved
 
 
 def items(arrays, manifest, tokenizer_path):

@@ -1,33 +1,19 @@
 """The manifest of a checkpoint: what the arrays are, and how they came to be.
 
-JSON on disk, frozen dataclasses in memory. Keys match exactly, both ways: one
-that is missing or unknown is an error that names it, so that a field is never
-silently dropped or defaulted.
+JSON on disk, frozen dataclasses in memory; `artifacts` says how one version of
+the code reads what another wrote.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import datetime
-import math
 from typing import Any
 
-from drope_jax import positional
-from drope_jax.checkpoint import revision
+from drope_jax import artifacts, positional, revision
 from drope_jax.model.config import ModelConfig
-
-SCHEMA_VERSION = 1
-"""Raise it when the manifest or `transformer.SCHEMA_VERSION` changes."""
 
 HELD_OUT_LOSS = "held_out_loss"
 """The argument under which a training's entry has the loss that it left."""
-
-_CLASS = "__class__"
-
-_GAINED = {
-  "ModelConfig": {"logit_scale_slope": None},
-  "Yarn": {"length_factor": None, "truncate": True},
-}
-"""Fields that a class has gained, and what a manifest without them means."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +60,9 @@ class LineageEntry:
         "LineageEntry counts from the start of training, so tokens and steps "
         f"must be 0 or more, got {self.tokens} and {self.steps}. Pass totals."
       )
-    object.__setattr__(self, "arguments", encode(dict(self.arguments)))
+    object.__setattr__(
+      self, "arguments", artifacts.encode(dict(self.arguments))
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +73,11 @@ class Manifest:
     model: the config whose `param_shapes` the arrays match.
     tokenizer: None for a model without text, as in tests.
     lineage: oldest first. Grows by `appended`; entries are never rewritten.
-    schema_version: see `SCHEMA_VERSION`.
   """
 
   model: ModelConfig
   tokenizer: TokenizerRef | None = None
   lineage: tuple[LineageEntry, ...] = ()
-  schema_version: int = SCHEMA_VERSION
 
   def __post_init__(self):
     if self.tokenizer and self.tokenizer.vocab_size > self.model.vocab_size:
@@ -165,102 +151,38 @@ class Manifest:
   def to_json(self) -> dict[str, Any]:
     """Returns dicts, lists and scalars; floats survive `json` bit for bit."""
     return {
-      "schema_version": self.schema_version,
-      "model": encode(self.model),
+      "schema_version": artifacts.VERSION,
+      "model": artifacts.encode(self.model),
       "tokenizer": self.tokenizer and dataclasses.asdict(self.tokenizer),
       "lineage": [dataclasses.asdict(entry) for entry in self.lineage],
     }
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-    """Returns the manifest that `to_json` turned into `data`.
+    """Returns the manifest that `to_json`, now or earlier, turned into `data`.
 
     Raises:
-      ValueError: a newer schema version; missing or unknown keys or classes.
+      ValueError: something is missing, or of another type.
+      artifacts.UnknownFormError: a later version wrote it, which its lineage
+        names.
     """
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-      raise ValueError(
-        f"This drope_jax reads manifests of schema_version {SCHEMA_VERSION}, "
-        f"got {version!r}. Install the drope_jax that wrote the checkpoint, "
-        "named last in its lineage, or a newer one."
-      )
-    _check_keys(cls, data)
-    tokenizer = data["tokenizer"]
+    fields, written = artifacts.opened(cls.__name__, data, _last_code(data))
+    fields = artifacts.current(cls, fields, written)
+    classes = {**positional.CATALOGUE, ModelConfig.__name__: ModelConfig}
+    tokenizer = fields["tokenizer"]
     return cls(
-      model=decode(data["model"]),
-      tokenizer=tokenizer and _build(TokenizerRef, tokenizer),
-      lineage=tuple(_build(LineageEntry, entry) for entry in data["lineage"]),
-      schema_version=version,
+      model=artifacts.decode(fields["model"], classes, written),
+      tokenizer=tokenizer and artifacts.build(TokenizerRef, tokenizer, written),
+      lineage=tuple(
+        artifacts.build(LineageEntry, entry, written)
+        for entry in fields["lineage"]
+      ),
     )
 
 
-def encode(value: Any) -> Any:
-  """Returns `value` in JSON types; dataclasses carry their class's name.
-
-  Raises:
-    ValueError: a float that JSON cannot hold, or a type other than scalars,
-      lists, tuples, dicts with string keys, and dataclasses of these.
-  """
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = dataclasses.fields(value)
-    data = {f.name: encode(getattr(value, f.name)) for f in fields}
-    return {_CLASS: type(value).__name__} | data
-  if isinstance(value, (list, tuple)):
-    return [encode(item) for item in value]
-  if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-    return {key: encode(item) for key, item in value.items()}
-  if value is None or isinstance(value, (bool, int, str)):
-    return value
-  if isinstance(value, float) and math.isfinite(value):
-    return value
-  raise ValueError(
-    "A manifest holds finite scalars, tuples, string-keyed dicts and "
-    f"dataclasses of them, got {value!r}. Convert it first."
-  )
-
-
-def decode(data: Any) -> Any:
-  """Returns what `encode` was given; lists come back as tuples.
-
-  Raises:
-    ValueError: a class that is neither `ModelConfig` nor in
-      `positional.CATALOGUE`; missing or unknown fields.
-  """
-  if isinstance(data, list):
-    return tuple(decode(item) for item in data)
-  if not isinstance(data, dict):
-    return data
-  classes = {**positional.CATALOGUE, ModelConfig.__name__: ModelConfig}
-  name = data.get(_CLASS)
-  if name not in classes:
-    raise ValueError(
-      f"A manifest's {_CLASS} must be one of {', '.join(sorted(classes))}, "
-      f"got {name!r}. Install the drope_jax that wrote the checkpoint."
-    )
-  fields = {key: decode(item) for key, item in data.items() if key != _CLASS}
-  return _build(classes[name], _GAINED.get(name, {}) | fields)
-
-
-def _build(cls, fields):
-  _check_keys(cls, fields)
-  try:
-    return cls(**fields)
-  except (AttributeError, TypeError) as error:
-    raise ValueError(
-      f"{cls.__name__} in a manifest needs values of its fields' types, got "
-      f"{fields} ({error}). Copy the checkpoint again."
-    ) from error
-
-
-def _check_keys(cls, fields):
-  expected = {field.name for field in dataclasses.fields(cls)}
-  missing = sorted(expected - set(fields))
-  unknown = sorted(set(fields) - expected)
-  if missing or unknown:
-    raise ValueError(
-      f"{cls.__name__} in a manifest needs its exact keys, got "
-      f"missing: {', '.join(missing) or 'none'}; "
-      f"unknown: {', '.join(unknown) or 'none'}. "
-      "Install the drope_jax that wrote the checkpoint."
-    )
+def _last_code(data: Any) -> str | None:
+  """Returns the code of the last entry in a stored lineage, if there is one."""
+  match data:
+    case {"lineage": [*_, {"code": code}]}:
+      return code
+  return None

@@ -198,10 +198,11 @@ def describe(path: Path) -> tuple[Manifest, Any]:
 def fingerprint(path: Path) -> str:
   """Returns what any other weights or another manifest would change.
 
-  Reads no array. Raises as `describe` does.
+  It is of the files as they lie there, whichever version reads them. Reads no
+  array. Raises as `describe` does.
   """
-  manifest, _, saved = files.describe(locate(path))
-  return checksums.of_json([manifest.to_json(), saved])
+  data, _, saved = files.stored(locate(path))
+  return checksums.of_json([data, saved])
 
 
 def locate(path: Path) -> epath.Path:

@@ -18,8 +18,8 @@ from etils import epath
 import jax
 
 import drope_jax
-from drope_jax.checkpoint import files, revision, store
-from drope_jax.checkpoint import manifest as manifests
+from drope_jax import artifacts, revision
+from drope_jax.checkpoint import files, store
 from drope_jax.data import paths
 from drope_jax.data import store as data_store
 from drope_jax.train import preflight
@@ -72,7 +72,7 @@ def describe(
   else:
     start = read(_hash_checkpoint, recipe.init_from, base_dir=None)
   return {
-    "recipe": manifests.encode(recipe),
+    "recipe": artifacts.encode(recipe),
     "--out": out,
     "--from-step": from_step,
     "saved steps": _or_error(store.finished_steps, out),

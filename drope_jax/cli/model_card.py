@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -44,8 +43,11 @@ def figures(
     ValueError: none of its models is that checkpoint.
   """
   models = results.get("models", {})
-  wanted = json.loads(json.dumps(manifest.to_json()))
-  names = [name for name, of in models.items() if of["manifest"] == wanted]
+  names = [
+    name
+    for name, of in models.items()
+    if Manifest.from_json(of["manifest"]) == manifest
+  ]
   if not names:
     raise ValueError(
       "Results of the checkpoint that is exported are needed, got those of "

@@ -14,8 +14,9 @@ import pathlib
 import reprlib
 from typing import Any
 
+from drope_jax import artifacts, revision
 from drope_jax.analysis import runs
-from drope_jax.checkpoint import revision, store
+from drope_jax.checkpoint import store
 from drope_jax.data import whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
@@ -76,15 +77,14 @@ class ResultsFile:
         "test": _digest(material.test),
         "fit": _digest(material.fit),
       },
-      # As JSON has it, to compare it with what is there.
-      "settings": json.loads(json.dumps(dataclasses.asdict(suite))),
+      "settings": artifacts.encode(suite, tagged=False),
     }
 
   def load(self) -> None:
     """Takes up what the file holds, if there is one.
 
     Raises:
-      ValueError: it is of another evaluation, or of another version.
+      ValueError: it is of another evaluation, or of a later version.
     """
     if not self.path.exists():
       return
@@ -111,16 +111,17 @@ class ResultsFile:
     """Writes the file, whole or not at all."""
     self.finished = finished
     rows, fits = self.record.rows, self.record.fits
-    document = {
-      "schema": runs.RESULTS_SCHEMA,
-      "finished": finished,
-      **self._about,
-      "fits": {
-        name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
-        for name, by in fits.items()
-      },
-      "rows": [row.to_dict() for row in rows],
-    }
+    document = artifacts.signed(
+      {
+        "finished": finished,
+        **self._about,
+        "fits": {
+          name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
+          for name, by in fits.items()
+        },
+        "rows": [row.to_dict() for row in rows],
+      }
+    )
     self.path.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(document, indent=1) + "\n"
     whole_file.write(self.path, written.encode())
@@ -143,7 +144,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]):
     yield f"its checkpoints are {old}, not {new}"
   else:
     for name, model in here["models"].items():
-      if there["models"][name] != model:
+      # It covers the manifest, which another version would write otherwise.
+      if there["models"][name]["fingerprint"] != model["fingerprint"]:
         yield f"its checkpoint {name} has other weights or another lineage"
   for role in ("test", "fit"):
     if there["text"][role] != here["text"][role]:

@@ -12,8 +12,8 @@ import argparse
 import math
 import os
 
-from drope_jax import sharding
-from drope_jax.checkpoint import revision, store, tokenizer_file
+from drope_jax import revision, sharding
+from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.cli import console as consoles
 from drope_jax.cli import counts, progress, terminal
 from drope_jax.data import paths, writer

@@ -10,7 +10,7 @@ import uuid
 from etils import epath
 import jax
 
-from drope_jax.checkpoint import manifest as manifests
+from drope_jax import artifacts
 from drope_jax.train.context import Listener
 from drope_jax.train.recipe import Recipe
 
@@ -88,7 +88,7 @@ class _WandB:
         id=file.read_text(),
         resume="allow",
         dir=str(self._directory),
-        config=manifests.encode(self._recipe),
+        config=artifacts.encode(self._recipe),
       )
     self._run.log(_numbers(line), step=line["step"])
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-FILE = "metadata.json"
+from drope_jax import artifacts
 
-# Version 1 had no checksum, version 2 no provenance.
-VERSION = 3
+FILE = "metadata.json"
 _MAX_VOCAB_SIZE = 1 << 31  # Ids are read as int32.
 
 
@@ -68,7 +67,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def encode(metadata: Metadata) -> bytes:
   """Returns the content of `metadata.json`."""
-  fields = dataclasses.asdict(metadata) | {"schema_version": VERSION}
+  fields = artifacts.signed(dataclasses.asdict(metadata))
   return json.dumps(fields | {"checksum": _checksum(fields)}).encode()
 
 
@@ -76,21 +75,19 @@ def decode(data: bytes) -> Metadata:
   """Returns what `encode` was given; reads earlier versions, too.
 
   Raises:
-    ValueError, TypeError: it is not whole, was changed, or is of a version that
-      is not known.
+    ValueError, TypeError: it is not whole, or was changed.
+    artifacts.UnknownFormError: a later version wrote it.
   """
   try:
     fields = dict(json.loads(data))
   except RecursionError as error:
     raise ValueError("JSON nested too deep") from error
-  version = fields.get("schema_version")
-  if version not in range(1, VERSION + 1):
-    raise ValueError(f"schema version {version!r}")
   checksum = fields.pop("checksum", None)
-  if version > 1 and checksum != _checksum(fields):
+  found, written = artifacts.opened(Metadata.__name__, fields)
+  # The first version had none.
+  if written.version > 1 and checksum != _checksum(fields):
     raise ValueError("values that do not match its checksum")
-  del fields["schema_version"]
-  return Metadata(**fields)
+  return Metadata(**artifacts.current(Metadata, found, written))
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from etils import epath
 import numpy as np
 import tensorstore
 
+from drope_jax import artifacts
 from drope_jax.data import metadata as metadata_lib
 from drope_jax.data import paths
 
@@ -178,6 +179,8 @@ def read_metadata(path: str) -> metadata_lib.Metadata:
     )
   try:
     return metadata_lib.decode(file.read_bytes())
+  except artifacts.UnknownFormError as error:
+    raise ValueError(f"{file}: {error}") from error
   except (ValueError, TypeError) as error:
     raise _damaged(path, f"a {file.name} that is not whole: {error}") from error
 
@@ -269,7 +272,6 @@ def _result(path: str, future: tensorstore.Future) -> np.ndarray:
 
 def _damaged(path: str, got: str) -> ValueError:
   return ValueError(
-    f"A whole token store of version 1 to {metadata_lib.VERSION} is needed, "
-    f"got {path}, with {got}. Delete it and run its `drope tokenize`, or "
-    "`drope sample`, again."
+    f"A whole token store is needed, got {path}, with {got}. Delete it and run "
+    "its `drope tokenize`, or `drope sample`, again."
   )

@@ -1,7 +1,6 @@
 """A run's folder is that of the recipe that began it: recipe.json."""
 
 from collections.abc import Mapping
-import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +8,7 @@ from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
-from drope_jax.checkpoint import manifest as manifests
+from drope_jax import artifacts
 from drope_jax.data import lock, whole_file
 from drope_jax.train.recipe import Recipe
 
@@ -48,10 +47,9 @@ def folder(
       or holds other files.
   """
   file = directory / "recipe.json"
-  encoded = _with_effect(manifests.encode(recipe)) | {"stores": dict(stores)}
+  encoded = _with_effect(artifacts.encode(recipe)) | {"stores": dict(stores)}
   if file.exists():
-    found = _with_effect(_completed(_parse(file), recipe))
-    _require_same(found, encoded, directory)
+    _require_same(_begun(file, recipe), encoded, directory)
   elif directory.exists() and any(
     p.suffix != ".tmp" and p.name != lock.FILENAME for p in directory.iterdir()
   ):
@@ -63,37 +61,25 @@ def folder(
   multihost_utils.sync_global_devices("looked for recipe.json")
   if jax.process_index() == 0 and not file.exists():
     directory.mkdir(parents=True, exist_ok=True)
-    whole_file.write(file, (json.dumps(encoded, indent=1) + "\n").encode())
+    content = json.dumps(artifacts.signed(encoded), indent=1) + "\n"
+    whole_file.write(file, content.encode())
   multihost_utils.sync_global_devices("recipe.json is there")
 
 
-def _with_effect(encoded: Any) -> Any:
+def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
+  """Returns what recipe.json has, as it would be written of `recipe` now."""
+  data = _parse(file)
+  try:
+    fields, written = artifacts.opened(Recipe.__name__, data)
+    stores = {"stores": fields.pop("stores", None)}
+    return _with_effect(artifacts.completed(fields, recipe, written)) | stores
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}") from error
+
+
+def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
   """Returns what may not change between one start of a run and the next."""
-  if not isinstance(encoded, dict):
-    return encoded
   return {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
-
-
-def _completed(found: Any, value: Any) -> Any:
-  """Returns what was found of a value, with the fields gained since.
-
-  A run that was begun before a class had a field means its default.
-  """
-  if isinstance(value, tuple) and isinstance(found, list):
-    if len(value) != len(found):
-      return found
-    return [_completed(f, v) for f, v in zip(found, value, strict=True)]
-  if not dataclasses.is_dataclass(value) or not isinstance(found, dict):
-    return found
-  completed = dict(found)
-  for field in dataclasses.fields(value):
-    if field.name in found:
-      completed[field.name] = _completed(
-        found[field.name], getattr(value, field.name)
-      )
-    elif field.default is not dataclasses.MISSING:
-      completed[field.name] = manifests.encode(field.default)
-  return completed
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:

@@ -165,7 +165,7 @@ def test_a_report_survives_json():
 
 
 def test_refuses_what_is_no_report_and_what_is_no_text(params):
-  with pytest.raises(ValueError, match="fields of damage.Damage"):
+  with pytest.raises(ValueError, match="Damage needs after"):
     damage.Damage.from_json({"before": {"loss": 1.0}})
   with pytest.raises(ValueError, match="at least 2 tokens"):
     damage.measure(CONFIG, params, jnp.zeros((2, 1), jnp.int32))

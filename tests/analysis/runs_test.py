@@ -26,6 +26,7 @@ def _row(**changes):
     "high": 0.6,
     "count": 10,
     "seed": 0,
+    "mean_tokens": 120.0,
     "outcomes": [1.0, 0.0],
     "series": None,
   }
@@ -125,8 +126,8 @@ def test_mistakes_name_the_file_and_the_line(tmp_path):
     runs.load(tmp_path)
   (tmp_path / "metrics.jsonl").unlink()
   results = tmp_path / "results.json"
-  results.write_text('{"schema": 99, "rows": []}')
-  with pytest.raises(ValueError, match="schema 2, got 99 in .*Evaluate again"):
+  results.write_text('{"schema_version": 99, "finished": true, "rows": []}')
+  with pytest.raises(ValueError, match="results.json: .*schema_version 99"):
     runs.load(tmp_path)
   results.write_text('{"schema": 2, "rows": []}')
   with pytest.raises(ValueError, match="no finished"):
@@ -134,8 +135,8 @@ def test_mistakes_name_the_file_and_the_line(tmp_path):
   results.write_text(
     '{"schema": 2, "finished": true, "rows": [{"task": "passkey"}]}'
   )
-  with pytest.raises(ValueError, match="no metric, model"):
+  with pytest.raises(ValueError, match="Result needs metric, model"):
     runs.load(tmp_path)
   results.write_text('["rows"]')
-  with pytest.raises(ValueError, match="no schema"):
+  with pytest.raises(ValueError, match="no finished"):
     runs.load(tmp_path)

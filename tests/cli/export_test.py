@@ -451,12 +451,14 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
     **{"model": "ours", "scale_fitted": True, "logit_scale": 1.25},
     **{"factor": 4, "context_tokens": 1024, "value": 0.5},
     **{"low": 0.4, "high": 0.6, "series": None, "seed": 0, "outcomes": [0, 1]},
+    **{"count": 2, "mean_tokens": 4096.0},
   }
+  fit = {"c": 0.25, "factor": 4, "scale": 1.35, "losses": []}
   results = {
     "schema": 2,
     "finished": True,
     "models": {"ours": {"manifest": store.describe(ours)[0].to_json()}},
-    "fits": {"ours": {"model": {"c": 0.25, "factor": 4}}},
+    "fits": {"ours": {"model": fit}},
     "rows": [row],
   }
   (tmp_path / "results.json").write_text(json.dumps(results))

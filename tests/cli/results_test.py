@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from drope_jax import artifacts
 from drope_jax.analysis import runs
 from drope_jax.cli import results
 from drope_jax.evals.interface import Result
@@ -58,7 +59,7 @@ def written(opened):
 
 def test_the_file_holds_the_numbers_and_what_made_them(written):
   found = json.loads(written.read_text())
-  assert found["schema"] == runs.RESULTS_SCHEMA
+  assert found["schema_version"] == artifacts.VERSION
   assert found["settings"]["seed"] == 5
   assert found["fits"]["tiny"]["yarn"]["c"] == 0.1
   manifest = found["models"]["tiny"]["manifest"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax import trees
+from drope_jax import artifacts, trees
 from drope_jax.analysis import damage
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store, tokenizer_file
@@ -101,7 +101,7 @@ def test_the_result_is_the_function_surgery_applied(checkpoint):
   entry = manifest.lineage[-1]
   assert (entry.operation, entry.tokens, entry.steps) == ("surgery", 1000, 10)
   assert entry.parent == str(checkpoint)
-  assert entry.arguments["surgery"] == manifests.encode(surgery)
+  assert entry.arguments["surgery"] == artifacts.encode(surgery)
   text = {"text": ["packaged:fit"], "shape": [8, 32]}
   assert entry.arguments["calibration"] == text
   copied = store.tokenizer_path(out)

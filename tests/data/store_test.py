@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from drope_jax import artifacts
 from drope_jax.data import corpus, metadata, sources, store, writer
 
 DOCUMENTS = [
@@ -138,7 +139,7 @@ def test_a_store_of_version_1_opens_without_a_checksum(made):
   opened = store.Store.open(made.path)
   assert opened.metadata == made.metadata
   opened.verify()
-  _without_checksum(made, schema_version=metadata.VERSION)
+  _without_checksum(made, schema_version=artifacts.VERSION)
   with pytest.raises(ValueError, match="do not match its checksum"):
     store.Store.open(made.path)
 
@@ -155,13 +156,26 @@ def test_a_store_of_version_1_opens_without_a_checksum(made):
     ({"num_documents": 0}, "in 0 documents"),
     ({"num_documents": True}, "num_documents of True"),
     ({"file_bytes": {"tokens/c/0": "9"}}, "file_bytes of"),
-    ({"more": 1}, "more"),
   ],
 )
 def test_metadata_that_cannot_be_are_refused(made, changes, got):
   _without_checksum(made, **changes)
   with pytest.raises(ValueError, match=f"whole token store.*{got}"):
     store.Store.open(made.path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"more": 1}, "no Metadata with the field more"),
+    ({"schema_version": 99}, r"got a Metadata file by .*\(schema_version 99\)"),
+  ],
+)
+def test_a_store_of_later_code_is_not_to_be_deleted(made, changes, says):
+  _without_checksum(made, **changes)
+  with pytest.raises(ValueError, match=f"{made.path}.*{says}") as error:
+    store.Store.open(made.path)
+  assert "Install" in str(error.value) and "Delete" not in str(error.value)
 
 
 def _put(made, name, values):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from drope_jax.evals import steps
+from drope_jax.evals import needle_documents, steps
 from drope_jax.evals import suite as suites
 
 SUITE = suites.Suite(
@@ -150,6 +150,24 @@ def test_the_scale_is_fitted_on_text_that_is_not_tested(fake_lm, material):
   assert all(text in "".join(material.fit) for text in texts)
   assert not any(text in "".join(material.test) for text in texts)
   assert all(lm.decode(s) in "".join(material.test) for s in test)
+
+
+def test_needles_to_fit_on_are_not_those_of_the_seed_tested(lm, material):
+  def drawn(seed):
+    return next(
+      needle_documents.training_documents(
+        needle_documents.NeedleDocuments(needles=SUITE.needles),
+        lm.encode,
+        list(material.fit),
+        tokens=256,
+        count=1,
+        seed=seed,
+        eos_id=lm.eos_id,
+      )
+    )
+
+  (*_, fitted_on) = steps.Inputs(SUITE, lm, material).fit_documents
+  assert fitted_on == drawn(SUITE.seed + 1) != drawn(SUITE.seed)
 
 
 def test_without_a_fit_factor_no_scale_is_fitted(lm, material):

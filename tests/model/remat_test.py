@@ -102,6 +102,27 @@ def test_what_is_not_saved_is_computed_again(policy, again):
   assert counts["dot_general"] == 3 * 7 + 1 + again
 
 
+@pytest.mark.parametrize("in_loop", [True, False])
+@pytest.mark.parametrize("policy", ["full", "minimal", "minimal_offloaded"])
+def test_only_a_loops_bounds_replace_the_barrier_to_merging(policy, in_loop):
+  layer = remat.apply(policy, jax.numpy.sin, in_loop)
+  (equation,) = jax.make_jaxpr(layer)(1.0).eqns
+  assert equation.params["prevent_cse"] == (not in_loop)
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_layers_say_whether_a_loop_runs_them(unroll):
+  def loss(params):
+    x_BSM = transformer.hidden(
+      CONFIG, params, TOKENS_BS, remat="full", unroll=unroll
+    )
+    return x_BSM.var()
+
+  text = str(jax.make_jaxpr(jax.grad(loss))(transformer.param_shapes(CONFIG)))
+  assert f"prevent_cse={unroll}" in text
+  assert f"prevent_cse={not unroll}" not in text
+
+
 def _gradients(policy):
   params = transformer.init(CONFIG, jax.random.key(0))
   loss = functools.partial(_loss, "reference", policy)

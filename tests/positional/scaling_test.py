@@ -85,6 +85,14 @@ def test_yarn_is_transformers(D, theta, factor, L, betas):
   _assert_same(Yarn(theta, factor, L, fast, slow), D, theirs)
 
 
+def test_yarns_ramp_ends_at_the_last_channel_as_transformers_does():
+  # Pair 25 of 8 would complete one rotation; the ramp ends at 15.
+  D, theta, factor, L, fast = 16, 10.0, 32.0, 8192, 2000.0
+  ramp = {"beta_fast": fast, "beta_slow": 1.0}
+  theirs = _theirs("yarn", D, theta, L, factor=factor, **ramp)
+  _assert_same(Yarn(theta, factor, L, fast), D, theirs)
+
+
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_yarn_with_a_length_factor_and_without_truncation(D, theta, factor, L):
   others = {"attention_factor": 1.25, "truncate": False}
@@ -165,6 +173,8 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
     (lambda: Yarn(factor=math.inf), r"Yarn needs a finite factor.*got inf"),
     (lambda: Yarn(length_factor=0.0), r"length_factor above 0.*got 0\.0"),
     (lambda: Yarn(beta_fast=1.0), r"beta_fast > beta_slow.*got 1.*paper's"),
+    (lambda: Yarn(beta_slow=0.0), r"beta_slow > 0, got 32.0 and 0.0\. The"),
+    (lambda: Yarn(beta_slow=-1.0), r"beta_slow > 0, got 32.0 and -1.0\. The"),
     (
       lambda: Llama3Rope(low_freq_factor=4.0),
       r"high_freq_factor > low.*got 4.*Llama 3.1's",

@@ -1,5 +1,7 @@
 """What an added QK norm keeps: every old leaf, and with matched gains sizes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,21 @@ def test_matched_gains_keep_second_moments(params, statistics, scope):
     # float32 sums over 96 tokens; unit gains are off by factors.
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert np.abs(np.log(ones / want)).max() > 1
+
+
+def test_matched_gains_keep_them_where_eps_is_large(params):
+  plain = dataclasses.replace(CONFIG, norm_eps=10.0)
+  moments = qk_norm.measure(plain, params, TOKENS_BS)
+  raw, _ = transformer.qk_projections(plain, params, TOKENS_BS)
+  for scope in ("joint", "head"):
+    config, normed = qk_norm.add_qk_norm(
+      plain, params, "q", scope, "matched", moments
+    )
+    q_NBSHD, *_ = transformer.attention_inputs(config, normed, TOKENS_BS)
+    got, want = (_second_moment(x)[0] for x in (q_NBSHD, raw))
+    if scope == "head":  # As above.
+      got, want = got.mean(0), want.mean(0)
+    np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=scope)
 
 
 def test_measure_averages_raw_projections_over_all_tokens(params, statistics):

@@ -51,7 +51,7 @@ def test_a_field_that_a_class_gained_since_means_its_default(tmp_path):
   other = dataclasses.replace(RECIPE, phases=(phase,))
   with pytest.raises(ValueError, match=r"phases\[0\]\.z_loss differs"):
     claim.folder(other, {"store": "abc"}, directory)
-  del begun["phases"][0]["steps"], begun["phases"][0]["batch_size"]
+  del begun["phases"][0]["batch_size"]
   file.write_text(json.dumps(begun))
-  with pytest.raises(ValueError, match=r"begun with another: phases\[0\]"):
+  with pytest.raises(ValueError, match="TrainPhase needs batch_size, "):
     claim.folder(RECIPE, {"store": "abc"}, directory)

@@ -52,6 +52,13 @@ def test_a_spike_is_a_multiple_of_the_median_of_steps_taken():
   assert state["skipped"] == want.count(False)
 
 
+def test_it_judges_the_first_step_after_its_window():
+  chosen = guard.Guard(max_ratio=3.0, window_steps=4)
+  for losses, last in ([1.0, 1.0, 1.0, 9.0], True), ([1.0] * 4 + [9.0], False):
+    verdicts, _ = _judge(chosen, losses, [1.0] * len(losses))
+    assert verdicts == [True] * (len(losses) - 1) + [last]
+
+
 @pytest.mark.parametrize(
   "fields",
   [

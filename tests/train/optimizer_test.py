@@ -35,6 +35,10 @@ HALF = (1 + math.cos(math.pi / 4)) / 2
       optimizer.WarmupStableDecay(PEAK, decay_tokens=1),
       {0: 1, 11: 1, 12: 0.1},
     ),
+    (
+      optimizer.WarmupStableDecay(PEAK, decay_steps=4, warmup_tokens=29),
+      {0: 0, 1: 0.5, 2: 1, 8: 1, 12: 0.1},
+    ),
     (optimizer.Cosine(PEAK), {0: 1, 3: HALF, 6: 0.5, 12: 0}),
     (
       optimizer.WarmupStableDecay(PEAK, 2, 4, final_ratio=0.2),
@@ -183,6 +187,22 @@ def test_muon_leaves_the_rest_to_adam(muon):
     # optax gives to both halves, adds b1 / (1 + b1).
     want = -lr * (1 + b1 / (1 + b1)) * np.sign(gradients[0][path])
     np.testing.assert_allclose(first[path], want, rtol=1e-2)
+
+
+def test_muon_clips_the_global_norm():
+  gradients, rate = [_random(1.0, 1), _random(0.02, 2)], (0.5, 0.125)
+  norm = math.sqrt(sum(np.sum(np.square(g)) for g in gradients[0].values()))
+  assert norm > 10
+  clipped = {path: g * (2 / norm) for path, g in gradients[0].items()}
+  loose, tight = (optimizer.Muon(clip_norm=norm) for norm in (1e9, 2.0))
+  start = _random(1.0, 0)
+  got = _updates(tight, rate, start, gradients)[1]
+  want = _updates(loose, rate, start, [clipped, gradients[1]])[1]
+  unclipped = _updates(loose, rate, start, gradients)[1]
+  for path, update in want.items():
+    # Newton-Schulz magnifies float32 roundings.
+    np.testing.assert_allclose(got[path], update, atol=1e-3, err_msg=path)
+    assert np.abs(unclipped[path] - update).max() > 1e-2, path
 
 
 @pytest.mark.parametrize("embeddings", [False, True])

@@ -1,6 +1,7 @@
 """Names and shapes match exactly both ways; weights come as they are."""
 
 import dataclasses
+import itertools
 
 import hypothesis
 from hypothesis import strategies as st
@@ -122,6 +123,21 @@ def test_dtypes_are_kept_or_cast():
   mixed = _build(halves | {name: ARRAYS[name]})["layers/mlp/up/kernel"]
   assert mixed.dtype == np.float32
   np.testing.assert_array_equal(_whole(mixed)[1], ARRAYS[name].T)
+
+
+@pytest.mark.parametrize(
+  "pair", [*itertools.permutations(["float32", "float16", "bfloat16"], 2)]
+)
+def test_layers_of_two_dtypes_are_kept_in_float32(pair):
+  names = [f"model.layers.{n}.mlp.up_proj.weight" for n in (0, 1)]
+  arrays = ARRAYS | {
+    name: ARRAYS[name].astype(ml_dtypes.bfloat16).astype(dtype)
+    for name, dtype in zip(names, pair, strict=True)
+  }
+  leaf = _build(arrays)["layers/mlp/up/kernel"]
+  assert leaf.dtype == _whole(leaf).dtype == np.float32
+  for layer, name in zip(_whole(leaf), names, strict=True):
+    np.testing.assert_array_equal(layer, arrays[name].T.astype(np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -44,6 +44,17 @@ def test_one_file(tmp_path, weights):
   _assert_same(safetensors_io.open_file(path), weights)
 
 
+@pytest.mark.parametrize("more", range(8))
+def test_tensors_begin_at_multiples_of_eight_bytes(tmp_path, more):
+  array = np.arange(3, dtype=np.float32)
+  entry = safetensors_io.Entry("a" * (1 + more), array.shape, array.dtype)
+  safetensors_io.write(tmp_path, [entry], [array])
+  file = (tmp_path / safetensors_io.SINGLE).read_bytes()
+  begins = 8 + int.from_bytes(file[:8], "little")
+  assert begins % 8 == 0
+  assert file[begins:] == array.tobytes()
+
+
 def _write_shards(folder, weights):
   weight_map = {}
   for name, weight in weights.items():

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from drope_jax.checkpoint import revision
+from drope_jax import revision
 
 
 def _git(folder, *arguments):
@@ -13,7 +13,7 @@ def _git(folder, *arguments):
 
 
 def test_names_the_commit_and_whether_files_changed(tmp_path, monkeypatch):
-  module = tmp_path / "drope_jax" / "checkpoint" / "revision.py"
+  module = tmp_path / "drope_jax" / "revision.py"
   module.parent.mkdir(parents=True)
   module.write_text("")
   monkeypatch.setattr(revision, "__file__", str(module))

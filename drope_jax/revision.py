@@ -1,4 +1,4 @@
-"""The code revision that goes into a checkpoint's lineage."""
+"""The code revision that goes into what it writes."""
 
 import pathlib
 import subprocess
@@ -12,7 +12,7 @@ def describe() -> str:
   Only the version where the package does not lie in its own git checkout.
   """
   version = drope_jax.__version__
-  root = pathlib.Path(__file__).parents[2]
+  root = pathlib.Path(__file__).parents[1]
   if not (root / ".git").exists():  # An outer repository is not this code's.
     return version
   try:

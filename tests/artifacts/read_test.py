@@ -1,0 +1,190 @@
+"""What earlier versions wrote is read, and gone on with: see README.md."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import drope_jax
+from drope_jax import artifacts, sharding
+from drope_jax.analysis import damage, records, runs
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.formats import hf
+from drope_jax.cli import main
+from drope_jax.data import store as data_store
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Rope
+from drope_jax.train import loop
+
+HERE = pathlib.Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
+write = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(write)
+
+
+@pytest.fixture(params=sorted(path.name for path in HERE.glob("schema_*")))
+def folder(request, tmp_path, monkeypatch):
+  """The current folder: a copy of what one version wrote."""
+  copy = tmp_path / request.param
+  shutil.copytree(HERE / request.param, copy)
+  monkeypatch.chdir(copy)
+  return copy
+
+
+@pytest.fixture
+def gained(monkeypatch):
+  """ModelConfig with a field more."""
+  config = _with_field(ModelConfig, "novelty", float, 0.5)
+  monkeypatch.setattr(manifests, "ModelConfig", config)
+  return config
+
+
+def _with_field(cls, name, kind, default):
+  """Returns a dataclass that is `cls` but for a field that it has gained."""
+  return dataclasses.make_dataclass(
+    cls.__name__, [(name, kind, default)], bases=(cls,), frozen=True
+  )
+
+
+def _gaining(value, cls):
+  """Returns a dataclass's value as an instance of one that gained fields."""
+  fields = {
+    field.name: getattr(value, field.name)
+    for field in dataclasses.fields(value)
+  }
+  return cls(**fields)
+
+
+def test_a_version_wrote_each_form():
+  newest = HERE / f"schema_{artifacts.VERSION}"
+  assert newest.is_dir(), f"write {newest} with write.py, and keep the others"
+
+
+def test_a_checkpoint_has_its_config_weights_and_lineage(folder):
+  params, manifest = store.load_model("run/pretrain")
+  assert manifest.model == write.MODEL
+  assert manifest.model.positional == Rope(10_000.0)
+  assert manifest.tokenizer.vocab_size == 280
+  (entry,) = manifest.lineage
+  assert (entry.operation, entry.tokens, entry.steps) == ("pretrain", 128, 4)
+  assert params["embed"]["table"].shape == (288, 8)
+  config = store.describe("run")[0].model
+  assert (type(config.positional).__name__, config.qk_norm) == ("Nope", "qk")
+
+
+def test_a_checkpoint_is_read_by_a_config_with_one_field_more(folder, gained):
+  manifest, _ = store.describe("run/pretrain")
+  assert manifest.model == _gaining(write.MODEL, gained)
+  assert manifest.model.novelty == 0.5
+
+
+def test_a_field_of_later_code_is_refused_by_the_name_of_that(folder, gained):
+  manifest, _ = store.describe("run/pretrain")
+  later = dataclasses.replace(manifest.lineage[-1], code="9.9+git.f00d")
+  manifest = dataclasses.replace(manifest, lineage=(later,))
+  params, _ = store.load_model("run/pretrain")
+  store.save_model("later", params, manifest, "tiny.model")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(manifests, "ModelConfig", ModelConfig)
+    with pytest.raises(ValueError) as error:
+      store.describe("later")
+  assert str(error.value) == (
+    f"{folder}/later: drope_jax {drope_jax.__version__} has no ModelConfig "
+    "with the field novelty, got one by 9.9+git.f00d (schema_version "
+    f"{artifacts.VERSION}). Install that version, or a newer one."
+  )
+
+
+@pytest.mark.parametrize("name", ["demo_base", "demo_partial", "demo_drope"])
+def test_packaged_checkpoints_are_read_by_it(gained, name):
+  packaged = HERE.parents[1] / "drope_jax/assets/checkpoints" / name
+  manifest, _ = store.describe(packaged)
+  assert (manifest.model.novelty, manifest.model.width) == (0.5, 128)
+  phase = manifest.lineage[0].arguments["phase"]
+  assert phase["remat"] == "none"  # False, when it was written.
+
+
+def test_what_identifies_a_checkpoint_stays_as_it_was(folder, gained):
+  before = {"schema_3": "json:f85cbd54", "schema_4": "json:cd5cf5e8"}
+  assert store.fingerprint("run/pretrain") == before[folder.name]
+
+
+def test_a_run_goes_on_to_where_it_would_have_come(folder, monkeypatch):
+  # The recipe's mesh is of one device.
+  make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+  recipe = write.RECIPE
+  trained = _with_field(type(recipe.phases[0]), "gained_by_phase", int, 3)
+  widened = _with_field(type(recipe), "gained_by_recipe", tuple, (1, 2))
+  phases = tuple(
+    _gaining(phase, trained) if hasattr(phase, "steps") else phase
+    for phase in recipe.phases
+  )
+  recipe = _gaining(dataclasses.replace(recipe, phases=phases), widened)
+  other = dataclasses.replace(recipe, gained_by_recipe=(1, 3))
+  with pytest.raises(ValueError, match="another: gained_by_recipe.1. differs"):
+    loop.run(other, "run", base_dir=".")
+  model = loop.run(recipe, "run", base_dir=".")
+  assert model.manifest.lineage[-1].steps == 8
+  lines = records.read_metrics("run")
+  whole = [
+    json.loads(line)
+    for line in pathlib.Path("whole.metrics.jsonl").read_text().splitlines()
+  ]
+  assert [line["step"] for line in lines] == list(range(1, 9))
+  # Other processors round otherwise.
+  np.testing.assert_allclose(
+    [line["loss"] for line in lines],
+    [line["loss"] for line in whole],
+    rtol=1e-3,
+  )
+
+
+def test_a_token_store_is_whole(folder):
+  found = data_store.Store.open("store")
+  found.verify()
+  assert (found.num_documents, found.vocab_size) == (50, 280)
+  assert found.metadata.provenance == {"model": "none"}
+
+
+def test_results_are_shown_and_gone_on_with(folder):
+  run = runs.load("results")
+  assert len(runs.scores(run.rows)) == len(run.rows) == 12
+  manifest = manifests.Manifest.from_json(run.manifest("base"))
+  assert manifest == store.describe("run/pretrain")[0]
+  file = pathlib.Path("results/results.json")
+  whole = json.loads(file.read_text())
+  cut = {"rows": whole["rows"][:-2], "finished": False}
+  file.write_text(json.dumps(whole | cut))
+  evaluate = "evaluate base=run/pretrain --suite suite.gin --out results"
+  texts = "--text test.txt --fit-text fit.txt"
+  assert main.main([*evaluate.split(), *texts.split()]) == 0
+  found = json.loads(file.read_text())
+  assert found["schema_version"] == artifacts.VERSION
+  assert (found["finished"], found["created"]) == (True, whole["created"])
+  assert set(whole["code"]) <= set(found["code"])
+  assert found["rows"][:-2] == whole["rows"][:-2]
+  # Other processors round otherwise.
+  values = [[row["value"] for row in of["rows"]] for of in (found, whole)]
+  np.testing.assert_allclose(*values, rtol=1e-3)
+
+
+def test_a_damage_report_is_read(folder):
+  data = json.loads(pathlib.Path("damage.json").read_text())
+  found = damage.Damage.from_json(data)
+  assert found.before.loss == data["before"]["loss"]
+  assert len(found.before.entropy_N) == 2 and found.pairs.kept == 0
+
+
+def test_an_export_is_converted_back_with_its_lineage(folder):
+  source = hf.open_folder(
+    pathlib.Path("exported"), dtype="keep", allow_nonfinite=False
+  )
+  assert source.lineage == store.describe("run/pretrain")[0].lineage
