@@ -34,12 +34,13 @@ KINDS = {
   "stockout": r"ZONE_RESOURCE_POOL_EXHAUSTED|STOCKOUT|no more capacity|"
   r"does not have enough resources|[Nn]ot enough resources|"
   r"RESOURCE_EXHAUSTED|[Ii]nsufficient capacity",
-  "exists": r"ALREADY_EXISTS|already exists|AlreadyExists",
+  "exists": r"ALREADY_EXISTS|[Aa]lready exists|AlreadyExists",
   "missing": r"NOT_FOUND|was not found|[Nn]ot found|NotFound|"
   r"matched no objects|One or more URLs matched no objects",
   "changed": r"HTTPError 412|conditionNotMet|pre-?condition",
-  "denied": r"PERMISSION_DENIED|Required '.*' permission|does not have .* "
-  r"access|HTTPError 403|Forbidden",
+  "denied": r"PERMISSION_DENIED|Required ['\"].*['\"] permission|"
+  r"[Pp]ermission .*denied|does not have .* access|HTTPError 403|code=403|"
+  r"[Ff]orbidden",
 }
 """What a failure is, by what the programs say of it; the first that fits.
 

@@ -205,7 +205,7 @@ class Group(Way):
         *(f"--filter={where}", "--format=value(name)"),
       )
       for kind, where in (
-        (("instance-groups", "managed"), f"name~^{name}(-[0-9]+)?$"),
+        (("instance-groups", "managed"), f'name~"^{name}(-[0-9]+)?$"'),
         (("instance-templates",), f"properties.labels.{self.label}"),
         (("resource-policies",), f"name={name}"),
         (("instances",), f"labels.{self.label}"),

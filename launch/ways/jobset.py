@@ -53,11 +53,13 @@ class JobSet(Way):
   def create(self) -> list[Command]:
     """Source: gcloud reference, container node-pools create; kubectl apply.
 
-    TPU7x needs a workload policy (docs.cloud.google.com/kubernetes-engine/
-    docs/how-to/tpu-multihost).
+    A workload policy has the topology of several TPU7x hosts
+    (docs.cloud.google.com/kubernetes-engine/docs/concepts/tpu-ironwood); a pool
+    of one host names none.
     """
     rented, shape = self.rented, self.rented.shape
     policy = []
+    placed = (f"--tpu-topology={shape.topology}",) if shape.hosts > 1 else ()
     if self._needs_policy:
       policy = [
         self.gcloud(
@@ -67,6 +69,7 @@ class JobSet(Way):
           settled_by=("exists",),
         )
       ]
+      placed = (f"--placement-policy={rented.name}",)
     return [
       self.gcloud(
         *("container", "clusters", "get-credentials", rented.cluster),
@@ -79,9 +82,8 @@ class JobSet(Way):
           name,
           f"--node-locations={rented.zone}",
           f"--machine-type={shape.machine_type}",
-          f"--tpu-topology={shape.topology}",
+          *placed,
           *self._capacity(),
-          *((f"--placement-policy={rented.name}",) if policy else ()),
           *(f"--node-labels={self.label}", "--scopes=cloud-platform"),
           *("--workload-metadata=GKE_METADATA", "--async"),
           settled_by=("exists",),
@@ -93,6 +95,7 @@ class JobSet(Way):
 
   def _capacity(self) -> tuple[str, ...]:
     rented, hosts = self.rented, self.rented.shape.hosts
+    seconds = (rented.max_run_hours or 0) * 3600
     return {
       "on-demand": (f"--num-nodes={hosts}",),
       "spot": (f"--num-nodes={hosts}", "--spot"),
@@ -103,68 +106,68 @@ class JobSet(Way):
           f"--reservation={rented.reservation}",
         ),
       ),
-      # kubernetes-engine/docs/how-to/dws-flex-start-training
+      # As xpk does: AI-Hypercomputer/xpk, src/xpk/core/capacity.py. The API
+      # reads the duration, in seconds (NodeConfig.maxRunDuration).
       "flex-start": (
         *("--num-nodes=0", "--flex-start", "--enable-autoscaling"),
-        *("--total-min-nodes=0", f"--total-max-nodes={hosts}"),
-        f"--max-run-duration={rented.max_run_hours}h",
+        *("--min-nodes=0", f"--max-nodes={hosts}", "--location-policy=ANY"),
+        *("--reservation-affinity=none", "--no-enable-autorepair"),
+        f"--max-run-duration={seconds}s",
       ),
     }[rented.capacity]
 
   def manifest(self) -> str:
     """Returns the JobSet, in JSON, which kubectl reads as it does YAML."""
-    rented, shape = self.rented, self.rented.shape
-    job = {
-      "parallelism": shape.hosts,
-      "completions": shape.hosts,
-      "completionMode": "Indexed",
-      # `watch` decides what is tried again, and what is not.
-      "backoffLimit": 0,
-      "template": {
-        "metadata": {"labels": {LABEL: rented.name}},
-        "spec": self._pod(),
-      },
-    }
+    rented = self.rented
     described = {
       "apiVersion": "jobset.x-k8s.io/v1alpha2",
       "kind": "JobSet",
-      "metadata": {
-        "name": rented.name,
-        "labels": {LABEL: rented.name},
-        "annotations": {
-          # One slice on one node pool.
-          "alpha.jobset.sigs.k8s.io/exclusive-topology": (
-            "cloud.google.com/gke-nodepool"
-          )
-        },
-      },
+      "metadata": {"name": rented.name, "labels": {LABEL: rented.name}},
       "spec": {
         "failurePolicy": {"maxRestarts": 0},
         "replicatedJobs": [
           {
-            "name": "slice",
-            "replicas": rented.slices,
-            "template": {"spec": job},
+            "name": f"slice-{number}",
+            "replicas": 1,
+            "template": {"spec": self._job(number, pool)},
           }
+          for number, pool in enumerate(rented.slice_names)
         ],
       },
     }
     return json.dumps(described, indent=2)
 
-  def _pod(self) -> dict[str, Any]:
+  def _job(self, number: int, pool: str) -> dict[str, Any]:
+    """Returns the pods of a slice, on its own node pool.
+
+    JobSet's exclusive placement would find that pool by itself, but waits for a
+    node before it makes all pods, which flex-start waits for.
+    """
+    rented, hosts = self.rented, self.rented.shape.hosts
+    return {
+      "parallelism": hosts,
+      "completions": hosts,
+      "completionMode": "Indexed",
+      # `watch` decides what is tried again, and what is not.
+      "backoffLimit": 0,
+      "template": {
+        "metadata": {"labels": {LABEL: rented.name}},
+        "spec": self._pod(number, pool),
+      },
+    }
+
+  def _pod(self, number: int, pool: str) -> dict[str, Any]:
     rented, shape = self.rented, self.rented.shape
     tpus = {"google.com/tpu": shape.chips_on_a_host}
     return {
       "restartPolicy": "Never",
       "serviceAccountName": rented.service_account,
-      # A spot node has 25 s for its pods; others wait for a save.
-      "terminationGracePeriodSeconds": (
-        25 if rented.capacity == "spot" else 600
-      ),
+      # For a save; a node that is taken back gives its pods what it has left.
+      "terminationGracePeriodSeconds": 600,
       "nodeSelector": {
         "cloud.google.com/gke-tpu-accelerator": shape.chip.gke_accelerator,
         "cloud.google.com/gke-tpu-topology": shape.topology,
-        LABEL: rented.name,
+        "cloud.google.com/gke-nodepool": pool,
       },
       "containers": [
         {
@@ -173,10 +176,11 @@ class JobSet(Way):
           "command": ["python3", "-c", script.source()],
           "env": [
             {"name": bootstrap.VARIABLE, "value": rented.folder},
-            _from_pod("POD_IP", "status.podIP"),
-            _from_pod(
-              "JOB_INDEX", "metadata.labels['jobset.sigs.k8s.io/job-index']"
-            ),
+            {
+              "name": "POD_IP",
+              "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
+            },
+            {"name": "JOB_INDEX", "value": str(number)},
           ],
           "resources": {"requests": tpus, "limits": tpus},
         }
@@ -289,10 +293,6 @@ class JobSet(Way):
         "--format=value(name)",
       ),
     ]
-
-
-def _from_pod(name: str, path: str) -> dict[str, Any]:
-  return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def _why_it_failed(pods: list[dict[str, Any]]) -> Seen:

@@ -139,10 +139,7 @@ class Queued(Way):
         *(f"--filter={where}", "--format=value(name)"),
       )
       for kind, where in (
-        (
-          "queued-resources",
-          f"tpu.nodeSpec.node.labels.{self.label.replace('=', ':')}",
-        ),
+        ("queued-resources", f"tpu.nodeSpec.node.labels.{self.label}"),
         ("tpu-vm", f"labels.{self.label}"),
       )
     ]

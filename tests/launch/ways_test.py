@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -28,7 +29,11 @@ def _rented(way, kind="v5p", capacity="spot", slices=1, **more) -> Slice:
       "zone": "us-east5-a",
       "project": "p",
       "bucket": "gs://b",
-      "service_account": "drope-tpu",
+      "service_account": (
+        "drope-tpu"
+        if way == "jobset"
+        else "drope-tpu@p.iam.gserviceaccount.com"
+      ),
       "slices": slices,
       "reservation": "r" if capacity == "reserved" else None,
       "max_run_hours": 24 if capacity == "flex-start" else None,
@@ -122,7 +127,11 @@ def _flags(command) -> dict[str, str]:
       {"provisioning-model": "FLEX_START", "max-run-duration": "24h"},
     ),
     ("jobset", "spot", {"spot": "", "num-nodes": "2"}),
-    ("jobset", "flex-start", {"flex-start": "", "num-nodes": "0"}),
+    (
+      "jobset",
+      "flex-start",
+      {"flex-start": "", "num-nodes": "0", "max-run-duration": "86400s"},
+    ),
   ],
 )
 def test_capacity_is_asked_for_by_its_flags(way, capacity, wanted):
@@ -135,8 +144,6 @@ def test_capacity_is_asked_for_by_its_flags(way, capacity, wanted):
   words = {"spot", "reserved", "reservation", "provisioning-model"}
   words |= {"max-run-duration", "flex-start"}
   got = {k: v for k, v in asked.items() if k in words | wanted.keys()}
-  if way == "jobset":
-    got.pop("max-run-duration", None)
   assert got == wanted
 
 
@@ -246,20 +253,85 @@ def test_the_check_finds_a_wrong_field(path, value):
 
 def test_the_jobset_asks_for_a_pod_a_host_and_all_its_chips():
   manifest = _jobset(kind="tpu7x", slices=2)
-  (job,) = manifest["spec"]["replicatedJobs"]
-  assert job["replicas"] == 2
-  spec = job["template"]["spec"]
-  assert spec["completions"] == spec["parallelism"] == 2
-  assert spec["backoffLimit"] == 0
   assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 0}
-  pod = spec["template"]["spec"]
-  assert pod["nodeSelector"] == {
-    "cloud.google.com/gke-tpu-accelerator": "tpu7x",
-    "cloud.google.com/gke-tpu-topology": "2x2x2",
-    "drope-launch": "mine",
-  }
-  (container,) = pod["containers"]
-  assert container["resources"]["limits"] == {"google.com/tpu": 4}
+  jobs = manifest["spec"]["replicatedJobs"]
+  assert [job["replicas"] for job in jobs] == [1, 1]
+  for number, job in enumerate(jobs):
+    spec = job["template"]["spec"]
+    assert spec["completions"] == spec["parallelism"] == 2
+    assert spec["backoffLimit"] == 0
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {
+      "cloud.google.com/gke-tpu-accelerator": "tpu7x",
+      "cloud.google.com/gke-tpu-topology": "2x2x2",
+      "cloud.google.com/gke-nodepool": f"mine-{number}",
+    }
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert {"name": "JOB_INDEX", "value": str(number)} in container["env"]
+
+
+@pytest.mark.parametrize(
+  ("slice_name", "placed"),
+  [
+    ("v6e-16", {"tpu-topology": "4x4"}),
+    ("v6e-8", {}),
+    ("tpu7x-16", {"placement-policy": "mine"}),
+    ("tpu7x-8", {}),
+  ],
+)
+def test_a_pool_names_its_topology_once(slice_name, placed):
+  # GKE refuses both flags at once, and xpk gives a single host none.
+  created = ways.of(_rented("jobset", slice=slice_name)).create()
+  (flags,) = (f for f in map(_flags, created) if "machine-type" in f)
+  both = {"tpu-topology", "placement-policy"}
+  assert {k: v for k, v in flags.items() if k in both} == placed
+
+
+@pytest.mark.parametrize("rented", EVERY, ids=_id)
+def test_every_filter_is_one_that_gcloud_parses(rented):
+  # `gcloud topic filters`: what is no plain word is quoted.
+  for command in ways.of(rented).left():
+    for word in command.args:
+      if word.startswith("--filter="):
+        term = word.removeprefix("--filter=")
+        assert re.fullmatch(r'[\w.-]+(=[\w-]+|~"[^"]+")', term)
+
+
+@pytest.mark.parametrize(
+  ("said", "kind"),
+  [
+    # As gcloud 528.0.0 tells what each API answers.
+    ("NOT_FOUND: Resource 'projects/p/x' was not found", "missing"),
+    ("ResponseError: code=404, message=Not found: projects/p/x.", "missing"),
+    ("gs://b/x not found: 404.", "missing"),
+    (" - The resource 'projects/p/x' already exists", "exists"),
+    (
+      "ResponseError: code=409, message=Already exists: projects/p/x.",
+      "exists",
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Quota limit 'TPUS' has been exceeded. Limit: 4.",
+      "quota",
+    ),
+    (
+      "ResponseError: code=403, message=Insufficient regional quota to satisfy "
+      'request: resource "TPUS": request requires 4 and is short 4.',
+      "quota",
+    ),
+    (
+      'message=Required "container.clusters.get" permission(s) for "c".',
+      "denied",
+    ),
+    (" - Required 'compute.x.get' permission for 'projects/p/x'", "denied"),
+    ("Permission 'tpu.x.get' denied on 'x' (or it may not exist)", "denied"),
+    ("forbidden: me does not have storage.objects.get access", "denied"),
+    ("conditionNotMet: At least one of the pre-conditions ...", "changed"),
+    ("INTERNAL: an internal error", "other"),
+  ],
+)
+def test_a_failure_is_of_a_kind(said, kind):
+  assert commands.kind_of(f"ERROR: (gcloud.x.y) {said}") == kind
 
 
 def _answers(*found):

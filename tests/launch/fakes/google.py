@@ -272,21 +272,20 @@ def _jobset(project, name) -> dict[str, Any] | None:
 
 
 def _boot_pods(project, name, manifest: Mapping[str, Any]) -> None:
-  (job,) = manifest["spec"]["replicatedJobs"]
-  spec = job["template"]["spec"]
-  (container,) = spec["template"]["spec"]["containers"]
-  variables = {e["name"]: e["value"] for e in container["env"] if "value" in e}
-  for number in range(job["replicas"]):
+  for number, job in enumerate(manifest["spec"]["replicatedJobs"]):
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    found = container["env"]
+    variables = {e["name"]: e["value"] for e in found if "value" in e}
     for worker in range(spec["completions"]):
       project.boot(
         f"jobset/{name}",
         {
-          "name": f"{name}-slice-{number}-{worker}",
+          "name": f"{name}-{job['name']}-0-{worker}",
           "slice": number,
           "worker": worker,
           "command": container["command"],
-          "variables": variables
-          | {"JOB_INDEX": str(number), "TPU_WORKER_ID": str(worker)},
+          "variables": variables | {"TPU_WORKER_ID": str(worker)},
           "metadata": {},
         },
       )
