@@ -29,7 +29,8 @@ _NOTICES = {
 }
 """Metadata that says that the machine is about to go, and its word for it.
 
-Source: docs.cloud.google.com/tpu/docs/maintenance-events.
+Source: docs.cloud.google.com/compute/docs/instances/create-use-spot;
+cloud.google.com/compute/docs/gpus/gpu-host-maintenance.
 """
 
 

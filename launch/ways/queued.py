@@ -76,7 +76,8 @@ class Queued(Way):
     return {
       "on-demand": (),
       "spot": ("--spot",),
-      "reserved": ("--reserved", f"--reservation={rented.reservation}"),
+      # docs.cloud.google.com/tpu/docs/consume-reservation
+      "reserved": (f"--reservation={rented.reservation}",),
       "flex-start": (
         "--provisioning-model=flex-start",
         f"--max-run-duration={rented.max_run_hours}h",
