@@ -17,7 +17,7 @@ _VARIABLES = {
   "service_account": "DROPE_LAUNCH_SERVICE_ACCOUNT",
 }
 _NAME = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
-_ZONE = r"[a-z]+-[a-z]+\d+-[a-z]"
+_ZONE = r"[a-z]+-[a-z]+\d+-([a-z]|ai\d+[a-z])"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,8 @@ class Slice:
       )
     if not re.fullmatch(_ZONE, self.zone):
       raise ValueError(
-        f"zone must be like us-west4-a, got {self.zone!r}. Correct it."
+        "zone must be like us-west4-a or us-central1-ai1a, got "
+        f"{self.zone!r}. Correct it."
       )
     if not re.fullmatch(r"gs://[^/]+(/[^/]+)*", self.bucket):
       raise ValueError(

@@ -73,6 +73,11 @@ def test_names_come_from_the_file_and_the_environment(tmp_path):
   assert rented.service_account == "drope-tpu@mine.iam.gserviceaccount.com"
 
 
+def test_an_ai_zone_is_of_its_region(tmp_path):
+  rented = slice.read(_write(tmp_path, zone='"us-central1-ai1a"'), {})
+  assert rented.region == "us-central1"
+
+
 @pytest.mark.parametrize(
   ("changes", "told"),
   [
