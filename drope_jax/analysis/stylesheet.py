@@ -91,8 +91,9 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   figure { padding: 10px; }
   .wide { display: none; }
   .narrow { display: block; }
-  th, td { padding: 5px 4px; font-size: .8rem; }
+  th, td { padding: 5px 3px; font-size: .8rem; }
   td.words { min-width: 8rem; }
+  td small { font-size: .66rem; white-space: normal; }
 }
 @media print {
   :root {
