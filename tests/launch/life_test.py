@@ -164,7 +164,8 @@ def test_a_run_outlives_two_preemptions(
     net=net, creates=[["waiting", "provisioning", "active"], ["active"]]
   )
   # In the middle of a save without a word, and amid steps with a warning.
-  dangers = {"runs/tiny/6/": False, "runs/tiny/9/": True}
+  out = f"runs/{way}-{hosts}"  # The tests share the bucket.
+  dangers = {f"{out}/6/": False, f"{out}/9/": True}
 
   def uploading(path: str) -> None:
     for part in list(dangers):
@@ -172,7 +173,7 @@ def test_a_run_outlives_two_preemptions(
         google.preempt(key, "life", warned=dangers.pop(part))
 
   run = ("run", recipe, "--config", config, "--report-every-s", "1")
-  assert launch(*run)[0] == 0
+  assert launch(*run, "--out", f"gs://bucket/drope/{out}")[0] == 0
   bucket.server.uploading = uploading
   watching = _watch(config)
   for line in watching.stdout:
@@ -192,7 +193,7 @@ def test_a_run_outlives_two_preemptions(
   assert f"{STEPS} of {STEPS}" in shown
 
   _undisturbed(recipe, data, tmp_path / "alone", hosts)
-  got = _params("gs://bucket/drope/runs/tiny/recalibrate")
+  got = _params(f"gs://bucket/drope/{out}/recalibrate")
   want = _params(tmp_path / "alone/recalibrate")
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
