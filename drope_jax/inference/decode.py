@@ -1,4 +1,4 @@
-"""Scoring and decoding as pure functions, compiled once a shape.
+"""Decoding as pure functions, compiled once a shape.
 
 Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN,
 or without positions, is one program.
@@ -6,7 +6,7 @@ or without positions, is one program.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,11 @@ import numpy as np
 
 from drope_jax import attention
 from drope_jax.axes import Array
+from drope_jax.inference import choice
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope, Scheme, rotary
-
-# Tokens, over all rows, whose logits are held at once while scoring.
-SCORE_CHUNK = 512
-
-# Ids among which `draw` chooses at a time.
-_BLOCK = 128
 
 
 class Positions(NamedTuple):
@@ -72,68 +67,48 @@ def split_positions(
   return dataclasses.replace(config, positional=Rope()), positions
 
 
-@functools.partial(jax.jit, static_argnames=("config", "backend"))
-def score(
-  config: ModelConfig,
-  positions: Positions | None,
-  params: transformer.Params,
-  tokens_BS: Array,
-  logit_scale: Array,
-  backend: str,
-) -> Array:
-  """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
+class Rows(NamedTuple):
+  """Continuations under way, one a row.
 
-  The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
-  are held at once. Arguments are as of `generate`.
+  Attributes:
+    logits_BV: float32, over each row's next token.
+    cache: of the prompt and the new tokens.
+    ended_B: whether a row has ended.
+    seen_BV: which ids a row holds; None where no repetition penalty asks.
+    count: int32 new tokens so far.
   """
-  config = with_positions(config, positions)
-  B, S = tokens_BS.shape
-  x_BSM = transformer.hidden(
-    config,
-    params,
-    tokens_BS,
-    logit_scale=_for_queries(logit_scale, tokens_BS),
-    backend=backend,
-  )
-  next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, 1)))
 
-  def score_chunk(chunk):
-    x_BcM, next_Bc = chunk
-    logits_BcV = transformer.unembed(config, params, x_BcM)
-    log_p_BcV = jax.nn.log_softmax(logits_BcV)
-    return jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
-
-  chunk = min(max(SCORE_CHUNK // B, 1), S)
-  padding = -S % chunk
-  x_BSM = jnp.pad(x_BSM, ((0, 0), (0, padding), (0, 0)))
-  padded_BS = jnp.pad(next_BS, ((0, 0), (0, padding)))
-  scores_nBc = jax.lax.map(
-    score_chunk, (_chunks(x_BSM, chunk), _chunks(padded_BS, chunk))
-  )
-  scores_BS = jnp.moveaxis(scores_nBc, 0, 1).reshape(B, -1)[:, :S]
-  return scores_BS.at[:, -1].set(0.0)
+  logits_BV: Array
+  cache: caches.Cache
+  ended_B: Array
+  seen_BV: Array | None
+  count: Array
 
 
 @functools.partial(
-  jax.jit, static_argnames=("config", "max_new_tokens", "end_ids", "backend")
+  jax.jit,
+  static_argnames=(
+    "config",
+    "max_tokens",
+    "chunk_tokens",
+    "with_seen",
+    "backend",
+  ),
 )
-def generate(
+def start(
   config: ModelConfig,
   positions: Positions | None,
   params: transformer.Params,
   tokens_BS: Array,
   length_B: Array,
   logit_scale: Array,
-  temperature: Array,
-  keys_B: Array,
   *,
-  max_new_tokens: int,
-  end_ids: tuple[int, ...],
-  backend: str,
-) -> Array:
-  """Returns new tokens int32 [B, max_new_tokens].
-
-  After the end of a row comes the first of `end_ids` alone.
+  max_tokens: int,
+  chunk_tokens: int,
+  with_seen: bool = False,
+  backend: attention.Choice,
+) -> Rows:
+  """Returns rows that have read their prompts.
 
   Args:
     config, positions: from `split_positions`.
@@ -141,79 +116,98 @@ def generate(
     tokens_BS: prompts, padded on the right with anything.
     length_B: real tokens of each prompt, at least 1.
     logit_scale: multiplies attention logits; one for all, or float32 [B].
-    temperature: 0 decodes greedily.
-    keys_B: for sampling; a row depends on its own alone.
-    max_new_tokens: decoding ends before where every row has ended.
-    end_ids: each of them ends a row.
+    max_tokens: the cache's slots, of prompt and new tokens.
+    chunk_tokens: tokens of a row in a pass; divides S, or is at least S. It
+      bounds the memory of activations. Chunks beyond the longest prompt are
+      skipped.
+    with_seen: whether a repetition penalty will be applied.
     backend: the attention's.
   """
   config = with_positions(config, positions)
-  B, S = tokens_BS.shape
-  logits_BV, cache = prefill(
+  if tokens_BS.shape[1] <= chunk_tokens:
+    read = prefill
+  else:
+    read = functools.partial(_prefill_in_chunks, chunk_tokens=chunk_tokens)
+  logits_BV, cache = read(
     config,
     params,
     tokens_BS,
     length_B,
     logit_scale,
-    max_tokens=S + max_new_tokens,
+    max_tokens=max_tokens,
     backend=backend,
   )
+  B, S = tokens_BS.shape
+  seen_BV = None
+  if with_seen:
+    real_BS = jnp.arange(S) < length_B[:, None]
+    row_B1 = jnp.arange(B)[:, None]
+    seen_BV = jnp.zeros(logits_BV.shape, bool)
+    seen_BV = seen_BV.at[row_B1, tokens_BS].max(real_BS)
+  return Rows(
+    logits_BV, cache, jnp.zeros(B, bool), seen_BV, jnp.zeros((), jnp.int32)
+  )
 
-  def choose(logits_BV, count):
-    keys_at_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, count)
-    return jax.lax.cond(
-      temperature > 0,
-      lambda: draw(logits_BV, temperature, keys_at_B),
-      lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32),
-    )
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("config", "steps", "end_ids", "backend"),
+  donate_argnames="rows",
+)
+def advance(
+  config: ModelConfig,
+  positions: Positions | None,
+  params: transformer.Params,
+  rows: Rows,
+  logit_scale: Array,
+  filters: choice.Filters,
+  keys_B: Array,
+  limit: Array,
+  *,
+  steps: int,
+  end_ids: tuple[int, ...],
+  backend: attention.Choice,
+) -> tuple[Rows, Array]:
+  """Returns the rows with more tokens, and those tokens, int32 new_Bn.
+
+  After the end of a row comes the first of `end_ids` alone. The loop ends early
+  where every row has ended.
+
+  Args:
+    config, positions, params, logit_scale, backend: as in `start`.
+    rows: from `start`, with room in their cache. Donated.
+    filters: how a token is chosen.
+    keys_B: for sampling; a row depends on its own alone.
+    limit: tokens of each row, at most `steps`; may be traced.
+    steps: n.
+    end_ids: each of them ends a row.
+  """
+  config = with_positions(config, positions)
+  B = rows.ended_B.shape[0]
 
   def unfinished(state):
-    count, _, _, ended_B, _ = state
-    return (count < max_new_tokens) & ~jnp.all(ended_B)
+    n, rows, _ = state
+    return (n < limit) & ~jnp.all(rows.ended_B)
 
   def step(state):
-    count, logits_BV, cache, ended_B, new_Bn = state
-    token_B = jnp.where(ended_B, end_ids[0], choose(logits_BV, count))
-    new_Bn = new_Bn.at[:, count].set(token_B)
+    n, rows, new_Bn = state
+    keys_at_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, rows.count)
+    token_B = choice.choose(rows.logits_BV, filters, rows.seen_BV, keys_at_B)
+    token_B = jnp.where(rows.ended_B, end_ids[0], token_B)
     logits_BV, cache = extend(
-      config, params, token_B, cache, logit_scale, backend=backend
+      config, params, token_B, rows.cache, logit_scale, backend=backend
     )
-    ended_B |= jnp.isin(token_B, jnp.asarray(end_ids))
-    return count + 1, logits_BV, cache, ended_B, new_Bn
+    seen_BV = rows.seen_BV
+    if seen_BV is not None:
+      seen_BV = seen_BV.at[jnp.arange(B), token_B].set(True)
+    ended_B = rows.ended_B | jnp.isin(token_B, jnp.asarray(end_ids))
+    rows = Rows(logits_BV, cache, ended_B, seen_BV, rows.count + 1)
+    return n + 1, rows, new_Bn.at[:, n].set(token_B)
 
-  start = (
-    jnp.asarray(0),
-    logits_BV,
-    cache,
-    jnp.zeros(B, bool),
-    jnp.full((B, max_new_tokens), end_ids[0], jnp.int32),
-  )
-  return jax.lax.while_loop(unfinished, step, start)[-1]
-
-
-def draw(logits_BV: Array, temperature: Array, keys_B: Array) -> Array:
-  """Returns an id of each row, token_B, by softmax(logits / temperature).
-
-  First a block of ids is drawn, then an id of the block. It is the same
-  distribution as by one draw among all ids, whose noise, for each of them,
-  would take longer than a small model.
-  """
-  B, V = logits_BV.shape
-  # The largest is 0, and the rest finite or -inf, at any temperature.
-  logits_BV -= logits_BV.max(axis=-1, keepdims=True)
-  logits_BV /= temperature
-  padded_BV = jnp.pad(
-    logits_BV, ((0, 0), (0, -V % _BLOCK)), constant_values=-jnp.inf
-  )
-  logits_Bbi = padded_BV.reshape(B, -1, _BLOCK)
-  sums_Bb = jax.nn.logsumexp(logits_Bbi, axis=-1)
-
-  def draw_one(sums_b, logits_bi, key):
-    block_key, id_key = jax.random.split(key)
-    block = jax.random.categorical(block_key, sums_b)
-    return block * _BLOCK + jax.random.categorical(id_key, logits_bi[block])
-
-  return jax.vmap(draw_one)(sums_Bb, logits_Bbi, keys_B).astype(jnp.int32)
+  new_Bn = jnp.full((B, steps), end_ids[0], jnp.int32)
+  begin = (jnp.zeros((), jnp.int32), rows, new_Bn)
+  _, rows, new_Bn = jax.lax.while_loop(unfinished, step, begin)
+  return rows, new_Bn
 
 
 def prefill(
@@ -229,7 +223,7 @@ def prefill(
   """Returns float32 logits_BV over each prompt's next token, and its cache.
 
   Args:
-    config, params, tokens_BS, length_B, logit_scale, backend: see `generate`.
+    config, params, tokens_BS, length_B, logit_scale, backend: see `start`.
     max_tokens: the cache's slots, of prompt and new tokens.
   """
   dtype = params["embed"]["table"].dtype
@@ -239,12 +233,65 @@ def prefill(
     tokens_BS,
     caches.empty(config, tokens_BS.shape[0], max_tokens, dtype),
     from_empty=True,
-    logit_scale=_for_queries(logit_scale, tokens_BS),
+    logit_scale=for_queries(logit_scale, tokens_BS),
     backend=backend,
   )
   last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
   logits_BV = transformer.unembed(config, params, last_B1M)[:, 0]
   # Slots behind a row's end hold padding; its new tokens overwrite them.
+  return logits_BV, cache._replace(length_B=length_B)
+
+
+def _prefill_in_chunks(
+  config: ModelConfig,
+  params: transformer.Params,
+  tokens_BS: Array,
+  length_B: Array,
+  logit_scale: Array,
+  *,
+  max_tokens: int,
+  chunk_tokens: int,
+  backend: attention.Choice,
+) -> tuple[Array, caches.Cache]:
+  """Returns what `prefill` does, but holds the activations of one chunk."""
+  B, S = tokens_BS.shape
+  dtype = params["embed"]["table"].dtype
+  scale = for_queries(logit_scale, tokens_BS[:, :chunk_tokens])
+
+  def unread(state):
+    first, *_ = state
+    return first < length_B.max()
+
+  def read(state):
+    first, last_BM, cache = state
+    tokens_Bc = jax.lax.dynamic_slice_in_dim(
+      tokens_BS, first, chunk_tokens, axis=1
+    )
+    x_BcM, cache = transformer.forward_cached(
+      config,
+      params,
+      tokens_Bc,
+      cache._replace(length_B=jnp.full(B, first)),
+      logit_scale=scale,
+      backend=backend,
+    )
+    index_B = length_B - 1 - first
+    here_B1 = ((index_B >= 0) & (index_B < chunk_tokens))[:, None]
+    at_B11 = jnp.clip(index_B, 0, chunk_tokens - 1)[:, None, None]
+    found_BM = jnp.take_along_axis(x_BcM, at_B11, axis=1)[:, 0]
+    return first + chunk_tokens, jnp.where(here_B1, found_BM, last_BM), cache
+
+  assert S % chunk_tokens == 0 and max_tokens >= S
+  _, last_BM, cache = jax.lax.while_loop(
+    unread,
+    read,
+    (
+      jnp.zeros((), jnp.int32),
+      jnp.zeros((B, config.width), dtype),
+      caches.empty(config, B, max_tokens, dtype),
+    ),
+  )
+  logits_BV = transformer.unembed(config, params, last_BM[:, None])[:, 0]
   return logits_BV, cache._replace(length_B=length_B)
 
 
@@ -264,13 +311,13 @@ def extend(
     params,
     token_B1,
     cache,
-    logit_scale=_for_queries(logit_scale, token_B1),
+    logit_scale=for_queries(logit_scale, token_B1),
     backend=backend,
   )
   return transformer.unembed(config, params, x_B1M)[:, 0], cache
 
 
-def _for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
+def for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
   """Returns a scale of each row as one of each query."""
   if not jnp.ndim(logit_scale):
     return logit_scale
@@ -284,8 +331,3 @@ def with_positions(
   if positions is None:
     return config
   return dataclasses.replace(config, positional=rotary.Given(*positions))
-
-
-def _chunks(x_BS: Any, chunk: int) -> Array:
-  B, S = x_BS.shape[:2]
-  return jnp.moveaxis(x_BS.reshape(B, S // chunk, chunk, *x_BS.shape[2:]), 1, 0)

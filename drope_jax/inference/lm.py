@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -13,14 +14,20 @@ import numpy as np
 from drope_jax import attention, sharding
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.data import tokenizer as tokenizers
-from drope_jax.inference import decode
+from drope_jax.inference import choice, decode, scoring
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
-# Tokens of a forward pass on each device, and the multiple that lengths are
-# padded to: few shapes are compiled, and little of a pass is padding.
+# Tokens of a forward pass on each device, and of a row in it where its prompt
+# is longer than that.
 BATCH_TOKENS = 8192
+CHUNK_TOKENS = 2048
+
+# What lengths are padded to a multiple of, at the least.
 LENGTH_MULTIPLE = 128
+
+# New tokens between two looks at them.
+_STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +118,7 @@ class CheckpointLM:
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
       scores_BS = np.asarray(
-        decode.score(
+        scoring.score(
           config,
           positions,
           self.params,
@@ -128,41 +135,101 @@ class CheckpointLM:
     self,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    sampling: choice.Sampling = choice.GREEDY,
+    stop: Sequence[str] = (),
   ) -> list[list[int]]:
-    """Returns continuations without their prompts; an end ends one, with it.
+    """Returns what `stream` yields of each prompt, as one list."""
+    outputs: list[list[int]] = [[] for _ in prompts]
+    for row, new in self.stream(prompts, max_new_tokens, sampling, stop):
+      outputs[row] += new
+    return outputs
 
-    Greedy at temperature 0; otherwise sampled, as a function of `seed` and of
-    the prompt's place among `prompts`.
+  def stream(
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: choice.Sampling = choice.GREEDY,
+    stop: Sequence[str] = (),
+  ) -> Iterator[tuple[int, list[int]]]:
+    """Yields the index of a prompt and its next ids, until all have ended.
+
+    An end id ends a continuation, and so does the id that completes a stop
+    string; both are yielded. A sample is a function of the seed and of the
+    prompt's index.
+
+    Args:
+      prompts: ids.
+      max_new_tokens: of each.
+      sampling: how a token is chosen.
+      stop: strings; empty ones are refused.
+
+    Raises:
+      ValueError: a prompt or a stop string is empty.
     """
-    outputs: list[list[int]] = [[]] * len(prompts)
-    ends = (self.eos_id, *self.end_ids)
+    if "" in stop:
+      raise ValueError(
+        "A stop string needs a character, got an empty one. Leave it out."
+      )
     batches = self._batches(prompts, max_new_tokens)
     for scheme, rows, tokens_BS, lengths in batches:
-      config, positions = decode.split_positions(self.config, scheme)
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(seed), np.resize(rows, len(lengths))
+        jax.random.key(sampling.seed), np.resize(rows, len(lengths))
       )
-      new_Bn = np.asarray(
-        decode.generate(
+      config, positions = decode.split_positions(self.config, scheme)
+      scale_B = self._logit_scale_B(lengths + max_new_tokens)
+      B, S = tokens_BS.shape
+      state = decode.start(
+        config,
+        positions,
+        self.params,
+        self._put(tokens_BS),
+        jnp.asarray(lengths),
+        scale_B,
+        max_tokens=S + -(-max_new_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
+        chunk_tokens=S if self.mesh or S <= BATCH_TOKENS else CHUNK_TOKENS,
+        with_seen=sampling.repetition_penalty is not None,
+        backend=self.backend,
+      )
+      written: list[list[int]] = [[] for _ in rows]
+      ended_B = np.arange(B) >= len(rows)
+      for count in range(0, max_new_tokens, _STEPS):
+        state, new_Bn = decode.advance(
           config,
           positions,
           self.params,
-          self._put(tokens_BS),
-          jnp.asarray(lengths),
-          self._logit_scale_B(lengths + max_new_tokens),
-          jnp.float32(temperature),
+          state._replace(ended_B=jnp.asarray(ended_B)),
+          scale_B,
+          sampling.arrays(),
           keys_B,
-          max_new_tokens=max_new_tokens,
-          end_ids=ends,
+          jnp.int32(min(_STEPS, max_new_tokens - count)),
+          steps=_STEPS,
+          end_ids=self._ends,
           backend=self.backend,
         )
-      )
-      for row, new_n in zip(rows, new_Bn.tolist(), strict=False):
-        ended = (n for n, new in enumerate(new_n, 1) if new in ends)
-        outputs[row] = new_n[: next(ended, None)]
-    return outputs
+        new_Bn = np.asarray(new_Bn)[:, : max_new_tokens - count]
+        for i in np.flatnonzero(~ended_B).tolist():
+          ids, ended_B[i] = self._until_end(
+            written[i], new_Bn[i].tolist(), stop
+          )
+          written[i] += ids
+          yield rows[i], ids
+        if ended_B.all():
+          break
+
+  @property
+  def _ends(self) -> tuple[int, ...]:
+    return (self.eos_id, *self.end_ids)
+
+  def _until_end(
+    self, before: Sequence[int], new: Sequence[int], stop: Sequence[str]
+  ) -> tuple[list[int], bool]:
+    """Returns the new ids up to the first that ends a row, and if one does."""
+    for n, token in enumerate(new, 1):
+      if token in self._ends:
+        return [*new[:n]], True
+      if stop and any(s in self.decode([*before, *new[:n]]) for s in stop):
+        return [*new[:n]], True
+    return [*new], False
 
   def _logit_scale_B(self, lengths: np.ndarray) -> jax.Array:
     scales = [self.logit_scale_at(length) for length in lengths.tolist()]
@@ -193,7 +260,7 @@ class CheckpointLM:
           "A model reads at least one token, got an empty sequence. Begin it "
           "with BOS, or with text."
         )
-      padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+      padded = bucket(len(sequence))
       fixed = decode.fix_length(
         self.config.positional, len(sequence) + new_tokens
       )
@@ -210,3 +277,13 @@ class CheckpointLM:
           lengths_B[i] = len(sequences[row])
           tokens_BS[i, : lengths_B[i]] = sequences[row]
         yield fixed, batch, tokens_BS, lengths_B
+
+
+def bucket(tokens: int) -> int:
+  """Returns the length that `tokens` are padded to, at most 5/4 of them or 128.
+
+  There are four in each doubling: few programs are compiled, and little of a
+  pass is padding.
+  """
+  step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
+  return -(-tokens // step) * step

@@ -19,7 +19,7 @@ import numpy as np
 
 from drope_jax import attention, sharding
 from drope_jax.axes import Array
-from drope_jax.inference import decode
+from drope_jax.inference import choice, decode
 from drope_jax.inference import lm as lms
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
@@ -265,7 +265,7 @@ def advance(
         jax.random.fold_in(key, document), count
       )
     )(rows.document_B, cache.length_B)
-    token_B = decode.draw(logits_BV, temperature, keys_B)
+    token_B = choice.draw(choice.tempered(logits_BV, temperature), keys_B)
     # Anything but finite is larger than the rest, and so it was drawn.
     drawn_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
     finite_B = jnp.isfinite(drawn_B1[:, 0])

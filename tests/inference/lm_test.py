@@ -16,7 +16,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
-from drope_jax.inference import decode
+from drope_jax.inference import choice, decode, scoring
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -177,10 +177,10 @@ def test_nothing_to_score_is_no_score_and_an_empty_sequence_refused(lm):
 @pytest.mark.parametrize("chunk", [1, 21])
 def test_scoring_in_chunks_changes_nothing(lm, monkeypatch, chunk):
   want = lm.loglikelihood(SEQUENCES[:2])
-  decode.score.clear_cache()
-  monkeypatch.setattr(decode, "SCORE_CHUNK", chunk)
+  scoring.score.clear_cache()
+  monkeypatch.setattr(scoring, "SCORE_CHUNK", chunk)
   got = lm.loglikelihood(SEQUENCES[:2])
-  decode.score.clear_cache()
+  scoring.score.clear_cache()
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -228,22 +228,96 @@ def test_any_of_several_ends_a_row(lm):
   assert len({row[-1] for row in want} & {*ends}) == 2, "one would do"
 
 
+@pytest.mark.parametrize("scheme", [YARN, positional.Nope(), PATTERN], ids=repr)
+def test_a_prompt_read_in_chunks_is_the_prompt_read_at_once(
+  lm, monkeypatch, scheme
+):
+  """Rows end in different chunks, and the last chunk is nobody's."""
+  lm = lm.with_positions(scheme).with_logit_scale(1.0)
+  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 32)
+  prompts = [*PROMPTS, SEQUENCES[1]]
+  want = lm.generate(prompts, NEW)
+  monkeypatch.setattr(lms, "BATCH_TOKENS", 4)
+  monkeypatch.setattr(lms, "CHUNK_TOKENS", 8)
+  assert lm.generate(prompts, NEW) == want
+  assert len(set(itertools.chain(*want))) > 3, "it says the same throughout"
+
+
+def test_a_stop_string_ends_a_row_with_the_token_that_completes_it(lm):
+  class Letters:
+    """An id is a letter."""
+
+    def __getattr__(self, name):
+      return getattr(lm.tokenizer, name)
+
+    def decode(self, ids):
+      return "".join(chr(0x4E00 + i) for i in ids)
+
+  spelt = dataclasses.replace(lm, tokenizer=Letters())
+  free = spelt.generate(PROMPTS, NEW)
+  stop = spelt.decode(free[1][2:4])
+  want = []
+  for new in free:
+    found = spelt.decode(new).find(stop)
+    want.append(new if found < 0 else new[: found + 2])
+  assert len(want[1]) == 4 and max(map(len, want)) == NEW
+  assert spelt.generate(PROMPTS, NEW, stop=["nothing says this", stop]) == want
+  with pytest.raises(ValueError, match="needs a character, got an empty one"):
+    spelt.generate(PROMPTS, NEW, stop=[""])
+
+
+def test_a_stream_is_what_is_generated_piece_by_piece(lm, monkeypatch):
+  want = lm.generate(PROMPTS, NEW)
+  monkeypatch.setattr(lms, "_STEPS", 2)
+  pieces = [*lm.stream(PROMPTS, NEW)]
+  for row, ids in enumerate(want):
+    found = [new for place, new in pieces if place == row]
+    assert [len(new) for new in found] == [2, 2, 1]
+    assert [*itertools.chain(*found)] == ids
+
+
+def test_a_repetition_penalty_reads_prompts_and_new_tokens(lm):
+  """Against each step's full forward."""
+  sampling = choice.Sampling(repetition_penalty=1.7)
+  got = lm.generate(PROMPTS, NEW, sampling)
+  for prompt, new in zip(PROMPTS, got, strict=True):
+    for n, token in enumerate(new):
+      held = [*prompt, *new[:n]]
+      logits_V = _logits(CONFIG, lm.params, held, 16)[-1]
+      for i in set(held):
+        logits_V[i] *= 1 / 1.7 if logits_V[i] > 0 else 1.7
+      assert token == logits_V.argmax()
+  assert got != lm.generate(PROMPTS, NEW), "the penalty had no effect"
+
+
+def test_lengths_fall_in_four_buckets_a_doubling():
+  lengths = np.arange(1, 20_000)
+  buckets = np.array([lms.bucket(int(n)) for n in lengths])
+  assert (buckets >= lengths).all() and (np.diff(buckets) >= 0).all()
+  assert (buckets <= np.maximum(lengths * 1.25, lengths + 127)).all()
+  for octave in (1024, 4096, 8192):
+    inside = (lengths > octave) & (lengths <= 2 * octave)
+    assert len(set(buckets[inside])) == 4
+
+
 def test_a_sample_is_a_function_of_seed_and_place(lm):
   greedy = lm.generate(PROMPTS, NEW)
-  first = lm.generate(PROMPTS, NEW, temperature=3.0, seed=1)
-  assert first == lm.generate(PROMPTS, NEW, temperature=3.0, seed=1)
-  assert first != lm.generate(PROMPTS, NEW, temperature=3.0, seed=2)
+  first = lm.generate(PROMPTS, NEW, choice.Sampling(3.0, seed=1))
+  assert first == lm.generate(PROMPTS, NEW, choice.Sampling(3.0, seed=1))
+  assert first != lm.generate(PROMPTS, NEW, choice.Sampling(3.0, seed=2))
   assert first != greedy
-  assert lm.generate(PROMPTS, NEW, temperature=1e-6, seed=1) == greedy
+  assert lm.generate(PROMPTS, NEW, choice.Sampling(1e-6, seed=1)) == greedy
   # Its neighbours and their number change nothing.
   swapped = [PROMPTS[0], PROMPTS[2], PROMPTS[2]]
-  assert lm.generate(swapped, NEW, temperature=3.0, seed=1)[0] == first[0]
+  assert lm.generate(swapped, NEW, choice.Sampling(3.0, seed=1))[0] == first[0]
 
 
 def test_samples_follow_the_softmax_and_passes_are_independent(lm, monkeypatch):
   monkeypatch.setattr(lms, "BATCH_TOKENS", 8 * 256)
   draws, temperature = 1024, 8.0
-  sampled = lm.generate([PROMPTS[0]] * draws, 1, temperature, seed=3)
+  sampled = lm.generate(
+    [PROMPTS[0]] * draws, 1, choice.Sampling(temperature, seed=3)
+  )
   ids = np.concatenate(sampled)
   logits_V = _logits(CONFIG, lm.params, PROMPTS[0])[-1] / temperature
   p_V = np.exp(logits_V) / np.exp(logits_V).sum()
@@ -331,15 +405,15 @@ def test_where_positions_follow_length_a_row_is_alone_in_its_list(lm, scheme):
 
 def test_one_program_scores_every_rotary_scheme_and_scale(lm):
   base = lm.loglikelihood(SEQUENCES[:2])[1]
-  programs = decode.score._cache_size()
+  programs = scoring.score._cache_size()
   assert programs > 0
   for scheme in (PI, NTK, YARN, positional.Nope()):
     scaled = lm.with_positions(scheme).with_logit_scale(1.25)
     got = scaled.loglikelihood(SEQUENCES[:2])[1]
     assert np.abs(got - base).max() > 0.01, f"{scheme} had no effect"
-  assert decode.score._cache_size() == programs
+  assert scoring.score._cache_size() == programs
   lm.with_positions(PATTERN).loglikelihood(SEQUENCES[:2])
-  assert decode.score._cache_size() > programs, "programs are not counted"
+  assert scoring.score._cache_size() > programs, "programs are not counted"
 
 
 @pytest.mark.parametrize("scheme", [PI, NTK, YARN, positional.Nope()], ids=repr)

@@ -10,7 +10,7 @@ import pytest
 
 from drope_jax.checkpoint import store
 from drope_jax.cli import main
-from drope_jax.inference import decode
+from drope_jax.inference import choice, decode
 from drope_jax.model import transformer
 
 torch = pytest.importorskip("torch")
@@ -142,16 +142,27 @@ def test_greedy_tokens_are_transformers(
   params, manifest = store.load_model("ours" if drop == "none" else "dropped")
   prompts_BS = tokens_BS[:, :200]  # Beyond the windows.
   B, S = prompts_BS.shape
-  got_Bn = decode.generate(
+  rows = decode.start(
     manifest.model,
     None,
     params,
     jnp.asarray(prompts_BS),
     jnp.full(B, S),
     jnp.float32(1.0),
-    jnp.float32(0.0),
+    max_tokens=S + NEW,
+    chunk_tokens=S,
+    backend="blockwise",
+  )
+  _, got_Bn = decode.advance(
+    manifest.model,
+    None,
+    params,
+    rows,
+    jnp.float32(1.0),
+    choice.GREEDY.arrays(),
     jax.random.split(jax.random.key(0), B),
-    max_new_tokens=NEW,
+    jnp.int32(NEW),
+    steps=NEW,
     end_ids=(-1,),
     backend="blockwise",
   )
