@@ -1,19 +1,39 @@
-"""Continues a text.
+"""Continues prompts.
 
-drope generate runs/demo/live/recalibrate --prompt 'The President'
+One continuation is printed as it is written; several follow when each is done.
+Beyond the trained context attention logits are multiplied by the softmax scale
+that the checkpoint holds.
+
+  drope generate runs/demo/live/recalibrate --prompt 'The President'
+  drope generate CKPT --prompt-file letter.txt --temperature 0.8 --top-p 0.95
+  drope generate CKPT --prompt A --prompt B --temperature 1 --num-samples 4
+  cat letter.txt | drope generate CKPT --prompt-file -
 """
 
 import argparse
+from collections.abc import Iterator
+import json
+import pathlib
+import sys
 
 from drope_jax.cli import terminal
 from drope_jax.data import paths
+from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument("checkpoint", help="model checkpoint, run, or step")
-  parser.add_argument("--prompt", required=True, metavar="TEXT")
+  parser.add_argument(
+    "--prompt", action="append", metavar="TEXT", help="may be repeated"
+  )
+  parser.add_argument(
+    "--prompt-file",
+    action="append",
+    metavar="FILE",
+    help="whose text is one prompt; - is standard input; may be repeated",
+  )
   parser.add_argument(
     "--max-new-tokens",
     type=int,
@@ -22,10 +42,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="(default: %(default)s)",
   )
   parser.add_argument(
-    "--temperature", type=float, default=0.0, help="0 (default) is greedy"
+    "--num-samples",
+    type=int,
+    default=1,
+    metavar="N",
+    help="continuations of each prompt (default: %(default)s)",
   )
   parser.add_argument(
+    "--temperature", type=float, default=0.0, help="0 (default) is greedy"
+  )
+  parser.add_argument("--top-k", type=int, metavar="K")
+  parser.add_argument("--top-p", type=float, metavar="P")
+  parser.add_argument("--min-p", type=float, metavar="P")
+  parser.add_argument("--repetition-penalty", type=float, metavar="X")
+  parser.add_argument(
     "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--stop",
+    action="append",
+    default=[],
+    metavar="TEXT",
+    help="ends a continuation, which leaves it out; may be repeated",
   )
   parser.add_argument(
     "--logit-scale",
@@ -35,20 +73,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--bos", action="store_true", help="begin with BOS, as Llamas expect"
   )
+  parser.add_argument(
+    "--json",
+    action="store_true",
+    help="print one JSON object a line for each continuation",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Prints the prompt and its continuation."""
-  if args.max_new_tokens < 1 or not args.temperature >= 0:
-    raise ValueError(
-      "generate needs --max-new-tokens of at least 1 and --temperature of at "
-      f"least 0, got {args.max_new_tokens} and {args.temperature}. Raise them."
-    )
-  if args.logit_scale is not None and not args.logit_scale > 0:
-    raise ValueError(
-      "--logit-scale must be above 0, or every key weighs alike, got "
-      f"{args.logit_scale}. Raise it, or leave it out."
-    )
+  """Prints prompts and continuations.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  sampling = choice.Sampling(
+    args.temperature,
+    args.top_k,
+    args.top_p,
+    args.min_p,
+    args.repetition_penalty,
+    args.seed,
+  )
+  _check(args)
+  texts = [*(args.prompt or []), *map(_read, args.prompt_file or [])]
   lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint))
   if args.logit_scale is not None:
     lm = lm.with_logit_scale(args.logit_scale)
@@ -56,22 +103,138 @@ def run(args: argparse.Namespace) -> None:
     raise ValueError(
       "--bos needs a tokenizer with BOS, got one without. Leave it out."
     )
-  prompt = ([lm.bos_id] if args.bos else []) + lm.encode(args.prompt)
-  tokens = len(prompt) + args.max_new_tokens
-  if (
-    tokens > lm.context_tokens
-    and args.logit_scale is None
-    and lm.config.logit_scale_slope is None
-  ):
-    terminal.say(
-      f"{tokens:,} tokens are more than the {lm.context_tokens:,} that the "
-      "model was trained at, and it has no softmax scale for that: `drope "
-      "evaluate` fits one, and `drope surgery --drop none --logit-scale-slope` "
-      "keeps it.",
-      stderr=True,
+  begin = [lm.bos_id] if args.bos else []
+  prompts = [[*begin, *lm.encode(text)] or [lm.eos_id] for text in texts]
+  prompts = [prompt for prompt in prompts for _ in range(args.num_samples)]
+  _say_scale(lm, max(map(len, prompts)) + args.max_new_tokens, args)
+  pieces = lm.stream(prompts, args.max_new_tokens, sampling, args.stop)
+  if len(prompts) == 1 and not args.json:
+    _print_as_written(lm, prompts[0], args.stop, pieces)
+    return
+  written: list[list[int]] = [[] for _ in prompts]
+  for i, new in pieces:
+    written[i] += new
+  for i, new in enumerate(written):
+    _print_whole(lm, prompts, i, new, args)
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises ValueError where arguments are missing or out of range."""
+  if not args.prompt and not args.prompt_file:
+    raise ValueError(
+      "generate needs a prompt, got none. Give --prompt TEXT or --prompt-file "
+      "FILE."
     )
-  (new,) = lm.generate(
-    [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
+  if args.max_new_tokens < 1 or args.num_samples < 1:
+    raise ValueError(
+      "generate needs --max-new-tokens and --num-samples of at least 1, got "
+      f"{args.max_new_tokens} and {args.num_samples}. Raise them."
+    )
+  if args.num_samples > 1 and not args.temperature:
+    raise ValueError(
+      f"--num-samples {args.num_samples} needs a --temperature above 0, or all "
+      "samples are the same, got 0. Set one."
+    )
+  if args.logit_scale is not None and not args.logit_scale > 0:
+    raise ValueError(
+      "--logit-scale must be above 0, or every key weighs alike, got "
+      f"{args.logit_scale}. Raise it, or leave it out."
+    )
+
+
+def _read(file: str) -> str:
+  """Returns the text of a file, or of standard input."""
+  data = (
+    sys.stdin.buffer.read() if file == "-" else pathlib.Path(file).read_bytes()
   )
+  try:
+    return data.decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"A prompt must be UTF-8 text, got other bytes in {file}. Convert it."
+    ) from error
+
+
+def _say_scale(
+  lm: lms.CheckpointLM, tokens: int, args: argparse.Namespace
+) -> None:
+  """Says on one line what happens beyond the trained context, if it is left."""
+  if tokens <= lm.context_tokens or args.logit_scale is not None:
+    return
+  said = (
+    f"{tokens:,} tokens are more than the {lm.context_tokens:,} that the model "
+    "was trained at"
+  )
+  if lm.config.logit_scale_slope is None:
+    said += (
+      ", and it has no softmax scale for that: `drope evaluate` fits one, and "
+      "`drope surgery --drop none --logit-scale-slope` keeps it."
+    )
+  else:
+    said += (
+      ": attention logits are multiplied by the checkpoint's softmax scale, "
+      f"{lm.logit_scale_at(tokens):.3f}."
+    )
+  terminal.say(said, stderr=True)
+
+
+def _print_as_written(
+  lm: lms.CheckpointLM,
+  prompt: list[int],
+  stop: list[str],
+  pieces: Iterator[tuple[int, list[int]]],
+) -> None:
+  """Prints the prompt, and its continuation piece by piece."""
+  # What may be the beginning of a stop string is held back, as is a part of a
+  # character.
+  held = max((len(s) for s in stop), default=1) - 1
   # Decoded as one: alone, a first piece may lose the space that it begins with.
-  terminal.hand_on(lm.decode(prompt + new))
+  ids = [*prompt]
+  start, printed = len(lm.decode(prompt)), 0
+
+  def written() -> str:
+    text = lm.decode(ids)
+    return text[:start] + _before_stop(text[start:], stop)
+
+  for _, new in pieces:
+    ids += new
+    ready = written().rstrip("\ufffd")
+    ready = ready[: max(len(ready) - held, printed)]
+    terminal.hand_on(ready[printed:], end="")
+    printed = max(printed, len(ready))
+  terminal.hand_on(written()[printed:])
+
+
+def _print_whole(
+  lm: lms.CheckpointLM,
+  prompts: list[list[int]],
+  i: int,
+  new: list[int],
+  args: argparse.Namespace,
+) -> None:
+  """Prints a continuation that is done, with its number or as JSON."""
+  prompt = prompts[i]
+  start = len(lm.decode(prompt))
+  text = lm.decode([*prompt, *new])
+  kept = _before_stop(text[start:], args.stop)
+  number, sample = divmod(i, args.num_samples)
+  if args.json:
+    ended = kept != text[start:] or new[-1] in lm.ends
+    line = {
+      "prompt": number,
+      "sample": sample,
+      "text": kept,
+      "prompt_tokens": len(prompt),
+      "new_tokens": len(new),
+      "finish_reason": "stop" if ended else "length",
+    }
+    terminal.hand_on(json.dumps(line, ensure_ascii=False))
+    return
+  terminal.say(f"── {i + 1} of {len(prompts)} ──")
+  terminal.hand_on(text[:start] + kept)
+
+
+def _before_stop(text: str, stop: list[str]) -> str:
+  """Returns the text before the first stop string in it."""
+  found = [at for s in stop if (at := text.find(s)) >= 0]
+  return text[: min(found, default=len(text))]

@@ -27,9 +27,10 @@ def say(text: object, *, stderr: bool = False) -> None:
   print(printable(text), file=sys.stderr if stderr else sys.stdout)
 
 
-def hand_on(text: str) -> None:
+def hand_on(text: str, end: str = "\n") -> None:
   """Prints what a model wrote: printable on a terminal, as it is in a pipe."""
-  print(printable(text) if sys.stdout.isatty() else text)
+  shown = printable(text) if sys.stdout.isatty() else text
+  print(shown, end=end, flush=True)
 
 
 def _spell(character: str) -> str:

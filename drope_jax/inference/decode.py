@@ -90,6 +90,7 @@ class Rows(NamedTuple):
   static_argnames=(
     "config",
     "max_tokens",
+    "shared_tokens",
     "chunk_tokens",
     "with_seen",
     "backend",
@@ -104,7 +105,8 @@ def start(
   logit_scale: Array,
   *,
   max_tokens: int,
-  chunk_tokens: int,
+  shared_tokens: int = 0,
+  chunk_tokens: int | None = None,
   with_seen: bool = False,
   backend: attention.Choice,
 ) -> Rows:
@@ -115,29 +117,50 @@ def start(
     params: the model's.
     tokens_BS: prompts, padded on the right with anything.
     length_B: real tokens of each prompt, at least 1.
-    logit_scale: multiplies attention logits; one for all, or float32 [B].
-    max_tokens: the cache's slots, of prompt and new tokens.
-    chunk_tokens: tokens of a row in a pass; divides S, or is at least S. It
-      bounds the memory of activations. Chunks beyond the longest prompt are
-      skipped.
+    logit_scale: multiplies attention logits; float32 [B].
+    max_tokens: the cache's slots, of prompt and new tokens; at least S.
+    shared_tokens: number of tokens that all prompts begin with, fewer than the
+      shortest has. They are read once, so `logit_scale` must be one for all.
+    chunk_tokens: of a row in a pass, which bounds the memory of activations;
+      divides S and `shared_tokens`. Chunks beyond the longest prompt are not
+      read. None: a pass reads all.
     with_seen: whether a repetition penalty will be applied.
     backend: the attention's.
   """
   config = with_positions(config, positions)
-  if tokens_BS.shape[1] <= chunk_tokens:
-    read = prefill
-  else:
-    read = functools.partial(_prefill_in_chunks, chunk_tokens=chunk_tokens)
-  logits_BV, cache = read(
-    config,
-    params,
-    tokens_BS,
-    length_B,
-    logit_scale,
-    max_tokens=max_tokens,
-    backend=backend,
-  )
   B, S = tokens_BS.shape
+  options = {"chunk_tokens": chunk_tokens, "backend": backend}
+  if shared_tokens:
+    shared_1P = tokens_BS[:1, :shared_tokens]
+    _, one = prefill(
+      config,
+      params,
+      shared_1P,
+      jnp.full(1, shared_tokens),
+      logit_scale[:1],
+      max_tokens=max_tokens,
+      **options,
+    )
+    logits_BV, cache = read_on(
+      config,
+      params,
+      tokens_BS,
+      length_B,
+      one.repeated(B),
+      logit_scale,
+      first=shared_tokens,
+      **options | {"chunk_tokens": chunk_tokens or S - shared_tokens},
+    )
+  else:
+    logits_BV, cache = prefill(
+      config,
+      params,
+      tokens_BS,
+      length_B,
+      logit_scale,
+      max_tokens=max_tokens,
+      **options,
+    )
   seen_BV = None
   if with_seen:
     real_BS = jnp.arange(S) < length_B[:, None]
@@ -218,20 +241,35 @@ def prefill(
   logit_scale: Array,
   *,
   max_tokens: int,
+  chunk_tokens: int | None = None,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
   """Returns float32 logits_BV over each prompt's next token, and its cache.
 
   Args:
-    config, params, tokens_BS, length_B, logit_scale, backend: see `start`.
-    max_tokens: the cache's slots, of prompt and new tokens.
+    config, params, tokens_BS, length_B, logit_scale, max_tokens, chunk_tokens,
+      backend: see `start`.
   """
+  B, S = tokens_BS.shape
   dtype = params["embed"]["table"].dtype
+  cache = caches.empty(config, B, max_tokens, dtype)
+  if chunk_tokens is not None and chunk_tokens < S:
+    return read_on(
+      config,
+      params,
+      tokens_BS,
+      length_B,
+      cache,
+      logit_scale,
+      first=0,
+      chunk_tokens=chunk_tokens,
+      backend=backend,
+    )
   x_BSM, cache = transformer.forward_cached(
     config,
     params,
     tokens_BS,
-    caches.empty(config, tokens_BS.shape[0], max_tokens, dtype),
+    cache,
     from_empty=True,
     logit_scale=for_queries(logit_scale, tokens_BS),
     backend=backend,
@@ -242,54 +280,56 @@ def prefill(
   return logits_BV, cache._replace(length_B=length_B)
 
 
-def _prefill_in_chunks(
+def read_on(
   config: ModelConfig,
   params: transformer.Params,
   tokens_BS: Array,
   length_B: Array,
+  cache: caches.Cache,
   logit_scale: Array,
   *,
-  max_tokens: int,
+  first: int,
   chunk_tokens: int,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns what `prefill` does, but holds the activations of one chunk."""
+  """Returns what `prefill` does, by chunks, where some tokens were read before.
+
+  Args:
+    cache: of the first tokens of all rows.
+    first: how many those are.
+    chunk_tokens: divides S - `first`.
+    config, params, tokens_BS, length_B, logit_scale, backend: see `start`.
+  """
   B, S = tokens_BS.shape
-  dtype = params["embed"]["table"].dtype
+  assert (S - first) % chunk_tokens == 0
   scale = for_queries(logit_scale, tokens_BS[:, :chunk_tokens])
 
   def unread(state):
-    first, *_ = state
-    return first < length_B.max()
+    start, *_ = state
+    return start < length_B.max()
 
   def read(state):
-    first, last_BM, cache = state
+    start, last_BM, cache = state
     tokens_Bc = jax.lax.dynamic_slice_in_dim(
-      tokens_BS, first, chunk_tokens, axis=1
+      tokens_BS, start, chunk_tokens, axis=1
     )
     x_BcM, cache = transformer.forward_cached(
       config,
       params,
       tokens_Bc,
-      cache._replace(length_B=jnp.full(B, first)),
+      cache._replace(length_B=jnp.full(B, start)),
       logit_scale=scale,
       backend=backend,
     )
-    index_B = length_B - 1 - first
+    index_B = length_B - 1 - start
     here_B1 = ((index_B >= 0) & (index_B < chunk_tokens))[:, None]
     at_B11 = jnp.clip(index_B, 0, chunk_tokens - 1)[:, None, None]
     found_BM = jnp.take_along_axis(x_BcM, at_B11, axis=1)[:, 0]
-    return first + chunk_tokens, jnp.where(here_B1, found_BM, last_BM), cache
+    return start + chunk_tokens, jnp.where(here_B1, found_BM, last_BM), cache
 
-  assert S % chunk_tokens == 0 and max_tokens >= S
+  nothing_BM = jnp.zeros((B, config.width), params["embed"]["table"].dtype)
   _, last_BM, cache = jax.lax.while_loop(
-    unread,
-    read,
-    (
-      jnp.zeros((), jnp.int32),
-      jnp.zeros((B, config.width), dtype),
-      caches.empty(config, B, max_tokens, dtype),
-    ),
+    unread, read, (jnp.int32(first), nothing_BM, cache)
   )
   logits_BV = transformer.unembed(config, params, last_BM[:, None])[:, 0]
   return logits_BV, cache._replace(length_B=length_B)

@@ -178,6 +178,13 @@ class CheckpointLM:
       config, positions = decode.split_positions(self.config, scheme)
       scale_B = self._logit_scale_B(lengths + max_new_tokens)
       B, S = tokens_BS.shape
+      chunked = self._in_chunks(S)
+      shared = 0
+      if (
+        self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
+      ):
+        unit = CHUNK_TOKENS if chunked else LENGTH_MULTIPLE
+        shared = _shared(tokens_BS, lengths) // unit * unit
       state = decode.start(
         config,
         positions,
@@ -186,7 +193,8 @@ class CheckpointLM:
         jnp.asarray(lengths),
         scale_B,
         max_tokens=S + -(-max_new_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
-        chunk_tokens=S if self.mesh or S <= BATCH_TOKENS else CHUNK_TOKENS,
+        shared_tokens=shared,
+        chunk_tokens=CHUNK_TOKENS if chunked else None,
         with_seen=sampling.repetition_penalty is not None,
         backend=self.backend,
       )
@@ -203,7 +211,7 @@ class CheckpointLM:
           keys_B,
           jnp.int32(min(_STEPS, max_new_tokens - count)),
           steps=_STEPS,
-          end_ids=self._ends,
+          end_ids=self.ends,
           backend=self.backend,
         )
         new_Bn = np.asarray(new_Bn)[:, : max_new_tokens - count]
@@ -216,8 +224,13 @@ class CheckpointLM:
         if ended_B.all():
           break
 
+  def _in_chunks(self, tokens: int) -> bool:
+    """Returns whether prompts of so many tokens are read chunk by chunk."""
+    return self.mesh is None and tokens > BATCH_TOKENS
+
   @property
-  def _ends(self) -> tuple[int, ...]:
+  def ends(self) -> tuple[int, ...]:
+    """The ids that end a continuation."""
     return (self.eos_id, *self.end_ids)
 
   def _until_end(
@@ -225,7 +238,7 @@ class CheckpointLM:
   ) -> tuple[list[int], bool]:
     """Returns the new ids up to the first that ends a row, and if one does."""
     for n, token in enumerate(new, 1):
-      if token in self._ends:
+      if token in self.ends:
         return [*new[:n]], True
       if stop and any(s in self.decode([*before, *new[:n]]) for s in stop):
         return [*new[:n]], True
@@ -266,7 +279,8 @@ class CheckpointLM:
       )
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
-      size = min(max(devices * BATCH_TOKENS // padded, 1), len(rows))
+      at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
+      size = min(max(devices * BATCH_TOKENS // at_once, 1), len(rows))
       size = -(-size // row_ways) * row_ways
       for start in range(0, len(rows), size):
         batch = rows[start : start + size]
@@ -287,3 +301,10 @@ def bucket(tokens: int) -> int:
   """
   step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
   return -(-tokens // step) * step
+
+
+def _shared(tokens_BS: np.ndarray, lengths_B: np.ndarray) -> int:
+  """Returns how many first tokens all rows share, before the last of any."""
+  same_S = (tokens_BS == tokens_BS[:1]).all(axis=0)
+  most = int(lengths_B.min()) - 1
+  return most if same_S[:most].all() else int(np.argmin(same_S[:most]))

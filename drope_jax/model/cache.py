@@ -67,6 +67,14 @@ class Cache(NamedTuple):
     cache = Cache(k_NBKDT, v_NBKDT, self.length_B)
     return cache, read(k_NBKDT), read(v_NBKDT)
 
+  def repeated(self, times: int) -> "Cache":
+    """Returns a cache of one row as that of `times` rows."""
+    return Cache(
+      jnp.repeat(self.k_NBKDT, times, axis=1),
+      jnp.repeat(self.v_NBKDT, times, axis=1),
+      jnp.repeat(self.length_B, times),
+    )
+
 
 def empty(
   config: ModelConfig, batch_size: int, max_tokens: int, dtype

@@ -243,6 +243,31 @@ def test_a_prompt_read_in_chunks_is_the_prompt_read_at_once(
   assert len(set(itertools.chain(*want))) > 3, "it says the same throughout"
 
 
+@pytest.mark.parametrize("at_once", [96, 24])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(
+  lm, monkeypatch, at_once
+):
+  lm = lm.with_logit_scale(lm.logit_scale_at(8))
+  begin = [*SEQUENCES[1], *SEQUENCES[3]]  # 21 tokens: two whole chunks.
+  prompts = [[*begin, *SEQUENCES[i]] for i in (0, 3, 4)]
+  want = [lm.generate([prompt], NEW)[0] for prompt in prompts]
+  monkeypatch.setattr(lms, "BATCH_TOKENS", at_once)
+  monkeypatch.setattr(lms, "CHUNK_TOKENS", 8)
+  read = []
+  read_on = decode.read_on
+  monkeypatch.setattr(
+    decode,
+    "read_on",
+    lambda *args, first, **options: (
+      read.append((args[2].shape, first))
+      or read_on(*args, first=first, **options)
+    ),
+  )
+  decode.start.clear_cache()
+  assert lm.generate(prompts, NEW) == want
+  assert read[-1] == ((3, 32), 16), "the shared tokens were read in each row"
+
+
 def test_a_stop_string_ends_a_row_with_the_token_that_completes_it(lm):
   class Letters:
     """An id is a letter."""
