@@ -139,22 +139,23 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
 def _in_this_form(results):
   """Returns a results.json of any version as this one would have written it."""
   codes = results.get("code", [])
-  results, written = artifacts.opened("Results", results, (codes or [None])[-1])
+  results, writer = artifacts.migrate("Results", results, (codes or [None])[-1])
   results["rows"] = [
-    artifacts.current(Result, row, written) for row in results["rows"]
+    artifacts.fill_defaults(Result, row, writer) for row in results["rows"]
   ]
   results["fits"] = {
     model: {
-      method: artifacts.current(Fit, fit, written) for method, fit in by.items()
+      method: artifacts.fill_defaults(Fit, fit, writer)
+      for method, fit in by.items()
     }
     for model, by in results.get("fits", {}).items()
   }
   if "settings" in results:
-    results["settings"] = artifacts.completed(
-      results["settings"], Suite(), written
+    results["settings"] = artifacts.fill_nested_defaults(
+      results["settings"], Suite(), writer
     )
   for model in results.get("models", {}).values():  # Files of their own.
-    manifest, _ = artifacts.opened("Manifest", model["manifest"])
+    manifest, _ = artifacts.migrate("Manifest", model["manifest"])
     model["manifest"] = {"schema_version": artifacts.VERSION} | manifest
   return results
 

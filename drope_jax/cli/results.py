@@ -111,7 +111,7 @@ class ResultsFile:
     """Writes the file, whole or not at all."""
     self.finished = finished
     rows, fits = self.record.rows, self.record.fits
-    document = artifacts.signed(
+    document = artifacts.stamp(
       {
         "finished": finished,
         **self._about,

@@ -71,7 +71,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def encode(metadata: Metadata) -> bytes:
   """Returns the content of `metadata.json`."""
-  fields = artifacts.signed(dataclasses.asdict(metadata))
+  fields = artifacts.stamp(dataclasses.asdict(metadata))
   return json.dumps(fields | {"checksum": _checksum(fields)}).encode()
 
 
@@ -87,11 +87,11 @@ def decode(data: bytes) -> Metadata:
   except RecursionError as error:
     raise ValueError("JSON nested too deep") from error
   checksum = fields.pop("checksum", None)
-  found, written = artifacts.opened(Metadata.__name__, fields)
+  found, writer = artifacts.migrate(Metadata.__name__, fields)
   # The first version had no checksum.
-  if written.version > 1 and checksum != _checksum(fields):
+  if writer.version > 1 and checksum != _checksum(fields):
     raise ValueError("values that do not match its checksum")
-  return Metadata(**artifacts.current(Metadata, found, written))
+  return Metadata(**artifacts.fill_defaults(Metadata, found, writer))
 
 
 def _checksum(fields: dict[str, Any]) -> str:

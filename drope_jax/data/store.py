@@ -179,7 +179,7 @@ def read_metadata(path: str) -> metadata_lib.Metadata:
     )
   try:
     return metadata_lib.decode(file.read_bytes())
-  except artifacts.UnknownFormError as error:
+  except artifacts.UnknownVersionError as error:
     raise ValueError(f"{file}: {error}") from error
   except (ValueError, TypeError) as error:
     raise _damaged(path, f"a damaged {file.name}: {error}") from error

@@ -1,7 +1,7 @@
-"""Scoring and decoding as pure functions, compiled once a shape.
+"""Scoring and decoding as pure functions, compiled once for each shape.
 
-Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN,
-or without positions, is one program.
+Rotary frequencies are arguments, so that one compiled program serves RoPE, PI,
+NTK, YaRN and no positions.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope, Scheme, rotary
 
-# Tokens, over all rows, whose logits are held at once while scoring.
+# Tokens, over all rows, for which scoring holds logits at a time.
 SCORE_CHUNK = 512
 
-# Ids among which `draw` chooses at a time.
+# Ids in one block of `draw`.
 _BLOCK = 128
 
 
 class Positions(NamedTuple):
-  """The rotary part of a configuration, as data.
+  """The rotary part of a configuration, as arrays.
 
   Attributes:
-    frequencies_F: float32 radians per token.
-    factor: what q and k are each multiplied by.
+    frequencies_F: float32, radians per token.
+    factor: q and k are each multiplied by it.
   """
 
   frequencies_F: Array
@@ -39,7 +39,7 @@ class Positions(NamedTuple):
 
 
 def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
-  """Returns the positions fixed at `length` tokens where they follow it."""
+  """Returns the scheme for `length` tokens, if it depends on the length."""
   match scheme:
     case rotary.LengthDependent():
       return scheme.at(length)
@@ -52,10 +52,10 @@ def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
 def split_positions(
   config: ModelConfig, scheme: Scheme | Pattern
 ) -> tuple[ModelConfig, Positions | None]:
-  """Returns a config that any rotary scheme shares, and `scheme` as data.
+  """Returns a config that all rotary schemes share, and `scheme` as arrays.
 
-  No positions are frequencies of 0. Other schemes go into the config, and there
-  is no data.
+  `Nope` has frequencies of 0. A scheme that is not rotary stays in the config,
+  and there are no arrays.
   """
   F, odd = divmod(config.head_dim, 2)
   match scheme:
@@ -83,8 +83,8 @@ def score(
 ) -> Array:
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
 
-  The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
-  are held at once. Arguments are as of `generate`.
+  The last column has no next token and is 0. Logits are held for `SCORE_CHUNK`
+  tokens at a time. Arguments are as of `generate`.
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape
@@ -131,21 +131,21 @@ def generate(
   end_ids: tuple[int, ...],
   backend: str,
 ) -> Array:
-  """Returns new tokens int32 [B, max_new_tokens].
+  """Returns new tokens, int32 [B, max_new_tokens].
 
-  After the end of a row comes the first of `end_ids` alone.
+  A row that has ended is filled with the first of `end_ids`.
 
   Args:
     config, positions: from `split_positions`.
-    params: the model's.
-    tokens_BS: prompts, padded on the right with anything.
-    length_B: real tokens of each prompt, at least 1.
-    logit_scale: multiplies attention logits; one for all, or float32 [B].
+    params: of the model.
+    tokens_BS: prompts, padded on the right with any ids.
+    length_B: tokens of each prompt without padding, at least 1.
+    logit_scale: multiplies attention logits; a scalar, or float32 [B].
     temperature: 0 decodes greedily.
-    keys_B: for sampling; a row depends on its own alone.
-    max_new_tokens: decoding ends before where every row has ended.
+    keys_B: for sampling; a row depends only on its own key.
+    max_new_tokens: decoding stops earlier if every row has ended.
     end_ids: each of them ends a row.
-    backend: the attention's.
+    backend: of the attention.
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape
@@ -192,14 +192,14 @@ def generate(
 
 
 def draw(logits_BV: Array, temperature: Array, keys_B: Array) -> Array:
-  """Returns an id of each row, token_B, by softmax(logits / temperature).
+  """Returns token_B, drawn for each row from softmax(logits / temperature).
 
-  First a block of ids is drawn, then an id of the block. It is the same
-  distribution as by one draw among all ids, whose noise, for each of them,
-  would take longer than a small model.
+  It draws a block of ids, and then an id in the block. The distribution is that
+  of one draw among all ids. One draw would need noise for every id, which
+  takes longer than a small model.
   """
   B, V = logits_BV.shape
-  # The largest is 0, and the rest finite or -inf, at any temperature.
+  # The largest becomes 0; the rest stay finite or -inf at any temperature.
   logits_BV -= logits_BV.max(axis=-1, keepdims=True)
   logits_BV /= temperature
   padded_BV = jnp.pad(
@@ -226,11 +226,11 @@ def prefill(
   max_tokens: int,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns float32 logits_BV over each prompt's next token, and its cache.
+  """Returns float32 logits_BV for each prompt's next token, and the cache.
 
   Args:
     config, params, tokens_BS, length_B, logit_scale, backend: see `generate`.
-    max_tokens: the cache's slots, of prompt and new tokens.
+    max_tokens: slots of the cache, for prompt and new tokens.
   """
   dtype = params["embed"]["table"].dtype
   x_BSM, cache = transformer.forward_cached(
@@ -244,7 +244,7 @@ def prefill(
   )
   last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
   logits_BV = transformer.unembed(config, params, last_B1M)[:, 0]
-  # Slots behind a row's end hold padding; its new tokens overwrite them.
+  # Slots after a row's end hold padding, which its new tokens overwrite.
   return logits_BV, cache._replace(length_B=length_B)
 
 
@@ -257,7 +257,7 @@ def extend(
   *,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns float32 logits_BV over what follows one more token of each row."""
+  """Adds one token to each row; returns float32 logits_BV for the next."""
   token_B1 = token_B[:, None]
   x_B1M, cache = transformer.forward_cached(
     config,
@@ -271,7 +271,7 @@ def extend(
 
 
 def _for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
-  """Returns a scale of each row as one of each query."""
+  """Returns a scale for each query, from one for each row."""
   if not jnp.ndim(logit_scale):
     return logit_scale
   return jnp.broadcast_to(logit_scale[:, None], tokens_BS.shape)
@@ -280,7 +280,7 @@ def _for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
 def with_positions(
   config: ModelConfig, positions: Positions | None
 ) -> ModelConfig:
-  """Returns a config that reads by `positions`; undoes `split_positions`."""
+  """Returns a config with these positions; inverts `split_positions`."""
   if positions is None:
     return config
   return dataclasses.replace(config, positional=rotary.Given(*positions))

@@ -1,4 +1,4 @@
-"""A checkpoint as the language model that evals see (`evals.interface.LM`)."""
+"""A checkpoint as the language model of the evals (`evals.interface.LM`)."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -17,25 +17,25 @@ from drope_jax.inference import decode
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
-# Tokens of a forward pass on each device, and the multiple that lengths are
-# padded to: few shapes are compiled, and little of a pass is padding.
+# Tokens of a forward pass on each device. Lengths are padded to a multiple, so
+# that few shapes are compiled and little of a pass is padding.
 BATCH_TOKENS = 8192
 LENGTH_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckpointLM:
-  """Scores and generates; each method runs under one config and scale.
+  """Scores and generates, under one config and logit scale.
 
   Attributes:
-    config: with the positions it is to be read under.
+    config: of the model, with the positions to use.
     params: weights.
-    tokenizer: the checkpoint's.
-    logit_scale: multiplies attention logits at every length; None: as the
-      config's `logit_scale_at` says.
-    backend: the attention's.
-    mesh: over which weights and texts are split; None: the first device alone.
-    end_ids: what ends a continuation besides EOS, as the end of a turn.
+    tokenizer: of the checkpoint.
+    logit_scale: multiplies attention logits at every length; None for the
+      config's `logit_scale_at`.
+    backend: of the attention.
+    mesh: splits the weights and the batch; None for the first device.
+    end_ids: end a generated sequence besides EOS, e.g. the end of a chat turn.
   """
 
   config: ModelConfig
@@ -57,7 +57,7 @@ class CheckpointLM:
     """Returns the checkpoint at `path`, computing in `dtype`.
 
     Raises:
-      FileNotFoundError, ValueError: as `checkpoint.store.load_model`, or the
+      FileNotFoundError, ValueError: as `checkpoint.store.load_model`; or the
         model does not split evenly over the mesh.
     """
     shardings = None
@@ -99,7 +99,7 @@ class CheckpointLM:
     return dataclasses.replace(self, logit_scale=scale)
 
   def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
-    """Returns the same weights, read under other positions."""
+    """Returns the same weights with other positions."""
     config = dataclasses.replace(self.config, positional=positional)
     return dataclasses.replace(self, config=config)
 
@@ -131,10 +131,10 @@ class CheckpointLM:
     temperature: float = 0.0,
     seed: int = 0,
   ) -> list[list[int]]:
-    """Returns continuations without their prompts; an end ends one, with it.
+    """Returns the new tokens of each prompt, including the id that ends them.
 
-    Greedy at temperature 0; otherwise sampled, as a function of `seed` and of
-    the prompt's place among `prompts`.
+    Greedy at temperature 0. Otherwise sampled, as a function of `seed` and of
+    the prompt's index in `prompts`.
     """
     outputs: list[list[int]] = [[]] * len(prompts)
     ends = (self.eos_id, *self.end_ids)
@@ -176,21 +176,21 @@ class CheckpointLM:
   def _batches(
     self, sequences: Sequence[Sequence[int]], new_tokens: int = 0
   ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
-    """Yields positions, row numbers, tokens_BS padded on the right, lengths_B.
+    """Yields positions, row indices, tokens_BS padded on the right, lengths_B.
 
-    Sequences of like length share a pass, if dynamic positions are the same for
-    them with `new_tokens` more. The last pass of a shape is filled up with its
-    first row, so that it is not compiled anew, or to rows for every device.
+    Sequences of similar length share a batch if their positions are the same,
+    with `new_tokens` counted. An incomplete batch is filled with copies of its
+    first row, so that its shape is not compiled again and splits over devices.
     """
-    devices = row_ways = 1
+    devices = row_shards = 1
     if self.mesh is not None:
       devices = self.mesh.size
-      row_ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+      row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
     for row, sequence in enumerate(sequences):
       if not len(sequence):
         raise ValueError(
-          "A model reads at least one token, got an empty sequence. Begin it "
+          "A sequence needs at least one token, got an empty one. Begin it "
           "with BOS, or with text."
         )
       padded = -(-len(sequence) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
@@ -200,7 +200,7 @@ class CheckpointLM:
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
       size = min(max(devices * BATCH_TOKENS // padded, 1), len(rows))
-      size = -(-size // row_ways) * row_ways
+      size = -(-size // row_shards) * row_shards
       for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         tokens_BS = np.zeros((size, padded), np.int32)

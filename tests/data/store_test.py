@@ -168,7 +168,7 @@ def test_impossible_metadata_is_refused(made, changes, got):
   ("changes", "says"),
   [
     ({"more": 1}, "no Metadata with the field more"),
-    ({"schema_version": 99}, r"got a Metadata file by .*\(schema_version 99\)"),
+    ({"schema_version": 99}, r"got a Metadata file of .*\(schema_version 99\)"),
   ],
 )
 def test_the_error_for_a_later_version_does_not_advise_deletion(
