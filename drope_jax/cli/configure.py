@@ -22,7 +22,7 @@ from drope_jax.data import pipeline
 from drope_jax.evals import needles, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import guard, lora, optimizer, recipe, teacher
+from drope_jax.train import guard, lora, optimizer, phases, recipe, teacher
 
 T = TypeVar("T")
 
@@ -42,9 +42,9 @@ CLASSES = (
   guard.Guard,
   lora.Lora,
   teacher.Teacher,
-  recipe.HeldOut,
-  recipe.TrainPhase,
-  recipe.SurgeryPhase,
+  phases.HeldOut,
+  phases.TrainPhase,
+  phases.SurgeryPhase,
   recipe.Recipe,
   needles.Needles,
   suite.Suite,
