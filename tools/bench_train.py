@@ -39,7 +39,8 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
-from drope_jax.train import flops, optimizer, recipe
+from drope_jax.train import flops, optimizer, phases
+from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train.teacher import Teacher
 
@@ -116,7 +117,7 @@ def _print(found: dict[str, list[dict[str, Any]]], args) -> None:
 def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
   memory.keep_freed_memory()
   config = configure.build(args.model, ModelConfig)
-  phase = recipe.TrainPhase(
+  phase = phases.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),
     batch_size=args.batch,
@@ -127,17 +128,15 @@ def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
     teacher=Teacher() if taught else None,
   )
   backend = backends.resolve("auto", config, "float32", jax.default_backend())
-  state = steps.init_state(phase, _params(config), 0)
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  state = states.start(phase, config, mesh, _params(config), 0)
   step = steps.jitted(
-    steps.make_step(
-      config,
-      phase,
-      phase.schedule.over(phase.num_steps, phase.step_tokens),
-      backend,
-      sharding.make_mesh(sharding.MeshConfig()),
-      (config, backend) if taught else None,
-    ),
-    state,
+    config,
+    phase,
+    phase.schedule.over(phase.num_steps, phase.step_tokens),
+    backend,
+    mesh,
+    (config, backend) if taught else None,
   )
   ids_BS = _ids(config, args)
   # The last token's target is in the next batch.

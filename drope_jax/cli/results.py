@@ -78,6 +78,10 @@ class ResultsFile:
         "fit": _digest(material.fit),
       },
       "settings": artifacts.encode(suite, tagged=False),
+      "metrics": {
+        task.name: [dataclasses.asdict(metric) for metric in task.metrics]
+        for task in suite.tasks
+      },
     }
 
   def load(self) -> None:

@@ -21,7 +21,7 @@ from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.layers import Adapter
 from drope_jax.train.lora import Lora
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
 
 _OF_LAYERS = re.compile(r"layers\[(-?\d+|-?\d*:-?\d*(?::-?\d*)?)\](/.+)?")
 

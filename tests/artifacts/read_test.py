@@ -167,7 +167,9 @@ def test_results_are_reported_and_resumed(folder):
   assert found["schema_version"] == artifacts.VERSION
   assert (found["finished"], found["created"]) == (True, whole["created"])
   assert set(whole["code"]) <= set(found["code"])
-  assert found["rows"][:-2] == whole["rows"][:-2]
+  # Fields that a row has gained since have their defaults.
+  kept = zip(found["rows"][:-2], whole["rows"][:-2], strict=True)
+  assert all(row | old == row for row, old in kept)
   # Other processors round otherwise.
   values = [[row["value"] for row in of["rows"]] for of in (found, whole)]
   np.testing.assert_allclose(*values, rtol=1e-3)
