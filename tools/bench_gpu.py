@@ -37,7 +37,7 @@ import numpy as np
 
 from drope_jax import attention, sharding
 from drope_jax.attention import Mask
-from drope_jax.checkpoint.formats import hf_architecture
+from drope_jax.checkpoint.formats import hf_config
 from drope_jax.cli import configure
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
@@ -260,7 +260,7 @@ def _theirs_row(args: argparse.Namespace) -> dict[str, Any]:
   flash = transformers.utils.is_flash_attn_2_available()
   kernel = "flash_attention_2" if flash else "sdpa"
   config = configure.build(args.model, ModelConfig)
-  fields = hf_architecture.config_json(config, "llama") | {"use_cache": False}
+  fields = hf_config.to_dict(config, "llama") | {"use_cache": False}
   model = transformers.AutoModelForCausalLM.from_config(
     transformers.LlamaConfig(**fields), attn_implementation=kernel
   )

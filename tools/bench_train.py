@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax import sharding, trees
-from drope_jax.checkpoint.formats import families, hf_architecture, leaves
+from drope_jax.checkpoint.formats import families, hf_config, leaves
 from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
@@ -171,7 +171,7 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
   import transformers
 
   config = configure.build(args.model, ModelConfig)
-  fields = hf_architecture.config_json(config, "llama")
+  fields = hf_config.to_dict(config, "llama")
   model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
   names = families.FAMILIES["llama"].names
   weights = {}
@@ -182,7 +182,7 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
     for name, array in zip(sources, turned, strict=True):
       weights[name] = torch.tensor(np.asarray(array))
   if config.tied_embeddings:
-    weights[families.HEAD] = weights[names["embed/table"]]
+    weights[names["head/kernel"]] = weights[names["embed/table"]]
   model.load_state_dict(weights)
   model.train()
   adamw = torch.optim.AdamW(
