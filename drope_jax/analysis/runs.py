@@ -168,7 +168,7 @@ def _in_this_form(results):
     for model, by in results.get("fits", {}).items()
   }
   results["metrics"] = {
-    task: [artifacts.current(Metric, fields, written) for fields in found]
+    task: [artifacts.fill_defaults(Metric, fields, writer) for fields in found]
     for task, found in results.get("metrics", {}).items()
   }
   if "settings" in results:
