@@ -107,6 +107,8 @@ def misfit(
     return f"a width of {config.width}, no multiple of {config.num_heads} heads"
   if neutral is None:
     neutral = model_type == "qwen3"
+  if config.norm_placement != "pre" or config.layer_groups:
+    return "layers that differ from Llama's"
   normed = "layers/attention/q_norm/gain" in family.names
   if config.qk_norm == "none" and normed:
     return "no QK norm"

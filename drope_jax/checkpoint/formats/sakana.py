@@ -30,6 +30,8 @@ def choose(config: ModelConfig) -> str:
     reason = "windows"
   elif config.qk_norm != "none" and config.qk_norm_scope != "joint":
     reason = "a QK norm per head"
+  elif config.norm_placement != "pre" or config.layer_groups:
+    reason = "layers that differ from Llama's"
   if reason:
     raise ValueError(
       "The layout of the paper's repository has no positions, no windows and "
