@@ -37,7 +37,8 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
   (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_b", P(None, None, "tensor")),
   (r"layers/(attention/o|mlp/down)/lora_a", P(None, "tensor", None)),
   (r"layers/(attention/o|mlp/down)/lora_b", P(None, None, "fsdp")),
-  (r"(layers/attention|layers/mlp|final)_norm/gain", P()),
+  (r"layers/(attention|mlp)(_post)?_norm/gain", P()),
+  (r"final_norm/gain", P()),
   (r"head/kernel", P("fsdp", "tensor")),
 )
 
@@ -154,12 +155,13 @@ def make_mesh(mesh: str | MeshConfig, devices: list | None = None) -> Mesh:
 
 
 def param_spec(path: str) -> P:
-  """Returns the spec of the parameter at `path`.
+  """Returns the spec of the parameter at `path`, in whichever group of layers.
 
   Raises:
     ValueError: no rule, or more than one, matches.
   """
-  matches = [s for rule, s in PARAM_RULES if re.fullmatch(rule, path)]
+  of_one_group = re.sub(r"^layers/\d+/", "layers/", path)
+  matches = [s for rule, s in PARAM_RULES if re.fullmatch(rule, of_one_group)]
   if len(matches) != 1:
     raise ValueError(
       f"A parameter must match exactly one sharding rule, got {len(matches)} "

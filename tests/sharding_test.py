@@ -11,7 +11,7 @@ import pytest
 
 from drope_jax import sharding, trees
 from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.train import optimizer
 
 CONFIG = ModelConfig(
@@ -31,6 +31,8 @@ VARIANTS = {
   "joint norms": {"qk_norm": "qk"},
   "head norms": {"qk_norm": "qk", "qk_norm_scope": "head", "qkv_bias": True},
   "q norm": {"qk_norm": "q"},
+  "norms before and after": {"norm_placement": "both"},
+  "groups": {"layer_groups": (LayerGroup(1), LayerGroup(1, mlp_width=16))},
 }
 
 

@@ -10,7 +10,7 @@ import datetime
 from typing import Any
 
 from drope_jax import artifacts, positional, revision
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 
 HELD_OUT_LOSS = "held_out_loss"
 """The argument of a training's entry that holds its final held-out loss."""
@@ -168,7 +168,8 @@ class Manifest:
     """
     fields, writer = artifacts.migrate(cls.__name__, data, _last_code(data))
     fields = artifacts.fill_defaults(cls, fields, writer)
-    classes = {**positional.CATALOGUE, ModelConfig.__name__: ModelConfig}
+    classes = dict(positional.CATALOGUE)
+    classes |= {cls.__name__: cls for cls in (LayerGroup, ModelConfig)}
     tokenizer = fields["tokenizer"]
     return cls(
       model=artifacts.decode(fields["model"], classes, writer),

@@ -27,6 +27,7 @@ from drope_jax.train import guard, lora, optimizer, phases, recipe, teacher
 T = TypeVar("T")
 
 CLASSES = (
+  model_config.LayerGroup,
   model_config.ModelConfig,
   *positional.CATALOGUE.values(),
   pipeline.DataConfig,

@@ -70,33 +70,35 @@ def make_step(
   tuning = tunings.of(phase, transformer.param_shapes(config))
   read = functools.partial(_read, phase, phase.data, mesh)
   outputs_weight = phase.teacher.outputs_weight if phase.teacher else 0
+  outputs = ("outputs",) if outputs_weight else ()
+  max_logit = ("max_logit",) if phase.log_max_logit else ()
 
   def differentiate(params, base, batch, teacher_params):
-    taught = taught_seen = None
+    taught = taught_captured = None
     if phase.teacher is not None:
-      taught, taught_seen = read(
-        *teacher, teacher_params, batch, with_outputs=outputs_weight > 0
+      taught, taught_captured = read(
+        *teacher, teacher_params, batch, capture=outputs
       )
 
     def objective(params):
       parts = (_cast(phase, part) for part in (base, params))
-      states, seen = read(
+      states, captured = read(
         config,
         backend,
         tuning.unmerged(*parts),
         batch,
         adapters=_cast(phase, tuning.adapters(params)),
-        with_max_logit=phase.log_max_logit,
-        with_outputs=outputs_weight > 0,
+        capture=outputs + max_logit,
       )
       total, *sums = _summed_loss(phase, mesh, states, batch, taught)
       apart = None
       if outputs_weight:
         apart = teachers.distance(
-          seen.outputs_NBSM, taught_seen.outputs_NBSM, batch["weights_BS"]
+          captured["outputs"], taught_captured["outputs"], batch["weights_BS"]
         )
         total += outputs_weight * apart
-      return total, ((*sums, apart), seen.max_logit)
+      largest = captured["max_logit"].max() if max_logit else None
+      return total, ((*sums, apart), largest)
 
     return jax.grad(objective, has_aux=True)(params)
 
@@ -238,10 +240,9 @@ def _read(
   batch,
   *,
   adapters=None,
-  with_max_logit=False,
-  with_outputs=False,
+  capture=(),
 ):
-  """Returns what logits are the product of, and `transformer.Seen`.
+  """Returns what logits are the product of, and a dict of what is captured.
 
   Params and adapters are in the phase's compute_dtype.
   """
@@ -255,14 +256,11 @@ def _read(
     backend=attention.on_mesh(backend, mesh, **sharding.ATTENTION),
     remat=phase.remat,
     unroll=on_cpu if phase.unroll is None else phase.unroll,
-    join_texts=on_cpu and mesh.size == 1,
-    with_max_logit=with_max_logit,
-    with_outputs=with_outputs,
+    join_sequences=on_cpu and mesh.size == 1,
+    capture=capture,
   )
-  seen = transformer.Seen(None, None)
-  if with_max_logit or with_outputs:
-    found, seen = found
-  return transformer.head(config, params, found), seen
+  x_BSM, captured = found if capture else (found, {})
+  return transformer.head(config, params, x_BSM), captured
 
 
 def _summed_loss(phase, mesh, states, batch, taught=None):

@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax import positional
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 
 # Floats that have no short decimal form, so that rounding would show.
 positive = st.floats(min_value=1.0, max_value=1e9, allow_nan=False)
@@ -100,6 +100,13 @@ def test_a_config_with_impossible_values_is_refused(field, value, says):
   data["model"][field] = value
   with pytest.raises(ValueError, match=says):
     manifests.Manifest.from_json(data)
+
+
+def test_groups_of_layers_survive_json():
+  groups = (LayerGroup(1, mlp_width=8), LayerGroup(1, norm_placement="post"))
+  manifest = manifests.Manifest(_config(layer_groups=groups), None, ())
+  stored = json.loads(json.dumps(manifest.to_json()))
+  assert manifests.Manifest.from_json(stored) == manifest
 
 
 def test_every_scheme_of_the_catalogue_is_tested():

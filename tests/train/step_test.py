@@ -201,10 +201,10 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
     log_max_logit=True,
   )
   state, metrics = _run(phase)
-  _, seen = transformer.hidden(
-    CONFIG, _params(), _batch()["inputs_BS"], with_max_logit=True
+  _, captured = transformer.hidden(
+    CONFIG, _params(), _batch()["inputs_BS"], capture=("max_logit",)
   )
-  largest = float(seen.max_logit)
+  largest = float(captured["max_logit"].max())
   assert metrics[0]["max_logit"] == pytest.approx(largest, rel=1e-5)
   for line in metrics:
     del line["max_logit"]
@@ -398,15 +398,15 @@ def _first_taught_metrics():
   weights_BS = batch["weights_BS"] / batch["weights_BS"].sum()
 
   def read(config, params):
-    x_BSM, seen = transformer.hidden(
+    x_BSM, captured = transformer.hidden(
       config,
       params,
       batch["inputs_BS"],
       segments_BS=batch["segments_BS"],
-      with_outputs=True,
+      capture=("outputs",),
     )
     logits_BSV = transformer.unembed(config, params, x_BSM)
-    return jax.nn.log_softmax(logits_BSV), seen.outputs_NBSM
+    return jax.nn.log_softmax(logits_BSV), captured["outputs"]
 
   def objective(params):
     log_q_BSV, taught_NBSM = read(BASE, _teacher_params())

@@ -17,6 +17,7 @@ from drope_jax.checkpoint.formats.hf_choices import (
   Constant,
   DenseMlp,
   Heads,
+  Norms,
   QkNorm,
   SingleExpert,
   SoftmaxScale,
@@ -72,7 +73,7 @@ class Family:
 
   Attributes:
     architecture: the causal language model's class.
-    heads, qk_norm, biases, positions, windows, mlp, softmax_scale: how
+    heads, norms, qk_norm, biases, positions, windows, mlp, softmax_scale: how
       config.json says each choice.
     names: our path to their name, in which {} is the layer's number; for every
       path that the family may have.
@@ -81,6 +82,7 @@ class Family:
 
   architecture: str
   heads: Heads = Heads()
+  norms: Choice = Norms()
   qk_norm: Choice = QkNorm()
   biases: Choice = Biases()
   positions: Positions = Positions()
@@ -95,6 +97,7 @@ class Family:
     """All of its choices."""
     return (
       self.heads,
+      self.norms,
       self.qk_norm,
       self.biases,
       self.positions,

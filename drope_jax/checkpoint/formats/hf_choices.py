@@ -114,6 +114,27 @@ class Heads(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
+class Norms(Choice):
+  """Where the norms of a layer are, the same in all layers.
+
+  Attributes:
+    placement: `ModelConfig.norm_placement`.
+  """
+
+  placement: str = "pre"
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"norm_placement": self.placement}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.layer_groups:
+      return "groups of layers that differ"
+    if config.norm_placement != self.placement:
+      return f"{config.norm_placement!r} as its placement of norms"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
 class QkNorm(Choice):
   """Norms of q and k, or none.
 
