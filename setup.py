@@ -52,6 +52,7 @@ _EXTRAS = {
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "import-linter>=2.1",
+    "jsonschema>=4.20",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",

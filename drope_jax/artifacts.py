@@ -1,11 +1,11 @@
 """Dataclasses in JSON files, which every later version of the code reads.
 
-A file holds the fields of a dataclass, the `schema_version` of its form, and
-the code that wrote it. Of a file that another version wrote:
+A file holds the fields of a dataclass, a `schema_version`, and the code version
+that wrote it. If another version wrote the file:
 
-- A field that the file lacks has its default.
+- A missing field gets its default.
 - A field that was renamed, moved or retyped since is translated (`MIGRATIONS`).
-- A field that is not known is refused, and the code that wrote it is named.
+- An unknown field is an error that names the version that wrote it.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ import drope_jax
 from drope_jax import revision
 
 VERSION = 4
-"""Of the form of all files, since one class lies in several kinds of them.
+"""The schema version of all kinds of files, which share some classes.
 
-Before they counted together, manifests were at 1, results.json at 2, and token
-stores at 3.
+Versions 1 to 3 were counted for each kind: manifests reached 1, results.json 2,
+and token stores 3.
 """
 
 _CLASS, _VERSION, _CODE = "__class__", "schema_version", "code"
@@ -30,7 +30,7 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _name_remat(phase: dict[str, Any]) -> dict[str, Any]:
-  # It was a boolean before policies had names.
+  # `remat` was a boolean before there were policies.
   names = {False: "none", True: "full"}
   remat = phase.get("remat")
   return phase | {"remat": names[remat]} if isinstance(remat, bool) else phase
@@ -39,26 +39,26 @@ def _name_remat(phase: dict[str, Any]) -> dict[str, Any]:
 MIGRATIONS: Mapping[int, Mapping[str, Migration]] = {
   4: {"TrainPhase": _name_remat},
 }
-"""By the version that they lead to and the class: old JSON fields to new ones.
+"""Functions from old JSON fields to new ones, by target version and class.
 
-Classes within a file are known by the name that is stored with them, the file's
-own by the name that `opened` is given; parts without a name are its own's. All
-of one version are applied before any of the next, so that a field may move from
-class to class.
+The class of a file is the argument `name` of `migrate`; a class inside a file
+is stored there with its name. A part without a name is not migrated by itself.
+All migrations of one version are applied before those of the next, so that a
+field can move from one class to another.
 """
 
 
-class UnknownFormError(ValueError):
-  """A file may be whole, but code other than this wrote it."""
+class UnknownVersionError(ValueError):
+  """A file is not damaged, but a later version of the code wrote it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-  """What wrote a file.
+class Writer:
+  """The version of the code that wrote a file.
 
   Attributes:
-    version: of the file's form.
-    code: as `revision.describe` has it; None: the file does not say.
+    version: the file's `schema_version`.
+    code: from `revision.describe`; None if the file does not have it.
   """
 
   version: int
@@ -69,126 +69,129 @@ class Written:
     return f"{code} (schema_version {self.version})"
 
 
-def signed(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the content of a file with these fields, which this code writes."""
+def stamp(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields with the version of the running code added."""
   return {_VERSION: VERSION, _CODE: revision.describe()} | dict(fields)
 
 
-def opened(
+def migrate(
   name: str, data: Any, code: str | None = None
-) -> tuple[dict[str, Any], Written]:
-  """Returns a file's fields, in the form of this version, and what wrote it.
+) -> tuple[dict[str, Any], Writer]:
+  """Returns a file's fields, migrated to this version, and its writer.
 
-  Fields that a class has gained since are not there yet: see `current`.
+  Fields that were added to a class since are still missing: see
+  `fill_defaults`.
 
   Args:
     name: of the file's class, as in `MIGRATIONS`.
     data: the file's JSON.
-    code: that wrote it, where the file has that in a place of its own.
+    code: version of the code that wrote it, if the file has it elsewhere.
 
   Raises:
     ValueError: it holds no fields.
-    UnknownFormError: it is of a later version.
+    UnknownVersionError: it is of a later version.
   """
   if not isinstance(data, dict):
     raise ValueError(
       f"A {name} file must hold fields, got {reprlib.repr(data)}. Copy it "
-      "again, or make it anew."
+      "again, or create it again."
     )
   fields = dict(data)
   version = fields.pop(_VERSION, 1)
   if code is None:
     code = fields.pop(_CODE, None)
-  written = Written(version, code)
+  writer = Writer(version, code)
   if type(version) is not int or not 1 <= version <= VERSION:
-    raise UnknownFormError(
+    raise UnknownVersionError(
       f"drope_jax {drope_jax.__version__} reads files of schema_version 1 to "
-      f"{VERSION}, got a {name} file by {written}. Install the version that "
+      f"{VERSION}, got a {name} file of {writer}. Install the version that "
       "wrote it, or a newer one."
     )
   for step in range(version + 1, VERSION + 1):
-    fields = _migrated(fields, MIGRATIONS.get(step, {}), name)
-  return fields, written
+    fields = _apply_migrations(fields, MIGRATIONS.get(step, {}), name)
+  return fields, writer
 
 
-def _migrated(data, migrations, name=None):
+def _apply_migrations(data, migrations, name=None):
   if isinstance(data, list):
-    return [_migrated(item, migrations) for item in data]
-  # A file within a file is opened by itself.
+    return [_apply_migrations(item, migrations) for item in data]
+  # A file within a file is migrated on its own.
   if not isinstance(data, dict) or _VERSION in data:
     return data
-  data = {key: _migrated(item, migrations) for key, item in data.items()}
-  migrate = migrations.get(data.get(_CLASS, name))
-  return migrate(data) if migrate else data
+  data = {
+    key: _apply_migrations(item, migrations) for key, item in data.items()
+  }
+  migration = migrations.get(data.get(_CLASS, name))
+  return migration(data) if migration else data
 
 
-def current(
-  cls: type, fields: Mapping[str, Any], written: Written
+def fill_defaults(
+  cls: type, fields: Mapping[str, Any], writer: Writer
 ) -> dict[str, Any]:
-  """Returns a dataclass's fields in a file, with those that it gained since.
+  """Returns a dataclass's fields from a file, with defaults for missing ones.
 
   Raises:
-    ValueError: one without a default is missing.
-    UnknownFormError: one is unknown.
+    ValueError: a field without a default is missing.
+    UnknownVersionError: a field is unknown.
   """
   if not isinstance(fields, Mapping):
     raise ValueError(
       f"{cls.__name__} must have fields, got {reprlib.repr(fields)}. Copy the "
-      "file again, or make it anew."
+      "file again, or create it again."
     )
   known = {field.name: field for field in dataclasses.fields(cls)}
   if unknown := sorted(fields.keys() - known.keys()):
-    raise UnknownFormError(
-      f"drope_jax {drope_jax.__version__} has no {cls.__name__} with the field "
-      f"{', '.join(unknown)}, got one by {written}. Install "
-      "that version, or a newer one."
+    raise UnknownVersionError(
+      f"In drope_jax {drope_jax.__version__} {cls.__name__} has no field "
+      f"{', '.join(unknown)}, got a file of {writer}. Install that version, or "
+      "a newer one."
     )
-  gained = {name: _default(known[name]) for name in known if name not in fields}
-  missing = [n for n, value in gained.items() if value is dataclasses.MISSING]
+  added = {name: _default(known[name]) for name in known if name not in fields}
+  missing = [n for n, value in added.items() if value is dataclasses.MISSING]
   if missing:
     raise ValueError(
-      f"{cls.__name__} needs {', '.join(missing)}, got one without by "
-      f"{written}. Copy the file again, or make it anew."
+      f"{cls.__name__} needs {', '.join(missing)}, got a file of {writer} "
+      "without it. Copy the file again, or create it again."
     )
-  return {**fields, **gained}
+  return {**fields, **added}
 
 
-def build(cls: type, fields: Mapping[str, Any], written: Written) -> Any:
-  """Returns the dataclass that has these fields in a file.
+def build(cls: type, fields: Mapping[str, Any], writer: Writer) -> Any:
+  """Returns the dataclass with these fields of a file.
 
   Raises:
-    ValueError: as `current`; or values that it refuses.
+    ValueError: as `fill_defaults`; or the class refuses a value.
   """
-  fields = current(cls, fields, written)
+  fields = fill_defaults(cls, fields, writer)
   try:
     return cls(**fields)
   except (AttributeError, TypeError) as error:
     raise ValueError(
       f"{cls.__name__} needs values of its fields' types, got {fields} "
-      f"({error}). Copy the file again, or make it anew."
+      f"({error}). Copy the file again, or create it again."
     ) from error
 
 
-def completed(found: Any, value: Any, written: Written) -> Any:
-  """Returns what a file has of `value`, with the fields gained since.
+def fill_nested_defaults(found: Any, value: Any, writer: Writer) -> Any:
+  """Returns the JSON `found` with defaults for missing fields, at any depth.
 
-  For what is compared rather than read: parts of another class, or of another
-  length, stay as they are.
+  The result is to be compared with `encode(value)`. Parts of another class or
+  length than in `value` stay as they are.
 
   Args:
-    found: as `opened`.
-    value: dataclasses, and tuples of them, that `encode` wrote an earlier
-      version of.
-    written: as `opened`.
+    found: as `migrate` returns it.
+    value: dataclasses, and tuples of them; `found` is JSON of an earlier
+      version of such a value.
+    writer: as `migrate` returns it.
 
   Raises:
-    ValueError: as `current`.
+    ValueError: as `fill_defaults`.
   """
   if isinstance(value, tuple) and isinstance(found, list):
     if len(value) != len(found):
       return found
     pairs = zip(found, value, strict=True)
-    return [completed(f, v, written) for f, v in pairs]
+    return [fill_nested_defaults(f, v, writer) for f, v in pairs]
   name = type(value).__name__
   if (
     not dataclasses.is_dataclass(value)
@@ -198,20 +201,20 @@ def completed(found: Any, value: Any, written: Written) -> Any:
     return found
   tag = {_CLASS: name} if _CLASS in found else {}
   fields = {key: item for key, item in found.items() if key != _CLASS}
-  full = encode(current(type(value), fields, written), tagged=bool(tag))
+  full = encode(fill_defaults(type(value), fields, writer), tagged=bool(tag))
   return tag | {
-    key: completed(item, getattr(value, key), written)
+    key: fill_nested_defaults(item, getattr(value, key), writer)
     for key, item in full.items()
   }
 
 
 def encode(value: Any, *, tagged: bool = True) -> Any:
-  """Returns `value` in JSON types; floats survive `json` bit for bit.
+  """Returns `value` as JSON types; floats keep every bit through `json`.
 
   Args:
     value: scalars, and lists, tuples, string-keyed mappings and dataclasses of
       them.
-    tagged: whether a dataclass carries its class's name.
+    tagged: store the class's name with each dataclass.
 
   Raises:
     ValueError: a float that JSON cannot hold, or another type.
@@ -231,46 +234,46 @@ def encode(value: Any, *, tagged: bool = True) -> Any:
   if isinstance(value, float) and math.isfinite(value):
     return value
   raise ValueError(
-    "A file holds finite scalars, tuples, string-keyed dicts and dataclasses "
-    f"of them, got {value!r}. Convert it first."
+    "A file can hold finite scalars, tuples, string-keyed dicts and "
+    f"dataclasses of them, got {value!r}. Convert it first."
   )
 
 
-def decode(data: Any, classes: Mapping[str, type], written: Written) -> Any:
-  """Returns the dataclasses that `encode` was given, which held no mapping.
+def decode(data: Any, classes: Mapping[str, type], writer: Writer) -> Any:
+  """Returns the dataclasses that `encode` was given; they must hold no mapping.
 
-  Lists come back as tuples.
+  Lists are returned as tuples.
 
   Args:
-    data: as `opened`.
-    classes: that it may hold, by their names.
-    written: as `opened`.
+    data: as `migrate` returns it.
+    classes: the classes that it may hold, by name.
+    writer: as `migrate` returns it.
 
   Raises:
     ValueError: as `build`.
-    UnknownFormError: a class that is not among `classes`.
+    UnknownVersionError: a class that is not among `classes`.
   """
   if isinstance(data, list):
-    return tuple(decode(item, classes, written) for item in data)
+    return tuple(decode(item, classes, writer) for item in data)
   if not isinstance(data, dict):
     return data
   name = data.get(_CLASS)
   if name not in classes:
-    raise UnknownFormError(
+    raise UnknownVersionError(
       f"drope_jax {drope_jax.__version__} reads {', '.join(sorted(classes))} "
-      f"here, got {name!r} by {written}. Install that version, or a "
+      f"here, got {name!r} in a file of {writer}. Install that version, or a "
       "newer one."
     )
   fields = {
-    key: decode(item, classes, written)
+    key: decode(item, classes, writer)
     for key, item in data.items()
     if key != _CLASS
   }
-  return build(classes[name], fields, written)
+  return build(classes[name], fields, writer)
 
 
 def _default(field: dataclasses.Field) -> Any:
-  """Returns a field's default; `MISSING` where it has none."""
+  """Returns a field's default, or `MISSING`."""
   if field.default_factory is not dataclasses.MISSING:
     return field.default_factory()
   return field.default

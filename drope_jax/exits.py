@@ -1,28 +1,29 @@
-"""The statuses with which `drope` exits; without jax, for whoever starts it.
+"""The exit statuses of `drope`. Imports no jax, for programs that start it.
 
-A command that a signal ended exits with 128 + its number, as in a shell. Those
-of this project lie between sysexits.h's, which end at 78, and the shell's own.
+A command ended by a signal exits with 128 + the signal's number, as in a shell.
+This project's own statuses are above those of sysexits.h, which end at 78, and
+below the shell's.
 """
 
 import enum
 
 
 class Exit(enum.IntEnum):
-  """How a command ended, and what there is to do.
+  """How a command ended, and what to do.
 
   Attributes:
     DONE: nothing is left to do.
-    BUG: a traceback says where; the same command fails again.
-    MISTAKE: of the user's, or of the environment's, explained in one line; the
-      same command fails again until that is mended.
-    DOES_NOT_FIT: what `drope plan` found.
-    OUT_OF_MEMORY: of a device or of the host; the same command fails again.
-    HOST_LOST: another process of the run ended, or never came. Start all again.
-    STALLED: no step was taken for too long, and the heartbeats say where. Start
-      all again.
-    INTERRUPTED: by Ctrl-C; a training has saved its step.
-    KILLED: as by the kernel where the host's memory is full.
-    TERMINATED: by SIGTERM; a training has saved its step.
+    BUG: a traceback was printed; the same command will fail again.
+    MISTAKE: of the user or the environment, explained in one line. The same
+      command will fail again until it is corrected.
+    DOES_NOT_FIT: `drope plan` found that the recipe does not fit.
+    OUT_OF_MEMORY: on a device or the host. The same command will fail again.
+    HOST_LOST: another process of the run ended, or never started. Restart all.
+    STALLED: no step finished for too long; the heartbeats show where. Restart
+      all.
+    INTERRUPTED: by Ctrl-C; a training run has saved its step.
+    KILLED: for example by the kernel when the host's memory is full.
+    TERMINATED: by SIGTERM; a training run has saved its step.
   """
 
   DONE = 0
@@ -38,4 +39,4 @@ class Exit(enum.IntEnum):
 
 
 class HostLost(ValueError):
-  """Another process of the run ended, or never came; the message says more."""
+  """Another process of the run ended, or never started."""

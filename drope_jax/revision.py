@@ -1,4 +1,4 @@
-"""The code revision that goes into what it writes."""
+"""The version of the running code, which is stored in the files it writes."""
 
 import pathlib
 import subprocess
@@ -7,13 +7,15 @@ import drope_jax
 
 
 def describe() -> str:
-  """Returns "0.1.0+git.1a2b3c4d5e6f", "-dirty" after it if files changed.
+  """Returns e.g. "0.1.0+git.1a2b3c4d5e6f", with "-dirty" if files changed.
 
-  Only the version where the package does not lie in its own git checkout.
+  Outside a git checkout of this project, it is the version alone.
   """
   version = drope_jax.__version__
   root = pathlib.Path(__file__).parents[1]
-  if not (root / ".git").exists():  # An outer repository is not this code's.
+  if not (
+    root / ".git"
+  ).exists():  # An enclosing repository is another project's.
     return version
   try:
     revision = subprocess.run(

@@ -1,11 +1,10 @@
-"""The mesh, and which axis of each parameter it splits.
+"""The mesh, and the sharding of each parameter over it.
 
-Four mesh axes: `data` (replicas), `fsdp` (batch, with parameters gathered when
-used), `tensor` (heads, MLP width and vocabulary), `context` (sequence). Of
-several TPU slices each is a replica: `data` alone crosses the slow network
-between them. Rules are an ordered table from a parameter's path to its
-PartitionSpec, without a catch-all: a parameter that no rule knows is an error,
-not a silent replica.
+The mesh has four axes: `data` (replicas), `fsdp` (batch; parameters are
+gathered when used), `tensor` (heads, MLP width and vocabulary) and `context`
+(sequence). With several TPU slices, each slice is a replica: only `data` uses
+the slow network between slices. A table maps the path of a parameter to its
+PartitionSpec. It has no catch-all: a parameter without a rule is an error.
 """
 
 import collections
@@ -38,7 +37,8 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
   (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_b", P(None, None, "tensor")),
   (r"layers/(attention/o|mlp/down)/lora_a", P(None, "tensor", None)),
   (r"layers/(attention/o|mlp/down)/lora_b", P(None, None, "fsdp")),
-  (r"(layers/attention|layers/mlp|final)_norm/gain", P()),
+  (r"layers/(attention|mlp)(_post)?_norm/gain", P()),
+  (r"final_norm/gain", P()),
   (r"head/kernel", P("fsdp", "tensor")),
 )
 
@@ -46,16 +46,17 @@ BATCH = P(("data", "fsdp"), "context")
 ATTENTION = types.MappingProxyType(
   {"batch": ("data", "fsdp"), "tokens": ("context",), "heads": ("tensor",)}
 )
-"""What splits attention's texts, queries and heads."""
+"""Mesh axes that split the batch, queries and heads of attention."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many ways each mesh axis splits a slice; -1 takes the devices left.
+  """The size of each mesh axis within a slice; -1 takes all remaining devices.
 
   Attributes:
     data, fsdp, tensor, context: see the module; at most one is -1.
-    slices: TPU slices, over which `data` is split beyond its ways in each.
+    slices: number of TPU slices. The mesh's `data` axis has `data` devices in
+      each of them.
   """
 
   data: int = 1
@@ -72,15 +73,15 @@ class MeshConfig:
       or any(size < 1 and size != -1 for size in sizes)
     ):
       raise ValueError(
-        "MeshConfig needs sizes of at least 1, of its axes one -1 at most, got "
-        f"{dataclasses.asdict(self)}. Fix all but one."
+        "MeshConfig needs sizes of at least 1, or -1 for at most one axis, got "
+        f"{dataclasses.asdict(self)}. Change these sizes."
       )
 
   def shape(self, num_devices: int) -> tuple[int, ...]:
-    """Returns the mesh's shape over `num_devices` of all slices.
+    """Returns the mesh's shape over `num_devices`, those of all slices.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the product of the axes is not the number of devices.
     """
     *sizes, slices = dataclasses.astuple(self)
     fixed = math.prod(size for size in sizes if size != -1) * slices
@@ -90,8 +91,8 @@ class MeshConfig:
     if math.prod(shape) != num_devices:
       raise ValueError(
         f"The mesh must use all {num_devices} devices, got "
-        f"{dict(zip(AXES, shape, strict=True))}. Change the mesh so that its "
-        "axes multiply to them."
+        f"{dict(zip(AXES, shape, strict=True))}. Change the mesh so that the "
+        f"product of its axes is {num_devices}."
       )
     return shape
 
@@ -104,11 +105,11 @@ PRESETS = types.MappingProxyType(
     "long": MeshConfig(context=4),
   }
 )
-"""Layouts by name; `long` for texts that one device has no room for."""
+"""Meshes by name; `long` is for sequences too long for one device."""
 
 
 def layout(mesh: str | MeshConfig) -> MeshConfig:
-  """Returns the layout that a preset's name means; any other is itself.
+  """Returns the preset with the name `mesh`; a `MeshConfig` is returned as is.
 
   Raises:
     ValueError: there is no preset of that name.
@@ -124,19 +125,19 @@ def layout(mesh: str | MeshConfig) -> MeshConfig:
 
 
 def make_mesh(mesh: str | MeshConfig, devices: list | None = None) -> Mesh:
-  """Returns the mesh over `devices`, by default all of every process.
+  """Returns the mesh over `devices`, by default those of all processes.
 
   Raises:
-    ValueError: they are not of as many slices, or the axes do not multiply to
-      them, or there is no preset of that name.
+    ValueError: the devices have another number of slices; or the product of the
+      axes is not their number; or there is no preset of that name.
   """
   config = layout(mesh)
   devices = jax.devices() if devices is None else devices
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices != config.slices:
     raise ValueError(
-      f"MeshConfig.slices must be that of the devices, got {config.slices} for "
-      f"devices of {slices}. Set it to {slices}."
+      f"MeshConfig.slices must be the number of TPU slices, got "
+      f"{config.slices} for devices of {slices}. Set it to {slices}."
     )
   shape = config.shape(len(devices))
   if slices == 1:
@@ -154,16 +155,17 @@ def make_mesh(mesh: str | MeshConfig, devices: list | None = None) -> Mesh:
 
 
 def param_spec(path: str) -> P:
-  """Returns the spec of the parameter at `path`.
+  """Returns the spec of the parameter at `path`, in whichever group of layers.
 
   Raises:
     ValueError: no rule, or more than one, matches.
   """
-  matches = [s for rule, s in PARAM_RULES if re.fullmatch(rule, path)]
+  of_one_group = re.sub(r"^layers/\d+/", "layers/", path)
+  matches = [s for rule, s in PARAM_RULES if re.fullmatch(rule, of_one_group)]
   if len(matches) != 1:
     raise ValueError(
       f"A parameter must match exactly one sharding rule, got {len(matches)} "
-      f"for {path}. Mend sharding.PARAM_RULES."
+      f"for {path}. Correct sharding.PARAM_RULES."
     )
   return matches[0]
 
@@ -172,7 +174,7 @@ def param_shardings(mesh: Mesh, params: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a NamedSharding for each leaf of a parameter tree.
 
   Raises:
-    ValueError: an axis of a parameter is not divisible by its mesh axes.
+    ValueError: an axis of a parameter does not divide evenly over the mesh.
   """
   flat = {}
   for path, leaf in trees.flatten(params).items():
@@ -182,13 +184,13 @@ def param_shardings(mesh: Mesh, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
-  """Returns shardings for optimizer state: moments lie as their parameters.
+  """Returns shardings for optimizer state: moments have their parameters'.
 
-  A leaf whose path ends in a parameter's path, and has its shape, takes the
-  parameter's sharding; counters and coefficient vectors are replicated.
+  A leaf has a parameter's sharding if its path ends in the parameter's path and
+  its shape is the same. Scalars and vectors are replicated.
 
   Raises:
-    ValueError: a leaf is neither.
+    ValueError: a leaf is none of these.
   """
   by_path = trees.flatten(param_shardings(mesh, params))
   shapes = {p: leaf.shape for p, leaf in trees.flatten(params).items()}
@@ -202,7 +204,7 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
     if len(leaf.shape) <= 1:
       return NamedSharding(mesh, P())
     raise ValueError(
-      "Optimizer state must be small or shaped like parameters, got "
+      "Optimizer state must be small or have a parameter's shape, got "
       f"{'/'.join(names)} of shape {leaf.shape}. Give it a sharding rule."
     )
 
@@ -212,22 +214,23 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
 def require_even_batch(
   mesh: Mesh, batch_size: int, context_tokens: int
 ) -> None:
-  """Checks that a microbatch, over all processes, splits evenly over the mesh.
+  """Checks that the microbatch of all processes splits evenly over the mesh.
 
   Raises:
-    ValueError: rows or context do not divide.
+    ValueError: rows or context do not divide evenly.
   """
   shape = (batch_size, context_tokens)
   _require_divisible("a microbatch", shape, NamedSharding(mesh, BATCH))
 
 
 def process_part(mesh: Mesh) -> tuple[int, int]:
-  """Returns which part of a batch's rows this process holds, of how many.
+  """Returns the index of this process's part of the batch, and how many parts.
 
-  Processes between which `tensor` or `context` splits rows hold the same ones.
+  Processes that share rows, because `tensor` or `context` splits them, have the
+  same part.
 
   Raises:
-    ValueError: some processes hold more rows than others, or share but a few.
+    ValueError: processes hold unequal numbers of rows, or share only some.
   """
   devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
   held = collections.defaultdict(set)
@@ -239,14 +242,14 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
   if len(sizes) > 1 or sum(map(len, parts)) != len(devices):
     raise ValueError(
       "Processes must hold equal parts of a batch, got "
-      f"{dict(mesh.shape)} over {len(held)} processes. Make tensor * context "
-      "divide a process's devices, or be a multiple of them."
+      f"{dict(mesh.shape)} over {len(held)} processes. Choose tensor * context "
+      "to divide a process's devices, or to be a multiple of them."
     )
   return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Returns this process's part of a batch as that of global arrays."""
+  """Returns a batch as global arrays, from this process's part of it."""
   where, (_, parts) = NamedSharding(mesh, BATCH), process_part(mesh)
   return {
     name: jax.make_array_from_process_local_data(

@@ -1,4 +1,4 @@
-"""Nested dicts of arrays, seen as flat dicts of path-named leaves."""
+"""Nested dicts of arrays, and the same as flat dicts with paths as keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns {"layers/attention/q/kernel": leaf, ...}, in the tree's order.
 
   Raises:
-    ValueError: a key is not a string, or contains the separator, so that
-      `unflatten` could not undo it.
+    ValueError: a key is not a string, or contains the separator, which
+      `unflatten` could not invert.
   """
   flat: dict[str, Any] = {}
   for key, value in tree.items():
@@ -29,7 +29,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the nested dict that `flatten` made `flat` from."""
+  """Returns the nested dict from which `flatten` made `flat`."""
   tree: dict[str, Any] = {}
   for path, leaf in flat.items():
     *folders, name = path.split(SEPARATOR)
@@ -46,12 +46,12 @@ def require_same_leaves(
   """Checks that two trees have the same paths and shapes.
 
   Args:
-    want: tree whose leaves have the right `shape`.
-    got: tree to be checked against it.
-    what: names `got` in the message, as in "the checkpoint at /a/b".
+    want: tree of leaves with the expected `shape`.
+    got: tree to check.
+    what: name of `got` in the message, e.g. "the checkpoint at /a/b".
 
   Raises:
-    ValueError: listing the missing, the unexpected and the misshapen leaves.
+    ValueError: listing leaves that are missing, unexpected or of another shape.
   """
   want_flat, got_flat = flatten(want), flatten(got)
   complaints = []
@@ -66,6 +66,6 @@ def require_same_leaves(
       complaints.append(f"{path} must be {want_shape}, got {got_shape}")
   if complaints:
     raise ValueError(
-      f"The parameters of {what} do not fit the model's configuration: "
-      f"{'; '.join(complaints)}. Use the configuration they were made with."
+      f"The parameters of {what} do not match the model's configuration: "
+      f"{'; '.join(complaints)}. Use the configuration they were saved with."
     )

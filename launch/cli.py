@@ -146,6 +146,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
   recipe = pathlib.Path(args.recipe)
   out = args.out or f"{rented.bucket}/runs/{recipe.stem}"
   overrides = [word for text in args.overrides for word in ("--set", text)]
+  topology = ["--topology", rented.topology] if rented.topology else []
   return order.Order(
     attempt=attempt,
     recipe=recipe.name if files else args.recipe,
@@ -154,6 +155,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
       *overrides,
       *("--data", args.data or rented.bucket, "--out", out),
       *("--distributed", str(_JOIN_S)),
+      *topology,
     ],
     out=out,
     project=rented.project,

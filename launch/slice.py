@@ -7,6 +7,7 @@ import pathlib
 import re
 import tomllib
 
+from drope_jax.plan import slices
 from launch import chips
 
 CAPACITIES = ("on-demand", "spot", "reserved", "flex-start")
@@ -153,6 +154,13 @@ class Slice:
   def chips(self) -> int:
     """Of all slices."""
     return self.slices * self.shape.chips
+
+  @property
+  def topology(self) -> str | None:
+    """Their name for `drope train --topology`; None: it knows no such chip."""
+    if self.shape.kind not in slices.CHIPS:
+      return None
+    return self.slice if self.slices == 1 else f"{self.slices}x{self.slice}"
 
   @property
   def region(self) -> str:

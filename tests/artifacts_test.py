@@ -6,7 +6,7 @@ import pytest
 
 import drope_jax
 from drope_jax import artifacts
-from drope_jax.artifacts import Written
+from drope_jax.artifacts import Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Outer:
 
 OUTER = Outer("a", Inner(1), (Inner(2, 0.1),), (3,))
 CLASSES = {"Outer": Outer, "Inner": Inner}
-EARLIER = Written(1, "0.0.1")
+EARLIER = Writer(1, "0.0.1")
 
 
 def _written_at(version, fields):
   return fields | {"schema_version": version, "code": "0.0.1"}
 
 
-def test_what_is_written_is_read_again_and_says_who_wrote_it():
-  data = artifacts.signed(artifacts.encode(OUTER))
-  fields, written = artifacts.opened("Outer", data)
-  assert artifacts.decode(fields, CLASSES, written) == OUTER
-  assert written.version == artifacts.VERSION == data["schema_version"]
-  assert written.code.startswith(drope_jax.__version__)
+def test_a_written_file_is_read_with_its_writer():
+  data = artifacts.stamp(artifacts.encode(OUTER))
+  fields, writer = artifacts.migrate("Outer", data)
+  assert artifacts.decode(fields, CLASSES, writer) == OUTER
+  assert writer.version == artifacts.VERSION == data["schema_version"]
+  assert writer.code.startswith(drope_jax.__version__)
 
 
 def test_a_missing_field_has_its_default_at_any_depth():
@@ -46,26 +46,28 @@ def test_a_missing_field_has_its_default_at_any_depth():
   del data["sizes"], data["default"], data["others"][0]["scale"]
   want = Outer("a", Inner(1), (Inner(2),))
   assert artifacts.decode(data, CLASSES, EARLIER) == want
-  assert artifacts.completed(data, OUTER, EARLIER) == artifacts.encode(want)
+  assert artifacts.fill_nested_defaults(
+    data, OUTER, EARLIER
+  ) == artifacts.encode(want)
 
 
-def test_what_is_compared_keeps_its_tags_or_has_none():
+def test_filling_defaults_keeps_class_tags():
   plain = artifacts.encode(OUTER, tagged=False)
   assert "__class__" not in str(plain)
   want = dict(plain)
   del plain["default"]
-  assert artifacts.completed(plain, OUTER, EARLIER) == want
+  assert artifacts.fill_nested_defaults(plain, OUTER, EARLIER) == want
 
 
-def test_parts_of_another_class_or_length_stay_as_they_are():
+def test_parts_of_another_class_or_length_are_unchanged():
   data = artifacts.encode(OUTER)
   other = {"__class__": "Sphere", "radius": 2.0}
   data |= {"inner": other, "others": [other, other]}
-  found = artifacts.completed(data, OUTER, EARLIER)
+  found = artifacts.fill_nested_defaults(data, OUTER, EARLIER)
   assert (found["inner"], found["others"]) == (other, [other, other])
 
 
-def test_a_field_without_a_default_must_be_there():
+def test_a_missing_field_without_default_is_refused():
   with pytest.raises(ValueError, match="Inner needs size, got .* 0.0.1 "):
     artifacts.build(Inner, {"scale": 2.0}, EARLIER)
 
@@ -74,28 +76,28 @@ def test_a_field_without_a_default_must_be_there():
   "read",
   [
     lambda data: artifacts.decode(data, CLASSES, EARLIER),
-    lambda data: artifacts.completed(data, OUTER, EARLIER),
+    lambda data: artifacts.fill_nested_defaults(data, OUTER, EARLIER),
   ],
 )
-def test_an_unknown_field_is_refused_by_who_wrote_it(read):
+def test_the_error_for_an_unknown_field_names_the_writer(read):
   data = artifacts.encode(OUTER)
   data["others"][0]["shade"] = 1
-  says = "no Inner with the field shade, got one by 0.0.1 "
-  with pytest.raises(artifacts.UnknownFormError, match=says):
+  says = "Inner has no field shade, got a file of 0.0.1 "
+  with pytest.raises(artifacts.UnknownVersionError, match=says):
     read(data)
 
 
-def test_a_later_file_is_refused_by_who_wrote_it():
+def test_the_error_for_a_later_version_names_the_writer():
   data = _written_at(artifacts.VERSION + 1, {"code": "x"}) | {"code": "9.9"}
-  says = r"a Outer file by 9.9 \(schema_version \d+\)\. Install"
-  with pytest.raises(artifacts.UnknownFormError, match=says):
-    artifacts.opened("Outer", data)
+  says = r"a Outer file of 9.9 \(schema_version \d+\)\. Install"
+  with pytest.raises(artifacts.UnknownVersionError, match=says):
+    artifacts.migrate("Outer", data)
 
 
 @pytest.mark.parametrize("data", [None, [], "text"])
-def test_what_holds_no_fields_is_refused(data):
+def test_a_file_without_fields_is_refused(data):
   with pytest.raises(ValueError, match="Outer file must hold fields"):
-    artifacts.opened("Outer", data)
+    artifacts.migrate("Outer", data)
   with pytest.raises(ValueError, match="Inner must have fields"):
     artifacts.build(Inner, data, EARLIER)
 
@@ -136,24 +138,26 @@ INNER = {"__class__": "Inner", "size": 1}
   ],
 )
 @pytest.mark.parametrize("tag", [{}, {"__class__": "Outer"}])
-def test_renamed_and_moved_fields_are_found(migrations, version, fields, tag):
+def test_renamed_and_moved_fields_are_migrated(
+  migrations, version, fields, tag
+):
   data = _written_at(version, fields | tag)
-  found, written = artifacts.opened("Outer", data)
-  assert (written.version, written.code) == (version, "0.0.1")
-  outer = artifacts.decode(found | {"__class__": "Outer"}, CLASSES, written)
+  found, writer = artifacts.migrate("Outer", data)
+  assert (writer.version, writer.code) == (version, "0.0.1")
+  outer = artifacts.decode(found | {"__class__": "Outer"}, CLASSES, writer)
   assert outer == Outer("a", Inner(1, 2.0))
 
 
 def test_a_file_within_a_file_has_its_own_version(migrations):
   within = {"schema_version": 12, "inner": INNER | {"factor": 2.0}}
   data = _written_at(10, {"files": [within], "inner": INNER | {"factor": 3.0}})
-  found, _ = artifacts.opened("Folder", data)
+  found, _ = artifacts.migrate("Folder", data)
   assert found["files"] == [within]
   assert found["inner"]["scale"] == 3.0
 
 
-def test_a_remat_that_had_no_name_yet_gets_one():
+def test_a_boolean_remat_becomes_a_policy_name():
   for was, name in ((False, "none"), (True, "full"), ("minimal", "minimal")):
     phase = {"__class__": "TrainPhase", "remat": was}
-    fields, _ = artifacts.opened("Recipe", {"phases": [phase, {}]})
+    fields, _ = artifacts.migrate("Recipe", {"phases": [phase, {}]})
     assert fields["phases"] == [phase | {"remat": name}, {}]

@@ -12,7 +12,9 @@ def _git(folder, *arguments):
   )
 
 
-def test_names_the_commit_and_whether_files_changed(tmp_path, monkeypatch):
+def test_the_revision_names_the_commit_and_whether_files_changed(
+  tmp_path, monkeypatch
+):
   module = tmp_path / "drope_jax" / "revision.py"
   module.parent.mkdir(parents=True)
   module.write_text("")

@@ -12,7 +12,7 @@ TREE = {
 }
 
 
-def test_paths_name_the_leaves_in_the_trees_order():
+def test_flatten_keeps_the_trees_order():
   flat = trees.flatten(TREE)
   assert list(flat) == [
     "embed/table",
@@ -23,14 +23,14 @@ def test_paths_name_the_leaves_in_the_trees_order():
   assert flat["layers/q/bias"] is TREE["layers"]["q"]["bias"]
 
 
-def test_unflatten_undoes_flatten():
+def test_unflatten_inverts_flatten():
   again = trees.unflatten(trees.flatten(TREE))
   assert again == TREE  # The very same leaves: arrays compare by identity.
   assert list(again) == list(TREE)
 
 
 @pytest.mark.parametrize("key", ["a/b", 3])
-def test_a_key_that_could_not_be_undone_is_refused(key):
+def test_a_key_that_unflatten_could_not_invert_is_refused(key):
   message = r"strings without '/', got .*\. Rename"
   with pytest.raises(ValueError, match=message):
     trees.flatten({"layers": {key: 1}})
@@ -41,7 +41,7 @@ def test_trees_with_the_same_leaves_pass_in_any_order():
   trees.require_same_leaves(TREE, reordered, "it")
 
 
-def test_every_misfit_is_named_with_what_to_do():
+def test_every_mismatch_is_named():
   misfit = {
     "embed": {"table": np.zeros((5, 2))},
     "layers": {"q": {"kernel": np.zeros((3, 2))}},
@@ -49,7 +49,7 @@ def test_every_misfit_is_named_with_what_to_do():
     "head": np.zeros(1),
   }
   message = (
-    "parameters of the file f do not fit.*missing layers/q/bias; "
+    "parameters of the file f .*missing layers/q/bias; "
     r"unexpected head; embed/table must be \(4, 2\), got \(5, 2\)\. Use"
   )
   with pytest.raises(ValueError, match=message):

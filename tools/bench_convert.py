@@ -25,7 +25,6 @@ import numpy as np
 from drope_jax import trees
 from drope_jax.checkpoint.formats import (
   families,
-  hf_architecture,
   hf_config,
   leaves,
   safetensors_io,
@@ -124,7 +123,7 @@ def _make(folder: pathlib.Path, num_layers: int) -> int:
     context_tokens=8192,
   )
   folder.mkdir()
-  fields = hf_architecture.config_json(config, "llama")
+  fields = hf_config.to_dict(config, "llama")
   (folder / hf_config.FILENAME).write_text(json.dumps(fields))
   bfloat16 = tensors.FLOATS["bfloat16"]
   names = families.FAMILIES["llama"].names

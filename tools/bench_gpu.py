@@ -37,13 +37,14 @@ import numpy as np
 
 from drope_jax import attention, sharding
 from drope_jax.attention import Mask
-from drope_jax.checkpoint.formats import hf_architecture
+from drope_jax.checkpoint.formats import hf_config
 from drope_jax.cli import configure
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
-from drope_jax.train import optimizer, recipe
+from drope_jax.train import optimizer, phases
+from drope_jax.train import state as states
 from drope_jax.train import step as steps
 
 _WARMUP_STEPS = 3
@@ -212,7 +213,7 @@ def _correctness_row(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   config = configure.build(args.model, ModelConfig)
   backend = backends.resolve("auto", config, args.dtype, jax.default_backend())
-  phase = recipe.TrainPhase(
+  phase = phases.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),
     batch_size=args.batch,
@@ -225,12 +226,10 @@ def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   )
   params = transformer.init(config, jax.random.key(0))
   num_params = sum(x.size for x in jax.tree.leaves(params))
-  state = steps.init_state(phase, params, 0)
   mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+  state = states.start(phase, config, mesh, params, 0)
   schedule = phase.schedule.over(phase.num_steps, phase.step_tokens)
-  step = jax.jit(
-    steps.make_step(config, phase, schedule, backend, mesh), donate_argnums=0
-  )
+  step = steps.jitted(config, phase, schedule, backend, mesh)
   ids_BS = jnp.asarray(_token_ids(config, args))
   batch = {
     "inputs_BS": ids_BS,
@@ -261,7 +260,7 @@ def _theirs_row(args: argparse.Namespace) -> dict[str, Any]:
   flash = transformers.utils.is_flash_attn_2_available()
   kernel = "flash_attention_2" if flash else "sdpa"
   config = configure.build(args.model, ModelConfig)
-  fields = hf_architecture.config_json(config, "llama") | {"use_cache": False}
+  fields = hf_config.to_dict(config, "llama") | {"use_cache": False}
   model = transformers.AutoModelForCausalLM.from_config(
     transformers.LlamaConfig(**fields), attn_implementation=kernel
   )

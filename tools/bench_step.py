@@ -36,7 +36,8 @@ from drope_jax.plan import compile as compiling
 from drope_jax.plan import hlo, slices, training
 from drope_jax.positional import Nope, Rope
 from drope_jax.train import flops
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 _POSITIONAL = {"rope": Rope(), "nope": Nope()}
 

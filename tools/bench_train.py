@@ -33,13 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax import sharding, trees
-from drope_jax.checkpoint.formats import families, hf_architecture, leaves
+from drope_jax.checkpoint.formats import families, hf_config, leaves
 from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
-from drope_jax.train import flops, optimizer, recipe
+from drope_jax.train import flops, optimizer, phases
+from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train.teacher import Teacher
 
@@ -116,7 +117,7 @@ def _print(found: dict[str, list[dict[str, Any]]], args) -> None:
 def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
   memory.keep_freed_memory()
   config = configure.build(args.model, ModelConfig)
-  phase = recipe.TrainPhase(
+  phase = phases.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),
     batch_size=args.batch,
@@ -127,17 +128,15 @@ def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
     teacher=Teacher() if taught else None,
   )
   backend = backends.resolve("auto", config, "float32", jax.default_backend())
-  state = steps.init_state(phase, _params(config), 0)
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  state = states.start(phase, config, mesh, _params(config), 0)
   step = steps.jitted(
-    steps.make_step(
-      config,
-      phase,
-      phase.schedule.over(phase.num_steps, phase.step_tokens),
-      backend,
-      sharding.make_mesh(sharding.MeshConfig()),
-      (config, backend) if taught else None,
-    ),
-    state,
+    config,
+    phase,
+    phase.schedule.over(phase.num_steps, phase.step_tokens),
+    backend,
+    mesh,
+    (config, backend) if taught else None,
   )
   ids_BS = _ids(config, args)
   # The last token's target is in the next batch.
@@ -172,7 +171,7 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
   import transformers
 
   config = configure.build(args.model, ModelConfig)
-  fields = hf_architecture.config_json(config, "llama")
+  fields = hf_config.to_dict(config, "llama")
   model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
   names = families.FAMILIES["llama"].names
   weights = {}
@@ -183,7 +182,7 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
     for name, array in zip(sources, turned, strict=True):
       weights[name] = torch.tensor(np.asarray(array))
   if config.tied_embeddings:
-    weights[families.HEAD] = weights[names["embed/table"]]
+    weights[names["head/kernel"]] = weights[names["embed/table"]]
   model.load_state_dict(weights)
   model.train()
   adamw = torch.optim.AdamW(

@@ -1,10 +1,10 @@
 """Models side by side, by length: the report's plots and tables of scores."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 import math
-from typing import Any
 
 from drope_jax.analysis import canvas, palette, plots, report, runs
+from drope_jax.evals.metric import NATS, SHARE
 
 _PANELS = {
   False: "each with the softmax scale that its checkpoint has",
@@ -14,92 +14,135 @@ _FEW = 10
 """Samples of a cell of the heat map below which the caption warns of chance."""
 
 
-def retrieval(
-  rows: Sequence[Mapping[str, Any]], scores: runs.Scores
-) -> list[report.Block]:
-  """Returns bars and a table by length, and a heat map by depth, of each task.
+def by_topic(
+  run: runs.Run, scores: runs.Scores
+) -> dict[str, list[report.Block]]:
+  """Returns plots and tables by `Metric.topic`, in the order of the results.
+
+  Each metric is shown by the kinds of plot that it names.
 
   Args:
-    rows: of results.json, for their series by depth.
-    scores: the same, gathered.
+    run: with results.json, for the metrics and their series.
+    scores: from `runs.scores` of its rows.
   """
-  blocks = []
-  found = {c: s for c, s in scores.items() if c.metric == "accuracy"}
-  for task in dict.fromkeys(cell.task for cell in found):
-    of_task = {c: s for c, s in found.items() if c.task == task}
-    name = task.replace("_", "-")
-    blocks += [
-      report.Plot(
-        plots.accuracy_by_factor(_panels(of_task), label="answered exactly"),
-        f"Share of {name} questions answered exactly, by length, with 95% "
-        "intervals. Bars stand in the order of the names above.",
-      ),
-      _by_factor(
-        of_task,
-        "The same in numbers: the share, and its 95% interval. "
-        f"{_asked(of_task)}",
-      ),
-      *_by_depth([r for r in rows if r["task"] == task], name),
-    ]
-  return blocks
+  found: dict[str, list[report.Block]] = {}
+  for task, metrics in run.metrics_of.items():
+    for metric in metrics:
+      of_metric = {
+        cell: score
+        for cell, score in scores.items()
+        if (cell.task, cell.metric) == (task, metric.name)
+      }
+      rows = [
+        row
+        for row in run.rows
+        if (row["task"], row["metric"]) == (task, metric.name)
+      ]
+      if rows:
+        found.setdefault(metric.topic, []).extend(
+          _blocks(metric, task.replace("_", "-"), rows, of_metric)
+        )
+  return found
 
 
-def losses(
-  rows: Sequence[Mapping[str, Any]], scores: runs.Scores
-) -> list[report.Block]:
-  """Returns the loss by position at the longest length, and a table by length.
+def _blocks(metric, name, rows, scores) -> list[report.Block]:
+  """Returns what shows one metric of one task."""
+  show = {
+    "length": lambda: [_by_length(metric, name, scores)],
+    "table": lambda: [_table(metric, name, scores)],
+    "position": lambda: _by_position(metric, name, rows),
+    "depth": lambda: _by_depth(metric, name, rows),
+  }
+  blocks = [block for kind in metric.plots for block in show[kind]()]
+  return blocks + _errors(name, rows)
 
-  Args:
-    rows: of results.json, for their series by position.
-    scores: the same, gathered.
-  """
-  found = {c: s for c, s in scores.items() if c.metric == "tail_loss"}
-  found = found or {c: s for c, s in scores.items() if c.metric == "loss"}
-  if not found:
+
+def _by_length(metric, name, scores):
+  plot = plots.score_by_factor(
+    _panels(scores), label=metric.title, is_share=metric.unit == SHARE
+  )
+  return report.Plot(
+    plot,
+    f"{_described(metric, name)}, by length, with 95% intervals. Bars stand in "
+    "the order of the names above.",
+  )
+
+
+def _described(metric, name):
+  if metric.unit == SHARE:
+    return f"{name}: share of {metric.title}"
+  return f"{name}: {metric.title}, {metric.unit}"
+
+
+def _by_position(metric, name, rows):
+  """The series at the longest length, [] where no row has one."""
+  longest = max(row["factor"] for row in rows)
+  series = [r for r in rows if r["factor"] == longest and r["series"]]
+  if not series:
     return []
-  blocks = []
-  longest = max(c.factor for c in scores if c.metric == "loss")
-  series = [
-    row
+  context = series[0]["context_tokens"]
+  plot = plots.score_by_position(
+    _series_panels(series),
+    context_tokens=context,
+    label=f"{metric.title} ({metric.unit})",
+    cut_off_far_above=not metric.higher_is_better,
+  )
+  caption = (
+    f"{_described(metric, name)}, by position in texts of "
+    f"{longest * context:,.0f} tokens. No model was trained beyond the dotted "
+    "line."
+  )
+  if not metric.higher_is_better:
+    caption += (
+      " A model that reads on stays flat or falls, because it has read more. A "
+      f"line that leaves the top is above {plots.OFF_THE_TOP:g} times the "
+      "lowest value."
+    )
+  return [report.Plot(plot, caption)]
+
+
+def _table(metric, name, scores):
+  unit = f"{metric.unit}, with perplexity (ppl)"
+  of = _described(
+    dataclasses.replace(metric, unit=unit) if metric.unit == NATS else metric,
+    name,
+  )
+  return _by_factor(
+    scores,
+    f"{of}, by length, with its 95% interval. {_samples(scores)}",
+    is_loss=metric.unit == NATS,
+  )
+
+
+def _errors(name, rows) -> list[report.Block]:
+  """A table of the kinds of wrong answers, [] where no row has them."""
+  rows = [row for row in rows if row.get("errors")]
+  if not any(sum(row["errors"].values()) for row in rows):
+    return []
+  kinds = list(dict.fromkeys(kind for row in rows for kind in row["errors"]))
+  cells = [
+    [
+      palette.label(row["model"], row["method"]),
+      f"{row['factor']:g}×",
+      "fitted" if row["scale_fitted"] else "its own",
+      row["count"],
+      *(row["errors"].get(kind, 0) for kind in kinds),
+    ]
     for row in rows
-    if row["metric"] == "loss" and row["factor"] == longest and row["series"]
   ]
-  if series:
-    context = series[0]["context_tokens"]
-    blocks.append(
-      report.Plot(
-        plots.loss_by_position(_series_panels(series), context_tokens=context),
-        f"Loss by position in texts of {longest * context:,.0f} tokens. Right "
-        "of the dotted line no model was trained; a good reader stays flat or "
-        "falls, because it has read more. A line that leaves the top is above "
-        f"{plots.OFF_THE_TOP:g} times the lowest loss.",
-      )
-    )
-  tail = next(iter(found)).metric == "tail_loss"
-  what = (
-    "the last trained context's length of a text: the same tokens at each "
-    "length, after more or less text before them"
-    if tail
-    else "a text"
-  )
-  blocks.append(
-    _by_factor(
-      found,
-      f"Loss in nats per token, perplexity (ppl), and the loss's 95% interval, "
-      f"over {what}.",
-      is_loss=True,
-    )
-  )
-  return blocks
+  columns = ("", "length", "softmax scale", "questions", *kinds)
+  caption = f"{name}: how many answers were wrong, and in which way."
+  table = report.Table(columns, cells, caption)
+  return [report.Details(f"Kinds of errors in {name}", [table])]
 
 
-def _asked(scores):
-  """Says how many questions there were, by length."""
+def _samples(scores):
+  """Says how many samples there were, by length."""
   counts = {
     c.factor: sum(map(len, s.outcomes.values())) for c, s in scores.items()
   }
   said = ", ".join(f"{counts[f]} at {f:g}×" for f in sorted(counts))
-  return f"Questions: {said}."
+  return f"Samples: {said}."
 
 
 def _panels(scores):
@@ -180,9 +223,9 @@ def _mean_series(rows):
   return found
 
 
-def _by_depth(rows, name):
+def _by_depth(metric, name, rows):
   """A heat map for each treatment, of the rows that have a series by depth."""
-  rows = [r for r in rows if r["metric"] == "accuracy" and r["series"]]
+  rows = [row for row in rows if row["series"]]
   looks = _looks((r["model"], r["method"]) for r in rows)
   blocks = []
   treatments = sorted({row["scale_fitted"] for row in rows})
@@ -202,8 +245,8 @@ def _by_depth(rows, name):
           asked = sum(len(row["outcomes"]) for row in chosen)
           fewest = min(fewest, asked / len(shares[factor][look.label]))
     caption = (
-      f"Share of {name} questions answered exactly, by length and by the fifth "
-      "of the text that the answer is hidden in."
+      f"{_described(metric, name)}, by length and by the fifth of the text "
+      "that the answer is hidden in."
     )
     if len(treatments) > 1:
       caption += f" Here {_PANELS[fitted]}."
@@ -212,7 +255,7 @@ def _by_depth(rows, name):
         f" At the longest a cell is of about {max(fewest, 1):.0f} questions, "
         "so single cells say little."
       )
-    blocks.append(report.Plot(plots.accuracy_by_depth(shares), caption))
+    blocks.append(report.Plot(plots.score_by_depth(shares), caption))
   return blocks
 
 

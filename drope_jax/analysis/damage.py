@@ -88,7 +88,7 @@ class Damage:
 
   def to_json(self) -> dict[str, Any]:
     """Returns plain dicts and lists, the content of a run's damage.json."""
-    return artifacts.signed(dataclasses.asdict(self))
+    return artifacts.stamp(dataclasses.asdict(self))
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> "Damage":
@@ -96,17 +96,17 @@ class Damage:
 
     Raises:
       ValueError: something is missing, or of another type.
-      artifacts.UnknownFormError: a later version wrote it.
+      artifacts.UnknownVersionError: a later version wrote it.
     """
-    fields, written = artifacts.opened(cls.__name__, data)
+    fields, writer = artifacts.migrate(cls.__name__, data)
     kinds = {
       "before": Anatomy,
       "after": Anatomy,
       "pairs": pair_damage.PairDamage,
     }
     parts = {
-      name: part and artifacts.build(kinds[name], _with_tuples(part), written)
-      for name, part in artifacts.current(cls, fields, written).items()
+      name: part and artifacts.build(kinds[name], _with_tuples(part), writer)
+      for name, part in artifacts.fill_defaults(cls, fields, writer).items()
     }
     return cls(**parts)
 

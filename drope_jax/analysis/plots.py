@@ -98,15 +98,22 @@ def training(
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def loss_by_position(
-  panels: Mapping[str, Sequence[Curve]], *, context_tokens: int
+def score_by_position(
+  panels: Mapping[str, Sequence[Curve]],
+  *,
+  context_tokens: int,
+  label: str,
+  cut_off_far_above: bool,
 ) -> Figure:
-  """Loss against the position of the token, the trained context marked.
+  """A score against the position of the token, the trained context marked.
 
   Args:
-    panels: title to curves; x in tokens from the start, y in nats a token;
-      averaged over half octaves, none across the trained context's end.
+    panels: title to curves; x in tokens from the start; averaged over half
+      octaves, none across the trained context's end.
     context_tokens: the length the models were trained at.
+    label: what is scored, for the y axis.
+    cut_off_far_above: whether the y axis ends at `OFF_THE_TOP` times the lowest
+      value.
   """
   fig, axes = canvas.panels(panels, 3.7)
   for ax, curves in zip(axes, panels.values(), strict=True):
@@ -124,20 +131,22 @@ def loss_by_position(
     for curve in curves:
       canvas.line(ax, _by_half_octaves(curve, context_tokens))
     ax.set_xlabel("position in the document (tokens)")
-  _cut_off_far_above(axes[0])
-  axes[0].set_ylabel("loss (nats per token)")
+  if cut_off_far_above:
+    _cut_off_far_above(axes[0])
+  axes[0].set_ylabel(label)
   return fig
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def accuracy_by_factor(
-  panels: Mapping[str, Sequence[Curve]], *, label: str = "retrieved"
+def score_by_factor(
+  panels: Mapping[str, Sequence[Curve]], *, label: str, is_share: bool
 ) -> Figure:
-  """A score in 0..1 as bars by length factor, with its 95% intervals.
+  """A score as bars by length factor, with its 95% intervals.
 
   Args:
     panels: title to curves; x is the length as a multiple of the trained one.
     label: what is scored, for the y axis.
+    is_share: whether it is a share in 0 to 1, shown in percent.
   """
   fig, axes = canvas.panels(panels, 3.3, stacked=True)
   factors = sorted(
@@ -158,15 +167,16 @@ def accuracy_by_factor(
       )
     ax.grid(axis="x", visible=False)
     ax.set_xticks(range(len(factors)), [f"{x:g}×" for x in factors])
-    ax.set_ylim(-0.03, 1.03)
-    ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+    if is_share:
+      ax.set_ylim(-0.03, 1.03)
+      ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     ax.set_ylabel(label)
   axes[-1].set_xlabel("length (multiple of the trained context)")
   return fig
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def accuracy_by_depth(
+def score_by_depth(
   shares: Mapping[float, Mapping[str, Mapping[int, float]]],
 ) -> Figure:
   """A score in 0..1 as a heat map: a panel a length, a row a model.

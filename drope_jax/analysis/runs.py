@@ -12,8 +12,10 @@ import numpy as np
 from drope_jax import artifacts
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import records
+from drope_jax.evals import registry
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
+from drope_jax.evals.metric import Metric
 from drope_jax.evals.suite import Suite
 
 HELD_OUT = "held_out.json"
@@ -49,6 +51,21 @@ class Run:
   def rows(self) -> list[Mapping[str, Any]]:
     """The rows of results.json."""
     return self.results["rows"] if self.results else []
+
+  @property
+  def metrics_of(self) -> dict[str, tuple[Metric, ...]]:
+    """The metrics of each task in `rows`, in the order of the tasks.
+
+    They are the file's own. Where it has none, as earlier versions wrote it,
+    they are those of the task of that name; () for an unknown name.
+    """
+    stored = (self.results or {}).get("metrics", {})
+    return {
+      task: tuple(Metric(**fields) for fields in stored[task])
+      if task in stored
+      else registry.metrics(task)
+      for task in dict.fromkeys(row["task"] for row in self.rows)
+    }
 
   def manifest(self, model: str) -> Mapping[str, Any]:
     """Returns the manifest of one of the results' models, {} if not there."""
@@ -139,22 +156,27 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
 def _in_this_form(results):
   """Returns a results.json of any version as this one would have written it."""
   codes = results.get("code", [])
-  results, written = artifacts.opened("Results", results, (codes or [None])[-1])
+  results, writer = artifacts.migrate("Results", results, (codes or [None])[-1])
   results["rows"] = [
-    artifacts.current(Result, row, written) for row in results["rows"]
+    artifacts.fill_defaults(Result, row, writer) for row in results["rows"]
   ]
   results["fits"] = {
     model: {
-      method: artifacts.current(Fit, fit, written) for method, fit in by.items()
+      method: artifacts.fill_defaults(Fit, fit, writer)
+      for method, fit in by.items()
     }
     for model, by in results.get("fits", {}).items()
   }
+  results["metrics"] = {
+    task: [artifacts.fill_defaults(Metric, fields, writer) for fields in found]
+    for task, found in results.get("metrics", {}).items()
+  }
   if "settings" in results:
-    results["settings"] = artifacts.completed(
-      results["settings"], Suite(), written
+    results["settings"] = artifacts.fill_nested_defaults(
+      results["settings"], Suite(), writer
     )
   for model in results.get("models", {}).values():  # Files of their own.
-    manifest, _ = artifacts.opened("Manifest", model["manifest"])
+    manifest, _ = artifacts.migrate("Manifest", model["manifest"])
     model["manifest"] = {"schema_version": artifacts.VERSION} | manifest
   return results
 

@@ -25,6 +25,8 @@ _SCALINGS = {
   "ntk": "NTK-aware scaling",
   "yarn": "YaRN",
 }
+_LONG = ("outcomes", "series", "errors")
+"""Fields of a result that no table of all results shows."""
 _HOW_TO_READ = (
   "How to read this page: each name is a model, or one way to read it, and all "
   "of them read the same texts and answer the same questions. 1× is the length "
@@ -90,11 +92,8 @@ def _of_run(run, more):
   who = roles.find(run)
   yield "The models", _models(run)
   yield "What showed and what did not", _verdicts(scores, who, more)
-  yield (
-    "Retrieval beyond the trained context",
-    comparison.retrieval(run.rows, scores),
-  )
-  yield "Loss beyond the trained context", comparison.losses(run.rows, scores)
+  for topic, blocks in comparison.by_topic(run, scores).items():
+    yield f"{topic} beyond the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)
   yield (
@@ -323,7 +322,7 @@ def _lineage(manifest, classes):
 
 
 def _all_rows(rows):
-  columns = [name for name in rows[0] if name not in ("outcomes", "series")]
+  columns = [name for name in rows[0] if name not in _LONG]
   cells = [
     [str(v) if isinstance(v, bool) else v for v in map(row.get, columns)]
     for row in rows

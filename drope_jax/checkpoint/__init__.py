@@ -1,1 +1,1 @@
-"""The checkpoint format: Orbax arrays, a manifest, and the tokenizer."""
+"""Checkpoints: Orbax arrays, a manifest, and the tokenizer."""

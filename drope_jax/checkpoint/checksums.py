@@ -1,6 +1,6 @@
-"""A number for each array, the same on any mesh, that any changed bit changes.
+"""A checksum of each array, independent of the mesh.
 
-Neither Zarr's plain chunks nor OCDBT, in which Orbax keeps them, have one.
+Orbax stores arrays in OCDBT, with Zarr chunks that have no checksums.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ from drope_jax import trees
 
 
 def of_arrays(tree: Any) -> dict[str, str]:
-  """Returns each array's dtype and checksum, such as "int32:00c0ffee", by path.
+  """Returns each array's dtype and checksum, e.g. "int32:00c0ffee", by path.
 
-  The checksum: the elements' bits, each times an odd number of its own, summed
-  modulo 2^32. So the order, and where the parts lie, is all the same.
+  The checksum is the sum, modulo 2^32, of each element's bits times an odd
+  weight that depends on its place in the array. A change of one bit changes it.
+  Summation order and sharding do not matter.
   """
   sums = jax.tree.leaves(jax.device_get(_sums(tree)))
   leaves = jax.tree.leaves_with_path(tree)
@@ -36,12 +37,12 @@ def of_json(data: Any) -> str:
 
 
 def require_same(found: Mapping[str, str], saved: Mapping[str, str]) -> None:
-  """Checks what was found against what was saved.
+  """Checks the checksums of what was read against those that were saved.
 
-  Leaves out what was not saved, or is read in another dtype.
+  Skips paths that were not saved, or were read in another dtype.
 
   Raises:
-    ValueError: naming the paths of what has changed.
+    ValueError: naming the paths that have changed.
   """
   changed = [
     path

@@ -1,4 +1,4 @@
-"""A checkpoint's files, as Orbax writes and reads them."""
+"""Reading and writing a checkpoint's files with Orbax."""
 
 from collections.abc import Iterator
 import contextlib
@@ -23,23 +23,23 @@ Path = str | os.PathLike
 PARAMS, REST, TOKENIZER = "params", "rest", "tokenizer"
 METADATA = "_CHECKPOINT_METADATA"
 TEMPORARY = ".orbax-checkpoint-tmp"
-"""In the name of a checkpoint that is being written, or never was finished."""
+"""Part of the name of a checkpoint that is being written, or is unfinished."""
 _MANIFEST, _CHECKSUMS = "manifest", "checksums"
 _CONCURRENT_BYTES = 8 * 2**30
-"""In flight per host beyond the arrays themselves; Orbax knows no bound."""
+"""Bytes in flight per host, besides the arrays; Orbax sets no limit itself."""
 _QUIET_S = 1.0
-"""How long nothing must appear before an interrupted save counts as ended."""
+"""How long no file may appear before an interrupted save counts as ended."""
 
 
 def save(directory, items, metadata, context, stop=None):
-  """Writes a new checkpoint; one that fails or is interrupted is removed.
+  """Writes a new checkpoint; removes it if that fails or is interrupted.
 
-  It may be large, and may have filled the disk. `stop` makes the writing of
-  `items` end soon, and all of it; Orbax's own handlers know no such thing.
+  An unfinished checkpoint can be large, and may have filled the disk. `stop`
+  makes the handler of `items` end soon, which Orbax's own handlers cannot.
   """
   saving = None
   try:
-    _remove_begun(directory, 0)
+    _remove_unfinished(directory, 0)
     with context:
       saving = ocp.save_checkpointables_async(
         directory, items, custom_metadata=metadata
@@ -48,46 +48,45 @@ def save(directory, items, metadata, context, stop=None):
   except BaseException as error:
     if isinstance(error, FileNotFoundError) and paths.in_bucket(directory):
       raise ValueError(
-        f"A bucket that exists is needed, got {directory}. Create it, or check "
-        "its name."
+        f"The bucket must exist, got {directory}. Create it, or check its name."
       ) from error
     if saving is not None:
       if stop is not None:
         stop()
-      # Its threads write on, after Ctrl-C, and then give it its last name.
+      # After Ctrl-C Orbax's threads continue, and then rename the directory.
       with contextlib.suppress(Exception):
         saving.result()
-    _remove_begun(directory, 0 if stop is not None else _QUIET_S)
+    _remove_unfinished(directory, 0 if stop is not None else _QUIET_S)
     raise
 
 
 def describe(checkpoint, remedy=None):
-  """Returns the manifest, each parameter's shape and dtype, and checksums.
+  """Returns the manifest, each parameter's shape and dtype, and the checksums.
 
-  Of these none where the checkpoint is older than they are.
+  Checkpoints of early versions have no checksums.
 
   Args:
     checkpoint: as `store.locate` returns it.
-    remedy: what to do where it is damaged; None: the usual.
+    remedy: what to do if it is damaged; None for the usual advice.
 
   Raises:
-    ValueError: it is damaged, or of a later version.
+    ValueError: it is damaged, or a later version wrote it.
   """
-  data, shapes, saved = stored(checkpoint, remedy)
+  data, shapes, saved = read_stored(checkpoint, remedy)
   try:
     return Manifest.from_json(data), shapes, saved
   except ValueError as error:
     raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def stored(checkpoint, remedy=None):
-  """Returns what `describe` does, the manifest as the JSON that it is.
+def read_stored(checkpoint, remedy=None):
+  """Returns the same as `describe`, but the manifest as its JSON data.
 
   Raises:
-    ValueError: it is damaged.
+    ValueError: the checkpoint is damaged.
   """
   with context(), reading(checkpoint, remedy):
-    json.loads((checkpoint / METADATA).read_text())  # Orbax would go on.
+    json.loads((checkpoint / METADATA).read_text())  # Orbax ignores damage.
     found = ocp.metadata(checkpoint, checkpointable_name=PARAMS)
     if found.metadata is None:  # Orbax has logged why.
       raise ValueError(f"{PARAMS} has no readable metadata")
@@ -104,13 +103,13 @@ def stored(checkpoint, remedy=None):
 
 
 def items(arrays, manifest, tokenizer_path):
-  """Checks everything that goes into a checkpoint; returns it by name."""
+  """Returns everything that goes into a checkpoint, by name, after checks."""
   trees.require_same_leaves(
     transformer.param_shapes(manifest.model), arrays[PARAMS], "this checkpoint"
   )
   if (manifest.tokenizer is None) != (tokenizer_path is None):
     raise ValueError(
-      "A manifest's tokenizer and its file come together, got "
+      "A manifest needs its tokenizer's file, and a file its manifest, got "
       f"{manifest.tokenizer} and {tokenizer_path}. Pass both or neither."
     )
   if tokenizer_path is None:
@@ -120,7 +119,7 @@ def items(arrays, manifest, tokenizer_path):
 
 
 def metadata(manifest, arrays=None):
-  """Returns what lies beside a checkpoint's items."""
+  """Returns the custom metadata of a checkpoint: manifest and checksums."""
   data = manifest.to_json()
   found = checksums.of_arrays(arrays) if arrays is not None else {}
   return {
@@ -130,29 +129,29 @@ def metadata(manifest, arrays=None):
 
 
 def check(arrays, saved):
-  """Raises ValueError, naming them, where arrays are not those `saved`."""
+  """Raises ValueError, naming the arrays, if they differ from those `saved`."""
   if saved:
     checksums.require_same(checksums.of_arrays(arrays), saved)
 
 
 @contextlib.contextmanager
 def reading(path: epath.Path, remedy: str | None = None) -> Iterator[None]:
-  """Turns what Orbax and TensorStore raise into one line that names `path`."""
+  """Turns errors of Orbax and TensorStore into one line that names `path`."""
   try:
     yield
-  except (MemoryError, RuntimeError):  # The machine's fault, not the files'.
+  except (MemoryError, RuntimeError):  # The machine's fault, not the file's.
     raise
   except Exception as error:  # TensorStore's read errors have no other type.
     cause = str(error).split("\n")[0].split(". See")[0][:200]
     raise ValueError(
-      f"A whole checkpoint of the form asked for is needed, got {path}, which "
-      f"cannot be read ({type(error).__name__}: {cause}). "
-      f"{remedy or 'Copy it again, or take another step.'}"
+      f"A complete checkpoint with the expected arrays is needed, got {path}, "
+      f"which cannot be read ({type(error).__name__}: {cause}). "
+      f"{remedy or 'Copy it again, or use another step.'}"
     ) from error
 
 
 def abstract(leaf):
-  """Returns what to read a leaf as: where it lies, or the first device."""
+  """Returns how to read a leaf: with its sharding, or onto the first device."""
   return jax.ShapeDtypeStruct(
     leaf.shape,
     leaf.dtype,
@@ -161,24 +160,24 @@ def abstract(leaf):
 
 
 def first_device():
-  """Returns the sharding of what lies on one device."""
+  """Returns the sharding of an array on the first local device."""
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def context(
   params_handler: type = ocp.handlers.PyTreeHandler,
 ) -> ocp.Context:
-  """Returns the settings under which everything is written and read."""
+  """Returns the Orbax settings for all reading and writing."""
   made = ocp.Context()
   registry = ocp.handlers.local_registry()
-  # A checkpoint names the handler that wrote it; Orbax's reads all.
+  # A checkpoint names the handler that wrote it; Orbax's own reads them all.
   registry.add(
     params_handler,
     checkpointable_name=PARAMS,
     secondary_typestrs=[streaming.HANDLER_NAME],
   )
   made.checkpointables.registry = registry
-  # Else a folder that cannot be made leaves Orbax's threads waiting for it.
+  # Without this, Orbax's threads wait forever for a folder they cannot create.
   made.asynchronous.create_directories_asynchronously = False
   made.memory.write_concurrent_bytes = _CONCURRENT_BYTES
   made.memory.read_concurrent_bytes = _CONCURRENT_BYTES
@@ -186,15 +185,15 @@ def context(
 
 
 def absolute(path: Path) -> epath.Path:
-  """Returns the path from the root, in a bucket as it is."""
+  """Returns the absolute path; a path in a bucket is returned unchanged."""
   path = epath.Path(path)
-  if paths.in_bucket(path):  # epath takes its name for a relative path.
+  if paths.in_bucket(path):  # epath takes a bucket's path for a relative one.
     return path
   return path.expanduser().absolute()
 
 
-def is_cut_off(directory):
-  """Whether a save to a bucket was killed here, before its last two files."""
+def is_interrupted(directory):
+  """Returns whether a save to a bucket ended here before its last two files."""
   if not paths.in_bucket(directory):
     return False
   names = {path.name for path in directory.iterdir()}
@@ -203,10 +202,10 @@ def is_cut_off(directory):
   )
 
 
-def _remove_begun(directory, quiet_s):
+def _remove_unfinished(directory, quiet_s):
   """Removes a checkpoint, by either name, until none appears for `quiet_s`.
 
-  Where one array cannot be written, Orbax raises while others still are.
+  If one array cannot be written, Orbax raises while others are being written.
   """
   temporary = f"{glob.escape(directory.name)}{TEMPORARY}*"
   gone_since = time.monotonic()

@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: what the arrays are, and how they came to be.
+"""The manifest of a checkpoint: its config, tokenizer and history.
 
-JSON on disk, frozen dataclasses in memory; `artifacts` says how one version of
-the code reads what another wrote.
+It is JSON on disk and frozen dataclasses in memory. `artifacts` reads the
+manifests of earlier versions.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import datetime
 from typing import Any
 
 from drope_jax import artifacts, positional, revision
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 
 HELD_OUT_LOSS = "held_out_loss"
-"""The argument under which a training's entry has the loss that it left."""
+"""The argument of a training's entry that holds its final held-out loss."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRef:
-  """Which tokenizer the model was trained with; the file lies beside.
+  """The tokenizer that the model was trained with; its file is saved too.
 
   Attributes:
     filename: of the copy in the checkpoint's `tokenizer` folder.
@@ -38,12 +38,12 @@ class LineageEntry:
   Attributes:
     operation: "pretrain", "surgery", "recalibrate", "convert", ...
     arguments: JSON values, or frozen dataclasses, which are encoded here.
-    parent: path or fingerprint of the checkpoint it started from; None for
-      one that started from random weights.
-    tokens: trained on in the whole history, up to and with this operation.
-    steps: optimizer steps, counted likewise.
+    parent: path or fingerprint of the checkpoint that the operation started
+      from; None if it started from random weights.
+    tokens: trained on since the random weights, this operation included.
+    steps: optimizer steps, counted in the same way.
     code: package version and git revision, see `revision.describe`.
-    time: ISO 8601, when the entry was written.
+    time: when the entry was written, ISO 8601.
   """
 
   operation: str
@@ -58,7 +58,7 @@ class LineageEntry:
     if self.tokens < 0 or self.steps < 0:
       raise ValueError(
         "LineageEntry counts from the start of training, so tokens and steps "
-        f"must be 0 or more, got {self.tokens} and {self.steps}. Pass totals."
+        f"must be at least 0, got {self.tokens} and {self.steps}. Pass totals."
       )
     object.__setattr__(
       self, "arguments", artifacts.encode(dict(self.arguments))
@@ -67,12 +67,12 @@ class LineageEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """All of a checkpoint but its arrays.
+  """A checkpoint's config, tokenizer and history.
 
   Attributes:
-    model: the config whose `param_shapes` the arrays match.
-    tokenizer: None for a model without text, as in tests.
-    lineage: oldest first. Grows by `appended`; entries are never rewritten.
+    model: the config; the arrays match its `param_shapes`.
+    tokenizer: None for a model without text, for example in tests.
+    lineage: oldest first. `appended` adds entries; they are never changed.
   """
 
   model: ModelConfig
@@ -82,7 +82,7 @@ class Manifest:
   def __post_init__(self):
     if self.tokenizer and self.tokenizer.vocab_size > self.model.vocab_size:
       raise ValueError(
-        "A model needs a row for each of its tokenizer's pieces, got "
+        "A model needs an id for each of its tokenizer's pieces, got "
         f"ModelConfig.vocab_size={self.model.vocab_size} for "
         f"{self.tokenizer.vocab_size} pieces of {self.tokenizer.filename}. "
         "Use the tokenizer that the model was trained with."
@@ -90,7 +90,7 @@ class Manifest:
     for before, after in zip(self.lineage, self.lineage[1:], strict=False):
       if after.tokens < before.tokens or after.steps < before.steps:
         raise ValueError(
-          "Lineage totals must not fall, got "
+          "Lineage totals must not decrease, got "
           f"{before.tokens} tokens, {before.steps} steps at "
           f"{before.operation!r}, then {after.tokens}, {after.steps} at "
           f"{after.operation!r}. Pass totals, not one operation's share."
@@ -98,14 +98,14 @@ class Manifest:
 
   @property
   def unused_ids(self) -> int:
-    """How many of the model's ids are beyond its tokenizer's, if it has one."""
+    """How many ids the model has beyond its tokenizer's; 0 without one."""
     if self.tokenizer is None:
       return 0
     return self.model.vocab_size - self.tokenizer.vocab_size
 
   @property
   def held_out(self) -> tuple[str, float] | None:
-    """The last operation and the held-out loss that it left, if it is known."""
+    """The last operation and its final held-out loss, if it is known."""
     if not self.lineage or HELD_OUT_LOSS not in self.lineage[-1].arguments:
       return None
     last = self.lineage[-1]
@@ -114,7 +114,7 @@ class Manifest:
   def appended(
     self, entry: LineageEntry, model: ModelConfig | None = None
   ) -> "Manifest":
-    """Returns a manifest with one entry more and, if given, a new config."""
+    """Returns a manifest with one more entry and, if given, a new config."""
     return dataclasses.replace(
       self, model=model or self.model, lineage=(*self.lineage, entry)
     )
@@ -129,12 +129,12 @@ class Manifest:
     steps: int = 0,
     tokens: int = 0,
   ) -> "Manifest":
-    """Returns the manifest of what an operation of this code has just made.
+    """Returns a manifest to which an operation of the running code is added.
 
     Args:
       operation, arguments, parent: as in `LineageEntry`.
-      model: its config, where the operation changed it.
-      steps, tokens: of training, in the operation alone.
+      model: the new config, if the operation changed it.
+      steps, tokens: trained in this operation alone.
     """
     last = self.lineage[-1] if self.lineage else None
     entry = LineageEntry(
@@ -159,29 +159,30 @@ class Manifest:
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-    """Returns the manifest that `to_json`, now or earlier, turned into `data`.
+    """Returns the manifest from `to_json` of this or an earlier version.
 
     Raises:
-      ValueError: something is missing, or of another type.
-      artifacts.UnknownFormError: a later version wrote it, which its lineage
-        names.
+      ValueError: a field is missing, or of another type.
+      artifacts.UnknownVersionError: a later version wrote it; the message names
+        that version.
     """
-    fields, written = artifacts.opened(cls.__name__, data, _last_code(data))
-    fields = artifacts.current(cls, fields, written)
-    classes = {**positional.CATALOGUE, ModelConfig.__name__: ModelConfig}
+    fields, writer = artifacts.migrate(cls.__name__, data, _last_code(data))
+    fields = artifacts.fill_defaults(cls, fields, writer)
+    classes = dict(positional.CATALOGUE)
+    classes |= {cls.__name__: cls for cls in (LayerGroup, ModelConfig)}
     tokenizer = fields["tokenizer"]
     return cls(
-      model=artifacts.decode(fields["model"], classes, written),
-      tokenizer=tokenizer and artifacts.build(TokenizerRef, tokenizer, written),
+      model=artifacts.decode(fields["model"], classes, writer),
+      tokenizer=tokenizer and artifacts.build(TokenizerRef, tokenizer, writer),
       lineage=tuple(
-        artifacts.build(LineageEntry, entry, written)
+        artifacts.build(LineageEntry, entry, writer)
         for entry in fields["lineage"]
       ),
     )
 
 
 def _last_code(data: Any) -> str | None:
-  """Returns the code of the last entry in a stored lineage, if there is one."""
+  """Returns the code version of the last lineage entry, if there is one."""
   match data:
     case {"lineage": [*_, {"code": code}]}:
       return code

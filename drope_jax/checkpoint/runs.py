@@ -1,4 +1,4 @@
-"""A run's saved steps: which are written, kept and restored."""
+"""A run's saved steps: saving, keeping and restoring them."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -12,10 +12,10 @@ from drope_jax.checkpoint.manifest import Manifest
 
 
 class RunStore:
-  """The checkpoints of a run: saved in the background, some of them kept.
+  """The checkpoints of a run, saved in the background.
 
-  Use as a context manager, or call `close`; a save is only certain after
-  `wait` or `close`. Opening one removes what interrupted saves left behind.
+  Use it as a context manager, or call `close`. A save is complete only after
+  `wait` or `close`. Opening a run removes what interrupted saves left behind.
   """
 
   def __init__(
@@ -28,14 +28,14 @@ class RunStore:
     """Opens, or creates, the run at `directory`.
 
     Args:
-      directory: holds one folder a step; other names in it are left alone.
-      keep: how many of the newest steps stay on disk, beside RUN/best.
-      keep_every_steps: those at its multiples stay too; None: no more.
+      directory: holds one folder for each step; other names are ignored.
+      keep: how many of the newest steps stay on disk, besides RUN/best.
+      keep_every_steps: steps that are multiples of it stay too; None for none.
       tokenizer_path: copied into each step; see `save_model`.
     """
     if keep < 1:
       raise ValueError(
-        f"RunStore must keep 1 step or more to resume from, got {keep}. "
+        f"RunStore must keep at least 1 step to resume from, got {keep}. "
         "Raise keep."
       )
     policies = ocp.training.preservation_policies
@@ -57,19 +57,19 @@ class RunStore:
   def save(
     self, step: int, state: Mapping[str, Any], manifest: Manifest
   ) -> None:
-    """Starts to save `state`, after the save before it is complete.
+    """Starts to save `state`; first waits for the previous save.
 
     The arrays are copied off the device before this returns, so the caller
     may donate or overwrite them.
 
     Args:
-      step: later than every saved one.
-      state: pytree of arrays, a mapping with the model under "params".
+      step: later than every saved step.
+      state: mapping of pytrees of arrays, with the model under "params".
       manifest: as of this step.
 
     Raises:
-      ValueError: `step` is not later; params do not match `manifest.model`; the
-        tokenizer file does not match `manifest.tokenizer`.
+      ValueError: `step` is not later; or params do not match `manifest.model`;
+        or the tokenizer file does not match `manifest.tokenizer`.
     """
     latest = self._latest_step
     if latest is not None and step <= latest:
@@ -85,8 +85,8 @@ class RunStore:
     self._checkpointer.save_checkpointables_async(
       step,
       files.items(items, manifest, self._tokenizer_path),
-      force=True,  # Orbax would skip a save while another is under way.
-      overwrite=True,  # Only what is not finished can be in the way.
+      force=True,  # Without it, Orbax skips a save while another is running.
+      overwrite=True,  # Only an unfinished step can exist here.
       custom_metadata=files.metadata(manifest, state),
     )
     self._latest_step = step
@@ -104,17 +104,17 @@ class RunStore:
     """Returns a saved state, bit for bit, and its manifest.
 
     Args:
-      abstract_state: like the saved state, with or without "params"; leaves
-        are arrays or
-        `ShapeDtypeStruct`, whose shardings say where to put what is read (the
-        first local device where there is none). Another dtype is cast to.
+      abstract_state: like the saved state, with or without "params". Leaves are
+        arrays or `ShapeDtypeStruct`. Their shardings say where to put what is
+        read, by default the first local device; it is cast to their dtypes.
       step: None for the newest.
-      unread: parameters that are at hand and not read, but must be the same.
+      unread: parameters that the caller has already, which are not read but
+        must equal the saved ones.
 
     Raises:
-      FileNotFoundError: nothing saved, or not that step.
-      ValueError: damaged, or `abstract_state` is not like what was saved, or
-        `unread` not what was.
+      FileNotFoundError: nothing is saved, or not that step.
+      ValueError: it is damaged, or `abstract_state` or `unread` does not match
+        what was saved.
     """
     self.wait()
     path = store.locate(
@@ -138,11 +138,11 @@ class RunStore:
     return state, manifest
 
   def wait(self) -> None:
-    """Returns once what was saved is complete; raises what went wrong."""
+    """Waits until saving is complete; raises its errors."""
     self._checkpointer.wait()
 
   def close(self) -> None:
-    """Waits, then frees the background threads."""
+    """Waits for saving, then frees the background threads."""
     self._checkpointer.close()
 
   def __enter__(self) -> "RunStore":
@@ -154,7 +154,7 @@ class RunStore:
 
 @dataclasses.dataclass(frozen=True)
 class _KeepBest:
-  """Orbax's policy of keeping the step that RUN/best means."""
+  """Orbax policy that keeps the step of RUN/best."""
 
   held_out: Mapping[int, tuple[str, float] | None]
 

@@ -1,17 +1,18 @@
 """Checkpoints on disk or in a bucket, through Orbax's v1 API.
 
-Every checkpoint is one Orbax directory that stands by itself:
+Every checkpoint is one self-contained Orbax directory:
 
     params/                   the parameter tree
-    rest/                     the other training state; in a run's steps only
+    rest/                     the other training state; only in a run's steps
     tokenizer/FILE            a copy of the tokenizer's file
-    _CHECKPOINT_METADATA      holds the manifest, and checksums
+    _CHECKPOINT_METADATA      the manifest and the checksums
 
-`save_model` writes one; a `runs.RunStore` one per saved step, `RUN/1000`, of
-which `RUN` means the newest and `RUN/best` that of the least held-out loss.
-Orbax writes under a temporary name and renames, or commits by a marker in a
-bucket: whatever was interrupted is never taken for a checkpoint. In a program
-of many processes each must call each function here.
+`save_model` writes one. `runs.RunStore` writes one for each saved step, for
+example `RUN/1000`. `RUN` means the newest step, and `RUN/best` the one with the
+lowest held-out loss. Orbax writes under a temporary name and then renames; in
+a bucket it writes a marker last. So an interrupted save is never mistaken for
+a checkpoint. In a program of several processes, each must call each function
+here.
 """
 
 from collections.abc import Mapping
@@ -44,8 +45,8 @@ def save_model(
   """Writes a model checkpoint; returns once it is complete.
 
   Raises:
-    ValueError: `directory` exists; params do not match `manifest.model`; the
-      tokenizer file does not match `manifest.tokenizer`.
+    ValueError: `directory` exists; or params do not match `manifest.model`; or
+      the tokenizer file does not match `manifest.tokenizer`.
   """
   directory = require_new(directory)
   items = files.items({files.PARAMS: params}, manifest, tokenizer_path)
@@ -61,31 +62,31 @@ def save_streamed(
   *,
   overwrite: bool = False,
 ) -> None:
-  """Writes a model checkpoint, each block of it as it is read.
+  """Writes a model checkpoint block by block, as the blocks are read.
 
   Args:
-    directory: as `save_model` takes it.
+    directory: as for `save_model`.
     leaves: by path in the parameter tree.
-    manifest: fits them.
-    tokenizer_path: as `save_model` takes it.
-    overwrite: whether a checkpoint at `directory`, and nothing else, is
-      replaced. It is kept beside, as *.replaced, until the new one is whole.
+    manifest: of these leaves.
+    tokenizer_path: as for `save_model`.
+    overwrite: replace an existing checkpoint at `directory`. The old one is
+      kept beside it, as *.replaced, until the new one is complete.
 
   Raises:
-    ValueError: as `save_model`, or what is to be replaced is no checkpoint, or
-      lies in a bucket.
+    ValueError: as `save_model`; or `directory` holds something that is not a
+      checkpoint; or it is to be replaced in a bucket.
   """
   replaces = overwrite and is_finished(directory)
   if replaces and paths.in_bucket(directory):
     raise ValueError(
-      "A checkpoint is replaced by renaming it, which a bucket cannot do at "
-      f"once, got {directory}. Remove it first, or choose another."
+      "A checkpoint is replaced by renaming it, which a bucket cannot do "
+      f"atomically, got {directory}. Delete it first, or choose another."
     )
   if not replaces:
     require_new(directory)
   stopped = threading.Event()
   tree = trees.unflatten(
-    {path: _until(stopped, leaf) for path, leaf in leaves.items()}
+    {path: _stoppable(stopped, leaf) for path, leaf in leaves.items()}
   )
   items = files.items({files.PARAMS: tree}, manifest, tokenizer_path)
   directory = files.absolute(directory)
@@ -95,7 +96,7 @@ def save_streamed(
     directory.rename(replaced)
   try:
     context = files.context(streaming.Handler)
-    # Its chunks have checksums of their own.
+    # No checksums here: the chunks of this handler have their own.
     files.save(directory, items, files.metadata(manifest), context, stopped.set)
   except BaseException:
     if replaces:
@@ -108,24 +109,24 @@ def save_streamed(
 def require_new(directory: Path) -> epath.Path:
   """Returns the absolute path of a directory that does not exist yet.
 
-  In a bucket it may hold what an interrupted save left, which the next removes.
+  In a bucket it may hold an interrupted save, which the next save removes.
 
   Raises:
-    ValueError: it exists, or would lie in a file.
+    ValueError: it exists, or its path leads through a file.
   """
   directory = files.absolute(directory)
-  if directory.exists() and not files.is_cut_off(directory):
+  if directory.exists() and not files.is_interrupted(directory):
     raise ValueError(
-      f"A checkpoint is written to a new directory, but {directory} exists. "
-      "Choose another, or remove it first."
+      f"A checkpoint needs a new directory, got {directory}, which exists. "
+      "Choose another, or delete it first."
     )
   if paths.in_bucket(directory):
     return directory
   file = next((p for p in pathlib.Path(directory).parents if p.is_file()), None)
   if file is not None:  # Orbax would wait ten minutes for the directory.
     raise ValueError(
-      f"A checkpoint is written to a new directory, but {directory} lies in "
-      f"{file}, which is a file. Choose another."
+      f"A checkpoint needs a new directory, got {directory}, but {file} is a "
+      "file. Choose another."
     )
   return directory
 
@@ -133,13 +134,13 @@ def require_new(directory: Path) -> epath.Path:
 def load_model(
   path: Path, *, shardings: Any = None, dtype: Any = None
 ) -> tuple[Any, Manifest]:
-  """Returns a checkpoint's params and manifest; optimizer state is not read.
+  """Returns a checkpoint's params and manifest, without optimizer state.
 
   Args:
-    path: as `locate` takes it.
+    path: as for `locate`.
     shardings: pytree of `Sharding` like the params; None puts them on the
       first local device.
-    dtype: to cast to while reading; None keeps each leaf as stored.
+    dtype: to which params are cast while reading; None keeps each leaf's.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint at `path`.
@@ -166,11 +167,11 @@ def load_model(
 
 
 def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
-  """Returns one parameter of a checkpoint, which is not read as a whole.
+  """Returns one parameter of a checkpoint, without reading the others.
 
   Args:
     checkpoint: as `locate` returns it.
-    path: the parameter's in the tree.
+    path: of the parameter in the tree.
     leaf: its shape and dtype, from `describe`.
 
   Raises:
@@ -190,18 +191,18 @@ def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
 def describe(path: Path) -> tuple[Manifest, Any]:
   """Returns the manifest and each parameter's stored shape and dtype.
 
-  Reads no array. Raises as `load_model` does, but checks no schema.
+  Reads no array. Raises as `load_model`, but does not check the tree.
   """
   return files.describe(locate(path))[:2]
 
 
 def fingerprint(path: Path) -> str:
-  """Returns what any other weights or another manifest would change.
+  """Returns a hash of the checkpoint's manifest and checksums.
 
-  It is of the files as they lie there, whichever version reads them. Reads no
-  array. Raises as `describe` does.
+  It is of the stored data, whichever version of the code reads it. Reads no
+  array. Raises as `describe`.
   """
-  data, _, saved = files.stored(locate(path))
+  data, _, saved = files.read_stored(locate(path))
   return checksums.of_json([data, saved])
 
 
@@ -209,11 +210,11 @@ def locate(path: Path) -> epath.Path:
   """Returns the checkpoint that `path` means.
 
   Args:
-    path: a checkpoint, a run (its newest step), or RUN/best (that of the least
-      held-out loss which is kept, in the phase of the newest that has one).
+    path: a checkpoint; or a run, for its newest step; or RUN/best, for its step
+      with the lowest held-out loss in the newest phase that has one.
 
   Raises:
-    FileNotFoundError: neither a finished checkpoint nor a run that has one.
+    FileNotFoundError: neither a finished checkpoint nor a run with one.
   """
   path = files.absolute(path)
   if is_finished(path):
@@ -224,8 +225,8 @@ def locate(path: Path) -> epath.Path:
     )
     if best is None:
       raise FileNotFoundError(
-        f"{path} needs a saved step with a held-out loss, got none. Set "
-        "TrainPhase.held_out, and save where it is measured, or name a step."
+        f"{path} needs a saved step with a held-out loss, got none. Name a "
+        "step, or set TrainPhase.held_out and save when it is measured."
       )
     return path.parent / str(best)
   steps = finished_steps(path)
@@ -244,28 +245,28 @@ def finished_steps(run: Path) -> list[int]:
   try:
     names = [p.name for p in run.iterdir()] if run.is_dir() else []
   except FileNotFoundError:
-    # A bucket's folder is there while an object is: another process may just
-    # have removed the last, with which it tried whether it can write.
+    # A bucket's folder exists while an object in it does. Another process may
+    # just have deleted the last one, its test of whether it can write.
     names = []
   steps = sorted(int(name) for name in names if name.isdecimal())
   return [step for step in steps if is_finished(run / str(step))]
 
 
 def go_back(run: Path, step: int) -> None:
-  """Removes a run's steps after `step`, if its manifest can be read.
+  """Deletes a run's steps after `step`, if its manifest can be read.
 
   Raises:
-    ValueError: `step` is not a finished one, or damaged.
+    ValueError: `step` is not finished, or damaged.
   """
   steps = finished_steps(run)
   if step not in steps:
     raise ValueError(
-      f"A run goes back to a step that it has kept, got {step} for {run}, "
+      f"A run can go back only to a step that it kept, got {step} for {run}, "
       f"which has {', '.join(map(str, steps)) or 'none'}. Name one of them."
     )
   run = files.absolute(run)
   describe(run / str(step))
-  # No process removes before all have looked.
+  # Every process checks before one deletes.
   multihost_utils.sync_global_devices(f"going back to {step}")
   if jax.process_index() == 0:
     for later in reversed([s for s in steps if s > step]):
@@ -274,28 +275,28 @@ def go_back(run: Path, step: int) -> None:
 
 
 def tokenizer_path(path: Path) -> epath.Path:
-  """Returns where the tokenizer's file lies in a checkpoint, a run, or a step.
+  """Returns the path of the tokenizer's file in a checkpoint or a run.
 
   Raises:
-    FileNotFoundError: no checkpoint, or it has no tokenizer.
-    ValueError: the file's fingerprint is not the manifest's.
+    FileNotFoundError: there is no checkpoint, or it has no tokenizer.
+    ValueError: the file does not have the manifest's fingerprint.
   """
   checkpoint = locate(path)
   tokenizer = describe(checkpoint)[0].tokenizer
   if tokenizer is None:
     raise FileNotFoundError(
-      f"A tokenizer is needed, but {checkpoint} was saved without one. Name "
-      "its file, or save the checkpoint again with it."
+      f"A tokenizer is needed, got {checkpoint}, which was saved without one. "
+      "Name a tokenizer file, or save the checkpoint again with one."
     )
   file = checkpoint / files.TOKENIZER / tokenizer.filename
-  tokenizer_file.checked(file, tokenizer)
+  tokenizer_file.read_checked(file, tokenizer)
   return file
 
 
 def best_step(
   held_out: Mapping[int, tuple[str, float] | None],
 ) -> int | None:
-  """Returns the step of the least loss in the newest phase that has one."""
+  """Returns the step with the lowest loss in the newest phase that has one."""
   known = {step: found for step, found in held_out.items() if found is not None}
   if not known:
     return None
@@ -306,22 +307,24 @@ def best_step(
 
 
 def held_out(checkpoint: epath.Path) -> tuple[str, float] | None:
-  """Returns the manifest's `held_out`; None too where it cannot be read."""
+  """Returns the manifest's `held_out`; None also if it cannot be read."""
   try:
     return files.describe(checkpoint)[0].held_out
-  except ValueError:  # Whoever reads the checkpoint is told.
+  except ValueError:  # Reading the checkpoint itself reports the error.
     return None
 
 
 def is_finished(path: Path) -> bool:
   """Returns whether `path` is itself a checkpoint, complete on disk."""
   path = files.absolute(path)
-  # Orbax alone also takes any folder for a checkpoint of its older layout.
+  # Orbax's own check accepts any folder, as a checkpoint of its older layout.
   return (path / files.METADATA).exists() and ocp.is_orbax_checkpoint(path)
 
 
-def _until(stopped: threading.Event, leaf: streaming.Leaf) -> streaming.Leaf:
-  """Returns a leaf that cannot be read once `stopped` is set."""
+def _stoppable(
+  stopped: threading.Event, leaf: streaming.Leaf
+) -> streaming.Leaf:
+  """Returns a leaf that can no longer be read once `stopped` is set."""
 
   def read(region):
     if stopped.is_set():

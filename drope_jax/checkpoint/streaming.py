@@ -1,7 +1,7 @@
-"""Parameters that are written block by block, so that none is whole in memory.
+"""Writing parameters block by block, so that none is held whole in memory.
 
-On disk they are what Orbax writes: zarr3 arrays in one OCDBT store, and the
-tree's `_METADATA`. Chunks are the blocks, uncompressed.
+The files are those that Orbax writes: zarr3 arrays in one OCDBT store, and the
+tree's `_METADATA`. Each block is an uncompressed chunk.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ Region = tuple[slice, ...]
 _BLOCKS_AT_ONCE = 4
 _BLOCK_BYTES = 64 * 2**20
 _WHOLE_BYTES = 4 * 2**20
-"""Up to here an array is one block: a file of small ones reads slowly."""
+"""An array up to this size is one block: small chunks read slowly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Leaf:
   """One array of the parameter tree, not read yet.
 
   Attributes:
-    shape: the array's.
-    dtype: what `read` returns and the checkpoint holds.
-    stacked: whether the first axis is N, the layers, which never share a block
-      of a large array.
-    split_axis: the axis along which a large array is cut; that whose slices
-      are contiguous in the source.
-    read: from a region, slices with start and stop, to the array there.
+    shape: of the array.
+    dtype: of the blocks that `read` returns, and in the checkpoint.
+    stacked: whether the first axis is N, the layers. Layers of a large array do
+      not share a block.
+    split_axis: the axis along which a large array is split. Its slices are
+      contiguous in the source.
+    read: takes a region, slices with start and stop; returns the array there.
   """
 
   shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Leaf:
 
   @property
   def block_shape(self) -> tuple[int, ...]:
-    """At most 64 MiB, rounded up to a whole slice along `split_axis`."""
+    """Shape of a block: at most 64 MiB, rounded up to whole slices."""
     size = math.prod(self.shape) * self.dtype.itemsize
     if size <= _WHOLE_BYTES:
       return self.shape
@@ -61,7 +61,7 @@ class Leaf:
     return tuple(block)
 
   def regions(self) -> Iterator[Region]:
-    """Yields each block's region."""
+    """Yields the region of each block."""
     axes = [
       [slice(start, min(start + step, size)) for start in range(0, size, step)]
       for size, step in zip(self.shape, self.block_shape, strict=True)
@@ -70,10 +70,10 @@ class Leaf:
 
 
 class Handler(ocp.CheckpointableHandler):
-  """Lets Orbax save a tree of `Leaf` among a checkpoint's other items."""
+  """Lets Orbax save a tree of `Leaf` with a checkpoint's other items."""
 
   async def save(self, directory, checkpointable):
-    """Starts to write into `directory`, which Orbax is still creating."""
+    """Starts to write into `directory`, once Orbax has created it."""
 
     async def start():
       path = await directory.await_creation()
@@ -83,7 +83,7 @@ class Handler(ocp.CheckpointableHandler):
     return start()
 
   async def load(self, directory, abstract_checkpointable=None):
-    """Is never called: Orbax's own handler reads what this one wrote."""
+    """Is never called: Orbax's own handler reads the files."""
     raise NotImplementedError
 
   async def metadata(self, directory):
@@ -99,19 +99,19 @@ class Handler(ocp.CheckpointableHandler):
 
 
 HANDLER_NAME = f"{Handler.__module__}.{Handler.__qualname__}"
-"""What Orbax notes in a checkpoint that `Handler` wrote."""
+"""The name that Orbax stores in a checkpoint that `Handler` wrote."""
 
 
 def write(folder: epath.Path, leaves: Mapping[str, Leaf]) -> None:
-  """Writes an Orbax parameter tree into `folder`, which is there and empty.
+  """Writes an Orbax parameter tree into the empty folder `folder`.
 
-  Holds `_BLOCKS_AT_ONCE`: some are read while others are written.
+  At most `_BLOCKS_AT_ONCE` blocks are in memory.
   """
   store = {
     "driver": "ocdbt",
     "base": _kvstore(folder),
-    # Orbax's: a small array's chunk lies in the index, and one writer needs
-    # one manifest.
+    # Orbax's settings. Small chunks are stored in the index; a single writer
+    # needs a single manifest.
     "config": {
       "max_inline_value_bytes": 1024,
       "max_decoded_node_bytes": 100_000_000,
@@ -159,7 +159,7 @@ def _create(
   spec = {
     "driver": "zarr3",
     "kvstore": store | {"path": f"{name}/"},
-    # Orbax reads a chunk that is not there as a damaged checkpoint.
+    # A chunk of zeros must be written: Orbax takes a missing one for damage.
     "store_data_equal_to_fill_value": True,
     "metadata": {
       "shape": leaf.shape,
@@ -180,7 +180,7 @@ def _create(
 def _leaf_metadata(path: str, leaf: Leaf) -> dict[str, Any]:
   keys = path.split(trees.SEPARATOR)
   return {
-    "key_metadata": [{"key": key, "key_type": 2} for key in keys],  # A dict's.
+    "key_metadata": [{"key": key, "key_type": 2} for key in keys],  # 2: a dict.
     "value_metadata": {
       "value_type": "jax.Array",
       "skip_deserialize": False,

@@ -1,4 +1,4 @@
-"""The copy of a tokenizer's file that a checkpoint carries."""
+"""The copy of a tokenizer's files in a checkpoint."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -27,7 +27,7 @@ _BESIDE = (
   "tokenizer.model",
   _CONFIG,
 )
-"""What a Hugging Face folder has beside its tokenizer, and must go with it.
+"""Files of a Hugging Face folder that belong to its tokenizer.
 
 tokenizer_config.json names the special tokens of a tokenizer.json.
 """
@@ -35,15 +35,15 @@ tokenizer_config.json names the special tokens of a tokenizer.json.
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Files that Orbax saves with the arrays, so that all commit as one.
+  """Files that Orbax saves with the arrays, in one atomic commit.
 
-  Meets Orbax's `StatefulCheckpointable`.
+  Implements Orbax's `StatefulCheckpointable`.
   """
 
   contents: Mapping[str, bytes]
 
   async def save(self, directory):
-    """Starts to write into `directory`, which Orbax is still creating."""
+    """Starts to write into `directory`, once Orbax has created it."""
 
     async def write():
       path = await directory.await_creation()
@@ -53,7 +53,7 @@ class Files:
     return write()
 
   async def load(self, directory):
-    """Is never called: readers open the file where it lies."""
+    """Is never called: readers open the files directly."""
     raise NotImplementedError
 
   def write(self, folder: epath.Path) -> None:
@@ -64,30 +64,32 @@ class Files:
 
 
 def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
-  """Returns a tokenizer's file and what must lie beside it.
+  """Returns a tokenizer's file and the files that belong to it.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: it is another tokenizer's.
+    FileNotFoundError: there is no such file.
+    ValueError: it is another tokenizer's file.
   """
-  contents = {tokenizer.filename: checked(file, tokenizer)}
+  contents = {tokenizer.filename: read_checked(file, tokenizer)}
   for name in _BESIDE:
     beside = file.parent / name
     if name != tokenizer.filename and beside.exists():
       contents[name] = beside.read_bytes()
   for template in (file.parent / _TEMPLATES).glob("*.jinja"):
     contents[f"{_TEMPLATES}/{template.name}"] = template.read_bytes()
-  said = json_object.read_if_there(file.parent / _GENERATION)
-  # transformers generates by config.json's ids where nothing else says them.
-  of_model = json_object.read_if_there(file.parent / "config.json")
-  lacking = {
-    name: of_model[name]
+  generation = json_object.read_if_there(file.parent / _GENERATION)
+  # transformers takes these ids from config.json where no other file has them.
+  model = json_object.read_if_there(file.parent / "config.json")
+  missing = {
+    name: model[name]
     for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-    if said.get(name) is None and of_model.get(name) is not None
+    if generation.get(name) is None and model.get(name) is not None
   }
-  _ends(said | lacking, file.parent)  # Refuses now what `end_ids` would.
-  if lacking:
-    contents[_GENERATION] = json.dumps(said | lacking, indent=2).encode()
+  _end_ids(
+    generation | missing, file.parent
+  )  # Raises now what `end_ids` would.
+  if missing:
+    contents[_GENERATION] = json.dumps(generation | missing, indent=2).encode()
   return Files(contents)
 
 
@@ -98,20 +100,20 @@ def with_format_defaults(
   adds_bos: bool | None,
   ends_at_bos: bool,
 ) -> epath.Path:
-  """Returns a tokenizer with files beside it that say what its format implies.
+  """Returns a tokenizer with files beside it that state its format's defaults.
 
   Args:
-    file: the tokenizer's. It is returned as it is where it is no sentencepiece
-      model, or where a tokenizer_config.json beside it says all.
+    file: the tokenizer's. It is returned unchanged if it is not a sentencepiece
+      model, or if a tokenizer_config.json is beside it.
     scratch: a folder for a copy.
-    adds_bos: whether BOS is put before a text; None: unknown.
-    ends_at_bos: whether a text ends where the model writes BOS, as at EOS.
+    adds_bos: whether BOS is put before a text; None if unknown.
+    ends_at_bos: whether generation ends at BOS, as it does at EOS.
 
   Raises:
     ValueError: as `reference`.
   """
-  said = (file.parent / _CONFIG).exists()
-  if file.suffix != ".model" or said or adds_bos is None:
+  configured = (file.parent / _CONFIG).exists()
+  if file.suffix != ".model" or configured or adds_bos is None:
     return file
   contents = dict(collect(file, reference(file)).contents)
   contents[_CONFIG] = json.dumps({"add_bos_token": adds_bos}, indent=2).encode()
@@ -128,56 +130,58 @@ def with_format_defaults(
 
 
 def adds_bos(file: epath.Path) -> bool:
-  """Returns whether a text begins with BOS, by what lies beside a tokenizer's.
+  """Returns whether a text begins with BOS, from a tokenizer and its files.
 
-  Where nothing lies beside a sentencepiece model, as beside one of our own,
-  only EOS delimits documents.
+  If there are none beside a sentencepiece model, as with this project's own,
+  documents are delimited by EOS only.
   """
   config = json_object.read_if_there(file.parent / _CONFIG)
   if "add_bos_token" in config or file.suffix != ".json":
-    # LlamaTokenizer's default, where its config does not say.
+    # The default of LlamaTokenizer, if its config has no such field.
     return bool(config.get("add_bos_token", bool(config)))
   encode = hf_tokenizers.Tokenizer.from_buffer(tokenizers.contents(file)).encode
   return encode("").ids != []
 
 
 def end_ids(file: epath.Path) -> tuple[int, ...]:
-  """Returns the ids that the file beside a tokenizer's lets generation end at.
+  """Returns the ids at which generation ends, from generation_config.json.
 
-  A document ends with the tokenizer's EOS alone; a turn in a chat may end with
-  others, which a model's generation_config.json names.
+  A document ends only with the tokenizer's EOS. A turn in a chat may end with
+  other ids, which this file names.
 
   Raises:
-    ValueError: that file has others than ids.
+    ValueError: the file names something other than ids.
   """
-  return _ends(
+  return _end_ids(
     json_object.read_if_there(file.parent / _GENERATION), file.parent
   )
 
 
-def _ends(generation: Mapping[str, Any], folder: epath.Path) -> tuple[int, ...]:
+def _end_ids(
+  generation: Mapping[str, Any], folder: epath.Path
+) -> tuple[int, ...]:
   given = generation.get("eos_token_id")
   ids = given if isinstance(given, list) else [] if given is None else [given]
   if not all(type(i) is int for i in ids):
     raise ValueError(
       f"eos_token_id must be an id or a list of them, got {given!r} in "
-      f"{folder}. Put the model's there."
+      f"{folder}. Correct its generation_config.json."
     )
   return tuple(ids)
 
 
 def reference(file: epath.Path) -> TokenizerRef:
-  """Returns what a manifest says of the tokenizer in `file`.
+  """Returns the manifest's description of the tokenizer in `file`.
 
   Raises:
-    ValueError: it is no tokenizer, or has no EOS.
+    ValueError: it is not a tokenizer, or has no EOS.
   """
   tokenizer = tokenizers.load(os.fspath(file))
   return TokenizerRef(file.name, tokenizer.fingerprint, tokenizer.vocab_size)
 
 
-def checked(file: epath.Path, tokenizer: TokenizerRef) -> bytes:
-  """Returns the file's `contents`; raises as `collect` does."""
+def read_checked(file: epath.Path, tokenizer: TokenizerRef) -> bytes:
+  """Returns the file's `contents`; raises as `collect`."""
   content = tokenizers.contents(file)
   fingerprint = hashlib.sha256(content).hexdigest()
   if fingerprint != tokenizer.fingerprint:

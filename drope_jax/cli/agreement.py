@@ -22,7 +22,7 @@ from drope_jax import artifacts, revision
 from drope_jax.checkpoint import files, store
 from drope_jax.data import paths
 from drope_jax.data import store as data_store
-from drope_jax.train import preflight
+from drope_jax.train import batches
 from drope_jax.train.recipe import Recipe
 
 PACKAGES = (
@@ -76,7 +76,7 @@ def describe(
     "--out": out,
     "--from-step": from_step,
     "saved steps": _or_error(store.finished_steps, out),
-    "stores": read(_fingerprint, *preflight.store_paths(recipe)),
+    "stores": read(_fingerprint, *batches.store_paths(recipe)),
     "start": start,
     "code": {"revision": revision.describe(), "source": _source()},
     "versions": {"Python": platform.python_version(), **_versions()},

@@ -19,14 +19,15 @@ import drope_jax
 from drope_jax import attention, positional, sharding
 from drope_jax.cli import bindings
 from drope_jax.data import pipeline
-from drope_jax.evals import needles, suite
+from drope_jax.evals import needles, registry, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import guard, lora, optimizer, recipe, teacher
+from drope_jax.train import guard, lora, optimizer, phases, recipe, teacher
 
 T = TypeVar("T")
 
 CLASSES = (
+  model_config.LayerGroup,
   model_config.ModelConfig,
   *positional.CATALOGUE.values(),
   pipeline.DataConfig,
@@ -42,11 +43,12 @@ CLASSES = (
   guard.Guard,
   lora.Lora,
   teacher.Teacher,
-  recipe.HeldOut,
-  recipe.TrainPhase,
-  recipe.SurgeryPhase,
+  phases.HeldOut,
+  phases.TrainPhase,
+  phases.SurgeryPhase,
   recipe.Recipe,
   needles.Needles,
+  *registry.CLASSES,
   suite.Suite,
 )
 

@@ -25,10 +25,17 @@ import rich.table
 
 from drope_jax import sharding
 from drope_jax.analysis import palette
-from drope_jax.cli import configure, progress, results, terminal, text_inputs
+from drope_jax.cli import (
+  configure,
+  progress,
+  recipe_options,
+  results,
+  terminal,
+  text_inputs,
+)
 from drope_jax.cli import console as consoles
 from drope_jax.data import corpus, lock, paths, sources
-from drope_jax.evals import cropped, interface, niah, overlap, steps
+from drope_jax.evals import cropped, interface, overlap, registry, steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import lm as lms
 from drope_jax.positional import Rope, scaling
@@ -51,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="SUITE.gin",
     help="what to evaluate (default: %(default)s); the flags below override it",
   )
+  recipe_options.add_overrides(parser, "the suite's")
   parser.add_argument(
     "--eval",
     metavar="NAME,...",
-    help="perplexity, passkey, multi_key, multi_value, multi_query; niah is "
-    "all but the first (default: the suite's)",
+    help=f"of {', '.join(registry.TASKS)}; or a group of them: "
+    f"{', '.join(registry.GROUPS)} (default: the suite's)",
   )
   parser.add_argument(
     "--factors", metavar="F,...", help="of the context (default: the suite's)"
@@ -70,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--samples",
     type=int,
     metavar="N",
-    help="of each retrieval task and factor (default: the suite's)",
+    help="of each task with questions and factor (default: the suite's)",
   )
   parser.add_argument(
     "--excerpts",
@@ -285,12 +293,11 @@ def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
 
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
-  suite = configure.build(args.suite, suites.Suite)
+  suite = configure.build(args.suite, suites.Suite, args.overrides)
   changes = {}
   if args.eval is not None:
-    every_task = ",".join(niah.tasks(suite.needles))
-    names = args.eval.replace("niah", every_task).split(",")
-    changes["evals"] = tuple(dict.fromkeys(names))
+    named = registry.tasks(args.eval.split(","))
+    changes["evals"] = tuple(task.name for task in named)
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

@@ -2,9 +2,10 @@
 
 The architecture is the plainest that transformers has and that holds the model
 exactly: what it came from, or Llama, Mistral, Qwen2, Qwen3; SmolLM3 where
-layers are without positions. Nothing in the folder needs code of ours. A model
-without positions is not held to its trained context: config.json has the length
-that it was evaluated to, with --results, or else 8 times the trained one.
+layers have no positions; OLMoE with one expert where norms of q and k are over
+all heads. The folder needs no code of ours. A model without positions is not
+held to its trained context: config.json has the length that it was evaluated
+to, with --results, or else 8 times the trained one.
 
   drope export runs/drope --out drope-hf
   drope export runs/drope --out drope-hf --results runs/scores
@@ -13,7 +14,7 @@ that it was evaluated to, with --results, or else 8 times the trained one.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 import pathlib
@@ -26,9 +27,10 @@ from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import (
   families,
   hf_architecture,
+  hf_config,
   hf_export,
+  hf_layers,
   hf_tokenizer,
-  sakana,
 )
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.cli import model_card, terminal
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="auto",
     choices=FORMATS,
     help="auto and hf: a stock architecture; sakana: the layout of the DroPE "
-    "paper's repository, for norms over all heads (default: auto)",
+    "paper's repository, which needs its code (default: auto)",
   )
   parser.add_argument(
     "--architecture",
@@ -102,9 +104,9 @@ def run(args: argparse.Namespace) -> None:
   # What the folder says; the checkpoint's own stays in the manifest there.
   config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
   if args.format == "sakana":
-    target, note = _sakana(args, config, dtypes)
+    target, note = _sakana(args, config)
   else:
-    target, note = _stock(args, config, _preferred(manifest), dtypes)
+    target, note = _stock(args, config, _preferred(manifest))
   count = sum(math.prod(leaf.shape) for leaf in trees.flatten(shapes).values())
   names = sorted({dtype.name for dtype in dtypes.values()})
   card = model_card.Card(
@@ -173,7 +175,7 @@ def _is_bound(config: ModelConfig) -> bool:
   They are not where a layer has none, rotates only pairs that complete a
   rotation in the context, or sees no further than that.
   """
-  layers = hf_architecture.Layers.of(config)
+  layers = hf_layers.Layers.of(config)
   for scheme, window in zip(layers.schemes, layers.windows, strict=True):
     if scheme == Nope() or (window or math.inf) <= config.context_tokens:
       continue
@@ -227,10 +229,7 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
 
 
 def _stock(
-  args: argparse.Namespace,
-  config: ModelConfig,
-  preferred: Sequence[str],
-  dtypes: Mapping[str, np.dtype],
+  args: argparse.Namespace, config: ModelConfig, preferred: Sequence[str]
 ) -> tuple[hf_export.Target, str]:
   scale = args.logit_scale
   if scale is None and config.logit_scale != 1:
@@ -240,29 +239,25 @@ def _stock(
       f"{config.logit_scale:g}, or use --format sakana, which has one."
     )
   name = hf_architecture.choose(config, preferred, required=args.architecture)
-  family = families.FAMILIES[name]
-  constants = {}
-  if families.has_o_bias(family, config):
-    bias = dtypes["layers/attention/q/bias"]
-    constants = hf_export.zero_output_biases(config, bias)
   target = hf_export.Target(
-    family,
-    hf_architecture.config_json(config, name),
+    families.FAMILIES[name],
+    hf_config.to_dict(config, name),
     1.0 if scale is None else scale,
-    constants,
   )
   note = "" if scale is None else f", logit scale {scale:g} in q's weights"
-  return target, note + _for_llama_cpp(config, name)
+  return target, note + _for_other_clients(config, name)
 
 
-def _for_llama_cpp(config: ModelConfig, model_type: str) -> str:
-  """Returns what to know before llama.cpp converts the folder.
+def _for_other_clients(config: ModelConfig, model_type: str) -> str:
+  """Returns what to know before vLLM or llama.cpp reads the folder.
 
-  It reads the rule by which positions or pairs are dropped for Llama and
+  llama.cpp reads the rule by which positions or pairs are dropped for Llama and
   Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
   the folder says.
   """
-  schemes = hf_architecture.Layers.of(config).schemes
+  if model_type == "olmoe":
+    return "; vLLM and llama.cpp run it as docs/convert.md says"
+  schemes = hf_layers.Layers.of(config).schemes
   dropped = [scheme == Nope() for scheme in schemes]
   in_part = any(isinstance(scheme, PartialRope) for scheme in schemes)
   fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
@@ -272,15 +267,13 @@ def _for_llama_cpp(config: ModelConfig, model_type: str) -> str:
   if model_type in runs or not (any(dropped) or in_part):
     return ""
   for name in ("llama", "mistral"):
-    if hf_architecture.misfit(config, name, neutral=True) is None:
+    if hf_architecture.misfit(config, name) is None:
       return f"; llama.cpp needs --architecture {name}"
   return "; llama.cpp would run another model: see docs/convert.md"
 
 
 def _sakana(
-  args: argparse.Namespace,
-  config: ModelConfig,
-  dtypes: Mapping[str, np.dtype],
+  args: argparse.Namespace, config: ModelConfig
 ) -> tuple[hf_export.Target, str]:
   if args.logit_scale is not None or args.architecture is not None:
     raise ValueError(
@@ -288,16 +281,11 @@ def _sakana(
       "got --architecture or --logit-scale. Leave them out; "
       "`drope surgery --logit-scale` sets the checkpoint's."
     )
-  name = sakana.choose(config)
+  name = hf_architecture.choose_papers(config)
   target = hf_export.Target(
-    families.FAMILIES[name],
-    sakana.config_json(config),
-    constants=sakana.unused_gains(config, dtypes["final_norm/gain"]),
+    families.FAMILIES[name], hf_config.to_dict(config, name)
   )
-  reason = "the layout of the paper's repository, which runs with its code"
-  if config.qk_norm != "none":
-    reason += ": no stock architecture has a QK norm over all heads jointly"
-  return target, f", {reason}"
+  return target, ", the layout of the paper's repository: it needs its code"
 
 
 def _is_foreign_qwen2(card: model_card.Card) -> bool:

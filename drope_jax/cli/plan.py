@@ -31,7 +31,8 @@ from drope_jax.plan import evaluation, saved, slices, training
 from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 _GIB = 2**30
 

@@ -11,7 +11,8 @@ import rich.table
 from drope_jax.cli import console as consoles
 from drope_jax.cli import terminal
 from drope_jax.evals.steps import Step
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 
 class TrainingProgress:

@@ -27,8 +27,9 @@ from drope_jax.plan import slices
 from drope_jax.plan import training as planning
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
-from drope_jax.train import step as steps
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train import state as states
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 _CLOCKS_S = 5.0
 _MIB, _GIB = 2**20, 2**30
@@ -118,7 +119,7 @@ def require(
   mesh = sharding.make_mesh(recipe.mesh)
   for phase, config in _trainings_left(recipe, out):
     held = planning.save_bytes(phase, config, mesh)
-    written = _size(steps.abstract_saved(phase, config, mesh))
+    written = _size(states.abstract_saved(phase, config, mesh))
     for name, group in _by_name(hosts):
       need, free = len(group) * held, min(host["memory"] for host in group)
       if free < need:

@@ -78,6 +78,10 @@ class ResultsFile:
         "fit": _digest(material.fit),
       },
       "settings": artifacts.encode(suite, tagged=False),
+      "metrics": {
+        task.name: [dataclasses.asdict(metric) for metric in task.metrics]
+        for task in suite.tasks
+      },
     }
 
   def load(self) -> None:
@@ -111,7 +115,7 @@ class ResultsFile:
     """Writes the file, whole or not at all."""
     self.finished = finished
     rows, fits = self.record.rows, self.record.fits
-    document = artifacts.signed(
+    document = artifacts.stamp(
       {
         "finished": finished,
         **self._about,

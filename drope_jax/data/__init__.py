@@ -1,1 +1,1 @@
-"""From text to batches: tokenizers, token stores, packing, order."""
+"""Text to batches: tokenizers, token stores, packing, sampling order."""

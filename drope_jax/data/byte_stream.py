@@ -1,4 +1,4 @@
-"""Binary files that are made as they are read."""
+"""Binary files whose content comes from an iterator of byte strings."""
 
 from collections.abc import Iterator
 import io
@@ -6,13 +6,13 @@ import io
 _BUFFER_BYTES = 1 << 20
 
 
-def opened(blocks: Iterator[bytes]) -> io.BufferedReader:
-  """Returns a readable binary file of the blocks, end to end."""
+def from_blocks(blocks: Iterator[bytes]) -> io.BufferedReader:
+  """Returns a readable binary file with the concatenated blocks."""
   return io.BufferedReader(_Blocks(blocks), _BUFFER_BYTES)
 
 
 class _Blocks(io.RawIOBase):
-  """Reads an iterator of byte strings."""
+  """A raw stream over an iterator of byte strings."""
 
   def __init__(self, blocks: Iterator[bytes]):
     self._blocks = blocks

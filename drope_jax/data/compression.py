@@ -1,4 +1,4 @@
-"""Compressed files, by the ending of their names."""
+"""Compressed files, recognised by the ending of their names."""
 
 import bz2
 from collections.abc import Iterator
@@ -17,26 +17,31 @@ from drope_jax.data import byte_stream, zstd_stream
 _OPEN = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 ENDINGS = (".gz", ".zst", ".xz", ".bz2")
 
-# What reading a file that is damaged or cut short raises.
+# What reading a damaged or truncated file raises.
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 _READ_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def opened(raw: BinaryIO, ending: str | None) -> Iterator[io.BufferedReader]:
-  """Gives the content of `raw`; reading what is damaged raises `DAMAGE`.
+def decompress(
+  raw: BinaryIO, ending: str | None
+) -> Iterator[io.BufferedReader]:
+  """Yields the decompressed content of `raw`, as a context manager.
+
+  Reading damaged content raises one of `DAMAGE`.
 
   Args:
-    ending: one of `ENDINGS`, or None where it is not compressed. What is
-      compressed cannot be sought in.
+    raw: the file, open for reading.
+    ending: one of `ENDINGS`; None if the file is not compressed. A compressed
+      file is not seekable.
   """
   if ending is None:
-    # A file in a bucket has no buffer, which is where lines are read from.
+    # A file in a bucket has no buffer, but reading lines needs one.
     yield raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
   elif ending == ".zst":
-    yield zstd_stream.opened(raw)
+    yield zstd_stream.decompress(raw)
   else:
     with _OPEN[ending](raw) as inflated:
       read = functools.partial(inflated.read, _READ_BYTES)
-      yield byte_stream.opened(iter(read, b""))
+      yield byte_stream.from_blocks(iter(read, b""))

@@ -20,16 +20,16 @@ _NEEDLE_WORDS = ("magic", "Magic", "word", "words", "Which", "goes", "go")
 def documents(split: Split) -> Iterator[str]:
   """Yields the documents of one split, oldest address first, then Moby Dick.
 
-  The 233 addresses (1790-2021) and 135 chapters are numbered in that order
-  0..367; number i is held out for `fit` where i mod 20 is 4, for `test` where
-  it is 14. Nothing else decides, so the split never changes:
+  The 233 addresses (1790-2021) and the 135 chapters are numbered 0 to 367.
+  Number i is in `fit` if i mod 20 is 4, in `test` if it is 14, else in `train`.
+  Only the number decides, so the split never changes:
 
     split  documents  characters   > 20,000 characters
     train        331  10.83 M      185
     fit           19   0.56 M       10
     test          18   0.56 M       11
 
-  Fit every choice (a softmax scale, a learning rate) on `fit`; `test` is only
+  Make every choice (a softmax scale, a learning rate) on `fit`; use `test` only
   for reported numbers. Each document ends in exactly one newline.
 
   Raises:
@@ -46,10 +46,10 @@ def documents(split: Split) -> Iterator[str]:
 
 
 def words() -> tuple[str, ...]:
-  """Returns common nouns, each one piece (with its space) of the tokenizer.
+  """Returns common nouns; each is one token, with the space before it.
 
-  They are the vocabulary of needle sentences: a key or value that is a single
-  token keeps retrieval apart from spelling.
+  Needle sentences use them as keys and values. A single token separates
+  retrieval from spelling.
   """
   text = (_assets() / "words.txt").read_text(encoding="utf-8")
   return tuple(text.split())
@@ -61,11 +61,12 @@ def tokenizer_path() -> str:
 
 
 def tokenizer_texts() -> Iterator[str]:
-  """Yields what the packaged tokenizer was trained on.
+  """Yields the training text of the packaged tokenizer.
 
-  The train split, and each of `words()`, and the words of the needle sentences
-  around them, often enough to become one piece. Without that 18 of the 256
-  nouns would be; they cost 4% more tokens a character.
+  This is the train split, then `words()` and the other words of the needle
+  sentences, each repeated often enough to become one piece. Without the
+  repetition 18 of the 256 nouns would be one piece. It costs 4% more tokens
+  for each character.
   """
   yield from documents("train")
   repeated = (*words(), *_NEEDLE_WORDS) * _WORD_REPEATS

@@ -1,6 +1,6 @@
 """Documents to token ids, in parallel processes and in order.
 
-Imports no more than a worker needs, since every worker does it anew.
+Every worker imports this module, so it imports only what a worker needs.
 """
 
 from collections import Counter, deque
@@ -25,14 +25,14 @@ Document = str | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Documents of one source, and the place after the last of them.
+  """Documents of one source, and where the stream continues after them.
 
   Attributes:
-    documents: texts, or ids as they are.
-    name: the source's.
-    next_source: where the stream goes on: the index of a source, ...
-    next_document: ... and how many of its documents came before.
-    skipped: how many were left out among these, by kind.
+    documents: text, or token ids.
+    name: of the source, for messages.
+    next_source: index of the source in which the stream continues.
+    next_document: how many documents of that source come before.
+    skipped: how many documents were left out between these, by kind.
   """
 
   documents: list[Document]
@@ -44,14 +44,14 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """A batch's documents as ids, each ended by EOS; empty ones left out.
+  """A batch's documents as ids, each ended by EOS, without the empty ones.
 
   Attributes:
-    tokens: in the store's dtype.
-    lengths: of the documents, int64, EOS included.
-    next_source: as in the `Batch`.
-    next_document: as in the `Batch`.
-    skipped: as in the `Batch`, with the "empty" ones.
+    tokens: ids of all documents, in the store's dtype.
+    lengths: of each document, int64, EOS included.
+    next_source: as in `Batch`.
+    next_document: as in `Batch`.
+    skipped: as in `Batch`, with the "empty" ones added.
   """
 
   tokens: np.ndarray
@@ -65,7 +65,7 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   """Returns the ids of a batch.
 
   Raises:
-    ValueError: ids that the tokenizer does not have.
+    ValueError: an id is not in the tokenizer's vocabulary.
   """
   documents = batch.documents
   if documents and isinstance(documents[0], str):
@@ -81,9 +81,9 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
   wrong = (tokens < 0) | (tokens >= tokenizer.vocab_size)
   if wrong.any():
     raise ValueError(
-      f"Ids from 0 up to the tokenizer's {tokenizer.vocab_size} are needed, "
-      f"got {tokens[wrong.argmax()]} from {batch.name}. Encode with that "
-      "tokenizer."
+      f"Token ids must be from 0 to {tokenizer.vocab_size - 1}, got "
+      f"{tokens[wrong.argmax()]} from {batch.name}. Encode the documents with "
+      "this tokenizer."
     )
   return Encoded(
     tokens.astype(dtype),
@@ -112,14 +112,15 @@ def encode_in_order(
 
   Args:
     batches: read in this process, a few ahead of the workers.
-    tokenizer: which workers load from its path.
-    workers: processes; 1 works in this one, as a single batch does.
+    tokenizer: workers load it from its path.
+    workers: number of processes. With 1, or with a single batch, this process
+      does the work.
 
   Raises:
     ValueError: as `encode`, or a worker was killed.
   """
   batches = iter(batches)
-  # Two tell that there is work to share; one process waits for none ahead.
+  # With one batch there is nothing to share between workers.
   first = list(itertools.islice(batches, 2 if workers > 1 else 0))
   batches = itertools.chain(first, batches)
   if len(first) < 2:
@@ -140,8 +141,8 @@ def encode_in_order(
         yield pending.popleft().result()
     except concurrent.futures.process.BrokenProcessPool as error:
       raise ValueError(
-        f"{workers} workers must live until the end, got one killed, perhaps "
-        "for want of memory. Use fewer workers; the same command resumes."
+        f"All {workers} workers must run to the end, got one killed, perhaps "
+        "for lack of memory. Use fewer workers; the same command resumes."
       ) from error
     finally:
       if pending:
@@ -150,15 +151,15 @@ def encode_in_order(
 
 
 def _start_worker() -> None:
-  # Ctrl-C ends a worker without a word, for the first process to explain.
+  # At Ctrl-C a worker exits silently; the parent process reports it.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
-  # A worker is one core; tokenizers would start a thread for each.
+  # One worker uses one core; tokenizers would start a thread for each core.
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-  # A killed parent ends no worker by itself: all hold both ends of its queues.
+  # A killed parent leaves its workers running: they hold both queue ends.
   multiprocessing.parent_process().join()
   os._exit(1)
 
@@ -167,5 +168,5 @@ def _encode(batch: Batch, tokenizer_path: str) -> Encoded:
   return encode(batch, _loaded(tokenizer_path))
 
 
-# A worker lives for one call of `encode_in_order`.
+# A worker serves one call of `encode_in_order`, so the cache holds one entry.
 _loaded = functools.cache(tokenizer_lib.load)

@@ -1,4 +1,4 @@
-"""The formats of documents, by the ending of a file's name."""
+"""Document formats, recognised by the ending of a file's name."""
 
 from collections.abc import Callable, Iterator
 import io
@@ -25,16 +25,17 @@ READERS: dict[str, _Reader] = {
 }
 
 
-def split(
+def parse_name(
   name: str, ending: str | None = None
 ) -> tuple[str | None, str | None]:
-  """Returns the format and the compression that a file's name tells.
+  """Returns the format and the compression of a file, from its name.
 
   Args:
-    ending: tells what the name does not.
+    name: of the file.
+    ending: used where the name has no known ending.
 
   Returns:
-    A key of `READERS`, or None, and one of `compression.ENDINGS`, or None.
+    A key of `READERS` or None, and one of `compression.ENDINGS` or None.
   """
   name = name.lower()
   packed = next(filter(name.endswith, compression.ENDINGS), None)
@@ -42,15 +43,15 @@ def split(
     name = name.removesuffix(packed)
   kind = next(filter(name.endswith, READERS), None)
   if kind is None and ending is not None:
-    kind, other = split(ending)
+    kind, other = parse_name(ending)
     packed = packed or other
   return kind, packed
 
 
 def require_known(ending: str) -> None:
-  """Raises ValueError where `ending` tells no format."""
-  if split(ending)[0] is None:
+  """Raises ValueError if `ending` is not the ending of a known format."""
+  if parse_name(ending)[0] is None:
     raise ValueError(
-      f"A format is one of {', '.join(READERS)}, then perhaps one of "
-      f"{', '.join(compression.ENDINGS)}, got {ending!r}. Name these."
+      f"A format must be one of {', '.join(READERS)}, optionally followed by "
+      f"{', '.join(compression.ENDINGS)}, got {ending!r}. Name one of these."
     )

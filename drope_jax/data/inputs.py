@@ -1,4 +1,4 @@
-"""The sources that inputs name: files, folders, globs, standard input."""
+"""Input arguments to document sources: files, folders, globs, stdin."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ from drope_jax.data import paths as paths_lib
 
 STANDARD = "-"
 
-# Why files are left out, beside an ending that tells no format.
+# Why files are left out, apart from an unknown ending.
 _HIDDEN = "hidden"
-_LINK = "link to what is read already"
+_LINK = "link to a file or folder that is read already"
 _BROKEN = "broken link"
 _SPECIAL = "device or pipe"
 _NO_TEXT = '.json without "text"'
@@ -28,19 +28,20 @@ def expand(
 ) -> tuple[tuple[sources.Source, ...], LeftOut]:
   """Returns the sources that `inputs` name, in order, and what is left out.
 
-  Each is a file, a folder (every file of a known format under it, sorted by
-  path), a glob of files, `packaged:train|fit|test`, or `-`, standard input. In
-  a folder, links are followed, and each file is read once; what is hidden is
-  left out (.git, .ipynb_checkpoints, ._a.txt), and so is a .json file that does
-  not begin with a document, such as a configuration.
+  An input is a file, a folder (every file of a known format in it, sorted by
+  path), a glob of files, `packaged:train|fit|test`, or `-` for standard input.
+  In a folder, links are followed and each file is read once. Hidden files are
+  left out (.git, .ipynb_checkpoints, ._a.txt), and so is a .json file that
+  does not begin with a document, for example a configuration.
 
   Returns:
-    The sources, and the paths of folders and globs that are left out, by why.
+    The sources; and the paths of folders and globs that are left out, by
+    reason.
 
   Raises:
-    FileNotFoundError: an input names nothing that is read.
-    ValueError: a file of another format, an unknown packaged split, or standard
-      input twice.
+    FileNotFoundError: an input matches no file that can be read.
+    ValueError: a file of an unknown format, an unknown packaged split, or
+      standard input named twice.
   """
   if options.ending is not None:
     formats.require_known(options.ending)
@@ -54,8 +55,8 @@ def expand(
       found.extend(_files(text, options, left_out))
   if inputs.count(STANDARD) > 1:
     raise ValueError(
-      f"Standard input can be read once, got {STANDARD} more than once. Name "
-      "it once."
+      f"Standard input can be read only once, got {STANDARD} more than once. "
+      "Name it once."
     )
   return tuple(found), left_out
 
@@ -86,11 +87,11 @@ def _files(
   if path.is_dir():
     paths = _select(_walk(path, here), options, here)
   elif path.exists():
-    if formats.split(text, options.ending)[0] is None:
+    if formats.parse_name(text, options.ending)[0] is None:
       raise ValueError(
-        f"An input ends in {', '.join(formats.READERS)}, then perhaps in "
-        f"{', '.join(compression.ENDINGS)}, got {text}. Say what it is with "
-        "--format, rename it or convert it."
+        f"An input must end in {', '.join(formats.READERS)}, optionally "
+        f"followed by {', '.join(compression.ENDINGS)}, got {text}. Give its "
+        "format with --format, rename it or convert it."
       )
     paths = [text]
   elif glob.has_magic(text):
@@ -98,11 +99,11 @@ def _files(
   else:
     paths = []
   if not paths:
-    got = f"with {describe(here)}" if here else "where there is none"
+    got = f"with {describe(here)}" if here else "which matches no file"
     raise FileNotFoundError(
       "An input must name a file, a folder or a glob of files that end in "
       f"{', '.join(formats.READERS)}, got {text}, {got}. Check the path, or "
-      "say what they are with --format."
+      "give the format with --format."
     )
   for why, names in here.items():
     left_out[why].extend(names)
@@ -118,7 +119,7 @@ def _globbed(text: str) -> Iterator[str]:
 
 
 def _walk(folder: epath.Path, left_out: dict[str, list[str]]) -> Iterator[str]:
-  """Yields the files under a folder, those behind links to folders last."""
+  """Yields the files under a folder; those behind linked folders are last."""
   folders, links, entered = deque([folder]), deque(), set()
   while folders or links:
     folder = (folders or links).popleft()
@@ -140,12 +141,12 @@ def _select(
   options: reading.Options,
   left_out: dict[str, list[str]],
 ) -> list[str]:
-  """Returns the files that are read, each by one of its names."""
+  """Returns the files to read, each under one of its names."""
   # A file's own name comes before the links to it.
   paths = sorted(paths, key=os.path.islink)
   kept, others = {}, []
   for path in paths:
-    why = _why_not(path, options)
+    why = _reason_to_skip(path, options)
     real = _real(path)
     if why is not None:
       others.append((why, path, real))
@@ -154,20 +155,20 @@ def _select(
     else:
       kept[real] = path
   for why, path, real in others:
-    if real not in kept:  # It is read by another name.
+    if real not in kept:  # Otherwise it is read under another name.
       left_out[why].append(path)
   return list(kept.values())
 
 
-def _why_not(path: str, options: reading.Options) -> str | None:
-  """Returns why a file of a folder is not read, None where it is."""
-  kind, packed = formats.split(path, options.ending)
+def _reason_to_skip(path: str, options: reading.Options) -> str | None:
+  """Returns why a file of a folder is not read; None if it is read."""
+  kind, packed = formats.parse_name(path, options.ending)
   if "://" not in path and not os.path.isfile(path):
     return _SPECIAL if os.path.exists(path) else _BROKEN
   if kind is None:
     name = os.path.basename(path).lower().removesuffix(packed or "")
     return (os.path.splitext(name)[1] or "without an ending") + (packed or "")
-  # A corpus of compressed .json files is large, and none of them configures.
+  # No configuration is compressed, so compressed .json files are read.
   plain_json = (kind, packed) == (".json", None)
   if plain_json and not _begins_with_text(path, options):
     return _NO_TEXT

@@ -1,4 +1,4 @@
-"""Documents of JSON: objects with a string "text"."""
+"""JSON documents: objects with a string "text"."""
 
 from collections.abc import Callable, Iterable, Iterator
 import io
@@ -15,9 +15,9 @@ def lines(
   """Yields the document of each line.
 
   Raises:
-    ValueError: a line that holds none, or is above the limit.
+    ValueError: a line holds no document, or is above the size limit.
   """
-  stream, encoding = text_lines.opened(stream, options.encoding)
+  stream, encoding = text_lines.open_stream(stream, options.encoding)
   found = text_lines.lines(stream, options.max_document_bytes)
   yield from _numbered(enumerate(found, 1), encoding, name, options)
 
@@ -35,7 +35,7 @@ def _numbered(
     elif not line.isspace():
       yield _read(
         lambda line=line: _text_of(json.loads(line.decode(encoding))),
-        f'A line of JSON is an object with a string "{reading.FIELD}"',
+        f'A line of JSON must be an object with a string "{reading.FIELD}"',
         where,
         options,
       )
@@ -44,12 +44,12 @@ def _numbered(
 def lines_or_array(
   stream: io.BufferedReader, name: str, options: reading.Options
 ) -> Iterator[reading.Document]:
-  """Yields those of lines, or of an array that holds what lines do.
+  """Yields the document of each line, or of each element of a JSON array.
 
   Raises:
     ValueError: as `lines`.
   """
-  stream, encoding = text_lines.opened(stream, options.encoding)
+  stream, encoding = text_lines.open_stream(stream, options.encoding)
   limit = options.max_document_bytes
   numbered = enumerate(text_lines.lines(stream, limit), 1)
   numbered = itertools.dropwhile(
@@ -64,7 +64,7 @@ def lines_or_array(
   if rest is None:
     yield reading.too_large(options, name)
     return
-  required = f'A JSON array holds objects with a string "{reading.FIELD}"'
+  required = f'A JSON array must hold objects with a string "{reading.FIELD}"'
   values = _read(
     lambda: json.loads((first + rest).decode(encoding)), required, name, options
   )
@@ -82,12 +82,12 @@ def _read(
   try:
     return read()
   except RecursionError:
-    got = "one nested too deep"
+    got = "one that is nested too deep"
   except (ValueError, TypeError) as error:
     got = str(error)
-  return reading.bad(
+  return reading.reject(
     options,
-    f"{required}, got {got} at {where}. Mend or drop it, or leave it out "
+    f"{required}, got {got} at {where}. Correct or delete it, or leave it out "
     "(--skip-bad).",
   )
 
@@ -102,7 +102,7 @@ def _text_of(value: Any) -> reading.Document:
     return reading.Skipped("null")
   if not isinstance(text, str):
     raise TypeError(f'a {type(text).__name__} as "{reading.FIELD}"')
-  # JSON can spell half a surrogate pair, which no tokenizer takes.
+  # JSON can hold half of a surrogate pair, which no tokenizer accepts.
   if not text.isascii():
     text.encode("utf-8")
   return text

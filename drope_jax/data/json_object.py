@@ -1,4 +1,4 @@
-"""Small JSON files, each of one object, that lie beside weights."""
+"""Small JSON files that hold one object, for example a model's config.json."""
 
 from collections.abc import Mapping
 import json
@@ -8,14 +8,14 @@ from typing import Any
 from etils import epath
 
 MOST_BYTES = 64 * 2**20
-"""Of a configuration or an index; parsed, JSON takes many times its bytes."""
+"""Limit of a file that is read; parsed JSON takes many times its size."""
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the object in a file.
 
   Raises:
-    ValueError: it holds no JSON, or no object, or more than `MOST_BYTES`.
+    ValueError: not JSON, not an object, or larger than `MOST_BYTES`.
   """
   path = epath.Path(path)
   if (size := path.stat().length) > MOST_BYTES:
@@ -26,8 +26,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     data = json.loads(path.read_bytes().decode("utf-8"))
   except RecursionError as error:
     raise ValueError(
-      f"{path} must be JSON that is not nested deeper than Python reads, got "
-      "more. Fetch it again."
+      f"{path} must be JSON that is not nested deeper than Python can parse, "
+      "got deeper. Fetch it again."
     ) from error
   except ValueError as error:
     raise ValueError(
@@ -42,10 +42,10 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_if_there(path: str | os.PathLike) -> dict[str, Any]:
-  """Returns what `read` does; {} where there is no such file."""
+  """Returns `read(path)`, or {} if there is no such file."""
   return read(path) if epath.Path(path).exists() else {}
 
 
 def write(path: str | os.PathLike, data: Mapping[str, Any]) -> None:
-  """Writes an object, to be read by people too."""
+  """Writes an object, indented for human readers."""
   epath.Path(path).write_text(json.dumps(data, indent=2) + "\n")

@@ -1,14 +1,14 @@
-"""A folder's one writer.
+"""A lock on a folder: one writer at a time.
 
-Locally it is whoever holds flock(2) on a file in the folder, which the kernel
-takes back when the process ends, however it ends. Over NFS Linux makes it a
-lock of the server's, which outlives a lost machine by its lease, 90 seconds by
-default (NFSv4), and holds among the processes of one machine only where the
-folder is mounted with `nolock` or `local_lock`.
+In a local folder the writer holds flock(2) on a file. The kernel releases it
+when the process ends, however it ends. Over NFS, Linux takes the lock on the
+server: it outlives a lost machine by the lease time, 90 seconds by default
+(NFSv4). If the folder is mounted with `nolock` or `local_lock`, the lock holds
+only among the processes of one machine.
 
-A bucket has no locks, but takes a write only if nobody else has written since:
-there the writer renews an object, and one that stays as it is for a minute was
-left by a crash.
+A bucket has no locks, but it has conditional writes: a write succeeds only if
+the object has not changed. There the writer renews an object regularly. An
+object that has not changed for a minute was left by a crash.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,13 +39,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def held(directory: str | os.PathLike) -> Iterator[Callable[[], None]]:
-  """Holds a folder, which is made if need be, as its only writer.
+  """Makes this process the only writer of a folder; creates it if needed.
 
-  Gives a function to call before what must not be written by two: in a bucket
-  another may take the folder over, from a process that stood still.
+  Yields a function to call before each write that two processes must not both
+  make. In a bucket another process can take over the folder while this one is
+  suspended; the function then raises.
 
   Raises:
-    ValueError: another process holds it, here or, from that function, by now.
+    ValueError: another process holds the folder.
   """
   directory = epath.Path(directory)
   hold = _leased if paths.in_bucket(directory) else _locked
@@ -80,7 +81,7 @@ def _open_locked(path: pathlib.Path):
       if error.errno not in _NO_LOCKS:
         raise
       logging.getLogger(__name__).warning(
-        "%s: this file system has no locks (%s); start no second writer there",
+        "%s: this file system has no locks (%s); do not start a second writer",
         path.parent,
         error.strerror,
       )
@@ -88,7 +89,7 @@ def _open_locked(path: pathlib.Path):
     with contextlib.suppress(FileNotFoundError):
       if os.path.samestat(os.fstat(file.fileno()), path.stat()):
         return file
-    file.close()  # Its last holder has just removed it.
+    file.close()  # Its last holder has just deleted it.
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ def _leased(directory: epath.Path) -> Iterator[Callable[[], None]]:
 
 
 class _Lease:
-  """An object that says who writes, and is written anew while they do."""
+  """An object in a bucket that names the writer, renewed while it runs."""
 
   def __init__(self, directory: epath.Path):
     self._directory = directory
@@ -122,11 +123,11 @@ class _Lease:
     self._lost: ValueError | None = None
 
   def take(self) -> None:
-    """Makes it this process's, once nobody else renews it."""
+    """Takes the lease, after checking that nobody else renews it."""
     found = self._objects.read(FILENAME).result()
     if found.state == "value":
       logging.getLogger(__name__).warning(
-        "%s: waiting up to %d s, to see whether %s still writes there",
+        "%s: waiting up to %d s to see whether %s still writes there",
         self._directory,
         _EXPIRES_S,
         _holder(found.value.decode()),
@@ -136,22 +137,24 @@ class _Lease:
       raise self._lost
 
   def renew(self) -> bool:
-    """Writes it anew; returns whether it still is this process's."""
+    """Renews the lease; returns whether this process still holds it."""
     try:
       return self._write(self._generation)
-    except Exception:  # The network's: the next may arrive.
+    except Exception:  # A network error: the next attempt may succeed.
       return True
 
   def require_held(self) -> None:
+    """Raises ValueError if another process has taken the lease."""
     if self._lost is not None:
       raise self._lost
 
   def give_back(self) -> None:
+    """Deletes the lease, unless another process has taken it."""
     if self._lost is None:
       self._objects.write(FILENAME, None, if_equal=self._generation).result()
 
   def _await_change(self, found):
-    """Returns what is there once it is gone, or has stayed for too long."""
+    """Returns the object once it is gone, or unchanged for `_EXPIRES_S`."""
     deadline = time.monotonic() + _EXPIRES_S
     while time.monotonic() < deadline:
       time.sleep(_RENEW_EVERY_S / 5)
@@ -163,7 +166,7 @@ class _Lease:
     return found
 
   def _write(self, generation: bytes) -> bool:
-    """Writes it where it is as it was; returns whether it is ours then."""
+    """Writes the lease if it is unchanged; returns whether it is held now."""
     if self._lost is not None:
       return False
     written = self._objects.write(
@@ -174,7 +177,7 @@ class _Lease:
       if found.value != self._mine:
         self._lost = _taken(self._directory, found.value.decode())
         return False
-      written = found.stamp  # An answer was lost, and the write tried again.
+      written = found.stamp  # The write succeeded, but its answer was lost.
     self._generation = written.generation
     return True
 
@@ -195,13 +198,13 @@ def _holder(record: str) -> str:
   try:
     found = json.loads(record)
     return f"process {found['pid']} on {found['host']} (since {found['since']})"
-  except (KeyError, TypeError, ValueError):  # It is about to say so.
+  except (KeyError, TypeError, ValueError):  # The record is not written yet.
     return "another process"
 
 
 def _taken(directory: os.PathLike, record: str) -> ValueError:
   return ValueError(
-    f"A folder has one writer at a time, got {directory}, where "
-    f"{_holder(record)} writes. Let it finish, end it, or choose another "
+    f"A folder can have one writer at a time, got {directory}, where "
+    f"{_holder(record)} is writing. Let it finish, end it, or choose another "
     "folder."
   )

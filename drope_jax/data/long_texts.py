@@ -1,10 +1,11 @@
-"""Encoding long texts piece by piece, to the ids of the whole.
+"""Encoding long texts in pieces, with the ids of the whole text.
 
-A tokenizer takes tens of bytes of memory for each of a text. A text is cut
-where it makes no difference: after a line end, or before a space, if around
-that place the ids of the two sides are those of both together. Only of a
-unigram model may a few ids differ, in words of which two segmentations score
-alike: sentencepiece sums the scores of the whole text in float32.
+A tokenizer needs tens of bytes of memory for each byte of text. So a long text
+is cut after a line end, or before a space. A cut is made only where it does
+not change the ids: the characters around it are encoded together and apart,
+and both must agree. With a unigram model a few ids may differ, in words that
+have two segmentations of equal score: sentencepiece sums the scores of the
+whole text in float32.
 """
 
 from collections.abc import Iterator
@@ -14,22 +15,22 @@ import numpy as np
 
 from drope_jax.data import tokenizer as tokenizer_lib
 
-# What is encoded at a time, characters, but for a last piece of up to twice it.
+# Characters of one piece; the last piece has up to twice as many.
 PIECE = 1 << 20
 
-# Characters on each side that decide whether a cut makes a difference; a piece
-# is encoded with those before it, whose ids are dropped.
+# Characters on each side by which a cut is checked. A piece is encoded with
+# those before it; their ids are dropped.
 _AROUND = 256
 
-# Between words, where no vocabulary that splits at whitespace has a piece.
+# Places between words: no vocabulary that splits at whitespace crosses them.
 _PLACES = re.compile(r"(?<=\S\n)(?=\S)|(?<=\S\r\n)(?=\S)|(?<=\S)(?= \S)")
 _TRIED = 64
 
 
 def encode(text: str, tokenizer: tokenizer_lib.Tokenizer) -> np.ndarray:
-  """Returns the ids of `tokenizer.encode`, as an array.
+  """Returns the ids of `tokenizer.encode`, as an int32 array.
 
-  A stretch without a place to cut is encoded as one.
+  Text in which no cut is found is encoded in one piece.
   """
   cuts = [0, *_cuts(text, tokenizer), len(text)]
   pieces = []
@@ -47,7 +48,7 @@ def _cuts(text: str, tokenizer: tokenizer_lib.Tokenizer) -> Iterator[int]:
     places = _PLACES.finditer(text, start + PIECE, len(text) - _AROUND)
     for _, place in zip(range(_TRIED), places, strict=False):
       cut = place.start()
-      if _makes_no_difference(text, cut, tokenizer):
+      if _keeps_ids(text, cut, tokenizer):
         break
     else:
       return
@@ -55,9 +56,8 @@ def _cuts(text: str, tokenizer: tokenizer_lib.Tokenizer) -> Iterator[int]:
     start = cut
 
 
-def _makes_no_difference(
-  text: str, cut: int, tokenizer: tokenizer_lib.Tokenizer
-) -> bool:
+def _keeps_ids(text: str, cut: int, tokenizer: tokenizer_lib.Tokenizer) -> bool:
+  """Returns whether cutting `text` at `cut` leaves the ids as they are."""
   before, after = text[cut - _AROUND : cut], text[cut : cut + _AROUND]
   both, first = map(tokenizer.encode, (before + after, before))
   return both[: len(first)] == first

@@ -1,4 +1,4 @@
-"""What a token store says of itself: its `metadata.json`, with a checksum."""
+"""`metadata.json` of a token store, with its checksum."""
 
 import dataclasses
 import hashlib
@@ -16,18 +16,22 @@ _MAX_VOCAB_SIZE = 1 << 31  # Ids are read as int32.
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-  """What `metadata.json` holds, beside its version and its checksum.
+  """The content of `metadata.json`, without its version and checksum.
 
   Attributes:
-    num_tokens: with the EOS that ends each document.
+    num_tokens: including the EOS that ends each document.
+    num_documents: at least 1.
+    vocab_size: of the tokenizer.
+    eos_id: of the tokenizer.
+    tokenizer_fingerprint: sha256 of the tokenizer file, in hex.
     fingerprint: sha256 of the tokens (little-endian, as stored), then of the
       boundaries, in hex.
-    plan: sha256 of what it was made from: tokenizer and identities of sources.
+    plan: sha256 of the inputs: the tokenizer and the identities of the sources.
     file_bytes: the size of each file of the arrays, by its path in the store.
     skipped: how many documents were left out: "null" text, "bad" ones that
       could not be read, "empty" ones without a token.
-    provenance: of documents that a model sampled, which model and how; empty
-      where they were text.
+    provenance: which model sampled the documents, and how; empty if they were
+      not sampled.
   """
 
   num_tokens: int
@@ -61,33 +65,33 @@ class Metadata:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-  """Returns how tokens below `vocab_size` are stored."""
+  """Returns the dtype in which token ids below `vocab_size` are stored."""
   return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def encode(metadata: Metadata) -> bytes:
   """Returns the content of `metadata.json`."""
-  fields = artifacts.signed(dataclasses.asdict(metadata))
+  fields = artifacts.stamp(dataclasses.asdict(metadata))
   return json.dumps(fields | {"checksum": _checksum(fields)}).encode()
 
 
 def decode(data: bytes) -> Metadata:
-  """Returns what `encode` was given; reads earlier versions, too.
+  """Returns what `encode` was given; reads earlier versions too.
 
   Raises:
-    ValueError, TypeError: it is not whole, or was changed.
-    artifacts.UnknownFormError: a later version wrote it.
+    ValueError, TypeError: the data are incomplete, or were changed.
+    artifacts.UnknownVersionError: a later version wrote them.
   """
   try:
     fields = dict(json.loads(data))
   except RecursionError as error:
     raise ValueError("JSON nested too deep") from error
   checksum = fields.pop("checksum", None)
-  found, written = artifacts.opened(Metadata.__name__, fields)
-  # The first version had none.
-  if written.version > 1 and checksum != _checksum(fields):
+  found, writer = artifacts.migrate(Metadata.__name__, fields)
+  # The first version had no checksum.
+  if writer.version > 1 and checksum != _checksum(fields):
     raise ValueError("values that do not match its checksum")
-  return Metadata(**artifacts.current(Metadata, found, written))
+  return Metadata(**artifacts.fill_defaults(Metadata, found, writer))
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from drope_jax.data import store as store_lib
 
 
 def num_chunks(num_tokens: int, context_tokens: int) -> int:
-  """Returns how many whole sequences a store holds; the rest is not used."""
+  """Returns how many whole sequences a store holds; the rest is unused."""
   return max(0, (num_tokens - 1) // context_tokens)
 
 
@@ -18,18 +18,18 @@ def chunk(
   context_tokens: int,
   document_mask: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Returns sequence `index` of the documents joined by EOS, cut every S.
+  """Returns sequence `index` of the documents, joined by EOS.
 
-  It reads S + 1 tokens from `index * S`, so neighbours share one token and
-  each token but the first is a target once.
+  It reads S + 1 tokens from `index * S`. Neighbouring sequences share one
+  token, and each token except the store's first is a target once.
 
   Args:
     store: the tokens.
     index: in [0, num_chunks).
     context_tokens: S.
-    document_mask: number the documents in `segments_S` 1, 2, 3, ... and give
-      no weight to a target that another document's token would predict.
-      Without it, all is one segment and every weight is 1.
+    document_mask: number the documents 1, 2, 3, ... in `segments_S`, and give
+      weight 0 to a target in another document than its input. Without it,
+      everything is one segment and every weight is 1.
 
   Returns:
     inputs_S, targets_S, segments_S (int32) and weights_S (float32).
@@ -43,7 +43,7 @@ def begin_chunk(
   context_tokens: int,
   document_mask: bool = False,
 ) -> Callable[[], dict[str, np.ndarray]]:
-  """Begins to read a `chunk`, and returns what waits for it and returns it."""
+  """Starts to read a `chunk`; returns a function that waits for it."""
   start = index * context_tokens
   read = store.begin_read(start, start + context_tokens + 1)
   return lambda: _packed(store, start, read(), document_mask)

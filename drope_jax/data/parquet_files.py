@@ -1,4 +1,4 @@
-"""Documents of parquet: a string column "text"."""
+"""Parquet documents: the rows of a string column "text"."""
 
 from collections.abc import Callable, Iterator
 import io
@@ -6,7 +6,7 @@ from typing import Any
 
 from drope_jax.data import reading, text_lines
 
-# Rows that are decoded at a time: a dictionary holds a long text once.
+# Few rows at a time: a dictionary column can repeat one long text.
 _ROWS = 16
 
 
@@ -16,7 +16,7 @@ def documents(
   """Yields the text of each row.
 
   Raises:
-    ValueError: another kind of column, damage, or a row above the limit.
+    ValueError: a column of another type, damage, or a row above the limit.
   """
   try:
     import pyarrow.parquet  # Heavy, and only for this format.
@@ -26,7 +26,7 @@ def documents(
       "`pip install pyarrow`, or convert the file to .jsonl."
     ) from error
   limit = options.max_document_bytes
-  # Parquet is read from its end, so a compressed one is inflated first.
+  # Parquet is read from its end, so compressed files are decompressed first.
   if not stream.seekable():
     stream = text_lines.read_all(stream, limit)
     if stream is None:
@@ -47,8 +47,8 @@ def documents(
         yield _text_of(value, f"{name}, row {row}", options)
   except (pyarrow.ArrowException, KeyError, TypeError) as error:
     raise ValueError(
-      f'A .parquet input has a string column "{reading.FIELD}", got '
-      f"{error!r} in {name}. Rename its column, or fetch it again."
+      f'A .parquet input must have a string column "{reading.FIELD}", got '
+      f"{error!r} in {name}. Rename its column, or fetch the file again."
     ) from error
 
 
@@ -69,4 +69,4 @@ def _text_of(
   data = value.as_buffer()
   if data.size > options.max_document_bytes:
     return reading.too_large(options, where)
-  return reading.decoded(memoryview(data).tobytes(), "utf-8", where, options)
+  return reading.decode(memoryview(data).tobytes(), "utf-8", where, options)

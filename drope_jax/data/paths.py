@@ -1,4 +1,4 @@
-"""Where a path of a recipe or a command line leads."""
+"""Paths of recipes and command lines: local, in a bucket, or packaged."""
 
 import importlib.resources
 import os
@@ -11,35 +11,35 @@ PACKAGED = "packaged:"
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
-  """Returns whether `path` is gs://BUCKET/..., not local.
+  """Returns whether `path` is gs://BUCKET/...; otherwise it is local.
 
   Raises:
-    ValueError: another scheme, or no bucket.
+    ValueError: another URL scheme, or no bucket.
   """
   path = os.fspath(path)
   if "://" in path and not re.match("gs://[^/]", path):
     raise ValueError(
-      f"A path is local or gs://BUCKET/..., got {path}. Name one of these."
+      f"A path must be local or gs://BUCKET/..., got {path}. Use one of these."
     )
   return "://" in path
 
 
 def local(path: str, what: str) -> pathlib.Path:
-  """Returns a local path, ~ expanded; `what` names it in the error.
+  """Returns a local path with ~ expanded; `what` names it in the error.
 
   Raises:
     ValueError: it is in a bucket.
   """
   if in_bucket(path):
     raise ValueError(
-      f"{what} must be local, got {path}. Name a local one; `gcloud storage cp "
-      "-r` copies it."
+      f"{what} must be local, got {path}. Use a local path; `gcloud storage "
+      "cp -r` copies from a bucket."
     )
   return pathlib.Path(path).expanduser()
 
 
 def kvstore(folder: epath.Path) -> dict[str, str]:
-  """Returns what TensorStore calls a folder, local or in a bucket."""
+  """Returns the TensorStore spec of a folder, local or in a bucket."""
   if in_bucket(folder):
     bucket, _, inner = str(folder).removeprefix("gs://").partition("/")
     return {"driver": "gcs", "bucket": bucket, "path": f"{inner}/"}
@@ -47,11 +47,11 @@ def kvstore(folder: epath.Path) -> dict[str, str]:
 
 
 def resolve(path: str, base_dir: str | None = None) -> epath.Path:
-  """Returns `path`, a relative one from `base_dir` on.
+  """Returns `path`; a relative one is joined to `base_dir`.
 
-  "packaged:NAME" is a file or folder that comes with the project, such as
-  packaged:checkpoints/demo_base; it must lie in a real folder, as an installed
-  package's files do.
+  "packaged:NAME" is a file or folder of the installed package, for example
+  packaged:checkpoints/demo_base. The package must be installed as files, not
+  imported from a zip archive.
   """
   if path.startswith(PACKAGED):
     assets = importlib.resources.files("drope_jax") / "assets"

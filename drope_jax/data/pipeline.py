@@ -1,4 +1,4 @@
-"""Batches as a pure function of (configuration, seed, place), by grain."""
+"""Batches as a pure function of (configuration, seed, step), with grain."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -20,8 +20,9 @@ class DataConfig:
 
   Attributes:
     stores: paths of token stores, absolute or relative to `base_dir`.
-    weights: the share of sequences from each store, in any unit; within 1% of
-      the smallest. Empty: all stores as one, each sequence once an epoch.
+    weights: the share of sequences from each store, in any unit; exact within
+      1% of the smallest. Empty: the stores form one, and an epoch reads each
+      sequence once.
     document_mask: attention and loss stay within a document.
   """
 
@@ -44,7 +45,7 @@ class DataConfig:
     if not all(math.isfinite(w) and w > 0 for w in self.weights):
       raise ValueError(
         f"DataConfig.weights need to be positive, got {self.weights}. Leave "
-        "out a store that should not be read."
+        "out a store that should not be used."
       )
 
 
@@ -61,46 +62,46 @@ def batches(
   prefetch_batches: int = 4,
   base_dir: str | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns the endless batches from a place on; the seek costs nothing.
+  """Returns the endless batches from `start_sequence`; seeking costs nothing.
 
-  Sequence i of the stream depends on `config`, `context_tokens`, `seed` and i
-  alone, and batch s is the `batch_size` sequences from `start_sequence + s *
-  batch_size` on. Every epoch is a new permutation of the sequences, which is
-  computed place by place and never held.
+  Sequence i of the stream depends only on `config`, `context_tokens`, `seed`
+  and i. Batch s holds the `batch_size` sequences from `start_sequence + s *
+  batch_size`. Every epoch is a new permutation of the sequences, computed
+  index by index and never held in memory.
 
   Args:
-    config: which stores, and how much of each.
-    batch_size: B of all parts together.
+    config: the stores and their weights.
+    batch_size: B, over all parts.
     context_tokens: S.
     seed: of the order, not negative.
-    start_sequence: how many sequences of the stream to leave out.
-    part: yields rows [part * B / parts, ...) of B, from 0.
-    parts: must divide B.
-    workers: threads that read ahead, a batch each; 0 reads when asked.
-    prefetch_batches: how many batches they read ahead.
+    start_sequence: how many sequences of the stream to skip.
+    part: which part of each batch to yield: rows from part * B / parts.
+    parts: how many parts a batch has; must divide B.
+    workers: threads that prefetch, one batch each; 0 reads when asked.
+    prefetch_batches: how many batches to prefetch.
     base_dir: where relative store paths start.
 
   Returns:
     dicts of inputs_BS, targets_BS, segments_BS (int32), weights_BS (float32),
-    B being the part's rows.
+    where B is the rows of this part.
 
   Raises:
-    FileNotFoundError, ValueError: a store is missing, damaged, shorter than a
-      sequence, or of another tokenizer than the first; or parts does not divide
-      batch_size.
+    FileNotFoundError, ValueError: a store is missing, damaged, shorter than one
+      sequence, or of another tokenizer than the first; or `parts` does not
+      divide `batch_size`.
   """
   if batch_size % parts:
     raise ValueError(
-      f"Every process needs as many rows, got a batch of {batch_size} for "
-      f"{parts} parts. Make batch_size a multiple of it."
+      f"Every process needs the same number of rows, got a batch of "
+      f"{batch_size} for {parts} parts. Make batch_size a multiple of {parts}."
     )
   stores = open_stores(config, base_dir)
   sequences = _order(config, stores, context_tokens, seed)[start_sequence:]
-  # Without drop_remainder, grain's length of an endless dataset overflows.
+  # Without drop_remainder, grain's length for an endless dataset overflows.
   rows = sequences.batch(
     batch_size // parts, drop_remainder=True, batch_fn=_stack
   )
-  # Row blocks are numbered (step, part), so this is every parts-th one.
+  # Blocks of rows are ordered by (step, part): take every `parts`-th one.
   rows = rows[part::parts]
   options = grain.ReadOptions(
     num_threads=workers, prefetch_buffer_size=prefetch_batches
@@ -112,7 +113,7 @@ def _read(dataset: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
   batches = iter(dataset)
   try:
     yield from batches
-  finally:  # Nothing that was to be read ahead is begun any more.
+  finally:  # Cancels the prefetching that has not begun.
     batches.close()
 
 
@@ -131,7 +132,7 @@ def open_stores(
   for store in stores[1:]:
     if store.tokenizer_fingerprint != stores[0].tokenizer_fingerprint:
       raise ValueError(
-        "Stores that are mixed need one tokenizer, got "
+        "Stores that are mixed must have the same tokenizer, got "
         f"{stores[0].tokenizer_fingerprint[:12]} in {stores[0].path} and "
         f"{store.tokenizer_fingerprint[:12]} in {store.path}. Tokenize both "
         "with the same file."
@@ -151,7 +152,7 @@ def _order(
     )
     for store in stores
   ]
-  # grain adds the epoch to the seed: neighbouring seeds must lie far apart.
+  # grain adds the epoch to the seed, so the seeds must not be consecutive.
   seeds = np.random.SeedSequence(seed).generate_state(len(parts))
   if config.weights:
     mixed = [
@@ -165,7 +166,8 @@ def _order(
 class _Chunks:
   """A store's sequences as a grain data source.
 
-  Each is being read, so that a batch waits for its rows together.
+  An item is a read in progress, so that the rows of a batch are read at the
+  same time.
   """
 
   def __init__(
@@ -174,7 +176,7 @@ class _Chunks:
     self._length = packing.num_chunks(store.num_tokens, context_tokens)
     if not self._length:
       raise ValueError(
-        f"A sequence needs {context_tokens + 1} tokens, got a store of "
+        f"A sequence needs {context_tokens + 1} tokens, got a store of only "
         f"{store.num_tokens}: {store.path}. Lower context_tokens, or tokenize "
         "more text."
       )

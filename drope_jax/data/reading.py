@@ -1,10 +1,10 @@
-"""How files are read, whatever their format, and what becomes of bad ones."""
+"""Options for reading files of every format, and documents left out."""
 
 import dataclasses
 import io
 from typing import Literal
 
-# Of JSON, and the column of parquet.
+# The key in JSON, and the column in parquet.
 FIELD = "text"
 
 
@@ -13,14 +13,14 @@ class Options:
   """How files are read.
 
   Attributes:
-    separator: a line that holds only this ends a document of a text file; None
+    separator: a line with only this text ends a document of a text file. None
       makes the whole file one document.
-    encoding: of text and JSON without a byte order mark, which itself tells.
-    ending: what the name of a file stands for that tells no format, such as
-      ".jsonl" or ".txt.gz"; None refuses it, or leaves it out of a folder.
-    skip_bad: leave out, rather than refuse, documents that cannot be read.
-    max_document_bytes: of a document, and of all else that must be held whole
-      to be read: a line of JSON, a JSON array, a compressed parquet file.
+    encoding: of text and JSON that has no byte order mark.
+    ending: the format of files whose names do not tell it, for example ".jsonl"
+      or ".txt.gz". None refuses such a file, or leaves it out of a folder.
+    skip_bad: leave out documents that cannot be read, which are else errors.
+    max_document_bytes: limit of a document, and of everything that is read
+      whole: a line of JSON, a JSON array, a compressed parquet file.
   """
 
   separator: str | None = None
@@ -34,12 +34,12 @@ class Options:
       io.TextIOWrapper(io.BytesIO(), encoding=self.encoding)
     except (LookupError, ValueError) as error:
       raise ValueError(
-        "An encoding is one that Python knows, such as utf-8, utf-16, latin-1 "
-        f"or cp1252, got {self.encoding!r}. Name one of these."
+        "An encoding must be one that Python knows, for example utf-8, utf-16, "
+        f"latin-1 or cp1252, got {self.encoding!r}. Name one of these."
       ) from error
     if self.max_document_bytes < 1:
       raise ValueError(
-        "The largest document must have at least 1 byte, got "
+        "The limit for a document must be at least 1 byte, got "
         f"{self.max_document_bytes}. Raise it."
       )
 
@@ -52,8 +52,8 @@ class Skipped:
   """A document that is left out.
 
   Attributes:
-    kind: "null" where null stands for its text; "bad" where it cannot be read.
-    why: where it is and what is wrong; "" for null.
+    kind: "null" if its text is null; "bad" if it cannot be read.
+    why: where it is, and what is wrong; "" for null.
   """
 
   kind: Literal["null", "bad"]
@@ -63,11 +63,11 @@ class Skipped:
 Document = str | Skipped
 
 
-def bad(options: Options, why: str) -> Skipped:
-  """Returns the mark of a document that is left out.
+def reject(options: Options, why: str) -> Skipped:
+  """Returns the mark of a bad document that is left out.
 
   Raises:
-    ValueError: `why`, unless such documents are skipped.
+    ValueError: with the message `why`, unless bad documents are skipped.
   """
   if not options.skip_bad:
     raise ValueError(why)
@@ -75,31 +75,33 @@ def bad(options: Options, why: str) -> Skipped:
 
 
 def too_large(options: Options, where: str) -> Skipped:
-  """Returns, or raises, `bad` for what is above the limit."""
-  return bad(
+  """Returns, or raises, `reject` for a document above the size limit."""
+  return reject(
     options,
-    "A document, or what holds it, must be of at most "
-    f"{options.max_document_bytes:,} bytes, got more at {where}. Cut it up "
+    "A document, or the line or file that holds it, must be at most "
+    f"{options.max_document_bytes:,} bytes, got more at {where}. Split it "
     "(--separator), or raise the limit (--max-document-mib).",
   )
 
 
-def decoded(
+def decode(
   data: bytes | bytearray | None, encoding: str, where: str, options: Options
 ) -> Document:
-  """Returns the text of `data`, or as `bad` where it does not decode.
+  """Returns the text of `data`; `reject` if it does not decode.
 
   Args:
-    data: None where there is more than the limit.
-    where: what messages call it.
+    data: the bytes; None if there are more than the limit.
+    encoding: of the text.
+    where: file and line, for messages.
+    options: as the file is read.
   """
   if data is None:
     return too_large(options, where)
   try:
     return data.decode(encoding)
   except UnicodeError as error:
-    return bad(
+    return reject(
       options,
-      f"Text must be {encoding.upper()}, got {error} in {where}. Name its "
+      f"Text must be {encoding.upper()}, got {error} in {where}. Give its "
       "encoding (--encoding), or leave it out (--skip-bad).",
     )

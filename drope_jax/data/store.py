@@ -1,9 +1,8 @@
 """Token stores: flat tokens and document boundaries in TensorStore (zarr3).
 
-A store is a folder: `tokens` (uint16, or uint32 where the vocabulary needs
-it), `boundaries` (int64), and `metadata.json` (`metadata`), which is written
-last, so that a store that was not finished has none. Local folders and gs://
-alike.
+A store is a folder, local or gs://. It holds `tokens` (uint16, or uint32 if the
+vocabulary needs it), `boundaries` (int64) and `metadata.json` (module
+`metadata`). The metadata are written last, so an unfinished store has none.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from drope_jax import artifacts
 from drope_jax.data import metadata as metadata_lib
 from drope_jax.data import paths
 
-# Tokens that one file holds, and that one read decodes.
+# Tokens in one file, and tokens decoded by one read.
 FILE_TOKENS = 1 << 26
 READ_TOKENS = 1 << 14
 
@@ -41,13 +40,14 @@ class Store:
   def open(cls, path: str) -> "Store":
     """Returns the store at `path`.
 
-    The metadata (by their checksum), and sizes, are checked here; bytes (by
-    CRC), ids and boundaries when they are read; `verify` checks everything.
+    The checksum of the metadata and the sizes of the files are checked here.
+    Bytes (by CRC), ids and boundaries are checked when they are read. `verify`
+    checks everything.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ValueError: it was never finished, its metadata were changed, or a file
-        is missing, cut short or of another version.
+      FileNotFoundError: there is no such folder.
+      ValueError: it is unfinished, its metadata were changed, or a file is
+        missing, truncated or of another version.
     """
     metadata = read_metadata(path)
     found = file_bytes(path, metadata.file_bytes)
@@ -58,17 +58,17 @@ class Store:
 
   @property
   def num_tokens(self) -> int:
-    """Tokens, with the EOS that ends each document."""
+    """Number of tokens, including the EOS that ends each document."""
     return self.metadata.num_tokens
 
   @property
   def num_documents(self) -> int:
-    """Documents, none empty."""
+    """Number of documents; none is empty."""
     return self.metadata.num_documents
 
   @property
   def vocab_size(self) -> int:
-    """Every token is below it."""
+    """Size of the vocabulary; every token is below it."""
     return self.metadata.vocab_size
 
   @property
@@ -83,7 +83,7 @@ class Store:
 
   @property
   def fingerprint(self) -> str:
-    """sha256 of the content."""
+    """sha256 of the tokens and boundaries."""
     return self.metadata.fingerprint
 
   @functools.cached_property
@@ -91,7 +91,7 @@ class Store:
     """int64 [num_documents + 1], increasing from 0 to num_tokens.
 
     Raises:
-      ValueError: they are not, or the bytes are damaged.
+      ValueError: they do not increase so, or the bytes are damaged.
     """
     length = self.num_documents + 1
     array = _open_array(self.path, "boundaries", length, np.dtype("<i8"))
@@ -111,44 +111,44 @@ class Store:
     """Returns tokens `start` to `stop` as int32 [stop - start].
 
     Raises:
-      ValueError: the range leaves the store, the bytes are damaged, or an id
-        lies outside the vocabulary.
+      ValueError: the range is outside the store, the bytes are damaged, or an
+        id is outside the vocabulary.
     """
     return self.begin_read(start, stop)()
 
   def begin_read(self, start: int, stop: int) -> Callable[[], np.ndarray]:
-    """Begins a `read`, and returns what waits for it and returns its tokens.
+    """Starts a `read`; returns a function that waits for its tokens.
 
     Raises:
-      ValueError: the range leaves the store; damaged bytes and ids raise in the
-        wait.
+      ValueError: the range is outside the store. Damaged bytes and ids raise
+        in the returned function.
     """
     if not 0 <= start <= stop <= self.num_tokens:
       raise ValueError(
-        f"A range within the {self.num_tokens} tokens of {self.path} is "
-        f"needed, got {start} to {stop}. Read less."
+        f"A range must be within the {self.num_tokens} tokens of {self.path}, "
+        f"got {start} to {stop}. Read less."
       )
     future = self._tokens[start:stop].read()
     return lambda: self._checked(_result(self.path, future), start)
 
   def _checked(self, tokens: np.ndarray, start: int) -> np.ndarray:
-    """Returns the tokens from `start` on as int32, none out of vocabulary."""
-    # They are unsigned, so that a negative id is a large one.
+    """Returns tokens read from `start` as int32; checks the vocabulary."""
+    # Tokens are unsigned, so a negative id would be a large one.
     if len(tokens) and tokens.max() >= self.vocab_size:
       at = int(tokens.argmax())
       document = np.searchsorted(self.boundaries, start + at, side="right") - 1
       raise _damaged(
         self.path,
-        f"the id {tokens[at]} at token {start + at}, in document {document}, "
-        f"where the vocabulary has {self.vocab_size}",
+        f"the id {tokens[at]} at token {start + at}, in document {document}; "
+        f"the vocabulary has {self.vocab_size}",
       )
     return tokens.astype(np.int32)
 
   def verify(self) -> None:
-    """Reads everything.
+    """Reads and checks everything.
 
     Raises:
-      ValueError: the content does not match the fingerprint, or an id lies
+      ValueError: the content does not match the fingerprint, or an id is
         outside the vocabulary.
     """
     digest = hashlib.sha256()
@@ -159,35 +159,35 @@ class Store:
       digest.update(tokens.tobytes())
     digest.update(self.boundaries.tobytes())
     if digest.hexdigest() != self.fingerprint:
-      raise _damaged(self.path, f"content of sha256 {digest.hexdigest()}")
+      raise _damaged(self.path, f"content with sha256 {digest.hexdigest()}")
 
 
 def read_metadata(path: str) -> metadata_lib.Metadata:
-  """Returns what a finished store says of itself; raises as `Store.open`."""
+  """Returns the metadata of a finished store; raises as `Store.open`."""
   folder = epath.Path(path)
   if not folder.exists():
     raise FileNotFoundError(
-      f"A token store is needed, got {path}, which does not exist. Make it "
-      "with `drope tokenize` or `drope sample`, or check the path."
+      f"A token store is needed, got {path}, which does not exist. Check the "
+      "path, or make it with `drope tokenize` or `drope sample`."
     )
   file = folder / metadata_lib.FILE
   if not file.exists():
     raise ValueError(
       f"A finished token store is needed, got {path}, which has no "
-      f"{file.name}. Run its `drope tokenize`, or `drope sample`, again: it "
+      f"{file.name}. Run its `drope tokenize` or `drope sample` again: it "
       "resumes."
     )
   try:
     return metadata_lib.decode(file.read_bytes())
-  except artifacts.UnknownFormError as error:
+  except artifacts.UnknownVersionError as error:
     raise ValueError(f"{file}: {error}") from error
   except (ValueError, TypeError) as error:
-    raise _damaged(path, f"a {file.name} that is not whole: {error}") from error
+    raise _damaged(path, f"a damaged {file.name}: {error}") from error
 
 
 def file_bytes(path: str, names: Iterable[str]) -> dict[str, int]:
-  """Returns the size of each file of the store at `path`, 0 where it lacks."""
-  # In parallel, since a bucket takes its time and a large store has thousands.
+  """Returns the size of each file of the store at `path`; 0 if missing."""
+  # In parallel: buckets are slow, and a large store has thousands of files.
   with concurrent.futures.ThreadPoolExecutor(32) as pool:
     names = list(names)
     return dict(
@@ -203,8 +203,8 @@ def _size(path: str, name: str) -> int:
 def create_array(
   path: str, name: str, length: int, dtype: np.dtype
 ) -> tensorstore.TensorStore:
-  """Returns a new one-axis array of the store at `path`, empty as yet."""
-  # Zarr's sharding: few files, each of many small chunks with a CRC each.
+  """Returns a new, empty one-axis array in the store at `path`."""
+  # Zarr's sharding gives few files, each with many small chunks and their CRCs.
   codecs = [
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "zstd", "configuration": {"level": 3}},
@@ -227,7 +227,7 @@ def create_array(
 def _open_array(
   path: str, name: str, length: int, dtype: np.dtype
 ) -> tensorstore.TensorStore:
-  """Returns an array of the store at `path`, which must be as given."""
+  """Returns an array of the store at `path`; checks its length and dtype."""
   context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 27}})
   try:
     array = tensorstore.open(
@@ -235,7 +235,7 @@ def _open_array(
       context=context,
       open=True,
       read=True,
-      # A finished store does not change: what was read is not asked for again.
+      # A finished store does not change, so cached data are not checked again.
       recheck_cached_data="open",
       recheck_cached_metadata="open",
     ).result()
@@ -244,8 +244,8 @@ def _open_array(
   if array.shape != (length,) or array.dtype.numpy_dtype != dtype:
     raise _damaged(
       path,
-      f"{name} of {array.dtype.name} {list(array.shape)}, where {dtype.name} "
-      f"[{length}] were written",
+      f"{name} of {array.dtype.name} {list(array.shape)} instead of "
+      f"{dtype.name} [{length}]",
     )
   return array
 
@@ -254,7 +254,7 @@ def _spec(path: str, name: str) -> dict:
   return {
     "driver": "zarr3",
     "kvstore": paths.kvstore(epath.Path(path) / name),
-    # Zarr reads a missing chunk as zeros; for us it is damage.
+    # Zarr reads a missing chunk as zeros; here it is damage.
     "fill_missing_data_reads": False,
   }
 
@@ -272,6 +272,6 @@ def _result(path: str, future: tensorstore.Future) -> np.ndarray:
 
 def _damaged(path: str, got: str) -> ValueError:
   return ValueError(
-    f"A whole token store is needed, got {path}, with {got}. Delete it and run "
-    "its `drope tokenize`, or `drope sample`, again."
+    f"A complete token store is needed, got {path}, with {got}. Delete it and "
+    "run its `drope tokenize` or `drope sample` again."
   )

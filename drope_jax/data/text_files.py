@@ -9,24 +9,24 @@ from drope_jax.data import reading, text_lines
 def documents(
   stream: io.BufferedReader, name: str, options: reading.Options
 ) -> Iterator[reading.Document]:
-  """Yields the whole, or the documents that a separator ends.
+  """Yields the whole file, or the documents that a separator ends.
 
   Raises:
-    ValueError: text in another encoding, or of more than the limit.
+    ValueError: text in another encoding, or above the size limit.
   """
-  stream, encoding = text_lines.opened(stream, options.encoding)
+  stream, encoding = text_lines.open_stream(stream, options.encoding)
   limit = options.max_document_bytes
   if options.separator is None:
     data = text_lines.read_all(stream, limit)
-    yield reading.decoded(data, encoding, name, options)
+    yield reading.decode(data, encoding, name, options)
     return
   separator = options.separator.encode(encoding)
-  # None once it was given up.
+  # None while the rest of a document that is too large is skipped.
   document, start = bytearray(), 1
   for number, line in enumerate(text_lines.lines(stream, limit), 1):
     if line is not None and line.rstrip(b"\r\n") == separator:
       if document is not None:
-        yield reading.decoded(document, encoding, f"{name}:{start}", options)
+        yield reading.decode(document, encoding, f"{name}:{start}", options)
       document, start = bytearray(), number + 1
     elif document is None:
       continue
@@ -36,4 +36,4 @@ def documents(
     else:
       document += line
   if document is not None:
-    yield reading.decoded(document, encoding, f"{name}:{start}", options)
+    yield reading.decode(document, encoding, f"{name}:{start}", options)

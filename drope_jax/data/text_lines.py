@@ -1,6 +1,6 @@
-"""Bytes of a text file as lines, within a bound; byte order marks; encodings.
+"""A text file's lines as bytes, with a size limit; marks and encodings.
 
-Lines stay bytes, so that one that does not decode leaves the others whole.
+Lines are bytes, so that one that does not decode does not affect the others.
 """
 
 import codecs
@@ -9,7 +9,7 @@ import io
 
 from drope_jax.data import byte_stream
 
-# UTF-32's first, since UTF-16's mark begins it.
+# UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = {
   codecs.BOM_UTF32_LE: "utf-32-le",
   codecs.BOM_UTF32_BE: "utf-32-be",
@@ -17,21 +17,22 @@ _MARKS = {
   codecs.BOM_UTF16_LE: "utf-16-le",
   codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Without a mark; Python's decoder of streams would ask for one.
+# Encodings without a mark; Python's stream decoders would require one.
 _UNMARKED = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _READ_BYTES = 1 << 20
 
 
-def opened(
+def open_stream(
   stream: io.BufferedReader, encoding: str
 ) -> tuple[io.BufferedReader, str]:
-  r"""Returns the stream behind its byte order mark, and its encoding.
+  r"""Returns the stream after its byte order mark, and its encoding.
 
-  Lines end in the byte \n in that encoding: others, such as UTF-16, are turned
-  into UTF-8.
+  In the encoding returned, lines end in the byte \n. Other encodings, for
+  example UTF-16, are converted to UTF-8.
 
   Args:
-    encoding: of a stream without a mark.
+    stream: the file, at its start.
+    encoding: of a stream without a byte order mark.
   """
   start = stream.peek(4)[:4]
   for mark, marked in _MARKS.items():
@@ -43,11 +44,11 @@ def opened(
   encoding = _UNMARKED.get(encoding, encoding)
   if "\n".encode(encoding) == b"\n":
     return stream, encoding
-  return byte_stream.opened(_utf8(stream, encoding)), "utf-8"
+  return byte_stream.from_blocks(_utf8(stream, encoding)), "utf-8"
 
 
 def _utf8(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
-  # Half a surrogate pair becomes bytes that do not decode: it spoils one line.
+  # Half of a surrogate pair becomes bytes that fail to decode in one line only.
   decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
   while block := stream.read1(_READ_BYTES):
     yield decoder.decode(block).encode("utf-8", "surrogatepass")
@@ -57,9 +58,9 @@ def _utf8(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
 def lines(
   stream: io.BufferedReader, max_bytes: int
 ) -> Iterator[bytes | bytearray | None]:
-  """Yields the lines with their ends, None in place of a longer one.
+  r"""Yields the lines with their \n; None in place of one above `max_bytes`.
 
-  What is longer is read to its end only if the next line is asked for.
+  The rest of such a line is read only if the next line is asked for.
   """
   step = min(_READ_BYTES, max_bytes + 1)
   while line := stream.readline(step):
@@ -82,7 +83,7 @@ def lines(
 
 
 def read_all(stream: io.BufferedReader, max_bytes: int) -> bytearray | None:
-  """Returns all that is left to read, None where it is more."""
+  """Returns the rest of the stream; None if it is above `max_bytes`."""
   data = bytearray()
   while block := stream.read(_READ_BYTES):
     data += block

@@ -16,12 +16,12 @@ import tokenizers
 
 from drope_jax.data import json_object, whole_file
 
-# What a tokenizer.json calls its document end, where no tokenizer_config.json
-# lies beside it to say so.
+# The document end in a tokenizer.json that has no tokenizer_config.json beside
+# it.
 _EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>")
 
-# Where its special tokens are named; the first that names one is right.
+# Files that name the special tokens; the first that names one decides.
 _NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
 
 _SAVED_LENGTHS = re.compile(rb'"(truncation|padding)"\s*:\s*\{')
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
     path: the file it was loaded from.
     fingerprint: sha256 of its `contents`, in hex.
     vocab_size: ids are in [0, vocab_size).
-    bos_id: the beginning-of-text id, None where there is none.
+    bos_id: the beginning-of-text id; None if there is none.
     eos_id: the end-of-document id.
   """
 
@@ -56,16 +56,16 @@ class Tokenizer(Protocol):
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of `ids`.
 
-    Special tokens vanish, and so do ids that are no token's, as those of a
-    model whose embedding is padded to a round size.
+    Special tokens are left out, and so are ids without a token, which models
+    with a padded embedding can produce.
     """
 
 
 def contents(path: epath.Path) -> bytes:
   """Returns a tokenizer's file, without a saved `truncation` and `padding`.
 
-  A tokenizer.json keeps the lengths that it was last used with, and would cut
-  or fill every text to them. transformers sets both anew for each call.
+  A tokenizer.json keeps the lengths of its last use, and would truncate or pad
+  every text to them. transformers sets both at each call.
   """
   data = path.read_bytes()
   if path.suffix != ".json" or not _SAVED_LENGTHS.search(data):
@@ -88,8 +88,8 @@ def load(path: str) -> Tokenizer:
   kinds = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}
   if file.suffix not in kinds:
     raise ValueError(
-      f"A tokenizer is a file that ends in {' or '.join(kinds)}, got {path}. "
-      "Name the sentencepiece model or the tokenizer.json itself."
+      f"A tokenizer must be a file that ends in {' or '.join(kinds)}, got "
+      f"{path}. Name the sentencepiece model or the tokenizer.json itself."
     )
   if not file.exists():
     raise FileNotFoundError(
@@ -100,10 +100,10 @@ def load(path: str) -> Tokenizer:
 
 
 class SentencePieceTokenizer:
-  """A sentencepiece model: our own, Llama 2's, Gemma's.
+  """A sentencepiece model: this project's, Llama 2's, Gemma's.
 
-  Lossless for our own models, but for one character: sentencepiece writes a
-  space as U+2581, so that character itself comes back as a space.
+  Lossless for this project's models, with one exception: sentencepiece writes
+  a space as U+2581, so that character is decoded as a space.
   """
 
   def __init__(self, path: str):
@@ -129,7 +129,7 @@ class SentencePieceTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """Returns `encode` of each text, as int32 arrays."""
-    # A list of int objects would cost a tenth of the time.
+    # Lists of int objects would take ten times as long.
     return self._model.encode(list(texts), num_threads=1, return_type="numpy")
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -138,11 +138,11 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-  """A `tokenizer.json`, as every Hugging Face model folder has.
+  """A `tokenizer.json`, as in every Hugging Face model folder.
 
   BOS and EOS come from the `tokenizer_config.json` or `special_tokens_map.json`
-  beside it, or else are the one known name (`</s>`, `<|endoftext|>`, ...) among
-  its special tokens.
+  beside it. Without these, each is the known name (`</s>`, `<|endoftext|>`,
+  ...) among the special tokens, if there is exactly one.
   """
 
   def __init__(self, path: str):
@@ -157,7 +157,7 @@ class HuggingFaceTokenizer:
     self._model.encode_special_tokens = True
     self.path = path
     self.fingerprint = hashlib.sha256(data).hexdigest()
-    # The highest id, since some vocabularies have holes.
+    # The highest id, since some vocabularies have gaps.
     self.vocab_size = 1 + max(self._model.get_vocab().values())
     self.bos_id = self._special_id("bos_token", _BOS_NAMES)
     self.eos_id = _checked_eos(path, self._special_id("eos_token", _EOS_NAMES))
@@ -170,7 +170,7 @@ class HuggingFaceTokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns `encode` of each text."""
     with self._panics_as_errors():
-      # Fast: without the places in the text, which nothing here asks for.
+      # The fast method leaves out the character offsets, which are not needed.
       batch = self._model.encode_batch_fast(
         list(texts), add_special_tokens=False
       )
@@ -182,9 +182,9 @@ class HuggingFaceTokenizer:
 
   @contextlib.contextmanager
   def _panics_as_errors(self) -> Iterator[None]:
-    """Raises ValueError where the library gives up on a text.
+    """Raises ValueError where the library panics on a text.
 
-    Its panic is no Exception, and has a class that cannot be imported.
+    Its PanicException is not an Exception, and cannot be imported.
     """
     try:
       yield
@@ -192,9 +192,9 @@ class HuggingFaceTokenizer:
       if type(error).__name__ != "PanicException":
         raise
       raise ValueError(
-        f"The pattern by which {self.path} cuts text must come to an end, got "
-        f"a text on which it does not ({error}). Leave out such text, often "
-        "a long run of one character, or use another tokenizer."
+        f"The splitting pattern of {self.path} must terminate, got a text on "
+        f"which it does not ({error}). Leave out such text, often a long run "
+        "of one character, or use another tokenizer."
       ) from error
 
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
@@ -210,12 +210,12 @@ class HuggingFaceTokenizer:
 
 
 def special_name(described: Mapping[str, Any], role: str) -> str | None:
-  """Returns the text of a special token, None where there is none.
+  """Returns the text of a special token; None if there is none.
 
   Args:
-    described: a file that lies beside a tokenizer's. It has the text itself, or
-      a serialised AddedToken.
-    role: "eos_token" and the like.
+    described: the content of a file that names special tokens. A name is text,
+      or a serialised AddedToken.
+    role: for example "eos_token".
   """
   name = described.get(role)
   name = name.get("content") if isinstance(name, Mapping) else name
@@ -227,14 +227,14 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
   """Trains a lossless BPE model on `texts`, writes it, and returns it.
 
-  Text is taken as it is: no Unicode normalisation, no dummy space in front,
-  every space and newline kept, each digit a token, and bytes for characters
-  it has not seen. Ids: 0 unk, 1 BOS, 2 EOS. One thread, so that the same text
-  always gives the same file.
+  Text is kept as it is: no Unicode normalisation, no dummy space in front,
+  every space and newline. Each digit is a token, and a character that the
+  model does not know becomes bytes. Ids: 0 unk, 1 BOS, 2 EOS. Training uses one
+  thread, so that the same text always gives the same file.
 
   Raises:
     ValueError: `vocab_size` is too small for the bytes and characters, or too
-      large for the text.
+      large for the amount of text.
   """
   model = io.BytesIO()
   try:
@@ -258,8 +258,8 @@ def train_sentencepiece(
     )
   except RuntimeError as error:
     raise ValueError(
-      f"A vocabulary that the text can fill is needed, got {vocab_size} "
-      f"pieces ({error}). Change the vocabulary's size, or give more text."
+      f"The vocabulary's size must suit the text, got {vocab_size} pieces "
+      f"({error}). Change the size, or give more text."
     ) from error
   out = epath.Path(out_path)
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def train_sentencepiece(
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-  """Yields lines cut before a space to what the trainer takes (4,192 bytes)."""
+  """Yields lines, cut before a space to the trainer's limit of 4,192 bytes."""
   for text in texts:
     yield from re.findall(r"[^\n]{1,1000}(?!\S)|[^\n]{1,1000}", text)
 

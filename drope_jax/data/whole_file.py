@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writing a file completely or not at all."""
 
 import os
 
@@ -8,14 +8,14 @@ from drope_jax.data import paths
 
 
 def write(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file, which until it is whole is absent, or as it was.
+  """Writes a file; until it is complete, the old one or none is there.
 
   Args:
-    path: local, or gs://; its folder is there.
+    path: local, or gs://; its folder must exist.
     content: of the file.
   """
   path = epath.Path(path)
-  # A bucket's object appears whole, and renaming it would copy it.
+  # A bucket's object appears complete, and renaming it would copy it.
   if paths.in_bucket(path):
     path.write_bytes(content)
     return

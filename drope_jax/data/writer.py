@@ -1,9 +1,9 @@
-"""Writing token stores, in parallel, and resumable.
+"""Writing token stores, in parallel and resumable.
 
-One process reads the documents in order, others encode them (`encode`), and
-what they return lies under `parts/`, each with the place where it ends. When
-all is there it is joined into the arrays, and `metadata.json` is written last.
-Killed anywhere, the same call goes on after the last part.
+One process reads the documents in order, and others encode them (`encode`).
+The encoded documents are saved in files under `parts/`, each with the place
+where it ends. At the end they are joined into the arrays, and `metadata.json`
+is written last. After a crash, the same call resumes after the last part.
 """
 
 from collections import Counter
@@ -25,16 +25,15 @@ from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
-# What one worker encodes at a time, characters or ids: less, where a source
-# gives less in so many seconds.
+# A worker's batch, in characters or ids, and how long to wait for a full one.
 _BATCH_SIZE = 1 << 18
 _BATCH_S = 1.0
 
-# What a kill can cost, at most, beside the batches under way.
+# The most work that a kill can lose, beside the batches in progress.
 _PART_TOKENS = 1 << 22
 _PART_S = 60.0
 
-# Kinds of documents that are left out, as parts count them.
+# Kinds of documents that are left out, in the order of a part's counts.
 _SKIPPED = ("null", "bad", "empty")
 
 
@@ -51,27 +50,27 @@ def write(
 ) -> store_lib.Store:
   """Returns the store at `out` with every document of `sources`, in order.
 
-  EOS ends each document (once, where ids bring their own); empty documents,
-  and those that a source marks as skipped, are left out, and counted. The
-  content does not depend on `workers` or on interruptions. A finished store of
-  the same sources and tokenizer is returned as it is.
+  EOS ends each document; it is not added to ids that end in EOS already. Empty
+  documents, and those that a source marks as skipped, are left out and counted.
+  The content does not depend on `workers` or on interruptions. A finished store
+  of the same sources and tokenizer is returned unchanged.
 
   Args:
     out: a folder that is absent, empty, or begun by the same call.
     sources: where documents come from.
     tokenizer_path: as for `tokenizer.load`.
-    workers: processes that encode; 1 works in this one.
-    max_tokens: the document that reaches them is the last. Documents must then
-      come as ids, with EOS.
+    workers: processes that encode; 1 encodes in this process.
+    max_tokens: stop after the document that reaches this many tokens. Documents
+      must then be ids that end in EOS.
     provenance: see `Metadata`.
-    on_progress: called again and again with how many sources are done, and how
-      many tokens there are, those of an earlier call included.
-    on_skip: called with each document that a source marks as skipped, but for
-      those of an earlier call.
+    on_progress: called repeatedly with the number of finished sources and of
+      tokens, including those of earlier calls.
+    on_skip: called with each document that a source marks as skipped, except
+      those of earlier calls.
 
   Raises:
-    ValueError: `out` holds something else, or is being written by another
-      process, there is no text, or a source refuses a document.
+    ValueError: `out` holds something else, another process writes it, there is
+      no text, or a document cannot be read.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
   folder = epath.Path(out)
@@ -135,7 +134,7 @@ def _begin(
 
 def _occupied(out: str, what: str) -> ValueError:
   return ValueError(
-    f"A token store needs a folder of its own, got {out} with {what} in it. "
+    f"A token store needs its own folder, got {out} with {what} in it. "
     "Choose another, or delete it."
   )
 
@@ -150,9 +149,9 @@ def _write_parts(
   on_skip: Callable[[reading.Skipped], None],
   require_held: Callable[[], None],
 ) -> list[epath.Path]:
-  """Returns the parts, in order, having written those that were missing.
+  """Writes the missing parts; returns the paths of all, in order.
 
-  At Ctrl-C and SIGTERM it writes what it holds.
+  At Ctrl-C and SIGTERM it first writes the documents encoded so far.
   """
   paths = sorted(folder.glob("*.npz"))
   start = tuple(_load(paths[-1], "next").tolist()) if paths else (0, 0)
@@ -166,7 +165,7 @@ def _write_parts(
     path = folder / f"{len(paths):06d}.npz"
     require_held()
     _write_part(path, held)
-    held.clear()  # First: cut off here, it would be written once more, alike.
+    held.clear()  # Before `append`: an interrupt must not save it twice.
     paths.append(path)
 
   tokens_left = math.inf if max_tokens is None else max_tokens - num_tokens
@@ -197,10 +196,10 @@ def _batches(
   tokens_left: float,
   on_skip: Callable[[reading.Skipped], None],
 ) -> Iterator[encode.Batch]:
-  """Yields the documents of source `first` after the first `done`, and so on.
+  """Yields the documents of source `first` after its first `done`, and so on.
 
-  The last batch of each source, which may be empty, leads to the next source;
-  the one with which none of `tokens_left` is left leads to the end.
+  The last batch of a source, which may be empty, points to the next source.
+  The batch that reaches `tokens_left` points to the end.
   """
   for index, source in enumerate(sources[first:], first):
     documents, size, skipped = [], 0, Counter()
@@ -245,13 +244,13 @@ def _join(
   plan: str,
   provenance: Mapping[str, Any],
 ) -> metadata_lib.Metadata:
-  """Writes the arrays of the store from its parts."""
+  """Joins the parts into the store's arrays; returns its metadata."""
   lengths = np.concatenate([_load(path, "lengths") for path in paths])
   boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
   num_tokens = int(boundaries[-1])
   if not num_tokens:
     raise ValueError(
-      "A token store needs text, got inputs without a character. Check them."
+      "A token store needs text, got only empty inputs. Check them."
     )
   dtype = metadata_lib.token_dtype(tokenizer.vocab_size)
   array = store_lib.create_array(out, "tokens", num_tokens, dtype)
@@ -286,7 +285,7 @@ def _join(
 
 
 def _slabs(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-  """Yields the same tokens cut as the store's files are."""
+  """Yields the same tokens in arrays of the size of the store's files."""
   size, held, pending = store_lib.FILE_TOKENS, 0, []
   for array in arrays:
     while held + len(array) >= size:

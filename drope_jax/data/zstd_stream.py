@@ -1,4 +1,4 @@
-"""Reading .zst files, with an error where one is cut short."""
+"""Reading .zst files, with an error if one is truncated."""
 
 from collections.abc import Iterator
 import io
@@ -10,25 +10,25 @@ from drope_jax.data import byte_stream
 
 _READ_BYTES = 1 << 20
 
-# What inflates at a time. The format's densest block makes 128 KiB of 4 bytes,
-# so that this makes at most 32 MiB.
+# Compressed bytes per step. The format expands 4 bytes to at most 128 KiB, so
+# a step makes at most 32 MiB.
 _INFLATED_BYTES = 1 << 10
 
-# What `zstd --long=31` writes, the most that the format's own tool does. The
-# decoder takes as much memory as the content fills.
+# The window of `zstd --long=31`, the largest that the zstd command writes. The
+# decoder allocates memory only for as much as the content fills.
 _WINDOW_BYTES = 1 << 31
 
 
-def opened(raw: BinaryIO) -> io.BufferedReader:
-  """Returns the inflated content of `raw` as a readable binary file.
+def decompress(raw: BinaryIO) -> io.BufferedReader:
+  """Returns the decompressed content of `raw` as a readable binary file.
 
-  `zstandard.stream_reader` ends without a word where its input does, so that a
-  broken download loses text unseen; here reading it raises EOFError.
+  It raises EOFError where `raw` ends within a frame, for example after a broken
+  download. `zstandard.stream_reader` would end there without an error.
   """
-  return byte_stream.opened(_inflated(raw))
+  return byte_stream.from_blocks(_decompressed(raw))
 
 
-def _inflated(raw: BinaryIO) -> Iterator[bytes]:
+def _decompressed(raw: BinaryIO) -> Iterator[bytes]:
   decoder = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
   frame = decoder.decompressobj()
   while data := raw.read(_READ_BYTES):

@@ -94,6 +94,8 @@ class Result:
     outcomes: each sample's own value, whose mean is `value`. The samples stand
       in one order for all models and methods, so that outcomes are paired.
     series: (position or depth, value) of the metric, where it has one.
+    errors: how many wrong answers there were of each kind, for a metric of
+      answers.
   """
 
   task: str
@@ -112,6 +114,7 @@ class Result:
   mean_tokens: float
   outcomes: tuple[float, ...]
   series: tuple[tuple[int, float], ...] | None = None
+  errors: Mapping[str, int] | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields as JSON values; NaN, which JSON lacks, is None."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import importlib.resources
 import re
+from typing import Literal
 
 import numpy as np
 
@@ -91,6 +92,10 @@ SHORT = Wording(
 )
 
 
+WORDINGS = {"ruler": RULER, "short": SHORT}
+"""By the names that configs have for them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Needles:
   """What needles say.
@@ -100,13 +105,13 @@ class Needles:
       of common nouns. Training and test share the list: the pairs are new.
     value_kind: "words" or "numbers".
     digits: the length of a value that is a number.
-    wording: `SHORT` or `RULER`.
+    wording: how they read, in your words, or by a name in `WORDINGS`.
   """
 
   words: tuple[str, ...] | None = None
   value_kind: str = "words"
   digits: int = 4
-  wording: Wording = SHORT
+  wording: Wording | Literal["ruler", "short"] = SHORT
 
   def __post_init__(self):
     if self.value_kind not in _KINDS:
@@ -118,6 +123,13 @@ class Needles:
       raise ValueError(
         f"Needles.digits must be 1 to 15, got {self.digits}. Change it."
       )
+    if isinstance(self.wording, str):
+      if self.wording not in WORDINGS:
+        raise ValueError(
+          f"Needles.wording must be one of {', '.join(WORDINGS)}, got "
+          f"{self.wording!r}. Name one of them."
+        )
+      object.__setattr__(self, "wording", WORDINGS[self.wording])
     if self.words is None:
       object.__setattr__(self, "words", packaged_words())
     if len(set(self.words)) < len(self.words):
@@ -171,9 +183,23 @@ class Needles:
       num_values: values of each key; one of one key is asked in the singular.
     """
     several = len(queries) * num_values > 1
-    phrasing = self.wording.many if several else self.wording.one
-    fields = {"kind": self.kind, "query": listing(queries)}
-    return phrasing.before.format(**fields), phrasing.ask.format(**fields)
+    return around(self.wording, self.kind, queries, several=several)
+
+
+def around(
+  wording: Wording, kind: str, queries: Sequence[str], *, several: bool
+) -> tuple[str, str]:
+  """Returns the texts before and after a haystack, the prefix included.
+
+  Args:
+    wording: of the question.
+    kind: the singular noun of a value, such as "number".
+    queries: the keys asked for, in order.
+    several: whether several values answer.
+  """
+  phrasing = wording.many if several else wording.one
+  fields = {"kind": kind, "query": listing(queries)}
+  return phrasing.before.format(**fields), phrasing.ask.format(**fields)
 
 
 def listing(items: Sequence[str]) -> str:

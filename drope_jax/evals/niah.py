@@ -1,37 +1,39 @@
 """Needle in a haystack: facts hidden in held-out text, asked for at its end.
 
-The tasks are RULER's (arXiv:2404.06654), made of text, for any tokenizer, in
-its wording or in one shortened for small vocabularies (`needles`).
+The tasks are made of text, for any tokenizer, in RULER's wording or in one
+shortened for small vocabularies (`needles`). They fill the tested length;
+RULER's own tasks, to the letter, are in `ruler`.
 """
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import re
 
 import numpy as np
 
-from drope_jax.evals import interface, intervals, running_text
+from drope_jax.evals import interface, retrieval, running_text
 from drope_jax.evals import needles as needles_lib
+from drope_jax.evals.metric import Metric
+from drope_jax.evals.retrieval import Sample
+from drope_jax.evals.task import Order
 
-# RULER's 40 depths in percent of the haystack's sentences.
-_DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
-_DEPTH_BUCKET = 20
+DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
+"""RULER's, in percent of the haystack's sentences."""
 
 
 @dataclasses.dataclass(frozen=True)
-class NiahConfig:
+class Niah:
   """A retrieval task.
 
   Attributes:
     name: in results.
-    num_keys: keys hidden. With one, no key need be read: that is a passkey.
+    num_keys: keys hidden. With one, no key needs to be read: that is a passkey.
     num_values: values of each key, in a needle each.
     num_queries: keys asked for, each drawn independently of the others: drawn
       without replacement, the last could be answered by exclusion. A key drawn
       twice is listed twice.
     max_new_tokens: generated, and kept free within the length.
-    needles: what needles say.
+    needles: what needles say; None: what the suite's say.
   """
 
   name: str
@@ -39,9 +41,7 @@ class NiahConfig:
   num_values: int = 1
   num_queries: int = 1
   max_new_tokens: int = 16
-  needles: needles_lib.Needles = dataclasses.field(
-    default_factory=needles_lib.Needles
-  )
+  needles: needles_lib.Needles | None = None
 
   def __post_init__(self):
     numbers = {
@@ -49,61 +49,62 @@ class NiahConfig:
       for name in ("num_keys", "num_values", "num_queries", "max_new_tokens")
     }
     hidden = self.num_keys * self.num_values
-    if min(numbers.values()) < 1 or hidden > len(_DEPTHS):
+    if min(numbers.values()) < 1 or hidden > len(DEPTHS):
       raise ValueError(
-        "NiahConfig needs at least one key, value, query and new token, and "
-        f"at most {len(_DEPTHS)} needles, got {numbers}. Change them."
+        "Niah needs at least one key, value, query and new token, and at most "
+        f"{len(DEPTHS)} needles, got {numbers}. Change them."
       )
 
+  @property
+  def metrics(self) -> tuple[Metric, ...]:
+    return retrieval.ALL_NEEDED
 
-def tasks(needles: needles_lib.Needles) -> dict[str, NiahConfig]:
-  """Returns the tasks by name: passkey, multi_key, multi_value, multi_query."""
-  configs = (
-    NiahConfig("passkey", needles=needles),
-    NiahConfig("multi_key", num_keys=4, needles=needles),
-    NiahConfig("multi_value", num_values=4, max_new_tokens=32, needles=needles),
-    NiahConfig(
-      "multi_query",
-      num_keys=4,
-      num_queries=2,
-      max_new_tokens=32,
-      needles=needles,
-    ),
-  )
-  return {config.name: config for config in configs}
+  def draw(self, order: Order) -> Mapping[int, Sequence[Sample]]:
+    """Returns the samples of each length; see `samples`."""
+    task = dataclasses.replace(
+      self,
+      needles=self.needles or order.needles,
+      max_new_tokens=order.max_new_tokens or self.max_new_tokens,
+    )
+    return {
+      length: samples(
+        task,
+        order.encode,
+        order.documents,
+        length,
+        count,
+        order.seed,
+        order.prefix,
+      )
+      for length, count in zip(order.lengths, order.counts, strict=True)
+    }
+
+  def evaluate(
+    self,
+    lm: interface.LM,
+    samples: Sequence[Sample],
+    condition: interface.Condition,
+  ) -> list[interface.Result]:
+    """See `retrieval.evaluate`."""
+    return retrieval.evaluate(self.name, lm, samples, condition)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-  """One prompt with its answers.
-
-  Attributes:
-    prompt: its text, the answer's prefix included.
-    prompt_tokens: its ids, BOS included where one was given.
-    queries: the keys asked for.
-    answers: their values, in the order of the queries.
-    distractors: the values hidden but not asked for.
-    depth: of the first answer's needle, percent of the haystack's sentences.
-    length: tokens that it was made for, those to be generated among them.
-  """
-
-  prompt: str
-  prompt_tokens: tuple[int, ...]
-  queries: tuple[str, ...]
-  answers: tuple[str, ...]
-  distractors: tuple[str, ...]
-  depth: int
-  length: int
+TASKS = (
+  Niah("passkey"),
+  Niah("multi_key", num_keys=4),
+  Niah("multi_value", num_values=4, max_new_tokens=32),
+  Niah("multi_query", num_keys=4, num_queries=2, max_new_tokens=32),
+)
 
 
 def samples(
-  config: NiahConfig,
+  task: Niah,
   encode: needles_lib.Encode,
   documents: Iterable[str],
   length: int,
   count: int,
   seed: int,
-  bos_id: int | None = None,
+  prefix: tuple[int, ...] = (),
 ) -> list[Sample]:
   """Returns `count` prompts that fill `length` tokens with the answer.
 
@@ -114,11 +115,15 @@ def samples(
   Needles stand between sentences, at distinct depths.
 
   Args:
+    task: with its needles.
+    encode: text to ids.
     documents: held-out text.
-    length: tokens of BOS, prompt and answer together.
+    length: tokens of prefix, prompt and answer together.
+    count: of samples.
     seed: sample i depends on nothing but the arguments and (seed, i). Use
       other seeds, and other documents, for training documents, for a split to
       fit the logit scale on, and for the test.
+    prefix: ids that the prompt begins with, such as BOS.
 
   Raises:
     ValueError: not even one word of haystack fits, or there is no text.
@@ -126,109 +131,23 @@ def samples(
   text = running_text.RunningText.of(encode, documents, length)
   return [
     _sample(
-      config,
-      encode,
-      text,
-      length,
-      np.random.default_rng((seed, index)),
-      () if bos_id is None else (bos_id,),
+      task, encode, text, length, np.random.default_rng((seed, index)), prefix
     )
     for index in range(count)
   ]
 
 
-def evaluate(
-  config: NiahConfig,
-  lm: interface.LM,
-  samples: Sequence[Sample],
-  condition: interface.Condition,
-) -> list[interface.Result]:
-  """Returns "accuracy" (strict) and "string_match_all" (RULER's).
-
-  Outcomes are each question's. The series of "accuracy" is by depth, in
-  fifths. Intervals are Wilson's.
-
-  Raises:
-    ValueError: there is no sample, or they differ in length.
-  """
-  lengths = {sample.length for sample in samples}
-  if len(lengths) != 1:
-    raise ValueError(
-      "niah.evaluate needs samples of one length, got "
-      f"{sorted(lengths) or 'no sample'}. Evaluate each length by itself."
-    )
-  (length,) = lengths
-  lm = lm.with_logit_scale(condition.logit_scale)
-  prompts = [sample.prompt_tokens for sample in samples]
-  outputs = [
-    lm.decode([token for token in ids if token != lm.eos_id])
-    for ids in lm.generate(prompts, config.max_new_tokens)
-  ]
-  pairs = list(zip(outputs, samples, strict=True))
-  scores = {
-    "accuracy": [float(is_exact(*pair)) for pair in pairs],
-    "string_match_all": [string_match_all(*pair) for pair in pairs],
-  }
-  results = []
-  for metric, values in scores.items():
-    low, high = intervals.wilson(sum(values), len(values))
-    results.append(
-      interface.Result(
-        task=config.name,
-        metric=metric,
-        factor=length / lm.context_tokens,
-        context_tokens=lm.context_tokens,
-        value=float(np.mean(values)),
-        low=low,
-        high=high,
-        count=len(values),
-        mean_tokens=float(np.mean([len(prompt) for prompt in prompts])),
-        outcomes=tuple(values),
-        series=_by_depth(samples, values) if metric == "accuracy" else None,
-        **vars(condition),
-      )
-    )
-  return results
-
-
-def string_match_all(output: str, sample: Sample) -> float:
-  """Returns the share of answers that `output` contains, ignoring case.
-
-  A substring anywhere counts, as in RULER: "art" in "party" does, and so does
-  an output that lists every value in sight.
-  """
-  output = output.lower()
-  return float(np.mean([answer.lower() in output for answer in sample.answers]))
-
-
-def is_exact(output: str, sample: Sample) -> bool:
-  """Returns whether the output's first sentence says the answers and no other.
-
-  Every answer must stand in it as a whole word, in any order and case, and no
-  distractor may: a model that lists whatever it has seen has not retrieved.
-  """
-  sentence = re.split(r"[.!?\n]", output, maxsplit=1)[0]
-
-  def says(value: str) -> bool:
-    word = rf"(?<!\w){re.escape(value)}(?!\w)"
-    return re.search(word, sentence, re.IGNORECASE) is not None
-
-  return all(map(says, sample.answers)) and not any(
-    map(says, sample.distractors)
-  )
-
-
-def _sample(config, encode, text, length, rng, prefix) -> Sample:
-  needles = config.needles
-  pairs = needles.draw(rng, config.num_keys, config.num_values)
+def _sample(task, encode, text, length, rng, prefix) -> Sample:
+  needles = task.needles
+  pairs = needles.draw(rng, task.num_keys, task.num_values)
   hidden = [(key, value) for key, values in pairs.items() for value in values]
   hidden = [hidden[i] for i in rng.permutation(len(hidden))]
-  depths = np.sort(rng.choice(_DEPTHS, len(hidden), replace=False))
+  depths = np.sort(rng.choice(DEPTHS, len(hidden), replace=False))
   keys = list(pairs)
-  drawn = rng.integers(len(keys), size=config.num_queries)
+  drawn = rng.integers(len(keys), size=task.num_queries)
   queries = tuple(keys[i] for i in drawn)
   answers = tuple(value for key in queries for value in pairs[key])
-  before, ask = needles.around(queries, config.num_values)
+  before, ask = needles.around(queries, task.num_values)
   stop = text.draw_end(rng)
 
   def prompt(start: int) -> str:
@@ -241,7 +160,7 @@ def _sample(config, encode, text, length, rng, prefix) -> Sample:
 
   # Words cost the same wherever they stand, so that the first guess is right
   # for most tokenizers; where it is too long, bisection finds the cut.
-  room = length - config.max_new_tokens - len(prefix)
+  room = length - task.max_new_tokens - len(prefix)
 
   def fits(start: int) -> bool:
     return len(encode(prompt(start))) <= room
@@ -253,8 +172,8 @@ def _sample(config, encode, text, length, rng, prefix) -> Sample:
   if start == stop:
     needed = len(encode(prompt(stop - 1))) + length - room
     raise ValueError(
-      f"Task {config.name} needs {needed} tokens for its needles, question, "
-      f"a word of text and {config.max_new_tokens} new tokens, got a length of "
+      f"Task {task.name} needs {needed} tokens for its needles, question, "
+      f"a word of text and {task.max_new_tokens} new tokens, got a length of "
       f"{length}. Use a longer length or fewer keys."
     )
   return Sample(
@@ -262,19 +181,8 @@ def _sample(config, encode, text, length, rng, prefix) -> Sample:
     prompt_tokens=(*prefix, *encode(prompt(start))),
     queries=queries,
     answers=answers,
-    distractors=tuple(v for _, v in hidden if v not in answers),
-    depth=int(depths[[value for _, value in hidden].index(answers[0])]),
     length=length,
-  )
-
-
-def _by_depth(samples, values) -> tuple[tuple[int, float], ...]:
-  """Returns the mean of values by depth, each bucket named by its middle."""
-  buckets = np.array([min(s.depth, 99) // _DEPTH_BUCKET for s in samples])
-  return tuple(
-    (
-      int(bucket * _DEPTH_BUCKET + _DEPTH_BUCKET // 2),
-      float(np.mean(np.array(values)[buckets == bucket])),
-    )
-    for bucket in np.unique(buckets)
+    max_new_tokens=task.max_new_tokens,
+    others=tuple(v for _, v in hidden if v not in answers),
+    depth=int(depths[[value for _, value in hidden].index(answers[0])]),
   )

@@ -4,11 +4,59 @@ Losses are means in nats a token (perplexity is their exponential, taken by
 whoever shows them: intervals and differences are honest in nats).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 
 import numpy as np
 
 from drope_jax.evals import interface, intervals
+from drope_jax.evals.metric import NATS, Metric
+from drope_jax.evals.task import Order
+
+_SAME_TOKENS = "loss of each text's end (the same tokens at every length)"
+LOSS = Metric(
+  name="loss",
+  title="loss",
+  topic="Loss",
+  unit=NATS,
+  higher_is_better=False,
+  plots=("position",),
+)
+TAIL_LOSS = dataclasses.replace(
+  LOSS, name="tail_loss", title=_SAME_TOKENS, plots=("table",)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+  """Loss on runs of held-out text."""
+
+  name: str = "perplexity"
+
+  @property
+  def metrics(self) -> tuple[Metric, ...]:
+    return LOSS, TAIL_LOSS
+
+  def draw(self, order: Order) -> Mapping[int, Sequence[Sequence[int]]]:
+    """Returns the ends of the same excerpts for each length."""
+    longest = max(order.lengths) - len(order.prefix)
+    encoded = map(order.encode, order.documents)
+    try:
+      found = excerpts(encoded, longest, order.excerpts, order.seed)
+    except ValueError as error:
+      raise ValueError(f"Suite.excerpts: {error}") from error
+    return {
+      length: sequences(found, length, order.prefix) for length in order.lengths
+    }
+
+  def evaluate(
+    self,
+    lm: interface.LM,
+    samples: Sequence[Sequence[int]],
+    condition: interface.Condition,
+  ) -> list[interface.Result]:
+    """See the function `evaluate`."""
+    return evaluate(lm, samples, condition)
 
 
 def excerpts(
@@ -16,8 +64,8 @@ def excerpts(
 ) -> list[list[int]]:
   """Returns `count` disjoint runs of `tokens` ids, none across documents.
 
-  Cut them once at the longest length to be tested: `evaluate` reads the last
-  part for a shorter one, so that all lengths are compared on the same tokens.
+  Cut them once at the longest length to be tested: `sequences` takes the end
+  of each for a shorter one, so that all lengths end in the same tokens.
 
   Raises:
     ValueError: the documents hold fewer.
@@ -36,34 +84,14 @@ def excerpts(
   return [runs[i] for i in order[:count]]
 
 
-def evaluate(
-  lm: interface.LM,
-  excerpts: Sequence[Sequence[int]],
-  length: int,
-  condition: interface.Condition,
-  prefix: Sequence[int] = (),
-) -> list[interface.Result]:
-  """Returns "loss" and "tail_loss" over the last tokens of each excerpt.
-
-  "tail_loss" is the mean over the last `lm.context_tokens - 1` tokens of each
-  excerpt. Whatever the length, these are the same tokens, read after more or
-  less of the text before them, so that a change of it with the length is one of
-  context alone: a model that extrapolates gains, because it has read more.
-
-  "loss" is the mean over all that is read, and so over other tokens at each
-  length; compare it within one. Its series is by position, in buckets of an
-  eighth of the context, alike for every length, each named by its middle.
-
-  Outcomes are the excerpts' means, since an excerpt is what is drawn: losses
-  within one are alike, and would pass for more evidence than they are. The
-  interval is a bootstrap over them (`intervals.bootstrap`).
-
-  Each length is scored anew rather than read off the longest: a scheme may
-  change with the length.
+def sequences(
+  excerpts: Sequence[Sequence[int]], length: int, prefix: Sequence[int] = ()
+) -> list[list[int]]:
+  """Returns the prefix and the end of each excerpt, `length` tokens together.
 
   Args:
-    excerpts: from `excerpts`, of the longest length to be tested.
-    length: of what is read, `prefix` included, in tokens.
+    excerpts: from the function of this name.
+    length: in tokens, `prefix` included.
     prefix: ids that every input begins with, such as BOS.
 
   Raises:
@@ -77,7 +105,33 @@ def evaluate(
       f"got {len(excerpts)}, the shortest of {shortest}. Pass longer ones, or "
       "ask for a shorter length."
     )
-  sequences = [[*prefix, *excerpt[-read:]] for excerpt in excerpts]
+  return [[*prefix, *excerpt[-read:]] for excerpt in excerpts]
+
+
+def evaluate(
+  lm: interface.LM,
+  sequences: Sequence[Sequence[int]],
+  condition: interface.Condition,
+) -> list[interface.Result]:
+  """Returns "loss" and "tail_loss" of sequences of one length.
+
+  "tail_loss" is the mean over the last `lm.context_tokens - 1` tokens of each
+  sequence. At every length these are the same tokens, read after more or less
+  of the text before them, so that it changes with the length by context alone:
+  a model that extrapolates gains, because it has read more.
+
+  "loss" is the mean over all that is read, and so over other tokens at each
+  length; compare it within one. Its series is by position, in buckets of an
+  eighth of the context, alike for every length, each named by its middle.
+
+  Outcomes are the means of the sequences, since a sequence is what is drawn:
+  losses within one are alike, and would pass for more evidence than they are.
+  The interval is a bootstrap over them (`intervals.bootstrap`).
+
+  Each length is scored anew rather than read off the longest: a scheme may
+  change with the length.
+  """
+  length = len(sequences[0])
   losses_BS = np.stack(_losses(lm, sequences, condition.logit_scale))
   width = max(lm.context_tokens // 8, 1)
   # Prediction i is of token i + 1.
@@ -92,14 +146,14 @@ def evaluate(
   tail = lm.context_tokens - 1
   results = []
   for metric, mean_B, points in (
-    ("loss", losses_BS.mean(1), series),
-    ("tail_loss", losses_BS[:, -tail:].mean(1), None),
+    (LOSS, losses_BS.mean(1), series),
+    (TAIL_LOSS, losses_BS[:, -tail:].mean(1), None),
   ):
     low, high = intervals.bootstrap(mean_B) or (None, None)
     results.append(
       interface.Result(
         task="perplexity",
-        metric=metric,
+        metric=metric.name,
         factor=length / lm.context_tokens,
         context_tokens=lm.context_tokens,
         value=float(mean_B.mean()),

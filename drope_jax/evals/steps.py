@@ -12,10 +12,10 @@ from drope_jax.evals import (
   interface,
   logit_scale,
   needle_documents,
-  niah,
   perplexity,
 )
-from drope_jax.evals.suite import PERPLEXITY, Material, Suite
+from drope_jax.evals.suite import Material, Suite
+from drope_jax.evals.task import Order, Task
 
 Variant = Callable[[str, float], interface.LM]
 """From (method, factor) to the model read by that method at that factor."""
@@ -86,7 +86,7 @@ class Inputs:
       )
     self.suite = suite
     self._lm, self._material = lm, material
-    self._bos = [lm.bos_id] if suite.begin_with_bos else []
+    self._bos = (lm.bos_id,) if suite.begin_with_bos else ()
     self.lengths = [round(f * lm.context_tokens) for f in suite.factors]
     if len(set(self.lengths)) < len(self.lengths):
       raise ValueError(
@@ -94,72 +94,51 @@ class Inputs:
         f"{suite.factors} of {lm.context_tokens} tokens, which are "
         f"{self.lengths}. Leave out a factor."
       )
-    self._excerpts = []
-    if PERPLEXITY in suite.evals:
-      self._excerpts = self._text(material.test, max(suite.factors), "excerpts")
-    self._samples = {
-      (name, length): self._draw(name, length, count)
-      for length, count in zip(self.lengths, suite.samples, strict=True)
-      for name in suite.evals
-      if name != PERPLEXITY
-    }
+    order = self._order()
+    self._samples = {task.name: task.draw(order) for task in suite.tasks}
     self.fit_documents = []
     if suite.fit_factor is not None:
-      self.fit_documents = [
-        *(
-          self._bos + run
-          for run in self._text(material.fit, suite.fit_factor, "fit_excerpts")
-        ),
-        *self._needle_documents(),
-      ]
+      self.fit_documents = [*self._fit_excerpts(), *self._needle_documents()]
 
-  def tokens(self, name: str, length: int) -> int:
-    """Returns about how many tokens an eval reads at a length."""
-    return length * len(self._samples.get((name, length), self._excerpts))
+  def tokens(self, task: Task, length: int) -> int:
+    """Returns about how many tokens a task reads at a length."""
+    return length * len(self._samples[task.name][length])
 
   def evaluate(
     self,
-    name: str,
+    task: Task,
     length: int,
     lm: interface.LM,
     condition: interface.Condition,
   ) -> list[interface.Result]:
-    """Returns the results of one eval at one length."""
-    if name == PERPLEXITY:
-      return perplexity.evaluate(
-        lm, self._excerpts, length, condition, self._bos
-      )
-    samples = self._samples[name, length]
-    return niah.evaluate(self._task(name), lm, samples, condition)
+    """Returns the results of one task at one length."""
+    return task.evaluate(lm, self._samples[task.name][length], condition)
 
-  def _task(self, name: str) -> niah.NiahConfig:
-    task = niah.tasks(self.suite.needles)[name]
-    if self.suite.max_new_tokens is None:
-      return task
-    return dataclasses.replace(task, max_new_tokens=self.suite.max_new_tokens)
-
-  def _draw(self, name: str, length: int, count: int) -> list[niah.Sample]:
-    return niah.samples(
-      self._task(name),
-      self._lm.encode,
-      self._material.test,
-      length,
-      count,
-      self.suite.seed,
-      *self._bos,
+  def _order(self) -> Order:
+    suite = self.suite
+    return Order(
+      encode=self._lm.encode,
+      documents=self._material.test,
+      lengths=tuple(self.lengths),
+      counts=suite.samples,
+      excerpts=suite.excerpts,
+      seed=suite.seed,
+      prefix=self._bos,
+      needles=suite.needles,
+      max_new_tokens=suite.max_new_tokens,
     )
 
-  def _text(
-    self, documents: Sequence[str], factor: float, field: str
-  ) -> list[list[int]]:
-    """Returns as many runs of text as the suite's field says, without BOS."""
-    tokens = round(factor * self._lm.context_tokens) - len(self._bos)
-    encoded = map(self._lm.encode, documents)
-    count, seed = getattr(self.suite, field), self.suite.seed
+  def _fit_excerpts(self) -> list[list[int]]:
+    suite = self.suite
+    tokens = round(suite.fit_factor * self._lm.context_tokens) - len(self._bos)
+    encoded = map(self._lm.encode, self._material.fit)
     try:
-      return perplexity.excerpts(encoded, tokens, count, seed)
+      found = perplexity.excerpts(
+        encoded, tokens, suite.fit_excerpts, suite.seed
+      )
     except ValueError as error:
-      raise ValueError(f"Suite.{field}: {error}") from error
+      raise ValueError(f"Suite.fit_excerpts: {error}") from error
+    return [[*self._bos, *run] for run in found]
 
   def _needle_documents(self) -> list[list[int]]:
     suite, lm = self.suite, self._lm
@@ -213,7 +192,7 @@ def steps(
       found += [
         _evaluation(inputs, task, factor, length, variant, condition, record)
         for condition in conditions
-        for task in suite.evals
+        for task in suite.tasks
       ]
   return found
 
@@ -254,8 +233,8 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
 
   scaled = ", scaled" if condition.scale_fitted else ""
   return Step(
-    name=f"{model} by {method} at {factor:g}x{scaled}: {task}",
+    name=f"{model} by {method} at {factor:g}x{scaled}: {task.name}",
     tokens=inputs.tokens(task, length),
-    done=record.holds(task, length, condition),
+    done=record.holds(task.name, length, condition),
     run=run,
   )

@@ -8,9 +8,8 @@ import dataclasses
 import math
 
 from drope_jax.evals import needles as needles_lib
-from drope_jax.evals import niah
-
-PERPLEXITY = "perplexity"
+from drope_jax.evals import registry
+from drope_jax.evals.task import Group, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +17,14 @@ class Suite:
   """What to evaluate.
 
   Attributes:
-    evals: "perplexity", and tasks of `niah.tasks`.
+    evals: names in `registry`, of tasks or of groups of tasks; or such groups
+      with settings, such as `Ruler`.
     methods: "model" (as it is), "crop" (`cropped`), "rope", "pi", "ntk",
       "yarn".
     factors: tested length / trained length.
-    samples: of each retrieval task, one number for each factor.
+    samples: of each task with questions, one number for each factor.
     excerpts: documents of the longest length, for perplexity.
-    max_new_tokens: of a retrieval answer; None is each task's own.
+    max_new_tokens: of an answer; None is each task's own.
     needles: what is hidden; one wording for all tasks.
     begin_with_bos: whether every input begins with BOS, as imported Llamas
       expect; models trained on EOS-joined text do not.
@@ -37,7 +37,7 @@ class Suite:
     seed: of all that is drawn.
   """
 
-  evals: tuple[str, ...] = (PERPLEXITY, "passkey", "multi_key")
+  evals: tuple[str | Group, ...] = ("perplexity", "passkey", "multi_key")
   methods: tuple[str, ...] = ("model",)
   factors: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
   samples: tuple[int, ...] = (100, 100, 100, 100)
@@ -54,12 +54,7 @@ class Suite:
   seed: int = 0
 
   def __post_init__(self):
-    known = (PERPLEXITY, *niah.tasks(self.needles))
-    if not self.evals or (set(self.evals) - set(known)):
-      raise ValueError(
-        f"Suite.evals must be some of {', '.join(known)}, got "
-        f"{', '.join(self.evals) or 'none'}. Name some of these."
-      )
+    registry.tasks(self.evals)  # Refuses unknown names.
     if not self.factors or not all(1 <= f < math.inf for f in self.factors):
       raise ValueError(
         f"Suite.factors must be 1 or more, got {self.factors}. They are tested "
@@ -86,6 +81,11 @@ class Suite:
         "Suite.fit_factor must be above 1, where no slope shows, got "
         f"{self.fit_factor}. Raise it, or set None."
       )
+
+  @property
+  def tasks(self) -> tuple[Task, ...]:
+    """The tasks that `evals` stand for."""
+    return registry.tasks(self.evals)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Decoding as pure functions, compiled once a shape.
 
-Rotary frequencies are data here, so that a model under RoPE, PI, NTK and YaRN,
-or without positions, is one program.
+Rotary frequencies are arguments, so that one compiled program serves RoPE, PI,
+NTK, YaRN and no positions.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from drope_jax.positional import Nope, Pattern, Rope, Scheme, rotary
 
 
 class Positions(NamedTuple):
-  """The rotary part of a configuration, as data.
+  """The rotary part of a configuration, as arrays.
 
   Attributes:
-    frequencies_F: float32 radians per token.
-    factor: what q and k are each multiplied by.
+    frequencies_F: float32, radians per token.
+    factor: q and k are each multiplied by it.
   """
 
   frequencies_F: Array
@@ -34,7 +34,7 @@ class Positions(NamedTuple):
 
 
 def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
-  """Returns the positions fixed at `length` tokens where they follow it."""
+  """Returns the scheme for `length` tokens, if it depends on the length."""
   match scheme:
     case rotary.LengthDependent():
       return scheme.at(length)
@@ -47,10 +47,10 @@ def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
 def split_positions(
   config: ModelConfig, scheme: Scheme | Pattern
 ) -> tuple[ModelConfig, Positions | None]:
-  """Returns a config that any rotary scheme shares, and `scheme` as data.
+  """Returns a config that all rotary schemes share, and `scheme` as arrays.
 
-  No positions are frequencies of 0. Other schemes go into the config, and there
-  is no data.
+  `Nope` has frequencies of 0. A scheme that is not rotary stays in the config,
+  and there are no arrays.
   """
   F, odd = divmod(config.head_dim, 2)
   match scheme:
@@ -244,7 +244,7 @@ def prefill(
   chunk_tokens: int | None = None,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns float32 logits_BV over each prompt's next token, and its cache.
+  """Returns float32 logits_BV for each prompt's next token, and the cache.
 
   Args:
     config, params, tokens_BS, length_B, logit_scale, max_tokens, chunk_tokens,
@@ -276,7 +276,7 @@ def prefill(
   )
   last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
   logits_BV = transformer.unembed(config, params, last_B1M)[:, 0]
-  # Slots behind a row's end hold padding; its new tokens overwrite them.
+  # Slots after a row's end hold padding, which its new tokens overwrite.
   return logits_BV, cache._replace(length_B=length_B)
 
 
@@ -344,7 +344,7 @@ def extend(
   *,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns float32 logits_BV over what follows one more token of each row."""
+  """Adds one token to each row; returns float32 logits_BV for the next."""
   token_B1 = token_B[:, None]
   x_B1M, cache = transformer.forward_cached(
     config,
@@ -367,7 +367,7 @@ def for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
 def with_positions(
   config: ModelConfig, positions: Positions | None
 ) -> ModelConfig:
-  """Returns a config that reads by `positions`; undoes `split_positions`."""
+  """Returns a config with these positions; inverts `split_positions`."""
   if positions is None:
     return config
   return dataclasses.replace(config, positional=rotary.Given(*positions))

@@ -1,4 +1,4 @@
-"""A checkpoint as the language model that evals see (`evals.interface.LM`)."""
+"""A checkpoint as the language model of the evals (`evals.interface.LM`)."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -32,17 +32,17 @@ _STEPS = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckpointLM:
-  """Scores and generates; each method runs under one config and scale.
+  """Scores and generates, under one config and logit scale.
 
   Attributes:
-    config: with the positions it is to be read under.
+    config: of the model, with the positions to use.
     params: weights.
-    tokenizer: the checkpoint's.
-    logit_scale: multiplies attention logits at every length; None: as the
-      config's `logit_scale_at` says.
-    backend: the attention's.
-    mesh: over which weights and texts are split; None: the first device alone.
-    end_ids: what ends a continuation besides EOS, as the end of a turn.
+    tokenizer: of the checkpoint.
+    logit_scale: multiplies attention logits at every length; None for the
+      config's `logit_scale_at`.
+    backend: of the attention.
+    mesh: splits the weights and the batch; None for the first device.
+    end_ids: end a generated sequence besides EOS, e.g. the end of a chat turn.
   """
 
   config: ModelConfig
@@ -64,7 +64,7 @@ class CheckpointLM:
     """Returns the checkpoint at `path`, computing in `dtype`.
 
     Raises:
-      FileNotFoundError, ValueError: as `checkpoint.store.load_model`, or the
+      FileNotFoundError, ValueError: as `checkpoint.store.load_model`; or the
         model does not split evenly over the mesh.
     """
     shardings = None
@@ -106,7 +106,7 @@ class CheckpointLM:
     return dataclasses.replace(self, logit_scale=scale)
 
   def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
-    """Returns the same weights, read under other positions."""
+    """Returns the same weights with other positions."""
     config = dataclasses.replace(self.config, positional=positional)
     return dataclasses.replace(self, config=config)
 
@@ -256,21 +256,21 @@ class CheckpointLM:
   def _batches(
     self, sequences: Sequence[Sequence[int]], new_tokens: int = 0
   ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
-    """Yields positions, row numbers, tokens_BS padded on the right, lengths_B.
+    """Yields positions, row indices, tokens_BS padded on the right, lengths_B.
 
-    Sequences of like length share a pass, if dynamic positions are the same for
-    them with `new_tokens` more. The last pass of a shape is filled up with its
-    first row, so that it is not compiled anew, or to rows for every device.
+    Sequences of similar length share a batch if their positions are the same,
+    with `new_tokens` counted. An incomplete batch is filled with copies of its
+    first row, so that its shape is not compiled again and splits over devices.
     """
-    devices = row_ways = 1
+    devices = row_shards = 1
     if self.mesh is not None:
       devices = self.mesh.size
-      row_ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+      row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
     for row, sequence in enumerate(sequences):
       if not len(sequence):
         raise ValueError(
-          "A model reads at least one token, got an empty sequence. Begin it "
+          "A sequence needs at least one token, got an empty one. Begin it "
           "with BOS, or with text."
         )
       padded = bucket(len(sequence))

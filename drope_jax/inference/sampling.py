@@ -1,8 +1,8 @@
-"""A model's own documents, from one compiled loop whose rows are never idle.
+"""Sampling a model's own documents, in one compiled loop without idle rows.
 
-A row whose document ends begins its next one in the same step. Row r of B has
-documents r, r + B, r + 2 B and so on, whatever the first one asked for is: so
-what it computes is the same from wherever sampling goes on.
+When a row's document ends, the row begins its next one in the same step. Row r
+of B has the documents r, r + B, r + 2 B and so on, whichever document is asked
+for first. So sampling can resume at any document with the same results.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,20 +25,20 @@ from drope_jax.model import cache as caches
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
-# Tokens of each row between two looks at them.
+# Tokens of each row in one call of the compiled loop.
 _STEPS = 32
 
-# So many documents in a row without a token say that there will be no other.
+# After this many empty documents in a row, sampling gives up.
 _MOST_EMPTY = 10_000
 
 
 class Rows(NamedTuple):
-  """The documents under way, one a row.
+  """The documents in progress, one in each row.
 
   Attributes:
-    document_B: int32 number of each.
-    token_B: int32, its newest token, which the model has not read yet.
-    cache: of those before.
+    document_B: int32, number of the document.
+    token_B: int32, its newest token, which is not in the cache yet.
+    cache: of the tokens before.
   """
 
   document_B: Array
@@ -48,23 +48,24 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelText:
-  """An endless source of documents (`data.sources.Source`): a model's samples.
+  """An endless `data.sources.Source` of documents sampled from a model.
 
-  A document begins with BOS, which is its first token, or after an EOS, which
-  is that of the document before it; it ends with EOS, at the latest as the last
-  token of the trained context. Ids beyond the tokenizer's are never drawn.
+  A document begins with BOS as its first token, or is generated after an EOS
+  that is not part of it. It ends with EOS, at the latest as the last token of
+  the trained context. Ids beyond the tokenizer's are never drawn.
 
-  Document n is a function of the model, how it is read, and n: to the bit for
-  one batch size, mesh and kind of device, else to the rounding of its logits.
+  Document n is a function of the model, these attributes, and n. It is the same
+  to the bit for one batch size, mesh and kind of device; otherwise logits may
+  differ by rounding.
 
   Attributes:
-    lm: reads within its trained context.
-    fingerprint: the checkpoint's.
-    begin_with_bos: or else after EOS.
+    lm: the model; it is used within its trained context.
+    fingerprint: of the checkpoint.
+    begin_with_bos: begin with BOS, not after EOS.
     seed: of all draws.
     temperature: divides the logits.
-    batch_size: B, rows.
-    name: what messages call it.
+    batch_size: B, the number of rows.
+    name: for messages.
   """
 
   lm: lms.CheckpointLM
@@ -83,19 +84,19 @@ class ModelText:
       )
     if self.lm.context_tokens < 3:
       raise ValueError(
-        "A document needs a context of at least 3 tokens, for its begin, a "
+        "A document needs a context of at least 3 tokens, for its beginning, a "
         f"token and EOS, got {self.lm.context_tokens}. Sample another model."
       )
     mesh = self.lm.mesh
-    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    if self.batch_size < 1 or self.batch_size % ways:
+    shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    if self.batch_size < 1 or self.batch_size % shards:
       raise ValueError(
-        f"The rows of a batch must be a multiple of {ways}, so that devices "
-        f"share them evenly, got {self.batch_size}. Change the batch."
+        f"The rows of a batch must be a multiple of {shards}, to split evenly "
+        f"over devices, got {self.batch_size}. Change the batch."
       )
 
   def identity(self) -> str:
-    """Returns what decides documents, but for their rounding."""
+    """Returns everything that decides the documents, except rounding."""
     return json.dumps(
       {
         "model": self.fingerprint,
@@ -109,43 +110,43 @@ class ModelText:
   def documents(self, first: int = 0) -> Iterator[np.ndarray]:
     """Yields the ids of document `first`, the next, and so on without end.
 
-    One without a token but BOS and EOS is empty.
+    A document with no token besides BOS and EOS is yielded as empty.
 
     Raises:
-      ValueError: logits are not finite, or thousands of documents are empty.
+      ValueError: logits are not finite, or too many documents are empty.
     """
     B, eos_id = self.batch_size, self.lm.eos_id
     begin = [self.lm.bos_id] if self.begin_with_bos else []
     number_B = first + (np.arange(B) - first) % B
     rows = self._start(number_B)
-    write_on = self._compiled()
-    under_way: list[list[np.ndarray]] = [[] for _ in range(B)]
+    advance_rows = self._compiled()
+    begun: list[list[np.ndarray]] = [[] for _ in range(B)]
     ended: dict[int, np.ndarray] = {}
     empty = 0
     while True:
-      rows, new_Bn = write_on(rows)
+      rows, new_Bn = advance_rows(rows)
       new_Bn = np.asarray(new_Bn)
       if new_Bn.min() < 0:
         raise ValueError(
-          "Sampling needs finite logits, got others. Check the checkpoint's "
-          "weights, or compute in float32."
+          "Sampling needs finite logits, got NaN or inf. Check the "
+          "checkpoint's weights, or compute in float32."
         )
       for row, new_n in enumerate(new_Bn):
         *ends, rest = np.split(new_n, np.flatnonzero(new_n == eos_id) + 1)
         for end in ends:
-          ids = np.concatenate([*under_way[row], end])
+          ids = np.concatenate([*begun[row], end])
           ended[int(number_B[row])] = ids
           number_B[row] += B
-          under_way[row] = []
-        under_way[row].append(rest)
+          begun[row] = []
+        begun[row].append(rest)
       while first in ended:
         ids = ended.pop(first)
         first += 1
         empty = empty + 1 if len(ids) == 1 else 0
         if empty == _MOST_EMPTY:
           raise ValueError(
-            "Sampling needs a model that begins a text, got "
-            f"{empty:,} documents in a row that end at once. Begin them with "
+            "Sampling needs a model that can begin a document, got "
+            f"{empty:,} empty documents in a row. Begin them with "
             f"{'EOS' if self.begin_with_bos else 'BOS'} instead."
           )
         yield np.concatenate([begin, ids]).astype(int) if len(ids) > 1 else []
@@ -155,9 +156,9 @@ class ModelText:
     return self.lm.bos_id if self.begin_with_bos else self.lm.eos_id
 
   def _start(self, number_B: np.ndarray) -> Rows:
-    """Returns rows that have read nothing."""
+    """Returns rows with empty caches."""
     dtype = jax.tree.leaves(self.lm.params)[0].dtype
-    # The last token of a context is not read.
+    # The last token of a context is never an input.
     slots = self.lm.context_tokens - 1
     make = functools.partial(
       caches.empty, self.lm.config, self.batch_size, slots, dtype
@@ -170,7 +171,7 @@ class ModelText:
     return jax.device_put(rows, self._shardings)
 
   def _compiled(self) -> Callable[[Rows], tuple[Rows, Array]]:
-    """Returns `advance` with all that is the same for each step."""
+    """Returns `advance` with the arguments that are the same at each step."""
     lm = self.lm
     scheme = decode.fix_length(lm.config.positional, lm.context_tokens)
     config, positions = decode.split_positions(lm.config, scheme)
@@ -192,14 +193,14 @@ class ModelText:
 
   @functools.cached_property
   def _shardings(self) -> Rows | None:
-    """How rows lie on the mesh: each device's share, and heads by `tensor`."""
+    """Shardings of rows: documents over devices, heads over `tensor`."""
     mesh = self.lm.mesh
     if mesh is None:
       return None
-    texts = sharding.BATCH[0]
+    rows = sharding.BATCH[0]
     divides = self.lm.config.num_kv_heads % mesh.shape["tensor"] == 0
-    heads = P(None, texts, "tensor" if divides else None)
-    row, slots = (NamedSharding(mesh, spec) for spec in (P(texts), heads))
+    heads = P(None, rows, "tensor" if divides else None)
+    row, slots = (NamedSharding(mesh, spec) for spec in (P(rows), heads))
     return Rows(row, row, caches.Cache(slots, slots, row))
 
 
@@ -232,24 +233,24 @@ def advance(
   backend: attention.Choice,
   shardings: Rows | None = None,
 ) -> tuple[Rows, Array]:
-  """Returns the rows with `steps` more tokens each, and those tokens_Bn.
+  """Returns the rows with `steps` more tokens each, and these tokens_Bn.
 
-  -1 is where logits are not finite.
+  A token is -1 where logits are not finite.
 
   Args:
     config, positions: from `decode.split_positions`.
-    params: the model's.
-    rows: with caches of as many slots as a document's tokens and begin, but
-      the last.
-    key: of all draws; token t of document n depends on it, n and t alone.
+    params: of the model.
+    rows: their caches have a slot for each token of a document and what it
+      begins with, except the last token.
+    key: of all draws; token t of document n depends only on it, n and t.
     logit_scale: multiplies attention logits.
     temperature: divides the logits.
-    steps: a row's tokens.
-    num_ids: those that are drawn.
-    begin_id: what the model reads first.
-    end_ids: each ends a document; the first of them is put in its place.
-    backend: the attention's.
-    shardings: of the rows, where they lie on a mesh.
+    steps: new tokens of each row.
+    num_ids: only ids below it are drawn.
+    begin_id: the first input of a document.
+    end_ids: each ends a document, and is replaced by the first of them.
+    backend: of the attention.
+    shardings: of the rows on a mesh.
   """
   config = decode.with_positions(config, positions)
   B, slots = rows.token_B.shape[0], rows.cache.k_NBKDT.shape[-1]

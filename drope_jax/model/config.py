@@ -1,6 +1,7 @@
 """The shape of a model."""
 
 import dataclasses
+import itertools
 import math
 
 from drope_jax.positional import Pattern, Rope, Scheme
@@ -8,11 +9,42 @@ from drope_jax.positional import pattern as patterns
 
 QK_NORMS = ("none", "q", "k", "qk")
 QK_NORM_SCOPES = ("joint", "head")
+NORM_PLACEMENTS = ("pre", "post", "both")
 
 MOST_LAYERS = 10_000
 """Of a model; each takes time and memory before any weight is there."""
 
 _MOST = 2**31 - 1  # Indices are int32.
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerGroup:
+  """Consecutive layers of one kind; a field that is None is the model's.
+
+  Attributes:
+    num_layers: of the group.
+    mlp_width: I.
+    norm_placement: where a layer's norms are.
+  """
+
+  num_layers: int
+  mlp_width: int | None = None
+  norm_placement: str | None = None
+
+  def __post_init__(self):
+    for name in ("num_layers", "mlp_width"):
+      value = getattr(self, name)
+      if value is not None and not 1 <= value <= _MOST:
+        raise ValueError(
+          f"LayerGroup.{name} must be at least 1 and at most {_MOST}, got "
+          f"{value}. Set it to the model's."
+        )
+    if self.norm_placement not in (None, *NORM_PLACEMENTS):
+      raise ValueError(
+        "LayerGroup.norm_placement must be one of "
+        f"{', '.join(NORM_PLACEMENTS)}, got {self.norm_placement!r}. Name one "
+        "of these."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +65,17 @@ class ModelConfig:
     qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
     qk_norm_scope: "joint", one norm over all heads, before they are split (the
       DroPE paper's); "head", one over each head's channels (Qwen3's).
+    norm_placement: where a layer's norms are: "pre", on what attention and the
+      MLP read (Llama); "post", on what they add to the residual stream (OLMo
+      2); "both" (Gemma 2).
     qkv_bias: whether q, k and v have biases.
     tied_embeddings: whether the output head is the embedding, transposed.
     norm_eps: added to the mean square in every RMSNorm.
     logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
     logit_scale_slope: c of 1 + c ln s, which multiplies them too where s, a
       sequence's length / context_tokens, is above 1; None: none was fitted.
+    layer_groups: of layers that differ, first layer first; () where all layers
+      are of one kind.
   """
 
   vocab_size: int
@@ -57,6 +94,8 @@ class ModelConfig:
   norm_eps: float = 1e-5
   logit_scale: float = 1.0
   logit_scale_slope: float | None = None
+  norm_placement: str = "pre"
+  layer_groups: tuple[LayerGroup, ...] = ()
 
   def __post_init__(self):
     for name in (
@@ -97,6 +136,7 @@ class ModelConfig:
     for name, choices in (
       ("qk_norm", QK_NORMS),
       ("qk_norm_scope", QK_NORM_SCOPES),
+      ("norm_placement", NORM_PLACEMENTS),
     ):
       if getattr(self, name) not in choices:
         raise ValueError(
@@ -106,6 +146,30 @@ class ModelConfig:
     for scheme in patterns.layer_schemes(self.positional, self.num_layers):
       # A rotary scheme refuses a head_dim it cannot pair.
       getattr(scheme, "frequencies", lambda D: None)(self.head_dim)
+    layers = [group.num_layers for group in self.layer_groups]
+    if layers and (len(layers) < 2 or sum(layers) != self.num_layers):
+      raise ValueError(
+        "ModelConfig.layer_groups must be none, or two or more that add up to "
+        f"num_layers, got {layers} for {self.num_layers}. Change one of them."
+      )
+
+  @property
+  def groups(self) -> tuple[LayerGroup, ...]:
+    """The groups of layers, first layer first, with every field filled in."""
+    return tuple(
+      LayerGroup(
+        group.num_layers,
+        self.mlp_width if group.mlp_width is None else group.mlp_width,
+        group.norm_placement or self.norm_placement,
+      )
+      for group in self.layer_groups or (LayerGroup(self.num_layers),)
+    )
+
+  @property
+  def group_slices(self) -> tuple[slice, ...]:
+    """The layers of each group, among all."""
+    stops = [*itertools.accumulate(group.num_layers for group in self.groups)]
+    return tuple(map(slice, [0, *stops], stops))
 
   def logit_scale_at(self, tokens: int) -> float:
     """Returns what multiplies the logits of a sequence of so many tokens.

@@ -2,13 +2,11 @@
 
 Parameters are plain kernels [in, out]; heads are split after the projection,
 so that the joint QK norm of the DroPE paper has all of a token's channels. The
-axes B and S may be one, since each token is projected and normed alone.
-Projections have the names that `remat` knows them by.
+axes B and S may be joined into one, since each token is projected and
+normalized alone. Projections have the names that `remat` knows them by.
 """
 
-from collections.abc import Mapping
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax
@@ -16,18 +14,13 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.axes import Array
-from drope_jax.model.config import ModelConfig
-
-
-class Adapter(NamedTuple):
-  """Matrices whose product is added to a kernel: [in, R] and [R, out]."""
-
-  a: Array
-  b: Array
+from drope_jax.model.cache import Cache
+from drope_jax.model.config import LayerGroup, ModelConfig
+from drope_jax.model.forward_pass import QKV, LayerPass
 
 
 class Linear(nnx.Module):
-  """x @ kernel (+ bias) (+ x @ a @ b); kernel [in, out], bias [out].
+  """x @ kernel (+ bias) (+ x @ lora_a @ lora_b); kernel [in, out], bias [out].
 
   Kernels start normal with deviation gain / sqrt(in): 0.016 at width 4096,
   near the usual 0.02, and at the widths of small models an attention that
@@ -39,6 +32,7 @@ class Linear(nnx.Module):
     self,
     in_size: int,
     out_size: int,
+    *,
     rngs: nnx.Rngs,
     gain: float = 1.0,
     bias: bool = False,
@@ -50,14 +44,14 @@ class Linear(nnx.Module):
     self.bias = nnx.data(
       nnx.Param(jnp.zeros(out_size, jnp.float32)) if bias else None
     )
-    self.adapter = nnx.data(None)
+    self.lora_a, self.lora_b = nnx.data(None), nnx.data(None)
 
   def __call__(self, x_BSM: Array) -> Array:
     y_BSM = x_BSM @ self.kernel[...].astype(x_BSM.dtype)
     if self.bias is not None:
       y_BSM += self.bias[...].astype(x_BSM.dtype)
-    if self.adapter is not None:
-      y_BSM += (x_BSM @ self.adapter.a) @ self.adapter.b
+    if self.lora_a is not None:
+      y_BSM += (x_BSM @ self.lora_a[...]) @ self.lora_b[...]
     return y_BSM
 
 
@@ -75,32 +69,32 @@ class RMSNorm(nnx.Module):
     return _stored((y_BSM * self.gain[...]).astype(x_BSM.dtype))
 
 
-class QKV(NamedTuple):
-  """Queries, keys and values, heads split."""
-
-  q_BSHD: Array
-  k_BSKD: Array
-  v_BSKD: Array
-
-
 class Attention(nnx.Module):
-  """Projections and norms around `attention.attend`."""
+  """Projections and QK norms around the attention of a forward pass."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     M, D = config.width, config.head_dim
     HD, KD = config.num_heads * D, config.num_kv_heads * D
     bias = config.qkv_bias
-    self.q = Linear(M, HD, rngs, bias=bias)
-    self.k = Linear(M, KD, rngs, bias=bias)
-    self.v = Linear(M, KD, rngs, bias=bias)
-    self.o = Linear(HD, M, rngs, gain=residual_gain(config))
+    self.q = Linear(M, HD, rngs=rngs, bias=bias)
+    self.k = Linear(M, KD, rngs=rngs, bias=bias)
+    self.v = Linear(M, KD, rngs=rngs, bias=bias)
+    self.o = Linear(HD, M, rngs=rngs, gain=residual_gain(config))
     joint = config.qk_norm_scope == "joint"
-    norm_q = RMSNorm(HD if joint else D, config.norm_eps)
-    norm_k = RMSNorm(KD if joint else D, config.norm_eps)
-    self.q_norm = nnx.data(norm_q if config.norms_q else None)
-    self.k_norm = nnx.data(norm_k if config.norms_k else None)
+    eps = config.norm_eps
+    self.q_norm = RMSNorm(HD if joint else D, eps) if config.norms_q else None
+    self.k_norm = RMSNorm(KD if joint else D, eps) if config.norms_k else None
     self.joint_norm = joint
     self.head_dim = D
+
+  def __call__(
+    self, x_BSM: Array, cache: Cache | None, layer_pass: LayerPass
+  ) -> tuple[Array, Cache | None]:
+    """Returns what attention adds to the residual stream, and the cache."""
+    raw = QKV(*map(layer_pass.shared.split, self.project(x_BSM)))
+    layer_pass.capture("projections", raw)
+    out_BSHD, cache = layer_pass.attend(self.normalize(raw), cache)
+    return self.output(layer_pass.shared.join(out_BSHD)), cache
 
   def project(self, x_BSM: Array) -> QKV:
     """Returns raw projections: before QK norm and positions."""
@@ -110,7 +104,7 @@ class Attention(nnx.Module):
       self._split(checkpoint_name(self.v(x_BSM), "value_proj")),
     )
 
-  def normalise(self, qkv: QKV) -> QKV:
+  def normalize(self, qkv: QKV) -> QKV:
     """Returns the projections with QK norm, jointly or head by head."""
     return QKV(
       self._norm(self.q_norm, qkv.q_BSHD),
@@ -123,11 +117,9 @@ class Attention(nnx.Module):
     return checkpoint_name(self.o(_merge(out_BSHD)), "out_proj")
 
   def _norm(self, norm: RMSNorm | None, x_BSHD: Array) -> Array:
-    if norm is None:
-      return x_BSHD
-    if self.joint_norm:
-      return self._split(norm(_merge(x_BSHD)))
-    return norm(x_BSHD)
+    if norm is None or not self.joint_norm:
+      return _normalized(norm, x_BSHD)
+    return self._split(norm(_merge(x_BSHD)))
 
   def _split(self, x_BSM: Array) -> Array:
     return x_BSM.reshape(*x_BSM.shape[:-1], -1, self.head_dim)
@@ -136,11 +128,11 @@ class Attention(nnx.Module):
 class SwiGLU(nnx.Module):
   """down(silu(gate x) * up x)."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    M, I = config.width, config.mlp_width
-    self.gate = Linear(M, I, rngs)
-    self.up = Linear(M, I, rngs)
-    self.down = Linear(I, M, rngs, gain=residual_gain(config))
+  def __init__(self, config: ModelConfig, mlp_width: int, *, rngs: nnx.Rngs):
+    M, I = config.width, mlp_width
+    self.gate = Linear(M, I, rngs=rngs)
+    self.up = Linear(M, I, rngs=rngs)
+    self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config))
 
   def __call__(self, x_BSM: Array) -> Array:
     gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
@@ -151,19 +143,35 @@ class SwiGLU(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """Pre-norm attention and MLP, each added to the residual stream."""
+  """Attention and an MLP, each added to the residual stream.
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config.width, config.norm_eps)
-    self.attention = Attention(config, rngs)
-    self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-    self.mlp = SwiGLU(config, rngs)
+  A norm stands before each of them, after it, or both.
+  """
 
-  def adapt(self, adapters: Mapping[str, Adapter]) -> None:
-    """Adds adapters to projections, by their paths: "attention/q"."""
-    for path, adapter in adapters.items():
-      linear = functools.reduce(getattr, path.split("/"), self)
-      linear.adapter = nnx.data(adapter)
+  def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
+    def norm(*placements: str) -> RMSNorm | None:
+      if group.norm_placement not in placements:
+        return None
+      return RMSNorm(config.width, config.norm_eps)
+
+    self.attention_norm = norm("pre", "both")
+    self.attention = Attention(config, rngs=rngs)
+    self.attention_post_norm = norm("post", "both")
+    self.mlp_norm = norm("pre", "both")
+    self.mlp = SwiGLU(config, group.mlp_width, rngs=rngs)
+    self.mlp_post_norm = norm("post", "both")
+
+  def __call__(
+    self, x_BSM: Array, cache: Cache | None, layer_pass: LayerPass
+  ) -> tuple[Array, Cache | None]:
+    """Returns the residual stream after this layer, and the cache."""
+    y_BSM = _normalized(self.attention_norm, x_BSM)
+    y_BSM, cache = self.attention(y_BSM, cache, layer_pass)
+    x_BSM += _normalized(self.attention_post_norm, y_BSM)
+    y_BSM = self.mlp(_normalized(self.mlp_norm, x_BSM))
+    x_BSM += _normalized(self.mlp_post_norm, y_BSM)
+    layer_pass.capture("outputs", layer_pass.shared.split(x_BSM))
+    return x_BSM, cache
 
 
 def residual_gain(config: ModelConfig) -> float:
@@ -172,6 +180,10 @@ def residual_gain(config: ModelConfig) -> float:
   Source: GPT-2, section 2.3: 1 / sqrt(number of residual writes).
   """
   return (2 * config.num_layers) ** -0.5
+
+
+def _normalized(norm: RMSNorm | None, x_BSM: Array) -> Array:
+  return x_BSM if norm is None else norm(x_BSM)
 
 
 def _stored(x: Any) -> Any:

@@ -14,9 +14,11 @@ from drope_jax.plan import slices
 from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
 from drope_jax.train import flops
+from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train import tuning as tunings
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 # From those that keep most to that which keeps nothing.
 _THRIFTIER = (
@@ -162,7 +164,7 @@ def save_bytes(
   phase: TrainPhase, config: ModelConfig, mesh: jax.sharding.Mesh
 ) -> int:
   """Returns bytes of host memory, a process, while a phase's state is saved."""
-  saved = steps.abstract_saved(phase, config, mesh)
+  saved = states.abstract_saved(phase, config, mesh)
   processes = {device.process_index for device in mesh.devices.flat}
   return compiling.bytes_a_device(saved) * mesh.size // len(processes)
 
@@ -173,7 +175,7 @@ def lower(
   config: ModelConfig,
   target: Slice,
   teacher: ModelConfig | None = None,
-) -> tuple[jax.stages.Lowered, tuple[steps.State, Any], jax.sharding.Mesh]:
+) -> tuple[jax.stages.Lowered, tuple[states.State, Any], jax.sharding.Mesh]:
   """Returns a phase's step for a slice, its state and base, and the mesh.
 
   Args and errors as of `plan`; `teacher` is `original` where it has one.
@@ -188,18 +190,18 @@ def lower(
     return config, compiling.backend(recipe, config, dtype, device)
 
   config, backend = reader(config)
-  state = steps.abstract_state(phase, config, mesh)
-  base = steps.abstract_base(phase, config, mesh)
-  step = steps.make_step(
+  state = states.abstract(phase, config, mesh)
+  base = states.abstract_base(phase, config, mesh)
+  step = steps.jitted(
     config,
     phase,
     recipe.learning_rate(phase),
     backend,
     mesh,
     None if teacher is None else reader(teacher),
+    recipe.compiler_options,
   )
-  jitted = steps.jitted(step, state, recipe.compiler_options)
-  lowered = jitted.lower(
+  lowered = step.lower(
     state, _batch(phase, mesh), base, _teacher_params(phase, teacher, mesh)
   )
   return lowered, (state, base), mesh

@@ -61,7 +61,7 @@ def folder(
   multihost_utils.sync_global_devices("looked for recipe.json")
   if jax.process_index() == 0 and not file.exists():
     directory.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(artifacts.signed(encoded), indent=1) + "\n"
+    content = json.dumps(artifacts.stamp(encoded), indent=1) + "\n"
     whole_file.write(file, content.encode())
   multihost_utils.sync_global_devices("recipe.json is there")
 
@@ -70,9 +70,12 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
   """Returns what recipe.json has, as it would be written of `recipe` now."""
   data = _parse(file)
   try:
-    fields, written = artifacts.opened(Recipe.__name__, data)
+    fields, writer = artifacts.migrate(Recipe.__name__, data)
     stores = {"stores": fields.pop("stores", None)}
-    return _with_effect(artifacts.completed(fields, recipe, written)) | stores
+    return (
+      _with_effect(artifacts.fill_nested_defaults(fields, recipe, writer))
+      | stores
+    )
   except ValueError as error:
     raise ValueError(f"{file}: {error}") from error
 

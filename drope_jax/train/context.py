@@ -17,7 +17,8 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import backend as backends
 from drope_jax.train.goodput import Goodput
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]

@@ -9,10 +9,10 @@ from drope_jax import sharding
 from drope_jax.attention import FlashTpu
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import preflight
+from drope_jax.train import batches as batches_lib
 from drope_jax.train import step as steps
 from drope_jax.train.context import Run
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
 
 
 def measurement(
@@ -31,7 +31,7 @@ def measurement(
   """
   batches = [
     sharding.put_batch(run.mesh, batch)
-    for batch in preflight.held_out_batches(phase, run.mesh, run.base_dir)
+    for batch in batches_lib.held_out(phase, run.mesh, run.base_dir)
   ]
 
   def loss(config: ModelConfig, backend: Any):

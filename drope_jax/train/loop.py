@@ -20,14 +20,15 @@ import numpy as np
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
-from drope_jax.data import lock, paths, pipeline, tokenizer
+from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
-from drope_jax.train import claim, preflight, training
+from drope_jax.train import batches, claim, preflight, training
 from drope_jax.train.context import Listener, Model, Probe, Run
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.heartbeat import Doing
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 from drope_jax.train.watchdog import OnStall, Watchdog
 
 
@@ -140,7 +141,7 @@ def _take_phases(
     first = ends[index - 1] if index else 0
     run.watchdog.prepare(phase.name)
     if isinstance(phase, SurgeryPhase):
-      model = _operate(run, phase, recipe.phases[:index], model)
+      model = _operate(run, phase, model)
     else:
       model = training.train(run, phase, first, model)
     with run.watchdog.doing(Doing.SAVING):
@@ -206,20 +207,12 @@ def _keep(run: Run, phase: TrainPhase | SurgeryPhase, model: Model) -> None:
   store.save_model(path, model.params, model.manifest, run.tokenizer_path)
 
 
-def _operate(run: Run, phase: SurgeryPhase, before, model: Model) -> Model:
+def _operate(run: Run, phase: SurgeryPhase, model: Model) -> Model:
   tokens_BS = None
   if phase.surgery.needs_tokens:
-    data = preflight.calibration(phase, before)
-    batch = next(
-      pipeline.batches(
-        data,
-        batch_size=phase.calibration_sequences,
-        context_tokens=model.config.context_tokens,
-        seed=run.recipe.seed,
-        base_dir=run.base_dir,
-      )
+    tokens_BS = batches.calibration(
+      run.recipe, phase, model.config.context_tokens, run.base_dir
     )
-    tokens_BS = batch["inputs_BS"]
   config, params = compose.apply(
     phase.surgery, model.config, model.params, tokens_BS
   )

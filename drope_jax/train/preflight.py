@@ -1,14 +1,11 @@
 """What a recipe reads and leads to, checked before its first step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
-import itertools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from drope_jax import sharding
 from drope_jax.checkpoint import store
@@ -16,8 +13,9 @@ from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
-from drope_jax.train import tuning
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train import batches, tuning
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 
 @contextlib.contextmanager
@@ -66,12 +64,12 @@ def check(
     )
   _require_known(recipe.compiler_options)
   fingerprints = {}
-  for index, phase in enumerate(recipe.phases):
+  for phase in recipe.phases:
     if isinstance(phase, SurgeryPhase):
       if phase.surgery.needs_tokens:
-        calibration(phase, recipe.phases[:index])
+        batches.calibration_data(recipe, phase)
       config = config_after(phase, config)
-    for data in _read_by(phase):
+    for data in batches.data_of(phase):
       opened_stores = pipeline.open_stores(data, base_dir)
       for path, opened in zip(data.stores, opened_stores, strict=True):
         fingerprints[path] = opened.fingerprint
@@ -92,8 +90,8 @@ def check(
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens
       )
-      batches(recipe, phase, mesh, base_dir)  # Refuses too short a store.
-      held_out_batches(phase, mesh, base_dir)
+      batches.training(recipe, phase, mesh, base_dir)  # Refuses short stores.
+      batches.held_out(phase, mesh, base_dir)
   return fingerprints
 
 
@@ -117,80 +115,6 @@ def _require_known(compiler_options: Mapping[str, Any]) -> None:
       "Recipe.compiler_options must be XLA's for this platform, got "
       f"{dict(compiler_options)} ({str(error).splitlines()[0]}). Remove it."
     ) from error
-
-
-def batches(
-  recipe: Recipe,
-  phase: TrainPhase,
-  mesh: jax.sharding.Mesh,
-  base_dir: str | None,
-  start_sequence: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Returns this process's batches of a phase, as `pipeline.batches`."""
-  part, parts = sharding.process_part(mesh)
-  return pipeline.batches(
-    phase.data,
-    batch_size=phase.batch_size,
-    context_tokens=phase.context_tokens,
-    seed=recipe.seed,
-    start_sequence=start_sequence,
-    part=part,
-    parts=parts,
-    workers=recipe.read_workers,
-    prefetch_batches=recipe.prefetch_batches,
-    base_dir=base_dir,
-  )
-
-
-def held_out_batches(
-  phase: TrainPhase, mesh: jax.sharding.Mesh, base_dir: str | None
-) -> list[dict[str, np.ndarray]]:
-  """Returns this process's rows of a phase's held-out text, [] without one."""
-  if phase.held_out is None:
-    return []
-  rows, (part, parts) = phase.microbatch_size, sharding.process_part(mesh)
-  endless = pipeline.batches(
-    phase.held_out.data,
-    batch_size=rows,
-    context_tokens=phase.context_tokens,
-    seed=0,
-    part=part,
-    parts=parts,
-    base_dir=base_dir,
-  )
-  count = math.ceil(phase.held_out.sequences / rows)
-  return [*itertools.islice(endless, count)]
-
-
-def calibration(
-  phase: SurgeryPhase, before: Sequence[TrainPhase | SurgeryPhase]
-) -> pipeline.DataConfig:
-  """Returns the text that a surgery's matched gains are measured on.
-
-  Raises:
-    ValueError: it names none, and no training came before it.
-  """
-  trained = [p.data for p in before if isinstance(p, TrainPhase)]
-  if phase.calibration is None and not trained:
-    raise ValueError(
-      f"{phase.name}: matched gains are measured on text, got none. Set "
-      "SurgeryPhase.calibration, or let a training come before."
-    )
-  return phase.calibration or trained[-1]
-
-
-def store_paths(recipe: Recipe) -> list[str]:
-  """Returns the path of each token store that a recipe reads, once."""
-  read = [data for phase in recipe.phases for data in _read_by(phase)]
-  return [*dict.fromkeys(path for data in read for path in data.stores)]
-
-
-def _read_by(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
-  if isinstance(phase, SurgeryPhase):
-    data = [phase.calibration]
-  else:
-    data = [phase.data, phase.held_out and phase.held_out.data]
-  return [config for config in data if config is not None]
 
 
 def config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:

@@ -17,9 +17,11 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import guard as guards
 from drope_jax.train import loss as losses
+from drope_jax.train import state as state_lib
 from drope_jax.train import teacher as teachers
 from drope_jax.train import tuning as tunings
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.state import State
 
 COMPILER_OPTIONS = types.MappingProxyType(
   {
@@ -30,131 +32,6 @@ COMPILER_OPTIONS = types.MappingProxyType(
   }
 )
 """Which options of XLA a step is compiled with, by platform."""
-
-State = dict[str, Any]
-"""params, what the phase trains of the model's, as a rule all; opt_state,
-guard and, by choice, average, the phase's; and int32 step, the run's."""
-
-
-def init_state(
-  phase: TrainPhase, params: transformer.Params, step: int, seed: int = 0
-) -> State:
-  """Returns the state that a phase starts from at the run's `step`.
-
-  Args:
-    phase: a training.
-    params: the model's.
-    step: the run's.
-    seed: the run's; with the step, of adapters.
-
-  Raises:
-    ValueError: the phase trains parameters that there are not.
-  """
-  key = jax.random.fold_in(jax.random.key(seed), step)
-  trained = tunings.of(phase, params).start(params, key)
-  state = {
-    "params": trained,
-    "opt_state": phase.optimizer.transform().init(trained),
-    "guard": phase.guard.init(),
-    "step": jnp.asarray(step, jnp.int32),
-  }
-  if phase.ema_decay is not None:
-    state["average"] = _averaging(phase).init(trained)
-  return state
-
-
-def abstract_state(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
-  """Returns the phase's state as shapes, with the shardings it is to have."""
-  shapes = transformer.param_shapes(config)
-  state = jax.eval_shape(lambda params: init_state(phase, params, 0), shapes)
-  return _lying(state, sharding.like_params(mesh, state, state["params"]))
-
-
-def abstract_base(
-  phase: TrainPhase, config: ModelConfig, mesh: Mesh
-) -> transformer.Params:
-  """Returns what the phase does not train as shapes, with shardings."""
-  shapes = transformer.param_shapes(config)
-  base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
-  return _lying(base, sharding.param_shardings(mesh, base))
-
-
-def abstract_saved(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
-  """Returns the phase's state as it is saved, as shapes with shardings."""
-  state = abstract_state(phase, config, mesh)
-  base = abstract_base(phase, config, mesh)
-  tuning = tunings.of(phase, transformer.param_shapes(config))
-  params = jax.eval_shape(tuning.model, base, state["params"])
-  lying = _lying(params, sharding.param_shardings(mesh, params))
-  return to_save(phase, state, lying)
-
-
-def to_save(
-  phase: TrainPhase, state: State, params: transformer.Params
-) -> State:
-  """Returns a state as it is saved.
-
-  Where a step moves something else than the model that a checkpoint has, that
-  is saved too.
-
-  Args:
-    phase: the state's.
-    state: as a step returns it.
-    params: the checkpoint's.
-  """
-  if phase.moves_the_model:
-    return state
-  return {**state, "params": params, "trained": state["params"]}
-
-
-def averaged(phase: TrainPhase, state: State) -> transformer.Params:
-  """Returns what a phase leaves of what it trains: by choice, its average."""
-  if phase.ema_decay is None:
-    return state["params"]
-  return _corrected(phase.ema_decay, state["average"], state["params"])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _corrected(decay, average, params):
-  mean = optax.tree.bias_correction(average.ema, decay, average.count)
-  # Where no step was taken yet, there is none.
-  return optax.tree.where(average.count > 0, mean, params)
-
-
-def _averaging(phase: TrainPhase) -> optax.GradientTransformation:
-  return optax.ema(phase.ema_decay, debias=False)
-
-
-def _lying(shapes: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    shapes,
-    shardings,
-  )
-
-
-def keep_moments(opt_state: Any, before: Any) -> Any:
-  """Returns a fresh `opt_state` with what an earlier one has of it.
-
-  Leaves that only the fresh one has, as a surgery's new gains do, stay fresh.
-
-  Raises:
-    ValueError: a leaf of both has another shape in the earlier one.
-  """
-  kept = {path: x for path, x in jax.tree.leaves_with_path(before)}
-
-  def choose(path, fresh):
-    found = kept.get(path, fresh)
-    if found.shape != fresh.shape:
-      raise ValueError(
-        "Moments are kept by parameters of one shape, got "
-        f"{found.shape} and then {fresh.shape} at "
-        f"{jax.tree_util.keystr(path)}. Set TrainPhase.optimizer_start to "
-        '"fresh".'
-      )
-    return found
-
-  return jax.tree_util.tree_map_with_path(choose, opt_state)
 
 
 def make_step(
@@ -193,33 +70,35 @@ def make_step(
   tuning = tunings.of(phase, transformer.param_shapes(config))
   read = functools.partial(_read, phase, phase.data, mesh)
   outputs_weight = phase.teacher.outputs_weight if phase.teacher else 0
+  outputs = ("outputs",) if outputs_weight else ()
+  max_logit = ("max_logit",) if phase.log_max_logit else ()
 
   def differentiate(params, base, batch, teacher_params):
-    taught = taught_seen = None
+    taught = taught_captured = None
     if phase.teacher is not None:
-      taught, taught_seen = read(
-        *teacher, teacher_params, batch, with_outputs=outputs_weight > 0
+      taught, taught_captured = read(
+        *teacher, teacher_params, batch, capture=outputs
       )
 
     def objective(params):
       parts = (_cast(phase, part) for part in (base, params))
-      states, seen = read(
+      states, captured = read(
         config,
         backend,
         tuning.unmerged(*parts),
         batch,
         adapters=_cast(phase, tuning.adapters(params)),
-        with_max_logit=phase.log_max_logit,
-        with_outputs=outputs_weight > 0,
+        capture=outputs + max_logit,
       )
       total, *sums = _summed_loss(phase, mesh, states, batch, taught)
       apart = None
       if outputs_weight:
         apart = teachers.distance(
-          seen.outputs_NBSM, taught_seen.outputs_NBSM, batch["weights_BS"]
+          captured["outputs"], taught_captured["outputs"], batch["weights_BS"]
         )
         total += outputs_weight * apart
-      return total, ((*sums, apart), seen.max_logit)
+      largest = captured["max_logit"].max() if max_logit else None
+      return total, ((*sums, apart), largest)
 
     return jax.grad(objective, has_aux=True)(params)
 
@@ -293,7 +172,7 @@ def make_step(
     }
     if phase.ema_decay is not None:
       average = state["average"]
-      _, further = _averaging(phase).update(moved, average)
+      _, further = state_lib.averaging(phase).update(moved, average)
       after["average"] = guards.choose(takes, further, average)
     return after, metrics
 
@@ -301,22 +180,28 @@ def make_step(
 
 
 def jitted(
-  step: Callable, state: State, options: Mapping[str, Any] | None = None
+  config: ModelConfig,
+  phase: TrainPhase,
+  schedule: optax.Schedule,
+  backend: str | FlashTpu,
+  mesh: Mesh,
+  teacher: tuple[ModelConfig, str | FlashTpu] | None = None,
+  options: Mapping[str, Any] | None = None,
 ) -> Callable:
-  """Returns what `make_step` returned, compiled to replace a state in place.
+  """Returns `make_step` under `jax.jit`, which replaces the state in place.
 
-  Args:
-    step: to be compiled.
-    state: arrays or shapes that have the shardings of the state.
+  Args as of `make_step`, and
+
     options: of XLA's compiler, over `COMPILER_OPTIONS`.
   """
-  shardings = jax.tree.map(lambda x: x.sharding, state)
-  platform = next(iter(shardings["step"].device_set)).platform
+  state = state_lib.abstract(phase, config, mesh)
+  options = {} if options is None else options
+  platform = mesh.devices.flat[0].platform
   return jax.jit(
-    step,
+    make_step(config, phase, schedule, backend, mesh, teacher),
     donate_argnums=0,
-    out_shardings=(shardings, None),
-    compiler_options={**COMPILER_OPTIONS.get(platform, {}), **(options or {})},
+    out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
+    compiler_options={**COMPILER_OPTIONS.get(platform, {}), **options},
   )
 
 
@@ -355,10 +240,9 @@ def _read(
   batch,
   *,
   adapters=None,
-  with_max_logit=False,
-  with_outputs=False,
+  capture=(),
 ):
-  """Returns what logits are the product of, and `transformer.Seen`.
+  """Returns what logits are the product of, and a dict of what is captured.
 
   Params and adapters are in the phase's compute_dtype.
   """
@@ -372,14 +256,11 @@ def _read(
     backend=attention.on_mesh(backend, mesh, **sharding.ATTENTION),
     remat=phase.remat,
     unroll=on_cpu if phase.unroll is None else phase.unroll,
-    join_texts=on_cpu and mesh.size == 1,
-    with_max_logit=with_max_logit,
-    with_outputs=with_outputs,
+    join_sequences=on_cpu and mesh.size == 1,
+    capture=capture,
   )
-  seen = transformer.Seen(None, None)
-  if with_max_logit or with_outputs:
-    found, seen = found
-  return transformer.head(config, params, found), seen
+  x_BSM, captured = found if capture else (found, {})
+  return transformer.head(config, params, x_BSM), captured
 
 
 def _summed_loss(phase, mesh, states, batch, taught=None):

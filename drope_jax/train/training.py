@@ -11,15 +11,17 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
-from drope_jax.train import flops, held_out, preflight, profile
+from drope_jax.train import batches as batches_lib
+from drope_jax.train import flops, held_out, profile
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
+from drope_jax.train import state as state_lib
 from drope_jax.train import step as steps
 from drope_jax.train import tuning as tunings
 from drope_jax.train.cadence import Cadence
 from drope_jax.train.context import Model, Run
 from drope_jax.train.heartbeat import Doing
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
 
 
 class Stopped(Exception):
@@ -34,9 +36,9 @@ class _Trained:
   tuning: tunings.Tuning
   base: transformer.Params
 
-  def params(self, state: steps.State) -> transformer.Params:
+  def params(self, state: state_lib.State) -> transformer.Params:
     """Returns the parameters that a checkpoint has."""
-    return self.tuning.model(self.base, steps.averaged(self.phase, state))
+    return self.tuning.model(self.base, state_lib.averaged(self.phase, state))
 
 
 def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
@@ -84,7 +86,6 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
 
   tuning = tunings.of(phase, model.params)
   trained = _Trained(phase, tuning, tuning.base(model.params))
-  abstract = steps.abstract_state(phase, config, run.mesh)
   with _saves(run) as saves:
     saved = saves.latest_step() or 0
     if saved > last:
@@ -94,27 +95,26 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
+      abstract = state_lib.abstract(phase, config, run.mesh)
       state, manifest = _restore(
         saves, phase, abstract, unread=tuning.untouched(trained.base)
       )
       if saved == last:
         return Model(trained.params(state), manifest)
     else:
-      start = jax.jit(
-        lambda params: steps.init_state(phase, params, first, run.recipe.seed),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+      state = state_lib.start(
+        phase, config, run.mesh, model.params, first, run.recipe.seed
       )
-      state = start(model.params)
       if phase.optimizer_start == "kept":
         before = _state_before(run, phase, saves, first)
-        state["opt_state"] = steps.keep_moments(
+        state["opt_state"] = state_lib.keep_moments(
           state["opt_state"], before["opt_state"]
         )
 
     def save(step, state, manifest) -> transformer.Params:
       params = trained.params(state)
       with run.watchdog.doing(Doing.SAVING):
-        saves.save(step, steps.to_save(phase, state, params), manifest)
+        saves.save(step, state_lib.to_save(phase, state, params), manifest)
       run.watchdog.saving(step)
       return params
 
@@ -167,7 +167,7 @@ def _state_before(run, phase, saves, first):
   """Returns the state in which the training before `phase` ended."""
   before = run.recipe.before(phase)
   config = store.describe(run.directory / before.name)[0].model
-  abstract = steps.abstract_state(before, config, run.mesh)
+  abstract = state_lib.abstract(before, config, run.mesh)
   return _restore(saves, before, abstract, first)[0]
 
 
@@ -201,10 +201,13 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   config = model.config_in(phase)
   measure = held_out.measurement(run, phase, config, backend)
   teacher, teacher_params = _teacher(run, phase)
-  rate = recipe.learning_rate(phase)
   take = steps.jitted(
-    steps.make_step(config, phase, rate, backend, run.mesh, teacher),
-    state,
+    config,
+    phase,
+    recipe.learning_rate(phase),
+    backend,
+    run.mesh,
+    teacher,
     recipe.compiler_options,
   )
   now, measured = int(state["step"]), {}
@@ -212,7 +215,7 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
   # from another's checkpoint, sees the same order of the text again.
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
-  batches = preflight.batches(recipe, phase, run.mesh, run.base_dir, read)
+  batches = batches_lib.training(recipe, phase, run.mesh, run.base_dir, read)
   with (
     metrics_lib.MetricsLog(run.directory) as log,
     profile.Profiler(run.directory, recipe.profile_steps) as profiler,

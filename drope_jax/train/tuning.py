@@ -19,9 +19,8 @@ import numpy as np
 from drope_jax import trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
-from drope_jax.model.layers import Adapter
 from drope_jax.train.lora import Lora
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
 
 _OF_LAYERS = re.compile(r"layers\[(-?\d+|-?\d*:-?\d*(?::-?\d*)?)\](/.+)?")
 
@@ -134,8 +133,8 @@ class Tuning:
           _replaced(jnp.zeros(shape), layers, x)
           for shape, x in zip(of_all, (a, b), strict=True)
         )
-      _, *inside, _ = path.split(trees.SEPARATOR)
-      found[trees.SEPARATOR.join(inside)] = Adapter(a, b)
+      projection, _, _ = path.rpartition(trees.SEPARATOR)
+      found[projection] = transformer.Adapter(a, b)
     return found
 
   def model(

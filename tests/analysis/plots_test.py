@@ -28,7 +28,18 @@ def _accuracy():
     [0.9, 0.4, 0.1],
     [1.0, 0.6, 0.4],
   )
-  return plots.accuracy_by_factor({"none": [curve], "fitted": [curve]})
+  return plots.score_by_factor(
+    {"none": [curve], "fitted": [curve]}, label="answered", is_share=True
+  )
+
+
+def _by_position(*curves, context_tokens=2, lower_is_better=True):
+  return plots.score_by_position(
+    {"": curves},
+    context_tokens=context_tokens,
+    label="loss",
+    cut_off_far_above=lower_is_better,
+  )
 
 
 DEPTHS = {
@@ -48,9 +59,9 @@ def _figures():
     ),
     "recovery_log": plots.recovery([_curve()], dropped_loss=3.0, log_x=True),
     "training": plots.training([_curve()], drops={"live": 3}),
-    "position": plots.loss_by_position({"none": [_curve()]}, context_tokens=2),
+    "position": _by_position(_curve()),
     "accuracy": _accuracy(),
-    "depth": plots.accuracy_by_depth(DEPTHS),
+    "depth": plots.score_by_depth(DEPTHS),
     "frequencies": plots.frequency_scaling(
       frequencies.scalings(*rope, factors=[8.0]), frequencies.pairs(*rope)
     ),
@@ -112,14 +123,16 @@ def test_accuracy_bars_span_the_intervals():
 def test_bars_of_a_length_do_not_overlap():
   looks = (palette.BASE, palette.DROPPED)
   curves = [canvas.Curve(look, [1, 8], [0.5, 1.0]) for look in looks]
-  axes = plots.accuracy_by_factor({"": curves}).axes[0]
+  axes = plots.score_by_factor(
+    {"": curves}, label="answered", is_share=True
+  ).axes[0]
   ends = sorted((b.get_x(), b.get_x() + b.get_width()) for b in axes.patches)
   assert len(ends) == 4
   assert all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
 
 
 def test_a_heat_map_has_a_row_for_each_model_at_every_length():
-  first, last, *_ = plots.accuracy_by_depth(DEPTHS).axes
+  first, last, *_ = plots.score_by_depth(DEPTHS).axes
   assert [ax.get_title("left") for ax in (first, last)] == ["1×", "8×"]
   (cells,), (far_cells,) = first.collections, last.collections
   assert cells.get_array().tolist() == [[1.0, 0.5], [0.0, 1.0]]
@@ -148,10 +161,18 @@ def test_narrow_screens_get_larger_text_and_the_figure_stays_as_it_was():
 def test_lines_that_run_away_do_not_flatten_the_others():
   near = canvas.Curve(palette.DROPPED, [1, 2, 4, 8], [3.0, 3.1, 3.0, 3.2])
   far = canvas.Curve(palette.BASE, [1, 2, 4, 8], [3.0, 3.0, 9.0, 12.0])
-  axes = plots.loss_by_position({"": [near, far]}, context_tokens=2).axes[0]
+  axes = _by_position(near, far).axes[0]
   assert 3.2 < axes.get_ylim()[1] < 6
-  axes = plots.loss_by_position({"": [near]}, context_tokens=2).axes[0]
+  axes = _by_position(near).axes[0]
   assert axes.get_ylim()[1] < 3.5
+  axes = _by_position(near, far, lower_is_better=False).axes[0]
+  assert axes.get_ylim()[1] > 12
+
+
+def test_a_score_that_is_no_share_has_an_axis_of_its_own_range():
+  curve = canvas.Curve(palette.DROPPED, [1, 2], [30.0, 60.0])
+  figure = plots.score_by_factor({"": [curve]}, label="points", is_share=False)
+  assert figure.axes[0].get_ylim()[1] > 60
 
 
 def test_long_curves_are_averaged_not_sampled():
@@ -166,7 +187,7 @@ def test_positions_are_not_averaged_across_the_trained_context():
   positions = range(16, 513, 16)
   step = [0.0 if x < 128 else 1.0 for x in positions]
   curve = canvas.Curve(palette.BASE, positions, step)
-  figure = plots.loss_by_position({"": [curve]}, context_tokens=128)
+  figure = _by_position(curve, context_tokens=128)
   line = next(li for li in figure.axes[0].lines if li.get_label() == "base")
   assert set(line.get_ydata()) == {0.0, 1.0}
   assert len(line.get_xdata()) < len(positions)
@@ -176,4 +197,4 @@ def test_refuses_a_curve_of_unequal_lengths_and_a_plot_of_nothing():
   with pytest.raises(ValueError, match=r"lengths \[1, 2\]"):
     canvas.Curve(palette.BASE, [1, 2], [1.0])
   with pytest.raises(ValueError, match="at least one panel"):
-    plots.accuracy_by_factor({})
+    plots.score_by_factor({}, label="answered", is_share=True)

@@ -40,7 +40,9 @@ class Page(parser.HTMLParser):
 
 def _plot():
   curve = canvas.Curve(palette.DROPPED, [1, 2, 4], [1.0, 0.5, 0.25])
-  figure = plots.accuracy_by_factor({"a < b": [curve]})
+  figure = plots.score_by_factor(
+    {"a < b": [curve]}, label="answered", is_share=True
+  )
   return report.Plot(figure, "what to see")
 
 

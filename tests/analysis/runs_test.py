@@ -29,6 +29,7 @@ def _row(**changes):
     "mean_tokens": 120.0,
     "outcomes": [1.0, 0.0],
     "series": None,
+    "errors": None,
   }
   return row | changes
 

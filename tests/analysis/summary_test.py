@@ -20,10 +20,10 @@ def _rows(treatments=(False,)):
     for model, method in METHODS:
       for factor in (1.0, 2.0, 8.0):
         for task, metric in (
-          ("perplexity", "loss"),
-          ("perplexity", "tail_loss"),
           ("multi_key", "accuracy"),
           ("multi_key", "string_match_all"),
+          ("perplexity", "loss"),
+          ("perplexity", "tail_loss"),
         ):
           value = round(0.1 + 0.001 * len(rows), 3)
           series = None
@@ -274,6 +274,46 @@ def test_the_heat_map_is_of_the_series_by_depth():
   for factor, grid in zip((1.0, 2.0, 8.0), grids, strict=True):
     want = [[x for _, x in r["series"]] for r in rows if r["factor"] == factor]
     assert grid.tolist() == want
+
+
+def test_a_metric_that_the_report_does_not_know_is_shown_as_it_says():
+  demo = _demo()
+  title = "words in their place"
+  stored = {
+    "name": "sorted",
+    "title": title,
+    "topic": "Order",
+    "unit": "words",
+    "higher_is_better": True,
+    "plots": ["length", "position"],
+  }
+  demo.results["metrics"] = {"shuffle": [stored]}
+  new = [
+    row
+    | {"task": "shuffle", "metric": "sorted", "value": 9.0, "outcomes": [9.0]}
+    for row in demo.rows
+    if row["metric"] == "loss"
+  ]
+  demo.results["rows"] += new
+  by_length, by_position = _section(demo, "Order beyond the").blocks
+  (axes,) = by_length.figure.axes
+  assert {bar.get_height() for bar in axes.patches} == {9.0}
+  assert axes.get_ylabel() == title
+  assert by_position.figure.axes[0].get_ylabel() == f"{title} (words)"
+  assert "shuffle: words in their place, words" in by_length.caption
+  # What is not declared has no section, and stands in the table of all rows.
+  demo.results["metrics"] = {}
+  assert not any("Order" in title for title in _titles(demo))
+
+
+def test_kinds_of_errors_are_counted_by_model_and_length():
+  demo = _demo()
+  row = next(r for r in demo.rows if r["metric"] == "accuracy")
+  row["errors"] = {"nothing": 3, "wrong value": 1}
+  details = _section(demo, "Retrieval").blocks[-1]
+  (table,) = details.blocks
+  assert table.columns[-2:] == ("nothing", "wrong value")
+  assert [cells[-2:] for cells in table.rows] == [[3, 1]]
 
 
 def test_roles_of_unknown_names_come_from_their_manifests():

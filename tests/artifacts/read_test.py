@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-import drope_jax
 from drope_jax import artifacts, sharding
 from drope_jax.analysis import damage, records, runs
 from drope_jax.checkpoint import manifest as manifests
@@ -62,7 +61,7 @@ def _gaining(value, cls):
   return cls(**fields)
 
 
-def test_a_version_wrote_each_form():
+def test_every_schema_version_has_artifacts():
   newest = HERE / f"schema_{artifacts.VERSION}"
   assert newest.is_dir(), f"write {newest} with write.py, and keep the others"
 
@@ -85,7 +84,7 @@ def test_a_checkpoint_is_read_by_a_config_with_one_field_more(folder, gained):
   assert manifest.model.novelty == 0.5
 
 
-def test_a_field_of_later_code_is_refused_by_the_name_of_that(folder, gained):
+def test_the_error_for_a_field_of_later_code_names_that_version(folder, gained):
   manifest, _ = store.describe("run/pretrain")
   later = dataclasses.replace(manifest.lineage[-1], code="9.9+git.f00d")
   manifest = dataclasses.replace(manifest, lineage=(later,))
@@ -95,15 +94,13 @@ def test_a_field_of_later_code_is_refused_by_the_name_of_that(folder, gained):
     patch.setattr(manifests, "ModelConfig", ModelConfig)
     with pytest.raises(ValueError) as error:
       store.describe("later")
-  assert str(error.value) == (
-    f"{folder}/later: drope_jax {drope_jax.__version__} has no ModelConfig "
-    "with the field novelty, got one by 9.9+git.f00d (schema_version "
-    f"{artifacts.VERSION}). Install that version, or a newer one."
-  )
+  message = str(error.value)
+  assert message.startswith(f"{folder}/later: ")
+  assert "ModelConfig has no field novelty, got a file of 9.9+git" in message
 
 
 @pytest.mark.parametrize("name", ["demo_base", "demo_partial", "demo_drope"])
-def test_packaged_checkpoints_are_read_by_it(gained, name):
+def test_packaged_checkpoints_are_read_by_later_code(gained, name):
   packaged = HERE.parents[1] / "drope_jax/assets/checkpoints" / name
   manifest, _ = store.describe(packaged)
   assert (manifest.model.novelty, manifest.model.width) == (0.5, 128)
@@ -111,12 +108,12 @@ def test_packaged_checkpoints_are_read_by_it(gained, name):
   assert phase["remat"] == "none"  # False, when it was written.
 
 
-def test_what_identifies_a_checkpoint_stays_as_it_was(folder, gained):
+def test_the_fingerprint_of_a_checkpoint_does_not_change(folder, gained):
   before = {"schema_3": "json:f85cbd54", "schema_4": "json:cd5cf5e8"}
   assert store.fingerprint("run/pretrain") == before[folder.name]
 
 
-def test_a_run_goes_on_to_where_it_would_have_come(folder, monkeypatch):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(folder, monkeypatch):
   # The recipe's mesh is of one device.
   make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(sharding, "make_mesh", make_mesh)
@@ -147,14 +144,14 @@ def test_a_run_goes_on_to_where_it_would_have_come(folder, monkeypatch):
   )
 
 
-def test_a_token_store_is_whole(folder):
+def test_a_token_store_verifies(folder):
   found = data_store.Store.open("store")
   found.verify()
   assert (found.num_documents, found.vocab_size) == (50, 280)
   assert found.metadata.provenance == {"model": "none"}
 
 
-def test_results_are_shown_and_gone_on_with(folder):
+def test_results_are_reported_and_resumed(folder):
   run = runs.load("results")
   assert len(runs.scores(run.rows)) == len(run.rows) == 12
   manifest = manifests.Manifest.from_json(run.manifest("base"))
@@ -170,7 +167,9 @@ def test_results_are_shown_and_gone_on_with(folder):
   assert found["schema_version"] == artifacts.VERSION
   assert (found["finished"], found["created"]) == (True, whole["created"])
   assert set(whole["code"]) <= set(found["code"])
-  assert found["rows"][:-2] == whole["rows"][:-2]
+  # Fields that a row has gained since have their defaults.
+  kept = zip(found["rows"][:-2], whole["rows"][:-2], strict=True)
+  assert all(row | old == row for row, old in kept)
   # Other processors round otherwise.
   values = [[row["value"] for row in of["rows"]] for of in (found, whole)]
   np.testing.assert_allclose(*values, rtol=1e-3)

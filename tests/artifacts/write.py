@@ -24,7 +24,8 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loop, optimizer, training
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 MODEL = ModelConfig(
   vocab_size=288,

@@ -18,7 +18,8 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Alibi, Pattern, Rope, Yarn, rotary
 from drope_jax.train import optimizer, step
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train import state as states
+from drope_jax.train.phases import TrainPhase
 
 SMALL = Blocks(q=128, k=128, unit_q=128, unit_k=128, ahead=1, behind=1)
 SEGMENTS_BS = np.stack([np.arange(300) // 90, np.arange(300) // 170])
@@ -285,7 +286,7 @@ def test_training_follows_the_reference_for_fifty_steps():
     params = transformer.init(config, jax.random.key(0))
     take = step.make_step(config, phase, lambda step: 3e-3, backend, mesh)
     _, metrics = jax.jit(functools.partial(jax.lax.scan, take))(
-      step.init_state(phase, params, 0), batches
+      states.init(phase, params, 0), batches
     )
     return metrics["loss"]
 

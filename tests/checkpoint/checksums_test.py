@@ -7,7 +7,7 @@ from drope_jax.checkpoint import checksums
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
-def test_any_changed_bit_changes_it(dtype):
+def test_a_changed_bit_changes_the_checksum(dtype):
   rng = np.random.default_rng(0)
   x = rng.integers(0, 2, (3, 5)).astype(jnp.dtype(dtype))
   whole = checksums.of_arrays({"x": x})
@@ -23,13 +23,13 @@ def test_any_changed_bit_changes_it(dtype):
   assert checksums.of_arrays({"x": swapped}) != whole
 
 
-def test_it_is_the_same_on_any_mesh():
+def test_the_checksum_is_the_same_on_every_mesh():
   x = jax.random.normal(jax.random.key(0), (8, 16))
   mesh = jax.make_mesh((4, 2), ("a", "b"))
   split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("b", "a")))
   assert checksums.of_arrays([split]) == checksums.of_arrays([x])
 
 
-def test_what_was_not_saved_or_is_cast_is_left_out():
+def test_unsaved_and_cast_arrays_are_not_compared():
   saved = {"x": "float32:0", "y": "float32:1"}
   checksums.require_same({"x": "bfloat16:7", "z": "int32:2"}, saved)

@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax import positional
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 
 # Floats that have no short decimal form, so that rounding would show.
 positive = st.floats(min_value=1.0, max_value=1e9, allow_nan=False)
@@ -78,7 +78,7 @@ def _through_json(manifest):
   return manifests.Manifest.from_json(json.loads(text))
 
 
-def test_fields_that_classes_gained_mean_what_was_before_them():
+def test_defaults_of_added_fields_keep_the_old_behaviour():
   config = _config(positional.Yarn(factor=4.0))
   data = manifests.Manifest(config).to_json()
   assert data["model"].pop("logit_scale_slope") is None
@@ -95,14 +95,21 @@ def test_fields_that_classes_gained_mean_what_was_before_them():
     ("norm_eps", -1e-5, "norm_eps must be finite and above 0, got -1e-05"),
   ],
 )
-def test_a_config_that_no_model_has_is_refused(field, value, says):
+def test_a_config_with_impossible_values_is_refused(field, value, says):
   data = manifests.Manifest(_config()).to_json()
   data["model"][field] = value
   with pytest.raises(ValueError, match=says):
     manifests.Manifest.from_json(data)
 
 
-def test_every_scheme_of_the_catalogue_is_tried():
+def test_groups_of_layers_survive_json():
+  groups = (LayerGroup(1, mlp_width=8), LayerGroup(1, norm_placement="post"))
+  manifest = manifests.Manifest(_config(layer_groups=groups), None, ())
+  stored = json.loads(json.dumps(manifest.to_json()))
+  assert manifests.Manifest.from_json(stored) == manifest
+
+
+def test_every_scheme_of_the_catalogue_is_tested():
   assert set(fields) | {"Pattern"} == set(positional.CATALOGUE)
 
 
@@ -137,11 +144,15 @@ def _change(data, path, **changes):
   ("path", "changes", "named"),
   [
     ((), {"model": None}, "Manifest needs model, "),
-    ((), {"extra": 1}, "no Manifest with the field extra, .* by 0.1 "),
+    ((), {"extra": 1}, "Manifest has no field extra, got a file of 0.1 "),
     (("model",), {"width": None}, "ModelConfig needs width, "),
-    (("model",), {"widht": 1}, "no ModelConfig with the field widht, "),
-    (("model", "positional"), {"stretch": 1.0}, "the field stretch, "),
-    (("model", "positional"), {"__class__": "Rotary2"}, "'Rotary2' by 0.1 "),
+    (("model",), {"widht": 1}, "ModelConfig has no field widht, "),
+    (("model", "positional"), {"stretch": 1.0}, "no field stretch, "),
+    (
+      ("model", "positional"),
+      {"__class__": "Rotary2"},
+      "'Rotary2' in a file of 0.1 ",
+    ),
     (("tokenizer",), {"filename": None}, "TokenizerRef needs filename, "),
     (("lineage", 0), {"steps": None}, "LineageEntry needs steps, "),
   ],
@@ -156,14 +167,14 @@ def test_a_missing_or_unknown_key_is_named(path, changes, named):
     manifests.Manifest.from_json(_change(data, path, **changes))
 
 
-def test_a_newer_schema_is_refused_by_its_number():
+def test_a_newer_schema_is_refused_and_named():
   data = manifests.Manifest(_config()).to_json()
   data |= {"schema_version": 99, "a_key_of_the_future": 1}
   with pytest.raises(ValueError, match="99.*Install the version"):
     manifests.Manifest.from_json(data)
 
 
-def test_lineage_grows_and_nothing_before_changes():
+def test_appending_keeps_earlier_lineage_entries():
   first = manifests.Manifest(_config(), lineage=(_entry(),))
   bare = _config(positional.Nope())
   second = first.appended(_entry("surgery"), bare)
@@ -175,14 +186,14 @@ def test_lineage_grows_and_nothing_before_changes():
 
 
 @pytest.mark.parametrize(("tokens", "steps"), [(99, 10), (100, 9)])
-def test_lineage_totals_must_not_fall(tokens, steps):
+def test_lineage_totals_must_not_decrease(tokens, steps):
   manifest = manifests.Manifest(_config(), lineage=(_entry(),))
   manifest.appended(_entry(tokens=100, steps=10))
-  with pytest.raises(ValueError, match="must not fall"):
+  with pytest.raises(ValueError, match="must not decrease"):
     manifest.appended(_entry("recalibrate", tokens, steps))
 
 
-def test_arguments_may_hold_a_dataclass():
+def test_arguments_can_hold_a_dataclass():
   entry = _entry(scheme=positional.Rope(3.0))
   assert entry.arguments == {"scheme": {"__class__": "Rope", "theta": 3.0}}
 
@@ -190,7 +201,7 @@ def test_arguments_may_hold_a_dataclass():
 @pytest.mark.parametrize(
   "value", [float("nan"), float("inf"), {1: 2}, object()]
 )
-def test_what_json_cannot_hold_is_refused(value):
+def test_values_that_json_cannot_hold_are_refused(value):
   with pytest.raises(ValueError, match="finite scalars"):
     _entry(value=value)
 

@@ -82,7 +82,7 @@ def _state(params, step):
   return jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), state)
 
 
-def test_a_model_comes_back_bit_for_bit(tmp_path, params, tokenizer):
+def test_a_model_is_loaded_bit_for_bit(tmp_path, params, tokenizer):
   store.save_model(tmp_path / "m", params, MANIFEST, tokenizer)
   got, manifest = store.load_model(tmp_path / "m")
   _assert_same(got, params)
@@ -170,7 +170,7 @@ def test_a_run_is_a_model_checkpoint(tmp_path, params, tokenizer):
     assert store.tokenizer_path(tmp_path / path).read_bytes() == CONTENT
 
 
-def test_a_run_gives_its_params_without_its_optimizer(tmp_path, params):
+def test_params_of_a_run_load_without_its_optimizer_state(tmp_path, params):
   with runs.RunStore(tmp_path / "run") as run:
     run.save(1, _state(params, 0), BARE)
   shutil.rmtree(tmp_path / "run" / "1" / "rest")
@@ -208,7 +208,7 @@ def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
   assert store.locate(run_path) == run_path / "16"
 
 
-def test_a_damaged_step_keeps_no_other_from_being_the_best(tmp_path, params):
+def test_a_damaged_step_is_ignored_in_finding_the_best(tmp_path, params):
   with runs.RunStore(tmp_path / "run", keep=3) as run:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
       run.save(step, {"params": params}, _measured("a", loss))
@@ -219,14 +219,14 @@ def test_a_damaged_step_keeps_no_other_from_being_the_best(tmp_path, params):
   assert store.finished_steps(tmp_path / "run") == [1, 4]
 
 
-def test_every_so_many_steps_one_is_kept(tmp_path, params):
+def test_multiples_of_keep_every_steps_are_kept(tmp_path, params):
   with runs.RunStore(tmp_path / "run", 1, keep_every_steps=4) as run:
     for step in range(2, 12, 2):
       run.save(step, {"params": params}, BARE)
   assert store.finished_steps(tmp_path / "run") == [4, 8, 10]
 
 
-def test_half_written_steps_are_not_resumed_from(tmp_path, params):
+def test_unfinished_steps_are_not_resumed_from(tmp_path, params):
   run_path = tmp_path / "run"
   with runs.RunStore(run_path) as run:
     run.save(5, _state(params, 5), BARE)
@@ -247,7 +247,7 @@ def test_half_written_steps_are_not_resumed_from(tmp_path, params):
   assert store.finished_steps(run_path) == [5, 7]
 
 
-def test_a_save_cut_off_in_the_middle_leaves_no_checkpoint(
+def test_an_interrupted_save_leaves_no_checkpoint(
   tmp_path, params, tokenizer, monkeypatch
 ):
   def fail(self, name):
@@ -278,7 +278,7 @@ def _truncate(path):
   ],
   ids=["manifest", "tree", "index", "arrays", "arrays gone", "params gone"],
 )
-def test_a_damaged_checkpoint_is_one_line_naming_it(
+def test_a_damaged_checkpoint_is_an_error_naming_it(
   tmp_path, params, damage, caplog
 ):
   store.save_model(tmp_path / "m", params, BARE)
@@ -351,7 +351,7 @@ def test_a_run_goes_back_only_to_a_kept_step(tmp_path, params):
   assert store.finished_steps(tmp_path / "run") == [1, 2]
 
 
-def test_another_programs_checkpoint_is_refused(tmp_path, params):
+def test_a_checkpoint_of_another_program_is_refused(tmp_path, params):
   ocp.save(tmp_path / "m", params, checkpointable_name="params")
   with pytest.raises(ValueError, match="holds no manifest"):
     store.load_model(tmp_path / "m")
@@ -375,7 +375,7 @@ def test_params_that_do_not_match_the_config_are_listed(tmp_path, params):
   assert not (tmp_path / "m").exists()
 
 
-def test_arrays_are_held_against_the_config_on_loading(
+def test_loading_checks_arrays_against_the_config(
   tmp_path, params, monkeypatch
 ):
   store.save_model(tmp_path / "m", params, BARE)
@@ -388,18 +388,18 @@ def test_arrays_are_held_against_the_config_on_loading(
 
 def test_an_existing_directory_is_never_overwritten(tmp_path, params):
   (tmp_path / "m").mkdir()
-  with pytest.raises(ValueError, match="m exists. Choose another"):
+  with pytest.raises(ValueError, match="m, which exists. Choose another"):
     store.save_model(tmp_path / "m", params, BARE)
 
 
 @pytest.mark.parametrize("below", ["m", "folder/m"])
-def test_a_directory_in_a_file_is_refused(tmp_path, params, below):
+def test_a_directory_inside_a_file_is_refused(tmp_path, params, below):
   (tmp_path / "file").write_text("mine")
-  with pytest.raises(ValueError, match="file, which is a file. Choose another"):
+  with pytest.raises(ValueError, match="file is a file. Choose another"):
     store.save_model(tmp_path / "file" / below, params, BARE)
 
 
-def test_steps_only_go_up(tmp_path, params):
+def test_saved_steps_must_increase(tmp_path, params):
   with runs.RunStore(tmp_path / "run") as run:
     run.save(5, _state(params, 5), BARE)
     with pytest.raises(ValueError, match="after 5, .* got 5"):
@@ -409,7 +409,7 @@ def test_steps_only_go_up(tmp_path, params):
   )
 
 
-def test_a_state_of_another_recipe_is_refused(tmp_path, params):
+def test_restoring_a_state_of_another_recipe_is_refused(tmp_path, params):
   with runs.RunStore(tmp_path / "run") as run:
     run.save(1, _state(params, 1), BARE)
     other = _state(params, 0) | {"opt_state": optax.sgd(0.1).init(params)}
@@ -417,7 +417,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path, params):
       run.restore(other)
 
 
-def test_what_is_not_read_of_a_step_must_be_what_was_saved(tmp_path, params):
+def test_unread_params_must_equal_the_saved_ones(tmp_path, params):
   with runs.RunStore(tmp_path / "run") as run:
     state = _state(params, 1)
     run.save(1, state, BARE)
@@ -429,10 +429,10 @@ def test_what_is_not_read_of_a_step_must_be_what_was_saved(tmp_path, params):
       run.restore(wanted, unread=jax.tree.map(lambda x: x + 1, embed))
 
 
-def test_the_tokenizer_must_be_the_models_own(tmp_path, params, tokenizer):
-  with pytest.raises(ValueError, match="come together"):
+def test_the_tokenizer_must_be_the_models(tmp_path, params, tokenizer):
+  with pytest.raises(ValueError, match="Pass both or neither"):
     store.save_model(tmp_path / "m", params, MANIFEST)
-  with pytest.raises(ValueError, match="come together"):
+  with pytest.raises(ValueError, match="Pass both or neither"):
     store.save_model(tmp_path / "m", params, BARE, tokenizer)
   tokenizer.write_bytes(b"another")
   with pytest.raises(ValueError, match="SHA-256"):
@@ -448,7 +448,7 @@ def test_a_tokenizer_changed_on_disk_is_refused(tmp_path, params, tokenizer):
     store.tokenizer_path(tmp_path / "m")
 
 
-def test_a_hugging_face_tokenizer_brings_its_config(tmp_path, params):
+def test_a_hugging_face_tokenizer_is_saved_with_its_config(tmp_path, params):
   file = tmp_path / "tokenizer.json"
   file.write_bytes(CONTENT)
   (tmp_path / "tokenizer_config.json").write_text("{}")
@@ -459,12 +459,12 @@ def test_a_hugging_face_tokenizer_brings_its_config(tmp_path, params):
   assert (copy.parent / "tokenizer_config.json").read_text() == "{}"
 
 
-def test_buckets_are_not_taken_for_relative_paths():
+def test_bucket_paths_are_absolute():
   assert str(files.absolute("gs://bucket/run")) == "gs://bucket/run"
   assert files.absolute("run") == files.absolute(os.path.abspath("run"))
 
 
-def test_a_folder_that_vanishes_while_it_is_listed_has_no_steps(
+def test_a_folder_deleted_while_it_is_listed_has_no_steps(
   tmp_path, monkeypatch
 ):
   run = tmp_path / "run"

@@ -66,7 +66,9 @@ def _leaves(flat):
   return {path: _leaf(path, array) for path, array in flat.items()}
 
 
-def test_streamed_is_what_orbax_writes(tmp_path, flat, small_blocks):
+def test_a_streamed_checkpoint_equals_one_by_orbax(
+  tmp_path, flat, small_blocks
+):
   params = trees.unflatten({k: jnp.asarray(x) for k, x in flat.items()})
   store.save_model(tmp_path / "orbax", params, MANIFEST)
   store.save_streamed(tmp_path / "ours", _leaves(flat), MANIFEST)
@@ -84,7 +86,7 @@ def test_streamed_is_what_orbax_writes(tmp_path, flat, small_blocks):
   assert ours == theirs
 
 
-def test_blocks_tile_an_array_within_the_bound(small_blocks):
+def test_blocks_tile_an_array_and_have_a_bounded_size(small_blocks):
   for stacked, shape in itertools.product(
     (True, False), ((3, 7, 64), (2, 5, 1000), (4, 4, 4))
   ):
@@ -102,7 +104,7 @@ def test_blocks_tile_an_array_within_the_bound(small_blocks):
       assert (counts == 1).all()
 
 
-def test_no_more_than_two_blocks_are_held(tmp_path, flat, small_blocks):
+def test_at_most_two_blocks_are_in_memory(tmp_path, flat, small_blocks):
   largest = 0
 
   def read_from(array):
@@ -118,18 +120,18 @@ def test_no_more_than_two_blocks_are_held(tmp_path, flat, small_blocks):
   assert 200 <= largest < 400 < max(x.nbytes for x in flat.values())
 
 
-def test_an_existing_folder_is_refused_unless_a_checkpoint_is_replaced(
+def test_an_existing_folder_is_refused_unless_it_is_a_replaced_checkpoint(
   tmp_path, flat
 ):
   out = tmp_path / "m"
   store.save_streamed(out, _leaves(flat), MANIFEST)
   flat["final_norm/gain"] = flat["final_norm/gain"] + 1
-  with pytest.raises(ValueError, match="m exists"):
+  with pytest.raises(ValueError, match="m, which exists"):
     store.save_streamed(out, _leaves(flat), MANIFEST)
   store.save_streamed(out, _leaves(flat), MANIFEST, overwrite=True)
   assert store.load_model(out)[0]["final_norm"]["gain"].mean() == 1
   (tmp_path / "mine").mkdir()
-  with pytest.raises(ValueError, match="mine exists"):
+  with pytest.raises(ValueError, match="mine, which exists"):
     store.save_streamed(
       tmp_path / "mine", _leaves(flat), MANIFEST, overwrite=True
     )
@@ -146,7 +148,7 @@ def _killed_at_the_last_leaf(out, flat):
   store.save_streamed(out, leaves, MANIFEST)
 
 
-def test_killed_it_leaves_nothing_finished_and_runs_again(tmp_path, flat):
+def test_a_killed_save_leaves_no_checkpoint_and_can_be_repeated(tmp_path, flat):
   out = tmp_path / "m"
   process = multiprocessing.get_context("spawn").Process(
     target=_killed_at_the_last_leaf, args=(out, flat)
@@ -180,7 +182,7 @@ def _interrupted_at_the_last_leaf(out, flat, options):
     sys.exit(130)
 
 
-def test_interrupted_it_leaves_nothing(tmp_path, flat):
+def test_an_interrupted_save_leaves_no_files(tmp_path, flat):
   store.save_streamed(tmp_path / "m", _leaves(flat), MANIFEST)
   before = store.load_model(tmp_path / "m")[1]
   for name, options in {"m": {"overwrite": True}, "n": {}}.items():
@@ -195,7 +197,7 @@ def test_interrupted_it_leaves_nothing(tmp_path, flat):
   assert store.load_model(tmp_path / "m")[1] == before
 
 
-def test_an_error_while_reading_is_raised_as_it_is(tmp_path, flat):
+def test_an_error_while_reading_is_raised_unchanged(tmp_path, flat):
   def read(region):
     raise ValueError("a weight is NaN")
 

@@ -30,14 +30,14 @@ def _collected(model):
 @pytest.mark.parametrize(
   ("said", "ends"), [(None, ()), (7, (7,)), ([2, 7], (2, 7)), ([], ())]
 )
-def test_generation_ends_at_each_id_that_is_said(model, said, ends):
+def test_generation_ends_at_each_id_of_its_config(model, said, ends):
   assert tokenizer_file.end_ids(model) == ()
   _say(model, "generation_config.json", eos_token_id=said)
   assert tokenizer_file.end_ids(model) == ends
 
 
 @pytest.mark.parametrize("said", ["</s>", [2, "</s>"], 2.0, True, {}])
-def test_ends_that_are_no_ids_are_refused(model, said):
+def test_end_ids_of_another_type_are_refused(model, said):
   _say(model, "generation_config.json", eos_token_id=said)
   with pytest.raises(ValueError, match="an id or a list of them, got"):
     tokenizer_file.end_ids(model)
@@ -45,14 +45,14 @@ def test_ends_that_are_no_ids_are_refused(model, said):
     _collected(model)
 
 
-def test_what_generation_lacks_is_config_jsons(model):
+def test_ids_missing_in_generation_config_come_from_config_json(model):
   _say(model, "config.json", eos_token_id=[2, 9], bos_token_id=5)
   _say(model, "generation_config.json", bos_token_id=1, temperature=0.6)
   got = json.loads(_collected(model)["generation_config.json"])
   assert got == {"bos_token_id": 1, "temperature": 0.6, "eos_token_id": [2, 9]}
 
 
-def test_named_templates_go_with_it(model, tmp_path):
+def test_named_chat_templates_are_collected(model, tmp_path):
   folder = model.parent / "additional_chat_templates"
   folder.mkdir()
   (folder / "tool_use.jinja").write_text("T")
@@ -64,7 +64,7 @@ def test_named_templates_go_with_it(model, tmp_path):
   assert copied.read_text() == "T"
 
 
-def test_a_text_begins_with_bos_where_what_lies_beside_says_so(model):
+def test_bos_is_added_if_the_files_beside_say_so(model):
   assert not tokenizer_file.adds_bos(model), "as one of our own"
   _say(model, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
   assert tokenizer_file.adds_bos(model)
@@ -73,7 +73,7 @@ def test_a_text_begins_with_bos_where_what_lies_beside_says_so(model):
 
 
 @pytest.mark.parametrize("template", [True, False])
-def test_a_tokenizer_json_adds_bos_by_its_own_rule(tmp_path, template):
+def test_a_tokenizer_json_decides_whether_bos_is_added(tmp_path, template):
   made = tokenizers.Tokenizer(tokenizers.models.BPE({"<s>": 0}, []))
   made.add_special_tokens(["<s>"])
   if template:
@@ -85,7 +85,7 @@ def test_a_tokenizer_json_adds_bos_by_its_own_rule(tmp_path, template):
   assert tokenizer_file.adds_bos(file) is template
 
 
-def test_a_formats_own_bos_and_ends_are_written_down(model, tmp_path):
+def test_bos_and_end_defaults_of_a_format_are_written_to_files(model, tmp_path):
   scratch = epath.Path(tmp_path / "scratch")
   scratch.mkdir()
 

@@ -177,25 +177,25 @@ DATA = [
   Mistake(
     "a store cut short",
     "train tiny.gin --out new",
-    ("whole token store", "bytes of", "tokens/c/0", "Delete it"),
+    ("complete token store", "bytes of", "tokens/c/0", "Delete it"),
     prepare=_cut_short("text/tokens/c/0"),
   ),
   Mistake(
     "a store without one of its files",
     "train tiny.gin --out new",
-    ("whole token store", "0 bytes of", "tokens/c/0", "Delete it"),
+    ("complete token store", "0 bytes of", "tokens/c/0", "Delete it"),
     prepare=lambda: os.remove("text/tokens/c/0"),
   ),
   Mistake(
     "a store whose metadata are cut short",
     "train tiny.gin --out new",
-    ("whole token store", "metadata.json that is not whole", "Delete it"),
+    ("complete token store", "damaged metadata.json", "Delete it"),
     prepare=_cut_short("text/metadata.json"),
   ),
   Mistake(
     "a store whose metadata were changed",
     "train tiny.gin --out new",
-    ("whole token store", "got text", "match its checksum", "Delete it"),
+    ("complete token store", "got text", "match its checksum", "Delete it"),
     prepare=_change_end_of_text,
   ),
   Mistake(
@@ -237,7 +237,7 @@ DATA = [
   Mistake(
     "a store's folder that is something else",
     "tokenize text.txt --tokenizer tiny.model --out run",
-    ("needs a folder of its own", "got run", "Choose another"),
+    ("needs its own folder", "got run", "Choose another"),
   ),
 ]
 
@@ -468,7 +468,7 @@ def test_a_changed_bit_in_a_store_is_one_line_and_the_whole_one_goes_on(
   ran = drope(*command, "--out", "new")
   assert ran.status == 2, ran
   line = ran.err.splitlines()[-1]
-  assert "whole token store" in line and "tokens/c/0" in line
+  assert "complete token store" in line and "tokens/c/0" in line
   assert "Delete it" in line and "Traceback" not in ran.err
   file.write_bytes(whole)
   assert drope(*command, "--out", "new").status == 0

@@ -7,7 +7,8 @@ import pytest
 from drope_jax.cli import configure, demo_data
 from drope_jax.data import corpus, tokenizer
 from drope_jax.data import store as data_store
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 COUNT = 6
 

@@ -9,7 +9,7 @@ import rich.console
 
 from drope_jax.cli import configure, evaluate
 from drope_jax.data import corpus, lock
-from drope_jax.evals import logit_scale, niah
+from drope_jax.evals import logit_scale, retrieval
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
@@ -226,7 +226,7 @@ def command(trained, tmp_path):
 def stopped(drope, command, monkeypatch):
   """The command after Ctrl-C in its seventh step, and what it left."""
   ran = []
-  evaluation = niah.evaluate
+  evaluation = retrieval.evaluate
 
   def interrupt(*args):
     if ran.append(args) or len(ran) == 3:
@@ -234,7 +234,7 @@ def stopped(drope, command, monkeypatch):
     return evaluation(*args)
 
   with monkeypatch.context() as patch:
-    patch.setattr(niah, "evaluate", interrupt)
+    patch.setattr(retrieval, "evaluate", interrupt)
     said = drope(*command)
   return said, command
 
@@ -328,7 +328,7 @@ def test_without_out_it_says_that_nothing_is_kept(drope, command, monkeypatch):
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(niah, "evaluate", interrupt)
+  monkeypatch.setattr(retrieval, "evaluate", interrupt)
   ran = drope(*command[:-2])
   assert ran.status == 130
   assert "nothing is kept; with --out, the same command would" in ran.err

@@ -18,7 +18,11 @@ import pytest
 from drope_jax import trees
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store, tokenizer_file
-from drope_jax.checkpoint.formats import hf_architecture, safetensors_io
+from drope_jax.checkpoint.formats import (
+  hf_architecture,
+  hf_layers,
+  safetensors_io,
+)
 from drope_jax.cli import main
 from drope_jax.data import corpus
 from drope_jax.data import tokenizer as tokenizer_lib
@@ -48,8 +52,9 @@ CONFIG = ModelConfig(
   context_tokens=1024,
 )
 HEAD_NORM = {"qk_norm": "qk", "qk_norm_scope": "head"}
+JOINT_NORM = {"qk_norm": "qk", "head_dim": 8}  # The heads fill the width.
 # Short prompts hide mistakes in RoPE.
-TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 640))
+TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
 
 CASES = {
   "RoPE": ({}, [], "LlamaForCausalLM"),
@@ -78,7 +83,7 @@ CASES = {
     ["--architecture", "llama"],
     "LlamaForCausalLM",
   ),
-  # At 640 tokens every pair has gone beyond what it met in 128.
+  # At 700 tokens every pair has gone beyond what it met in 128.
   "slow pairs dropped": (
     {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
     [],
@@ -95,6 +100,18 @@ CASES = {
     HEAD_NORM | {"positional": Nope()},
     [],
     "Qwen3ForCausalLM",
+  ),
+  "dropped, norms over all heads": (
+    JOINT_NORM | {"positional": Nope()},
+    [],
+    "OlmoeForCausalLM",
+  ),
+  "slow pairs dropped, norms over all heads, tied, biased, a logit scale": (
+    JOINT_NORM
+    | {"positional": PartialRope(Rope(100.0), 3), "context_tokens": 128}
+    | {"tied_embeddings": True, "qkv_bias": True, "num_kv_heads": 4},
+    ["--logit-scale", "1.5"],
+    "OlmoeForCausalLM",
   ),
   "a logit scale in q": (
     {"positional": Nope(), "qkv_bias": True},
@@ -195,6 +212,7 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
       "; llama.cpp would run",
     ),
     (HEAD_NORM, [], ""),
+    (JOINT_NORM, [], "; vLLM and llama.cpp run it as docs/convert.md says"),
   ],
 )
 def test_what_llama_cpp_misreads_is_said(
@@ -238,7 +256,7 @@ def test_the_papers_layout_is_the_same_model(
   out = tmp_path / "theirs"
   ran = drope("export", tmp_path / "ours", "--out", out, "--format", "sakana")
   assert (ran.status, ran.err) == (0, "")
-  assert "jointly" in ran.out
+  assert "needs its code" in ran.out
   written = json.loads((out / "config.json").read_text())
   assert written["attention_type"] == attention_type
   # Their layers, from transformers' and the description of their repository.
@@ -261,7 +279,9 @@ def test_the_papers_layout_is_the_same_model(
   }
   assert len(gains) == 4, "their layers have both norms"
   model.load_state_dict(state)
-  cos, sin = model.model.rotary_emb(torch.zeros(1, 1), torch.arange(640)[None])
+  cos, sin = model.model.rotary_emb(
+    torch.zeros(1, 1), torch.arange(TOKENS_BS.size)[None]
+  )
   still = (torch.ones_like(cos), torch.zeros_like(sin))
   model.model.rotary_emb.forward = lambda *args, **kwargs: still
   for n, layer in enumerate(model.model.layers):
@@ -327,6 +347,19 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
   assert [entry.operation for entry in after.lineage] == ["convert"] * 2
 
 
+def test_joint_norms_come_back_exactly(tmp_path, drope):
+  config = dataclasses.replace(CONFIG, positional=Nope(), **JOINT_NORM)
+  params = _save(config, tmp_path / "ours", dtype="bfloat16")
+  out, again = tmp_path / "theirs", tmp_path / "again"
+  assert drope("export", tmp_path / "ours", "--out", out).status == 0
+  (out / "drope_manifest.json").unlink()  # By what the folder itself says.
+  assert drope("convert", out, "--out", again).status == 0
+  params_again, manifest = store.load_model(again)
+  _assert_same(params_again, params)
+  long = {"context_tokens": 8 * config.context_tokens}
+  assert manifest.model == dataclasses.replace(config, **long)
+
+
 def _is_stock(config):
   try:
     hf_architecture.choose(config)
@@ -360,7 +393,7 @@ def _stock_configs(draw):
     mlp_width=draw(st.integers(1, 20)),
     context_tokens=draw(st.integers(8, 4096)),
     positional=Pattern(schemes, windows if any(windows) else ()),
-    **draw(st.sampled_from(({}, HEAD_NORM))),
+    **draw(st.sampled_from(({}, HEAD_NORM, {"qk_norm": "qk"}))),
     qkv_bias=draw(st.booleans()),
     tied_embeddings=draw(st.booleans()),
     norm_eps=draw(st.sampled_from((1e-5, 3e-7))),
@@ -380,7 +413,7 @@ def test_any_model_comes_back_as_it_left(config, dtype):
     assert main.main(["convert", theirs, "--out", again]) == 0
     params_again, manifest = store.load_model(again)
     _assert_same(params_again, params)
-  layers = hf_architecture.Layers.of
+  layers = hf_layers.Layers.of
   assert layers(manifest.model) == layers(config)
   # A pattern may be written in more than one way.
   unpatterned = {"positional": config.positional}
@@ -516,6 +549,7 @@ ARCHITECTURES = {
   "qwen2": {"qkv_bias": True},
   "qwen3": HEAD_NORM | {"positional": Nope()},
   "smollm3": {"positional": Pattern((Rope(), Nope()))},
+  "olmoe": JOINT_NORM | {"positional": Nope()},
 }
 
 
@@ -590,7 +624,7 @@ def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
     (
       {"qk_norm": "qk", "positional": Nope()},
       [],
-      ("jointly", "--format sakana", "--qk-norm-scope head"),
+      ("OlmoeForCausalLM", "--format sakana", "--qk-norm-scope head"),
     ),
     ({"logit_scale": 1.2}, [], ("no field", "--logit-scale 1.2", "sakana")),
     ({}, ["--logit-scale", "0"], ("above 0", "got 0.0")),

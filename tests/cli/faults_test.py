@@ -321,7 +321,7 @@ def test_a_store_cut_short_under_a_run_is_named_and_costs_no_save(
   ran = drope(*_command("new"))
   assert ran.status == 2 and "Traceback" not in ran.err, ran.err
   line = ran.err.splitlines()[-1]
-  assert "A whole token store" in line and "text" in line
+  assert "complete token store" in line and "text" in line
   steps = store.finished_steps(here / "new")
   assert steps and steps[-1] < 8
   file.write_bytes(content)

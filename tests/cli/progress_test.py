@@ -10,7 +10,8 @@ from drope_jax.evals import steps
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train.optimizer import AdamW, Constant
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 PRETRAIN_STEPS, RECALIBRATE_STEPS = 732, 4
 

@@ -123,7 +123,7 @@ def test_stopped_anywhere_it_ends_in_the_same_store(drope, here, monkeypatch):
     (("--temperature", "0"), "--temperature above 0"),
     (("--seed", "-1"), "--seed from 0"),
     (("--mesh", "fsdp", "--batch", "12"), "multiple of 8"),
-    (("--out", "run"), "needs a folder of its own, got run"),
+    (("--out", "run"), "needs its own folder, got run"),
     (("--out", "text"), "a finished store of other inputs"),
   ],
 )

@@ -148,7 +148,8 @@ def test_without_text_there_is_one_line_that_names_it(checkpoint, capsys):
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [
-    ("--qk-norm qk", "over all heads jointly. Use --format sakana"),
+    ("--qk-norm qk", None),
+    ("--qk-norm k", "a joint norm on k. Use --format sakana"),
     ("--qk-norm qk --qk-norm-scope head", None),
     ("--qk-norm qk --qk-norm-scope head --drop 0-1", "beside layers with them"),
     ("--qk-norm q --qk-norm-scope head", "a head norm on q"),

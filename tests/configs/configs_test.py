@@ -28,7 +28,8 @@ from drope_jax.train.optimizer import (
   Cosine,
   WarmupStableDecay,
 )
-from drope_jax.train.recipe import Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -30,7 +30,7 @@ def test_held_out_splits_are_about_a_twentieth_each_and_hold_long_documents():
     assert any("CHAPTER" in d[:10] for d in corpus.documents(split))
 
 
-def test_held_out_documents_are_the_ones_that_checkpoints_never_saw():
+def test_the_split_of_each_document_is_the_one_the_checkpoints_used():
   digest = hashlib.sha256()
   for split in ("fit", "test"):
     for document in corpus.documents(split):
@@ -90,7 +90,7 @@ def test_needles_and_questions_cost_one_piece_a_word():
     assert tok.decode(tok.encode(text)).strip() == text.strip()
 
 
-def test_packaged_tokenizer_is_what_its_texts_train(tmp_path):
+def test_training_on_tokenizer_texts_gives_the_packaged_tokenizer(tmp_path):
   made = tokenizer.train_sentencepiece(
     corpus.tokenizer_texts(), 2048, str(tmp_path / "made.model")
   )

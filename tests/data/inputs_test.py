@@ -35,13 +35,13 @@ def test_a_folder_and_a_glob_expand_sorted_to_known_files(tmp_path):
   "name",
   ["c4.json.gz", "a.jsonl.xz", "A.TXT", "B.JSONL.GZ", "a.md", "a.txt.bz2"],
 )
-def test_names_of_other_people_tell_a_format(tmp_path, name):
+def test_common_file_names_have_a_known_format(tmp_path, name):
   (tmp_path / name).touch()
   assert _names(tmp_path) == [str(tmp_path / name)]
   assert not _left_out(tmp_path)
 
 
-def test_what_is_hidden_is_left_out_of_a_folder(tmp_path):
+def test_hidden_files_are_left_out_of_a_folder(tmp_path):
   for name in (".ipynb_checkpoints/a.txt", "b/._a.txt", "b/a.txt"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
@@ -66,7 +66,10 @@ def test_links_are_followed_and_each_file_is_read_once(tmp_path, pattern):
   names = [str(folder / name) for name in ("a.txt", "c.txt", "other/b.txt")]
   assert _names(f"{folder}{pattern}") == names
   left_out = _left_out(f"{folder}{pattern}")
-  assert str(folder / "again.txt") in left_out["link to what is read already"]
+  assert (
+    str(folder / "again.txt")
+    in left_out["link to a file or folder that is read already"]
+  )
   assert str(folder / "broken.txt") in left_out["broken link"]
   # It is read by the name that tells its format.
   assert "without an ending" not in left_out
@@ -79,7 +82,7 @@ def test_a_pipe_in_a_folder_is_left_out(tmp_path):
   assert _left_out(tmp_path) == {"device or pipe": pipe}
 
 
-def test_a_json_file_of_something_else_is_left_out_of_a_folder(tmp_path):
+def test_a_json_file_without_documents_is_left_out_of_a_folder(tmp_path):
   (tmp_path / "lines.json").write_text('{"text": "a"}\n')
   (tmp_path / "array.json").write_text('[{"text": "a"}]')
   (tmp_path / "config.json").write_text('{"vocab_size": 3}')
@@ -90,7 +93,7 @@ def test_a_json_file_of_something_else_is_left_out_of_a_folder(tmp_path):
   assert _names(*other) == other
 
 
-def test_what_is_left_out_is_counted_by_kind_and_named(tmp_path):
+def test_left_out_files_are_counted_by_reason_and_named(tmp_path):
   (tmp_path / "a.txt").touch()
   for name in ("1.csv", "2.csv", "3.csv", "x.tar.gz", "LICENSE", "~a.TXT.part"):
     (tmp_path / name).touch()
@@ -105,19 +108,19 @@ def test_what_is_left_out_is_counted_by_kind_and_named(tmp_path):
     assert kind in line
 
 
-def test_files_whose_names_tell_no_format_are_read_as_it_is_said(tmp_path):
+def test_files_without_a_known_ending_are_read_in_the_given_format(tmp_path):
   for name in ("LICENSE", "a.py", "b.jsonl"):
     (tmp_path / name).touch()
   assert len(_names(tmp_path, ending=".txt")) == 3
-  with pytest.raises(ValueError, match="A format is one of .*got '.docx'"):
+  with pytest.raises(ValueError, match="got '.docx'"):
     _names(tmp_path, ending=".docx")
 
 
-def test_standard_input_is_named_once():
+def test_standard_input_can_be_named_only_once():
   (source,), left_out = inputs.expand(["-"], reading.Options(ending=".jsonl"))
   assert isinstance(source, sources.StandardInput) and not left_out
   assert source.options.ending == ".jsonl"
-  with pytest.raises(ValueError, match="can be read once"):
+  with pytest.raises(ValueError, match="got - more than once"):
     inputs.expand(["-", "-"])
 
 
@@ -128,12 +131,12 @@ def test_packaged_names_the_packaged_corpus():
     inputs.expand(["packaged:valid"])
 
 
-def test_inputs_that_name_nothing_are_refused(tmp_path):
+def test_inputs_that_match_no_file_are_refused(tmp_path):
   for name in ("absent.txt", "*.txt", ""):
-    with pytest.raises(FileNotFoundError, match="there is none"):
+    with pytest.raises(FileNotFoundError, match="matches no file"):
       inputs.expand([str(tmp_path / name)])
   (tmp_path / "a.pdf").touch()
-  with pytest.raises(ValueError, match=r"An input ends in \.txt"):
+  with pytest.raises(ValueError, match=r"must end in \.txt"):
     inputs.expand([str(tmp_path / "a.pdf")])
   with pytest.raises(FileNotFoundError, match=r"with 1 left out: 1 \.pdf"):
     inputs.expand([str(tmp_path)])

@@ -38,12 +38,12 @@ def holder(tmp_path):
   process.communicate()
 
 
-def test_a_second_writer_is_told_who_the_first_is(holder, tmp_path):
+def test_the_error_names_the_first_writer(holder, tmp_path):
   before = (tmp_path / "run" / lock.FILENAME).read_bytes()
   since = json.loads(before)["since"]
   message = (
     f"got {tmp_path}/run, where process {holder.pid} on {socket.gethostname()} "
-    f"(since {since}) writes. Let it finish"
+    f"(since {since})"
   )
   for _ in range(2):
     with (
@@ -54,7 +54,7 @@ def test_a_second_writer_is_told_who_the_first_is(holder, tmp_path):
   assert (tmp_path / "run" / lock.FILENAME).read_bytes() == before
 
 
-def test_what_a_killed_writer_leaves_locks_nobody_out(holder, tmp_path):
+def test_the_lock_of_a_killed_writer_is_free(holder, tmp_path):
   holder.kill()
   holder.wait()
   assert (tmp_path / "run" / lock.FILENAME).exists()
@@ -64,14 +64,14 @@ def test_what_a_killed_writer_leaves_locks_nobody_out(holder, tmp_path):
   assert not list((tmp_path / "run").iterdir())
 
 
-def test_it_is_free_after_an_error(tmp_path):
+def test_the_lock_is_free_after_an_error(tmp_path):
   for _ in range(2):
     with pytest.raises(KeyError), lock.held(tmp_path):
       raise KeyError
   assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_its_holder_is_removing_is_no_lock(tmp_path, monkeypatch):
+def test_a_deleted_lock_file_does_not_lock(tmp_path, monkeypatch):
   flock, path = fcntl.flock, tmp_path / lock.FILENAME
   removed = []
 
@@ -87,7 +87,9 @@ def test_a_file_that_its_holder_is_removing_is_no_lock(tmp_path, monkeypatch):
       pass
 
 
-def test_where_there_are_no_locks_it_says_so(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_warned_about(
+  tmp_path, monkeypatch, caplog
+):
   def flock(file, operation):
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
@@ -131,7 +133,7 @@ def clock(monkeypatch):
   return Clock(monkeypatch)
 
 
-def test_a_lease_that_is_renewed_keeps_others_out(bucket, clock):
+def test_a_renewed_lease_keeps_others_out(bucket, clock):
   first = lock._Lease(OBJECTS)
   first.take()
   before = bucket[lock.FILENAME]
@@ -143,7 +145,7 @@ def test_a_lease_that_is_renewed_keeps_others_out(bucket, clock):
   first.require_held()
 
 
-def test_a_lease_is_renewed_as_long_as_it_is_held(bucket, monkeypatch):
+def test_a_lease_is_renewed_while_it_is_held(bucket, monkeypatch):
   monkeypatch.setattr(lock, "_RENEW_EVERY_S", 0.001)
   generations = set()
   with lock.held(OBJECTS) as require_held:
@@ -153,7 +155,7 @@ def test_a_lease_is_renewed_as_long_as_it_is_held(bucket, monkeypatch):
   assert not bucket.list().result()
 
 
-def test_a_lease_that_a_crash_left_is_taken_once_it_has_expired(bucket, clock):
+def test_a_lease_left_by_a_crash_can_be_taken_after_it_expires(bucket, clock):
   lock._Lease(OBJECTS).take()
   second = lock._Lease(OBJECTS)
   second.take()
@@ -161,7 +163,7 @@ def test_a_lease_that_a_crash_left_is_taken_once_it_has_expired(bucket, clock):
   second.require_held()
 
 
-def test_a_lease_given_back_is_not_waited_for_any_longer(bucket, clock):
+def test_a_released_lease_is_not_waited_for(bucket, clock):
   first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
   first.take()
   clock.meanwhile = first.give_back
@@ -170,7 +172,7 @@ def test_a_lease_given_back_is_not_waited_for_any_longer(bucket, clock):
   assert second.renew()
 
 
-def test_of_two_that_wait_one_gets_it(bucket, clock):
+def test_one_of_two_waiting_writers_gets_the_lease(bucket, clock):
   lock._Lease(OBJECTS).take()
   quicker, slower = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
 
@@ -184,7 +186,7 @@ def test_of_two_that_wait_one_gets_it(bucket, clock):
   assert quicker.renew() and not slower.renew()
 
 
-def test_who_stood_still_finds_that_another_has_taken_over(bucket, clock):
+def test_a_suspended_writer_finds_its_lease_taken(bucket, clock):
   first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
   first.take()
   assert first.renew()
@@ -197,7 +199,7 @@ def test_who_stood_still_finds_that_another_has_taken_over(bucket, clock):
   assert second.renew(), "it took the other's away"
 
 
-def test_an_answer_that_was_lost_costs_nothing(bucket, clock):
+def test_a_lost_answer_keeps_the_lease(bucket, clock):
   lease = lock._Lease(OBJECTS)
   lease.take()
   lease._objects.write(lock.FILENAME, lease._mine).result()  # Arrived, unheard.
@@ -205,7 +207,7 @@ def test_an_answer_that_was_lost_costs_nothing(bucket, clock):
   lease.require_held()
 
 
-def test_a_network_that_is_down_is_not_a_loss(bucket, clock, monkeypatch):
+def test_a_network_error_keeps_the_lease(bucket, clock, monkeypatch):
   lease = lock._Lease(OBJECTS)
   lease.take()
   with monkeypatch.context() as patch:

@@ -114,11 +114,11 @@ def test_pieces_of_odd_text_have_the_ids_of_the_whole(made, parts):
   _pieces("".join(parts), made)
 
 
-def test_text_without_a_place_to_cut_is_one_piece(made):
+def test_text_that_cannot_be_cut_is_one_piece(made):
   assert _pieces("x" * 5000, made) == 1
 
 
-def test_a_batch_has_its_long_texts_in_their_places(made, monkeypatch):
+def test_a_batch_keeps_the_order_of_long_and_short_texts(made, monkeypatch):
   texts = ["short", TEXT[:3000], "", TEXT[3000:9000], "last"]
   batch = encode.Batch(texts, "texts", 1, 0)
   whole = encode.encode(batch, made)

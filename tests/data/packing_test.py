@@ -24,7 +24,7 @@ def _chunks(made, S, document_mask=False):
 
 
 @pytest.mark.parametrize("S", [1, 3, 4, 5, 15])
-def test_chunks_end_to_end_are_the_documents_joined_by_eos(made, S):
+def test_concatenated_chunks_are_the_documents_joined_by_eos(made, S):
   stream = [t for document in DOCUMENTS for t in [*document, EOS]]
   chunks = _chunks(made, S)
   assert len(chunks) == (len(stream) - 1) // S
@@ -40,14 +40,14 @@ def test_a_store_of_one_token_less_has_one_chunk_less():
   assert packing.num_chunks(8, 8) == packing.num_chunks(0, 8) == 0
 
 
-def test_without_mask_all_is_one_segment_of_weight_one(made):
+def test_without_a_mask_there_is_one_segment_of_weight_one(made):
   for chunk in _chunks(made, 5):
     assert chunk["segments_S"].tolist() == [1] * 5
     assert chunk["weights_S"].tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("S", [3, 5, 15])
-def test_mask_numbers_documents_and_weighs_targets_within_them(made, S):
+def test_the_mask_numbers_documents_and_weights_targets_within_them(made, S):
   # Each token's document, told by its tens; EOS belongs to the one it ends.
   stream = [t for document in DOCUMENTS for t in [*document, EOS]]
   owners, owner = [], 10

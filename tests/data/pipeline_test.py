@@ -93,7 +93,7 @@ def test_batches_hold_the_packed_sequences(batches, tmp_path, document_mask):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_batch_depends_on_seed_and_place_alone(batches, weights):
+def test_a_batch_depends_only_on_seed_and_step(batches, weights):
   want = batches(20, weights=weights)
   _assert_same(batches(20, weights=weights), want)
   assert _firsts(batches(20, weights=weights, seed=1)) != _firsts(want)
@@ -125,7 +125,7 @@ def reads(monkeypatch):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_seeking_far_reads_only_the_batch_asked_for(batches, reads, weights):
+def test_seeking_reads_only_the_requested_batch(batches, reads, weights):
   for start in (0, 6 * 10**15):
     reads.clear()
     batches(1, weights=weights, start_sequence=start)
@@ -139,7 +139,9 @@ def test_the_rows_of_a_batch_are_read_together(batches, reads):
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_hosts_together_read_the_batch_of_one(batches, weights, count):
+def test_the_parts_of_all_hosts_form_the_batch_of_one_host(
+  batches, weights, count
+):
   want = batches(5, weights=weights, start_sequence=20)
   hosts = [
     batches(
@@ -161,7 +163,7 @@ def test_hosts_together_read_the_batch_of_one(batches, weights, count):
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("batch_size", [1, 4, 15])
-def test_any_batch_size_cuts_the_same_stream(batches, weights, batch_size):
+def test_every_batch_size_reads_the_same_stream(batches, weights, batch_size):
   want = _firsts(batches(20, weights=weights, start_sequence=5))
   cut = batches(
     120 // batch_size, weights=weights, start_sequence=5, batch_size=batch_size
@@ -170,7 +172,7 @@ def test_any_batch_size_cuts_the_same_stream(batches, weights, batch_size):
 
 
 @pytest.mark.parametrize("prefetch_batches", [3, 7])
-def test_workers_change_nothing(batches, prefetch_batches):
+def test_batches_do_not_depend_on_workers(batches, prefetch_batches):
   want = batches(30, weights=(3.0, 1.0))
   got = batches(
     30, weights=(3.0, 1.0), workers=3, prefetch_batches=prefetch_batches
@@ -178,7 +180,7 @@ def test_workers_change_nothing(batches, prefetch_batches):
   _assert_same(got, want)
 
 
-def test_workers_are_threads_and_none_reads_in_the_caller(batches, monkeypatch):
+def test_worker_threads_do_all_reading(batches, monkeypatch):
   readers, read = set(), store.Store.begin_read
 
   def watched(self, start, stop):
@@ -205,9 +207,7 @@ def test_every_epoch_reads_each_sequence_once_in_a_new_order(batches):
   assert len(set(map(tuple, epochs))) == 6
 
 
-def test_order_of_a_trillion_tokens_is_computed_and_not_held(
-  folder, monkeypatch
-):
+def test_the_order_of_a_trillion_tokens_takes_no_memory(folder, monkeypatch):
   count = 10**9
   monkeypatch.setattr(packing, "num_chunks", lambda *args: count)
   seen = []
@@ -231,7 +231,7 @@ def test_order_of_a_trillion_tokens_is_computed_and_not_held(
   np.testing.assert_allclose(shares, 1 / 8, atol=0.05)
 
 
-def test_neighbouring_seeds_share_no_epoch(batches):
+def test_consecutive_seeds_share_no_epoch(batches):
   total = sum(SIZES.values())
   epochs = []
   for seed in range(3):
@@ -263,7 +263,9 @@ def test_unequal_hosts_are_refused(batches):
 
 
 def test_a_context_above_a_store_is_refused(batches):
-  with pytest.raises(ValueError, match="needs 46 tokens, got a store of 45"):
+  with pytest.raises(
+    ValueError, match="needs 46 tokens, got a store of only 45"
+  ):
     batches(1, context_tokens=45)
   batches(1, context_tokens=44)
 
@@ -281,7 +283,7 @@ def test_stores_of_two_tokenizers_are_refused(folder, tmp_path):
   writer.write(str(tmp_path / "s"), [made], other.path)
   config = pipeline.DataConfig((str(folder / "big"), str(tmp_path / "s")))
   name = other.fingerprint[:12]
-  with pytest.raises(ValueError, match=f"one tokenizer.*{name}"):
+  with pytest.raises(ValueError, match=f"same tokenizer.*{name}"):
     pipeline.open_stores(config)
 
 
@@ -294,6 +296,6 @@ def test_stores_of_two_tokenizers_are_refused(folder, tmp_path):
     (("a",), (float("nan"),), "positive"),
   ],
 )
-def test_impossible_configs_are_refused(stores, weights, message):
+def test_invalid_configs_are_refused(stores, weights, message):
   with pytest.raises(ValueError, match=message):
     pipeline.DataConfig(stores, weights)

@@ -96,7 +96,7 @@ def test_a_text_file_without_separator_is_one_document(tmp_path):
   ],
 )
 @pytest.mark.parametrize("missing", [1, 40])
-def test_a_file_cut_short_is_refused(tmp_path, name, missing):
+def test_a_truncated_file_is_refused(tmp_path, name, missing):
   kind = f".{name.split('.')[1]}"
   compression = name.removeprefix(f"a{kind}")
   data = COMPRESS[compression](_content(kind, tmp_path))
@@ -105,7 +105,7 @@ def test_a_file_cut_short_is_refused(tmp_path, name, missing):
   source = _file(path)
   assert list(source.documents()), "the whole file is unreadable too"
   path.write_bytes(data[:-missing])
-  with pytest.raises(ValueError, match="etch it again"):
+  with pytest.raises(ValueError, match="etch (it|the file) again"):
     list(source.documents())
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_named(tmp_path, compression):
     data[k] ^= 0xFF
   path = tmp_path / f"a.jsonl{compression}"
   path.write_bytes(data)
-  assert _why(path).startswith(f"{path} must be readable, whole")
+  assert _why(path).startswith(f"{path} must be complete")
 
 
 def test_a_json_file_without_an_array_or_lines_is_named(tmp_path):
@@ -150,7 +150,7 @@ def test_a_json_file_without_an_array_or_lines_is_named(tmp_path):
   assert f"at {path}" in _why(path)
 
 
-def test_text_of_another_encoding_is_refused_until_it_is_named(tmp_path):
+def test_text_of_another_encoding_needs_its_name(tmp_path):
   path = tmp_path / "a.txt"
   path.write_bytes(b"caf\xe9 au lait")
   why = _why(path)
@@ -168,9 +168,7 @@ BYTE_ORDER_MARKED = ["utf-8-sig", "utf-16", "utf-32"]
 
 
 @pytest.mark.parametrize("encoding", BYTE_ORDER_MARKED)
-def test_a_byte_order_mark_tells_the_encoding_and_is_no_text(
-  tmp_path, encoding
-):
+def test_a_byte_order_mark_sets_the_encoding_and_is_removed(tmp_path, encoding):
   data = _content(".txt", tmp_path).decode().encode(encoding)
   path = tmp_path / "a.txt"
   path.write_bytes(data)
@@ -183,7 +181,7 @@ def test_a_byte_order_mark_tells_the_encoding_and_is_no_text(
   assert _read(path) == ["first", "漢字"]
 
 
-def test_utf16_without_a_mark_is_read_when_it_is_named(tmp_path):
+def test_utf16_without_a_mark_is_read_if_named(tmp_path):
   # U+0A0A holds two bytes that end lines in other encodings.
   text = "one \u0a0a\ntwo\n"
   path = tmp_path / "a.txt"
@@ -248,7 +246,7 @@ def test_a_document_above_the_limit_is_refused_or_skipped(tmp_path):
   assert (first, bad.kind, last) == (fits, "bad", fits)
 
 
-def test_a_name_that_tells_no_format_is_read_as_it_is_said(tmp_path):
+def test_a_file_without_a_known_ending_is_read_in_the_given_format(tmp_path):
   path = tmp_path / "corpus.gz"
   path.write_bytes(gzip.compress(b'{"text": "a"}'))
   assert _read(path, ending=".jsonl") == ["a"]
@@ -261,7 +259,7 @@ def test_a_name_that_tells_no_format_is_read_as_it_is_said(tmp_path):
   assert _read(path, ending=".jsonl") == ["a"]
 
 
-def test_standard_input_is_read_as_text_or_as_it_is_said(monkeypatch):
+def test_standard_input_is_read_as_text_or_in_the_given_format(monkeypatch):
   data = b'{"text": "a"}'
   for options, want in (({}, data.decode()), ({"ending": ".json"}, "a")):
     stream = io.TextIOWrapper(io.BytesIO(data))
@@ -281,7 +279,7 @@ def test_parquet_without_a_text_column_is_refused(tmp_path, table):
     list(_file(path).documents())
 
 
-def test_parquet_of_a_dictionary_or_of_nulls_is_read(tmp_path):
+def test_parquet_dictionaries_and_nulls_are_read(tmp_path):
   path = tmp_path / "a.parquet"
   text = pyarrow.array(["a", "b", "a", None]).dictionary_encode()
   pyarrow.parquet.write_table(pyarrow.table({"text": text}), path)
@@ -312,7 +310,7 @@ def parquet_bytes(tmp_path_factory):
 )
 @hypothesis.given(strategies.data())
 @pytest.mark.parametrize("kind", MUTATED)
-def test_any_bytes_are_documents_or_an_error_that_names_the_file(
+def test_arbitrary_bytes_give_documents_or_an_error_naming_the_file(
   tmp_path_factory, parquet_bytes, kind, data
 ):
   content = bytearray(MUTATED[kind] or parquet_bytes)

@@ -50,7 +50,7 @@ def test_a_vocabulary_above_65536_is_stored_in_32_bits(tmp_path):
   assert metadata.token_dtype(65_537) == np.dtype("<u4")
 
 
-def test_a_stretch_of_zeros_is_data_and_not_damage(tmp_path):
+def test_zeros_are_data_and_not_damage(tmp_path):
   zeros = sources.Generated("ids", "", functools.partial(iter, [[0] * 40_000]))
   made = writer.write(str(tmp_path / "store"), [zeros], corpus.tokenizer_path())
   assert made.read(0, 40_001).tolist() == [0] * 40_000 + [2]
@@ -74,9 +74,9 @@ def test_changed_bytes_are_refused_when_they_are_read(made, tmp_path):
   data[len(data) // 2] ^= 1
   file.write_bytes(data)
   damaged = store.Store.open(made.path)
-  with pytest.raises(ValueError, match="whole token store"):
+  with pytest.raises(ValueError, match="complete token store"):
     damaged.read(0, damaged.num_tokens)
-  with pytest.raises(ValueError, match="whole token store"):
+  with pytest.raises(ValueError, match="complete token store"):
     damaged.verify()
 
 
@@ -84,7 +84,7 @@ def test_verify_finds_content_of_another_store(made):
   made.verify()
   other = dataclasses.replace(made.metadata, fingerprint="0" * 64)
   _rewrite(made, metadata.encode(other))
-  with pytest.raises(ValueError, match="content of sha256"):
+  with pytest.raises(ValueError, match="content with sha256"):
     store.Store.open(made.path).verify()
 
 
@@ -93,7 +93,7 @@ def test_verify_finds_content_of_another_store(made):
 )
 def test_metadata_that_does_not_parse_is_refused(made, text):
   _rewrite(made, text.encode("latin-1"))
-  with pytest.raises(ValueError, match="metadata.json that is not whole"):
+  with pytest.raises(ValueError, match="damaged metadata.json"):
     store.Store.open(made.path)
 
 
@@ -107,7 +107,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("field", "value"), CHANGES)
-def test_metadata_with_a_changed_value_are_refused(made, field, value):
+def test_metadata_with_a_changed_value_is_refused(made, field, value):
   fields = json.loads(metadata.encode(made.metadata))
   _rewrite(made, json.dumps(fields | {field: value}).encode())
   with pytest.raises(ValueError, match="do not match its checksum"):
@@ -158,9 +158,9 @@ def test_a_store_of_version_1_opens_without_a_checksum(made):
     ({"file_bytes": {"tokens/c/0": "9"}}, "file_bytes of"),
   ],
 )
-def test_metadata_that_cannot_be_are_refused(made, changes, got):
+def test_impossible_metadata_is_refused(made, changes, got):
   _without_checksum(made, **changes)
-  with pytest.raises(ValueError, match=f"whole token store.*{got}"):
+  with pytest.raises(ValueError, match=f"complete token store.*{got}"):
     store.Store.open(made.path)
 
 
@@ -168,10 +168,12 @@ def test_metadata_that_cannot_be_are_refused(made, changes, got):
   ("changes", "says"),
   [
     ({"more": 1}, "no Metadata with the field more"),
-    ({"schema_version": 99}, r"got a Metadata file by .*\(schema_version 99\)"),
+    ({"schema_version": 99}, r"got a Metadata file of .*\(schema_version 99\)"),
   ],
 )
-def test_a_store_of_later_code_is_not_to_be_deleted(made, changes, says):
+def test_the_error_for_a_later_version_does_not_advise_deletion(
+  made, changes, says
+):
   _without_checksum(made, **changes)
   with pytest.raises(ValueError, match=f"{made.path}.*{says}") as error:
     store.Store.open(made.path)
@@ -215,7 +217,7 @@ def _rewrite(made, data):
   (pathlib.Path(made.path) / "metadata.json").write_bytes(data)
 
 
-def test_a_store_that_is_not_there_or_not_finished_is_refused(made, tmp_path):
+def test_a_missing_or_unfinished_store_is_refused(made, tmp_path):
   with pytest.raises(FileNotFoundError, match="does not exist"):
     store.Store.open(str(tmp_path / "absent"))
   (tmp_path / "store" / "metadata.json").unlink()

@@ -85,7 +85,9 @@ def test_training_learns_from_lines_above_the_trainers_limit(tmp_path):
 
 
 @pytest.mark.parametrize("vocab_size", [100, 5000])
-def test_a_vocabulary_the_text_cannot_fill_is_refused(tmp_path, vocab_size):
+def test_a_vocabulary_size_that_does_not_suit_the_text_is_refused(
+  tmp_path, vocab_size
+):
   path = tmp_path / "t.model"
   with pytest.raises(ValueError, match=f"got {vocab_size} pieces"):
     tokenizer.train_sentencepiece(["the whale"], vocab_size, str(path))
@@ -134,7 +136,7 @@ def test_hugging_face_encodes_a_special_token_in_text_as_text(tmp_path):
 
 
 @pytest.mark.parametrize("saved", ["truncation", "padding"])
-def test_lengths_that_a_tokenizer_json_keeps_are_not_applied(saved, tmp_path):
+def test_saved_truncation_and_padding_are_not_applied(saved, tmp_path):
   path = _hugging_face(tmp_path)
   plain = tokenizer.load(str(path))
   texts = ["the whale " * 9, "sea"]
@@ -156,7 +158,7 @@ def test_lengths_that_a_tokenizer_json_keeps_are_not_applied(saved, tmp_path):
   assert tok.fingerprint == hashlib.sha256(content).hexdigest()
 
 
-def test_a_pattern_that_does_not_end_is_an_error(tmp_path):
+def test_a_pattern_that_does_not_terminate_is_an_error(tmp_path):
   path = _hugging_face(tmp_path)
   raw = tokenizers.Tokenizer.from_file(str(path))
   raw.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -173,7 +175,7 @@ def test_a_pattern_that_does_not_end_is_an_error(tmp_path):
       encode("a" * 4000)
 
 
-def test_ids_without_a_token_vanish(tmp_path):
+def test_ids_without_a_token_are_left_out(tmp_path):
   for tok in (PACKAGED, tokenizer.load(str(_hugging_face(tmp_path)))):
     ids = tok.encode("the sea")
     beyond = [tok.vocab_size, tok.vocab_size + 99]
@@ -201,7 +203,7 @@ def test_fingerprint_is_the_sha256_of_the_file():
 
 
 @pytest.mark.parametrize("name", ["t.model", "t.json"])
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, name):
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path, name):
   path = tmp_path / name
   with pytest.raises(FileNotFoundError, match="does not exist"):
     tokenizer.load(str(path))

@@ -5,7 +5,7 @@ import pytest
 from drope_jax.data import whole_file
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
   file = tmp_path / "file"
   whole_file.write(file, b"old")
   (tmp_path / "file.tmp").mkdir()  # Nothing can be written beside it.
@@ -14,7 +14,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
   assert file.read_bytes() == b"old"
 
 
-def test_a_write_replaces_what_was_there_and_leaves_nothing_beside(tmp_path):
+def test_a_write_replaces_the_old_file_and_leaves_no_other(tmp_path):
   file = tmp_path / "file"
   whole_file.write(file, b"old")
   whole_file.write(file, b"new")

@@ -68,9 +68,6 @@ def test_every_command_runs_in_order(
   assert {words[1] for words in COMMANDS} == {"convert", "surgery", "export"}
   for words in COMMANDS:
     assert words[0] == "drope"
-    if "llama2-joint" in words:
-      joint = "surgery llama2 --qk-norm qk --out llama2-joint"
-      assert main.main(joint.split()) == 0
     assert main.main(words[1:]) == 0, capsys.readouterr().err
   dropped, _ = store.describe("smollm2-dropped")
   assert dropped.model.positional == Nope()

@@ -7,7 +7,8 @@ import re
 from drope_jax import exits, sharding
 from drope_jax.cli import configure
 from drope_jax.model import remat
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "train.md").read_text()
 

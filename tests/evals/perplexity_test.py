@@ -7,7 +7,8 @@ CONDITION = interface.Condition("tiny", "yarn", logit_scale=2.0)
 
 
 def _evaluate(lm, excerpts, length, prefix=()):
-  results = perplexity.evaluate(lm, excerpts, length, CONDITION, prefix)
+  sequences = perplexity.sequences(excerpts, length, prefix)
+  results = perplexity.evaluate(lm, sequences, CONDITION)
   return {result.metric: result for result in results}
 
 
@@ -85,11 +86,10 @@ def test_a_mean_loss_is_over_tokens_whatever_their_documents(fake_lm):
   assert got == (10 * 1 + 30 * 4) / 40
 
 
-def test_short_excerpts_are_refused(fake_lm):
-  lm = fake_lm(loss=lambda position, scale: position)
+def test_short_excerpts_are_refused():
   for excerpts in ([[0] * 128, [0] * 127], []):
     with pytest.raises(ValueError, match="at least 128, got"):
-      perplexity.evaluate(lm, excerpts, 128, CONDITION)
+      perplexity.sequences(excerpts, 128)
 
 
 def test_excerpts_are_disjoint_runs_within_documents():

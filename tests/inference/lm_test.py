@@ -115,7 +115,7 @@ def _greedy(config, params, ids, count):
   return ids[-count:]
 
 
-def test_a_loaded_checkpoint_is_the_model_that_evals_see(lm):
+def test_a_loaded_checkpoint_implements_the_lm_protocol(lm):
   assert lm.config == CONFIG and lm.context_tokens == 8
   assert (lm.bos_id, lm.eos_id, lm.logit_scale_at(8)) == (1, 2, 1.5)
   assert lm.decode(lm.encode("a ship of gold")) == "a ship of gold"
@@ -134,7 +134,7 @@ def test_a_loaded_checkpoint_is_the_model_that_evals_see(lm):
       assert have[extra].default is not inspect.Parameter.empty, name
 
 
-def test_over_a_mesh_it_is_one_device(lm, folder):
+def test_results_on_a_mesh_equal_one_device(lm, folder):
   mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2, context=2))
   split = lms.CheckpointLM.load(folder / "model", mesh=mesh)
   kernel = split.params["layers"]["mlp"]["up"]["kernel"]
@@ -147,7 +147,7 @@ def test_over_a_mesh_it_is_one_device(lm, folder):
   assert split.generate(PROMPTS, NEW) == lm.generate(PROMPTS, NEW)
 
 
-def test_a_checkpoint_computes_in_the_dtype_asked_for(folder):
+def test_a_checkpoint_computes_in_the_given_dtype(folder):
   half = lms.CheckpointLM.load(folder / "model", dtype="bfloat16")
   assert {x.dtype for x in jax.tree.leaves(half.params)} == {
     jnp.dtype("bfloat16")
@@ -167,15 +167,15 @@ def test_scores_are_log_softmax_of_forward_in_the_order_given(lm):
   np.testing.assert_allclose(alone[1], got[5], atol=1e-4)
 
 
-def test_nothing_to_score_is_no_score_and_an_empty_sequence_refused(lm):
+def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
   assert lm.loglikelihood([]) == []
   assert lm.generate([], 3) == []
-  with pytest.raises(ValueError, match="at least one token, got an empty seq"):
+  with pytest.raises(ValueError, match="at least one token, got an empty one"):
     lm.loglikelihood([[3], []])
 
 
 @pytest.mark.parametrize("chunk", [1, 21])
-def test_scoring_in_chunks_changes_nothing(lm, monkeypatch, chunk):
+def test_scores_do_not_depend_on_the_chunk_size(lm, monkeypatch, chunk):
   want = lm.loglikelihood(SEQUENCES[:2])
   scoring.score.clear_cache()
   monkeypatch.setattr(scoring, "SCORE_CHUNK", chunk)
@@ -337,7 +337,9 @@ def test_a_sample_is_a_function_of_seed_and_place(lm):
   assert lm.generate(swapped, NEW, choice.Sampling(3.0, seed=1))[0] == first[0]
 
 
-def test_samples_follow_the_softmax_and_passes_are_independent(lm, monkeypatch):
+def test_samples_follow_the_softmax_and_batches_are_independent(
+  lm, monkeypatch
+):
   monkeypatch.setattr(lms, "BATCH_TOKENS", 8 * 256)
   draws, temperature = 1024, 8.0
   sampled = lm.generate(
@@ -356,7 +358,7 @@ def test_samples_follow_the_softmax_and_passes_are_independent(lm, monkeypatch):
   assert len(np.unique(passes, axis=0)) == 4, "each pass draws the same"
 
 
-def test_positions_and_scale_replace_what_was_set_before(lm):
+def test_positions_and_scale_replace_earlier_ones(lm):
   ids = SEQUENCES[:1]
   want = lm.loglikelihood(ids)[0]
   np.testing.assert_array_equal(
@@ -374,7 +376,7 @@ def test_positions_and_scale_replace_what_was_set_before(lm):
   assert np.abs(twice.loglikelihood(ids)[0] - want).max() > 0.01
 
 
-def test_the_scale_grows_beyond_the_context_by_each_rows_length(lm):
+def test_the_scale_beyond_the_context_follows_each_rows_length(lm):
   sloped = dataclasses.replace(CONFIG, logit_scale_slope=4.0)
   lm = dataclasses.replace(lm, config=sloped)
   longer, shorter = SEQUENCES[1], SEQUENCES[4]  # Of 13 and 7; the context is 8.
@@ -414,7 +416,7 @@ def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
   ],
   ids=repr,
 )
-def test_where_positions_follow_length_a_row_is_alone_in_its_list(lm, scheme):
+def test_dynamic_positions_do_not_depend_on_other_rows(lm, scheme):
   lm = lm.with_positions(scheme)
   prompts = PROMPTS[:2]
   for ids, got in zip(prompts, lm.loglikelihood(prompts), strict=True):
@@ -442,7 +444,7 @@ def test_one_program_scores_every_rotary_scheme_and_scale(lm):
 
 
 @pytest.mark.parametrize("scheme", [PI, NTK, YARN, positional.Nope()], ids=repr)
-def test_frequencies_as_data_are_the_scheme_itself(lm, scheme):
+def test_frequencies_as_arrays_equal_the_scheme(lm, scheme):
   lm = lm.with_positions(scheme)
   got = lm.loglikelihood(SEQUENCES[1:2])[0]
   want = _log_p(lm.config, lm.params, SEQUENCES[1])

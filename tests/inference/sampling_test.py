@@ -86,7 +86,7 @@ def _expected(lm, number, begin_id, seed=3, temperature=1.0):
 
 
 @pytest.mark.parametrize("with_bos", [True, False])
-def test_a_document_is_what_the_model_draws_alone(lm, documents, with_bos):
+def test_a_document_does_not_depend_on_other_rows(lm, documents, with_bos):
   found = (
     documents if with_bos else _some(_text(lm, begin_with_bos=False), 0, 9)
   )
@@ -108,11 +108,11 @@ def test_documents_end_with_eos_within_the_context(documents):
 
 
 @pytest.mark.parametrize("first", [1, 6, 23])
-def test_sampling_goes_on_anywhere(lm, documents, first):
+def test_sampling_resumes_at_any_document(lm, documents, first):
   assert _some(_text(lm), first, 10) == documents[first : first + 10]
 
 
-def test_neither_batch_nor_mesh_change_documents(lm, documents):
+def test_documents_do_not_depend_on_batch_size_or_mesh(lm, documents):
   assert _some(_text(lm, batch_size=3), 0, 20) == documents[:20]
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
   params = jax.device_put(
@@ -124,14 +124,14 @@ def test_neither_batch_nor_mesh_change_documents(lm, documents):
   assert sampling.advance._cache_size() == programs + 1
 
 
-def test_one_program_samples_all(lm):
+def test_sampling_compiles_one_program(lm):
   sampling.advance.clear_cache()
   for seed, first in ((3, 0), (4, 50)):
     _some(_text(lm, seed=seed), first, 40)
   assert sampling.advance._cache_size() == 1
 
 
-def test_seed_and_temperature_are_heeded(lm, documents):
+def test_seed_and_temperature_change_documents(lm, documents):
   assert _some(_text(lm, seed=4), 0, 5) != documents[:5]
   cold = _text(lm, temperature=0.25)
   (got,) = _some(cold, 0, 1)
@@ -153,11 +153,13 @@ def test_identities_differ_where_documents_do(lm):
 @pytest.mark.parametrize(
   ("change", "says"),
   [
-    (lambda x: x * jnp.nan, "needs finite logits, got others"),
-    (lambda x: x * 0, "10 documents in a row that end at once.*with EOS"),
+    (lambda x: x * jnp.nan, "needs finite logits, got NaN"),
+    (lambda x: x * 0, "got 10 empty documents in a row.*with EOS"),
   ],
 )
-def test_a_model_that_says_nothing_is_refused(lm, monkeypatch, change, says):
+def test_a_model_of_only_empty_documents_is_refused(
+  lm, monkeypatch, change, says
+):
   monkeypatch.setattr(sampling, "_MOST_EMPTY", 10)
   params = dict(lm.params)
   params["head"] = jax.tree.map(change, params["head"])
@@ -189,6 +191,6 @@ def test_a_model_that_says_nothing_is_refused(lm, monkeypatch, change, says):
     ),
   ],
 )
-def test_settings_that_do_not_fit_are_refused(make, says):
+def test_invalid_sampling_settings_are_refused(make, says):
   with pytest.raises(ValueError, match=says):
     make()

@@ -94,6 +94,7 @@ def test_a_second_run_waits_for_the_first(bucket, google, launch, tmp_path):
   given = order.Order(**json.loads(found))
   assert (given.attempt, given.stop) == (2, False)
   assert given.token not in str(google.commands())
+  assert given.arguments[-2:] == ["--topology", "v5e-16"]
   assert launch("delete", "--yes", "--config", CONFIG)[0] == 0
 
 

@@ -31,7 +31,7 @@ Recipe:
   log_every_steps = 1
 TrainPhase:
   data = @DataConfig()
-  batch_size = 8
+  batch_size = 16
   context_tokens = 32
   optimizer = @AdamW()
   schedule = @Constant()
@@ -66,10 +66,10 @@ zone = "us-west4-a"
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> pathlib.Path:
-  """A recipe's file; hosts have one device each."""
+  """A recipe's file; each host has four devices, as the slices' hosts have."""
   monkeypatch.setenv(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=1 "
+    "--xla_force_host_platform_device_count=4 "
     "--xla_backend_optimization_level=0",
   )
   with socket.create_server(("127.0.0.1", 0)) as server:

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from drope_jax.plan import slices
 from launch import chips, slice
 
 SLICES = sorted((pathlib.Path(slice.__file__).parent / "slices").glob("*.toml"))
@@ -59,6 +60,17 @@ def test_shapes_are_google_clouds(name, topology, hosts, machine):
   shape = chips.parse(name)
   assert (shape.topology, shape.hosts) == (topology, hosts)
   assert shape.machine_type == machine
+
+
+@pytest.mark.parametrize("file", SLICES, ids=lambda file: file.stem)
+def test_the_training_checks_for_the_very_chips_that_are_rented(file):
+  rented = slice.read(file, {}, placeholders=True)
+  if rented.topology is None:
+    assert rented.shape.kind == "tpu7x"
+    return
+  checked = slices.parse(rented.topology)
+  assert (checked.chip, checked.chips) == (rented.shape.kind, rented.chips)
+  assert checked.slices == rented.slices
 
 
 def test_names_come_from_the_file_and_the_environment(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from drope_jax.model.config import LayerGroup
 from drope_jax.positional import (
   Alibi,
   Dynamic,
@@ -63,6 +64,15 @@ def test_a_size_below_one_is_refused(config, name):
     ({"logit_scale_slope": -0.1}, r"slope must be finite.*got -0\.1\. Set"),
     ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),
     ({"qk_norm_scope": "all"}, r"one of joint, head, got 'all'\. Name one"),
+    ({"norm_placement": "mid"}, r"one of pre, post, both, got 'mid'\. Name"),
+    (
+      {"layer_groups": (LayerGroup(2),)},
+      r"two or more that add up to num_layers, got \[2\] for 2\. Change",
+    ),
+    (
+      {"layer_groups": (LayerGroup(1), LayerGroup(2))},
+      r"add up to num_layers, got \[1, 2\] for 2\. Change one",
+    ),
     ({"head_dim": 7}, r"even head_dim.*got 7\. Change ModelConfig\.head_dim"),
     (
       {"head_dim": 7, "positional": Pattern((Nope(), Yarn()))},
@@ -88,3 +98,30 @@ def test_an_impossible_model_is_refused_with_what_to_do(
 @pytest.mark.parametrize("scheme", [Nope(), Alibi()])
 def test_an_odd_head_dim_suits_schemes_that_pair_nothing(config, scheme):
   dataclasses.replace(config, head_dim=7, positional=scheme)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"num_layers": 0}, r"num_layers must be at least 1.*got 0\. Set it"),
+    ({"mlp_width": 0}, r"mlp_width must be at least 1.*got 0\. Set it"),
+    ({"norm_placement": "mid"}, r"one of pre, post, both, got 'mid'\. Name"),
+  ],
+)
+def test_an_impossible_group_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    LayerGroup(**{"num_layers": 1} | fields)
+
+
+def test_a_group_has_the_models_own_where_it_says_nothing(config):
+  (whole,) = config.groups
+  assert whole == LayerGroup(config.num_layers, config.mlp_width, "pre")
+  config = dataclasses.replace(
+    config,
+    norm_placement="post",
+    layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1, None, "pre")),
+  )
+  assert config.groups == (
+    LayerGroup(1, 8, "post"),
+    LayerGroup(1, config.mlp_width, "pre"),
+  )

@@ -45,6 +45,12 @@ LAYER = {
   "mlp/up/kernel": "mlp.up_proj.weight",
   "mlp/down/kernel": "mlp.down_proj.weight",
 }
+# Where norms stand after attention and the MLP, theirs of attention has the
+# name that Llama has for the one before the MLP.
+POST_NORMS = {
+  "attention_post_norm/gain": "post_attention_layernorm.weight",
+  "mlp_post_norm/gain": "post_feedforward_layernorm.weight",
+}
 
 
 def _rope(kind="default", **parameters):
@@ -96,7 +102,11 @@ def _params(theirs, config):
   flat = {
     path: take(path, name) for path, name in ENDS.items() if name in state
   }
-  for path, name in LAYER.items():
+  layer = LAYER
+  if config.norm_placement == "post":
+    layer = {p: n for p, n in LAYER.items() if p != "mlp_norm/gain"}
+    layer |= POST_NORMS
+  for path, name in layer.items():
     names = [f"model.layers.{n}.{name}" for n in range(config.num_layers)]
     if names[0] in state:
       flat[f"layers/{path}"] = np.stack([take(path, name) for name in names])
@@ -158,6 +168,11 @@ CASES = {
     "Qwen3",
     {"num_key_value_heads": 2, "head_dim": 16},
     {"qk_norm": "qk", "qk_norm_scope": "head"},
+  ),
+  "OLMo 2, post-norms, a joint norm on q and k": (
+    "Olmo2",
+    {"num_key_value_heads": 2},
+    {"norm_placement": "post", "qk_norm": "qk"},
   ),
   "Mistral, a window": (
     "Mistral",

@@ -1,6 +1,7 @@
 """QK norms against numpy, and how weights begin."""
 
 import dataclasses
+import functools
 
 from flax import nnx
 import jax
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from drope_jax import trees
-from drope_jax.model import layers, transformer
+from drope_jax.model import forward_pass, layers, transformer
+from drope_jax.model.forward_pass import QKV
 
 
 def _rms_norm(x, gain, eps):
@@ -22,7 +24,7 @@ def _rms_norm(x, gain, eps):
 @pytest.mark.parametrize("which", ["q", "k", "qk"])
 def test_qk_norm_is_numpys(config, which, scope):
   config = dataclasses.replace(config, qk_norm=which, qk_norm_scope=scope)
-  attention = layers.Attention(config, nnx.Rngs(0))
+  attention = layers.Attention(config, rngs=nnx.Rngs(0))
   rng = np.random.default_rng(0)
   B, S, D = 2, 5, config.head_dim
   raw = {
@@ -41,12 +43,41 @@ def test_qk_norm_is_numpys(config, which, scope):
     if scope == "joint":  # All of a token's heads at once.
       x = x.reshape(B, S, heads * D)
     want[name] = _rms_norm(x, gain, config.norm_eps).reshape(raw[name].shape)
-  got = attention.normalise(
-    layers.QKV(jnp.asarray(raw["q"]), jnp.asarray(raw["k"]), v_BSKD)
+  got = attention.normalize(
+    QKV(jnp.asarray(raw["q"]), jnp.asarray(raw["k"]), v_BSKD)
   )
   np.testing.assert_allclose(got.q_BSHD, want["q"], rtol=1e-5)
   np.testing.assert_allclose(got.k_BSKD, want["k"], rtol=1e-5)
   assert got.v_BSKD is v_BSKD
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "both"])
+def test_norms_stand_before_a_part_after_it_or_both(config, placement):
+  """By the layer's formula, with numpy's norms around its own parts."""
+  config = dataclasses.replace(config, norm_placement=placement)
+  (group,) = config.groups
+  layer = layers.Layer(config, group, rngs=nnx.Rngs(0))
+  rng = np.random.default_rng(0)
+  norms = []
+  for name in ("attention", "mlp"):
+    for place in ("", "_post"):
+      norm = getattr(layer, f"{name}{place}_norm")
+      if norm is None:
+        norms.append(lambda x: x)
+        continue
+      gain = np.float32(1 + 0.3 * rng.normal(size=norm.gain.shape))
+      norm.gain[...] = jnp.asarray(gain)
+      norms.append(functools.partial(_rms_norm, gain=gain, eps=config.norm_eps))
+  before, after, mlp_before, mlp_after = norms
+  x_BSM = np.float32(rng.normal(size=(2, 5, config.width)))
+  shared = forward_pass.start(config, x_BSM[..., 0])
+  own = jax.tree.map(lambda x_N: x_N[0], shared.groups[0])
+  layer_pass = forward_pass.LayerPass(shared, own)
+  attended, _ = layer.attention(np.float32(before(x_BSM)), None, layer_pass)
+  want = x_BSM + after(attended)
+  want += mlp_after(layer.mlp(np.float32(mlp_before(want))))
+  got, _ = layer(jnp.asarray(x_BSM), None, layer_pass)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_a_norm_of_bfloat16_is_float32_until_its_result():

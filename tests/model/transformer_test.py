@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from drope_jax import attention, trees
+from drope_jax.model import cache as caches
 from drope_jax.model import layers, transformer
+from drope_jax.model.config import LayerGroup
 from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn, rotary
 
 # One of each, so that a layer that took its neighbour's shows.
@@ -88,6 +90,21 @@ def test_the_schema_is_the_one_that_checkpoints_were_written_in(config):
   )
 
 
+def test_norms_after_a_layers_parts_have_gains_of_their_own(config):
+  post, both = (
+    _schema(dataclasses.replace(config, norm_placement=placement))
+    for placement in ("post", "both")
+  )
+  gains = {
+    f"layers/{part}_post_norm/gain": (config.num_layers, config.width)
+    for part in ("attention", "mlp")
+  }
+  before = {"layers/attention_norm/gain", "layers/mlp_norm/gain"}
+  pre = _schema(config)
+  assert both == pre | gains
+  assert post == {p: s for p, s in both.items() if p not in before}
+
+
 @pytest.mark.parametrize(
   ("change", "absent"),
   [
@@ -144,17 +161,18 @@ def test_params_of_another_config_are_refused(
 def _looped(config, params, tokens_BS):
   """The model as a Python loop over the NNX modules of its layers."""
   pattern, N = config.positional, config.num_layers
+  (group,) = config.groups
   pos_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
   x_BSM = params["embed"]["table"][tokens_BS]
   for n, scheme, window in zip(
     range(N), pattern.schemes, pattern.windows, strict=True
   ):
-    graph, state = nnx.split(layers.Layer(config, nnx.Rngs(0)))
+    graph, state = nnx.split(layers.Layer(config, group, rngs=nnx.Rngs(0)))
     own = jax.tree.map(lambda leaf_N, n=n: leaf_N[n], params["layers"])
     nnx.replace_by_pure_dict(state, own)
     layer = nnx.merge(graph, state)
     qkv = layer.attention.project(layer.attention_norm(x_BSM))
-    q_BSHD, k_BSKD, v_BSKD = layer.attention.normalise(qkv)
+    q_BSHD, k_BSKD, v_BSKD = layer.attention.normalize(qkv)
     turn_B2SD = scheme.prepare(pos_BS, config.head_dim)
     if turn_B2SD is not None:
       q_BSHD = rotary.rotate(q_BSHD, turn_B2SD)
@@ -187,6 +205,93 @@ def test_the_scan_is_a_loop_over_the_layers(mixed, forward, tokens_BS, backend):
   # Sums in another order, over four layers of signals of order one.
   np.testing.assert_allclose(
     got_BSV, _looped(config, params, tokens_BS), atol=2e-5
+  )
+
+
+def test_groups_of_equal_layers_are_one_group(mixed, forward, tokens_BS):
+  config, params = mixed
+  grouped = dataclasses.replace(
+    config, layer_groups=(LayerGroup(1), LayerGroup(3))
+  )
+  parts = {
+    name: jax.tree.map(lambda x_N, part=part: x_N[part], params["layers"])
+    for name, part in (("0", slice(1)), ("1", slice(1, None)))
+  }
+  split = params | {"layers": parts}
+  np.testing.assert_allclose(
+    forward(grouped, split, tokens_BS),
+    forward(config, params, tokens_BS),
+    atol=1e-5,
+  )
+  capture = functools.partial(
+    transformer.hidden, capture=("outputs", "attention_inputs")
+  )
+  (_, got), (_, want) = (
+    jax.jit(functools.partial(capture, c))(p, tokens_BS)
+    for c, p in ((grouped, split), (config, params))
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5), got, want
+  )
+
+
+def test_a_group_begins_with_the_weights_it_has_among_all_layers(config):
+  grouped = dataclasses.replace(
+    config, layer_groups=(LayerGroup(1), LayerGroup(1))
+  )
+  key = jax.random.key(0)
+  whole = transformer.init(config, key)["layers"]
+  parts = transformer.init(grouped, key)["layers"]
+  for index, part in parts.items():
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      part,
+      jax.tree.map(lambda x_N, n=int(index): x_N[n : n + 1], whole),
+    )
+
+
+def test_a_narrower_mlp_is_one_whose_other_channels_write_nothing(
+  config, random_params, forward, tokens_BS
+):
+  """A first layer of its own width, as mixtures of experts have it."""
+  narrow = dataclasses.replace(
+    config, layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1))
+  )
+  params = random_params(narrow)
+  first, second = params["layers"].values()
+  assert first["mlp"]["up"]["kernel"].shape == (1, config.width, 8)
+  missing = config.mlp_width - 8
+
+  def padded(name, kernel_NIO):
+    widths = [(0, 0), (0, 0), (0, 0)]
+    widths[1 if name == "down" else 2] = (0, missing)
+    return {"kernel": np.pad(kernel_NIO, widths)}
+
+  first = first | {
+    "mlp": {n: padded(n, x["kernel"]) for n, x in first["mlp"].items()}
+  }
+  layers = jax.tree.map(lambda *x_N: np.concatenate(x_N), first, second)
+  np.testing.assert_allclose(
+    forward(narrow, params, tokens_BS),
+    forward(config, params | {"layers": layers}, tokens_BS),
+    atol=1e-5,
+  )
+
+
+def test_groups_continue_a_cache(config, random_params, forward, tokens_BS):
+  config = dataclasses.replace(
+    config, layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1))
+  )
+  params = random_params(config)
+  cache = caches.empty(config, 2, 32, jnp.float32)
+  parts = []
+  for tokens in np.split(tokens_BS, 2, axis=1):
+    x_BSM, cache = transformer.forward_cached(config, params, tokens, cache)
+    parts.append(transformer.unembed(config, params, x_BSM))
+  np.testing.assert_allclose(
+    np.concatenate(parts, axis=1),
+    forward(config, params, tokens_BS),
+    atol=1e-5,
   )
 
 
@@ -295,31 +400,42 @@ def test_the_largest_logit_is_that_of_all_layers_and_heads(
   logits = np.einsum("nbshd,nbthd->nbhst", qkv.q_BSHD, k_NBSHD)
   visible_SS = np.tril(np.ones((S, S), bool))
   want = logits[..., visible_SS].max() * config.head_dim**-0.5
-  x_BSM, seen = transformer.hidden(
-    config, params, tokens_BS, backend="blockwise", with_max_logit=True
+  x_BSM, captured = transformer.hidden(
+    config, params, tokens_BS, backend="blockwise", capture=("max_logit",)
   )
-  assert seen.max_logit == pytest.approx(want, rel=1e-5)
+  assert captured["max_logit"].shape == (config.num_layers,)
+  assert captured["max_logit"].max() == pytest.approx(want, rel=1e-5)
   plain = transformer.hidden(config, params, tokens_BS, backend="blockwise")
   np.testing.assert_allclose(x_BSM, plain, atol=1e-6)
   with pytest.raises(ValueError, match="statistics needs a backend"):
     transformer.hidden(
-      config, params, tokens_BS, backend="xla", with_max_logit=True
+      config, params, tokens_BS, backend="xla", capture=("max_logit",)
     )
 
 
-@pytest.mark.parametrize("join_texts", [False, True])
+@pytest.mark.parametrize("join_sequences", [False, True])
 def test_a_layers_output_is_the_last_of_a_model_that_ends_with_it(
-  config, params, tokens_BS, join_texts
+  config, params, tokens_BS, join_sequences
 ):
-  x_BSM, seen = transformer.hidden(
-    config, params, tokens_BS, join_texts=join_texts, with_outputs=True
+  x_BSM, captured = transformer.hidden(
+    config,
+    params,
+    tokens_BS,
+    join_sequences=join_sequences,
+    capture=("outputs",),
   )
-  assert seen.max_logit is None
-  np.testing.assert_array_equal(seen.outputs_NBSM[-1], x_BSM)
+  assert captured.keys() == {"outputs"}
+  np.testing.assert_array_equal(captured["outputs"][-1], x_BSM)
   first = params | {"layers": jax.tree.map(lambda x: x[:1], params["layers"])}
   shallow = dataclasses.replace(config, num_layers=1)
   want_BSM = transformer.hidden(shallow, first, tokens_BS)
-  np.testing.assert_allclose(seen.outputs_NBSM[0], want_BSM, atol=1e-5)
+  np.testing.assert_allclose(captured["outputs"][0], want_BSM, atol=1e-5)
+
+
+def test_another_capture_is_refused(config, params, tokens_BS):
+  message = "projections, attention_inputs, .*, got weights. Name some"
+  with pytest.raises(ValueError, match=message):
+    transformer.hidden(config, params, tokens_BS, capture=("weights",))
 
 
 def test_how_layers_are_compiled_changes_no_gradient(config, params, tokens_BS):
@@ -330,7 +446,7 @@ def test_how_layers_are_compiled_changes_no_gradient(config, params, tokens_BS):
     return jax.jit(jax.grad(loss)).trace(params)
 
   plain, recomputing = traced(), traced(remat="full")
-  unrolled, joined = traced(unroll=True), traced(join_texts=True)
+  unrolled, joined = traced(unroll=True), traced(join_sequences=True)
   one_axis = f"f32[{tokens_BS.size},{config.width}]"
   assert tokens_BS.shape[0] > 1
   assert one_axis in str(joined.jaxpr)

@@ -12,7 +12,8 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, slices
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train.recipe import Recipe, SurgeryPhase
+from drope_jax.train.phases import SurgeryPhase
+from drope_jax.train.recipe import Recipe
 
 CONFIG = ModelConfig(
   vocab_size=64,

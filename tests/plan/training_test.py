@@ -13,7 +13,8 @@ from drope_jax.plan import compile as compiling
 from drope_jax.plan import training
 from drope_jax.plan.slices import parse
 from drope_jax.train.optimizer import AdamW, Constant
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 PHASE = TrainPhase(
   name="recalibrate",

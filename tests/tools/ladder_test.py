@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax.cli import configure
 from drope_jax.positional import Nope, PartialRope, Pattern, Rope
-from drope_jax.train import preflight, recipe
+from drope_jax.train import phases, preflight, recipe
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "ladder.py"
 ROPE = Rope(500.0)
@@ -49,7 +49,7 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   config = preflight.start_config(built)
   trainings = []
   for phase in built.phases:
-    if isinstance(phase, recipe.SurgeryPhase):
+    if isinstance(phase, phases.SurgeryPhase):
       config = preflight.config_after(phase, config)
     else:
       trainings.append(phase)
@@ -59,7 +59,7 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   assert trainings == [
     p if drop != "keep16" else dataclasses.replace(p, teacher=None)
     for p in shipped.phases
-    if isinstance(p, recipe.TrainPhase)
+    if isinstance(p, phases.TrainPhase)
   ]
   same = dataclasses.replace(shipped, phases=built.phases, seed=2)
   assert built == same

@@ -9,7 +9,8 @@ import pytest
 
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.train import claim, optimizer
-from drope_jax.train.recipe import Recipe, TrainPhase
+from drope_jax.train.phases import TrainPhase
+from drope_jax.train.recipe import Recipe
 
 PHASE = TrainPhase(
   name="pretrain",

@@ -24,12 +24,8 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import context, guard, loop, lora, optimizer, training
-from drope_jax.train.recipe import (
-  HeldOut,
-  Recipe,
-  SurgeryPhase,
-  TrainPhase,
-)
+from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
 
 MODEL = ModelConfig(

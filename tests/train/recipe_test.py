@@ -9,12 +9,8 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import optimizer
-from drope_jax.train.recipe import (
-  HeldOut,
-  Recipe,
-  SurgeryPhase,
-  TrainPhase,
-)
+from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
 
 MODEL = ModelConfig(

@@ -1,6 +1,5 @@
 """The step: AdamW on the mean over tokens, however it is cut up."""
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -16,7 +15,8 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
 from drope_jax.train import loss, optimizer, step
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train import state as state_lib
+from drope_jax.train.phases import TrainPhase
 from drope_jax.train.teacher import Teacher
 
 CONFIG = ModelConfig(
@@ -122,7 +122,7 @@ def wanted():
 @functools.cache
 def _start(phase, mesh=None, config=CONFIG):
   """Returns the jitted step and the state it starts from; compiles once."""
-  state = step.init_state(phase, _params(config), FIRST)
+  state = state_lib.init(phase, _params(config), FIRST)
   rate = phase.schedule.over(phase.num_steps, phase.step_tokens)
   take = step.make_step(
     config,
@@ -174,17 +174,18 @@ def test_a_step_is_adamw_in_numpy_at_the_rate_it_logs(wanted):
 
 
 def test_a_step_is_compiled_with_the_options_given():
-  state = {"step": jax.device_put(0, jax.NamedSharding(_mesh(data=1), jax.P()))}
-  for options, refused in (
-    ({"xla_cpu_enable_fast_math": True}, contextlib.nullcontext()),
-    (
-      {"xla_cpu_enable_fast_math": "perhaps"},
-      pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"),
-    ),
-  ):
-    jitted = step.jitted(lambda state, batch: (state, batch), state, options)
-    with refused:
-      jitted.lower(state, 0).compile()
+  mesh = _mesh(data=1)
+  take = step.jitted(
+    CONFIG,
+    PHASE,
+    lambda _: PEAK,
+    "reference",
+    mesh,
+    options={"xla_cpu_enable_fast_math": "perhaps"},
+  )
+  state = state_lib.abstract(PHASE, CONFIG, mesh)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"):
+    take.lower(state, _batch()).compile()
 
 
 def test_microbatches_are_weighed_by_their_tokens(wanted):
@@ -200,10 +201,10 @@ def test_microbatches_are_weighed_by_their_tokens(wanted):
     log_max_logit=True,
   )
   state, metrics = _run(phase)
-  _, seen = transformer.hidden(
-    CONFIG, _params(), _batch()["inputs_BS"], with_max_logit=True
+  _, captured = transformer.hidden(
+    CONFIG, _params(), _batch()["inputs_BS"], capture=("max_logit",)
   )
-  largest = float(seen.max_logit)
+  largest = float(captured["max_logit"].max())
   assert metrics[0]["max_logit"] == pytest.approx(largest, rel=1e-5)
   for line in metrics:
     del line["max_logit"]
@@ -352,11 +353,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counts(wanted):
 def test_moments_are_kept_but_for_gains_that_were_not_there():
   normed = dataclasses.replace(CONFIG, qk_norm="qk")
   plain, gained = (
-    step.init_state(PHASE, jax.tree.map(np.ones_like, params), 0)["opt_state"]
+    state_lib.init(PHASE, jax.tree.map(np.ones_like, params), 0)["opt_state"]
     for params in (_params(), _params(normed))
   )
   used = jax.tree.map(lambda x: x + 7, plain)
-  kept = step.keep_moments(gained, used)
+  kept = state_lib.keep_moments(gained, used)
   by_path = {
     jax.tree_util.keystr(path): float(x.max())
     for path, x in jax.tree.leaves_with_path(kept)
@@ -369,9 +370,9 @@ def test_moments_are_kept_but_for_gains_that_were_not_there():
   assert len(new) == 4 and set(new.values()) == {0.0}
   assert {by_path[p] for p in by_path.keys() - new.keys()} == {7.0}
   wider = dataclasses.replace(CONFIG, mlp_width=48)
-  other = step.init_state(PHASE, _params(wider), 0)
+  other = state_lib.init(PHASE, _params(wider), 0)
   with pytest.raises(ValueError, match="parameters of one shape, got"):
-    step.keep_moments(other["opt_state"], used)
+    state_lib.keep_moments(other["opt_state"], used)
 
 
 BASE = dataclasses.replace(CONFIG, num_layers=1)
@@ -397,15 +398,15 @@ def _first_taught_metrics():
   weights_BS = batch["weights_BS"] / batch["weights_BS"].sum()
 
   def read(config, params):
-    x_BSM, seen = transformer.hidden(
+    x_BSM, captured = transformer.hidden(
       config,
       params,
       batch["inputs_BS"],
       segments_BS=batch["segments_BS"],
-      with_outputs=True,
+      capture=("outputs",),
     )
     logits_BSV = transformer.unembed(config, params, x_BSM)
-    return jax.nn.log_softmax(logits_BSV), seen.outputs_NBSM
+    return jax.nn.log_softmax(logits_BSV), captured["outputs"]
 
   def objective(params):
     log_q_BSV, taught_NBSM = read(BASE, _teacher_params())
@@ -458,7 +459,7 @@ def test_the_phases_choices_reach_the_loss(monkeypatch):
   monkeypatch.setattr(loss, "summed", record)
   mesh = _mesh(data=1)
   take = step.make_step(CONFIG, phase, lambda _: PEAK, "reference", mesh)
-  state = step.init_state(phase, _params(), FIRST)
+  state = state_lib.init(phase, _params(), FIRST)
   jax.eval_shape(take, state, _batch())
   options = {"chunk_tokens": 3, "z_loss": 1e-4, "teacher_weight": 0.0}
   assert chosen == [options]

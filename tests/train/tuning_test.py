@@ -14,8 +14,9 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import optimizer, step, tuning
+from drope_jax.train import state as state_lib
 from drope_jax.train.lora import Lora
-from drope_jax.train.recipe import TrainPhase
+from drope_jax.train.phases import TrainPhase
 
 CONFIG = ModelConfig(
   vocab_size=32,
@@ -164,22 +165,15 @@ def steps():
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()
   )
-  abstract = step.abstract_state(PHASE, CONFIG, mesh)
   tuned = _tuning(PHASE)
   base = jax.device_put(
     tuned.base(_params()),
     sharding.param_shardings(mesh, tuned.base(_params())),
   )
-  start = jax.jit(
-    lambda params: step.init_state(PHASE, params, 0, seed=3),
-    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-  )
   take = step.jitted(
-    step.make_step(CONFIG, PHASE, lambda _: RATE, "reference", mesh),
-    abstract,
-    QUICKLY,
+    CONFIG, PHASE, lambda _: RATE, "reference", mesh, options=QUICKLY
   )
-  state = start(_params())
+  state = state_lib.start(PHASE, CONFIG, mesh, _params(), 0, seed=3)
   states = [jax.device_get(state)]
   for poison in (0.0, np.nan, 0.0):
     batch = _batch()
@@ -232,7 +226,7 @@ def test_a_checkpoint_is_merged_and_of_the_averages_and_frozen_else(steps):
   averages = jax.tree.map(lambda x: x / (1 - DECAY**2), averages)
   assert int(states[2]["average"].count) == 1, "a skipped step counts"
   want = _reference(trees.flatten(averages))
-  got = trees.flatten(tuned.model(base, step.averaged(PHASE, state)))
+  got = trees.flatten(tuned.model(base, state_lib.averaged(PHASE, state)))
   assert got.keys() == want.keys()
   before = trees.flatten(_params())
   for path, x in got.items():
@@ -243,7 +237,7 @@ def test_a_checkpoint_is_merged_and_of_the_averages_and_frozen_else(steps):
       frozen = [i for i in range(len(x)) if i not in trained]
       assert frozen
       np.testing.assert_array_equal(np.asarray(x)[frozen], before[path][frozen])
-  first = step.averaged(PHASE, states[0])
+  first = state_lib.averaged(PHASE, states[0])
   jax.tree.map(np.testing.assert_array_equal, first, states[0]["params"])
 
 
@@ -256,8 +250,8 @@ def test_the_frozen_are_kept_in_their_dtype_and_have_no_gradients():
     compute_dtype="bfloat16",
   )
   mesh = sharding.make_mesh("single", jax.devices()[:1])
-  state = step.abstract_state(phase, CONFIG, mesh)
-  base = step.abstract_base(phase, CONFIG, mesh)
+  state = state_lib.abstract(phase, CONFIG, mesh)
+  base = state_lib.abstract_base(phase, CONFIG, mesh)
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(base)} == {"bfloat16"}
   batch = jax.tree.map(jnp.asarray, _batch())
 
@@ -271,7 +265,7 @@ def test_the_frozen_are_kept_in_their_dtype_and_have_no_gradients():
   everything = dataclasses.replace(
     phase, trainable=None, frozen_dtype="float32"
   )
-  state = step.abstract_state(everything, CONFIG, mesh)
+  state = state_lib.abstract(everything, CONFIG, mesh)
   assert gradients(everything, state, batch) > 0
 
 

@@ -1,7 +1,7 @@
-"""The model families of Hugging Face folders: one table of names each.
+"""The model families of Hugging Face folders: one record each.
 
-A name's {} is the layer's number. A family's tables say what its weights are
-called and which fields of config.json it has beyond those that all share.
+A record says what the family's weights are called and which way of saying each
+choice its config.json has. Nothing else knows a family by name.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,28 @@ import dataclasses
 import types
 from typing import Any
 
+from drope_jax.checkpoint.formats.hf_choices import (
+  AttentionBias,
+  AttentionType,
+  Biases,
+  Choice,
+  Constant,
+  DenseMlp,
+  Heads,
+  Norms,
+  QkNorm,
+  SingleExpert,
+  SoftmaxScale,
+)
+from drope_jax.checkpoint.formats.hf_layers import (
+  NoPositions,
+  OneWindow,
+  Positions,
+  PositionsByLayer,
+  UpperWindows,
+  Windows,
+  WindowsByLayer,
+)
 from drope_jax.model.config import ModelConfig
 
 _LAYER = "model.layers.{}."
@@ -20,6 +42,11 @@ _LLAMA = {
   "layers/attention/k/kernel": _LAYER + "self_attn.k_proj.weight",
   "layers/attention/v/kernel": _LAYER + "self_attn.v_proj.weight",
   "layers/attention/o/kernel": _LAYER + "self_attn.o_proj.weight",
+  "layers/attention/q/bias": _LAYER + "self_attn.q_proj.bias",
+  "layers/attention/k/bias": _LAYER + "self_attn.k_proj.bias",
+  "layers/attention/v/bias": _LAYER + "self_attn.v_proj.bias",
+  "layers/attention/q_norm/gain": _LAYER + "self_attn.q_norm.weight",
+  "layers/attention/k_norm/gain": _LAYER + "self_attn.k_norm.weight",
   "layers/mlp_norm/gain": _LAYER + "post_attention_layernorm.weight",
   "layers/mlp/gate/kernel": _LAYER + "mlp.gate_proj.weight",
   "layers/mlp/up/kernel": _LAYER + "mlp.up_proj.weight",
@@ -27,19 +54,12 @@ _LLAMA = {
   "final_norm/gain": "model.norm.weight",
   "head/kernel": "lm_head.weight",
 }
-_QKV_BIASES = {
-  "layers/attention/q/bias": _LAYER + "self_attn.q_proj.bias",
-  "layers/attention/k/bias": _LAYER + "self_attn.k_proj.bias",
-  "layers/attention/v/bias": _LAYER + "self_attn.v_proj.bias",
-}
-_QK_NORMS = {
-  "layers/attention/q_norm/gain": _LAYER + "self_attn.q_norm.weight",
-  "layers/attention/k_norm/gain": _LAYER + "self_attn.k_norm.weight",
+_ONE_EXPERT = {
+  f"layers/mlp/{name}/kernel": f"{_LAYER}mlp.experts.0.{name}_proj.weight"
+  for name in ("gate", "up", "down")
 }
 
-HEAD = _LLAMA["head/kernel"]
-O_BIAS = _LAYER + "self_attn.o_proj.bias"
-"""Of families whose attention_bias gives biases to q, k, v and o alike."""
+_ATTENTION_BIAS = AttentionBias(o_bias=_LAYER + "self_attn.o_proj.bias")
 
 BUFFERS = tuple(
   f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
@@ -52,82 +72,103 @@ class Family:
   """What config.json and the weights of one family hold.
 
   Attributes:
-    architecture: the causal language model's class in transformers.
-    names: our path to their name, for every path that the family may have.
-    defaults: the family's own fields, and what it is where one is absent.
-    biases: whether q, k and v always have biases (Qwen2), or where
-      attention_bias says so, and then o too.
+    architecture: the causal language model's class.
+    heads, norms, qk_norm, biases, positions, windows, mlp, softmax_scale: how
+      config.json says each choice.
+    names: our path to their name, in which {} is the layer's number; for every
+      path that the family may have.
+    defaults: of fields that all families share, where this one's are others.
   """
 
   architecture: str
-  names: Mapping[str, str]
-  defaults: Mapping[str, Any]
-  biases: bool = False
+  heads: Heads = Heads()
+  norms: Choice = Norms()
+  qk_norm: Choice = QkNorm()
+  biases: Choice = Biases()
+  positions: Positions = Positions()
+  windows: Windows = Windows()
+  mlp: Choice = Choice()
+  softmax_scale: Choice = Choice()
+  names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  @property
+  def choices(self) -> tuple[Choice, ...]:
+    """All of its choices."""
+    return (
+      self.heads,
+      self.norms,
+      self.qk_norm,
+      self.biases,
+      self.positions,
+      self.windows,
+      self.mlp,
+      self.softmax_scale,
+    )
 
-_BY_LAYER = {
-  "use_sliding_window": False,
-  "sliding_window": None,
-  "layer_types": None,
-}
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    """Returns the tensors that its folder has beside the model's."""
+    found = (choice.constants(config) for choice in self.choices)
+    return sum(found, ())
 
-_DROPE = {"attention_type": "nope", "softmax_scale": None, "auto_map": None}
 
 FAMILIES: Mapping[str, Family] = types.MappingProxyType(
   {
     "llama": Family(
       "LlamaForCausalLM",
-      _LLAMA | _QKV_BIASES,
-      {"head_dim": None, "attention_bias": False, "mlp_bias": False},
+      heads=Heads(divide_width=True),
+      biases=_ATTENTION_BIAS,
+      mlp=DenseMlp(),
     ),
-    "mistral": Family(
-      "MistralForCausalLM", _LLAMA, {"head_dim": None, "sliding_window": 4096}
-    ),
+    "mistral": Family("MistralForCausalLM", windows=OneWindow()),
     "qwen2": Family(
-      "Qwen2ForCausalLM",
-      _LLAMA | _QKV_BIASES,
-      _BY_LAYER | {"head_dim": None, "max_window_layers": 28},
-      biases=True,
+      "Qwen2ForCausalLM", biases=Biases(always=True), windows=UpperWindows()
     ),
     "qwen3": Family(
       "Qwen3ForCausalLM",
-      _LLAMA | _QKV_BIASES | _QK_NORMS,
-      _BY_LAYER
-      | {"head_dim": 128, "max_window_layers": 28, "attention_bias": False},
+      heads=Heads(default=128),
+      qk_norm=QkNorm("head"),
+      biases=_ATTENTION_BIAS,
+      windows=UpperWindows(),
     ),
     "smollm3": Family(
       "SmolLM3ForCausalLM",
-      _LLAMA | _QKV_BIASES,
-      _BY_LAYER
-      | {
-        "head_dim": None,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "no_rope_layers": None,
-        "no_rope_layer_interval": 4,
-        "rope_theta": 2e6,
-        "tie_word_embeddings": True,
-      },
+      biases=_ATTENTION_BIAS,
+      positions=PositionsByLayer(),
+      windows=WindowsByLayer(),
+      mlp=DenseMlp(),
+      defaults={"rope_theta": 2e6, "tie_word_embeddings": True},
+    ),
+    "olmoe": Family(
+      "OlmoeForCausalLM",
+      heads=Heads(fill_width=True),
+      qk_norm=QkNorm("joint"),
+      biases=_ATTENTION_BIAS,
+      positions=Positions(no_rotation="linear"),
+      mlp=SingleExpert(router=_LAYER + "mlp.gate.weight"),
+      names=_LLAMA | _ONE_EXPERT,
+      defaults={"rms_norm_eps": 1e-5},
     ),
     "llama_drope": Family(
       "DroPELlamaForCausalLM",
-      _LLAMA | _QK_NORMS,
-      _DROPE | {"head_dim": None, "attention_bias": False, "mlp_bias": False},
+      qk_norm=AttentionType(_LLAMA),
+      biases=_ATTENTION_BIAS,
+      positions=NoPositions(),
+      mlp=DenseMlp(),
+      softmax_scale=SoftmaxScale(),
     ),
     "qwen2_drope": Family(
       "DroPEQwen2ForCausalLM",
-      _LLAMA | _QKV_BIASES | _QK_NORMS,
-      _DROPE | _BY_LAYER | {"head_dim": None, "max_window_layers": 28},
-      biases=True,
+      qk_norm=AttentionType(_LLAMA),
+      biases=Biases(always=True),
+      positions=NoPositions(),
+      windows=UpperWindows(are_written=False),
+      softmax_scale=SoftmaxScale(),
     ),
   }
 )
 """By config.json's model_type. Defaults are those of transformers 5.
 
-The last two are of the DroPE paper's repository (github.com/SakanaAI/DroPE).
+The last two are of the DroPE paper's repository (github.com/SakanaAI/DroPE,
+custom_models/drope.py and attention.py), whose code they run with.
 """
-
-
-def has_o_bias(family: Family, config: ModelConfig) -> bool:
-  """Returns whether the family's attention writes with a bias."""
-  return config.qkv_bias and not family.biases

@@ -11,7 +11,6 @@ from drope_jax.checkpoint.formats import (
   hf_config,
   leaves,
   safetensors_io,
-  sakana,
   torch_file,
   vocabulary_files,
 )
@@ -106,34 +105,35 @@ def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 def _drop_non_weights(
   tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
 ) -> None:
-  """Removes buffers, a tied head, and output biases that are zero.
+  """Removes buffers, a tied head, and the family's constants.
 
   Raises:
     ValueError: one of them is not what it must be to be left out.
   """
   for name in [n for n in tensors if n.endswith(families.BUFFERS)]:
     del tensors[name]
-  embedding = family.names["embed/table"]
-  if config.tied_embeddings and families.HEAD in tensors:
+  embedding, head = family.names["embed/table"], family.names["head/kernel"]
+  if config.tied_embeddings and head in tensors:
     # safetensors saves one name of what is shared, whichever comes first.
-    tensors.setdefault(embedding, tensors[families.HEAD])
-    if not tensors_lib.same(tensors[families.HEAD], tensors[embedding]):
+    tensors.setdefault(embedding, tensors[head])
+    if not tensors_lib.same(tensors[head], tensors[embedding]):
       raise ValueError(
-        f"A tied head must be the embedding, got a {families.HEAD} that "
-        f"differs from {embedding}. Set tie_word_embeddings to false."
+        f"A tied head must be the embedding, got a {head} that differs from "
+        f"{embedding}. Set tie_word_embeddings to false."
       )
-    del tensors[families.HEAD]
-  if config.qk_norm in ("q", "k"):
-    for name in sakana.unused_norm(config):
-      tensors.pop(name, None)
-  if not families.has_o_bias(family, config):
-    return
-  for n in range(config.num_layers):
-    name = families.O_BIAS.format(n)
-    bias = tensors.pop(name, None)
-    if bias is None or bias.array().astype(np.float32).any():
-      raise ValueError(
-        "Attention may have biases on q, k and v alone, so that o's must be "
-        f"zeros, got {'none' if bias is None else 'others'} for {name}. This "
-        "checkpoint cannot be read exactly."
-      )
+    del tensors[head]
+  for constant in family.constants(config):
+    for n in range(config.num_layers):
+      name = constant.name.format(n)
+      tensor = tensors.pop(name, None)
+      if constant.must_be is not None and not _is(tensor, constant.value):
+        raise ValueError(
+          f"{constant.must_be}, got {'none' if tensor is None else 'others'} "
+          f"for {name}. This checkpoint cannot be read exactly."
+        )
+
+
+def _is(tensor: Tensor | None, value: float) -> bool:
+  if tensor is None:
+    return False
+  return bool((tensor.array().astype(np.float32) == value).all())

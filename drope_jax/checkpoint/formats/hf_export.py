@@ -34,13 +34,11 @@ class Target:
     family: the table of names.
     fields: config.json's, but for the tokenizer's.
     logit_scale: what q is multiplied by, as the folder cannot say it.
-    constants: tensors that the folder must have and the model has not.
   """
 
   family: families.Family
   fields: Mapping[str, Any]
   logit_scale: float = 1.0
-  constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def write_folder(
@@ -71,13 +69,9 @@ def write_folder(
     shutil.rmtree(begun)
   begun.mkdir(parents=True)
   try:
-    constants = [
-      Entry(name, array.shape, array.dtype)
-      for name, array in target.constants.items()
-    ]
     safetensors_io.write(
       begun,
-      [*_entries(config, target.family, flat), *constants],
+      list(_entries(config, target.family, flat)),
       _arrays(checkpoint, config, target, flat),
     )
     dtype = np.dtype(flat["embed/table"].dtype)
@@ -106,6 +100,10 @@ def _entries(
     shape = leaves.source_shape(path, leaf.shape)
     for name in leaves.source_names(config, family.names, path):
       yield Entry(name, shape, np.dtype(leaf.dtype))
+  for constant in family.constants(config):
+    dtype = np.dtype(flat[constant.like].dtype)
+    for n in range(config.num_layers):
+      yield Entry(constant.name.format(n), constant.shape, dtype)
 
 
 def _arrays(
@@ -122,7 +120,10 @@ def _arrays(
       array = folded.astype(array.dtype)
     for one in array if leaves.is_stacked(path) else [array]:
       yield one.T if leaves.is_transposed(path) else one
-  yield from target.constants.values()
+  for constant in target.family.constants(config):
+    dtype = np.dtype(flat[constant.like].dtype)
+    for _ in range(config.num_layers):
+      yield np.full(constant.shape, constant.value, dtype)
 
 
 def _scaled_by_logit_scale(config: ModelConfig) -> tuple[str, ...]:
@@ -149,12 +150,3 @@ def _write_beside(
     # transformers would not build an embedding without the padding's row.
     fields["pad_token_id"] = None
   json_object.write(folder / hf_config.FILENAME, fields)
-
-
-def zero_output_biases(
-  config: ModelConfig, dtype: np.dtype
-) -> dict[str, np.ndarray]:
-  """Returns o's biases, for families whose attention has them with q's."""
-  zeros = np.zeros(config.width, dtype)
-  layers = range(config.num_layers)
-  return {families.O_BIAS.format(n): zeros for n in layers}

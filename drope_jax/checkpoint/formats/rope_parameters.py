@@ -93,20 +93,28 @@ At 1e9 tokens the angle is then 1e-21, whose cosine is 1 in float32, and whose
 sine is lost in any sum.
 """
 
-NEUTRAL = types.MappingProxyType(
+NO_ROTATION: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
   {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": STILL,
-    _TRAINED: 1,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
+    "llama3": {
+      "rope_type": "llama3",
+      "rope_theta": 10_000.0,
+      "factor": STILL,
+      _TRAINED: 1,
+      "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0,
+    },
+    "linear": {
+      "rope_type": "linear",
+      "rope_theta": 10_000.0,
+      "factor": STILL,
+    },
   }
 )
-"""A rotation by nothing, for an architecture that must have one.
+"""Rotations by nothing, for an architecture that must have one.
 
-Every wavelength is above one token, so that the rule divides every frequency
-by `factor`.
+Llama 3's rule divides every frequency, as every wavelength is above one token.
+llama.cpp reads it of Llama and Mistral alone, and the linear rule of all; but
+for the linear rule vLLM lays out a table as long as the context times `factor`.
 """
 
 

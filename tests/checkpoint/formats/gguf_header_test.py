@@ -70,7 +70,7 @@ def test_it_is_what_the_library_wrote(path, alignment):
 
 
 @pytest.mark.parametrize("cut", [3, 20, 100, -32])
-def test_a_file_cut_short_is_refused(path, cut):
+def test_a_truncated_file_is_refused(path, cut):
   _write(path)
   path.write_bytes(path.read_bytes()[:cut])
   with pytest.raises(ValueError, match="must be a whole GGUF file, got"):

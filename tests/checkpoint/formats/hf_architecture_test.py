@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from drope_jax.checkpoint.formats import hf_architecture, hf_config, sakana
+from drope_jax.checkpoint.formats import (
+  hf_architecture,
+  hf_config,
+  hf_layers,
+)
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Alibi,
@@ -38,6 +42,7 @@ CONFIG = ModelConfig(
 )
 DROPPED = dataclasses.replace(CONFIG, positional=Nope())
 ROPE = Rope(5e5)
+JOINT = dataclasses.replace(DROPPED, width=16, qk_norm="qk")
 
 
 def _with(config=CONFIG, **fields):
@@ -50,7 +55,7 @@ def _read_back(fields):
 
 def _same_model(one, other):
   """Whether two configs say the same, however their patterns are written."""
-  layers = hf_architecture.Layers.of
+  layers = hf_layers.Layers.of
   plain = dataclasses.replace(one, positional=other.positional)
   return plain == other and layers(one) == layers(other)
 
@@ -66,6 +71,8 @@ def _same_model(one, other):
     (_with(positional=Pattern((ROPE,), (100,))), "mistral"),
     (_with(qk_norm="qk", qk_norm_scope="head"), "qwen3"),
     (_with(DROPPED, qk_norm="qk", qk_norm_scope="head"), "qwen3"),
+    (JOINT, "olmoe"),
+    (_with(JOINT, positional=ROPE, qkv_bias=True), "olmoe"),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
     (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
@@ -81,7 +88,7 @@ def _same_model(one, other):
 )
 def test_the_plainest_architecture_is_chosen(config, model_type):
   assert hf_architecture.choose(config) == model_type
-  fields = hf_architecture.config_json(config, model_type)
+  fields = hf_config.to_dict(config, model_type)
   assert _same_model(_read_back(fields), config)
 
 
@@ -94,7 +101,7 @@ def test_a_model_leaves_as_what_it_came_from():
 
 def test_a_required_architecture_may_neutralise_its_rotation():
   assert hf_architecture.choose(DROPPED, required="llama") == "llama"
-  fields = hf_architecture.config_json(DROPPED, "llama")
+  fields = hf_config.to_dict(DROPPED, "llama")
   assert _same_model(_read_back(fields), DROPPED)
   partial = _with(positional=Pattern((ROPE, Nope())))
   with pytest.raises(ValueError, match="LlamaForCausalLM.*beside layers with"):
@@ -104,7 +111,20 @@ def test_a_required_architecture_may_neutralise_its_rotation():
 @pytest.mark.parametrize(
   ("config", "says"),
   [
-    (_with(DROPPED, qk_norm="qk"), "all heads jointly.*--format sakana.*or"),
+    (
+      _with(JOINT, width=20),
+      "of 20, not the 4 heads.*--format sakana",
+    ),
+    (
+      _with(JOINT, width=20, positional=ROPE),
+      "as it got a width of 20, not the 4 heads times head_dim 4. Add the",
+    ),
+    (_with(JOINT, qk_norm="q"), "got a joint norm on q"),
+    (
+      _with(JOINT, positional=Pattern((ROPE, Nope()))),
+      "OlmoeForCausalLM.* layers without positions beside layers with them",
+    ),
+    (_with(JOINT, positional=Pattern((Nope(),), (9,))), "got windows"),
     (_with(qk_norm="q", qk_norm_scope="head"), "a head norm on q"),
     (
       _with(
@@ -152,7 +172,7 @@ def test_transformers_turns_by_the_same_frequencies(scheme):
   transformers = pytest.importorskip("transformers")
   llama = pytest.importorskip("transformers.models.llama.modeling_llama")
   config = _with(head_dim=64, context_tokens=2048, positional=scheme)
-  fields = hf_architecture.config_json(config, "llama")
+  fields = hf_config.to_dict(config, "llama")
   del fields["model_type"]
   theirs = llama.LlamaRotaryEmbedding(transformers.LlamaConfig(**fields))
   theirs(torch.zeros(1), torch.arange(4096)[None])
@@ -195,16 +215,18 @@ def configs(draw):
   seeing = draw(st.lists(st.booleans(), min_size=4, max_size=4))
   schemes = tuple(scheme if on else Nope() for on in rotated)
   windows = tuple(window if on else None for on in seeing)
-  normed = draw(st.booleans())
+  norms = draw(
+    st.sampled_from((("none", "joint"), ("qk", "head"), ("qk", "joint")))
+  )
   dropped = not any(rotated) or scheme == Nope()
   return _with(
-    width=draw(st.sampled_from((8, 10))),
+    width=draw(st.sampled_from((8, 10, 16))),
     num_kv_heads=draw(st.sampled_from((1, 2, 4))),
     # An odd one cannot be turned.
     head_dim=draw(st.sampled_from((4, 6, 10) + (5,) * dropped)),
     positional=Pattern(schemes, windows if any(windows) else ()),
-    qk_norm="qk" if normed else "none",
-    qk_norm_scope="head" if normed else "joint",
+    qk_norm=norms[0],
+    qk_norm_scope=norms[1],
     qkv_bias=draw(st.booleans()),
     tied_embeddings=draw(st.booleans()),
     norm_eps=draw(st.sampled_from((1e-5, 1e-6, 3e-7))),
@@ -216,8 +238,8 @@ def configs(draw):
 def test_export_then_import_is_the_identity(config):
   held = []
   for model_type in hf_architecture.STOCK:
-    if hf_architecture.misfit(config, model_type, neutral=True) is None:
-      fields = hf_architecture.config_json(config, model_type)
+    if hf_architecture.misfit(config, model_type) is None:
+      fields = hf_config.to_dict(config, model_type)
       assert _same_model(_read_back(fields), config)
       _require_loadable(fields)
       held.append(model_type)
@@ -229,7 +251,8 @@ def test_export_then_import_is_the_identity(config):
 @pytest.mark.parametrize("qkv_bias", [False, True])
 def test_the_papers_layout(qk_norm, qkv_bias):
   config = _with(DROPPED, qk_norm=qk_norm, qkv_bias=qkv_bias, logit_scale=1.25)
-  fields = sakana.config_json(config)
+  name = hf_architecture.choose_papers(config)
+  fields = hf_config.to_dict(config, name)
   assert fields["model_type"] == ("qwen2" if qkv_bias else "llama") + "_drope"
   want = "nope" if qk_norm == "none" else f"{qk_norm}_norm_nope"
   assert fields["attention_type"] == want
@@ -247,4 +270,4 @@ def test_the_papers_layout(qk_norm, qkv_bias):
 )
 def test_what_the_papers_layout_does_not_hold(config, says):
   with pytest.raises(ValueError, match=says):
-    sakana.choose(config)
+    hf_architecture.choose_papers(config)

@@ -67,6 +67,7 @@ def _as(model_type, architecture, **fields):
 QWEN2 = _as("qwen2", "Qwen2ForCausalLM", rope_theta=1e6)
 MISTRAL = _as("mistral", "MistralForCausalLM", sliding_window=100)
 SMOLLM3 = _as("smollm3", "SmolLM3ForCausalLM", use_sliding_window=False)
+OLMOE = _as("olmoe", "OlmoeForCausalLM", num_experts=1, num_experts_per_tok=1)
 
 
 def _positional(data):
@@ -292,6 +293,9 @@ def test_what_is_not_honoured_is_refused_by_name(fields, named):
     (QWEN2 | {"sliding_window": 0}, "sliding_window must be a whole.*got 0"),
     (SMOLLM3 | {"no_rope_layers": [1, 0]}, "each of 4 layers, got 2"),
     (MISTRAL | {"attention_bias": True}, "attention_bias"),
+    (OLMOE | {"num_experts": 64}, "num_experts must be 1, got 64"),
+    (OLMOE | {"num_experts": None}, "num_experts must be 1, got none"),
+    (OLMOE | {"clip_qkv": 8.0}, "clip_qkv must be None, got 8.0"),
   ],
 )
 def test_a_familys_own_fields_are_checked(data, named):

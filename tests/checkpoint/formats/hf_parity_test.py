@@ -73,6 +73,7 @@ CASES = {
     },
   ),
   "Qwen3": ("Qwen3", {"head_dim": 16}),
+  "OLMoE, one expert": ("Olmoe", {"num_experts": 1, "num_experts_per_tok": 1}),
   "Mistral, a window": ("Mistral", {"sliding_window": 100}),
   "Mistral, none": ("Mistral", {"sliding_window": None, "head_dim": 16}),
   "SmolLM3": ("SmolLM3", {"num_hidden_layers": 4}),

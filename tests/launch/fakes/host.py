@@ -3,9 +3,11 @@
 import fcntl
 import os
 import pathlib
+import shutil
 import sys
 import zipfile
 
+CHIPS = pathlib.Path(__file__).with_name("chips.py")
 FOLDER = pathlib.Path(__file__).parents[3]
 sys.path.insert(0, str(FOLDER))
 
@@ -58,6 +60,7 @@ def _unpacked(wheel: pathlib.Path) -> pathlib.Path:
     if not folder.exists():
       with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
+      shutil.copy(CHIPS, folder / "sitecustomize.py")
   return folder
 
 

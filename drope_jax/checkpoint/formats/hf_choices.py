@@ -1,0 +1,336 @@
+"""The choices by which model families differ, as config.json says them.
+
+Each class is one way of saying one choice. It reads the choice and writes it,
+side by side, so that what is written is read back as the same model.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import types
+from typing import Any
+
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  Number,
+  Object,
+  OneOf,
+  Whole,
+)
+from drope_jax.model.config import ModelConfig
+
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """A tensor of a folder that no parameter of the model makes.
+
+  Attributes:
+    name: the tensor's; {} is the layer's number.
+    shape: the tensor's, in each layer.
+    value: what all of it is when it is written.
+    like: the parameter whose dtype it is written in.
+    must_be: what an error says where it is read and is not `value`; None: no
+      value of it changes what the model computes, and it may be absent.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  value: float
+  like: str
+  must_be: str | None = None
+
+
+class Choice:
+  """One choice, said by no field: every model of the family makes the same.
+
+  Attributes:
+    kinds: the fields of config.json that say it, and what each may hold.
+    defaults: what a field is where it is absent; without one it must be there.
+  """
+
+  kinds: Mapping[str, Kind] = _NOTHING
+  defaults: Mapping[str, Any] = _NOTHING
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `ModelConfig`'s fields.
+
+    Args:
+      values: config.json's fields, with their defaults; `head_dim` is never
+        None.
+    """
+    return {}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    """Returns config.json's fields, from which `read` makes the same."""
+    return {}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    """Returns what a config has that cannot be said; None: nothing."""
+    return None
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    """Returns the tensors that come with the choice."""
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads(Choice):
+  """The size of a head.
+
+  Attributes:
+    default: head_dim where it is absent; None: width / heads.
+    divide_width: whether the width must be a multiple of the heads.
+    fill_width: whether heads times head_dim must be the width, so that no
+      field says head_dim.
+  """
+
+  default: int | None = None
+  divide_width: bool = False
+  fill_width: bool = False
+
+  kinds = types.MappingProxyType({"head_dim": Whole()})
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    return {"head_dim": self.default}
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"head_dim": values["head_dim"]}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {} if self.fill_width else {"head_dim": config.head_dim}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    M, H, D = config.width, config.num_heads, config.head_dim
+    if D % 2:  # transformers 5 refuses to load it.
+      return f"an odd head_dim of {D}"
+    if self.divide_width and M % H:
+      return f"a width of {M}, no multiple of {H} heads"
+    if self.fill_width and M != H * D:
+      return f"a width of {M}, not the {H} heads times head_dim {D}"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Norms(Choice):
+  """Where the norms of a layer are, the same in all layers.
+
+  Attributes:
+    placement: `ModelConfig.norm_placement`.
+  """
+
+  placement: str = "pre"
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"norm_placement": self.placement}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.layer_groups:
+      return "groups of layers that differ"
+    if config.norm_placement != self.placement:
+      return f"{config.norm_placement!r} as its placement of norms"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class QkNorm(Choice):
+  """Norms of q and k, or none.
+
+  Attributes:
+    scope: `ModelConfig.qk_norm_scope`; None: there are no norms.
+  """
+
+  scope: str | None = None
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    if self.scope is None:
+      return {"qk_norm": "none"}
+    return {"qk_norm": "qk", "qk_norm_scope": self.scope}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if self.scope is None:
+      return None if config.qk_norm == "none" else "a QK norm"
+    if config.qk_norm == "none":
+      return "no QK norm"
+    if (config.qk_norm, config.qk_norm_scope) != ("qk", self.scope):
+      return f"a {config.qk_norm_scope} norm on {' and '.join(config.qk_norm)}"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionType(Choice):
+  """The DroPE paper's repository's attention_type: joint norms, if any.
+
+  A layer with one norm has both; the other is not applied.
+
+  Attributes:
+    names: of q's and k's gains.
+  """
+
+  names: Mapping[str, str]
+
+  _norms = types.MappingProxyType(
+    {
+      "nope": "none",
+      "qk_norm_nope": "qk",
+      "q_norm_nope": "q",
+      "k_norm_nope": "k",
+    }
+  )
+  kinds = types.MappingProxyType(
+    {
+      "attention_type": OneOf(*_norms),
+      "auto_map": Object(),  # It names the code that attention_type stands for.
+    }
+  )
+  defaults = types.MappingProxyType(
+    {"attention_type": "nope", "auto_map": None}
+  )
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+      "qk_norm": self._norms[values["attention_type"]],
+      "qk_norm_scope": "joint",
+    }
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    said = {norm: name for name, norm in self._norms.items()}
+    return {"attention_type": said[config.qk_norm]}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.qk_norm != "none" and config.qk_norm_scope != "joint":
+      return "a QK norm per head"
+    return None
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    if config.qk_norm not in ("q", "k"):
+      return ()
+    other = "k" if config.norms_q else "q"
+    heads = config.num_kv_heads if config.norms_q else config.num_heads
+    name = self.names[f"layers/attention/{other}_norm/gain"]
+    size = heads * config.head_dim
+    return (Constant(name, (size,), 1.0, like="final_norm/gain"),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Biases(Choice):
+  """Biases of q, k and v: always or never.
+
+  Attributes:
+    always: which of the two.
+  """
+
+  always: bool = False
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    return {"attention_bias": OneOf(self.always)}
+
+  defaults = types.MappingProxyType({"attention_bias": None})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": self.always}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.qkv_bias != self.always:
+      return "biases" if config.qkv_bias else "no biases"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionBias(Choice):
+  """Biases of q, k, v and o where attention_bias says so; o's are zeros.
+
+  Attributes:
+    o_bias: the name of o's.
+  """
+
+  o_bias: str
+
+  kinds = types.MappingProxyType({"attention_bias": Flag()})
+  defaults = types.MappingProxyType({"attention_bias": False})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": values["attention_bias"]}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": config.qkv_bias}
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    if not config.qkv_bias:
+      return ()
+    return (
+      Constant(
+        self.o_bias,
+        (config.width,),
+        0.0,
+        like="layers/attention/q/bias",
+        must_be="Attention may have biases on q, k and v alone, so that o's "
+        "must be zeros",
+      ),
+    )
+
+
+class DenseMlp(Choice):
+  """An MLP of which mlp_bias says that it has no biases."""
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleExpert(Choice):
+  """An MLP as the only expert of a mixture.
+
+  Whatever the router says, the softmax of one logit is one.
+
+  Attributes:
+    router: the name of its kernel.
+  """
+
+  router: str
+
+  kinds = types.MappingProxyType(
+    {
+      "num_experts": OneOf(1),
+      "num_experts_per_tok": OneOf(1),
+      "norm_topk_prob": Flag(),
+      "output_router_logits": Flag(),
+      "router_aux_loss_coef": Number(),  # Of training.
+      "clip_qkv": OneOf(None),
+    }
+  )
+  # Absent, the first two are 64 and 8.
+  defaults = types.MappingProxyType(
+    {
+      "norm_topk_prob": False,
+      "output_router_logits": False,
+      "router_aux_loss_coef": 0.0,
+      "clip_qkv": None,
+    }
+  )
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"num_experts": 1, "num_experts_per_tok": 1, "clip_qkv": None}
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    shape = (1, config.width)
+    return (Constant(self.router, shape, 0.0, like="layers/mlp/gate/kernel"),)
+
+
+class SoftmaxScale(Choice):
+  """A field for all of what logits are multiplied by, 1 / sqrt(D) included."""
+
+  kinds = types.MappingProxyType({"softmax_scale": Number(above=0)})
+  defaults = types.MappingProxyType({"softmax_scale": None})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    scale, head_dim = values["softmax_scale"], values["head_dim"]
+    if scale is None:
+      return {}
+    return {"logit_scale": float(scale) / head_dim**-0.5}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"softmax_scale": config.logit_scale * config.head_dim**-0.5}

@@ -1,0 +1,58 @@
+"""The evals there are, by name. This is the only place that lists them."""
+
+from collections.abc import Iterable, Mapping
+
+from drope_jax.evals import niah, perplexity
+from drope_jax.evals.metric import Metric
+from drope_jax.evals.task import Group, Task
+
+TASKS: Mapping[str, Task] = {
+  task.name: task for task in (perplexity.Perplexity(), *niah.TASKS)
+}
+"""The tasks that a suite can name."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+  "niah": tuple(task.name for task in niah.TASKS),
+}
+"""Names that stand for several tasks."""
+
+CLASSES: tuple[type, ...] = ()
+"""Groups of tasks with settings, which a suite can hold in place of names."""
+
+
+def tasks(evals: Iterable[str | Group]) -> tuple[Task, ...]:
+  """Returns the tasks that a suite's evals stand for, in order, each once.
+
+  Args:
+    evals: names in `TASKS` or `GROUPS`, or groups with settings.
+
+  Raises:
+    ValueError: a name is unknown, or two tasks of different settings have the
+      same name.
+  """
+  found: dict[str, Task] = {}
+  for task in (task for entry in evals for task in _expand(entry)):
+    if found.setdefault(task.name, task) != task:
+      raise ValueError(
+        f"Suite.evals must hold each task once, got {task.name} with two "
+        "settings. Leave one out."
+      )
+  return tuple(found.values())
+
+
+def metrics(task: str) -> tuple[Metric, ...]:
+  """Returns the metrics of a task by its name; () for a name not in `TASKS`."""
+  return TASKS[task].metrics if task in TASKS else ()
+
+
+def _expand(entry: str | Group) -> tuple[Task, ...]:
+  if not isinstance(entry, str):
+    return entry.expand()
+  if entry in TASKS:
+    return (TASKS[entry],)
+  if entry in GROUPS:
+    return tuple(TASKS[name] for name in GROUPS[entry])
+  raise ValueError(
+    f"Suite.evals must be some of {', '.join((*GROUPS, *TASKS))}, got "
+    f"{entry}. Name some of these."
+  )

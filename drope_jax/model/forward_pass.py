@@ -1,0 +1,247 @@
+"""What a layer reads beside the residual stream: positions, mask and backend.
+
+Positional schemes, the key-value cache and attention are called here and in no
+other module of the model, and what a caller captures is collected here.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax import attention
+from drope_jax.axes import Array
+from drope_jax.model.cache import Cache
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import pattern as patterns
+from drope_jax.positional import rotary
+
+CAPTURES = ("projections", "attention_inputs", "max_logit", "outputs")
+"""What a pass can show of every layer, by name.
+
+  projections       QKV, biased, before QK norm and positions
+  attention_inputs  QKV as attention reads them, of the pass's own tokens
+  max_logit         attention's largest logit, float32; it has no gradient
+  outputs           the residual stream after the layer, x_BSM
+
+Attention weights would be captured in `LayerPass.attend`, which has the
+queries, the keys and the mask that they follow from.
+"""
+
+
+class QKV(NamedTuple):
+  """Queries, keys and values, with heads split."""
+
+  q_BSHD: Array
+  k_BSKD: Array
+  v_BSKD: Array
+
+
+class PerLayer(NamedTuple):
+  """What differs from layer to layer; leaves lead with N until the scan.
+
+  Attributes:
+    index: of the layer, int32.
+    scheme: index of its rotation table, int32.
+    window: tokens that a query sees, int32; None: all, in every layer.
+    slopes_H: ALiBi's; None: no layer has a bias.
+  """
+
+  index: Array
+  scheme: Array
+  window: Array | None
+  slopes_H: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardPass:
+  """What the layers of one forward pass share.
+
+  Attributes:
+    shape: (B, S) of the tokens.
+    tables_NB2SD: rotation tables of the distinct schemes; None: no layer
+      rotates its queries and keys.
+    kernel_rotates: whether the backend rotates them, as it loads them.
+    segments_BS: int32 ids; None: each sequence is one document.
+    logit_scale: of attention, beyond 1 / sqrt(D).
+    backend: the attention's.
+    from_empty: whether the cache, if there is one, holds nothing yet.
+    joined: whether B and S are one axis outside attention.
+    captures: names in `CAPTURES`.
+    remat: which activations the backward pass finds, in `remat.POLICIES`.
+    unroll: whether the layers are compiled one by one, not as a loop's body.
+    groups: what differs from layer to layer, of each group of layers.
+  """
+
+  shape: tuple[int, int]
+  tables_NB2SD: Array | None
+  kernel_rotates: bool
+  segments_BS: Array | None
+  logit_scale: Array | float
+  backend: attention.Choice
+  from_empty: bool
+  joined: bool
+  captures: frozenset[str]
+  remat: str
+  unroll: bool
+  groups: tuple[PerLayer, ...]
+
+  def join(self, x_BSM: Array) -> Array:
+    """Returns an array with B and S as one axis, where this pass has them so.
+
+    XLA's CPU backend else copies an operand of each weight's gradient,
+    transposed.
+    """
+    return x_BSM.reshape(-1, *x_BSM.shape[2:]) if self.joined else x_BSM
+
+  def split(self, x_BSM: Array) -> Array:
+    """Returns an array with B and S apart; undoes `join`."""
+    if not self.joined:
+      return x_BSM
+    return x_BSM.reshape(*self.shape, *x_BSM.shape[1:])
+
+
+class LayerPass:
+  """One layer's share of a forward pass.
+
+  Attributes:
+    shared: what all layers share.
+    own: what this one has of its own, without N.
+    captured: what was asked for, by its name in `CAPTURES`.
+  """
+
+  def __init__(self, shared: ForwardPass, own: PerLayer):
+    self.shared = shared
+    self.own = own
+    self.captured: dict[str, Any] = {}
+
+  def capture(self, name: str, value: Any) -> None:
+    """Keeps `value` if the pass was asked for it."""
+    if name in self.shared.captures:
+      self.captured[name] = value
+
+  def attend(self, qkv: QKV, cache: Cache | None) -> tuple[Array, Cache | None]:
+    """Returns attention's out_BSHD, and the cache with these keys and values.
+
+    Args:
+      qkv: after QK norm, before positions.
+      cache: what was read before; None: nothing was.
+    """
+    shared, own = self.shared, self.own
+    rotation = None
+    if shared.tables_NB2SD is not None and shared.kernel_rotates:
+      tables_N2SD = shared.tables_NB2SD[:, 0]
+      rotation = attention.Rotation(tables_N2SD, tables_N2SD, own.scheme)
+    elif shared.tables_NB2SD is not None:
+      table_B2SD = shared.tables_NB2SD[own.scheme]
+      q_BSHD = rotary.rotate(qkv.q_BSHD, table_B2SD)
+      k_BSKD = rotary.rotate(qkv.k_BSKD, table_B2SD)
+      qkv = QKV(q_BSHD, k_BSKD, qkv.v_BSKD)
+    self.capture("attention_inputs", qkv)
+
+    offset_B = None
+    if cache is not None:
+      cache, k_BTKD, v_BTKD = cache.write(
+        own.index, qkv.k_BSKD, qkv.v_BSKD, from_empty=shared.from_empty
+      )
+      if not shared.from_empty:
+        qkv = QKV(qkv.q_BSHD, k_BTKD, v_BTKD)
+        offset_B = cache.length_B
+
+    with_stats = "max_logit" in shared.captures
+    attended = attention.attend(
+      *qkv,
+      mask=attention.Mask(
+        offset_B, own.window, shared.segments_BS, shared.segments_BS
+      ),
+      logit_scale=shared.logit_scale,
+      slopes_H=own.slopes_H,
+      rotation=rotation,
+      with_stats=with_stats,
+      backend=shared.backend,
+    )
+    if not with_stats:
+      return attended, cache
+    out_BSHD, stats = attended
+    self.capture("max_logit", stats.max_logit_BHS.max())
+    return out_BSHD, cache
+
+
+def start(
+  config: ModelConfig,
+  tokens_BS: Array,
+  *,
+  cache: Cache | None = None,
+  from_empty: bool = False,
+  segments_BS: Array | None = None,
+  logit_scale: Array | float | None = None,
+  backend: attention.Choice = "reference",
+  remat: str = "none",
+  unroll: bool = False,
+  join_sequences: bool = False,
+  capture: Sequence[str] = (),
+) -> ForwardPass:
+  """Returns a pass over tokens.
+
+  Args:
+    config: the model's.
+    tokens_BS: what is read.
+    cache: what was read before; None: nothing was, and nothing is kept.
+    from_empty: promises that the cache is empty (a prefill), so that tokens
+      attend to each other alone and a backend may skip what they cannot see.
+    segments_BS: int32 ids; a token sees its own segment alone. None: one.
+    logit_scale: overrides `config.logit_scale`; one for all, or float32 [B, S]
+      for the queries; may be traced.
+    backend: the attention's, see `attention.BACKENDS`.
+    remat: which activations the backward pass finds, in `remat.POLICIES`.
+    unroll: whether the layers are compiled one by one, not as a loop's body.
+    join_sequences: whether B and S are one axis outside attention; where
+      devices share sequences, XLA would move them.
+    capture: names in `CAPTURES`.
+
+  Raises:
+    ValueError: there is no such capture; or a cache, whose keys would be
+      stale, meets positions that follow the length.
+  """
+  if unknown := sorted({*capture} - {*CAPTURES}):
+    raise ValueError(
+      f"A pass can capture {', '.join(CAPTURES)}, got {', '.join(unknown)}. "
+      "Name some of these."
+    )
+  plan = patterns.layer_plan(config.positional, config.num_layers)
+  for scheme in plan.schemes:
+    if cache is not None and isinstance(scheme, rotary.LengthDependent):
+      raise ValueError(
+        "A key-value cache needs positions that do not change with length, "
+        f"got {scheme}. Fix them with its at(length)."
+      )
+  pos_BS = jnp.arange(tokens_BS.shape[1])[None]
+  if cache is not None and not from_empty:
+    pos_BS += cache.length_B[:, None]
+  layers = PerLayer(
+    jnp.arange(config.num_layers),
+    plan.scheme_array(),
+    plan.window_array(),
+    plan.slopes_array(config.num_heads),
+  )
+  # Keys are cached, and captured, with their rotation in them.
+  wants_rotated = cache is not None or "attention_inputs" in capture
+  return ForwardPass(
+    shape=tokens_BS.shape,
+    tables_NB2SD=plan.prepare(pos_BS, config.head_dim),
+    kernel_rotates=attention.rotates(backend) and not wants_rotated,
+    segments_BS=segments_BS,
+    logit_scale=config.logit_scale if logit_scale is None else logit_scale,
+    backend=backend,
+    from_empty=from_empty,
+    joined=join_sequences,
+    captures=frozenset(capture),
+    remat=remat,
+    unroll=unroll,
+    groups=tuple(
+      jax.tree.map(lambda x_N, part=part: x_N[part], layers)
+      for part in config.group_slices
+    ),
+  )

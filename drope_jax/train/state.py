@@ -1,0 +1,160 @@
+"""The state of a training: what a step replaces, and what is saved of it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from drope_jax import sharding
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.train import tuning as tunings
+from drope_jax.train.phases import TrainPhase
+
+State = dict[str, Any]
+"""`params` (what the phase trains, by default the whole model), `opt_state`,
+`guard`, `average` (where the phase has `ema_decay`), and int32 `step` (the
+run's)."""
+
+
+def init(
+  phase: TrainPhase, params: transformer.Params, step: int, seed: int = 0
+) -> State:
+  """Returns the state that a phase starts from.
+
+  Args:
+    phase: a training.
+    params: the model's.
+    step: the run's step at which the phase starts.
+    seed: of the run; adapters are drawn from it and `step`.
+
+  Raises:
+    ValueError: the phase names parameters that the model does not have.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  trained = tunings.of(phase, params).start(params, key)
+  state = {
+    "params": trained,
+    "opt_state": phase.optimizer.transform().init(trained),
+    "guard": phase.guard.init(),
+    "step": jnp.asarray(step, jnp.int32),
+  }
+  if phase.ema_decay is not None:
+    state["average"] = averaging(phase).init(trained)
+  return state
+
+
+def start(
+  phase: TrainPhase,
+  config: ModelConfig,
+  mesh: Mesh,
+  params: transformer.Params,
+  step: int,
+  seed: int = 0,
+) -> State:
+  """Returns `init` of the model, sharded over the mesh as `abstract`."""
+  like = abstract(phase, config, mesh)
+  initialise = jax.jit(
+    lambda params: init(phase, params, step, seed),
+    out_shardings=jax.tree.map(lambda x: x.sharding, like),
+  )
+  return initialise(params)
+
+
+def abstract(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
+  """Returns the phase's state as shapes with shardings."""
+  shapes = transformer.param_shapes(config)
+  state = jax.eval_shape(lambda params: init(phase, params, 0), shapes)
+  return _sharded(state, sharding.like_params(mesh, state, state["params"]))
+
+
+def abstract_base(
+  phase: TrainPhase, config: ModelConfig, mesh: Mesh
+) -> transformer.Params:
+  """Returns what the phase does not train as shapes with shardings."""
+  shapes = transformer.param_shapes(config)
+  base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
+  return _sharded(base, sharding.param_shardings(mesh, base))
+
+
+def abstract_saved(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
+  """Returns the phase's state as it is saved, as shapes with shardings."""
+  state = abstract(phase, config, mesh)
+  base = abstract_base(phase, config, mesh)
+  tuning = tunings.of(phase, transformer.param_shapes(config))
+  params = jax.eval_shape(tuning.model, base, state["params"])
+  params = _sharded(params, sharding.param_shardings(mesh, params))
+  return to_save(phase, state, params)
+
+
+def to_save(
+  phase: TrainPhase, state: State, params: transformer.Params
+) -> State:
+  """Returns a state as it is saved: `params` is always the whole model.
+
+  Where the phase trains something else than the checkpoint's parameters, that
+  is saved too, as `trained`.
+
+  Args:
+    phase: a training.
+    state: as a step returns it.
+    params: of the checkpoint.
+  """
+  if phase.moves_the_model:
+    return state
+  return {**state, "params": params, "trained": state["params"]}
+
+
+def averaged(phase: TrainPhase, state: State) -> transformer.Params:
+  """Returns the trained parameters, or their average with `ema_decay`."""
+  if phase.ema_decay is None:
+    return state["params"]
+  return _corrected(phase.ema_decay, state["average"], state["params"])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _corrected(decay, average, params):
+  mean = optax.tree.bias_correction(average.ema, decay, average.count)
+  # There is no average before the first step.
+  return optax.tree.where(average.count > 0, mean, params)
+
+
+def averaging(phase: TrainPhase) -> optax.GradientTransformation:
+  """Returns the running average of a phase's parameters, not yet debiased."""
+  return optax.ema(phase.ema_decay, debias=False)
+
+
+def keep_moments(opt_state: Any, before: Any) -> Any:
+  """Returns a fresh `opt_state` with the leaves that an earlier one has too.
+
+  Leaves that only the fresh one has, such as those of gains that a surgery
+  added, stay fresh.
+
+  Raises:
+    ValueError: a leaf of both has another shape in the earlier one.
+  """
+  kept = {path: x for path, x in jax.tree.leaves_with_path(before)}
+
+  def choose(path, fresh):
+    found = kept.get(path, fresh)
+    if found.shape != fresh.shape:
+      raise ValueError(
+        "Moments are kept by parameters of one shape, got "
+        f"{found.shape} and then {fresh.shape} at "
+        f"{jax.tree_util.keystr(path)}. Set TrainPhase.optimizer_start to "
+        '"fresh".'
+      )
+    return found
+
+  return jax.tree_util.tree_map_with_path(choose, opt_state)
+
+
+def _sharded(shapes: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    shapes,
+    shardings,
+  )
