@@ -49,6 +49,7 @@ from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, lock
 from drope_jax.evals import perplexity
 from drope_jax.evals import suite as suites
+from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
 from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe
@@ -282,7 +283,7 @@ def _samples(out: pathlib.Path, path: pathlib.Path, console) -> None:
   (prompt,) = perplexity.excerpts(
     map(lm.encode, corpus.documents("test")), tokens, 1, seed=0
   )
-  (new,) = lm.generate([prompt], _SAMPLE_TOKENS, temperature=0.7)
+  (new,) = lm.generate([prompt], _SAMPLE_TOKENS, choice.Sampling(0.7))
   text = f"…{lm.decode(prompt[-60:])} ▶ {lm.decode(new)}"
   console.rule(f"written at {_SAMPLE_FACTOR} times the trained context")
   console.print(text)

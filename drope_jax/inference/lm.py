@@ -281,7 +281,7 @@ class CheckpointLM:
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
       at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
       size = min(max(devices * BATCH_TOKENS // at_once, 1), len(rows))
-      size = -(-size // row_ways) * row_ways
+      size = -(-size // row_shards) * row_shards
       for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         tokens_BS = np.zeros((size, padded), np.int32)

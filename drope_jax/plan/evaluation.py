@@ -1,9 +1,9 @@
 """What reading and writing at a length take of a TPU slice.
 
-The programs are those that `inference.decode.generate` is made of: a prompt's
-prefill, and one more token of each text. Parameters lie over the mesh as in
-training, the texts as its batches, one for each of the `data` and `fsdp` parts;
-a cache is split over texts, `context` and heads.
+The programs are those that `inference.decode` is made of: the prefill of a
+prompt, and one more token of each sequence. Parameters lie over the mesh as in
+training, the sequences as its batches, one for each of the `data` and `fsdp`
+parts; a cache is split over sequences, `context` and heads.
 """
 
 import dataclasses
