@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import time
+import types
 import zipfile
 
 import pytest
@@ -30,7 +31,11 @@ POLICY = Policy(hosts=2, retries=3, back_off_s=0.5, settle_s=1.0)
 
 @pytest.fixture
 def stub_wheel(monkeypatch, tmp_path):
-  """A wheel with the launcher, and a `drope train` that succeeds."""
+  """A wheel with the launcher and a stub of `drope train`.
+
+  Its attribute `training` is the stub's program, which at first succeeds.
+  """
+  stub = types.SimpleNamespace(training="print('trained')\n")
 
   def build(folder: pathlib.Path) -> pathlib.Path:
     wheel = folder / "stub.whl"
@@ -39,10 +44,11 @@ def stub_wheel(monkeypatch, tmp_path):
     with zipfile.ZipFile(wheel, "w") as archive:
       for file in [*files, *(ROOT / "launch").rglob("*.py")]:
         archive.write(file, file.relative_to(ROOT))
-      archive.writestr("drope_jax/cli/main.py", "print('trained')\n")
+      archive.writestr("drope_jax/cli/main.py", stub.training)
     return wheel
 
   monkeypatch.setattr(bundle, "build_wheel", build)
+  return stub
 
 
 @pytest.fixture
@@ -109,6 +115,9 @@ def test_a_host_that_never_joins_ends_it_after_a_second_try(
   google, order, stub_wheel
 ):
   google.write_script(absent=["0-1"])
+  stub_wheel.training = (
+    "import time; time.sleep(1e4)"  # It waits for the other.
+  )
   policy = Policy(hosts=2, back_off_s=0.5, join_s=300.0, settle_s=1e6)
   state = watch_it(order("group"), policy, clock=_fast_clock)
   assert state.phase is Phase.FAILED
