@@ -1,5 +1,5 @@
-"""A recipe on a Cloud TPU slice, from the empty project to the last step.
+"""Runs a recipe on Cloud TPU slices, from an empty project to the last step.
 
-`python -m launch` drives Google Cloud by its own programs, gcloud and kubectl.
-It imports no jax: it runs where there is no accelerator.
+`python -m launch` runs Google's own programs, gcloud and kubectl. It imports no
+jax, so it needs no accelerator.
 """

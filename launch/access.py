@@ -1,4 +1,4 @@
-"""Who may do what: the roles that a run needs, and no more."""
+"""The least roles that a run needs, and the commands that grant them."""
 
 from launch.commands import Command
 from launch.slice import Slice
@@ -6,12 +6,12 @@ from launch.slice import Slice
 HOSTS = {
   "roles/logging.logWriter": "the hosts' logs in Cloud Logging",
 }
-"""Of the hosts' service account in the project."""
+"""Roles of the hosts' service account in the project."""
 
 BUCKET = {
   "roles/storage.objectUser": "the bundle, records, logs, data, checkpoints",
 }
-"""Of the hosts' service account, on the one bucket."""
+"""Roles of the hosts' service account on the bucket alone."""
 
 USER = {
   "group": (
@@ -30,18 +30,18 @@ USER = {
     "roles/storage.objectUser",
   ),
 }
-"""Of whoever runs the launcher, by way."""
+"""Roles of the launcher's user, by way of renting."""
 
 APIS = {
   "group": ("compute", "storage", "logging"),
   "queued": ("tpu", "storage", "logging"),
   "jobset": ("container", "compute", "storage", "logging"),
 }
-"""That a project has to enable, by way."""
+"""APIs that a project has to enable, by way of renting."""
 
 
 def prepare(rented: Slice) -> list[Command]:
-  """Returns what prepares a project, once.
+  """Returns the commands that prepare a project, once.
 
   Source: gcloud reference, services enable; iam service-accounts create;
   projects add-iam-policy-binding; storage buckets create and

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Collection
 
 from drope_jax.cli import terminal
-from launch import machine, order, watch
+from launch import order, states, watch
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +27,8 @@ def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
     "--config",
     required=True,
     metavar="FILE.toml",
-    help="the slices' description, such as launch/slices/v5e-16-spot.toml",
+    help="the description of the slices, such as "
+    "launch/slices/v5e-16-spot.toml",
   )
   common.add_argument(
     "--dry-run",
@@ -54,13 +55,13 @@ def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
       type=int,
       default=0,
       metavar="N",
-      help="of all slices' hosts, by their numbers (default: 0)",
+      help="number of the host, counted over all slices (default: 0)",
     )
   made["logs"].add_argument(
     "--attempt", type=int, metavar="N", help="default: the newest"
   )
   made["ssh"].add_argument(
-    "--command", metavar="WORDS", help="run them in place of a login"
+    "--command", metavar="WORDS", help="run this instead of a login"
   )
   made["delete"].add_argument(
     "--yes", action="store_true", help="do not ask first"
@@ -78,12 +79,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     default=[],
     dest="overrides",
     metavar="BINDING",
-    help="as of `drope train`; may be repeated",
+    help="as `drope train --set`; may be repeated",
   )
   parser.add_argument(
     "--data",
     metavar="gs://DIR",
-    help="where its stores are (default: the description's bucket)",
+    help="where the recipe's stores are (default: the description's bucket)",
   )
   parser.add_argument(
     "--out",
@@ -103,14 +104,14 @@ def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--retries",
     type=int,
-    default=machine.Policy.retries,
+    default=states.Policy.retries,
     metavar="N",
-    help="restarts after crashes, in the whole run (default: %(default)s)",
+    help="restarts after crashes, over the whole run (default: %(default)s)",
   )
   parser.add_argument(
     "--keep",
     action="store_true",
-    help="keep the slices, and pay for them, after the run's end",
+    help="keep the slices, and pay for them, after the end of the run",
   )
   parser.add_argument(
     "--look-every-s",
@@ -122,14 +123,14 @@ def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--settle-s",
     type=float,
-    default=machine.Policy.settle_s,
+    default=states.Policy.settle_s,
     metavar="SECONDS",
     help="for other hosts to end after one has (default: %(default)s)",
   )
   parser.add_argument(
     "--join-s",
     type=float,
-    default=machine.Policy.join_s,
+    default=states.Policy.join_s,
     metavar="SECONDS",
     help="for all hosts to begin (default: %(default)s)",
   )

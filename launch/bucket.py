@@ -1,6 +1,6 @@
-"""What the launcher and the hosts tell each other: objects in the bucket.
+"""Objects in the bucket, by which the launcher and the hosts communicate.
 
-The launcher reads and writes them by gcloud, with its user's rights.
+The launcher reads and writes them by gcloud, with the rights of its user.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from launch.commands import Command, Run
 
 
 def copy(source: str, url: str) -> Command:
-  """Returns what uploads a local file.
+  """Returns the command that uploads a local file.
 
   Source: gcloud reference, storage cp.
   """
@@ -22,12 +22,12 @@ def copy(source: str, url: str) -> Command:
 def write(
   url: str, content: Mapping[str, Any], generation: str | None = None
 ) -> Command:
-  """Returns what writes JSON, which is on no command line.
+  """Returns the command that writes JSON, which it reads from its input.
 
   Args:
     url: of the object.
-    content: to be written.
-    generation: that the object must have, "0" for none at all; None: any.
+    content: of the object.
+    generation: that the object must have; "0": it must not exist; None: any.
 
   Source: gcloud reference, storage cp.
   """
@@ -37,7 +37,7 @@ def write(
 
 
 def cat(url: str) -> Command:
-  """Returns what prints an object, or all that fit a pattern.
+  """Returns the command that prints an object, or all that match a pattern.
 
   Source: gcloud reference, storage cat.
   """
@@ -45,22 +45,27 @@ def cat(url: str) -> Command:
 
 
 def end_of(url: str, count: int) -> Command:
-  """Returns what prints an object's last bytes."""
+  """Returns the command that prints an object's last bytes."""
   return Command(("gcloud", "storage", "cat", f"--range=-{count}", url))
 
 
 def remove(url: str) -> Command:
-  """Returns what removes a folder.
+  """Returns the command that removes an object.
 
   Source: gcloud reference, storage rm.
   """
+  return Command(("gcloud", "storage", "rm", url), settled_by=("missing",))
+
+
+def remove_folder(url: str) -> Command:
+  """Returns the command that removes a folder with all objects in it."""
   return Command(
     ("gcloud", "storage", "rm", "--recursive", url), settled_by=("missing",)
   )
 
 
 def describe(url: str) -> Command:
-  """Returns what prints an object's generation.
+  """Returns the command that prints an object's generation.
 
   Source: gcloud reference, storage objects describe.
   """
@@ -70,7 +75,7 @@ def describe(url: str) -> Command:
 
 
 def read(url: str, do: Run) -> str | None:
-  """Returns what objects hold; None: there are none.
+  """Returns the content of objects; None: there are none.
 
   Raises:
     Failed: they could not be read.
@@ -88,10 +93,10 @@ def read_end(url: str, count: int, do: Run) -> str | None:
 
 
 def generation(url: str, do: Run) -> str:
-  """Returns an object's generation; "0" where there is none.
+  """Returns an object's generation; "0": it does not exist.
 
   Raises:
-    Failed: it could not be asked.
+    Failed: it could not be read.
   """
   found = _unless_missing(describe(url), do)
   return str(json.loads(found)["generation"]) if found else "0"

@@ -1,4 +1,4 @@
-"""This very revision as a wheel, with its lock of versions, and the recipe."""
+"""What a run uploads: this revision as a wheel, locked versions, the recipe."""
 
 from collections.abc import Iterator
 import hashlib
@@ -18,10 +18,10 @@ _INCLUDE = re.compile(r"""^\s*include\s+['"](.+)['"]""", re.M)
 
 
 def build_wheel(folder: pathlib.Path) -> pathlib.Path:
-  """Builds the wheel of the checkout that this file lies in.
+  """Builds the wheel of the checkout that contains this file.
 
   Raises:
-    ValueError: it is no checkout, or the build failed.
+    ValueError: there is no checkout, or the build failed.
   """
   if not (_ROOT / "setup.py").exists():
     raise ValueError(
@@ -44,7 +44,7 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
   return wheel
 
 
-# What the build leaves behind goes elsewhere than into the checkout.
+# The build's own files go to a temporary folder, not into the checkout.
 _BUILD = """
 import runpy, sys
 sys.argv = ["setup.py", "--quiet", "egg_info", "--egg-base", sys.argv[1],
@@ -55,10 +55,10 @@ runpy.run_path("setup.py", run_name="__main__")
 
 
 def lock() -> str:
-  """Returns the versions that this Python has of what the package needs.
+  """Returns the installed versions of the package's dependencies.
 
-  pip takes it as constraints. What is not installed here, such as libtpu, is
-  left to the requirement that names it: jax[tpu] has libtpu's version.
+  A file of constraints for pip. It leaves out what is not installed here, such
+  as libtpu, whose version jax[tpu] fixes.
   """
   found: dict[str, str] = {}
   waiting = list(_requirements("drope_jax", set(EXTRAS.split(","))))
@@ -89,14 +89,14 @@ def _requirements(
 
 
 def recipe_files(recipe: str) -> dict[str, pathlib.Path]:
-  """Returns a recipe's own files by their path from its folder.
+  """Returns the files of a recipe, by their path from its folder.
 
-  A shipped recipe's name, which the wheel has, has none; so have the shipped
-  files that a recipe includes.
+  Shipped recipes, and shipped files that a recipe includes, are left out: the
+  wheel contains them.
 
   Raises:
-    FileNotFoundError: there is neither a file nor a shipped recipe.
-    ValueError: it includes a file outside of its folder.
+    FileNotFoundError: a file is missing, and no shipped one has its name.
+    ValueError: it includes a file outside its folder.
   """
   path = pathlib.Path(recipe)
   if not path.is_file():
@@ -150,7 +150,7 @@ def uploads(
   lock_file: pathlib.Path,
   files: dict[str, pathlib.Path],
 ) -> list[Command]:
-  """Returns what puts the bundle into a folder of the bucket."""
+  """Returns the commands that upload the bundle to a folder of the bucket."""
   return [
     bucket.copy(str(wheel), f"{folder}/{wheel.name}"),
     bucket.copy(str(lock_file), f"{folder}/lock.txt"),

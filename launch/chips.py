@@ -1,4 +1,4 @@
-"""What Google Cloud calls each kind of TPU, and by which ways it rents it."""
+"""Google Cloud's names for each kind of TPU, and the ways to rent it."""
 
 import dataclasses
 import math
@@ -12,16 +12,17 @@ class Chip:
   """A kind of chip.
 
   Attributes:
-    ways: by which it is rented: names in `launch.ways.WAYS`.
-    named: how many of what a slice's name counts a chip has.
+    ways: to rent it: names in `launch.ways.WAYS`.
+    named: how many units of the number in a slice's name one chip counts for.
     grids: the topology of a slice, by its number of chips.
-    accelerator_type: what a slice's name begins with in the Cloud TPU API.
+    accelerator_type: the first part of a slice's name in the Cloud TPU API.
     runtime_version: of its virtual machines there.
-    machine_type: of Compute Engine and GKE, but for the number of chips.
+    machine_type: of Compute Engine and GKE, without the number of chips.
     image_family: of Compute Engine's `ubuntu-os-accelerator-images`.
-    gke_accelerator: GKE's label of its nodes.
-    disk: a type of boot disk that Compute Engine's machines take.
-    most_on_a_host: of a slice of one host; hosts of larger ones have 4.
+    gke_accelerator: the label of its nodes on GKE.
+    disk: a type of boot disk that its Compute Engine machines accept.
+    most_on_a_host: chips in the largest slice of one host; the hosts of larger
+      slices have 4 each.
   """
 
   ways: tuple[str, ...]
@@ -86,7 +87,7 @@ class Shape:
   """One slice's chips and hosts.
 
   Attributes:
-    name: as it is rented, such as v5e-16.
+    name: such as v5e-16.
     kind: a key of `CHIPS`.
     chips: of the slice.
   """
@@ -107,7 +108,7 @@ class Shape:
 
   @property
   def chips_on_a_host(self) -> int:
-    """Four, but for slices of one host."""
+    """All of a slice of one host; else four."""
     one_host = self.chips <= self.chip.most_on_a_host
     return self.chips if one_host else 4
 
@@ -131,7 +132,7 @@ def parse(name: str) -> Shape:
   """Returns the shape of a slice such as v5e-16 or tpu7x-64.
 
   Raises:
-    ValueError: there is none of that name.
+    ValueError: there is no slice of that name.
   """
   found = re.fullmatch(r"(\w+)-(\d+)", name)
   if found and (chip := CHIPS.get(found[1])):

@@ -1,17 +1,17 @@
 """`python -m launch VERB --config launch/slices/NAME.toml`.
 
   create   ask for the slices; their hosts wait for an order
-  run      order a recipe: bundle this revision, and create what is not there
-  watch    keep it going to its end, through preemptions and crashes
+  run      order a recipe: upload this revision, and create the slices
+  watch    keep the run going to its end, through preemptions and crashes
   status   step, loss, speed, last save, cost
-  logs     what a host's training says
+  logs     the log of a host's training
   ssh      log in to a host
   stop     save and end the training; the slices stay
   delete   remove what `create` made, and list what is left
   render   show the description, manifest, variables and setup
 
-With --dry-run a verb prints the commands that it would run, each as a JSON list
-of its arguments, and runs none.
+With --dry-run a verb runs no command. It prints each as a JSON list of its
+arguments.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from launch import (
   bucket,
   bundle,
   commands,
-  machine,
   order,
   slice,
+  states,
   status,
   ways,
 )
@@ -46,16 +46,16 @@ from launch.hosts import flags, script
 from launch.slice import Slice
 
 _JOIN_S = 900
-"""For the hosts to meet: one may install its libraries long after another."""
-_ENDED_WELL = (machine.Phase.FINISHED, machine.Phase.STOPPED)
+"""For the hosts to meet: one may finish its installation long after another."""
+_ENDED_WELL = (states.Phase.FINISHED, states.Phase.STOPPED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one verb and returns the process's exit status.
 
-  0: done; the run that was watched finished, or was stopped. 1: it failed, or
-  is gone. 2: a mistake, or Google Cloud's refusal, explained in one line. 130:
-  Ctrl-C; `watch` goes on when it is started again.
+  0: done; a watched run has finished or was stopped. 1: a watched run has
+  failed or is gone. 2: a mistake of the user's, or a refusal of Google Cloud's,
+  in one line. 130: Ctrl-C; `watch` continues when it is started again.
 
   Args:
     argv: arguments after the program's name; by default the process's own.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     do = commands.only_show if args.dry_run else commands.run
     return _VERBS[args.verb](rented, args, do) or 0
   except KeyboardInterrupt:
-    return _fail(args.verb, "interrupted; the same command goes on", 130)
+    return _fail(args.verb, "interrupted; the same command continues", 130)
   except BrokenPipeError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
@@ -100,7 +100,7 @@ def _run(rented: Slice, args: argparse.Namespace, do: Run) -> None:
     path = getattr(args, option)
     if path is not None and not path.startswith("gs://"):
       raise ValueError(
-        f"--{option} must be gs://BUCKET/..., which all hosts reach, got "
+        f"--{option} must be gs://BUCKET/..., which all hosts can read, got "
         f"{path}. Copy it there with `gcloud storage cp -r`."
       )
   files = bundle.recipe_files(args.recipe)
@@ -135,7 +135,7 @@ def _require_ended(rented: Slice, given: order.Order | None, do: Run) -> None:
   if given is None:
     return
   state = watching.Memory(rented, do).state
-  if state.phase not in machine.ENDS and not given.stop:
+  if state.phase not in states.ENDS and not given.stop:
     raise ValueError(
       f"{rented.name} has one run at a time, got another while {given.recipe} "
       f"is {state.phase}. `stop` it, or give the slices another name."
@@ -170,7 +170,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
 
 
 def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
-  policy = machine.Policy(
+  policy = states.Policy(
     hosts=rented.hosts,
     retries=args.retries,
     keep=args.keep,
@@ -187,7 +187,7 @@ def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
 
 
 def _show_a_look(rented: Slice, do: Run) -> None:
-  """Shows what is asked for every look at a run, of which none is known."""
+  """Shows the commands that look at a run, without knowing any run."""
   nothing = {field.name: None for field in dataclasses.fields(order.Order)}
   given = order.Order(**nothing | {"out": f"{rented.bucket}/runs/RECIPE"})
   watching.look(rented, given, watching.begin(1, 0.0), do, 0.0)
@@ -213,7 +213,7 @@ def _logs(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   if text is None:
     raise ValueError(
       f"A log of host {args.host} in attempt {attempt} is needed, got none at "
-      f"{where}. It has not begun; `status` says why."
+      f"{where}. The host has not begun; `status` shows more."
     )
   terminal.say(text.rstrip("\n"))
 
@@ -233,8 +233,8 @@ def _ssh(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
     return None
   if host is None and rented.way != "queued":
     raise ValueError(
-      f"Host {args.host} must have told its name, got none. It has not begun; "
-      "`status` says why."
+      f"Host {args.host} must have begun, but has not reported its name. "
+      "`status` shows more."
     )
   commands.show(command)
   os.execvp(command.args[0], command.args)
@@ -249,14 +249,19 @@ def _stop(rented: Slice, args: argparse.Namespace, do: Run) -> None:
     given = order.require(rented, do)
   do(order.write(rented, dataclasses.replace(given, stop=True)))
   terminal.say(
-    f"{rented.name}: its hosts save and end. `run` goes on from there; until "
-    "`delete`, the slices cost what they did."
+    f"{rented.name}: its hosts save and end. `run` continues from that save. "
+    "The slices still cost money until `delete`."
   )
 
 
 def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
   way = ways.of(rented)
-  removed = [*way.delete(), bucket.remove(rented.folder)]
+  # The order goes first: a `watch` then creates nothing anew.
+  removed = [
+    bucket.remove(order.url(rented)),
+    *way.delete(),
+    bucket.remove_folder(rented.folder),
+  ]
   if args.dry_run:
     for command in [*removed, *way.left()]:
       do(command)
@@ -274,7 +279,7 @@ def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
   named = ", ".join(left) if left else "nothing"
   terminal.say(
     f"Left in {rented.project} under {slice.LABEL}={rented.name}: {named}. "
-    "What is being deleted is listed until it is gone."
+    "A deletion takes minutes; until then its resource is listed."
   )
 
 

@@ -15,13 +15,16 @@ class Command(NamedTuple):
   Attributes:
     args: its name and arguments; no shell reads them.
     stdin: what it reads; None: nothing.
-    settled_by: kinds of failure after which all is as the command wants it.
+    settled_by: kinds of failure that mean that its work was done before.
   """
 
   args: tuple[str, ...]
   stdin: str | None = None
   settled_by: tuple[str, ...] = ()
 
+
+_TIMEOUT_S = 1800
+"""For the slowest: a managed instance group's deletion waits for its end."""
 
 Run = Callable[[Command], str]
 """Runs a command, and returns what it printed."""
@@ -41,18 +44,25 @@ KINDS = {
   "denied": r"PERMISSION_DENIED|Required ['\"].*['\"] permission|"
   r"[Pp]ermission .*denied|does not have .* access|HTTPError 403|code=403|"
   r"[Ff]orbidden",
+  "invalid": r"INVALID_ARGUMENT|Invalid value for|"
+  r"no matches for kind|unrecognized arguments",
 }
-"""What a failure is, by what the programs say of it; the first that fits.
+"""The kind of a failure, by a pattern of what gcloud or kubectl prints.
 
-Quota comes before capacity, whose code RESOURCE_EXHAUSTED the Cloud TPU API
-gives to both: docs.cloud.google.com/tpu/docs/troubleshooting/trouble-tf.
+The first that fits counts. Quota comes before capacity, as the Cloud TPU API
+gives both the code RESOURCE_EXHAUSTED:
+docs.cloud.google.com/tpu/docs/troubleshooting/trouble-tf.
 """
+
+LASTING = frozenset(("denied", "invalid"))
+"""Kinds of failure that no later attempt mends."""
 
 _REMEDIES = {
   "quota": "Ask for more at console.cloud.google.com/iam-admin/quotas, or "
   "delete what holds it.",
   "stockout": "Try again, or another zone or capacity.",
   "denied": "Grant the roles that docs/tpu.md lists.",
+  "invalid": "Correct the description, or update gcloud and kubectl.",
 }
 
 
@@ -84,13 +94,19 @@ def run(command: Command) -> str:
   """Runs a command.
 
   Raises:
-    Failed: it did, and `settled_by` has not that kind.
-    ValueError: there is no such program.
+    Failed: it failed, and not by a kind in `settled_by`, or did not end.
+    ValueError: the program is not installed.
   """
   try:
     ran = subprocess.run(
-      command.args, input=command.stdin, capture_output=True, text=True
+      command.args,
+      input=command.stdin,
+      capture_output=True,
+      text=True,
+      timeout=_TIMEOUT_S,
     )
+  except subprocess.TimeoutExpired as error:
+    raise Failed(command, f"no answer within {_TIMEOUT_S} s") from error
   except FileNotFoundError as error:
     raise ValueError(
       f"{command.args[0]} is needed, got none on PATH. Install the Google "

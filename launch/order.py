@@ -1,4 +1,4 @@
-"""What the hosts are ordered to do: run.json in the slice's folder."""
+"""The order that the hosts obey: run.json in the folder of the slices."""
 
 import dataclasses
 import json
@@ -14,18 +14,18 @@ class Order:
   """A run, as the hosts read it.
 
   Attributes:
-    attempt: counts every start of the training; a host begins each once.
-    recipe: in `files`, or a shipped one's name.
-    files: of the recipe, in the folder's recipe/.
+    attempt: counts the starts of the training; a host begins each once.
+    recipe: one of `files`, or the name of a shipped recipe.
+    files: of the recipe, in the subfolder recipe/.
     arguments: of `drope train`, after the recipe.
     out: the run's folder, gs://.
-    project: of the logs.
+    project: that gets the logs.
     slices, hosts_of_slice: how many there are.
-    wheel, wheel_sha256: this very revision.
-    extras: of the wheel, that hosts install.
-    token: that keeps other runs' processes out; secret, and nowhere else.
+    wheel, wheel_sha256: of the revision to run.
+    extras: of the wheel, which hosts install.
+    token: a secret that all processes of the run share; it is only here.
     stop: whether hosts save and end.
-    report_every_s: how often a host tells how it goes.
+    report_every_s: seconds between a host's reports.
   """
 
   attempt: int
@@ -45,30 +45,30 @@ class Order:
 
 
 def url(rented: Slice) -> str:
-  """Returns where a slice's order lies."""
+  """Returns the address of the order."""
   return f"{rented.folder}/run.json"
 
 
 def write(rented: Slice, order: Order) -> Command:
-  """Returns what gives an order."""
+  """Returns the command that writes an order."""
   return bucket.write(url(rented), dataclasses.asdict(order))
 
 
 def read(rented: Slice, do: Run) -> Order | None:
-  """Returns the order that was given; None: none was.
+  """Returns the order; None: there is none.
 
   Raises:
-    ValueError: another version gave it.
+    ValueError: another version of the launcher wrote it.
   """
   text = bucket.read(url(rented), do)
   return None if text is None else _parse(url(rented), json.loads(text))
 
 
 def require(rented: Slice, do: Run) -> Order:
-  """Returns the order that was given.
+  """Returns the order.
 
   Raises:
-    ValueError: none was, or another version gave it.
+    ValueError: there is none, or another version of the launcher wrote it.
   """
   order = read(rented, do)
   if order is None:

@@ -1,4 +1,4 @@
-"""What a slice costs, by a table that its user edits."""
+"""What chips cost, by a table that the user may edit."""
 
 import dataclasses
 import pathlib
@@ -11,11 +11,11 @@ TABLE = pathlib.Path(__file__).with_name("prices.toml")
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-  """A price of a chip and an hour.
+  """The price of one chip for one hour.
 
   Attributes:
-    dollars: US dollars; None: the table has none.
-    exact: False where only the price on demand is known, which is the most.
+    dollars: in US dollars; None: the table has none.
+    exact: False: it is the price on demand, which is an upper bound.
     read: the date of the table.
   """
 
@@ -35,7 +35,7 @@ def find(rented: Slice, table: pathlib.Path = TABLE) -> Price:
   """Returns a slice's price.
 
   Raises:
-    ValueError: the table is none.
+    ValueError: the table is not valid toml.
   """
   try:
     found = tomllib.loads(table.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""How far a run is, by its heartbeats and metrics in the bucket."""
+"""The progress of a run, by its heartbeats and metrics in the bucket."""
 
 from collections.abc import Mapping
 import json
@@ -13,7 +13,7 @@ _END_BYTES = 1 << 14
 
 
 def first_heartbeat(out: str, do: Run) -> heartbeat.Heartbeat | None:
-  """Returns the newest of a run's first process; None: it has written none."""
+  """Returns the newest heartbeat of process 0; None: it has written none."""
   text = bucket.read(f"{out}/{heartbeat.FOLDER}/0.json", do)
   if text is None:
     return None
@@ -24,15 +24,15 @@ def first_heartbeat(out: str, do: Run) -> heartbeat.Heartbeat | None:
 
 
 def last_metrics(out: str, do: Run) -> Mapping[str, Any] | None:
-  """Returns the newest whole line of a run's metrics.jsonl; None: none is."""
+  """Returns the newest whole line of metrics.jsonl; None: there is none."""
   text = bucket.read_end(f"{out}/{records.METRICS}", _END_BYTES, do) or ""
   whole = [line for line in text.splitlines() if line.endswith("}")]
-  # The first may begin amid a line.
+  # The first piece may be only the end of a line.
   return json.loads(whole[-1]) if whole and whole[-1][0] == "{" else None
 
 
 def duration(seconds: float) -> str:
-  """Returns a time of two units at most: 3 d 4 h, 5 h 6 min, 7 min, 8 s."""
+  """Returns a duration in words: 3 d 4 h, 5 h 6 min, 7 min, 8 s."""
   minutes = int(max(0, seconds)) // 60
   if minutes < 1:
     return f"{int(max(0, seconds))} s"

@@ -1,4 +1,4 @@
-"""The description of what to rent: a toml file, such as those of slices/."""
+"""The description of the slices to rent: a toml file, like those in slices/."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,7 +10,8 @@ import tomllib
 from drope_jax.plan import slices
 from launch import chips
 
-CAPACITIES = ("on-demand", "spot", "reserved", "flex-start")
+CAPACITIES = ("on-demand", "spot", "reserved", "calendar", "flex-start")
+_RESERVED = ("reserved", "calendar")
 LABEL = "drope-launch"
 _VARIABLES = {
   "project": "DROPE_LAUNCH_PROJECT",
@@ -23,28 +24,32 @@ _ZONE = r"[a-z]+-[a-z]+\d+-([a-z]|ai\d+[a-z])"
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """One slice, or several alike, how to rent them, and where all is kept.
+  """One slice or several equal ones, how to rent them, and where files are.
 
   Attributes:
-    name: of all that is made for it, in `project`; by default the file's.
-    slice: one slice's name, which counts as `drope plan --topology` does.
-    way: "group" (a Compute Engine managed instance group a slice), "queued" (a
-      queued resource of the Cloud TPU API) or "jobset" (on GKE).
-    capacity: one of `CAPACITIES`.
+    name: of every resource that is created; by default the file's name.
+    slice: the name of one slice, as `drope plan --topology` takes it.
+    way: how to rent it: "group" (a Compute Engine managed instance group for
+      each slice), "queued" (a queued resource of the Cloud TPU API) or "jobset"
+      (a JobSet on GKE).
+    capacity: one of `CAPACITIES`; "calendar" is a reservation that was made
+      in calendar mode, for at most 90 days.
     zone: where the chips are.
-    project: Google Cloud's; DROPE_LAUNCH_PROJECT where the file has none.
-    bucket: gs://BUCKET/PREFIX that holds the bundle, logs and states, in the
-      zone's region; DROPE_LAUNCH_BUCKET where the file has none.
-    service_account: of the virtual machines, or Kubernetes' own of the pods;
-      DROPE_LAUNCH_SERVICE_ACCOUNT, or else drope-tpu of the project.
+    project: of Google Cloud; by default DROPE_LAUNCH_PROJECT.
+    bucket: gs://BUCKET/PREFIX for the bundle, logs and records, in the zone's
+      region; by default DROPE_LAUNCH_BUCKET.
+    service_account: of the virtual machines; with "jobset", the Kubernetes
+      service account of the pods. By default DROPE_LAUNCH_SERVICE_ACCOUNT, or
+      else drope-tpu of the project.
     slices: how many.
-    reservation: its name; "reserved" alone has one.
-    max_run_hours: after which flex-start capacity is taken back, 168 at most.
-    network, subnetwork: None for the project's default.
-    internal_ips: no external addresses; the network then needs Cloud NAT.
-    disk_gb: of a managed instance's boot disk.
-    cluster, location: GKE's, for a JobSet.
-    image: the container of a JobSet's pods; it needs Python 3.11 or newer.
+    reservation: its name, for "reserved" and "calendar".
+    max_run_hours: after which flex-start capacity is taken back, at most 168.
+    network, subnetwork: None: the project's default.
+    internal_ips: whether machines have no external address; the network then
+      needs Cloud NAT.
+    disk_gb: of the boot disk of a managed instance, in GB.
+    cluster, location: of GKE, for a JobSet.
+    image: the container image of a JobSet's pods, with Python 3.8 or newer.
   """
 
   name: str
@@ -80,16 +85,18 @@ class Slice:
         f"capacity must be {', '.join(CAPACITIES)}, got {self.capacity!r}. "
         "Choose one."
       )
-    if (self.capacity == "reserved") != (self.reservation is not None):
+    if (self.capacity in _RESERVED) != (self.reservation is not None):
       raise ValueError(
-        "Reserved capacity has a reservation, and no other has, got capacity "
-        f"{self.capacity!r} and reservation {self.reservation!r}. Set both."
+        f"Capacity {' or '.join(_RESERVED)} needs a reservation, and no other "
+        f"takes one, got capacity {self.capacity!r} and reservation "
+        f"{self.reservation!r}. Correct one of them."
       )
     flexible = self.capacity == "flex-start"
     if flexible != (self.max_run_hours is not None):
       raise ValueError(
-        "Flex-start capacity has max_run_hours, and no other has, got capacity "
-        f"{self.capacity!r} and max_run_hours {self.max_run_hours}. Set both."
+        "Flex-start capacity needs max_run_hours, and no other takes it, got "
+        f"capacity {self.capacity!r} and max_run_hours {self.max_run_hours}. "
+        "Correct one of them."
       )
     if flexible and not 1 <= self.max_run_hours <= 168:
       raise ValueError(
@@ -125,10 +132,11 @@ class Slice:
         "zone must be like us-west4-a or us-central1-ai1a, got "
         f"{self.zone!r}. Correct it."
       )
-    if not re.fullmatch(r"gs://[^/]+(/[^/]+)*", self.bucket):
+    if not re.fullmatch(r"gs://[\w.-]+(/[\w.-]+)*", self.bucket):
       raise ValueError(
-        "bucket must be gs://BUCKET or gs://BUCKET/PREFIX, without a slash at "
-        f"its end, got {self.bucket!r}. Correct it."
+        "bucket must be gs://BUCKET or gs://BUCKET/PREFIX of letters, digits, "
+        "underscores, dots and hyphens, without a slash at its end, got "
+        f"{self.bucket!r}. Correct it."
       )
     if self.slices < 1:
       raise ValueError(
@@ -157,7 +165,7 @@ class Slice:
 
   @property
   def topology(self) -> str | None:
-    """Their name for `drope train --topology`; None: it knows no such chip."""
+    """For `drope train --topology`; None: that does not know the chip."""
     if self.shape.kind not in slices.CHIPS:
       return None
     return self.slice if self.slices == 1 else f"{self.slices}x{self.slice}"
@@ -169,12 +177,12 @@ class Slice:
 
   @property
   def folder(self) -> str:
-    """What the bucket holds of it."""
+    """Where the bucket holds the run's records."""
     return f"{self.bucket}/launch/{self.name}"
 
   @property
   def slice_names(self) -> list[str]:
-    """Of each slice: the name, numbered where there are several."""
+    """The name of each slice, with a number if there are several."""
     if self.slices == 1:
       return [self.name]
     return [f"{self.name}-{i}" for i in range(self.slices)]
@@ -185,16 +193,17 @@ def read(
   variables: Mapping[str, str],
   placeholders: bool = False,
 ) -> Slice:
-  """Returns what a file describes.
+  """Returns the description in a file.
 
   Args:
     path: of the toml file.
-    variables: the environment's.
-    placeholders: stand for a project and a bucket that nothing names.
+    variables: of the environment.
+    placeholders: whether a missing project or bucket is replaced by a
+      placeholder.
 
   Raises:
-    OSError: it cannot be read.
-    ValueError: it is no description; the file and the field are named.
+    OSError: the file cannot be read.
+    ValueError: it is no valid description; the message names file and field.
   """
   path = pathlib.Path(path)
   try:

@@ -1,17 +1,18 @@
-"""What `status` says of a run."""
+"""The report of `status`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from drope_jax.train.heartbeat import Heartbeat
-from launch import machine, order, prices, progress
+from launch import order, prices, progress
 from launch.commands import Run
 from launch.slice import Slice
+from launch.states import ENDS, Sight, State
 from launch.watch import Memory, describe, look
 
 
 def report(rented: Slice, do: Run, now: float) -> str:
-  """Returns a run's state, a line each: what is not known yet is left out.
+  """Returns what is known of a run, in lines.
 
   Args:
     rented: the slices.
@@ -28,6 +29,7 @@ def report(rented: Slice, do: Run, now: float) -> str:
   lines = {
     rented.name: describe(state, sight),
     "slices": f"{sight.seen.standing} ({sight.seen.said or 'no reason'})",
+    "hosts": _hosts(rented, sight),
     "run": given.out,
     **_progress(beat, now),
     **_speed(progress.last_metrics(given.out, do) or {}),
@@ -38,6 +40,12 @@ def report(rented: Slice, do: Run, now: float) -> str:
     lines["time left"] = left
   width = max(map(len, lines))
   return "\n".join(f"{name:{width}}  {said}" for name, said in lines.items())
+
+
+def _hosts(rented: Slice, sight: Sight) -> str:
+  begun = sum(host.started for host in sight.hosts)
+  failed = [f"{h.name}: {h.said}" for h in sight.hosts if not h.started]
+  return "; ".join([f"{begun} of {rented.hosts} began", *failed])
 
 
 def _progress(beat: Heartbeat | None, now: float) -> dict[str, str]:
@@ -71,9 +79,9 @@ def _speed(metrics: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-def _cost(rented: Slice, state: machine.State, sight: machine.Sight) -> str:
+def _cost(rented: Slice, state: State, sight: Sight) -> str:
   held_s = state.active_s
-  if state.active_since is not None and state.phase not in machine.ENDS:
+  if state.active_since is not None and state.phase not in ENDS:
     held_s += sight.now - state.now
   chip_hours = rented.chips * held_s / 3600
   return (
@@ -81,8 +89,8 @@ def _cost(rented: Slice, state: machine.State, sight: machine.Sight) -> str:
   )
 
 
-def _left(beat: Heartbeat, sight: machine.Sight) -> str | None:
-  """Returns the time for the steps left, at the pace of this start."""
+def _left(beat: Heartbeat, sight: Sight) -> str | None:
+  """Returns the time for the remaining steps, at the pace of this start."""
   done = (beat.step or 0) - (beat.saved_step or 0)
   if beat.step is None or beat.stepped is None or done <= 0:
     return None

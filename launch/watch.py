@@ -1,82 +1,87 @@
 """Keeps a run going until it has finished: looks, decides, acts, remembers.
 
-What it knows lies in the bucket, watch.json, written before it acts: whoever
-watches next, on whichever machine, goes on from there.
+watch.json in the bucket holds what it knows, and is written before each action,
+so another `watch`, on any machine, can go on from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import time
+from typing import Any
 
 from drope_jax.cli import terminal
 from drope_jax.train import heartbeat
 from launch import bucket, commands, machine, order, progress, ways
 from launch.commands import Run
-from launch.machine import Action, Phase
 from launch.slice import Slice
+from launch.states import ENDS, Action, Host, Phase, Policy, Sight, State
 from launch.ways.way import Seen, Standing
 
 LOOK_EVERY_S = 30.0
+_ASK_S = 180.0
+"""For a host to begin, before it is asked whether its start-up failed."""
 
 
 def watch(
   rented: Slice,
-  policy: machine.Policy,
+  policy: Policy,
   do: Run,
   *,
   look_every_s: float = LOOK_EVERY_S,
   clock: Callable[[], float] = time.time,
   sleep: Callable[[float], None] = time.sleep,
-) -> machine.State:
-  """Returns once the run has come to an end, and chips that it used are freed.
+) -> State:
+  """Returns once the run has ended, and the chips that it used are freed.
 
   Args:
     rented: the slices.
-    policy: how patient it is, and whether chips are kept.
+    policy: how long it waits, and whether it keeps the slices.
     do: runs a command.
     look_every_s: seconds between looks.
-    clock, sleep: time's own, but for tests.
+    clock, sleep: those of `time`, except in tests.
 
   Raises:
-    ValueError: there is no order; another watch goes on; Google Cloud refuses
-      what only its user can mend.
+    ValueError: there is no order; another `watch` looks after the run; Google
+      Cloud refuses something that only its user can change.
   """
-  given = order.require(rented, do)
+  given: order.Order | None = order.require(rented, do)
   memory = Memory(rented, do)
   shown = None
   while True:
     try:
       sight = look(rented, given, memory.state, do, clock())
-      action = _decide(memory, sight, policy)
-      news = (memory.state.phase, memory.state.reason, sight.step)
+      state, action = machine.step(memory.state, sight, policy)
+      memory.keep(state)
+      news = (state.phase, state.reason, sight.step)
       if news != shown:
-        terminal.say(describe(memory.state, sight))
+        terminal.say(describe(state, sight))
         shown = news
       if action is not Action.NOTHING:
         _act(action, rented, policy, memory, do, clock)
-      elif memory.state.phase in machine.ENDS:
-        return memory.state
+      elif state.phase in ENDS:
+        return state
+      sleep(look_every_s)
+      given = order.read(rented, do)
+      if given is None:
+        return _deleted(memory.state)
     except commands.Failed as failed:
-      if failed.kind == "denied":
+      if failed.kind in commands.LASTING:
         raise
       terminal.say(f"looks again in {look_every_s} s: {failed}", stderr=True)
-    sleep(look_every_s)
+      sleep(look_every_s)
 
 
-def _decide(
-  memory: "Memory", sight: machine.Sight, policy: machine.Policy
-) -> Action:
-  """Returns what is to be done, which is written down before."""
-  state, action = machine.step(memory.state, sight, policy)
-  if action is Action.NOTHING:
-    action = state.unfinished
-  memory.keep(dataclasses.replace(state, unfinished=action))
-  return action
+def _deleted(state: State) -> State:
+  """Returns the end of a run that `delete` has removed, and says so."""
+  if state.phase in ENDS:
+    return state
+  terminal.say(f"{Phase.GONE}; `delete` removed it")
+  return dataclasses.replace(state, phase=Phase.GONE)
 
 
 class Memory:
-  """watch.json, of which each write says what it goes on from."""
+  """watch.json; a write fails if somebody else has written since the last."""
 
   def __init__(self, rented: Slice, do: Run):
     """Reads it."""
@@ -87,8 +92,8 @@ class Memory:
     self.state = begin(1, 0.0) if text is None else parse(text)
     self._written = self.state
 
-  def keep(self, state: machine.State) -> None:
-    """Writes what changed; times alone are written once in five minutes.
+  def keep(self, state: State) -> None:
+    """Writes what has changed; if only times have, once in five minutes.
 
     Raises:
       ValueError: somebody else has written.
@@ -112,12 +117,12 @@ class Memory:
     self._written = state
 
 
-def begin(attempt: int, now: float) -> machine.State:
+def begin(attempt: int, now: float) -> State:
   """Returns what is known of an attempt that was just ordered."""
-  return machine.State(Phase.WAITING, since=now, attempt=attempt, now=now)
+  return State(Phase.WAITING, since=now, attempt=attempt, now=now)
 
 
-def parse(text: str) -> machine.State:
+def parse(text: str) -> State:
   """Returns the state that watch.json holds.
 
   Raises:
@@ -127,7 +132,7 @@ def parse(text: str) -> machine.State:
     found = json.loads(text)
     found["phase"] = Phase(found["phase"])
     found["unfinished"] = Action(found["unfinished"])
-    return machine.State(**found)
+    return State(**found)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       "watch.json must be of this version of the launcher, got another's "
@@ -136,12 +141,8 @@ def parse(text: str) -> machine.State:
 
 
 def look(
-  rented: Slice,
-  given: order.Order,
-  state: machine.State,
-  do: Run,
-  now: float,
-) -> machine.Sight:
+  rented: Slice, given: order.Order, state: State, do: Run, now: float
+) -> Sight:
   """Returns what there is to see of a run.
 
   Raises:
@@ -149,27 +150,33 @@ def look(
   """
   seen = ways.of(rented).observe(do)
   beat = progress.first_heartbeat(given.out, do)
-  return machine.Sight(seen, hosts(rented, state.attempt, do), _step(beat), now)
+  found = _records(rented, state.attempt, do)
+  hosts = [_host(record) for record in found]
+  late = state.active_since is not None and now - state.active_since > _ASK_S
+  if seen.standing is Standing.ACTIVE and late and len(found) < rented.hosts:
+    begun = {record["host"] for record in found}
+    hosts += map(_host, ways.of(rented).failed_starts(begun, do))
+  return Sight(seen, hosts, _step(beat), now, given.stop)
 
 
-def hosts(rented: Slice, attempt: int, do: Run) -> list[machine.Host]:
-  """Returns the hosts' records of an attempt, by slice and number."""
+def _records(rented: Slice, attempt: int, do: Run) -> list[Mapping[str, Any]]:
+  """Returns what the hosts wrote in an attempt, by slice and number."""
   text = bucket.read(f"{rented.folder}/hosts/{attempt}/*.json", do) or ""
   found = [json.loads(line) for line in text.splitlines() if line.strip()]
-  found.sort(key=lambda r: (r.get("slice", -1), r.get("worker", -1)))
-  return [
-    machine.Host(
-      name=f"host {record['slice']}-{record['worker']} ({record['host']})"
-      if "slice" in record
-      else f"host {record['host']}",
-      code=1 if record["state"] == "failed" else record["code"],
-      said=record["said"],
-      updated=record["updated"],
-      notice=record.get("notice"),
-      started=record["state"] != "failed",
-    )
-    for record in found
-  ]
+  return sorted(found, key=lambda r: (r.get("slice", -1), r.get("worker", -1)))
+
+
+def _host(record: Mapping[str, Any]) -> Host:
+  started = record["state"] != "failed"  # Else the start-up script wrote it.
+  where = f"{record['slice']}-{record['worker']} " if started else ""
+  return Host(
+    name=f"host {where}({record['host']})",
+    code=record["code"] if started else 1,
+    said=record["said"],
+    updated=record["updated"],
+    notice=record.get("notice"),
+    started=started,
+  )
 
 
 def _step(beat: heartbeat.Heartbeat | None) -> int | None:
@@ -181,44 +188,48 @@ def _step(beat: heartbeat.Heartbeat | None) -> int | None:
 def _act(action, rented, policy, memory, do, clock) -> None:
   """Does it, and notes that it was done.
 
-  A refusal that says how the slices stand is seen as that; another is told, and
-  the action tried again at the next look, unless only the user can mend it.
+  A refusal for want of quota or capacity is what the resources' state would say
+  later. After any other failure the action is tried again at the next look,
+  unless it is one that lasts.
   """
   try:
     perform(action, rented, memory.state, do)
   except commands.Failed as failed:
-    standings = {"quota": Standing.QUOTA, "stockout": Standing.STOCKOUT}
-    if failed.kind == "denied":
-      raise
-    if action is Action.DELETE or failed.kind not in standings:
+    refused = {"quota": Standing.QUOTA, "stockout": Standing.STOCKOUT}
+    standing = refused.get(failed.kind)
+    absent = action is Action.CREATE and failed.kind == "missing"
+    if failed.kind in commands.LASTING or absent:
+      raise ValueError(str(failed)) from failed
+    if action is Action.DELETE or standing is None:
       terminal.say(f"{action} will be tried again: {failed}", stderr=True)
       return
-    seen = Seen(standings[failed.kind], failed.said)
-    sight = machine.Sight(seen, (), None, clock())
-    state, action = machine.step(memory.state, sight, policy)
-    memory.keep(dataclasses.replace(state, unfinished=action))
+    sight = Sight(Seen(standing, failed.said), (), None, clock())
+    state, _ = machine.step(memory.state, sight, policy)
+    memory.keep(state)
     return
   memory.keep(dataclasses.replace(memory.state, unfinished=Action.NOTHING))
 
 
-def perform(
-  action: Action, rented: Slice, state: machine.State, do: Run
-) -> None:
-  """Does what was decided."""
+def perform(action: Action, rented: Slice, state: State, do: Run) -> None:
+  """Does what was decided.
+
+  Raises:
+    Failed: it was not done, or only in part.
+    ValueError: the order was removed.
+  """
   way = ways.of(rented)
   if action is Action.DELETE:
     commands.run_all(way.delete(), do)
     return
   given = order.require(rented, do)
   if given.attempt != state.attempt:
-    given = dataclasses.replace(given, attempt=state.attempt, stop=False)
-    do(order.write(rented, given))
+    do(order.write(rented, dataclasses.replace(given, attempt=state.attempt)))
   if action is Action.CREATE:
     commands.run_all(way.create(), do)
 
 
-def describe(state: machine.State, sight: machine.Sight) -> str:
-  """Returns how a run stands, in a line."""
+def describe(state: State, sight: Sight) -> str:
+  """Returns the state of a run, in a line."""
   waited = progress.duration(sight.now - state.since)
   parts = [f"{state.phase} for {waited}", state.reason]
   if state.phase is Phase.RUNNING and sight.step is not None:

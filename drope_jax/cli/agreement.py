@@ -1,7 +1,7 @@
-"""In what the processes of a run must agree, and where they do not.
+"""What the processes of a run must agree in, and where they differ.
 
-One that differs compiles another program or makes another call: then all wait
-for each other for ever, or train on with what only one of them was told.
+A process that differs compiles another program or makes another call. Then all
+wait for each other for ever, or train with what only one of them was told.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -52,15 +52,15 @@ def describe(
 ) -> dict[str, Any]:
   """Returns what this process is about to do, in JSON types, by item.
 
-  Stores, tokenizer and checkpoint are known by the hashes that they carry, so
-  that no array is read. What cannot be read is described by its error, which
-  the processes then differ in, or all raise later.
+  Stores, tokenizer and checkpoint are represented by their stored hashes, so no
+  array is read. What cannot be read is represented by its error; either the
+  processes differ in it, or all raise it later.
 
   Args:
-    recipe: to be run, with every field.
+    recipe: to be run.
     out: the run's folder.
     base_dir: where paths of stores and tokenizer start.
-    from_step: to go back to.
+    from_step: the step to resume from; None: the newest.
   """
 
   def read(read_one, *names, base_dir=base_dir):
@@ -88,10 +88,10 @@ def differences(
   facts: Mapping[int, Mapping[str, Any]],
   host_names: Mapping[int, str] = types.MappingProxyType({}),
 ) -> str | None:
-  """Returns each item in which processes differ, and its first field that does.
+  """Returns the items in which processes differ, each by its first field.
 
   Args:
-    facts: by process, what `describe` returned there.
+    facts: what `describe` returned, by process.
     host_names: by process.
 
   Returns:
@@ -118,10 +118,10 @@ def differences(
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-  """Yields each scalar of JSON data, by its path."""
+  """Yields each scalar of JSON data, with its path."""
   if isinstance(value, Mapping) and value:
     for key, item in value.items():
-      # A class's name stands for the choice of it.
+      # The name of a class is the value of its field.
       field = path if key == "__class__" else f"{path}.{key}"
       yield from _leaves(item, field)
   elif isinstance(value, (list, tuple)) and value:
@@ -144,7 +144,7 @@ def by_value(values: Mapping[int, Any], host_names: Mapping[int, str]) -> str:
 
 
 def _on(indices: list[int], host_names: Mapping[int, str]) -> str:
-  """Returns " on w-1, w-2"; of many, which then are the rule, nothing."""
+  """Returns " on w-1, w-2"; nothing for more hosts than a few."""
   known = dict.fromkeys(host_names[i] for i in indices if i in host_names)
   return f" on {', '.join(known)}" if 0 < len(known) <= _FEW else ""
 
@@ -177,12 +177,12 @@ def _fingerprint(path: str) -> str:
 
 
 def _hash_checkpoint(path: str) -> str:
-  # Among them are the manifest and the arrays' checksums.
+  # It has the manifest and the checksums of the arrays.
   return _hash(store.locate(path) / files.METADATA)
 
 
 def _source() -> str:
-  """Returns a hash of the package's own modules."""
+  """Returns a hash of the package's modules."""
   root = pathlib.Path(drope_jax.__file__).parent
   modules = sorted(root.rglob("*.py"))
   hashes = [(str(m.relative_to(root)), _hash(m)) for m in modules]

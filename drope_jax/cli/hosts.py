@@ -1,4 +1,4 @@
-"""Several processes as one program, which fail together and say why."""
+"""Joins several processes to one program; they fail together, and say why."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -30,12 +30,12 @@ _GONE = ("Gloo", "heartbeat", "CoordinationService")
 
 
 def supervised() -> int | None:
-  """Goes on in a process of its own, whose crash this one tells in one line.
+  """Continues in a child process; this process reports its crash in one line.
 
-  Elsewhere than on Linux it goes on here, and a crash is as JAX leaves it.
+  Outside Linux it continues in this process, and JAX reports a crash.
 
   Returns:
-    None where it goes on; in the process that was left the status to exit with.
+    None in the process that continues; in the parent, the status to exit with.
   """
   if sys.platform != "linux":
     return None
@@ -85,19 +85,19 @@ def joined(
 ) -> Iterator[None]:
   """Joins the processes that `VARIABLES` name, or that JAX finds by itself.
 
-  An exception other than the program's end ends the process here: JAX would
-  wait for the others, one of which may have died, and then abort.
+  An exception in its body ends the process at once. JAX would wait for the
+  others first, one of which may have died, and then abort.
 
   Args:
     timeout_s: how long to wait for all to start.
-    facts: as `rendezvous.meet` takes them.
-    judge: likewise.
-    require: raises ValueError, in all processes alike, where what they say of
-      their hosts does not fit the devices that JAX then knows.
+    facts: for `rendezvous.meet`.
+    judge: for `rendezvous.meet`.
+    require: checks all hosts against the devices that JAX then knows. It raises
+      ValueError in all processes, or in none.
 
   Raises:
     exits.HostLost: some processes are missing.
-    ValueError: some variables are; or processes disagree, or their hosts or
+    ValueError: variables are missing, processes disagree, or a host or its
       devices are unfit.
   """
   place = find(timeout_s)
@@ -109,7 +109,7 @@ def joined(
     place.index,
     initialization_timeout=timeout_s,
     heartbeat_timeout_seconds=_HEARTBEAT_S,
-    # None leaves it to JAX, whose variable or else all addresses it is.
+    # With None, JAX reads its own variable, or listens at all addresses.
     coordinator_bind_address=place.address
     if own and rendezvous.BIND_ADDRESS not in os.environ
     else None,
@@ -152,13 +152,13 @@ def find(timeout_s: int) -> rendezvous.Place:
 
 
 def _detect(timeout_s: int) -> rendezvous.Place:
-  # JAX's own default is closed in the firewall that Google Cloud makes for
-  # TPUs (jax-ml/jax#35905).
+  # Google Cloud's automatic firewall does not open JAX's default port
+  # (jax-ml/jax#35905).
   if cloud_tpu_init.running_in_cloud_tpu_vm:
     os.environ.setdefault(_PORT, _TPU_PORT)
   try:
     address, count, index, _ = (
-      # As jax.distributed.initialize does, which does not tell what it found.
+      # As jax.distributed.initialize does, which does not return the result.
       clusters.ClusterEnv.auto_detect_unset_distributed_params(
         *(None,) * 5, timeout_s
       )
@@ -179,7 +179,7 @@ def _detect(timeout_s: int) -> rendezvous.Place:
 def _require_same_devices(
   devices: Sequence[jax.Device], host_names: Mapping[int, str]
 ) -> None:
-  """Raises ValueError, in all processes alike, where theirs differ."""
+  """Raises ValueError, in all processes, if their devices differ."""
   found = {}
   for device in devices:
     kinds = found.setdefault(device.process_index, {})
@@ -195,7 +195,7 @@ def _require_same_devices(
 def _end(error: Exception) -> None:
   if any(word in str(error) for word in _GONE):
     os.write(2, traceback.format_exc().encode())
-    os.abort()  # As JAX itself does, if it is the first to notice.
+    os.abort()  # As JAX does where it notices first.
   explained = mistakes.explain(error)
   if explained is None:
     traceback.print_exc()

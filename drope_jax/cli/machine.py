@@ -1,4 +1,4 @@
-"""What this machine has to give, and what it took."""
+"""Free memory of this machine, and processes that the kernel has ended."""
 
 import contextlib
 import pathlib
@@ -9,7 +9,7 @@ _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-  """Returns bytes that this process may still take, in its container too."""
+  """Returns the bytes that this process, or its container, may still use."""
   free = [psutil.virtual_memory().available]
   with contextlib.suppress(OSError, KeyError, ValueError):
     group = _group()
@@ -22,9 +22,9 @@ def available_memory() -> int:
 
 
 def out_of_memory_kills() -> int:
-  """Returns how many processes beside this one the kernel has ended for it.
+  """Returns how many processes of this cgroup the kernel killed for memory.
 
-  0 too where it does not tell: outside Linux and its cgroups, version 2.
+  Also 0 outside Linux, and without version 2 of its cgroups.
   """
   with contextlib.suppress(OSError, KeyError, ValueError):
     return _counts(_group() / "memory.events")["oom_kill"]

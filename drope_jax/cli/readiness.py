@@ -1,8 +1,8 @@
-"""Whether the hosts of a run are fit for it, before it costs anything.
+"""Checks the hosts of a run before the first step.
 
-Each process says what it finds at its host when they meet, where `obstacle`
-judges it. Once JAX has joined them and devices are known, each judges by
-`require` what all have said, and so all alike.
+Each process describes its host at the rendezvous, where `obstacle` judges the
+descriptions. Once JAX has joined the processes and devices are known, each
+process calls `require` with all descriptions, so all come to the same result.
 """
 
 import collections
@@ -34,14 +34,14 @@ from drope_jax.train.recipe import Recipe
 _CLOCKS_S = 5.0
 _MIB, _GIB = 2**20, 2**30
 _SPARE_BYTES = 100 * _MIB
-"""Of disk, for JAX's logs and compiled programs."""
+"""Of free disk, for JAX's logs and compiled programs."""
 
 
 def describe(out: str) -> dict[str, Any]:
-  """Returns what this process finds at its host, in JSON types.
+  """Returns a description of this process's host, in JSON types.
 
   Args:
-    out: the run's folder, in which nothing is left behind.
+    out: the run's folder; a file that tests it is removed again.
   """
   unwritable = None
   folder = _nearest(out)
@@ -67,11 +67,11 @@ def names(hosts: Hosts) -> dict[int, str]:
 
 
 def obstacle(hosts: Hosts, out: str) -> str | None:
-  """Returns which host is unfit, and what to do there; None: all are fit.
+  """Returns which host is unfit, and what to do; None: all are fit.
 
   Args:
-    hosts: what `describe` returned, by process, with "ahead_s" where several
-      have met.
+    hosts: what `describe` returned, by process; after a rendezvous also with
+      "ahead_s", by how many seconds its clock is ahead of process 0's.
     out: the run's folder.
   """
   for index, host in hosts.items():
@@ -101,18 +101,19 @@ def obstacle(hosts: Hosts, out: str) -> str | None:
 def require(
   recipe: Recipe, out: str, hosts: Hosts, topology: Slice | None
 ) -> None:
-  """Checks devices, and whether hosts have room for the run's saves.
+  """Checks the devices, and each host's memory and disk for a save.
 
-  Every process calls it once JAX knows all devices; all raise alike.
+  Every process calls it once JAX knows all devices; all raise the same.
 
   Args:
     recipe: to be run.
-    out: its folder.
+    out: the run's folder.
     hosts: what `describe` returned, by process.
-    topology: what the recipe was planned for; None: any devices will do.
+    topology: the slice that the recipe was planned for; None: any.
 
   Raises:
-    ValueError: the devices are others, or a host has no room for a save.
+    ValueError: the devices differ from that slice's, or a host has too little
+      memory or disk for a save.
   """
   if topology is not None:
     _require_chips(topology, names(hosts))
@@ -150,7 +151,7 @@ def _try_to_write(folder: epath.Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(b"x")
     return
-  # By its ending, a new run takes it for none of another's files.
+  # A new run ignores files with this ending.
   trial = folder / f"{uuid.uuid4().hex}.tmp"
   trial.write_bytes(b"x")
   trial.unlink()
@@ -182,7 +183,7 @@ def _require_chips(topology: Slice, host_names: Mapping[int, str]) -> None:
 def _trainings_left(
   recipe: Recipe, out: str
 ) -> Iterator[tuple[TrainPhase, ModelConfig]]:
-  """Yields each training that is not done, and its model's config."""
+  """Yields each training phase that is not finished, with its model config."""
   saved = (store.finished_steps(out) or [0])[-1]
   config = preflight.start_config(recipe)
   for phase, end in zip(recipe.phases, recipe.end_steps(), strict=True):
@@ -193,7 +194,7 @@ def _trainings_left(
 
 
 def _by_name(hosts: Hosts) -> list[tuple[str, list[Mapping[str, Any]]]]:
-  """Returns what the processes of each host say, by its name."""
+  """Returns the descriptions by the processes of each host, by its name."""
   groups = collections.defaultdict(list)
   for host in hosts.values():
     groups[host["name"]].append(host)

@@ -1,17 +1,18 @@
-"""The processes of a run meet before JAX joins them, or name what keeps them.
+"""The processes of a run meet here before JAX joins them.
 
-JAX would wait until its time is up and then abort, without saying which of them
-are missing, and two versions of it may not understand each other. The first
-process listens at the coordinator's address, where JAX's service listens
-afterwards; each other holds one connection to it. A message is a line of JSON:
+JAX itself would wait until its time-out and then abort, without the numbers of
+the missing processes; and two versions of JAX may not understand each other.
+The first process listens at the coordinator's address, which JAX's service uses
+afterwards. Each other process holds one connection to it. A message is one line
+of JSON:
 
     first   {"rendezvous": "drope_jax", "nonce": N}
     other   {"index": 1, "count": 2, "facts": {...}, "clock": T, "hmac": H}
     first   {"problem": null, "lost": false, "hosts": {...}}, once all have come
 
 H is the HMAC of N and the facts under DROPE_RENDEZVOUS_TOKEN, which all share,
-and T the time at which it wrote. Where something keeps them the first says
-what, and whether it is that others are missing.
+and T the time of writing. The last message has a problem if the run cannot
+start; "lost" says whether it is that processes are missing.
 """
 
 import asyncio
@@ -32,14 +33,14 @@ from drope_jax.exits import HostLost
 
 TOKEN = "DROPE_RENDEZVOUS_TOKEN"
 BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
-"""JAX's own variable: where the first process listens, if not as given."""
+"""JAX's own variable: where the first process listens, if it is set."""
 _NAME = "drope_jax"
 _REPLY_S = 10
 _MESSAGE_BYTES = 1 << 20
 
 Facts = Mapping[str, Any]
 Hosts = Mapping[int, Facts]
-"""What processes say of their hosts, by their numbers."""
+"""Descriptions of their hosts, by process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Place:
   """A process's place in the run.
 
   Attributes:
-    address: HOST:PORT or [HOST]:PORT of the first, which the others reach.
+    address: HOST:PORT or [HOST]:PORT of the first process.
     count: how many processes there are.
-    index: which this is, from 0.
+    index: the number of this process, from 0.
   """
 
   address: str
@@ -71,12 +72,12 @@ class Place:
 
   @property
   def host(self) -> str:
-    """The first process's, without brackets."""
+    """The host of the first process, without brackets."""
     return _host(self.address)
 
   @property
   def port(self) -> int:
-    """The first process's."""
+    """The port of the first process."""
     return int(self.address.rpartition(":")[2])
 
 
@@ -86,23 +87,24 @@ def meet(
   judge: Callable[[Mapping[int, Facts]], str | None],
   timeout_s: float,
 ) -> Hosts:
-  """Returns once all processes have come and their facts fit each other.
+  """Returns once all processes have come and agree.
 
   Args:
-    place: this process's.
-    facts: what it says of itself, in JSON types; all are told its "host".
-    judge: returns what is wrong with the facts, by process; None: nothing. The
-      first process calls it, and tells the others. There "host" has "ahead_s",
-      too: by how much its clock is before the first's.
-    timeout_s: how long the first waits for the others, and each for it.
+    place: of this process.
+    facts: about this process, in JSON types; all processes get its "host".
+    judge: returns what is wrong with the facts of all processes; None: nothing.
+      The first process calls it, and sends the result to the others. For it,
+      "host" also has "ahead_s", the seconds by which the process's clock is
+      ahead of the first process's.
+    timeout_s: how long the first process waits for the others, and they for it.
 
   Returns:
-    "host" of all processes, in order.
+    "host" of every process, in order.
 
   Raises:
-    HostLost: some are missing.
-    ValueError: some came twice, their facts do not fit, or the first cannot
-      listen. All that have come raise the same.
+    HostLost: some processes are missing.
+    ValueError: some came twice, `judge` found a problem, or the first process
+      cannot listen. All that have come raise the same.
   """
   if place.index == 0:
     verdict = asyncio.run(_lead(place, facts, judge, timeout_s))
@@ -116,14 +118,14 @@ def meet(
 def own_hosts(host: str) -> list[str]:
   """Returns the addresses of `host` at which this machine can listen.
 
-  Empty where it has to listen at all of its own: `host` is none of them, as
-  behind a service of Kubernetes, or means all; or it is the machine's name and
-  leads to itself alone, as with Debian's 127.0.1.1, while others know it by
-  another address.
+  Empty if it has to listen at all of its addresses: `host` is none of them, as
+  behind a service of Kubernetes; or means all; or is the machine's name, and
+  resolves to a loopback address here (Debian's 127.0.1.1) but to another one on
+  other machines.
   """
   try:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-  except OSError:  # It may be known later, as a new pod's name is.
+  except OSError:  # The name may resolve later, as that of a new pod.
     return []
   own = []
   for *kind, _, sockaddr in found:
@@ -136,7 +138,7 @@ def own_hosts(host: str) -> list[str]:
 
 
 class _Verdict(NamedTuple):
-  """What the first process says in the end: its last message."""
+  """The last message of the first process."""
 
   problem: str | None = None
   lost: bool = False
@@ -144,7 +146,7 @@ class _Verdict(NamedTuple):
 
 
 class _Gathering:
-  """What the first process knows of the others."""
+  """What the first process knows about the others."""
 
   def __init__(self, place: Place, facts: Facts):
     self.came: dict[int, Facts] = {}
@@ -156,7 +158,7 @@ class _Gathering:
     self._visits: set[asyncio.Task] = set()
 
   async def complete(self) -> str | None:
-    """Returns once all have come, or what two of them cannot both be."""
+    """Returns None once all have come; or a conflict between two of them."""
     if self._place.count == 1:
       return None
     return await self._complete
@@ -193,7 +195,7 @@ class _Gathering:
     if self._verdict.done():
       ended.cancel()
       await _send(writer, self._verdict.result()._asdict())
-    elif problem is None:  # It has died, and may be started again.
+    elif problem is None:  # The process died, and may be started again.
       del self.came[index]
 
   def _admit_facts(self, index: int, facts: Facts, clock: float) -> None:
@@ -249,10 +251,10 @@ async def _listen(place, receive) -> asyncio.Server:
 
 
 async def _interrogate(reader, writer) -> dict[str, Any]:
-  """Returns what a process of this run says.
+  """Returns the message of a process of this run.
 
   Raises:
-    ValueError: it is none, or has another token, which it is told.
+    ValueError: it is no such process, or has another token. It is told so.
   """
   nonce = secrets.token_hex(16)
   await _send(writer, {"rendezvous": _NAME, "nonce": nonce})
@@ -276,7 +278,7 @@ async def _follow(place, facts, timeout_s) -> _Verdict:
   clock = asyncio.get_running_loop().time
   deadline = clock() + timeout_s
   while clock() < deadline:
-    # It has not started, or another listens there, or it has just died.
+    # It has not started yet, or died, or another program listens there.
     with contextlib.suppress(OSError, ValueError, RecursionError):
       return await _visit(place, facts, timeout_s)
     await asyncio.sleep(0.2)
@@ -289,7 +291,7 @@ async def _follow(place, facts, timeout_s) -> _Verdict:
 
 
 async def _visit(place, facts, timeout_s) -> _Verdict:
-  """Returns what the first process says once its time is up, or before."""
+  """Returns the last message of the first process."""
   async with asyncio.timeout(_REPLY_S):
     reader, writer = await asyncio.open_connection(
       place.host, place.port, limit=_MESSAGE_BYTES

@@ -1,7 +1,8 @@
-"""What each process of a run says of itself, every few seconds; without jax.
+"""Heartbeats: each process of a run writes its state every few seconds.
 
-RUN/heartbeats/0.json is the first process's, and so on, each an object of the
-fields of `Heartbeat`. The first process's alone says what is saved.
+RUN/heartbeats/N.json is that of process N, an object with the fields of
+`Heartbeat`. Only process 0 writes which step is saved. This module imports no
+jax.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ EVERY_S = 10.0
 _READERS = 16
 _SILENT_S = 25.0
 _START_S = 60.0
-"""Within which the processes of one start begin to beat."""
+"""The processes of one start write their first heartbeats within this time."""
 
 
 class Doing(enum.StrEnum):
   """What a process does."""
 
-  PREPARING = "preparing"  # It loads, operates, or compiles the first step.
+  PREPARING = "preparing"  # It loads, does surgery, or compiles a step.
   READING = "reading"  # It waits for its part of a batch.
   STEPPING = "stepping"  # It waits for its devices, and so for all processes.
   MEASURING = "measuring"
@@ -45,25 +46,25 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Heartbeat:
-  """One process's, at one moment. Times are in seconds since 1970.
+  """The state of one process. Times are in seconds since 1970.
 
   Attributes:
-    process, processes: which it is, from 0, of how many.
-    host: its machine's name.
-    pid: there.
-    begun: when the run's first start began.
+    process, processes: its number, from 0, and how many there are.
+    host: the name of its machine.
+    pid: its process id there.
+    begun: when the first start of the run began.
     started: when this start of the run began.
     time: when this was written.
-    doing: see `Doing`.
-    phase: that it is in; None before the first.
-    step: of the run, the last that it has begun; None before the first.
-    stepped: when it began that; None before the first.
+    doing: what it does.
+    phase: its phase; None before the first.
+    step: the last step of the run that it has begun; None before the first.
+    stepped: when it began that step; None before the first.
     last_step: of the run, if no phase ends early.
-    saved_step: the newest that is saved and whole; None where there is none.
-    saved: when it was; None where an earlier start saved it.
-    ended: why it ended, in a line: "finished", "saved step 12" where it was
-      told to end, or what went wrong. None while it runs, and where it was
-      killed or stood still.
+    saved_step: the newest step that is saved completely; None: there is none.
+    saved: when it was saved; None if an earlier start saved it.
+    ended: why the process ended, in a line: "finished"; "saved step 12" if it
+      was told to end; or an error. None while it runs, and after it was killed
+      or took no step for too long.
   """
 
   process: int
@@ -84,7 +85,7 @@ class Heartbeat:
 
 
 def write(directory: epath.Path, beat: Heartbeat) -> None:
-  """Writes a process's heartbeat over its last one."""
+  """Replaces a process's heartbeat."""
   text = json.dumps(dataclasses.asdict(beat)) + "\n"
   whole_file.write(_file(directory, beat.process), text.encode())
 
@@ -92,23 +93,23 @@ def write(directory: epath.Path, beat: Heartbeat) -> None:
 def read(
   directory: str | os.PathLike, processes: int | None = None
 ) -> list[Heartbeat]:
-  """Returns the newest heartbeat of each process of a run, by their numbers.
+  """Returns the newest heartbeat of each process of a run, in order.
 
   A process that has not written yet is left out, or has one of an earlier
-  start, by `started`.
+  start: compare `started`.
 
   Args:
-    directory: the run's; without heartbeats, the list is empty.
-    processes: how many there are; None: as many as the first says.
+    directory: of the run; without heartbeats, the list is empty.
+    processes: how many there are; None: as many as process 0 says.
 
   Raises:
-    ValueError: a file is no heartbeat; it is named.
+    ValueError: a file is no heartbeat; the message names it.
   """
   directory = epath.Path(directory)
   if processes is None:
     first = _read(_file(directory, 0))
     processes = 0 if first is None else first.processes
-  # By their names: gcsfs would remember a listing, with sizes, for ever.
+  # By name: gcsfs caches a folder's listing, with sizes, and never renews it.
   files = [_file(directory, number) for number in range(processes)]
   with futures.ThreadPoolExecutor(_READERS) as pool:
     beats = [*pool.map(_read, files)]
@@ -116,16 +117,16 @@ def read(
 
 
 def begun(directory: os.PathLike) -> float | None:
-  """Returns when a run's first start began, by its first process; else None."""
+  """Returns when the first start of a run began; None: process 0 wrote none."""
   first = _read(_file(epath.Path(directory), 0))
   return first and first.begun
 
 
 def blame(beats: Sequence[Heartbeat]) -> str:
-  """Returns in a line which processes of a run keep the others waiting.
+  """Returns in a line which processes keep the others waiting.
 
-  Those that are gone; else those that have begun the fewest steps, and of these
-  those that do not wait for their devices, and so for the others.
+  First those that are gone. Else those that have begun the fewest steps, and
+  among these the ones that do not wait for their devices.
 
   Args:
     beats: of all processes, while nothing moves.
@@ -155,7 +156,7 @@ def blame(beats: Sequence[Heartbeat]) -> str:
 
 
 def state(beat: Heartbeat) -> str:
-  """Returns what a process does that has not ended, in a few words."""
+  """Returns what a running process does, in a few words."""
   return f"{_name(beat)} {_WORDS[beat.doing]} after step {beat.step or 0}"
 
 
@@ -168,7 +169,7 @@ def _file(directory: epath.Path, process: int) -> epath.Path:
 
 
 def _read(file: epath.Path) -> Heartbeat | None:
-  """Returns what a file says; None where there is none."""
+  """Returns the heartbeat in a file; None: there is no such file."""
   try:
     fields = json.loads(file.read_text())
     return Heartbeat(**fields | {"doing": Doing(fields["doing"])})

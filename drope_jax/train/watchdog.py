@@ -1,8 +1,8 @@
-"""Says what this process does, and tells where the run stands still.
+"""Writes heartbeats, and reports when a run takes no steps any more.
 
-In a run of several processes each step waits for all of them. So where one
-stands still, all soon do, and the watchdog of each notices by itself. Only then
-does it read the heartbeats of the others, which say who kept them waiting.
+In a run of several processes each step waits for all of them. If one process
+stalls, all soon wait, and the watchdog of each notices. Only then does it read
+the heartbeats of the others, to find the process that stalled first.
 """
 
 import collections
@@ -26,26 +26,26 @@ from drope_jax.train.heartbeat import Doing, Heartbeat
 from drope_jax.train.recipe import Recipe
 
 OnStall = Callable[[str, bool], None]
-"""Gets in a line who stands still, and whether for too long."""
+"""Takes a line that names the stalled processes, and whether to end the run."""
 
 _TICK_S = 5.0
 _OBJECT_S = 1.0
 """A bucket takes about one write of an object a second."""
 _ANSWER_S = 10.0
-"""In which it answers, if it does."""
+"""For a bucket to answer."""
 _NAMED_S, _NAMED_STEPS = 30, 3
-"""After that many seconds, or the time of that many steps, a stall is named."""
+"""A stall is reported after so many seconds, or the time of so many steps."""
 _STEPS = 10
-"""For the time of that many steps a run may stand still, however slow."""
+"""A stall ends no run before the time of so many steps, however slow."""
 _OTHERS = 6
-"""What is no step may take that many times as long."""
+"""Saving, measuring and preparing may take so many times as long."""
 
 
 class Watchdog:
-  """Writes this process's heartbeats, and watches that something moves.
+  """Writes this process's heartbeats, and notices a stall.
 
-  In two threads, as a bucket that does not answer may be what a run waits for.
-  A context manager. What the training says of itself costs it nothing.
+  A context manager. It uses two threads, as the stall may be a bucket that does
+  not answer. The training calls methods that only set fields.
   """
 
   def __init__(
@@ -59,11 +59,11 @@ class Watchdog:
     """Prepares to watch.
 
     Args:
-      directory: the run's.
-      recipe: says how long nothing may move.
-      begun: when the run's first start began, in seconds since 1970.
-      saved_step: that this start resumes from; 0: none.
-      on_stall: called in a thread, twice at most while nothing moves.
+      directory: of the run.
+      recipe: has `stall_minutes` and the number of steps.
+      begun: when the first start of the run began, in seconds since 1970.
+      saved_step: the step that this start resumes from; 0: none.
+      on_stall: called in a thread, at most twice for each stall.
     """
     self._directory, self._begun = directory, begun
     self._last_step = recipe.end_steps()[-1]
@@ -87,18 +87,18 @@ class Watchdog:
     ]
 
   def move(self, what: Doing) -> None:
-    """Notes what is done from here on."""
+    """Notes what the process does from now on."""
     self._doing = what
     self._moves += 1
 
   def prepare(self, phase: str) -> None:
-    """Notes that a phase is begun."""
+    """Notes that a phase begins."""
     self._phase = phase
     self._took_s.clear()
     self.move(Doing.PREPARING)
 
   def step(self, step: int, compiles: bool) -> None:
-    """Notes that a step is begun, and whether it is compiled first."""
+    """Notes that a step begins, and whether it is compiled first."""
     now = time.time()
     if self._doing is Doing.STEPPING:
       self._took_s.append(now - self._stepped)
@@ -107,14 +107,14 @@ class Watchdog:
 
   @contextlib.contextmanager
   def doing(self, what: Doing) -> Iterator[None]:
-    """Surrounds what is done instead of what was before."""
+    """Notes what the process does within the context."""
     before = self._doing
     self.move(what)
     yield
     self.move(before)
 
   def saving(self, step: int) -> None:
-    """Notes that a save was begun; when it is whole, the watchdog sees."""
+    """Notes that a save begins; the watchdog itself looks for its end."""
     self._saving = step
 
   def __enter__(self) -> "Watchdog":
@@ -150,7 +150,7 @@ class Watchdog:
     last, still_s, moves, told = time.monotonic(), 0.0, self._moves, 0
     while not self._over.wait(tick_s):
       now = time.monotonic()
-      # A process that was stopped, or its machine, did not stand still.
+      # Time for which the process or machine was suspended does not count.
       still_s += min(now - last, 2 * tick_s)
       last = now
       if moves != self._moves:
@@ -161,7 +161,7 @@ class Watchdog:
         self._tell(still_s, too_long=told == 2)
 
   def _limits(self) -> tuple[float, ...]:
-    """Returns after how long who stands still is named, and ends the run."""
+    """Returns after how many seconds a stall is reported, and ends the run."""
     took_s = [*self._took_s]
     step_s = statistics.median(took_s) if took_s else 0.0
     limit_s = max(self._stall_s, _STEPS * step_s)
@@ -173,7 +173,7 @@ class Watchdog:
   def _tell(self, still_s: float, too_long: bool) -> None:
     self._beat_is_due.set()
     moves = self._moves
-    # In which the others notice, and beat.
+    # The others notice and write their heartbeats in this time.
     if self._over.wait(self._tick_s) or self._moves != moves:
       return
     own, others = self._heartbeat(), []

@@ -1,8 +1,9 @@
-"""The unit on every host: trains what the bucket orders, and tells how it goes.
+"""The agent on every host: trains what the bucket orders, and reports.
 
-The order, run.json, names an attempt. For each new one the agent starts a
-training; its record, hosts/ATTEMPT/SLICE-WORKER.json, has its exit status. What
-has ended is never begun again in its attempt, whatever boots or crashes.
+The order, run.json, names an attempt. For each new attempt the agent starts one
+training, and reports in hosts/ATTEMPT/SLICE-WORKER.json, at the end with the
+exit status. It never starts an attempt a second time, even after a reboot or a
+crash of its own.
 """
 
 from collections.abc import Iterator
@@ -21,13 +22,14 @@ from drope_jax.exits import Exit
 from launch.hosts import bootstrap, cloud_log, flags, place, training
 
 _TICK_S = 0.5
+_ASK_S = 2.0
 _JOIN_S = 900
 _LOG_BYTES = 1 << 20
 _NOTICES = {
   "instance/preempted": "TRUE",
   "instance/maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE",
 }
-"""Metadata that says that the machine is about to go, and its word for it.
+"""Metadata that announces the end of the machine, and its value then.
 
 Source: docs.cloud.google.com/compute/docs/instances/create-use-spot;
 cloud.google.com/compute/docs/gpus/gpu-host-maintenance.
@@ -35,14 +37,14 @@ cloud.google.com/compute/docs/gpus/gpu-host-maintenance.
 
 
 class Agent:
-  """What the unit does on one host."""
+  """What the unit runs on one host."""
 
   def __init__(self, folder: str, wheel: str):
     """Reads the order.
 
     Args:
       folder: of the run, in the bucket.
-      wheel: the SHA-256 of the one that this agent is from.
+      wheel: the SHA-256 of the wheel that this agent comes from.
     """
     self._folder, self._wheel = folder, wheel
     self._order: dict[str, Any] = {}
@@ -52,64 +54,65 @@ class Agent:
     self._record: dict[str, Any] = {}
 
   def terminate(self, *_) -> None:
-    """Notes SIGTERM, with which a machine or pod is taken back."""
+    """Notes SIGTERM, which comes before a machine or pod is taken back."""
     self._terminated.set()
 
   def run(self) -> int:
-    """Returns once a training ended well, or SIGTERM came."""
+    """Trains each attempt that is ordered; returns after SIGTERM."""
     done = 0
     while not self._terminated.is_set():
       attempt = self._order["attempt"]
       if self._order["wheel_sha256"] != self._wheel:
         self._become_its_agent()
       if attempt > done:
-        code = self._once(attempt)
-        if code == 0:
-          return 0
+        self._once(attempt)
         done = attempt
       self._terminated.wait(self._order["report_every_s"])
-      self._order = self._read_order()
+      with _going_on():
+        self._order = self._read_order()
     return Exit.TERMINATED
 
   def _become_its_agent(self) -> None:
-    """Goes on as the agent of another revision, which `run` has brought."""
-    command = bootstrap.agent(self._folder, self._order)
+    """Replaces this process by the agent of the revision that is ordered."""
+    try:
+      command = bootstrap.agent(self._folder, self._order)
+    except (OSError, ValueError) as error:
+      bootstrap.report(str(error), self._folder, self._order["attempt"])
+      raise
     os.execv(command[0], command)
 
-  def _once(self, attempt: int) -> int:
-    """Returns the exit status of an attempt's training, run here or before."""
+  def _once(self, attempt: int) -> None:
+    """Trains an attempt, unless this host has begun it before."""
     before = bootstrap.get(self._where(attempt))
     if before is not None:
       self._record = json.loads(before)
-      if self._record["state"] == "running":  # The agent crashed, or a reboot.
-        self._tell(
-          state="exited", code=int(Exit.BUG), said="its agent ended before it"
-        )
-      return self._record["code"]
+      if self._record["state"] == "running":  # The agent or machine crashed.
+        said = "its agent ended before it"
+        self._tell(state="exited", code=int(Exit.BUG), said=said)
+      return
     self._record = {"host": self._place.host, "address": self._place.address}
     self._record |= {"slice": self._place.slice, "worker": self._place.worker}
     self._tell(state="running", code=None, said="", notice=None)
-    if self._order["stop"]:
-      self._tell(state="exited", code=int(Exit.TERMINATED), notice="stop")
-      return self._record["code"]
     coordinator = self._await_coordinator(attempt)
-    if coordinator is None:
-      said = "host 0-0 never came"
-      self._tell(state="exited", code=int(Exit.HOST_LOST), said=said)
-      return Exit.HOST_LOST
-    return self._train(attempt, coordinator)
+    if coordinator is not None:
+      self._train(attempt, coordinator)
 
   def _await_coordinator(self, attempt: int) -> str | None:
-    """Returns the first host's address, once its record has it."""
+    """Returns the first host's address; None: the attempt is over before."""
     deadline = time.monotonic() + _JOIN_S
-    while time.monotonic() < deadline and not self._terminated.is_set():
+    code, said, notice = Exit.HOST_LOST, "host 0-0 never came", None
+    while time.monotonic() < deadline:
+      if notice := self._notice(attempt):
+        code, said = Exit.TERMINATED, "it had not begun"
+        break
       found = bootstrap.get(f"{self._folder}/hosts/{attempt}/0-0.json")
       if found is not None:
         return json.loads(found)["address"]
-      time.sleep(_TICK_S)
+      self._terminated.wait(_ASK_S)
+    self._tell(state="exited", code=int(code), said=said, notice=notice)
     return None
 
-  def _train(self, attempt: int, coordinator: str) -> int:
+  def _train(self, attempt: int, coordinator: str) -> None:
     order = self._order
     root = bootstrap.root()
     (root / "logs").mkdir(exist_ok=True)
@@ -129,38 +132,36 @@ class Agent:
     told = time.monotonic()
     while (code := running.poll()) is None:
       time.sleep(_TICK_S)
-      # A bucket that does not answer for a while ends no training.
+      due = time.monotonic() - told >= order["report_every_s"]
+      urgent = self._terminated.is_set() and not self._record["notice"]
+      if not due and not urgent:
+        continue
+      told = time.monotonic()
+      # The training goes on where the bucket does not answer for a while.
       with _going_on():
-        if self._terminated.is_set():
-          self._end(running, "shutdown")
-        if time.monotonic() - told >= order["report_every_s"]:
-          told = time.monotonic()
-          self._look(running, attempt)
-          self._tell(said=running.last_line())
-          sender.send(log)
+        if (notice := self._notice(attempt)) and not self._record["notice"]:
+          running.end()
+          self._record["notice"] = notice
+        self._tell(said=running.last_line())
+        sender.send(log)
     with _going_on():
       sender.send(log)
     self._tell(state="exited", code=code, said=running.last_line())
-    return code
 
-  def _look(self, running: training.Training, attempt: int) -> None:
-    """Ends the training where metadata or the order say so."""
+  def _notice(self, attempt: int) -> str | None:
+    """Returns why the training of an attempt has to end; None: it has not."""
+    if self._terminated.is_set():
+      return "shutdown"
     for path, word in _NOTICES.items():
       if not _in_pod() and bootstrap.metadata(path) == word:
-        self._end(running, path.rpartition("/")[2])
+        return path.rpartition("/")[2]
     order = self._read_order()
-    if order["attempt"] == attempt and order["stop"]:
-      self._end(running, "stop")
-    elif order["attempt"] > attempt:  # Another host failed; all begin anew.
-      self._end(running, "attempt")
-
-  def _end(self, running: training.Training, notice: str) -> None:
-    running.end()
-    if self._record["notice"] is None:
-      self._tell(notice=notice)
+    if order["attempt"] > attempt:  # Another host failed; all begin anew.
+      return "attempt"
+    return "stop" if order["stop"] else None
 
   def _recipe(self, attempt: int) -> str:
-    """Returns the recipe's path on this host, or a shipped one's name."""
+    """Returns the recipe's path on this host, or a shipped recipe's name."""
     order = self._order
     folder = bootstrap.root() / f"recipe-{attempt}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,6 +172,7 @@ class Agent:
     return str(folder / order["recipe"]) if order["files"] else order["recipe"]
 
   def _read_order(self) -> dict[str, Any]:
+    """Returns the order; the last one, where it was removed."""
     found = bootstrap.get(f"{self._folder}/run.json")
     return self._order if found is None else json.loads(found)
 
@@ -178,6 +180,7 @@ class Agent:
     return f"{self._folder}/hosts/{attempt}/{self._place.name}.json"
 
   def _tell(self, **changes: Any) -> None:
+    """Writes this host's record of the attempt, with changes."""
     self._record |= changes | {"updated": time.time()}
     attempt = self._order["attempt"]
     content = json.dumps(self._record) + "\n"
@@ -185,7 +188,7 @@ class Agent:
 
 
 class _LogSender:
-  """Sends a log's end to the bucket, and what is new to Cloud Logging."""
+  """Sends the end of a log to the bucket, and new lines to Cloud Logging."""
 
   def __init__(
     self, folder: str, project: str, where: place.Place, attempt: int
@@ -196,7 +199,7 @@ class _LogSender:
     self._sent = 0
 
   def send(self, log: pathlib.Path) -> None:
-    """Sends what a log has gained; in a pod, GKE's own agent reads it."""
+    """Sends what is new in a log; in a pod, prints it for GKE's own agent."""
     with log.open("rb") as file:
       file.seek(self._sent)
       new = file.read()
@@ -218,10 +221,11 @@ class _LogSender:
 
 @contextlib.contextmanager
 def _going_on() -> Iterator[None]:
+  """Prints an error of the network or of the metadata server, and goes on."""
   try:
     yield
   except OSError as error:
-    print(f"Not told: {error}", flush=True)
+    print(f"no answer: {error}", flush=True)
 
 
 def _in_pod() -> bool:

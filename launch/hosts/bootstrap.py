@@ -1,33 +1,42 @@
 #!/usr/bin/env python3
 """The start-up script of every host: makes its environment, and starts a unit.
 
-Each boot runs it as root, a pod as its command. It finds done what it did
-before. It is one file for the Python that an image brings, 3.8 or newer, and
-needs nothing but its standard library; the training gets a Python of its own.
+A machine runs it as root at each boot, a pod as its command. It does not repeat
+what an earlier boot has done. It is one file, and needs only the image's
+Python, 3.8 or newer. The training gets a newer one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 
 METADATA = "drope-launch"
-"""The attribute of an instance that has the folder in the bucket."""
+"""The instance attribute that names the folder in the bucket."""
+FAILED = "failed"
+"""The guest attribute, under METADATA, of a start-up script that failed."""
 VARIABLE = "DROPE_LAUNCH"
-"""The variable of a pod that has it."""
+"""The environment variable that names the folder in a pod."""
 UNIT = "drope-train"
-_UV = "uv==0.13.8"
+_UV = (
+  "https://files.pythonhosted.org/packages/c5/32/"
+  "52ee34636aea1ab3f8baeeae1c3599461b8cddfb379862cc72ac61b8d91c/"
+  "uv-0.13.8-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
+)
+_UV_SHA256 = "e18a57b8b352eb7c8feb317b9f6f533c8f0ad9673fd6cf34bbe3cf1a9f6a8984"
+_UV_PROGRAM = "uv-0.13.8.data/scripts/uv"
 _PYTHON = "3.12"
 _TRIES = 6
 _ASK_AGAIN_S = 5
@@ -43,17 +52,25 @@ def metadata(path: str) -> str | None:
 
   Source: docs.cloud.google.com/compute/docs/metadata/querying-metadata.
   """
-  host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
-  request = urllib.request.Request(
-    f"http://{host}/computeMetadata/v1/{path}",
-    headers={"Metadata-Flavor": "Google"},
-  )
   try:
-    return _answer(request).decode()
+    return _answer(_of_metadata(path)).decode()
   except urllib.error.HTTPError as error:
     if error.code == 404:
       return None
     raise
+
+
+def _of_metadata(
+  path: str, content: bytes | None = None
+) -> urllib.request.Request:
+  """Returns a request that reads a value of the metadata, or writes it."""
+  host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+  return urllib.request.Request(
+    f"http://{host}/computeMetadata/v1/{path}",
+    data=content,
+    headers={"Metadata-Flavor": "Google"},
+    method="GET" if content is None else "PUT",
+  )
 
 
 def token() -> str:
@@ -92,17 +109,19 @@ def put(url: str, content: bytes) -> None:
 
 
 def main() -> None:
-  """Makes the environment, and starts the unit; in a pod it becomes it.
+  """Makes the environment and starts the unit; in a pod, becomes the agent.
 
-  What goes wrong is told to `watch` by an object under the host's name.
+  A failure is written where `watch` finds it.
   """
-  folder = os.environ.get(VARIABLE) or metadata(
-    f"instance/attributes/{METADATA}"
-  )
-  if not folder:
-    raise SystemExit(f"no {METADATA} in the instance's metadata")
-  order = _await_order(folder)
+  folder = attempt = None
   try:
+    folder = os.environ.get(VARIABLE) or metadata(
+      f"instance/attributes/{METADATA}"
+    )
+    if not folder:
+      raise ValueError(f"the instance's metadata has no {METADATA}")
+    order = _await_order(folder)
+    attempt = order["attempt"]
     arguments = agent(folder, order)
     _prefer_large_pages()
     if os.environ.get(VARIABLE):
@@ -110,16 +129,32 @@ def main() -> None:
     _start_unit(arguments)
   except Exception as error:
     traceback.print_exc()
-    host = socket.gethostname()
-    record = {
-      "host": host,
-      "state": "failed",
-      "said": f"the start-up script of {host}: {error}",
-      "updated": time.time(),
-    }
-    where = f"{folder}/hosts/{order['attempt']}/startup-{host}.json"
-    put(where, json.dumps(record).encode() + b"\n")
-    raise SystemExit(1) from error
+    url = getattr(error, "url", None)  # An HTTPError does not print it.
+    said = f"{error} for {url}" if url else str(error)
+    report(said[-500:], folder, attempt)
+    # A pod's last line is what Kubernetes shows of it.
+    raise SystemExit(f"the start-up script failed: {said}") from error
+
+
+def report(said: str, folder: str | None, attempt: int | None) -> None:
+  """Writes a failure to the bucket; else to the instance's guest attributes.
+
+  Source: docs.cloud.google.com/compute/docs/metadata/manage-guest-attributes.
+  """
+  in_pod = os.environ.get(VARIABLE)
+  host = None if in_pod else metadata("instance/name")
+  host = host or socket.gethostname()
+  record = {"host": host, "state": "failed", "said": said}
+  content = json.dumps({**record, "updated": time.time()}).encode() + b"\n"
+  if attempt is not None:
+    try:
+      put(f"{folder}/hosts/{attempt}/startup-{host}.json", content)
+      return
+    except OSError:
+      traceback.print_exc()
+  if not in_pod:
+    path = f"instance/guest-attributes/{METADATA}/{FAILED}"
+    _answer(_of_metadata(path, content))
 
 
 def _await_order(folder: str) -> dict:
@@ -170,33 +205,39 @@ def _environment(folder: str, order: dict) -> pathlib.Path:
 
 
 def _uv() -> str:
-  """Returns the installer, which brings a Python where none is new enough."""
+  """Returns the installer, which brings a Python if none is new enough.
+
+  It is taken from its wheel: images have no pip, and apt is locked for the
+  first minutes after a boot.
+  """
   if found := shutil.which("uv"):
     return found
-  target = root() / "uv"
-  if not (target / "bin" / "uv").exists():
-    if subprocess.call([sys.executable, "-m", "pip", "--version"]):
-      _run("apt-get", "update")
-      _run("apt-get", "install", "--yes", "python3-pip")
-    _run(
-      *(sys.executable, "-m", "pip", "install", "--quiet"),
-      *("--target", str(target), _UV),
-    )
-  return str(target / "bin" / "uv")
+  program = root() / "uv"
+  if not program.exists():
+    wheel = _answer(urllib.request.Request(_UV))
+    if hashlib.sha256(wheel).hexdigest() != _UV_SHA256:
+      raise ValueError(f"{_UV} is not the file that this version was tested on")
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+      content = archive.read(_UV_PROGRAM)
+    partial = root() / "uv.partial"
+    partial.write_bytes(content)
+    partial.chmod(0o755)
+    partial.rename(program)
+  return str(program)
 
 
 def _prefer_large_pages() -> None:
-  # JAX asks for it on v5e and later: the runtime starts much faster.
+  # JAX asks for it on v5e and later: the TPU runtime then starts faster.
   setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
   if os.access(str(setting), os.W_OK):
     setting.write_text("always")
 
 
 def _start_unit(arguments: list) -> None:
-  """Starts the unit, or leaves it running.
+  """Starts the unit, unless it runs.
 
-  It goes on after a crash of the agent, not after a clean end. SIGTERM comes to
-  the agent alone, which hands it on and waits for the save.
+  systemd restarts the agent if it crashes. SIGTERM goes to the agent alone,
+  which passes it on to the training and waits for the save.
   """
   lines = [
     "[Unit]",
@@ -228,7 +269,8 @@ def _run(*arguments: str) -> None:
   print(ran.stdout, flush=True)
   if ran.returncode:
     said = " ".join(ran.stdout.split())[-400:]
-    raise ValueError(f"`{arguments[0]} {arguments[1]}` failed: {said}")
+    program = pathlib.Path(arguments[0]).name
+    raise ValueError(f"`{program} {arguments[1]}` failed: {said}")
 
 
 def _split(url: str) -> tuple:
@@ -256,7 +298,7 @@ def _answer(request: urllib.request.Request) -> bytes:
       with urllib.request.urlopen(request, timeout=60) as response:
         return response.read()
     except OSError as error:
-      # What the server refuses for good stays refused.
+      # Most of the server's refusals (4xx) are final.
       code = getattr(error, "code", 500)
       if not left or (400 <= code < 500 and code not in (408, 429)):
         raise

@@ -1,4 +1,4 @@
-"""Lines of a host's log, in Cloud Logging too."""
+"""Sends lines of a host's log to Cloud Logging."""
 
 import json
 import os
@@ -15,7 +15,7 @@ def send(project: str, run: str, place: Place, lines: list[str]) -> str | None:
   """Writes lines to the log drope-train of a project.
 
   Returns:
-    None; or why they were not written, which ends no training.
+    Why they were not written; None: they were. A failure ends no training.
 
   Source: Cloud Logging REST reference, entries.write.
   """

@@ -1,4 +1,4 @@
-"""Every variable that a training is given on a host, each with its reason."""
+"""The environment variables of a training on a host, with their reasons."""
 
 import os
 from typing import NamedTuple
@@ -9,13 +9,13 @@ PORT = "8476"
 
 
 class Flag(NamedTuple):
-  """A variable of the environment.
+  """An environment variable.
 
   Attributes:
-    name: its.
+    name: of the variable.
     value: with {fields} that `environment` fills in.
-    reason: why it is set, and where that is written.
-    several_slices: whether it is only for those.
+    reason: why it is set, with the source.
+    several_slices: whether only runs on several slices need it.
   """
 
   name: str
@@ -34,20 +34,20 @@ TABLE = (
   Flag(
     "JAX_NUM_PROCESSES",
     "{processes}",
-    "One process a host. JAX would ask metadata that a group's machines may "
-    "lack.",
+    "One process on each host. JAX would read metadata that machines of a "
+    "group may lack.",
   ),
   Flag(
     "JAX_PROCESS_ID",
     "{process}",
-    "By the TPU's own count, so that neighbours on the wire are neighbours in "
-    "the mesh.",
+    "The TPU's own worker number, so that neighbours in the slice are "
+    "neighbours in the mesh.",
   ),
   Flag(
     "DROPE_RENDEZVOUS_TOKEN",
     "{token}",
-    "Keeps other runs' processes out of the meeting; made for each run, and "
-    "read from the bucket.",
+    "Keeps processes of other runs out of the rendezvous. It is made for each "
+    "run, and read from the bucket.",
   ),
   Flag(
     "JAX_COMPILATION_CACHE_DIR",
@@ -62,8 +62,8 @@ TABLE = (
   Flag(
     "MEGASCALE_COORDINATOR_ADDRESS",
     "{coordinator}",
-    "Where slices meet (cloud.google.com/tpu/docs/multislice-introduction); "
-    "set for all ways alike, though two of them set it themselves.",
+    "Where slices meet (cloud.google.com/tpu/docs/multislice-introduction). "
+    "Set for all three ways of renting, though two of them set it themselves.",
     several_slices=True,
   ),
   Flag("MEGASCALE_NUM_SLICES", "{slices}", "Likewise.", several_slices=True),
@@ -72,8 +72,8 @@ TABLE = (
     "LIBTPU_INIT_ARGS",
     "--xla_tpu_enable_data_parallel_all_reduce_opt=true "
     "--xla_tpu_data_parallel_opt_different_sized_ops=true",
-    "Gradients cross the data center's network while the backward pass still "
-    "computes: MaxText's flags for replicas on several slices "
+    "Overlaps the all-reduce between slices with the backward pass: MaxText's "
+    "flags for data parallelism over several slices "
     "(benchmarks/xla_flags_library.py).",
     several_slices=True,
   ),
@@ -88,15 +88,15 @@ def environment(
   token: str,
   root: str,
 ) -> dict[str, str]:
-  """Returns the table's variables for one host.
+  """Returns the variables of `TABLE` for one host.
 
   Args:
-    place: the host's.
+    place: of the host.
     coordinator: the address of the first host of the first slice.
-    slices: how many.
-    hosts_of_slice: in each.
-    token: the run's.
-    root: where all lies on the host.
+    slices: how many there are.
+    hosts_of_slice: how many each has.
+    token: of the run.
+    root: the folder of all files on the host.
   """
   fields = {
     "coordinator": coordinator,

@@ -1,4 +1,7 @@
-"""Which host this is of the slices: by metadata on a machine, else by GKE."""
+"""Which slice this host belongs to, and its number there.
+
+A machine reads its metadata; a pod reads what GKE sets in its environment.
+"""
 
 import dataclasses
 import os
@@ -10,13 +13,13 @@ from launch.hosts import bootstrap
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """A host's place.
+  """The place of a host.
 
   Attributes:
-    slice: its slice's number.
-    worker: its number in the slice, as the TPU counts; not a list's order.
-    host: what the machine or pod calls itself.
-    address: by which the others reach it.
+    slice: the number of its slice.
+    worker: its number in the slice, by the TPU's own count.
+    host: the name of the machine or pod.
+    address: at which the other hosts reach it.
   """
 
   slice: int
@@ -26,7 +29,7 @@ class Place:
 
   @property
   def name(self) -> str:
-    """Of what the host writes: SLICE-WORKER."""
+    """SLICE-WORKER, which names the host's objects in the bucket."""
     return f"{self.slice}-{self.worker}"
 
 
@@ -37,7 +40,7 @@ def find(slices: int) -> Place:
     slices: how many there are.
 
   Raises:
-    ValueError: nothing tells it.
+    ValueError: neither metadata nor environment has it.
   """
   return (
     _of_pod() if os.environ.get(bootstrap.VARIABLE) else _of_machine(slices)
@@ -45,7 +48,7 @@ def find(slices: int) -> Place:
 
 
 def _of_pod() -> Place:
-  """GKE sets TPU_WORKER_ID: kubernetes-engine/docs/concepts/plan-tpus."""
+  """Source of TPU_WORKER_ID: kubernetes-engine/docs/concepts/plan-tpus."""
   worker = os.environ.get("TPU_WORKER_ID") or os.environ.get(
     "JOB_COMPLETION_INDEX"
   )
@@ -61,7 +64,7 @@ def _of_machine(slices: int) -> Place:
   """Reads the attributes that Google sets.
 
   agent-worker-number on a machine of the Cloud TPU API, worker-id on one of a
-  group, and tpu-env, a line a variable, on both.
+  group, and on both tpu-env with a variable in each line.
   """
   environment = _tpu_env()
   worker = (
@@ -90,7 +93,7 @@ def _number(found: str | None, names: str) -> int:
   if found is None or not found.isdecimal():
     raise ValueError(
       f"A host needs its number from Google Cloud, got {found!r} for {names}. "
-      "Create the slice anew, or rent it by another way."
+      "Create the slice anew, or rent it in another way."
     )
   return int(found)
 

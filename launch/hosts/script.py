@@ -1,4 +1,4 @@
-"""The start-up script as a file and as text."""
+"""The start-up script, as a file and as text."""
 
 import pathlib
 
@@ -6,5 +6,5 @@ SCRIPT = pathlib.Path(__file__).with_name("bootstrap.py")
 
 
 def source() -> str:
-  """Returns its text, which a pod's command has; that knows no file."""
+  """Returns its text; a pod's command contains it, as a pod has no file."""
   return SCRIPT.read_text("utf-8")

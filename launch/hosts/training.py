@@ -1,4 +1,4 @@
-"""One training on one host: started, told to end, and what its end means."""
+"""The process of one training on one host."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -14,7 +14,7 @@ _PATIENCE_S = 120
 
 
 class Training:
-  """A process of `drope train`, with all it says in a file."""
+  """A process of `drope train`, which writes its output to a file."""
 
   def __init__(
     self,
@@ -27,14 +27,14 @@ class Training:
 
     Args:
       arguments: after `drope train`.
-      variables: of the environment; one that is set already stays.
-      folder: where it runs.
-      log: what it says goes after what this file has.
+      variables: of the environment; they do not replace those that are set.
+      folder: its working folder.
+      log: the file to which its output is appended.
     """
     self._log = log
     self._killed_at: float | None = None
-    # A process that was killed leaves it, and the next cannot open the chips
-    # (jax-ml/jax#10192). No other on this host may use them.
+    # A process that was killed leaves it, and the next one then cannot open the
+    # chips (jax-ml/jax#10192). No other process on this host may use them.
     _LOCK.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -47,7 +47,7 @@ class Training:
       )
 
   def poll(self) -> int | None:
-    """Returns the exit status as a shell has it; None: it goes on."""
+    """Returns the exit status, as a shell would; None: it still runs."""
     code = self._process.poll()
     late = self._killed_at is not None and time.monotonic() > self._killed_at
     if code is None and late:
@@ -55,13 +55,13 @@ class Training:
     return code if code is None or code >= 0 else 128 - code
 
   def end(self, patience_s: float = _PATIENCE_S) -> None:
-    """Asks it to save and end; once, as a second time would end it unsaved."""
+    """Asks it to save and end, once: a second SIGTERM would skip the save."""
     if self._killed_at is None and self._process.poll() is None:
       self._killed_at = time.monotonic() + patience_s
       self._process.send_signal(signal.SIGTERM)
 
   def last_line(self) -> str:
-    """Returns the last thing that it said."""
+    """Returns the last line of its output."""
     with self._log.open("rb") as file:
       file.seek(0, os.SEEK_END)
       file.seek(max(0, file.tell() - _TAIL_BYTES))

@@ -1,17 +1,21 @@
-"""Compute Engine's managed instance groups: v5p and later.
+"""Managed instance groups of Compute Engine: v5p and later.
 
-A workload policy makes the machines of a group one slice
+A workload policy joins the machines of a group to one slice
 (docs.cloud.google.com/compute/docs/tpus/create-tpu-mig-multi-host-slice).
 """
 
+from collections.abc import Collection, Mapping
 import json
+from typing import Any
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap, script
+from launch.hosts import script
 from launch.ways.way import Seen, Standing, Way, worst
 
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
+_ASKED = 4
+"""Machines that are asked why they have not begun, one command each."""
 _COMING = {"PROVISIONING", "STAGING", "REPAIRING", None}
 
 
@@ -92,7 +96,7 @@ class Group(Way):
       f"--service-account={rented.service_account}",
       "--scopes=cloud-platform",
       f"--labels={self.label}",
-      f"--metadata={bootstrap.METADATA}={rented.folder}",
+      f"--metadata={self.host_metadata}",
       f"--metadata-from-file=startup-script={script.SCRIPT}",
       settled_by=("exists",),
     )
@@ -100,14 +104,17 @@ class Group(Way):
   def _capacity(self) -> tuple[str, ...]:
     rented = self.rented
     ends = "--instance-termination-action=DELETE"
+    # docs.cloud.google.com/tpu/docs/consume-reservation-compute
+    reserved = (
+      *("--provisioning-model=RESERVATION_BOUND", ends),
+      "--reservation-affinity=specific",
+      f"--reservation={rented.reservation}",
+    )
     return {
       "on-demand": ("--provisioning-model=STANDARD",),
       "spot": ("--provisioning-model=SPOT", ends),
-      "reserved": (
-        *("--provisioning-model=RESERVATION_BOUND", ends),
-        "--reservation-affinity=specific",
-        f"--reservation={rented.reservation}",
-      ),
+      "reserved": reserved,
+      "calendar": reserved,
       "flex-start": (
         *("--provisioning-model=FLEX_START", ends),
         *(
@@ -158,6 +165,8 @@ class Group(Way):
         return Seen(Standing.ABSENT)
       raise
     for instance in found:
+      if instance.get("instanceStatus") == "RUNNING":
+        continue  # Its last attempt succeeded.
       attempt = instance.get("lastAttempt", {}).get("errors", {})
       for error in attempt.get("errors", []):
         said = f"{error.get('code')}: {error.get('message')}"
@@ -188,6 +197,22 @@ class Group(Way):
       *("compute", "instance-groups", "managed", "list-instances", name),
       *(f"--zone={self.rented.zone}", "--format=json"),
     )
+
+  def failed_starts(
+    self, begun: Collection[str], do: Run
+  ) -> list[Mapping[str, Any]]:
+    machines = [
+      instance["instance"].rpartition("/")[2]
+      for name in self.rented.slice_names
+      for instance in json.loads(do(self._list(name)) or "[]")
+    ]
+    late = [name for name in machines if name not in begun][:_ASKED]
+    words = ("compute", "instances", "get-guest-attributes")
+    return [
+      record
+      for name in late
+      for record in self.guest_records(begun, do, *words, name)
+    ]
 
   def ssh(self, index: int, machine: str, words: str | None) -> Command:
     """Source: gcloud reference, compute ssh."""

@@ -1,7 +1,7 @@
-"""A JobSet on GKE, and the node pools that it runs on: all chips.
+"""A JobSet on GKE, with its node pools: all chips.
 
-Its page is docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus, its fields
-are described at jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2.
+Sources: docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus;
+jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2.
 """
 
 import json
@@ -26,7 +26,7 @@ _NAME = "host"
 
 
 class JobSet(Way):
-  """A node pool for each slice, and one JobSet over them."""
+  """A node pool for each slice, and one JobSet on all of them."""
 
   @property
   def _context(self) -> str:
@@ -53,9 +53,9 @@ class JobSet(Way):
   def create(self) -> list[Command]:
     """Source: gcloud reference, container node-pools create; kubectl apply.
 
-    A workload policy has the topology of several TPU7x hosts
-    (docs.cloud.google.com/kubernetes-engine/docs/concepts/tpu-ironwood); a pool
-    of one host names none.
+    The topology of several TPU7x hosts is in a workload policy
+    (docs.cloud.google.com/kubernetes-engine/docs/concepts/tpu-ironwood). A pool
+    of one host names no topology.
     """
     rented, shape = self.rented, self.rented.shape
     policy = []
@@ -96,16 +96,16 @@ class JobSet(Way):
   def _capacity(self) -> tuple[str, ...]:
     rented, hosts = self.rented, self.rented.shape.hosts
     seconds = (rented.max_run_hours or 0) * 3600
+    # docs.cloud.google.com/kubernetes-engine/docs/how-to/tpu-calendar-mode
+    reserved = (
+      *(f"--num-nodes={hosts}", "--reservation-affinity=specific"),
+      f"--reservation={rented.reservation}",
+    )
     return {
       "on-demand": (f"--num-nodes={hosts}",),
       "spot": (f"--num-nodes={hosts}", "--spot"),
-      "reserved": (
-        f"--num-nodes={hosts}",
-        *(
-          "--reservation-affinity=specific",
-          f"--reservation={rented.reservation}",
-        ),
-      ),
+      "reserved": reserved,
+      "calendar": reserved,
       # As xpk does: AI-Hypercomputer/xpk, src/xpk/core/capacity.py. The API
       # reads the duration, in seconds (NodeConfig.maxRunDuration).
       "flex-start": (
@@ -140,8 +140,8 @@ class JobSet(Way):
   def _job(self, number: int, pool: str) -> dict[str, Any]:
     """Returns the pods of a slice, on its own node pool.
 
-    JobSet's exclusive placement would find that pool by itself, but waits for a
-    node before it makes all pods, which flex-start waits for.
+    JobSet's exclusive placement would find that pool by itself. But it waits
+    for a node before it makes all pods, and flex-start waits for all pods.
     """
     rented, hosts = self.rented, self.rented.shape.hosts
     return {
@@ -162,7 +162,7 @@ class JobSet(Way):
     return {
       "restartPolicy": "Never",
       "serviceAccountName": rented.service_account,
-      # For a save; a node that is taken back gives its pods what it has left.
+      # For a save. A node that is taken back gives its pods less.
       "terminationGracePeriodSeconds": 600,
       "nodeSelector": {
         "cloud.google.com/gke-tpu-accelerator": shape.chip.gke_accelerator,
@@ -174,6 +174,8 @@ class JobSet(Way):
           "name": _NAME,
           "image": rented.image,
           "command": ["python3", "-c", script.source()],
+          # A start-up script that fails says why in its last line.
+          "terminationMessagePolicy": "FallbackToLogsOnError",
           "env": [
             {"name": bootstrap.VARIABLE, "value": rented.folder},
             {
@@ -248,10 +250,8 @@ class JobSet(Way):
       )
       or "{}"
     )
-    if not sets:
-      return Seen(Standing.ABSENT, "no JobSet")
-    if sets.get("status", {}).get("terminalState") == "Completed":
-      return Seen(Standing.ACTIVE, "Completed")
+    if not sets:  # Its node pools cost as before.
+      return Seen(Standing.PREEMPTED, "the JobSet is gone")
     pods = json.loads(
       do(
         self._kubectl(
@@ -263,13 +263,11 @@ class JobSet(Way):
     if sets.get("status", {}).get("terminalState") == "Failed":
       return _why_it_failed(pods)
     phases = [pod["status"].get("phase") for pod in pods]
-    if len(pods) == self.rented.hosts and set(phases) <= {
-      "Running",
-      "Succeeded",
-    }:
+    running = phases.count("Running")
+    if running == len(pods) == self.rented.hosts:
       return Seen(Standing.ACTIVE, "Running")
-    if "Running" in phases or "Succeeded" in phases:
-      return Seen(Standing.PROVISIONING, f"{phases.count('Running')} pods run")
+    if running:
+      return Seen(Standing.PROVISIONING, f"{running} pods run")
     return Seen(Standing.WAITING, "Pending")
 
   def ssh(self, index: int, machine: str, words: str | None) -> Command:
@@ -298,16 +296,23 @@ class JobSet(Way):
 def _why_it_failed(pods: list[dict[str, Any]]) -> Seen:
   """Returns whether a node was taken back, or a container ended by itself."""
   ended = [pod["status"] for pod in pods if pod["status"]["phase"] == "Failed"]
-  shut_down = [
-    status
-    for status in ended
-    if status.get("reason") in _SHUT_DOWN
-    or any(
-      condition["type"] == "DisruptionTarget" and condition["status"] == "True"
-      for condition in status.get("conditions", [])
-    )
-  ]
-  if shut_down or not ended:  # The pods of a node that is gone, are too.
+  if not ended or any(map(_was_disrupted, ended)):
+    # The pods of a node that is gone are gone, too.
     return Seen(Standing.PREEMPTED, "a node was taken back")
-  said = ended[0].get("message") or ended[0].get("reason") or "a pod failed"
-  return Seen(Standing.BROKEN, said)
+  return Seen(Standing.BROKEN, f"a pod failed: {_last_words(ended[0])}")
+
+
+def _was_disrupted(status: dict[str, Any]) -> bool:
+  return status.get("reason") in _SHUT_DOWN or any(
+    condition["type"] == "DisruptionTarget" and condition["status"] == "True"
+    for condition in status.get("conditions", [])
+  )
+
+
+def _last_words(status: dict[str, Any]) -> str:
+  """Returns the last line of a failed pod's log, or Kubernetes' reason."""
+  for container in status.get("containerStatuses", []):
+    ended = container.get("state", {}).get("terminated", {})
+    if lines := ended.get("message", "").strip().splitlines():
+      return lines[-1]
+  return status.get("message") or status.get("reason") or "it does not say why"

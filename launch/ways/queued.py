@@ -1,19 +1,21 @@
 """A queued resource of the Cloud TPU API: v4 to v6e.
 
-Google keeps this API working and develops it no further
-(docs.cloud.google.com/tpu/docs/tpus-in-compute-engine); grants of the TPU
-Research Cloud come by it.
+Google maintains this API, but does not develop it any further
+(docs.cloud.google.com/tpu/docs/tpus-in-compute-engine). Grants of the TPU
+Research Cloud use it.
 """
 
+from collections.abc import Collection, Mapping
 import json
+from typing import Any
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap, script
+from launch.hosts import script
 from launch.ways.way import Seen, Standing, Way
 
-# docs.cloud.google.com/tpu/docs/queued-resources: ACCEPTED and SUSPENDED never
-# lead on by themselves, and hold quota until they are deleted.
+# docs.cloud.google.com/tpu/docs/queued-resources: FAILED and SUSPENDED never
+# change by themselves, and hold quota until they are deleted.
 _STANDINGS = {
   "CREATING": Standing.WAITING,
   "ACCEPTED": Standing.WAITING,
@@ -33,7 +35,7 @@ class Queued(Way):
   def create(self) -> list[Command]:
     """Source: gcloud reference, compute tpus queued-resources create.
 
-    Flex-start is of gcloud's alpha variant, and so is a reservation's name.
+    Flex-start and the name of a reservation need gcloud's alpha variant.
     """
     rented = self.rented
     nodes = (
@@ -49,7 +51,7 @@ class Queued(Way):
       )
       if value
     ]
-    alpha = rented.capacity in ("flex-start", "reserved")
+    alpha = rented.capacity in ("reserved", "calendar", "flex-start")
     return [
       self.gcloud(
         *(("alpha",) if alpha else ()),
@@ -62,7 +64,7 @@ class Queued(Way):
         f"--service-account={rented.service_account}",
         "--scopes=https://www.googleapis.com/auth/cloud-platform",
         f"--labels={self.label}",
-        f"--metadata={bootstrap.METADATA}={rented.folder}",
+        f"--metadata={self.host_metadata}",
         f"--metadata-from-file=startup-script={script.SCRIPT}",
         *network,
         *(("--internal-ips",) if rented.internal_ips else ()),
@@ -78,6 +80,10 @@ class Queued(Way):
       "spot": ("--spot",),
       # docs.cloud.google.com/tpu/docs/consume-reservation
       "reserved": (f"--reservation={rented.reservation}",),
+      "calendar": (
+        f"--reservation={rented.reservation}",
+        "--provisioning-model=reservation-bound",
+      ),
       "flex-start": (
         "--provisioning-model=flex-start",
         f"--max-run-duration={rented.max_run_hours}h",
@@ -122,6 +128,16 @@ class Queued(Way):
       }.get(commands.kind_of(reason), standing)
       name = f"{name} {reason}"
     return Seen(standing, name)
+
+  def failed_starts(
+    self, begun: Collection[str], do: Run
+  ) -> list[Mapping[str, Any]]:
+    words = ("compute", "tpus", "tpu-vm", "get-guest-attributes")
+    return [
+      record
+      for name in self.rented.slice_names
+      for record in self.guest_records(begun, do, *words, name)
+    ]
 
   def ssh(self, index: int, machine: str, words: str | None) -> Command:
     """Source: gcloud reference, compute tpus tpu-vm ssh."""

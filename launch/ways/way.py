@@ -1,15 +1,20 @@
-"""What a way of renting slices says and does."""
+"""The interface of a way to rent slices."""
 
 import abc
+from collections.abc import Collection, Mapping
 import dataclasses
 import enum
+import json
+from typing import Any
 
+from launch import commands
 from launch.commands import Command, Run
+from launch.hosts import bootstrap
 from launch.slice import LABEL, Slice
 
 
 class Standing(enum.StrEnum):
-  """How a way's resources stand, in words that are the same for all ways."""
+  """The state of the resources, in words that all ways share."""
 
   ABSENT = "absent"
   WAITING = "waiting for capacity"
@@ -24,10 +29,10 @@ class Standing(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What was found of the resources.
+  """What was found out about the resources.
 
   Attributes:
-    standing: theirs.
+    standing: their state.
     said: Google Cloud's own word for it, and its reason.
   """
 
@@ -49,21 +54,20 @@ _WORST_FIRST = (
 
 
 def worst(seen: list[Seen]) -> Seen:
-  """Returns what the whole is worth: a slice that lacks one is none.
+  """Returns the state of several slices, which need each other.
 
-  Where some are absent and others not, what is left is being deleted.
+  If only some are absent, all have to be created anew.
   """
   absent = [s for s in seen if s.standing is Standing.ABSENT]
   if absent and len(absent) < len(seen):
-    seen = [s for s in seen if s not in absent]
-    seen.append(Seen(Standing.DELETING, "some are gone"))
+    return Seen(Standing.PREEMPTED, "a slice is gone")
   return min(seen, key=lambda s: _WORST_FIRST.index(s.standing))
 
 
 class Way(abc.ABC):
-  """A way of renting `rented`; its commands cite the pages that describe them.
+  """A way to rent `rented`. Its commands cite the pages that describe them.
 
-  Every command can be given again: one that finds its work done has done it.
+  Every command can be repeated: one whose work is done already succeeds.
   """
 
   def __init__(self, rented: Slice):
@@ -71,48 +75,88 @@ class Way(abc.ABC):
 
   @abc.abstractmethod
   def create(self) -> list[Command]:
-    """Returns what asks for the slices."""
+    """Returns the commands that ask for the slices."""
 
   @abc.abstractmethod
   def delete(self) -> list[Command]:
-    """Returns what removes all that `create` made, and nothing else."""
+    """Returns the commands that remove what `create` made, and nothing else."""
 
   @abc.abstractmethod
   def observe(self, do: Run) -> Seen:
-    """Returns how the slices stand.
+    """Returns the state of the slices.
 
     Raises:
-      Failed: they could not be looked at.
+      Failed: a command that reads it failed.
     """
+
+  def failed_starts(
+    self, begun: Collection[str], do: Run
+  ) -> list[Mapping[str, Any]]:
+    """Returns the records of hosts that could not write them to the bucket.
+
+    Args:
+      begun: names of machines that need not be asked.
+      do: runs a command.
+    """
+    return []
 
   @abc.abstractmethod
   def ssh(self, index: int, machine: str, words: str | None) -> Command:
-    """Returns what logs in to a host, or runs `words` there.
+    """Returns the command that logs in to a host, or runs `words` there.
 
     Args:
-      index: of the host, in all slices.
-      machine: what it calls itself.
-      words: a command for its shell.
+      index: of the host, counted over all slices.
+      machine: its own name.
+      words: a command for its shell; None: a login.
     """
 
   @abc.abstractmethod
   def left(self) -> list[Command]:
-    """Returns what lists everything under the same label."""
+    """Returns the commands that list everything under the same label."""
 
   def manifest(self) -> str | None:
-    """Returns what `create` hands to kubectl; None: nothing."""
+    """Returns the manifest that `create` applies by kubectl; None: none."""
     return None
 
   def gcloud(self, *words: str, settled_by: tuple[str, ...] = ()) -> Command:
-    """Returns a command of gcloud for the project, that asks no question."""
+    """Returns a command of gcloud for the project that asks no questions."""
     project = f"--project={self.rented.project}"
     return Command(
       ("gcloud", *words, project, "--quiet"), settled_by=settled_by
     )
 
+  def guest_records(
+    self, begun: Collection[str], do: Run, *words: str
+  ) -> list[Mapping[str, Any]]:
+    """Returns records that start-up scripts left in guest attributes.
+
+    Source: gcloud reference, compute instances get-guest-attributes and compute
+    tpus tpu-vm get-guest-attributes, which print a list of values.
+
+    Args:
+      begun: names of machines that are left out.
+      do: runs a command.
+      words: of the command, with the machine's or node's name.
+    """
+    path = f"{bootstrap.METADATA}/{bootstrap.FAILED}"
+    zone = f"--zone={self.rented.zone}"
+    flags = (zone, f"--query-path={path}", "--format=json")
+    try:
+      found = json.loads(do(self.gcloud(*words, *flags)) or "[]")
+    except commands.Failed:  # There is no such value, or no right to read it.
+      return []
+    records = [json.loads(item["value"]) for item in found]
+    return [record for record in records if record["host"] not in begun]
+
+  @property
+  def host_metadata(self) -> str:
+    """What a machine's metadata needs: the folder, and guest attributes."""
+    folder = f"{bootstrap.METADATA}={self.rented.folder}"
+    return f"{folder},enable-guest-attributes=TRUE"
+
   @property
   def label(self) -> str:
-    """Of everything that can have one."""
+    """The label of every resource that can have one."""
     return f"{LABEL}={self.rented.name}"
 
   def place(self, index: int) -> tuple[int, int]:

@@ -448,9 +448,10 @@ def test_a_host_that_stands_still_is_named_to_all_and_ends_them(
     assert "Traceback" not in error
   # JAX ends the others as soon as the first has ended.
   assert Exit.STALLED in statuses <= {Exit.STALLED, Exit.HOST_LOST}
-  beats = heartbeat.read(run)
-  assert [beat.doing for beat in beats] == ["stepping", "reading"]
-  assert beats[0].step > beats[1].step == 4
+  first, second = heartbeat.read(run)
+  assert (second.doing, second.step) == ("reading", 4)
+  # If the second ends before the first does, the first's collective fails.
+  assert first.doing in ("stepping", "ended") and first.step == 5
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import pytest
 
 from drope_jax.cli import configure
 from drope_jax.cli import main as drope
-from launch import access, cli, machine, prices, slice
+from launch import access, cli, machine, prices, slice, states
 from launch import watch as watching
 from launch.hosts import flags
+from launch.ways.way import Standing
 from tests.launch.fakes import documented
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def test_its_tables_have_every_verb_role_and_flag_file():
   wanted = {*access.HOSTS, *access.BUCKET}
   wanted |= {role for of in access.USER.values() for role in of}
   assert roles == wanted
-  assert f"`--retries` {machine.Policy.retries} in all" in TEXT
+  assert f"`--retries` {states.Policy.retries} in all" in TEXT
   assert str(flags.PORT) == "8476"
 
 
@@ -116,8 +117,8 @@ def test_its_links_lead_somewhere():
 
 
 def test_what_watch_says_is_what_it_says():
-  state = machine.State(machine.Phase.WAITING, since=0.0)
-  seen = machine.Seen(machine.Standing.WAITING, "WAITING_FOR_RESOURCES")
-  sight = machine.Sight(seen, (), None, 0.0)
-  state, _ = machine.step(state, sight, machine.Policy(hosts=4))
+  state = states.State(states.Phase.WAITING, since=0.0)
+  seen = states.Seen(Standing.WAITING, "WAITING_FOR_RESOURCES")
+  sight = states.Sight(seen, (), None, 0.0)
+  state, _ = machine.step(state, sight, states.Policy(hosts=4))
   assert watching.describe(state, sight) in TEXT

@@ -45,7 +45,7 @@ def test_every_verb_shows_its_commands_without_a_project(
     (("run", "no.gin", "--config", CONFIG), "A recipe is a file, or a shipped"),
     (
       ("run", "recipes/tiny.gin", "--config", CONFIG, "--data", "stores"),
-      "--data must be gs://BUCKET/..., which all hosts reach, got stores",
+      "--data must be gs://BUCKET/..., which all hosts can read, got stores",
     ),
     (("ssh", "--config", CONFIG, "--host", "4"), "must be 0 to 3, got 4"),
   ],

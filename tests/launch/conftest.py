@@ -17,7 +17,24 @@ FAKES = pathlib.Path(__file__).parent / "fakes"
 
 
 class _Web(http.server.SimpleHTTPRequestHandler):
-  """Serves hosts' metadata, files of the project, and takes log entries."""
+  """Serves and writes hosts' metadata, and takes log entries.
+
+  Under /denied it is a bucket that the host has no right to read.
+  """
+
+  def do_GET(self):
+    if self.path.startswith("/denied/"):
+      self.send_error(http.HTTPStatus.FORBIDDEN)
+    else:
+      super().do_GET()
+
+  def do_PUT(self):
+    assert "/instance/guest-attributes/" in self.path
+    file = pathlib.Path(self.directory + self.path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+    self.send_response(200)
+    self.end_headers()
 
   def do_POST(self):
     length = int(self.headers["Content-Length"])

@@ -2,8 +2,12 @@
 
 import ast
 import hashlib
+import io
 import json
+import subprocess
 import sys
+from urllib import error
+import zipfile
 
 import pytest
 
@@ -132,12 +136,49 @@ def test_a_start_up_script_that_fails_tells_watch(monkeypatch):
     raise ValueError("no network")
 
   monkeypatch.setattr(bootstrap, "agent", fail)
-  with pytest.raises(SystemExit):
+  with pytest.raises(SystemExit, match="no network"):
     bootstrap.main()
   ((where, record),) = told.items()
   assert where.startswith("gs://b/x/hosts/3/startup-")
   found = json.loads(record)
   assert found["state"] == "failed" and "no network" in found["said"]
+
+
+def test_without_a_bucket_a_failure_goes_to_the_guest_attributes(
+  metadata, monkeypatch
+):
+  metadata[_attribute(bootstrap.METADATA)] = "gs://b/x"
+  sent = []
+  monkeypatch.setattr(bootstrap, "_answer", sent.append)
+
+  def refuse(url):
+    raise error.HTTPError("https://b/run.json", 403, "Forbidden", None, None)
+
+  monkeypatch.setattr(bootstrap, "get", refuse)
+  with pytest.raises(SystemExit, match="403"):
+    bootstrap.main()
+  (request,) = sent
+  assert request.method == "PUT"
+  assert request.full_url.endswith(
+    "/computeMetadata/v1/instance/guest-attributes/drope-launch/failed"
+  )
+  found = json.loads(request.data)
+  assert found["host"] == "vm-7"
+  assert found["said"] == "HTTP Error 403: Forbidden for https://b/run.json"
+
+
+def test_the_installer_is_the_pinned_one(monkeypatch, tmp_path):
+  monkeypatch.setenv("DROPE_ROOT", str(tmp_path))
+  monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+  wheel = io.BytesIO()
+  with zipfile.ZipFile(wheel, "w") as archive:
+    archive.writestr(bootstrap._UV_PROGRAM, "#!/bin/sh\necho it runs\n")
+  monkeypatch.setattr(bootstrap, "_answer", lambda request: wheel.getvalue())
+  with pytest.raises(ValueError, match="not the file"):
+    bootstrap._uv()
+  digest = hashlib.sha256(wheel.getvalue()).hexdigest()
+  monkeypatch.setattr(bootstrap, "_UV_SHA256", digest)
+  assert subprocess.check_output([bootstrap._uv()], text=True) == "it runs\n"
 
 
 def test_the_start_up_script_is_for_the_python_of_old_images():

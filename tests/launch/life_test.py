@@ -125,7 +125,7 @@ def _watch(config) -> subprocess.Popen:
   return subprocess.Popen(
     [
       *(sys.executable, "-m", "launch", "watch", "--config", str(config)),
-      *("--look-every-s", "1", "--settle-s", "5", "--join-s", "120", "--keep"),
+      *("--look-every-s", "1", "--settle-s", "5", "--join-s", "600", "--keep"),
     ],
     cwd=ROOT,
     stdout=subprocess.PIPE,

@@ -1,14 +1,15 @@
 """The state machine, by examples and by random walks."""
 
 import dataclasses
+import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
 from drope_jax.exits import Exit
-from launch import machine
-from launch.machine import Action, Host, Phase, Policy, Sight, State
+from launch import machine, watch
+from launch.states import ENDS, Action, Host, Phase, Policy, Sight, State
 from launch.ways.way import Seen, Standing
 
 POLICY = Policy(hosts=2, retries=3, back_off_s=10, settle_s=60, join_s=600)
@@ -37,10 +38,12 @@ def _both(*codes, said="", notice=None):
 
 
 def _walk(state, *sights):
-  """Returns the last state, and each step's action."""
+  """Returns the last state, and each step's action, all of which succeed."""
   actions = []
   for sight in sights:
     state, action = machine.step(state, sight, POLICY)
+    assert state.unfinished is action
+    state = dataclasses.replace(state, unfinished=Action.NOTHING)
     actions.append(action)
   return state, actions
 
@@ -204,7 +207,7 @@ def test_a_host_that_falls_silent_is_named():
   now = POLICY.silent_s + 1
   hosts = [_host(0, now=now), _host(1, now=0.0)]
   state, _ = _walk(_running(), _sight(Standing.ACTIVE, hosts, 5, now))
-  assert "nothing is heard of host 0-1" in state.reason
+  assert "no report from host 0-1" in state.reason
 
 
 def test_a_failed_start_up_script_is_run_on_new_machines():
@@ -215,12 +218,61 @@ def test_a_failed_start_up_script_is_run_on_new_machines():
     _sight(Standing.ACTIVE, hosts, now=70),
   )
   assert actions == [Action.NOTHING, Action.DELETE]
+  assert "the start-up script failed" in state.reason
   assert "uv failed" in state.reason
 
 
-def test_deleted_by_somebody_else_it_is_gone():
-  state, actions = _walk(_running(), _sight(Standing.ABSENT))
+def test_a_broken_slice_gives_the_reason_of_its_start_up_script():
+  hosts = [_host(0, 1, "uv failed", started=False)]
+  broken = _sight(Standing.BROKEN, hosts, said="a pod failed")
+  state, actions = _walk(_running(), broken)
+  assert actions == [Action.DELETE] and "uv failed" in state.reason
+
+
+@pytest.mark.parametrize("standing", [Standing.ABSENT, Standing.DELETING])
+def test_what_somebody_else_deletes_is_not_created_anew(standing):
+  state, actions = _walk(_running(), _sight(standing))
   assert (state.phase, actions) == (Phase.GONE, [Action.NOTHING])
+
+
+def test_a_creation_that_was_cut_off_is_completed():
+  state, action = machine.step(
+    State(Phase.WAITING, since=0.0), _sight(Standing.ABSENT), POLICY
+  )
+  assert action is Action.CREATE  # It fails after one of two slices.
+  state, action = machine.step(state, _sight(Standing.PREEMPTED), POLICY)
+  assert (state.phase, action) == (Phase.WAITING, Action.CREATE)
+  assert state.preemptions == 0
+
+
+def test_an_action_that_failed_comes_again_until_the_run_has_ended():
+  state, _ = _walk(_running(), _sight(Standing.ACTIVE, _both(1, 1), 5))
+  later = _sight(Standing.ACTIVE, now=state.again_at)
+  for _ in range(2):
+    state, action = machine.step(state, later, POLICY)
+    assert (state.phase, action) == (Phase.RUNNING, Action.RESTART)
+  assert state.attempt == 2
+  stopped = _sight(Standing.ACTIVE, _both(143, 143, notice="stop"), 5)
+  state, action = machine.step(state, stopped, POLICY)
+  assert (state.phase, action) == (Phase.STOPPED, Action.NOTHING)
+
+
+def test_stopped_between_two_attempts_it_begins_no_other():
+  crashed = _sight(Standing.ACTIVE, _both(1, 1), 5)
+  state, _ = _walk(_running(), crashed)
+  asked = dataclasses.replace(crashed, now=state.again_at, stop=True)
+  state, actions = _walk(state, asked)
+  assert (state.phase, actions) == (Phase.STOPPED, [Action.NOTHING])
+  preempted = _sight(Standing.PREEMPTED, step=5)
+  state, _ = _walk(_running(), preempted)
+  for standing, wanted in (
+    (Standing.PREEMPTED, Action.DELETE),
+    (Standing.ABSENT, Action.NOTHING),
+  ):
+    asked = dataclasses.replace(_sight(standing, now=9), stop=True)
+    state, actions = _walk(state, asked)
+    assert actions == [wanted]
+  assert state.phase is Phase.STOPPED
 
 
 def test_hours_are_counted_while_chips_are_held():
@@ -233,59 +285,125 @@ def test_hours_are_counted_while_chips_are_held():
   assert state.active_s == 100
 
 
+@dataclasses.dataclass(frozen=True)
+class _Event:
+  """What happens between two looks.
+
+  Attributes:
+    standing: of the resources, where all of them exist.
+    codes: of the hosts that report; None while the training runs.
+    started: whether their start-up scripts succeeded.
+    reports: how many hosts report at all.
+    silent: whether they have said nothing for long.
+    notice: why those that have ended were told to.
+    steps: whether the training has taken a step.
+    elapsed: in seconds.
+    works: whether the action then succeeds; else it is done in half.
+    stop: whether the user orders a stop.
+  """
+
+  standing: Standing
+  codes: tuple[int | None, int | None] = (None, None)
+  started: bool = True
+  reports: int = 2
+  silent: bool = False
+  notice: str | None = None
+  steps: bool = True
+  elapsed: float = 61.0
+  works: bool = True
+  stop: bool = False
+
+
 _CODES = st.sampled_from(
   [None, None, None, 0, 1, *(int(exit) for exit in Exit), 139]
 )
+_RARELY = st.sampled_from([False, False, False, True])
+_MOSTLY = _RARELY.map(lambda rare: not rare)
 _EVENTS = st.lists(
-  st.tuples(
-    st.sampled_from(list(Standing)),
-    st.tuples(_CODES, _CODES),
-    st.booleans(),
-    st.sampled_from([1.0, 61.0, 700.0]),
-    st.sampled_from([None, "stop", "preempted"]),
+  st.builds(
+    _Event,
+    standing=st.sampled_from([Standing.ACTIVE, *Standing]),
+    codes=st.tuples(_CODES, _CODES),
+    started=_MOSTLY,
+    reports=st.sampled_from([2, 2, 2, 1, 0]),
+    silent=_RARELY,
+    notice=st.sampled_from([None, None, "stop", "preempted", "shutdown"]),
+    steps=st.booleans(),
+    elapsed=st.sampled_from([1.0, 61.0, 700.0]),
+    works=_MOSTLY,
+    stop=st.sampled_from([False] * 9 + [True]),
   ),
   max_size=40,
 )
+_WHOLE, _PARTIAL, _NONE = 2, 1, 0
 
 
 class _World:
-  """Resources and hosts that obey actions, between events."""
+  """Resources of two parts, and their hosts, which obey actions."""
 
   def __init__(self):
     self.state = State(Phase.WAITING, since=0.0)
-    self.there = False
+    self.parts = _NONE
     self.now, self.step = 0.0, None
-    self.clean: set[int] = set()
-    self.ends: list[tuple[int, Phase]] = []
+    self.ended_well = self.stop = False
 
-  def turn(self, standing, codes, steps, elapsed, notice) -> None:
-    self.now += elapsed
-    going = standing in (Standing.ABSENT, Standing.DELETING)
-    if not self.there and not going:
-      standing = Standing.ABSENT
-    elif self.there and going:
-      standing = Standing.ACTIVE  # Nobody else deletes.
-    hosts = ()
-    if standing is Standing.ACTIVE and self.state.active_since is not None:
-      if steps:
-        self.step = (self.step or 0) + 1
-      hosts = [
-        _host(worker, code, now=self.now, notice=notice)
-        for worker, code in enumerate(codes)
-      ]
-      if 0 in codes:
-        self.clean.add(self.state.attempt)
+  def turn(self, event: _Event) -> None:
+    """Lets an event happen, looks, and does what is decided."""
+    before = self.state
+    self.now += event.elapsed
+    self.stop |= event.stop
+    standing = self._standing(event.standing)
+    hosts = self._hosts(event) if standing is Standing.ACTIVE else ()
     sight = _sight(standing, hosts, self.step, self.now)
-    state, action = machine.step(self.state, sight, POLICY)
+    sight = dataclasses.replace(sight, stop=self.stop)
+    self.state, action = machine.step(before, sight, POLICY)
+    assert self.state.unfinished is action
+    assert self.state.crashes <= POLICY.retries + 1
+    if before.phase in ENDS:
+      assert self.state.phase is before.phase
+      assert action in (Action.NOTHING, Action.DELETE)
     if action in (Action.CREATE, Action.RESTART):
-      assert not self.clean, "a clean end was run again"
-      assert self.state.phase not in machine.ENDS
+      assert not self.ended_well, "a clean end was run again"
+      assert self.state.phase not in ENDS
+    if self.stop:
+      assert self.state.attempt == before.attempt, "it began after a stop"
+    self._obey(action, event.works)
+
+  def _standing(self, wanted: Standing) -> Standing:
+    if self.parts == _PARTIAL:
+      refused = (Standing.QUOTA, Standing.STOCKOUT, Standing.BROKEN)
+      return wanted if wanted in refused else Standing.PREEMPTED
+    if self.parts == _WHOLE and wanted in (Standing.ABSENT, Standing.DELETING):
+      self.parts = _NONE  # Somebody else deletes them.
+      return wanted
+    return wanted if self.parts == _WHOLE else Standing.ABSENT
+
+  def _hosts(self, event: _Event) -> list[Host]:
+    if self.state.active_since is None:
+      return []
+    if event.steps:
+      self.step = (self.step or 0) + 1
+    hosts = [
+      _host(
+        worker,
+        code if event.started else 1,
+        now=0.0 if event.silent else self.now,
+        notice=None if code is None else event.notice,
+        started=event.started,
+      )
+      for worker, code in enumerate(event.codes[: event.reports])
+    ]
+    self.ended_well |= any(host.code == 0 for host in hosts)
+    return hosts
+
+  def _obey(self, action: Action, works: bool) -> None:
     if action is Action.CREATE:
-      self.there = True
+      self.parts = max(self.parts, _WHOLE if works else _PARTIAL)
     elif action is Action.DELETE:
-      assert self.there, "it deleted what was not there"
-      self.there = False
-    self.state = state
+      self.parts = min(self.parts, _NONE if works else _PARTIAL)
+    if works:
+      done = dataclasses.replace(self.state, unfinished=Action.NOTHING)
+      self.state = done
 
 
 @given(_EVENTS)
@@ -293,12 +411,9 @@ class _World:
 def test_no_walk_runs_a_clean_end_again_or_crashes_for_ever(events):
   world = _World()
   for event in events:
-    before = world.state
-    world.turn(*event)
-    assert world.state.crashes <= POLICY.retries + 1
-    assert world.state.attempt >= before.attempt
-    if before.phase in machine.ENDS:
-      assert world.state.phase is before.phase
+    world.turn(event)
+    stored = json.dumps(dataclasses.asdict(world.state))
+    assert watch.parse(stored) == world.state
 
 
 @given(_EVENTS)
@@ -306,12 +421,33 @@ def test_no_walk_runs_a_clean_end_again_or_crashes_for_ever(events):
 def test_every_state_has_a_way_to_the_end_that_leaks_nothing(events):
   world = _World()
   for event in events:
-    world.turn(*event)
+    world.turn(event)
   # From here on nothing goes wrong.
   for _ in range(12):
-    finishes = world.state.active_since is not None
-    codes = (0, 0) if finishes else (None, None)
-    world.turn(Standing.ACTIVE, codes, True, 1000.0, None)
-  assert world.state.phase in machine.ENDS
+    codes = (None, None) if world.state.active_since is None else (0, 0)
+    world.turn(_Event(Standing.ACTIVE, codes, elapsed=1000.0))
+  assert world.state.phase in ENDS
   if world.state.phase is not Phase.STOPPED:
-    assert not world.there
+    assert world.parts == _NONE
+
+
+@given(
+  st.lists(
+    st.tuples(st.sampled_from([1, 81, 82, 139]), st.booleans(), st.booleans()),
+    min_size=3 * (POLICY.retries + 2),
+  )
+)
+@settings(max_examples=50, deadline=None)
+def test_no_crash_loop_is_endless(crashes):
+  world = _World()
+  for code, steps, started in crashes:
+    world.turn(
+      _Event(
+        Standing.ACTIVE,
+        (code, code),
+        started=started,
+        steps=steps,
+        elapsed=1000.0,
+      )
+    )
+  assert world.state.phase is Phase.FAILED

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from launch import commands, machine, order, slice, status, watch
+from launch import commands, order, slice, states, status, watch
 from launch.commands import Failed
-from launch.machine import Phase
+from launch.states import Phase
 
 RENTED = slice.Slice(
   name="mine",
@@ -20,7 +20,7 @@ RENTED = slice.Slice(
   bucket="gs://b",
   service_account="s",
 )
-POLICY = machine.Policy(hosts=2, retries=2, settle_s=10)
+POLICY = states.Policy(hosts=2, retries=2, settle_s=10)
 ORDER = order.Order(
   attempt=1,
   recipe="recipes/tiny.gin",
@@ -53,6 +53,7 @@ class World:
     self.state = None
     self.coming: list = []
     self.codes = None
+    self.guest: list[dict] = []
     self.created, self.now, self.count = 0, 0.0, 0
     self.die_at: int | None = None
     self.write(order.url(RENTED), json.dumps(dataclasses.asdict(ORDER)))
@@ -79,6 +80,8 @@ class World:
         raise failed
     if words[1] == "storage":
       return self._storage(command)
+    if "get-guest-attributes" in words:
+      return json.dumps(self.guest)
     return getattr(self, f"_{words[4]}")(command)
 
   def _storage(self, command) -> str:
@@ -122,6 +125,7 @@ class World:
     return json.dumps({"state": {"state": self.state}})
 
   def _end(self, codes) -> None:
+    self.codes = codes
     text = self.objects[order.url(RENTED)][1]
     attempt = json.loads(text)["attempt"]
     for worker, code in enumerate(codes):
@@ -138,7 +142,7 @@ class World:
       where = f"{RENTED.folder}/hosts/{attempt}/0-{worker}.json"
       self.write(where, json.dumps(record) + "\n")
 
-  def watch(self) -> machine.State:
+  def watch(self) -> states.State:
     return watch.watch(
       RENTED,
       POLICY,
@@ -207,10 +211,64 @@ def test_a_creation_that_is_refused_is_understood():
   assert state.phase is Phase.FINISHED and state.crashes == 0
 
 
-def test_what_only_the_user_can_mend_is_told_at_once():
-  world = World(["ACTIVE"], refusals=[("create", "PERMISSION_DENIED: no")])
-  with pytest.raises(Failed, match="Grant the roles"):
+@pytest.mark.parametrize(
+  ("said", "told"),
+  [
+    ("PERMISSION_DENIED: no", "Grant the roles"),
+    ("INVALID_ARGUMENT: no such zone", "Correct the description"),
+    ("NOT_FOUND: reservation my-reservation", "my-reservation"),
+  ],
+)
+def test_what_only_the_user_can_mend_is_told_at_once(said, told):
+  world = World(["ACTIVE"], refusals=[("create", said)])
+  with pytest.raises(ValueError, match=told):
     world.watch()
+
+
+def test_deleted_by_its_user_it_is_gone_and_not_created_anew(capsys):
+  world = World(["ACTIVE", RUN, (1, 81)])
+
+  def delete(seconds):
+    world.now += seconds
+    if world.coming == []:
+      world.objects.clear()
+      world.state = None
+
+  world.sleep = delete
+  assert world.watch().phase is Phase.GONE
+  assert (world.created, world.state) == (1, None)
+  assert "`delete` removed it" in capsys.readouterr().out
+
+
+def test_a_stop_between_two_attempts_is_not_forgotten():
+  world = World(["ACTIVE", RUN, (1, 81), (1, 81)])
+  waited = world.sleep
+
+  def stop(seconds):
+    waited(seconds)
+    if world.codes == (1, 81):
+      given = dataclasses.replace(ORDER, stop=True)
+      world.write(order.url(RENTED), json.dumps(dataclasses.asdict(given)))
+
+  world.sleep = stop
+  state = world.watch()
+  assert (state.phase, state.attempt) == (Phase.STOPPED, 1)
+
+
+def test_a_host_that_never_began_is_asked_why(capsys):
+  record = {
+    "host": "h1",
+    "state": "failed",
+    "said": "HTTP Error 403",
+    "updated": 0.0,
+  }
+  world = World(["ACTIVE", RUN[:1], *[RUN[:1]] * 12])
+  world.guest = [{"value": json.dumps(record)}]
+  for _ in range(2):
+    world.scripts.append(["ACTIVE", *[RUN[:1]] * 12])
+  state = world.watch()
+  assert state.phase is Phase.FAILED
+  assert "host (h1): HTTP Error 403" in state.reason
 
 
 def test_ended_at_any_command_it_goes_on_and_ends_the_same():

@@ -36,7 +36,7 @@ def _rented(way, kind="v5p", capacity="spot", slices=1, **more) -> Slice:
         else "drope-tpu@p.iam.gserviceaccount.com"
       ),
       "slices": slices,
-      "reservation": "r" if capacity == "reserved" else None,
+      "reservation": "r" if capacity in ("reserved", "calendar") else None,
       "max_run_hours": 24 if capacity == "flex-start" else None,
       "cluster": "c" if way == "jobset" else None,
       "location": "us-east5" if way == "jobset" else None,
@@ -56,22 +56,29 @@ EVERY = [
 
 def _all_commands(rented: Slice) -> list[commands.Command]:
   way = ways.of(rented)
-  asked: list[commands.Command] = []
-
-  def do(command):
-    asked.append(command)
-    return ""
-
-  way.observe(do)
   return [
     *access.prepare(rented),
     *way.create(),
     *way.delete(),
     *way.left(),
+    *_asked(way.observe),
+    *_asked(lambda do: way.failed_starts((), do), {"instance": "z/m"}),
     way.ssh(0, "machine", None),
     way.ssh(1, "machine", "ls"),
-    *asked,
   ]
+
+
+def _asked(look, *machines) -> list[commands.Command]:
+  """Returns the commands by which a way looks, which each find `machines`."""
+  asked: list[commands.Command] = []
+
+  def do(command):
+    asked.append(command)
+    listed = "list-instances" in command.args
+    return json.dumps(machines) if machines and listed else ""
+
+  look(do)
+  return asked
 
 
 def _id(rented):
@@ -119,6 +126,11 @@ def _flags(command) -> dict[str, str]:
     ("queued", "reserved", {"reservation": "r"}),
     (
       "queued",
+      "calendar",
+      {"reservation": "r", "provisioning-model": "reservation-bound"},
+    ),
+    (
+      "queued",
       "flex-start",
       {"provisioning-model": "flex-start", "max-run-duration": "24h"},
     ),
@@ -134,7 +146,17 @@ def _flags(command) -> dict[str, str]:
       "flex-start",
       {"provisioning-model": "FLEX_START", "max-run-duration": "24h"},
     ),
+    (
+      "group",
+      "calendar",
+      {"provisioning-model": "RESERVATION_BOUND", "reservation": "r"},
+    ),
     ("jobset", "spot", {"spot": "", "num-nodes": "2"}),
+    (
+      "jobset",
+      "calendar",
+      {"reservation": "r", "reservation-affinity": "specific"},
+    ),
     (
       "jobset",
       "flex-start",
@@ -247,7 +269,7 @@ def test_the_schema_refuses_a_wrong_field(path, value):
   else:
     inner[path[-1]] = value
   with pytest.raises(jsonschema.ValidationError):
-    jsonschema.validate(manifest, SCHEMA)
+    SCHEMA.validate(manifest)
 
 
 def test_the_jobset_asks_for_a_pod_a_host_and_all_its_chips():
@@ -420,7 +442,7 @@ _RUNNING = {"status": {"phase": "Running"}}
       [{"status": "ERROR", "statusMessage": "GCE_STOCKOUT"}],
       Standing.STOCKOUT,
     ),
-    ([{"status": "RUNNING"}, {}], Standing.ABSENT),
+    ([{"status": "RUNNING"}, {}], Standing.PREEMPTED),
     (
       [{"status": "RUNNING"}, {"status": {}}, {"items": []}],
       Standing.WAITING,
@@ -432,10 +454,6 @@ _RUNNING = {"status": {"phase": "Running"}}
     (
       [{"status": "RUNNING"}, {"status": {}}, {"items": [_RUNNING]}],
       Standing.PROVISIONING,
-    ),
-    (
-      [{"status": "RUNNING"}, {"status": {"terminalState": "Completed"}}],
-      Standing.ACTIVE,
     ),
     (
       [
@@ -468,11 +486,47 @@ def test_what_is_not_there_is_absent_and_what_is_refused_is_told(way):
     rented.observe(_answers("PERMISSION_DENIED: x"))
 
 
-def test_one_of_several_groups_gone_is_being_deleted():
+def test_if_one_of_several_groups_is_gone_all_are_created_anew():
   rented = ways.of(_rented("group", slices=2))
   running = _machines("RUNNING", "RUNNING")
   seen = rented.observe(_answers(running, "NOT_FOUND: x"))
-  assert seen.standing is Standing.DELETING
+  assert seen.standing is Standing.PREEMPTED
+
+
+def test_an_old_error_of_a_running_machine_counts_no_more():
+  running = _machines(
+    "RUNNING", "RUNNING", error="ZONE_RESOURCE_POOL_EXHAUSTED"
+  )
+  seen = ways.of(_rented("group")).observe(_answers(running))
+  assert seen.standing is Standing.ACTIVE
+
+
+def test_a_failed_pod_says_its_last_line():
+  ended = {"exitCode": 1, "message": "a traceback\nno network\n"}
+  status = {
+    "phase": "Failed",
+    "containerStatuses": [{"state": {"terminated": ended}}],
+  }
+  failed = {"status": {"terminalState": "Failed"}}
+  answers = [{"status": "RUNNING"}, failed, {"items": [{"status": status}]}]
+  seen = ways.of(_rented("jobset")).observe(_answers(*answers))
+  assert seen.said == "a pod failed: no network"
+
+
+def test_what_a_start_up_script_could_not_write_elsewhere_is_found():
+  def value(host):
+    record = json.dumps({"host": host, "state": "failed", "said": "why"})
+    return [{"namespace": "drope-launch", "key": "failed", "value": record}]
+
+  rented = ways.of(_rented("queued", "v5e"))
+  answer = _answers(value("w-0") + value("w-1"))
+  found = rented.failed_starts({"w-0"}, answer)
+  assert [record["host"] for record in found] == ["w-1"]
+  rented = ways.of(_rented("group"))
+  machines = [{"instance": f"zones/z/instances/m-{i}"} for i in range(3)]
+  answer = _answers(machines, "NOT_FOUND: no such attribute", value("m-2"))
+  found = rented.failed_starts({"m-0"}, answer)
+  assert [record["host"] for record in found] == ["m-2"]
 
 
 def test_a_host_that_is_none_is_refused():

@@ -39,8 +39,10 @@ class Cloud:
       found = json.loads(file.read_text()) if file.exists() else {}
       for part in ("resources", "script"):
         found.setdefault(part, {})
-      yield found
-      file.write_text(json.dumps(found, indent=1))
+      try:
+        yield found
+      finally:  # A refusal changes the script, too.
+        file.write_text(json.dumps(found, indent=1))
 
   def write_script(self, **script: Any) -> None:
     """Says what is to happen.
@@ -49,7 +51,8 @@ class Cloud:
       script: `creates`, a list of standings for each creation, by default
         active at once; `delete_fails` and `create_fails`, what these say, once
         for each of a list; `absent`, hosts that never boot; `boot_fails`, hosts
-        whose start-up script cannot install.
+        that cannot install the environment; `denied`, hosts that may not read
+        the bucket.
     """
     with self.state() as state:
       state["script"].update(script)
@@ -124,6 +127,8 @@ class Cloud:
       "FAKE_HOST": str(host),
       "PATH": f"{self.folder / 'host-bin'}:{os.environ['PATH']}",
     }
+    if place in script.get("denied", ()):
+      variables["STORAGE_EMULATOR_HOST"] = f"http://{web}/denied"
     variables |= machine["variables"] | {"POD_IP": address}
     command = [
       sys.executable if w == "python3" else w for w in machine["command"]

@@ -52,12 +52,31 @@ def main(args: list[str]) -> None:
     _delete(project, key)
   elif verb in ("describe", "list-instances"):
     print(json.dumps(_described(project, key)))
+  elif verb == "get-guest-attributes":
+    print(json.dumps(_guest_attributes(project, words[0], flags["query-path"])))
   elif verb == "list":
     for found in project.names():
       if found.startswith(key):
         print(found.partition("/")[2])
   elif verb != "add-iam-policy-binding":
     raise Refusal(f"the fake has no {name}")
+
+
+def _guest_attributes(
+  project: cloud.Cloud, name: str, path: str
+) -> list[dict[str, str]]:
+  """Returns values of one machine of a group, or of all those of a TPU."""
+  found, node = [], f"compute tpus queued-resources/{name}"
+  for host in project.hosts():
+    file = host / cloud.METADATA / "instance/guest-attributes" / path
+    asked = host.name == name or (host / "of").read_text() == node
+    if asked and file.exists():
+      namespace, _, key = path.partition("/")
+      value = file.read_text()
+      found.append({"namespace": namespace, "key": key, "value": value})
+  if not found:
+    raise Refusal(_MISSING)
+  return found
 
 
 def _create(project: cloud.Cloud, key: str, flags: dict[str, str]) -> None:
@@ -127,7 +146,8 @@ def _boot(project, key, flags, templates) -> None:
         extra = {"agent-worker-number": str(worker)}
         if nodes > 1:
           extra["tpu-env"] = f"MEGASCALE_SLICE_ID: '{number}'\n"
-        _boot_machine(project, key, name, number, worker, flags, extra)
+        machine = f"{name}-{number}-w{worker}"
+        _boot_machine(project, key, machine, number, worker, flags, extra)
   elif kind == "compute instance-groups managed":
     with project.state() as state:
       number = sorted(
@@ -142,7 +162,8 @@ def _boot(project, key, flags, templates) -> None:
         "created-by": f"projects/1/zones/z/instanceGroupManagers/{name}",
       }
       template = templates[flags["template"]]
-      _boot_machine(project, key, name, number, worker, template, extra)
+      machine = f"{name}-{worker}"
+      _boot_machine(project, key, machine, number, worker, template, extra)
 
 
 def _hosts_of(accelerator: str) -> int:
@@ -153,16 +174,16 @@ def _hosts_of(accelerator: str) -> int:
 
 def _boot_machine(project, key, name, number, worker, flags, extra) -> None:
   script = flags["metadata-from-file"].removeprefix("startup-script=")
-  attribute, _, value = flags["metadata"].partition("=")
+  attributes = dict(w.split("=") for w in flags["metadata"].split(","))
   project.boot(
     key,
     {
-      "name": f"{name}-{number}-w{worker}",
+      "name": name,
       "slice": number,
       "worker": worker,
       "command": ["python3", script],
       "variables": {},
-      "metadata": {attribute: value, **extra},
+      "metadata": attributes | extra,
     },
   )
 
@@ -267,7 +288,7 @@ def _jobset(project, name) -> dict[str, Any] | None:
     found = dict(found)
   if boots:
     _boot_pods(project, name, found["manifest"])
-  failed = found["standing"] == cloud.PREEMPTED
+  failed = any(p["status"]["phase"] == "Failed" for p in _pods(project))
   return {"status": {"terminalState": "Failed"} if failed else {}}
 
 
@@ -293,16 +314,26 @@ def _boot_pods(project, name, manifest: Mapping[str, Any]) -> None:
 
 def _pods(project) -> list[dict[str, Any]]:
   with project.state() as state:
-    standings = [
-      v["standing"]
+    preempted = any(
+      v["standing"] == cloud.PREEMPTED
       for k, v in state["resources"].items()
       if k.startswith("jobset/")
-    ]
+    )
   hosts = [h for h in project.hosts() if (h / "boot.pid").exists()]
-  if cloud.PREEMPTED in standings:
-    status = {"phase": "Failed", "reason": "NodeShutdown"}
-    return [{"status": status} for _ in hosts]
-  return [{"status": {"phase": "Running"}} for _ in hosts]
+  return [{"status": _pod_status(host, preempted)} for host in hosts]
+
+
+def _pod_status(host: pathlib.Path, preempted: bool) -> dict[str, Any]:
+  if preempted:
+    return {"phase": "Failed", "reason": "NodeShutdown"}
+  if cloud.alive(int((host / "boot.pid").read_text())):
+    return {"phase": "Running"}
+  # As terminationMessagePolicy FallbackToLogsOnError has it.
+  ended = {"exitCode": 1, "message": (host / "boot.log").read_text()[-2048:]}
+  return {
+    "phase": "Failed",
+    "containerStatuses": [{"state": {"terminated": ended}}],
+  }
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def run(name: str, words: list[str], flags: dict[str, str]) -> None:
     sys.stdout.buffer.write(found)
   elif verb == "rm":
     bucket, prefix = split(words[0])
-    for item in listed(bucket, f"{prefix}/") or _missing(words[0]):
+    whole = f"{prefix}/" if "recursive" in flags else prefix
+    for item in listed(bucket, whole) or _missing(words[0]):
       quoted = parse.quote(item["name"], safe="")
       _ask(f"/storage/v1/b/{bucket}/o/{quoted}", method="DELETE")
   elif verb == "objects describe":
