@@ -1,4 +1,4 @@
-"""Continues a text.
+"""Continues a text with a model.
 
 drope generate runs/demo/live/recalibrate --prompt 'The President'
 """
@@ -25,15 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--temperature", type=float, default=0.0, help="0 (default) is greedy"
   )
   parser.add_argument(
-    "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
+    "--seed", type=int, default=0, help="for sampling (default: %(default)s)"
   )
   parser.add_argument(
     "--logit-scale",
     type=float,
-    help="of attention (default: the checkpoint's own at the whole length)",
+    help="multiplies attention logits (default: the checkpoint's own scale for "
+    "the total length)",
   )
   parser.add_argument(
-    "--bos", action="store_true", help="begin with BOS, as Llamas expect"
+    "--bos", action="store_true", help="begin with BOS, as Llama models expect"
   )
 
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     )
   if args.logit_scale is not None and not args.logit_scale > 0:
     raise ValueError(
-      "--logit-scale must be above 0, or every key weighs alike, got "
+      "--logit-scale must be above 0, or all keys have the same weight, got "
       f"{args.logit_scale}. Raise it, or leave it out."
     )
   lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint))
@@ -64,14 +65,14 @@ def run(args: argparse.Namespace) -> None:
     and lm.config.logit_scale_slope is None
   ):
     terminal.say(
-      f"{tokens:,} tokens are more than the {lm.context_tokens:,} that the "
-      "model was trained at, and it has no softmax scale for that: `drope "
-      "evaluate` fits one, and `drope surgery --drop none --logit-scale-slope` "
-      "keeps it.",
+      f"{tokens:,} tokens are more than the trained context of "
+      f"{lm.context_tokens:,}, and the model has no softmax scale for them. "
+      "`drope evaluate` fits one, and `drope surgery --drop none "
+      "--logit-scale-slope` stores it.",
       stderr=True,
     )
   (new,) = lm.generate(
     [prompt or [lm.eos_id]], args.max_new_tokens, args.temperature, args.seed
   )
-  # Decoded as one: alone, a first piece may lose the space that it begins with.
-  terminal.hand_on(lm.decode(prompt + new))
+  # Decoded together: decoding a piece alone may lose the space before it.
+  terminal.print_output(lm.decode(prompt + new))

@@ -1,4 +1,4 @@
-"""`drope generate`: what the model is asked, and what is printed."""
+"""`drope generate`: the model's input, and the output."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ CONFIG = ModelConfig(16, 1, 8, 1, 1, 8, 8, context_tokens=8)
 
 @dataclasses.dataclass
 class FakeLM:
-  """Answers " sea" and EOS; pieces are words with their spaces.
+  """Generates " sea" and EOS; pieces are words with their spaces.
 
-  As imported Llamas do, it decodes the first piece without its space.
+  Like imported Llama models, it decodes the first piece without its space.
   """
 
   bos_id: int | None = 1
@@ -65,13 +65,13 @@ def test_settings_reach_the_model(drope, lm):
 @pytest.mark.parametrize(
   ("new", "options", "slope", "said"),
   [
-    (8, (), None, "9 tokens are more than the 8 that the model was trained at"),
+    (8, (), None, "9 tokens are more than the trained context of 8"),
     (7, (), None, ""),
     (8, ("--logit-scale", 1.5), None, ""),
     (8, (), 0.0, ""),
   ],
 )
-def test_beyond_the_context_a_missing_scale_is_said(
+def test_a_missing_scale_beyond_the_context_is_reported(
   drope, lm, new, options, slope, said
 ):
   lm.config = dataclasses.replace(CONFIG, logit_scale_slope=slope)

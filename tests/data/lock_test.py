@@ -1,4 +1,4 @@
-"""A folder has one writer, and a crash leaves none behind."""
+"""A folder has one writer, and a crash leaves no lock."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ with lock.held(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process, which holds a folder that it has made."""
+  """Another process, which holds a folder that it has created."""
   process = subprocess.Popen(
     [sys.executable, "-c", _HOLD, tmp_path / "run"],
     stdin=subprocess.PIPE,
@@ -101,7 +101,7 @@ def test_a_file_system_without_locks_is_warned_about(
 
 @pytest.fixture
 def bucket(monkeypatch):
-  """A store of objects with generations, in the place of a bucket's."""
+  """A store of objects with generations, in place of a bucket."""
   store = tensorstore.KvStore.open("memory://").result()
 
   class Opened:
@@ -113,7 +113,7 @@ def bucket(monkeypatch):
 
 
 class Clock:
-  """Time, which passes only where somebody sleeps."""
+  """A clock that advances only during sleep."""
 
   def __init__(self, monkeypatch):
     self.now, self.meanwhile = 0.0, lambda: None
@@ -191,7 +191,7 @@ def test_a_suspended_writer_finds_its_lease_taken(bucket, clock):
   first.take()
   assert first.renew()
   second.take()
-  first.require_held()  # It has not asked yet.
+  first.require_held()  # It has not checked the lease yet.
   assert not first.renew()
   with pytest.raises(ValueError, match="one writer"):
     first.require_held()
@@ -202,7 +202,7 @@ def test_a_suspended_writer_finds_its_lease_taken(bucket, clock):
 def test_a_lost_answer_keeps_the_lease(bucket, clock):
   lease = lock._Lease(OBJECTS)
   lease.take()
-  lease._objects.write(lock.FILENAME, lease._mine).result()  # Arrived, unheard.
+  lease._objects.write(lock.FILENAME, lease._mine).result()  # Answer lost.
   assert lease.renew() and lease.renew()
   lease.require_held()
 

@@ -1,4 +1,4 @@
-"""A model's own documents: what the model says, wherever sampling begins."""
+"""A model's own documents are the same wherever sampling begins."""
 
 import dataclasses
 import itertools
@@ -68,7 +68,7 @@ def documents(lm):
 
 
 def _expected(lm, number, begin_id, seed=3, temperature=1.0):
-  """Returns a document's tokens, by full forwards of its own alone."""
+  """Returns a document's tokens, by forward passes over it alone."""
   C = lm.context_tokens
   ids, key = [begin_id], jax.random.fold_in(jax.random.key(seed), number)
   while len(ids) < C:
@@ -150,12 +150,12 @@ def test_identities_differ_where_documents_do(lm):
 
 
 def test_draws_follow_the_softmax():
-  draws, V = 4096, 300  # Ids of three blocks, the last of them part.
+  draws, V = 4096, 300  # Ids of three blocks, the last one incomplete.
   logits_V = 2 * np.random.default_rng(0).normal(size=V).astype(np.float32)
   keys_B = jax.random.split(jax.random.key(0), draws)
   ids_B = decode.draw(jnp.tile(2 * logits_V, (draws, 1)), 2.0, keys_B)
   p_V = np.exp(logits_V) / np.exp(logits_V).sum()
-  # Up to 30 groups of ids, across the blocks; one likely id may fill several.
+  # Up to 30 groups of ids, across blocks; one likely id may fill several.
   order = np.argsort(np.arange(V) % 10, kind="stable")
   group_V = np.empty(V, int)
   group_V[order] = np.minimum(30 * np.cumsum(p_V[order]), 29)
@@ -180,7 +180,7 @@ def test_a_model_of_only_empty_documents_is_refused(
   monkeypatch.setattr(sampling, "_MOST_EMPTY", 10)
   params = dict(lm.params)
   params["head"] = jax.tree.map(change, params["head"])
-  # Where all ids are alike, every one of them ends a document.
+  # With equal logits every id ends a document.
   broken = dataclasses.replace(lm, params=params, end_ids=(*range(20),))
   with pytest.raises(ValueError, match=says):
     _some(_text(broken))
