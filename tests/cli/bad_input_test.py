@@ -500,7 +500,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(
     ran = drope(*command.split())
   assert ran.status == 2, ran
   (line,) = ran.err.strip().splitlines()
-  assert "the disk is full" in line and "Free space" in line
+  assert "the disk is full" in line and "Free some space" in line
   assert before.items() <= _digests(here).items()
   with pytest.raises((FileNotFoundError, ValueError)):
     store.locate(here / "new")
@@ -533,7 +533,7 @@ def test_a_write_that_does_not_fit_the_disk_leaves_no_file(
     ran = drope(*command.split(), "--out", "new")
   assert ran.status == 2, ran
   (line,) = ran.err.strip().splitlines()
-  assert "larger than the disk" in line and "Free space" in line
+  assert "larger than the disk" in line and "Free some space" in line
   assert sorted(here.rglob("*")) == before
   assert drope(*command.split(), "--out", "new").status == 0
 
