@@ -1,4 +1,4 @@
-"""One version reads what another wrote, or names it."""
+"""Each version reads the files of earlier ones, and names later ones."""
 
 import dataclasses
 
@@ -104,7 +104,7 @@ def test_a_file_without_fields_is_refused(data):
 
 @pytest.fixture
 def migrations(monkeypatch):
-  """Three versions: a rename, a move into a class, and a rename in there."""
+  """Three versions: a rename, a move into a class, and a rename in it."""
 
   def renamed(old, new):
     def migrate(fields):

@@ -1,4 +1,4 @@
-"""What the README says is so: its commands, its recipe, its scheme, its map."""
+"""The README's commands, recipe, scheme and code map are correct."""
 
 import importlib
 import pathlib
@@ -31,7 +31,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def _parse(words: list[str]):
-  """Returns what a command's own parser makes of its arguments."""
+  """Parses arguments with the command's own parser."""
   module = importlib.import_module(f"drope_jax.cli.{words[0]}")
   parser = main._Parser(prog=f"drope {words[0]}", allow_abbrev=False)
   module.add_arguments(parser)
@@ -42,7 +42,7 @@ def _command_lines() -> list[list[str]]:
   """Returns every `drope COMMAND ...` as its words after "drope"."""
   lines = re.findall(r"(?<![\w-])drope (.+)", "\n".join(_blocks("bash")))
   lines += re.findall(r"`drope ([^`]+)`", PROSE)
-  # What follows > is the shell's.
+  # The part after > belongs to the shell.
   return [shlex.split(line.partition(" > ")[0]) for line in lines]
 
 
@@ -186,7 +186,7 @@ def test_every_path_exists():
   )
   paths = {p for p in [*links, *named] if "://" not in p}
   assert len(paths) > 20, "the README names few paths; the search has failed"
-  # The example's own files, which the reader makes.
+  # The example's own files do not exist.
   new = {
     "drope_jax/positional/resonance.py",
     "tests/positional/resonance_test.py",

@@ -1,4 +1,4 @@
-"""The code revision comes from this project's own checkout, or is left out."""
+"""The revision comes from this project's own checkout, or is left out."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Every array has one known place on the mesh, or is refused by name."""
+"""Every array has one known sharding, or is refused by name."""
 
 import dataclasses
 import re
@@ -44,7 +44,7 @@ def _mesh(**axes):
 
 @dataclasses.dataclass(frozen=True)
 class _Device:
-  """A device of a slice, as far as a mesh looks at it."""
+  """A device of a slice, with what a mesh needs of it."""
 
   id: int
   slice_index: int
@@ -67,7 +67,7 @@ def test_every_parameter_matches_one_rule_and_every_rule_is_used():
       assert len(spec) in (0, len(leaf.shape)), path
       paths = {path}
       if path.startswith("layers") and path.endswith("kernel"):
-        # Each factor lies as the kernel does on the axis that it shares.
+        # Each factor is split as the kernel on the axis that they share.
         a, b = (path.replace("kernel", name) for name in ("lora_a", "lora_b"))
         assert sharding.param_spec(a) == P(*spec[:2], None)
         assert sharding.param_spec(b) == P(spec[0], None, spec[2])
@@ -132,7 +132,7 @@ def test_moments_have_their_parameters_shardings(shapes, chosen):
       moments[path] += 1
   adam = isinstance(chosen, optimizer.AdamW)
   for path, count in moments.items():
-    # Muon keeps one moment of a layer's kernel, Adam two of anything.
+    # Muon keeps one moment of a layer's kernel, Adam two of each array.
     kernel = path.startswith("layers") and path.endswith("kernel")
     assert count == (2 if adam or not kernel else 1), path
 
@@ -203,7 +203,7 @@ def test_the_error_for_an_unknown_preset_lists_them():
 
 
 def test_only_the_data_axis_crosses_slices():
-  # In the order of their ids, slices take turns.
+  # Slices alternate in the order of device ids.
   devices = [_Device(id=i, slice_index=i % 2) for i in range(16)]
   config = sharding.MeshConfig(data=2, fsdp=-1, tensor=2, slices=2)
   assert config.shape(16) == (4, 2, 2, 1)

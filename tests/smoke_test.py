@@ -60,7 +60,7 @@ def data(folder) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def interrupted(folder, data):
-  """The recipe's command and its run, after Ctrl-C, and what it said."""
+  """The recipe's command and run after Ctrl-C, with its output."""
   out = folder / "run"
   command = f"train recipes/tiny.gin --data {data} --out {out}"
   show = progress.TrainingProgress.__call__
@@ -110,7 +110,7 @@ def test_train_runs_every_phase_once(run):
   assert [line["phase"] for line in lines] == phases
   assert [line["tokens"] for line in lines] == [512 * s["step"] for s in lines]
   losses = [line["loss"] for line in lines]
-  # A new model guesses, with logits of variance 1 at most.
+  # A new model's logits have variance at most 1.
   assert losses[0] == pytest.approx(np.log(512), rel=0.15)
   assert losses[5] < losses[0] - 0.5, "it learnt nothing"
   assert _operations(run) == ["pretrain", "surgery", "recalibrate"]

@@ -1,4 +1,4 @@
-"""Path-named leaves: flattening loses nothing, and a misfit names itself."""
+"""Flattening by path loses nothing, and mismatches are named."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_flatten_keeps_the_trees_order():
 
 def test_unflatten_inverts_flatten():
   again = trees.unflatten(trees.flatten(TREE))
-  assert again == TREE  # The very same leaves: arrays compare by identity.
+  assert again == TREE  # The same leaf objects: arrays compare by identity.
   assert list(again) == list(TREE)
 
 

@@ -1,4 +1,4 @@
-"""Turns other projects' weights into a checkpoint: it is `drope convert`.
+"""Converts weights of other projects to a checkpoint, as `drope convert`.
 
 python tools/convert_llama.py SmolLM2-135M/ --out smollm2
 """
@@ -11,12 +11,12 @@ from drope_jax.cli import main as cli
 
 
 def main() -> int:
-  """Runs the command, whose mistakes are one line and status 2."""
+  """Runs `drope convert`; a mistake is one line and exit status 2."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   convert.add_arguments(parser)
-  parser.parse_args()  # Explains itself, and its mistakes, by its own name.
+  parser.parse_args()  # Prints help and mistakes under this program's name.
   return cli.main(["convert", *sys.argv[1:]])
 
 

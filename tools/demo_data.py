@@ -1,4 +1,4 @@
-"""Writes the token stores that the demo's recipes train on, to --out."""
+"""Writes the token stores for the demo's recipes to --out."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from drope_jax.cli import demo_data
 
 
 def main() -> None:
-  """Parses the command line and writes the stores; run again, it resumes."""
+  """Writes the stores; the same command resumes."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", required=True, metavar="DIR")
   args = parser.parse_args()

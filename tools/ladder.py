@@ -1,24 +1,25 @@
-"""Trains the ladder of drops: how much of RoPE to keep, and for how long.
+"""Trains and evaluates a sweep of drops: which part of RoPE to keep.
 
-A rung keeps the fastest pairs of the demo's base (none: the paper's drop; all:
-RoPE trained on), or RoPE in layer 0 alone, within a window, or all of RoPE with
-theta raised. Every rung reads the same data in the same steps, for three seeds,
-and answers the same questions. At 1.0M tokens the base teaches each drop, as in
-`drope demo`; at 6.2M the text alone does. Each is evaluated as soon as it is
-trained, and the base before all. Started again, the ladder goes on where it
-stopped; several at once need rungs of their own and a base already evaluated.
+A variant of the demo's base keeps its fastest pairs (no pair: the paper's drop;
+all pairs: RoPE with more training), or RoPE only in layer 0 within a window, or
+all of RoPE with theta raised. All variants have the same data and steps, for
+three seeds, and the same questions. At 1.0M tokens the base is the teacher of
+each drop, as in `drope demo`; at 6.2M there is no teacher. The base is
+evaluated first, and each variant directly after its training. The same command
+resumes. To run several commands at once, give each its own variants, and
+evaluate the base before.
 
   python tools/demo_data.py --out runs/demo_data
   python tools/ladder.py --data runs/demo_data --out runs/ladder
   python tools/ladder.py --data runs/demo_data --out runs/ladder_10k --base CKPT
 
-What `drope demo` trains and compares, with three seeds and more questions:
+The models of `drope demo`, with three seeds and more questions:
 --tokens 1.0M --drops keep12 keep16 --suite evals/demo_many.gin
 
-Leaves OUT/NAME/results.json of each NAME, and --keep copies those and the
-training's metrics.jsonl to a folder of their own, without the checkpoints.
+It writes OUT/NAME/results.json for each NAME. --keep copies these files and
+metrics.jsonl to another folder, without the checkpoints.
 
-Hardware: a CPU core. Time, at 1,900 tokens/s: of a rung 4 minutes at 0.4M
+Hardware: a CPU core. Time of a variant, at 1,900 tokens/s: 4 minutes at 0.4M
 tokens, 10 at 1.2M, an hour at 6.2M, and about 5 minutes of evaluation.
 """
 
@@ -36,11 +37,11 @@ from drope_jax.data import paths
 
 
 class Size(NamedTuple):
-  """How long a rung trains.
+  """How long a variant trains.
 
   Attributes:
-    recipe: shipped.
-    phases: of its training.
+    recipe: a shipped recipe.
+    phases: names of its training phases.
   """
 
   recipe: str
@@ -54,7 +55,7 @@ SIZES = {
     ("recalibrate_128", "recalibrate_256", "recalibrate"),
   ),
 }
-_ALL = "Surgery.keep_turns = None"  # Not what a recipe says of its own.
+_ALL = "Surgery.keep_turns = None"  # Undoes the recipe's own choice.
 
 
 def _keep(pairs: int) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def _keep(pairs: int) -> tuple[str, ...]:
 _DROPS = {
   "keep12": _keep(12),
   "keep0": (_ALL,),
-  "keep16": None,  # No surgery: RoPE trained on.
+  "keep16": None,  # No surgery: RoPE with more training.
   "keep8": _keep(8),
   "keep6": _keep(6),
   "window": (
@@ -75,19 +76,19 @@ _DROPS = {
   "keep3": _keep(3),
   "theta": (_ALL, "Surgery.drop = 'none'", "Surgery.theta = {raised_theta}"),
 }
-_THETA_TIMES = 20
+_THETA_FACTOR = 20
 _BASE = "packaged:checkpoints/demo_base"
-_BASE_WAYS = "model,pi,ntk,yarn,crop"
+_BASE_METHODS = "model,pi,ntk,yarn,crop"
 _SUITE = "evals/ladder.gin"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
-  """One training of the ladder.
+class Variant:
+  """One training run of the sweep.
 
   Attributes:
-    drop: a name in `_DROPS`.
-    tokens: a name in `SIZES`.
+    drop: a key of `_DROPS`.
+    tokens: a key of `SIZES`.
     seed: of the data's order.
   """
 
@@ -100,15 +101,15 @@ class Rung:
     return f"{self.drop}_{self.tokens}_s{self.seed}"
 
   @property
-  def ways(self) -> str:
-    """By which methods it is read: of RoPE, by YaRN too."""
+  def methods(self) -> str:
+    """How it is evaluated: a variant with all of RoPE also with YaRN."""
     return "model,yarn" if self.drop in ("keep16", "theta") else "model"
 
   def overrides(self, base: str, theta: float) -> Iterator[str]:
-    """Yields the bindings that make the shipped recipe this rung's.
+    """Yields the bindings that turn the shipped recipe into this variant's.
 
     Args:
-      base: the checkpoint that it starts from.
+      base: the checkpoint to start from.
       theta: of that checkpoint's RoPE.
     """
     yield f"Recipe.seed = {self.seed}"
@@ -116,19 +117,19 @@ class Rung:
     size = SIZES[self.tokens]
     if (bindings := _DROPS[self.drop]) is not None:
       for binding in bindings:
-        yield binding.format(raised_theta=_THETA_TIMES * theta)
+        yield binding.format(raised_theta=_THETA_FACTOR * theta)
     else:
       phases = "".join(f"@{name}/TrainPhase(), " for name in size.phases)
       yield f"Recipe.phases = ({phases})"
-      # It has the base's positions: there is nothing to learn from it.
+      # It equals the base, so there is nothing to learn from a teacher.
       for name in size.phases:
         yield f"{name}/TrainPhase.teacher = None"
 
 
-def rungs(drops: list[str], tokens: list[str], seeds: int) -> list[Rung]:
-  """Returns the rungs: few tokens first, then each drop's first seed."""
+def variants(drops: list[str], tokens: list[str], seeds: int) -> list[Variant]:
+  """Returns all variants, ordered by tokens, then by seed."""
   return [
-    Rung(drop, size, seed)
+    Variant(drop, size, seed)
     for size in tokens
     for seed in range(seeds)
     for drop in drops
@@ -136,17 +137,19 @@ def rungs(drops: list[str], tokens: list[str], seeds: int) -> list[Rung]:
 
 
 def main() -> int:
-  """Trains what is left of the ladder; returns the first failure's status."""
+  """Trains what is missing; returns the exit status of the first failure."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--data", required=True, metavar="DIR", help="the stores")
+  parser.add_argument(
+    "--data", required=True, metavar="DIR", help="token stores"
+  )
   parser.add_argument("--out", required=True, metavar="DIR")
   parser.add_argument(
     "--base", default=_BASE, metavar="CKPT", help="(default: %(default)s)"
   )
   parser.add_argument(
-    "--keep", metavar="DIR", help="for the small files (default: nowhere)"
+    "--keep", metavar="DIR", help="copy small files to DIR (default: no copy)"
   )
   parser.add_argument(
     "--drops", nargs="+", choices=_DROPS, default=list(_DROPS), metavar="DROP"
@@ -163,26 +166,27 @@ def main() -> int:
   out = pathlib.Path(args.out)
   base = store.locate(paths.resolve(args.base))
   theta = store.describe(base)[0].model.positional.theta
-  status = _evaluate("base", args.base, _BASE_WAYS, out, args)
-  for rung in rungs(args.drops, args.tokens, args.seeds):
+  status = _evaluate("base", args.base, _BASE_METHODS, out, args)
+  for variant in variants(args.drops, args.tokens, args.seeds):
     if status:
       break
-    command = ["train", SIZES[rung.tokens].recipe, "--data", args.data]
-    for binding in rung.overrides(args.base, theta):
+    command = ["train", SIZES[variant.tokens].recipe, "--data", args.data]
+    for binding in variant.overrides(args.base, theta):
       command += ["--set", binding]
-    status = _run(rung.name, *command, "--out", out / rung.name) or _evaluate(
-      rung.name, out / rung.name / "recalibrate", rung.ways, out, args
+    folder = out / variant.name
+    status = _run(variant.name, *command, "--out", folder) or _evaluate(
+      variant.name, folder / "recalibrate", variant.methods, out, args
     )
   return status
 
 
-def _evaluate(name, checkpoint, ways, out, args) -> int:
-  """Evaluates a model, and copies what is small; returns the status."""
+def _evaluate(name, checkpoint, methods, out, args) -> int:
+  """Evaluates a model, and copies the small files; returns the status."""
   folder = out / name
   status = _run(
     f"{name}: evaluation",
     *("evaluate", f"{name}={checkpoint}", "--suite", args.suite),
-    *("--positions", ways, "--out", folder),
+    *("--positions", methods, "--out", folder),
   )
   if args.keep is not None and not status:
     kept = pathlib.Path(args.keep) / name

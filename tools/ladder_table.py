@@ -1,8 +1,9 @@
-"""Prints the tables of a ladder, in Markdown: what each rung reaches.
+"""Prints the results of tools/ladder.py as Markdown tables.
 
-Scores first, of each model as it is and with a softmax scale fitted to it: the
-mean of the seeds, and their range. Then how far each is from a rival on the
-same questions and texts, with the 95% interval of the paired difference.
+First come the scores of each model, without and with a fitted softmax scale:
+the mean over the seeds, and their range. Then comes the difference of each
+model to a rival on the same questions and texts, with the 95% interval of the
+paired difference.
 
   python tools/ladder_table.py runs/ladder
   python tools/ladder_table.py runs/ladder --against keep16_1.2M
@@ -16,13 +17,13 @@ from typing import Any
 
 from drope_jax.analysis import paired, palette, runs
 
-Reader = tuple[str, str]
-"""A rung without its seed, and the method that it is read by."""
+Row = tuple[str, str]
+"""A variant without its seed, and the method of its evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """A column of each length: what it is called, and the rows that it has."""
+  """A score: its title, and the results that it is taken from."""
 
   title: str
   task: str
@@ -37,7 +38,7 @@ MEASURES = (
 
 
 def main() -> None:
-  """Prints them; what cannot be read ends in one line and status 2."""
+  """Prints the tables; an unreadable file is one line and exit status 2."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -46,7 +47,7 @@ def main() -> None:
     "--against",
     default="base · YaRN",
     metavar="NAME",
-    help="the rival, as a table names it (default: %(default)s)",
+    help="the rival, by its name in the tables (default: %(default)s)",
   )
   args = parser.parse_args()
   try:
@@ -54,53 +55,55 @@ def main() -> None:
   except (FileNotFoundError, ValueError) as error:
     parser.error(str(error))
   scores = runs.scores(rows)
-  readers = {
+  by_name = {
     palette.label(c.model, c.method): (c.model, c.method) for c in scores
   }
-  if args.against not in readers:
+  if args.against not in by_name:
     parser.error(
-      f"--against needs one of {', '.join(readers)}, got {args.against}"
+      f"--against needs one of {', '.join(by_name)}, got {args.against}"
     )
   for measure in MEASURES:
     for fitted in (False, True):
-      how = "with a fitted softmax scale" if fitted else "as it is"
+      how = (
+        "with a fitted softmax scale" if fitted else "no fitted softmax scale"
+      )
       _print(f"{measure.title}, {how}", _values(rows, measure, fitted))
-    against = f"{measure.title}: less that of {args.against}"
-    _print(against, _differences(scores, measure, readers[args.against]))
+    against = f"{measure.title}: minus {args.against}"
+    _print(against, _differences(scores, measure, by_name[args.against]))
 
 
 def _rows(ladder: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of all results, each under its rung's name."""
+  """Returns the results of all variants, under their names without seeds."""
   paths = sorted(ladder.glob("*/results.json"))
   if not paths:
     raise FileNotFoundError(
-      "A folder of rungs, each with its results.json, is required, got none in "
+      "A folder with a results.json for each variant is required, got none in "
       f"{ladder}. Run tools/ladder.py."
     )
   rows = []
   for path in paths:
     for row in runs.load_results(path)["rows"]:
-      rung, _, seed = row["model"].rpartition("_s")
-      name = rung if seed.isdigit() else row["model"]
+      variant, _, seed = row["model"].rpartition("_s")
+      name = variant if seed.isdigit() else row["model"]
       rows.append({**row, "model": name})
   return rows
 
 
 def _values(
   rows: Sequence[Mapping[str, Any]], measure: Measure, fitted: bool
-) -> dict[Reader, dict[float, str]]:
-  """Returns the mean over seeds, and their range, by reader and length."""
-  found: dict[Reader, dict[float, list[float]]] = {}
+) -> dict[Row, dict[float, str]]:
+  """Returns the mean over seeds and their range, by row and length."""
+  found: dict[Row, dict[float, list[float]]] = {}
   for row in rows:
     if _is(row, measure) and row["scale_fitted"] == fitted:
       by_factor = found.setdefault((row["model"], row["method"]), {})
       by_factor.setdefault(row["factor"], []).append(row["value"])
   return {
-    reader: {
+    row: {
       factor: _mean_and_range(values, measure.digits)
       for factor, values in by_factor.items()
     }
-    for reader, by_factor in found.items()
+    for row, by_factor in found.items()
   }
 
 
@@ -112,10 +115,10 @@ def _mean_and_range(values: Sequence[float], digits: int) -> str:
 
 
 def _differences(
-  scores: runs.Scores, measure: Measure, rival: Reader
-) -> dict[Reader, dict[float, str]]:
-  """Returns the paired differences from a rival, both as they are."""
-  found: dict[Reader, dict[float, str]] = {}
+  scores: runs.Scores, measure: Measure, rival: Row
+) -> dict[Row, dict[float, str]]:
+  """Returns the paired differences to a rival, without fitted scales."""
+  found: dict[Row, dict[float, str]] = {}
   for cell, score in scores.items():
     own = (cell.model, cell.method)
     other = cell._replace(model=rival[0], method=rival[1])
@@ -138,15 +141,15 @@ def _is(row: Mapping[str, Any], measure: Measure) -> bool:
   return (row["task"], row["metric"]) == (measure.task, measure.metric)
 
 
-def _print(title: str, table: Mapping[Reader, Mapping[float, str]]) -> None:
+def _print(title: str, table: Mapping[Row, Mapping[float, str]]) -> None:
   factors = sorted({factor for cells in table.values() for factor in cells})
   if not factors:
     return
   print(f"\n| {title} |", " | ".join(f"{f:g}x" for f in factors), "|")
   print("| --- |" + " --- |" * len(factors))
-  for reader, cells in sorted(table.items()):
+  for row, cells in sorted(table.items()):
     values = (cells.get(factor, "") for factor in factors)
-    print(f"| {palette.label(*reader)} |", " | ".join(values), "|")
+    print(f"| {palette.label(*row)} |", " | ".join(values), "|")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copies a run's model into the package's assets, as bfloat16, with its log.
+"""Copies a run's model into the package's assets, in bfloat16, with its log.
 
 python tools/package_checkpoint.py runs/demo_base pretrain demo_base
 """
@@ -19,8 +19,8 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("run", type=pathlib.Path)
-  parser.add_argument("phase", help="the run's phase whose model it is")
-  parser.add_argument("name", help="of the packaged checkpoint")
+  parser.add_argument("phase", help="phase of the run with the model")
+  parser.add_argument("name", help="name of the packaged checkpoint")
   args = parser.parse_args()
   out = paths.resolve(f"packaged:checkpoints/{args.name}")
   source = args.run / args.phase
@@ -29,13 +29,13 @@ def main() -> None:
     manifest, lineage=tuple(map(_without_folders, manifest.lineage))
   )
   store.save_model(out, params, manifest, store.tokenizer_path(source))
-  # Orbax writes the absolute path of this machine into its marker.
+  # Orbax writes an absolute path of this machine into its marker.
   (out / "commit_success.txt").write_text("")
   shutil.copy(args.run / "metrics.jsonl", f"{out}.metrics.jsonl")
 
 
 def _without_folders(entry: manifests.LineageEntry) -> manifests.LineageEntry:
-  """Names a parent outside the run by its run and phase, as RUN/PHASE."""
+  """Shortens the path of a parent outside the run to RUN/PHASE."""
   if entry.parent is None or not pathlib.Path(entry.parent).is_absolute():
     return entry
   parent = "/".join(pathlib.Path(entry.parent).parts[-2:])

@@ -1,6 +1,6 @@
-"""What every plot of the project is drawn with: style, lines, labels, SVG.
+"""What all plots share: style, lines, labels and SVG output.
 
-Nothing here keeps or changes global plotting state: no pyplot, and rcParams
+It keeps no global plotting state: it does not use pyplot, and sets rcParams
 only within a call.
 """
 
@@ -53,16 +53,16 @@ STYLE = {
 }
 WIDTH_IN = 7.2
 NARROW_IN = 4.0
-"""Of a figure on a telephone's screen; its text keeps its size."""
+"""Width of a figure for a phone's screen; its text keeps its size."""
 _LEGEND_COLUMNS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """One line of a plot: points (x, y), and the interval of each if known.
+  """One line of a plot: points (x, y) and, if known, their intervals.
 
   Raises:
-    ValueError: the sequences differ in length.
+    ValueError: the sequences have different lengths.
   """
 
   look: palette.Look
@@ -79,26 +79,28 @@ class Curve:
     }
     if len(lengths) != 1:
       raise ValueError(
-        f"Curve {self.look.label!r} needs as many x as y, low and high, got "
-        f"lengths {sorted(lengths)}. Pass one value a point."
+        f"Curve {self.look.label!r} needs x, y, low and high of one length, "
+        f"got lengths {sorted(lengths)}. Pass one value for each point."
       )
 
 
 def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
-  """Returns the figure as SVG to stand inside a page's HTML.
+  """Returns the figure as SVG for embedding in HTML.
 
-  Text and axes take the page's text colour, the background is transparent, and
-  the size follows the space it is given.
+  Text and axes have the page's text colour, the background is transparent, and
+  the width is that of the surrounding element.
 
   Args:
-    prefix: put before every id, so that figures of one page do not collide.
-    narrow: laid out anew for a narrow screen, legends in fewer columns.
+    fig: the figure.
+    prefix: put before every id, so that ids of several figures on one page are
+      different.
+    narrow: use the layout for a narrow screen, with fewer legend columns.
   """
   out = io.StringIO()
   width_in, height_in = fig.get_size_inches()
   if narrow:
     _lay_out(fig, NARROW_IN, height_in + 0.3, _LEGEND_COLUMNS // 2)
-  # A fixed salt: the same figure gives the same bytes.
+  # With a fixed salt, the same figure always gives the same bytes.
   with matplotlib.rc_context(STYLE | {"svg.hashsalt": prefix}):
     fig.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
   if narrow:
@@ -115,7 +117,7 @@ def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
 
 @matplotlib.rc_context(STYLE)
 def _lay_out(fig, width_in, height_in, columns):
-  """Sets a figure's size, and its legends in so many columns."""
+  """Sets a figure's size, and the number of columns of its legends."""
   fig.set_size_inches(width_in, height_in)
   for legend in list(fig.legends):
     labels = [text.get_text() for text in legend.get_texts()]
@@ -134,7 +136,7 @@ def _legend(fig, handles, labels, columns):
 
 
 def single(height_in: float) -> tuple[Figure, axes.Axes]:
-  """Returns a figure of one axis."""
+  """Returns a figure with one axis."""
   fig = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
   return fig, fig.subplots()
 
@@ -142,12 +144,12 @@ def single(height_in: float) -> tuple[Figure, axes.Axes]:
 def panels(
   panels: Mapping[str, Sequence[Curve]], height_in: float, stacked: bool = False
 ) -> tuple[Figure, Sequence[axes.Axes]]:
-  """Returns one axis a panel on one y, under one legend.
+  """Returns a figure and one axis per panel, with a shared y and one legend.
 
   Args:
-    panels: title to what will be drawn.
-    height_in: of a row of panels.
-    stacked: whether they stand one below the other; side by side otherwise.
+    panels: curves to be drawn, by title.
+    height_in: height of a row of panels.
+    stacked: put panels below each other instead of side by side.
 
   Raises:
     ValueError: there is no panel.
@@ -191,7 +193,7 @@ def _kwargs(look):
 def line(
   ax: axes.Axes, curve: Curve, bars: bool = False, **changes: Any
 ) -> None:
-  """Draws a curve in its look, `changes` aside; with `bars`, its intervals."""
+  """Draws a curve with `changes` of its look; with `bars`, also intervals."""
   kwargs = _kwargs(curve.look) | changes
   ax.plot(curve.x, curve.y, label=curve.look.label, **kwargs)
   if bars and curve.low is not None:
@@ -201,11 +203,11 @@ def line(
 
 
 End = tuple[float, str, str]
-"""A line's name at its right end: y, text, colour."""
+"""The label at a line's right end: y, text, colour."""
 
 
 def named_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
-  """Draws lines to be named at their ends, and returns those names."""
+  """Draws lines, and returns the labels for their ends."""
   for curve in curves:
     line(ax, curve, marker="")
   return [
@@ -216,7 +218,7 @@ def named_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
 
 
 def level(ax: axes.Axes, y: float, label: str, colour: str = INK) -> End:
-  """Draws a horizontal line, and returns its name for `label_ends`."""
+  """Draws a horizontal line, and returns its label for `label_ends`."""
   ax.axhline(y, color=colour, lw=1.1, ls=":")
   return y, f"{label} {y:.2f}", colour
 
@@ -235,7 +237,7 @@ def at_left(ax: axes.Axes, y: float, label: str) -> None:
 
 
 def label_ends(ax: axes.Axes, ends: Sequence[End]) -> None:
-  """Writes the names at the right edge, apart from each other."""
+  """Writes labels at the right edge, so that they do not overlap."""
   low, high = ax.get_ylim()
   placed = -math.inf
   for y, text, colour in sorted(ends):
@@ -255,7 +257,7 @@ def label_ends(ax: axes.Axes, ends: Sequence[End]) -> None:
 def doublings(
   ax: axes.Axes, x: Sequence[float], formatter: ticker.Formatter
 ) -> None:
-  """Makes x a log2 axis, a tick at every doubling from least to most."""
+  """Makes x a log2 axis, with a tick at every doubling in its range."""
   if not x:
     return
   ax.set_xscale("log", base=2)

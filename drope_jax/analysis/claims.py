@@ -1,4 +1,4 @@
-"""What dropping positions is to achieve, held against the scores of a run."""
+"""The claims for dropping positions, checked against the scores of a run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from drope_jax.analysis.roles import Roles
 from drope_jax.evals import intervals
 
 RECOVERED = 0.01
-"""Relative rise of the loss at the trained context that counts as none."""
+"""Relative increase of the loss at the trained context that is accepted."""
 
 FAR_LOSS = 0.05
-"""Relative rise of the loss far out, above the best scaling's, to be within."""
+"""Accepted relative increase of the far loss over the best scaling's."""
 
 RETRIEVAL_FACTORS = (4.0, 8.0)
-"""Length factors at which retrieval is compared, where it was measured."""
+"""Length factors at which retrieval is compared, if it was measured."""
 
 SHOWN, OPEN, NOT_SHOWN = "shown", "not told apart", "not shown"
 
@@ -22,13 +22,13 @@ _SCALINGS = ("pi", "ntk", "yarn")
 
 
 class Verdict(NamedTuple):
-  """Of a model on a claim.
+  """Whether a claim holds for a model.
 
   Attributes:
-    model: its name.
+    model: name of the model.
     verdict: `SHOWN`, `OPEN` or `NOT_SHOWN`.
-    evidence: the figures that decide.
-    fact: (label, figure, what it is to be compared with), in a few words.
+    evidence: the numbers that decide.
+    fact: (label, number, what to compare it with), each a few words.
   """
 
   model: str
@@ -38,11 +38,11 @@ class Verdict(NamedTuple):
 
 
 class Claim(NamedTuple):
-  """A claim, and how each dropped model stands to it.
+  """A claim, with a verdict for each dropped model.
 
   Attributes:
     text: a sentence.
-    verdicts: one for each model that it was measured on.
+    verdicts: one for each model with the needed scores.
   """
 
   text: str
@@ -50,17 +50,16 @@ class Claim(NamedTuple):
 
 
 def verdicts(scores: runs.Scores, roles: Roles) -> list[Claim]:
-  """Returns the claims that the scores can judge, each with its verdicts.
+  """Returns the claims that the scores can decide, with their verdicts.
 
-  Two are compared on the same questions and texts, by the interval of their
-  paired difference; where it leaves both sides open, so does the verdict. They
-  are compared under one treatment: with a softmax scale fitted for each where
-  both have one, otherwise each with the scale that its checkpoint has.
+  Two models are compared on the same questions and sequences. The interval of
+  their paired difference decides; if it does not, the verdict is `OPEN`. If
+  both have a fitted softmax scale, they are compared with it; otherwise each
+  has the scale of its checkpoint.
 
   Args:
     scores: from `runs.scores`.
-    roles: of the scores' models; with no base or nothing dropped, there is no
-      claim.
+    roles: of the models; without a base or a dropped model there are no claims.
   """
   if roles.base is None or not roles.dropped:
     return []
@@ -81,13 +80,13 @@ def _recovered(scores, roles):
   for model in roles.dropped:
     after = scores.get(cell._replace(model=model))
     if before and after:
-      verdict, said = _at_most(after, before, RECOVERED)
+      verdict, evidence = _at_most(after, before, RECOVERED)
       change = f"{after.value / before.value - 1:+.1%}"
       found.append(
         Verdict(
           model,
           verdict,
-          f"{after.value:.3f} against {before.value:.3f} nats, {said}",
+          f"{after.value:.3f} against {before.value:.3f} nats, {evidence}",
           (f"loss at 1×, against {reference}", change, "0% is recovered"),
         )
       )
@@ -117,7 +116,7 @@ def _beyond(scores, roles, task):
         model,
         _shown(difference),
         f"{'up to' if ahead else 'at'} {factor:g}×: {_percent(own)} against "
-        f"{_percent(rival)}, {_said(difference)}",
+        f"{_percent(rival)}, {_evidence(difference)}",
         (
           f"{_spelt(task)} answered at {factor:g}×",
           f"{own.value:.0%}",
@@ -125,12 +124,12 @@ def _beyond(scores, roles, task):
         ),
       )
     )
-  text = f"It answers {_spelt(task)} questions where {base} no longer does."
+  text = f"It answers {_spelt(task)} questions where {base} fails."
   return Claim(text, found)
 
 
 def _far(scores, task):
-  """The factors at which retrieval is compared: the named ones, or the last."""
+  """Returns the factors to compare retrieval at: the usual ones or the last."""
   factors = {
     c.factor
     for c in scores
@@ -147,7 +146,7 @@ def _ahead(scores, roles, task, factor):
     against = _against(scores, cell, roles.base, ("model", *_SCALINGS))
     if not against:
       continue
-    # Better than every one: each has to be told apart by itself.
+    # Better than all: the comparison with each must be decided.
     each = [_shown(difference) for _, difference in against]
     verdict = next(v for v in (NOT_SHOWN, OPEN, SHOWN) if v in each)
     rival, difference = max(against, key=lambda pair: scores[pair[0]].value)
@@ -158,7 +157,7 @@ def _ahead(scores, roles, task, factor):
         model,
         verdict,
         f"{_percent(own)} against {_percent(scores[rival])} of {name}, the "
-        f"best of these, {_said(difference)}",
+        f"best of these, {_evidence(difference)}",
         (
           f"{_spelt(task)} answered at {factor:g}×",
           f"{own.value:.0%}",
@@ -186,13 +185,13 @@ def _far_loss(scores, roles):
     rival, _ = min(against, key=lambda pair: scores[pair[0]].value)
     own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
     name = palette.label(rival.model, rival.method)
-    verdict, said = _at_most(own, scores[rival], FAR_LOSS)
+    verdict, evidence = _at_most(own, scores[rival], FAR_LOSS)
     change = f"{own.value / scores[rival].value - 1:+.1%}"
     found.append(
       Verdict(
         model,
         verdict,
-        f"{own.value:.3f} against {scores[rival].value:.3f} nats, {said}",
+        f"{own.value:.3f} against {scores[rival].value:.3f} nats, {evidence}",
         (f"loss at {factor:g}×, against {name}", change, "the best scaling"),
       )
     )
@@ -204,13 +203,13 @@ def _far_loss(scores, roles):
 
 
 def _against(scores, cell, base, methods):
-  """Returns (rival's cell, paired difference) by each method of the base.
+  """Returns (rival's cell, paired difference) for each method of the base.
 
-  All have fitted scales, where the cell and every rival have one; else none.
+  All have fitted scales if the cell and every rival have one; otherwise none.
   """
   for fitted in (True, False):
     own = cell._replace(scale_fitted=fitted)
-    # The trained length has no fitted scale, as it would be 1.
+    # The trained length has no fitted scale, since it would be 1.
     rivals = [
       rival
       for method in methods
@@ -225,20 +224,20 @@ def _against(scores, cell, base, methods):
 
 
 def _at_most(own, other, tolerance):
-  """Returns whether a loss is above another by `tolerance` at most, and why."""
+  """Returns whether a loss exceeds another by at most `tolerance`, and why."""
   change = f"{own.value / other.value - 1:+.1%}"
   found = paired.difference(own, other)
   if found is None or found.low is None:
     count = found.count if found else 0
     return OPEN, (
-      f"{change}; {count} texts are too few to judge by, "
+      f"{change}; {count} sequences are too few to decide, "
       f"{intervals.MIN_VALUES} are needed"
     )
   low, high = found.low / other.value, found.high / other.value
   verdict = SHOWN if high <= tolerance else OPEN
   if low > tolerance:
     verdict = NOT_SHOWN
-  return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {found.count} texts"
+  return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {found.count} sequences"
 
 
 def _spelt(task):
@@ -255,9 +254,9 @@ def _percent(score):
   return f"{score.value:.0%}"
 
 
-def _said(difference):
+def _evidence(difference):
   if difference is None:
-    return "not compared, as no questions are the same"
+    return "not compared, because they share no questions"
   value, low, high = (100 * x for x in difference[:3])
   interval = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
   return f"{interval}, {difference.count} questions"

@@ -1,4 +1,4 @@
-"""Next-token loss of one sequence, in little memory."""
+"""Next-token loss of one sequence, with little memory."""
 
 import jax
 
@@ -7,13 +7,13 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
 CHUNK_TOKENS = 512
-"""Whose logits are held at once."""
+"""Tokens for which logits are held at a time."""
 
 
 def of_sequence(
   config: ModelConfig, params: transformer.Params, tokens_S: Array
 ) -> Array:
-  """Returns the mean next-token loss of tokens_S, nats a token."""
+  """Returns the mean next-token loss of tokens_S in nats per token."""
   x_BSM = transformer.hidden(
     config, params, tokens_S[None], backend="blockwise"
   )

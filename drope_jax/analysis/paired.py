@@ -1,6 +1,7 @@
-"""Two scores on the same samples: how far apart they are, in one interval.
+"""The difference of two scores on the same samples, with its interval.
 
-Two intervals that overlap say nothing: what makes a sample hard is in both.
+Overlapping intervals of the scores themselves decide nothing, because a hard
+sample affects both.
 """
 
 from typing import NamedTuple
@@ -12,12 +13,12 @@ from drope_jax.evals import intervals
 
 
 class Difference(NamedTuple):
-  """One score less another, with its 95% interval.
+  """One score minus another, with its 95% interval.
 
   Attributes:
     value: in the scores' unit.
-    low, high: None where the samples are too few.
-    count: of samples.
+    low, high: the interval; None if there are too few samples.
+    count: number of samples.
   """
 
   value: float
@@ -27,7 +28,7 @@ class Difference(NamedTuple):
 
   @property
   def verdict(self) -> str:
-    """Where more is better: "ahead", "behind" or "not told apart"."""
+    """If more is better: "ahead", "behind" or "not told apart"."""
     if self.low is not None and self.low > 0:
       return "ahead"
     if self.high is not None and self.high < 0:
@@ -36,10 +37,10 @@ class Difference(NamedTuple):
 
 
 def difference(first: runs.Score, second: runs.Score) -> Difference | None:
-  """Returns first - second over the samples of both; None if there are none.
+  """Returns first - second over their common samples; None if there are none.
 
-  Samples of one seed are the same for all models and methods. Where a score is
-  of several runs on them, their mean counts.
+  Samples of one seed are the same for all models and methods. The score of
+  several runs on the same samples is their mean.
   """
   pairs = [
     (own, other)

@@ -1,4 +1,4 @@
-"""Records of JSON that a run wrote, and how they are read; without jax."""
+"""Reading the JSON records of a run; without jax."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -10,33 +10,33 @@ from etils import epath
 METRICS = "metrics.jsonl"
 
 Log = tuple[Mapping[str, Any], ...]
-"""Records of a metrics.jsonl, by rising step."""
+"""Records of a metrics.jsonl, by increasing step."""
 
 
 def read_metrics(
   directory: str | os.PathLike, fields: Sequence[str] = ("step",)
 ) -> list[dict[str, Any]]:
-  """Returns the records of a folder's metrics.jsonl, by rising step.
+  """Returns the records of a folder's metrics.jsonl, by increasing step.
 
-  A line stands for all before it whose step is not smaller: a run that resumed
-  logged these again. A line that a crash cut short is none.
+  A line replaces earlier lines of the same or a later step, which a resumed run
+  has logged again. A line that a crash truncated is skipped.
 
   Args:
-    directory: a run's; without the file, there are no records.
-    fields: what each record has.
+    directory: of a run; without the file, there are no records.
+    fields: required in each record.
 
   Raises:
-    ValueError: a line is not such a record; it is named.
+    ValueError: naming a line that is not such a record.
   """
   return read(epath.Path(directory) / METRICS, fields)
 
 
 def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-  """Returns the records of one metrics.jsonl, as `read_metrics`."""
+  """Returns the records of one metrics.jsonl; see `read_metrics`."""
   found = []
   lines = path.read_text().split("\n") if path.exists() else []
   for number, line in enumerate(lines, 1):
-    # A whole one ends in its only closing brace.
+    # A complete line ends in its only closing brace.
     if not line.endswith("}"):
       continue
     where = f"{path}, line {number},"
@@ -49,27 +49,27 @@ def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def require(record: Any, fields: Sequence[str], where: object) -> None:
-  """Raises ValueError where a record has not all `fields`."""
+  """Raises ValueError if a record does not have all `fields`."""
   missing = [
     f for f in fields if not hasattr(record, "keys") or f not in record
   ]
   if missing:
     raise ValueError(
       f"{where} needs {', '.join(fields)}, got no {', '.join(missing)}. "
-      "Make it anew with this version of drope_jax."
+      "Create it again with this version of drope_jax."
     )
 
 
 def parse(text: str, where: object) -> Any:
-  """Returns what JSON text of a file says.
+  """Returns the value of a JSON text.
 
   Raises:
-    ValueError: it is none; `where` names it.
+    ValueError: it is not JSON; the message names `where`.
   """
   try:
     return json.loads(text)
   except json.JSONDecodeError as error:
     raise ValueError(
-      f"{where} must be JSON, got something else ({error}). It may have been "
-      "cut short: run its command again, or remove it."
+      f"{where} must be JSON, got something else ({error}). It may be "
+      "truncated: run its command again, or delete it."
     ) from error

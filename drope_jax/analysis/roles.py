@@ -1,4 +1,4 @@
-"""Which of the evaluated models is which, and what each name stands for."""
+"""The roles of the evaluated models, and what each name means."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 from drope_jax.analysis import palette, runs
 
 COLUMNS = ("name", "what it is", "softmax scale")
-"""Of `explain`."""
+"""Column titles of `explain`."""
 
 _BASES = ("base", "rope")
 _CONTINUED = ("continued",)
 _DROPPED = ("live", "partial", "full", "drope", "dropped")
 _PARTLY = ("Nope", "PartialRope", "Pattern")
-_WAYS = {
-  "rope": "{model}, its RoPE as it is",
+_METHODS = {
+  "rope": "{model}, with unchanged RoPE",
   "pi": "{model}, every frequency of its RoPE divided by the length factor "
   "(position interpolation)",
-  "ntk": "{model}, its RoPE's theta raised with the length, so that slow "
-  "frequencies give way more than fast ones (NTK-aware)",
+  "ntk": "{model}, the theta of its RoPE raised with the length, which lowers "
+  "slow frequencies more than fast ones (NTK-aware)",
   "yarn": "{model}, only the slow frequencies of its RoPE divided, and its "
-  "logits sharpened (YaRN)",
-  "crop": "{model}, of each text only the end that the context has room for",
+  "logits scaled up (YaRN)",
+  "crop": "{model}, given only the end of each text, as much as its context "
+  "holds",
 }
 
 
@@ -28,9 +29,9 @@ class Roles(NamedTuple):
   """Names of models in a comparison.
 
   Attributes:
-    base: the RoPE model that the others came from; None where there is none.
-    continued: it, trained on with RoPE; None where there is none.
-    dropped: those that came from it with fewer positions, or none.
+    base: the RoPE model that the others started from; None if there is none.
+    continued: the base after more training with RoPE; None if there is none.
+    dropped: models that started from the base, with fewer positions or none.
   """
 
   base: str | None
@@ -39,15 +40,15 @@ class Roles(NamedTuple):
 
   @property
   def reference(self) -> str | None:
-    """What a dropped model is to equal within the trained context."""
+    """The model that a dropped one should equal within the trained context."""
     return self.continued or self.base
 
 
 def find(run: runs.Run) -> Roles:
   """Returns the roles of a run's models.
 
-  Known names decide, then manifests: plain Rope, Rope trained on from there,
-  and positions that a surgery took.
+  Known names decide first. Then manifests do: a plain Rope is a base, Rope
+  trained from there is continued, and a surgery on positions makes it dropped.
   """
   names = list(dict.fromkeys(row["model"] for row in run.rows))
   manifests = {n: run.manifest(n) for n in names if run.manifest(n)}
@@ -71,9 +72,9 @@ def find(run: runs.Run) -> Roles:
 
 
 def explain(run: runs.Run) -> list[tuple[str, str, str]]:
-  """Returns a table's rows under `COLUMNS`: each name, and what it is.
+  """Returns rows for a table with `COLUMNS`: each name and its meaning.
 
-  A model without a manifest is left out.
+  Models without a manifest are left out.
   """
   base = find(run).base
   found = []
@@ -86,7 +87,7 @@ def explain(run: runs.Run) -> list[tuple[str, str, str]]:
     if method == "model":
       what = _what(run, model, base)
     else:
-      what = _WAYS.get(method, "{model}, read by {method}").format(
+      what = _METHODS.get(method, "{model}, evaluated with {method}").format(
         model=model, method=method
       )
     slope = manifest["model"].get("logit_scale_slope")
@@ -96,9 +97,9 @@ def explain(run: runs.Run) -> list[tuple[str, str, str]]:
 
 
 def tokens_since(run: runs.Run, model: str, base: str) -> tuple[int, int]:
-  """Returns the tokens that trained `base`, and then `model` from there.
+  """Returns the training tokens of `base`, and of `model` since then.
 
-  Both are 0 where the manifests do not say that the model came from the base.
+  Both are 0 if the manifests do not say that the model started from the base.
   """
   if not _is_from(run, model, base):
     return 0, 0
@@ -107,7 +108,7 @@ def tokens_since(run: runs.Run, model: str, base: str) -> tuple[int, int]:
 
 
 def count(tokens: int) -> str:
-  """Returns a number of tokens in few digits."""
+  """Returns a number of tokens with few digits."""
   return f"{tokens / 1e6:,.3g}M" if tokens >= 1e6 else f"{tokens:,}"
 
 
@@ -116,8 +117,8 @@ def _what(run, model, base):
   positions = _positions(manifest["model"])
   _, more = tokens_since(run, model, base) if base else (0, 0)
   if more:
-    said = f"{base}, trained on for {count(more)} tokens with {positions}"
-    return f"{said}, taught by {base}" if _taught(manifest) else said
+    text = f"{base}, trained for {count(more)} more tokens with {positions}"
+    return f"{text}, with {base} as teacher" if _taught(manifest) else text
   total = _tokens(manifest)
   trained = f"trained on {count(total)} tokens" if total else "as imported"
   return f"a model with {positions}, {trained}"
@@ -143,7 +144,7 @@ def _scheme(manifest):
 
 
 def _taught(manifest):
-  """Whether its last training had a teacher."""
+  """Returns whether its last training had a teacher."""
   phase = manifest["lineage"][-1].get("arguments", {}).get("phase", {})
   return phase.get("teacher") is not None
 
@@ -154,7 +155,7 @@ def _tokens(manifest):
 
 
 def _is_from(run, model, base):
-  """Whether the model's lineage goes on where the base's ends."""
+  """Returns whether the model's lineage continues the base's."""
   start, whole = (run.manifest(n).get("lineage") for n in (base, model))
   return (
     bool(start) and whole[: len(start)] == start and len(whole) > len(start)

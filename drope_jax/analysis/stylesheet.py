@@ -1,4 +1,4 @@
-"""The looks of the report page, light and dark."""
+"""The style sheet of the report page, for light and dark mode."""
 
 CSS = """\
 :root {

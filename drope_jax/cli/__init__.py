@@ -1,1 +1,1 @@
-"""The `drope` command: the one place that joins the packages."""
+"""The `drope` command; the only package that joins the others."""

@@ -1,7 +1,7 @@
-"""What the bindings of a config mean: scopes, references, macros.
+"""Evaluates the bindings of a config: scopes, references and macros.
 
-The rules are gin's, and the dataclasses' annotations are added to them.
-Nothing here is kept between two configs.
+The rules are gin's, plus checks against the dataclasses' annotations. No state
+is kept between two configs.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from drope_jax.cli import field_types
 
 
 class ConfigError(ValueError):
-  """A mistake in a config; the message starts with its file and line."""
+  """A mistake in a config; the message begins with its file and line."""
 
 
 class Reference(NamedTuple):
-  """`@scope/Class()`; without a scope, it inherits the one it is used in."""
+  """`@scope/Class()`; without a scope it has that of the place of its use."""
 
   scope: tuple[str, ...]
   name: str
@@ -26,7 +26,7 @@ class Reference(NamedTuple):
 
 
 class Macro(NamedTuple):
-  """`%NAME`: the value that `NAME = value` has."""
+  """`%NAME`, which stands for the value of `NAME = value`."""
 
   name: str
 
@@ -37,7 +37,7 @@ class _Binding(NamedTuple):
 
 
 class Bindings:
-  """Every binding of a config, and which of them took effect."""
+  """All bindings of a config, with a record of which took effect."""
 
   def __init__(self, classes: Iterable[type]):
     self._classes = {cls.__name__: cls for cls in classes}
@@ -50,13 +50,13 @@ class Bindings:
   def bind(
     self, scope: str, name: str, field: str, value: Any, where: str
   ) -> None:
-    """Binds scope/name.field, or without a field the macro scope/name.
+    """Binds scope/name.field, or the macro scope/name if `field` is empty.
 
-    A later binding of the same name replaces an earlier one, and with it what
-    that one refers to.
+    A later binding of the same name replaces an earlier one and the parts to
+    which that one refers.
 
     Raises:
-      ConfigError: no class has this name, or it has no such field.
+      ConfigError: there is no class of this name, or it has no such field.
     """
     if not field:
       self._macros["/".join(filter(None, (scope, name)))] = _Binding(
@@ -79,16 +79,16 @@ class Bindings:
     where: str = "",
     inside: tuple[str, ...] = (),
   ) -> Any:
-    """Returns an instance of class `name` under the bindings of `scope`.
+    """Returns an instance of class `name`, with the bindings of `scope`.
 
     Args:
-      name: a class's.
-      scope: from the outermost; a field takes its innermost binding.
-      where: the file and line that ask for it.
-      inside: what it is a part of.
+      name: of the class.
+      scope: outermost first; a field has its innermost binding.
+      where: file and line of the reference.
+      inside: references and macros that contain this one.
 
     Raises:
-      ConfigError: a name is unknown, a type is wrong, or a part holds itself.
+      ConfigError: an unknown name, a wrong type, or a part of itself.
       ValueError: a required field is not bound, or the class refuses a value.
     """
     cls = self._find(name, where)
@@ -113,7 +113,7 @@ class Bindings:
     return cls(**values)
 
   def refuse_unrelated(self, name: str, where: str) -> None:
-    """Raises ConfigError if fields are bound, and none is class `name`'s."""
+    """Raises ConfigError if fields are bound, but none of class `name`."""
     bound = dict.fromkeys(cls for _, cls, _ in self._fields)
     if bound and name not in bound:
       raise ConfigError(
@@ -122,13 +122,13 @@ class Bindings:
       )
 
   def refuse_unused(self) -> None:
-    """Raises ConfigError if a binding or a macro did not reach the result.
+    """Raises ConfigError if a binding or a macro has no effect on the result.
 
-    Those of a part that another took the place of are no mistake: the file that
-    chose the other part cannot remove them from the one that it includes.
+    Bindings of a part that a later binding replaced are allowed: a file that
+    replaces a part cannot remove its bindings from the file that it includes.
     """
     for scope, value in self._replaced:
-      self._excuse(value, tuple(filter(None, scope.split("/"))))
+      self._mark_used(value, tuple(filter(None, scope.split("/"))))
     names = {f"%{name}": binding for name, binding in self._macros.items()} | {
       f"{scope}/{name}.{field}".lstrip("/"): binding
       for (scope, name, field), binding in self._fields.items()
@@ -140,9 +140,9 @@ class Bindings:
     ]
     if unused:
       raise ConfigError(
-        f"{', '.join(unused)} changes nothing in the result: nothing built "
-        "reads it, or a binding with a closer scope hides it. Remove it, or "
-        "correct its scope."
+        f"{', '.join(unused)} changes nothing in the result: no part uses it, "
+        "or a binding with an inner scope overrides it. Remove it, or correct "
+        "its scope."
       )
 
   def _bound(self, name: str, scope: tuple[str, ...]) -> dict[str, _Binding]:
@@ -155,22 +155,22 @@ class Bindings:
           bound[key[2]] = binding
     return bound
 
-  def _excuse(
+  def _mark_used(
     self, value: Any, scope: tuple[str, ...], inside: tuple[Any, ...] = ()
   ) -> None:
-    """Counts as used what a replaced value would have been built from."""
+    """Marks as used the bindings of a value that was replaced."""
     match value:
       case Reference() if value not in inside:
         scope = value.scope or scope
         for binding in self._bound(value.name, scope).values():
           self._used.add(id(binding))
-          self._excuse(binding.value, scope, (*inside, value))
+          self._mark_used(binding.value, scope, (*inside, value))
       case Macro(name) if name in self._macros and value not in inside:
         self._used.add(id(self._macros[name]))
-        self._excuse(self._macros[name].value, scope, (*inside, value))
+        self._mark_used(self._macros[name].value, scope, (*inside, value))
       case list() | tuple():
         for part in value:
-          self._excuse(part, scope, inside)
+          self._mark_used(part, scope, inside)
 
   def _resolve(
     self,
@@ -182,7 +182,7 @@ class Bindings:
     match value:
       case Reference(_, name, evaluate=False):
         raise ConfigError(
-          f"{where}: a field takes an instance, got the class @{name}. Write "
+          f"{where}: a field needs an instance, got the class @{name}. Write "
           f"@{name}()."
         )
       case Reference():
@@ -213,7 +213,7 @@ class Bindings:
 def _enter(node: str, inside: tuple[str, ...], where: str) -> tuple[str, ...]:
   if node in inside:
     raise ConfigError(
-      f"{where}: {node} is a part of itself. Break the circle of references."
+      f"{where}: {node} is a part of itself. Remove the circular reference."
     )
   return (*inside, node)
 
@@ -229,8 +229,8 @@ def _field_names(cls: type, required: bool = False) -> list[str]:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-  """Returns advice: the likeliest of `names`, or all of them."""
+  """Returns advice: the most similar of `names`, or all of them."""
   near = difflib.get_close_matches(name, names, n=1)
   if near:
     return f"did you mean {near[0]!r}?"
-  return f"there is {', '.join(sorted(names)) or 'none'}."
+  return f"use one of: {', '.join(sorted(names)) or 'none'}."

@@ -1,4 +1,4 @@
-"""A small line chart in text, for a curve that grows while one watches."""
+"""A small line chart in text, for a curve that grows while it is shown."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ def draw(
   width: int = 60,
   height: int = 10,
 ) -> str:
-  """Returns lines of braille dots: the points joined, levels dashed and named.
+  """Returns lines of braille dots: a curve, and dashed levels with names.
 
   Args:
-    points: (x, y), x from 0 to `x_max` and rising.
-    levels: y values to draw across, by name.
-    x_max: the right edge.
-    width, height: of the drawing in characters.
+    points: (x, y), with increasing x from 0 to `x_max`.
+    levels: y values of horizontal lines, by name.
+    x_max: x at the right edge.
+    width, height: of the drawing, in characters.
   """
   values = [y for _, y in points] + list(levels.values())
   low, high = min(values), max(values)

@@ -1,11 +1,11 @@
-"""Builds the frozen dataclasses that a .gin file describes.
+"""Builds frozen dataclasses from a .gin file.
 
-The one module that imports gin, and of gin it takes the parser only: bindings
-live in one call of `build`, not in gin's process-wide registry, so two configs
-never meet, and every mistake is found with its file and line. What a file means
-is gin's: `Class.field = value`, `scope/Class.field`, `@scope/Class()`, macros
-(`NAME = 3`, `%NAME`), and `include`, whose path is relative to its own file, or
-else the name of a shipped config.
+This is the only module that imports gin, and it uses only gin's parser. The
+bindings exist in one call of `build`, not in gin's process-wide registry. So
+two configs never mix, and every mistake is reported with its file and line. The
+syntax is gin's: `Class.field = value`, `scope/Class.field`, `@scope/Class()`,
+macros (`NAME = 3`, `%NAME`), and `include`. An included path is relative to the
+file that includes it, or is the name of a shipped config.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,9 +52,9 @@ CLASSES = (
   suite.Suite,
 )
 
-# Of a surgery all is told, as its defaults drop all positions.
-WITH_DEFAULTS_UNTOLD = tuple(c for c in CLASSES if c is not compose.Surgery)
-"""The classes whose defaults go without saying in a lineage."""
+# Surgery is left out because its defaults matter: they drop all positions.
+HIDE_DEFAULTS = tuple(c for c in CLASSES if c is not compose.Surgery)
+"""Classes of which a lineage is shown without the defaults."""
 
 
 def build(
@@ -66,23 +66,23 @@ def build(
 ) -> T:
   """Returns the `root` that a .gin file describes.
 
-  Strict where gin is lenient: a value must have its field's type (an int
-  passes for a float, a list for a tuple), and a binding or a macro that
-  changes nothing in the result is an error.
+  It is stricter than gin. A value must have its field's type (an int is allowed
+  for a float, and a list for a tuple). A binding or a macro without effect is
+  an error.
 
   Args:
-    path: a file, or the name of a shipped one, such as "models/tiny.gin".
+    path: a file, or the name of a shipped one, e.g. "models/tiny.gin".
     root: the dataclass to build, from the bindings without a scope.
     overrides: bindings such as "pretrain/Phase.steps = 10", read after the
-      file and so stronger than it.
-    classes: the dataclasses that can be bound, `root` among them.
+      file, which they override.
+    classes: the dataclasses that can be bound, including `root`.
 
   Raises:
     FileNotFoundError: the file, or one that it includes, does not exist.
-    ValueError: text that is not UTF-8, a syntax error, an unknown name, a
-      value of another type, a field without a value, a binding without effect,
-      no binding of `root`, or what the dataclass itself refuses. The message
-      starts with the file, and the line if known.
+    ValueError: text that is not UTF-8, a syntax error, an unknown name, a value
+      of another type, a field without a value, a binding without effect, no
+      binding of `root`, or a value that the dataclass refuses. The message
+      begins with the file, and the line if known.
   """
   file = locate(path)
   found = bindings.Bindings(classes)
@@ -101,7 +101,7 @@ def build(
 
 
 def locate(path: str) -> pathlib.Path:
-  """Returns the file `path`, or else the shipped config of that name.
+  """Returns the file `path`, or the shipped config of that name.
 
   Raises:
     FileNotFoundError: neither exists.
@@ -110,21 +110,21 @@ def locate(path: str) -> pathlib.Path:
     if (folder / path).is_file():
       return folder / path
   raise FileNotFoundError(
-    f"{path} is neither a file nor the name of a shipped config. Give the path "
-    "of a .gin file, or a name such as models/tiny.gin."
+    f"{path} is neither a file nor a shipped config. Give the path of a .gin "
+    "file, or a name like models/tiny.gin."
   )
 
 
 def shipped() -> pathlib.Path:
   """Returns the folder of the shipped configs."""
   package = pathlib.Path(drope_jax.__file__).parent
-  # Installed, configs/ lies inside the package; in a checkout, beside it.
+  # An installed package contains configs/; in a checkout it is beside it.
   inside = package / "configs"
   return inside if inside.is_dir() else package.parent / "configs"
 
 
 class _Delegate(config_parser.ParserDelegate):
-  """Tells gin's parser what a reference and a macro become."""
+  """Makes gin's parser return our references and macros."""
 
   def configurable_reference(self, scoped_configurable_name, evaluate):
     *scope, name = scoped_configurable_name.split("/")
@@ -137,7 +137,7 @@ class _Delegate(config_parser.ParserDelegate):
 def _read_file(
   file: pathlib.Path, inside: tuple[pathlib.Path, ...] = ()
 ) -> Iterator[tuple[config_parser.BindingStatement, str]]:
-  """Yields the bindings of a file and of those it includes, with where."""
+  """Yields the bindings of a file and its includes, with file and line."""
   for statement, where in _parse(_read_text(file), str(file)):
     if isinstance(statement, config_parser.BindingStatement):
       yield statement, where
@@ -147,13 +147,13 @@ def _read_file(
     included = named if named.is_file() and not beside.is_file() else beside
     if not included.is_file():
       raise FileNotFoundError(
-        f"{where}: the included file {included} does not exist. Paths of "
-        "include are relative to the file that includes, or the names of "
-        "shipped configs."
+        f"{where}: the included file {included} does not exist. An included "
+        "path is relative to the file that includes it, or is the name of a "
+        "shipped config."
       )
     if included.resolve() in inside:
       raise bindings.ConfigError(
-        f"{where}: {included} includes itself. Break the circle of includes."
+        f"{where}: {included} includes itself. Remove the circular include."
       )
     yield from _read_file(included, (*inside, included.resolve()))
 
@@ -165,8 +165,8 @@ def _read_text(file: pathlib.Path) -> str:
     line = error.object.count(b"\n", 0, error.start) + 1
     byte = error.object[error.start]
     raise bindings.ConfigError(
-      f"{file}:{line}: a config is UTF-8 text, got the byte 0x{byte:02x}. Save "
-      "it as UTF-8."
+      f"{file}:{line}: a config must be UTF-8 text, got the byte 0x{byte:02x}. "
+      "Save it as UTF-8."
     ) from None
 
 
@@ -178,14 +178,14 @@ def _read_overrides(
     for statement, _ in _parse(override, "--set"):
       if not isinstance(statement, config_parser.BindingStatement):
         raise bindings.ConfigError(
-          f"{where}: an override is Class.field=value, got an include. Put it "
-          "in a file."
+          f"{where}: an override must be Class.field=value, got an include. "
+          "Put it in a file."
         )
       yield statement, where
 
 
 def _parse(text: str, name: str) -> Iterator[tuple[Any, str]]:
-  """Yields the bindings and includes of a text, each with "name:line"."""
+  """Yields the bindings and includes in `text`, each with "name:line"."""
   try:
     statements = list(config_parser.ConfigParser(text, _Delegate()))
   except SyntaxError as error:
@@ -193,7 +193,7 @@ def _parse(text: str, name: str) -> Iterator[tuple[Any, str]]:
     reason = error.msg.splitlines()[-1].strip().rstrip(".")
     raise bindings.ConfigError(
       f"{name}:{error.lineno}: cannot read {line!r}: {reason}. Write "
-      "Class.field = value; text stands in quotes."
+      "Class.field = value, with text in quotes."
     ) from None
   except tokenize.TokenError as error:
     message, (line, _) = error.args
@@ -206,8 +206,8 @@ def _parse(text: str, name: str) -> Iterator[tuple[Any, str]]:
       case config_parser.ImportStatement():
         raise bindings.ConfigError(
           f"{where}: a config cannot import {statement.module}. Remove the "
-          "line: only drope_jax's own dataclasses are bound."
+          "line: only drope_jax's own dataclasses can be bound."
         )
       case config_parser.BlockDeclaration():
-        continue  # The block's bindings follow it.
+        continue  # Its bindings follow as statements.
     yield statement, where

@@ -1,4 +1,4 @@
-"""Rich's console, to which strings are plain text."""
+"""A rich console that prints strings as plain text."""
 
 import rich.console
 import rich.text
@@ -7,7 +7,7 @@ from drope_jax.cli import terminal
 
 
 class Console(rich.console.Console):
-  """Shows strings printable, and [brackets] and :names: in them as they are."""
+  """Prints strings without control characters, and without rich's markup."""
 
   def __init__(self, *, stderr: bool = False, **options):
     super().__init__(stderr=stderr, markup=False, emoji=False, **options)
@@ -17,5 +17,5 @@ class Console(rich.console.Console):
 
 
 def plain(text: str) -> rich.text.Text:
-  """Returns a text for the places where rich reads every string as markup."""
+  """Returns plain text, for places where rich would interpret a string."""
   return rich.text.Text(terminal.printable(text))

@@ -8,10 +8,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def parse(text: str) -> int:
-  """Returns the count that `text` spells; a type for `add_argument`.
+  """Returns the count that `text` spells, as a type for `add_argument`.
 
   Raises:
-    ArgumentTypeError: it is none, or below 1.
+    ArgumentTypeError: it is not a whole number of at least 1.
   """
   found = re.fullmatch(
     r"([0-9][0-9_]*(?:\.[0-9]+)?)([KMBT]?)", text.strip().upper()
@@ -21,7 +21,7 @@ def parse(text: str) -> int:
     count = fractions.Fraction(found[1].replace("_", "")) * _UNITS[found[2]]
   if count < 1 or count.denominator != 1:
     raise argparse.ArgumentTypeError(
-      f"a whole number of at least 1 is needed, such as 20M or 300_000, got "
+      f"a whole number of at least 1 is needed, e.g. 20M or 300_000, got "
       f"{text!r}"
     )
   return int(count)

@@ -1,12 +1,12 @@
-"""The whole story on the packaged corpus, in some minutes on two cores.
+"""Shows DroPE on the packaged corpus, in some minutes on two cores.
 
-Loads a packaged RoPE model (base) as one would load an imported Llama, shows
-what each of its channel pairs is worth, drops those that break beyond its
-context, and trains on for some minutes at the context it always had, with
-base as its teacher (live). Reads 1 to 8 times that context with the two, with
-base under PI, NTK and YaRN, and with three packaged models: RoPE trained on for
-as long (continued), the same drop trained on for longer (partial), and the drop
-of all positions (full).
+It loads a packaged RoPE model (base), as one would load an imported Llama. It
+measures what each of its channel pairs contributes, drops those that fail
+beyond its context, and trains on for some minutes at the original context, with
+base as the teacher (live). It then evaluates at 1 to 8 times that context: both
+models, base with PI, NTK and YaRN, and three packaged models. These are RoPE
+trained for the same time (continued), the same drop trained for longer
+(partial), and a drop of all positions (full).
 
   drope demo
   drope demo --out runs/demo --from-scratch
@@ -55,12 +55,11 @@ from drope_jax.surgery import compose
 from drope_jax.train.recipe import Recipe
 
 _PROBE_EXCERPTS = 8
-# Documents of a needle store that a live recalibration may read; the next ones
-# would not be reached.
+# Documents of the needle store that the live recalibration can reach.
 _LIVE_DOCUMENTS = 1_500
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
-_MORE = "So few questions decide little: docs/results.md says how to ask more."
+_MORE = "So few questions decide little; docs/results.md shows how to ask more."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,16 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--from-scratch",
     action="store_true",
-    help="train the packaged models too, in DIR/from_scratch: about an hour "
-    "and three quarters",
+    help="also train the packaged models, in DIR/from_scratch, in about an "
+    "hour and three quarters",
   )
   recipe_options.add_overrides(parser, "recipes/demo_live.gin")
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs what is left of the demo, and writes results.json and report.html."""
+  """Runs the steps that are not done, and writes results.json, report.html."""
   out = pathlib.Path(args.out)
-  if args.from_scratch:  # Other models on longer stores; either one resumes.
+  if args.from_scratch:  # Other models and longer stores; both can resume.
     out /= "from_scratch"
   with lock.held(out):
     _run(out, args, consoles.Console())
@@ -98,7 +97,7 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   trained = {name: others[name] for name in ("base", "continued")}
   trained |= {"live": live, **others}
   for name, model in trained.items():
-    if name != "base":  # Its log is of the training before.
+    if name != "base":  # Its log is of another training run.
       shutil.copy(model.log, out / f"{name}.{records.METRICS}")
   _compare(out, {n: m.checkpoint for n, m in trained.items()}, console)
   _samples(out, live.checkpoint, console)
@@ -106,9 +105,9 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
 
 
 def _report(out: pathlib.Path, console) -> None:
-  """Shows what came out, and writes report.html."""
+  """Prints the conclusions and writes report.html."""
   run = runs.load(out)
-  console.rule("what showed and what did not")
+  console.rule("the paper's claims on these models")
   for claim in claims.verdicts(runs.scores(run.rows), roles.find(run)):
     console.print(claim.text)
     for found in claim.verdicts:
@@ -116,11 +115,11 @@ def _report(out: pathlib.Path, console) -> None:
   console.print(_MORE)
   command = shlex.join(["drope", *sys.argv[1:]])
   sections = summary.sections(
-    [run], [command], configure.WITH_DEFAULTS_UNTOLD, more=_MORE
+    [run], [command], configure.HIDE_DEFAULTS, more=_MORE
   )
   report.write(out / "report.html", sections)
   written = f"\n{out / 'results.json'}\n{out / 'report.html'}"
-  console.print(written, soft_wrap=True)  # A path that is cut cannot be copied.
+  console.print(written, soft_wrap=True)  # A wrapped path cannot be copied.
 
 
 def _data(out: pathlib.Path, everything: bool, console) -> None:
@@ -145,7 +144,7 @@ def _recalibrate(
   others: Mapping[str, demo_models.Trained],
   console: consoles.Console,
 ) -> demo_models.Trained:
-  """Drops pairs of the base, shows the damage, and trains on."""
+  """Drops pairs of the base model, shows the damage, and trains."""
   lm_by_name = {
     name: lms.CheckpointLM.load(model.checkpoint)
     for name, model in others.items()
@@ -194,7 +193,7 @@ def _recalibrate(
 
     def show(line) -> None:
       bar(line)
-      # Read back, as earlier starts of the run have lines in it too.
+      # Read the file, which also has the lines of earlier starts.
       lines = records.read_metrics(out / "live")
       points = [(0.0, damage.after.loss)]
       points += [(line["tokens"], line["held_out_loss"]) for line in lines]
@@ -220,7 +219,7 @@ def _recalibrate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _loss(config, params, tokens_BS):
-  """Returns the mean next-token loss of the excerpts, nats a token."""
+  """Returns the excerpts' mean next-token loss in nats per token."""
   return jax.lax.map(
     lambda tokens_S: sequence_loss.of_sequence(config, params, tokens_S),
     tokens_BS,
@@ -240,7 +239,7 @@ def _show_damage(damage: damages.Damage, console) -> None:
 def _compare(
   out: pathlib.Path, models: Mapping[str, pathlib.Path], console
 ) -> None:
-  """Evaluates every model under every method, alike, into results.json."""
+  """Evaluates every model with every method, and writes results.json."""
   suite = configure.build("evals/demo.gin", suites.Suite)
   material = suites.Material(
     test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
@@ -267,7 +266,7 @@ def _compare(
 
 
 def _explanations(run: runs.Run) -> rich.table.Table:
-  """Returns what each name of the tables stands for."""
+  """Returns a table of what each name in the other tables means."""
   shown = rich.table.Table(box=rich.box.SIMPLE)
   for column in roles.COLUMNS:
     shown.add_column(column, overflow="fold")
@@ -277,7 +276,7 @@ def _explanations(run: runs.Run) -> rich.table.Table:
 
 
 def _samples(out: pathlib.Path, path: pathlib.Path, console) -> None:
-  """Writes on from a held-out text of four times the trained context."""
+  """Continues a held-out text of four times the trained context."""
   lm = lms.CheckpointLM.load(path)
   tokens = _SAMPLE_FACTOR * lm.context_tokens - _SAMPLE_TOKENS
   (prompt,) = perplexity.excerpts(

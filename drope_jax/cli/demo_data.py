@@ -1,4 +1,4 @@
-"""The demo's token stores: the packaged corpus, and needles hidden in it."""
+"""The demo's token stores: the packaged corpus, and needle documents in it."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -17,11 +17,11 @@ class NeedleStore:
   """A store of needle documents, each as long as a training sequence.
 
   Attributes:
-    tokens: of each document, EOS included; a multiple of the sequence that
-      reads it, so that no document is cut.
-    count: documents.
+    tokens: length of each document with EOS; a multiple of the length of the
+      sequences that read it, so that no document is split.
+    count: number of documents.
     seed: document i is a function of (seed, i).
-    documents: what is hidden and asked.
+    documents: the needles and questions.
   """
 
   tokens: int
@@ -71,12 +71,12 @@ def write(
   max_documents: int | None = None,
   on_store: Callable[[str], None] = lambda name: None,
 ) -> None:
-  """Writes "text" and the named needle stores; what is there stays.
+  """Writes "text" and the named needle stores, unless they exist.
 
   Args:
-    directory: gets a folder a store.
+    directory: the parent folder of the stores.
     names: keys of `NEEDLE_STORES`.
-    max_documents: the first so many of each needle store; None is all.
+    max_documents: write only the first of each needle store; None for all.
     on_store: called with a store's name before it is written.
   """
   directory = pathlib.Path(directory)

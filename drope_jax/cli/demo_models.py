@@ -1,4 +1,4 @@
-"""The models that the demo shows beside the one it trains live."""
+"""The demo's models, except the one that it trains live."""
 
 import dataclasses
 import pathlib
@@ -16,16 +16,16 @@ RECIPES = {
   "partial": "demo_partial",
   "full": "demo_drope",
 }
-"""Name of each model to that of its recipe, and of its packaged checkpoint."""
+"""The recipe of each model, which is also the name of its checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model, and the log of the run that ended with it.
+  """A trained model.
 
   Attributes:
     checkpoint: its folder.
-    log: its metrics.jsonl.
+    log: metrics.jsonl of the run that trained it.
   """
 
   checkpoint: pathlib.Path
@@ -33,7 +33,7 @@ class Trained:
 
 
 def packaged() -> dict[str, Trained]:
-  """Returns the models that come with the project, by name."""
+  """Returns the packaged models by name."""
   found = {}
   for name, recipe in RECIPES.items():
     folder = paths.resolve(f"packaged:checkpoints/{recipe}")
@@ -47,7 +47,7 @@ def from_scratch(
 ) -> dict[str, Trained]:
   """Trains the models in folders of `out`, on the stores in out/data.
 
-  The base comes first; the others start from it.
+  The base comes first, because the others start from it.
   """
   found: dict[str, Trained] = {}
   for name, config in RECIPES.items():
@@ -67,5 +67,5 @@ def from_scratch(
 
 
 def starting_from(base: pathlib.Path) -> tuple[str, ...]:
-  """Returns what makes a recipe start from that checkpoint."""
+  """Returns the overrides that start a recipe from a checkpoint."""
   return (f"Recipe.init_from = '{base.absolute()}'",)

@@ -1,4 +1,4 @@
-"""Holds a config's values to the annotations of the fields they are for."""
+"""Checks a config's values against the annotations of their fields."""
 
 from collections.abc import Mapping
 import types
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def check(value: Any, hint: Any) -> Any:
-  """Returns `value` as the type `hint`: an int made float where one is wanted.
+  """Returns `value` as the type `hint`; an int becomes a float if needed.
 
-  A bool is no int here, and a float is none either, however round.
+  A bool is not accepted as an int, and a float neither, even if it is whole.
 
   Args:
     value: a scalar, None, a tuple, a dict, or a dataclass.
     hint: a scalar type, None, a class, a protocol, a Literal, a tuple or a
-      Mapping of these, or their union.
+      Mapping of these, or a union of them.
 
   Raises:
-    TypeError: it is of another type. The message continues "Class.field".
+    TypeError: it has another type. The message is to follow "Class.field".
   """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):

@@ -200,9 +200,9 @@ def _print_as_written(
     ids += new
     ready = written().rstrip("\ufffd")
     ready = ready[: max(len(ready) - held, printed)]
-    terminal.hand_on(ready[printed:], end="")
+    terminal.print_output(ready[printed:], end="")
     printed = max(printed, len(ready))
-  terminal.hand_on(written()[printed:])
+  terminal.print_output(written()[printed:])
 
 
 def _print_whole(
@@ -228,10 +228,10 @@ def _print_whole(
       "new_tokens": len(new),
       "finish_reason": "stop" if ended else "length",
     }
-    terminal.hand_on(json.dumps(line, ensure_ascii=False))
+    terminal.print_output(json.dumps(line, ensure_ascii=False))
     return
   terminal.say(f"── {i + 1} of {len(prompts)} ──")
-  terminal.hand_on(text[:start] + kept)
+  terminal.print_output(text[:start] + kept)
 
 
 def _before_stop(text: str, stop: list[str]) -> str:

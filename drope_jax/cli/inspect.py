@@ -1,8 +1,8 @@
-r"""Shows a checkpoint's config, lineage and parameters, or what a store holds.
+r"""Shows a checkpoint's config, lineage and parameters, or a token store.
 
-Reads no array, so it is quick for any size. With --sharding it shows what each
-device of a TPU slice holds of every parameter, by a recipe's mesh; of a
-checkpoint, with all devices on the fsdp axis.
+It reads no array, so it is fast at any size. With --sharding it shows what each
+device of a TPU slice holds of every parameter, with a recipe's mesh. For a
+checkpoint it uses a mesh with all devices on the fsdp axis.
 
   drope inspect runs/mine
   drope inspect stores/text
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "checkpoint",
     metavar="CHECKPOINT",
-    help="model checkpoint, run, or step, or a token store; with --sharding a "
-    "CONFIG.gin too",
+    help="model checkpoint, run or step, or a token store; with --sharding "
+    "also a CONFIG.gin",
   )
   parser.add_argument(
     "--sharding", action="store_true", help="show parameters on a TPU slice"
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology",
     metavar="SLICE",
-    help="of --sharding: v5e-256, say (default: none)",
+    help="slice for --sharding, e.g. v5e-256 (default: none)",
   )
   recipe_options.add_model(parser)
   parser.add_argument("--json", action="store_true", help="print JSON instead")
@@ -57,16 +57,16 @@ def run(args: argparse.Namespace) -> None:
   """Prints the description of a checkpoint or a token store.
 
   Raises:
-    FileNotFoundError, ValueError: a user's mistake, explained.
+    FileNotFoundError, ValueError: a user's mistake, with an explanation.
   """
   if args.sharding != (args.topology is not None):
     raise ValueError(
-      "--sharding and --topology come together, got one of them. Give both, or "
-      "neither."
+      "--sharding and --topology must be given together, got one of them. Give "
+      "both, or neither."
     )
   if args.model is not None and not args.checkpoint.endswith(".gin"):
     raise ValueError(
-      "--model is of a recipe's --sharding, got a checkpoint, which has its "
+      "--model needs a recipe with --sharding, got a checkpoint, which has its "
       "own. Leave it out."
     )
   if args.sharding:
@@ -190,17 +190,17 @@ def _print_tables(description: dict) -> None:
 
 
 def _print_lineage(console: consoles.Console, lineage: Sequence[dict]) -> None:
-  console.print("lineage (defaults are left out)")
+  console.print("lineage (without defaults)")
   for number, entry in enumerate(lineage, 1):
     title = f"{number}. {entry['operation']}"
     total = f"{entry['tokens']:,} in {entry['steps']:,} steps"
     history = [
       ("parent", entry["parent"] or "random weights"),
-      ("tokens in all", total),
+      ("total tokens", total),
       ("time", entry["time"]),
       ("code", entry["code"]),
     ]
-    arguments = outline.rows(entry["arguments"], configure.WITH_DEFAULTS_UNTOLD)
+    arguments = outline.rows(entry["arguments"], configure.HIDE_DEFAULTS)
     console.print(_fields(title, [*history, *arguments]))
 
 

@@ -1,8 +1,8 @@
-"""`drope`: finds the command, runs it, and turns mistakes into one line.
+"""`drope`: runs a command, and reports mistakes in one line.
 
 A command is a module of this package with `add_arguments(parser)` and
-`run(args) -> int | None`; its docstring is its help text. It is imported only
-when it is chosen, so that `drope --help` stays fast.
+`run(args) -> int | None`. Its docstring is its help text. It is imported only
+when it is chosen, so that `drope --help` is fast.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from drope_jax.cli import failed_io, memory, mistakes, terminal, termination
 from drope_jax.exits import Exit
 
 COMMANDS = {
-  "demo": "the whole story on the packaged corpus, with a report",
+  "demo": "DroPE on the packaged corpus, with a report",
   "tokenize": "text, JSON or parquet to a token store",
   "sample": "a model's own text to a token store",
-  "train": "run a recipe's phases; started again, it resumes by itself",
+  "train": "run a recipe's phases, or resume them",
   "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
   "export": "a checkpoint to a stock Hugging Face folder",
@@ -31,7 +31,7 @@ COMMANDS = {
   "generate": "text from a checkpoint",
   "inspect": "a checkpoint's config, lineage and parameter table",
   "recipes": "list the shipped recipes, models and evals, or print one",
-  "plan": "whether a recipe fits a TPU slice, and what it takes: no TPU needed",
+  "plan": "whether a recipe fits a TPU slice, and its cost, without a TPU",
   "report": "one self-contained HTML page with the plots",
 }
 
@@ -49,18 +49,18 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns the process's exit status.
 
-  `exits.Exit` has all. 0: done. 1: a bug, with a traceback. 2: a mistake in the
-  command, its config or its input, explained in one line. 130: interrupted by
-  Ctrl-C. 143: ended by SIGTERM. Before either, a training finishes its step and
-  saves.
-  With DROPE_DEBUG=1 in the environment, a mistake shows its traceback too.
+  `exits.Exit` lists all: 0 for success, 1 for a bug with a traceback, 2 for a
+  mistake in the command, its config or its input, explained in one line. 130
+  after Ctrl-C, and 143 after SIGTERM; before either, a training run finishes
+  its step and saves. With DROPE_DEBUG=1 in the environment, a mistake shows its
+  traceback too.
 
   Args:
     argv: arguments after the program's name; by default the process's own.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   name = _command_name(argv)
-  previous = signal.signal(signal.SIGTERM, termination.at_once)
+  previous = signal.signal(signal.SIGTERM, termination.terminate)
   try:
     with termination.stop_request(name, name in _RESUMABLE):
       _prepare_libraries()
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     status = module.run(parser.parse_args(argv[1:])) or 0
-    sys.stdout.flush()  # Here, where a closed pipe can still be answered.
+    sys.stdout.flush()  # Here, where a closed pipe is handled.
     return status
   except KeyboardInterrupt as interrupt:
     terminated = isinstance(interrupt, termination.Terminated)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       message += "; the same command resumes"
     status = Exit.TERMINATED if terminated else Exit.INTERRUPTED
     return _fail(name, str(interrupt) or message, status)
-  except BrokenPipeError:  # The reader, such as `head`, has seen enough.
+  except BrokenPipeError:  # The reader, e.g. `head`, has closed the pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
   except Exception as error:
@@ -95,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command_name(argv: list[str]) -> str:
-  """Returns the chosen command; exits after --help, --version or a typo."""
+  """Returns the chosen command; exits after --help, --version or a mistake."""
   width = max(map(len, COMMANDS))
   parser = _Parser(
     prog="drope",
     usage="drope COMMAND [ARGUMENT...]",
     description="DroPE: drop a model's positional embeddings, recalibrate it "
-    "briefly,\nand read contexts beyond the trained one.",
+    "briefly,\nand use it beyond its trained context.",
     epilog="commands (`drope COMMAND --help` explains each):\n"
     + "\n".join(f"  {name:{width}}  {help}" for name, help in COMMANDS.items()),
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,12 +120,12 @@ def _command_name(argv: list[str]) -> str:
 
 
 def _prepare_libraries() -> None:
-  """Quiets the libraries, and keeps their memory and compiled programs.
+  """Silences the libraries, and sets their memory and compilation cache.
 
-  The environment is written here, before jax is imported, because only the
-  process's owner may; a variable that the user has set stays as it is.
+  The environment is set here, before jax is imported, because only the program
+  that owns the process may do that. Variables that the user has set are kept.
   """
-  # 30 ms that `drope --help` need not wait for.
+  # A local import: it takes 30 ms, which `drope --help` does not need.
   from absl import logging as absl_logging
 
   absl_logging.set_verbosity(absl_logging.ERROR)

@@ -6,36 +6,36 @@ import os
 
 from drope_jax.exits import Exit, HostLost
 
-_NO_ROOM = {
+_DISK_FULL = {
   errno.ENOSPC: "the disk is full",
-  errno.EDQUOT: "the disk is full, to its quota",
+  errno.EDQUOT: "the disk quota is used up",
   errno.EFBIG: "a file would be larger than the disk or `ulimit -f` allows",
 }
 _BUCKETS = ("gcsfs", "google")
 
 
 def explain(error: Exception) -> str | None:
-  """Returns what went wrong and what to do; None where it is a bug."""
+  """Returns what went wrong and what to do; None if it is a bug."""
   causes = list(_causes(error))
   if any(map(_is_out_of_memory, causes)):
     return (
-      f"out of memory ({_text(error)[:300]}). Compute less at once, or take "
-      "more devices; `drope plan` finds what fits a TPU slice"
+      f"out of memory ({_text(error)[:300]}). Reduce the batch or the model, "
+      "or use more devices; `drope plan` finds what fits a TPU slice"
     )
-  if (reason := _lack_of_room(causes)) is not None:
+  if (reason := _disk_full(causes)) is not None:
     return (
-      f"{reason}, so the last write was not completed. Free space, or choose "
-      "another folder, and run the same command"
+      f"{reason}, so the last write failed. Free some space, or choose another "
+      "folder, and run the same command"
     )
   if any(
     isinstance(cause, ModuleNotFoundError) and cause.name == "gcsfs"
     for cause in causes
   ):
     return (
-      "gs:// paths need the gcsfs library, got none. Install it with "
+      "gs:// paths need the gcsfs library, which is missing. Install it with "
       "`pip install 'drope_jax[gcs]'`."
     )
-  # By name, as only the extra "gcs" brings these classes.
+  # By name: these classes exist only with the extra "gcs".
   library = type(error).__module__.split(".")[0]
   if library in _BUCKETS or str(error).startswith("Forbidden: "):
     return (
@@ -48,7 +48,7 @@ def explain(error: Exception) -> str | None:
 
 
 def status(error: Exception) -> Exit:
-  """Returns the status to exit with after an error."""
+  """Returns the exit status for an error."""
   if any(map(_is_out_of_memory, _causes(error))):
     return Exit.OUT_OF_MEMORY
   if isinstance(error, HostLost):
@@ -57,7 +57,7 @@ def status(error: Exception) -> Exit:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-  # By name: jax takes a second to import, and none of it may be needed.
+  # By name: importing jax takes a second, and a command may not need it.
   of_xla = type(error).__name__ == "JaxRuntimeError"
   return isinstance(error, MemoryError) or (
     of_xla and "RESOURCE_EXHAUSTED" in str(error)
@@ -65,7 +65,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-  """Yields the error, then whatever it was raised from or groups."""
+  """Yields the error, the errors that caused it, and those in its group."""
   yield error
   below = [error.__cause__ or error.__context__]
   for cause in [*below, *getattr(error, "exceptions", ())]:
@@ -73,10 +73,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
       yield from _causes(cause)
 
 
-def _lack_of_room(causes: list[BaseException]) -> str | None:
+def _disk_full(causes: list[BaseException]) -> str | None:
   for cause in causes:
-    for number, reason in _NO_ROOM.items():
-      # TensorStore and XLA carry the system's error only in their text.
+    for number, reason in _DISK_FULL.items():
+      # TensorStore and XLA have the system's error only in their messages.
       if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(
         number
       ) in str(cause):

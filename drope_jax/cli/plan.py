@@ -1,11 +1,11 @@
-r"""Compiles a recipe's training steps for a TPU slice, with no TPU at hand.
+r"""Compiles a recipe's training steps for a TPU slice, without a TPU.
 
-Says whether each phase fits, what it takes of a chip's memory, what it computes
-and sends, and how long it would take at an assumed share of the peak. Where it
-does not fit, what would is searched: more recomputation, then microbatches.
-With --eval it says the same of the recipe's last model, in bfloat16, where it
-reads texts of a length and writes after them.
-Needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
+It reports for each phase whether it fits, the memory of a chip, the computation
+and communication, and the time at an assumed share of the peak. If a phase does
+not fit, it searches for settings that do: first more rematerialization, then
+more microbatches. With --eval it reports the same for the recipe's last model
+in bfloat16, for prefill of a context and for decoding after it.
+It needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 
   drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16 --eval 8192
   drope plan recipes/llama2_7b_drope.gin --model models/llama2_7b.gin \
@@ -45,41 +45,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--topology",
     required=True,
     metavar="SLICE",
-    help="v5e-256, say; 2xv5e-256 for two of them",
+    help="e.g. v5e-256, or 2xv5e-256 for two slices",
   )
   parser.add_argument(
     "--mfu",
     type=float,
     default=0.5,
-    help="share of peak, causal count, that hours assume "
+    help="assumed share of the peak, for the hours, with causal FLOPs "
     "(default: %(default)s)",
   )
   parser.add_argument(
     "--eval",
     type=int,
     metavar="CONTEXT",
-    help="plan prefill and decoding at so many tokens too (default: training "
-    "alone)",
+    help="also plan prefill and decoding at this many tokens (default: only "
+    "training)",
   )
   parser.add_argument(
     "--save",
     metavar="DIR",
-    help="write there each program that fits: drope_jax.plan.saved.load reads "
-    "it on such a slice, under the same jax and libtpu (default: none)",
+    help="write each program that fits into DIR; drope_jax.plan.saved.load "
+    "reads it on such a slice, with the same jax and libtpu (default: none)",
   )
   parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints each program's plan; returns 3 where one does not fit.
+  """Prints the plan of each program; returns 3 if one does not fit.
 
   Raises:
-    FileNotFoundError, ValueError: a user's mistake, explained.
+    FileNotFoundError, ValueError: a user's mistake, with an explanation.
   """
   target = slices.parse(args.topology)
   if not 0 < args.mfu <= 1:
     raise ValueError(
-      f"--mfu must be a share above 0 and at most 1, got {args.mfu}. Change it."
+      f"--mfu must be above 0 and at most 1, got {args.mfu}. Change it."
     )
   if args.eval is not None and args.eval < 1:
     raise ValueError(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
   recipe = configure.build(args.config, Recipe, args.overrides)
   compiling.prepare()
   config = recipe_options.start_config(recipe, args.model)
-  with termination.in_any_call():
+  with termination.interruptible_calls():
     trained, evaluated = _plan(recipe, config, target, args)
   if args.json:
     found = {"training": trained, "evaluation": evaluated}
@@ -126,7 +126,7 @@ def _train(
   mfu: float,
   original: ModelConfig,
 ) -> Iterator[tuple[training.Plan, jax.stages.Compiled | None]]:
-  """Yields a phase's plan, then those tried until the fastest that fits."""
+  """Yields the phase's plan and, if it does not fit, those of the search."""
   _say(f"compiling {phase.name}")
   plan, step = training.plan(recipe, phase, config, target, mfu, original)
   yield plan, step
@@ -183,7 +183,7 @@ def _print(
       console.print(_training_summary(plan), soft_wrap=True)
   if not evaluated:
     return
-  programs = _memory("program", "context", "texts", held=["cache"])
+  programs = _memory("program", "context", "sequences", held=["cache"])
   for plan in evaluated:
     names = (plan.program, f"{plan.context_tokens:,}", f"{plan.texts:,}")
     programs.add_row(*names, *_sizes(plan, ["cache"]))
@@ -216,21 +216,21 @@ def _training_summary(plan: training.Plan) -> str:
   causal, noncausal = (count / 1e12 for count in plan.flops)
   lines = [
     f"{plan.phase}, remat {plan.remat}, microbatches: {plan.accumulation}",
-    f"  a step: {plan.step_tokens:,} tokens, {causal:,.0f} TFLOP by the causal "
-    f"count, {noncausal:,.0f} by the other",
-    f"  the phase: {plan.tokens:,} tokens, {plan.hours:,.1f} hours, "
+    f"  step: {plan.step_tokens:,} tokens, {causal:,.0f} TFLOP with causal "
+    f"attention, {noncausal:,.0f} with full attention",
+    f"  phase: {plan.tokens:,} tokens, {plan.hours:,.1f} hours, "
     f"{plan.chip_hours:,.0f} chip-hours at an MFU of {plan.mfu}",
-    f"  logits at once: {plan.logits / _GIB:.2f} GiB",
-    f"  a checkpoint: {plan.save / _GIB:.1f} GiB of each host's memory",
+    f"  logits held at once: {plan.logits / _GIB:.2f} GiB",
+    f"  checkpoint: {plan.save / _GIB:.1f} GiB of each host's memory",
   ]
   return "\n".join([*lines, *_collectives(plan.collectives)])
 
 
 def _evaluation_summary(plan: evaluation.Plan) -> str:
   lines = [
-    f"{plan.program}, {plan.texts:,} texts at once",
-    f"  {plan.flops / 1e12:,.2f} TFLOP by the causal count; of each chip's "
-    f"memory at least {plan.traffic / _GIB:,.2f} GiB is read or written",
+    f"{plan.program}, {plan.texts:,} sequences at once",
+    f"  {plan.flops / 1e12:,.2f} TFLOP with causal attention; each chip reads "
+    f"or writes at least {plan.traffic / _GIB:,.2f} GiB of its memory",
   ]
   return "\n".join([*lines, *_collectives(plan.collectives)])
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: one live line, or plain lines."""
+"""Progress on the terminal, as one live line or as plain lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -16,9 +16,10 @@ from drope_jax.train.recipe import Recipe
 
 
 class TrainingProgress:
-  """Shows phase, steps, loss, tokens/s and time left. A context manager.
+  """Shows phase, steps, loss, tokens/s and time left.
 
-  Where output is not a terminal, a line comes about every tenth of a phase.
+  It is a context manager. If the output is not a terminal, it prints a line
+  about every tenth of a phase.
   """
 
   def __init__(self, recipe: Recipe, console: consoles.Console):
@@ -39,11 +40,11 @@ class TrainingProgress:
 
   @property
   def renderable(self) -> rich.progress.Progress:
-    """The line itself, to be shown within another live display."""
+    """The live line, for use within another live display."""
     return self._bar
 
   def __call__(self, line: Mapping[str, Any]) -> None:
-    """Takes a line of metrics.jsonl."""
+    """Shows a line of metrics.jsonl."""
     name = line["phase"]
     first, steps = self._phases[name]
     done = line["step"] - first
@@ -70,13 +71,13 @@ class TrainingProgress:
 def _columns(
   phases: Mapping[str, tuple[int, int]], width: int
 ) -> list[str | rich.progress.ProgressColumn]:
-  """Returns the parts of a line that have room in it.
+  """Returns the columns of the live line that fit the width.
 
-  Phase and steps always are; then come the loss, the time left, the speed and
-  the bar.
+  Phase and steps are always shown; then, if they fit, the loss, the time left,
+  the speed and the bar.
   """
   digits = max(len(str(steps)) for _, steps in phases.values())
-  room = width - max(map(len, phases)) - len(" /") - 2 * digits
+  space = width - max(map(len, phases)) - len(" /") - 2 * digits
   widest = {
     "loss": " loss 10.123",
     "left": " 00:00:00 left",
@@ -85,8 +86,8 @@ def _columns(
   }
   fitting = set()
   for part, text in widest.items():
-    room -= len(text)
-    if room >= 0:
+    space -= len(text)
+    if space >= 0:
       fitting.add(part)
   columns = {
     "bar": [rich.progress.BarColumn()],
@@ -96,16 +97,16 @@ def _columns(
     "left": [rich.progress.TimeRemainingColumn(), "left"],
   }
   shown = ["{task.description}"]
-  for part, of_part in columns.items():
-    shown += of_part if part in fitting | {"steps"} else []
+  for part, added in columns.items():
+    shown += added if part in fitting | {"steps"} else []
   return shown
 
 
 class SamplingProgress:
   """Shows how many tokens are sampled, tokens/s and time left.
 
-  A context manager. Where output is not a terminal, a line comes about every
-  tenth of them.
+  It is a context manager. If the output is not a terminal, it prints a line
+  about every tenth of the tokens.
   """
 
   def __init__(self, tokens: int, console: consoles.Console):
@@ -127,7 +128,7 @@ class SamplingProgress:
     self._tenths = 0
 
   def __call__(self, tokens: int) -> None:
-    """Takes how many there are, first those of an earlier start."""
+    """Shows the number of tokens; the first call has those of earlier runs."""
     tenths = 10 * tokens // self._wanted
     if self._task is None:
       self._first = time.monotonic(), tokens
@@ -153,10 +154,10 @@ class SamplingProgress:
 
 
 class EvaluationProgress:
-  """Shows what is evaluated, how much of it is done, and the time left.
+  """Shows the current step, how much is done, and the time left.
 
-  A context manager. Steps count by the tokens that they read; where output is
-  not a terminal, a line comes about every tenth of those.
+  It is a context manager. Steps are weighted by their tokens. If the output is
+  not a terminal, it prints a line about every tenth of the tokens.
   """
 
   def __init__(self, steps: Sequence[Step], console: consoles.Console):
@@ -170,7 +171,7 @@ class EvaluationProgress:
       "gone,",
       rich.progress.TimeRemainingColumn(),
       "left:",
-      # A name, and no markup; it is cut where there is no room for all of it.
+      # A name without markup, cut off where it does not fit.
       rich.progress.TextColumn(
         "{task.description}",
         markup=False,
@@ -178,10 +179,10 @@ class EvaluationProgress:
       ),
       console=console,
       disable=not console.is_terminal,
-      # A step may take hours: the speed is that of all steps so far.
+      # A step may take hours, so the speed is the average of all steps.
       speed_estimate_period=float("inf"),
     )
-    # What was there at the start took no time, and so says nothing of speed.
+    # Steps done by an earlier start took no time, and do not count.
     self._tokens = sum(step.tokens for step in steps if not step.done)
     self._task = self._bar.add_task(
       "", total=self._tokens, finished=self._finished, count=self._count
@@ -190,7 +191,7 @@ class EvaluationProgress:
 
   @contextlib.contextmanager
   def __call__(self, step: Step) -> Iterator[None]:
-    """Shows that a step runs, and then that it is done."""
+    """Shows a step while it runs, and counts it when it ends."""
     self._bar.update(self._task, description=terminal.printable(step.name))
     yield
     self._finished += 1

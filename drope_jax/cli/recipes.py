@@ -1,4 +1,4 @@
-"""Lists the shipped recipes, models and evals; prints one, to read or to copy.
+"""Lists the shipped recipes, models and evals, or prints one.
 
 drope recipes
 drope recipes llama2_7b_drope
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def copy(file: pathlib.Path) -> str:
-  """Returns a shipped config's text, as it is read from any folder."""
+  """Returns a shipped config's text; its includes work from any folder."""
 
   def by_name(include: re.Match) -> str:
     included = (file.parent / include[1]).resolve()

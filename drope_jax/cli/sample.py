@@ -1,8 +1,8 @@
-"""Writes a model's own text into a token store.
+"""Writes text sampled from a model into a token store.
 
-Documents are sampled at temperature 1 from the model as it is, each until it
-ends it or its trained context is full. A recipe on such a store needs no other
-text: the store has the tokenizer of its model.
+Documents are sampled at temperature 1 from the unchanged model. Each ends with
+the model's end token, or when the trained context is full. A recipe with such a
+store needs no other text: the store has the model's tokenizer.
 
   drope sample checkpoints/stories --tokens 20M --out stores/own
   drope sample checkpoints/stories --tokens 200K --seed 1 --out stores/held_out
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=counts.parse,
     required=True,
     metavar="N",
-    help="of the store, at least: 20M, say; its last document reaches them",
+    help="tokens of the store, e.g. 20M; the last document may exceed them",
   )
   parser.add_argument("--out", required=True, metavar="STORE", help="a folder")
   parser.add_argument(
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=0,
     metavar="N",
-    help="other seeds are other documents (default: %(default)s)",
+    help="each seed gives other documents (default: %(default)s)",
   )
   parser.add_argument(
     "--temperature",
@@ -49,15 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--begin",
     choices=("bos", "eos"),
-    help="what the model reads before a document; BOS becomes its first token "
-    "(default: bos where its tokenizer puts it before a text, else eos)",
+    help="the input before a document; BOS becomes its first token "
+    "(default: bos if the tokenizer puts it before a text, else eos)",
   )
   parser.add_argument(
     "--batch",
     type=int,
     default=64,
     metavar="B",
-    help="documents that are sampled at a time (default: %(default)s)",
+    help="documents sampled at the same time (default: %(default)s)",
   )
   parser.add_argument(
     "--dtype",
@@ -68,15 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--mesh",
     choices=sharding.PRESETS,
-    help="how all devices share the work (default: the first does it alone)",
+    help="split the work over all devices (default: use only the first)",
   )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Writes the store and says what it holds.
+  """Writes the store and prints a summary.
 
   Raises:
-    FileNotFoundError, ValueError: a user's mistake, explained.
+    FileNotFoundError, ValueError: a user's mistake, with an explanation.
   """
   if not 0 < args.temperature < math.inf or not 0 <= args.seed < 2**32:
     raise ValueError(

@@ -1,8 +1,8 @@
-"""A command in a process of its own, so that somebody is left after a crash.
+"""Runs a command in a child process, so that a crash can be reported.
 
-JAX's C++ runtime aborts a process, from a thread of its own, as soon as the one
-that coordinates the run has died: nothing in Python can come before that. The
-process that the user started only waits, hands signals on, and can tell.
+JAX's C++ runtime aborts the process, from its own thread, as soon as the
+coordinator of the run has died. Python code cannot run before that. The process
+that the user started only waits for the child, forwards signals, and reports.
 """
 
 import ctypes
@@ -15,15 +15,15 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def fork(log: pathlib.Path) -> int | None:
-  """Goes on in a new process, whose end this one waits for.
+  """Continues in a child process; the parent waits until it ends.
 
-  What the new process's libraries write to standard error themselves goes to
-  `log`; what Python writes to `sys.stderr` still goes where it did. It dies
-  with this one. On Linux alone.
+  What libraries in the child write to standard error goes to `log`; what Python
+  writes to `sys.stderr` is not diverted. The child dies with its parent. Works
+  only on Linux.
 
   Returns:
-    None in the new process; in this one its exit status, or what ended it as a
-    negative signal.
+    None in the child; in the parent the child's exit status, or the negative
+    number of the signal that ended it.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -34,7 +34,7 @@ def fork(log: pathlib.Path) -> int | None:
   if child:
     return _wait(child, waited_for)
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != parent:  # It died before that.
+  if os.getppid() != parent:  # The parent died before the call of prctl.
     os._exit(1)
   _divert_standard_error(log)
   signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -48,7 +48,7 @@ def _wait(child: int, waited_for: set[signal.Signals]) -> int:
       ended, status = os.waitpid(child, os.WNOHANG)
       if ended:
         return os.waitstatus_to_exitcode(status)
-    # One from the kernel, such as Ctrl-C's, has reached the child, too.
+    # A signal from the kernel, e.g. of Ctrl-C, has reached the child too.
     elif came.si_code <= 0:
       os.kill(child, came.si_signo)
 

@@ -1,23 +1,23 @@
-"""What commands print, with nothing in it that steers the terminal.
+"""Printing text without control characters.
 
-Paths, pieces of tokenizers and names are other people's. An escape sequence in
-one could recolour the screen, retitle the window or hide what stands beside it.
+Paths, tokens and names come from other people. An escape sequence in one could
+recolour the screen, change the window's title, or hide the text beside it.
 """
 
 import sys
 import unicodedata
 
-_STEERING = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control codes, lone surrogates and separators."""
+_CONTROL = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode categories of control codes, lone surrogates and separators."""
 
 _REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-"""Explicit directions, which show a text in another order than it has."""
+"""Directional formatting, which can show text in another order than it has."""
 
 
 def printable(text: object) -> str:
-  r"""Returns text with control characters as Python writes them: ESC is \x1b.
+  r"""Returns text with control characters escaped as in Python: ESC is \x1b.
 
-  Line breaks and tabs stay.
+  Line breaks and tabs are kept.
   """
   return "".join(map(_spell, str(text)))
 
@@ -27,15 +27,15 @@ def say(text: object, *, stderr: bool = False) -> None:
   print(printable(text), file=sys.stderr if stderr else sys.stdout)
 
 
-def hand_on(text: str, end: str = "\n") -> None:
-  """Prints what a model wrote: printable on a terminal, as it is in a pipe."""
+def print_output(text: str, end: str = "\n") -> None:
+  """Prints a model's output: escaped on a terminal, unchanged in a pipe."""
   shown = printable(text) if sys.stdout.isatty() else text
   print(shown, end=end, flush=True)
 
 
 def _spell(character: str) -> str:
   if character in "\n\t" or not (
-    unicodedata.category(character) in _STEERING
+    unicodedata.category(character) in _CONTROL
     or unicodedata.bidirectional(character) in _REORDERING
   ):
     return character

@@ -1,6 +1,6 @@
-"""Ctrl-C, and SIGTERM with which a machine is taken back.
+"""Handling of Ctrl-C, and of SIGTERM, which announces a preemption.
 
-Either ends a command by an exception, a training after a save.
+Both end a command with an exception; a training run saves first.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ _AGAIN_S = 0.05
 
 
 class Terminated(KeyboardInterrupt):
-  """SIGTERM came; like Ctrl-C, but for the process's exit status."""
+  """SIGTERM came; differs from Ctrl-C only in the exit status."""
 
 
-def at_once(signum, frame) -> None:
-  """Ends whatever runs; a handler of SIGTERM."""
+def terminate(signum, frame) -> None:
+  """Handles SIGTERM: raises `Terminated`."""
   raise Terminated
 
 
-def send_again(interrupt: KeyboardInterrupt) -> None:
-  """Repeats soon a signal whose exception ended nothing."""
+def resend(interrupt: KeyboardInterrupt) -> None:
+  """Sends a signal again, shortly, if its exception was dropped."""
   terminated = isinstance(interrupt, Terminated)
   number = signal.SIGTERM if terminated else signal.SIGINT
   timer = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
@@ -35,14 +35,14 @@ def send_again(interrupt: KeyboardInterrupt) -> None:
 
 
 class StopRequest:
-  """A signal's request that a training save its step and end.
+  """A request by a signal that a training run save its step and end.
 
-  A second signal ends the process at once, and so does the first where nothing
-  is unsaved. None raises an exception: it could come where Python drops it, as
-  in a callback of the garbage collector's, or where C++ calls Python.
+  A second signal ends the process at once. So does the first if nothing is
+  unsaved. No exception is raised, because Python may drop it, for example in a
+  callback of the garbage collector or of C++.
 
   Attributes:
-    number: the signal's; None before one has come.
+    number: of the signal; None before one has come.
   """
 
   def __init__(self, command: str, resumes: bool):
@@ -52,29 +52,29 @@ class StopRequest:
     self._waits = self._told = False
 
   def stopping(self, step: int) -> bool:
-    """Returns whether to save `step` and end; from here on, a signal waits."""
+    """Returns whether to save `step` and end; afterwards, a signal waits."""
     self._waits = True
     return self.number is not None
 
   def saved(self) -> None:
-    """Notes that nothing is unsaved: from here on, a signal ends at once."""
+    """Records that nothing is unsaved; afterwards, a signal ends at once."""
     self._waits = False
 
   def error(self, what: str) -> KeyboardInterrupt:
-    """Returns what ends the command once `what` was done."""
-    number = self.number or signal.SIGTERM  # Another process got it.
+    """Returns the exception that ends the command after `what` was done."""
+    number = self.number or signal.SIGTERM  # Another process received it.
     kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
     return kind(f"{_WORDS[number]}; {what}{self._then}")
 
   def note(self, number: int, frame) -> None:
-    """Handles a signal in the main thread, once no library's call is under way.
+    """Handles a signal in the main thread, after any library call returns.
 
-    Python calls it there, in the thread that asks `stopping`.
+    Python calls it there, in the thread that calls `stopping`.
     """
     self.number = number
 
   def watch(self, pipe: int) -> None:
-    """Handles it in a thread of its own, whatever the main one is doing."""
+    """Handles signals in another thread, whatever the main thread does."""
     while numbers := os.read(pipe, 1):
       number = numbers[0]
       if number not in _WORDS:
@@ -82,17 +82,17 @@ class StopRequest:
       if not self._waits or self._told:
         self._end(number)
       self._told = True
-      self.say(f"{_WORDS[number]}; will save and end; once more ends at once")
+      self.say(f"{_WORDS[number]}; will save and end; repeat to end at once")
 
   def say(self, words: str) -> None:
-    """Prints a line of the command's, from any thread."""
-    # Past Python's buffer, whose lock the main thread may hold.
+    """Prints a line of the command, from any thread."""
+    # Not through Python's buffer, whose lock the main thread may hold.
     line = terminal.printable(f"drope {self._command}: {words}\n")
     os.write(sys.__stderr__.fileno(), line.encode())
 
   def _end(self, number: int) -> None:
     if sys.__stderr__.isatty():
-      # A live display hides the cursor.
+      # Show the cursor, which a live display hides.
       os.write(sys.__stderr__.fileno(), b"\x1b[?25h\n")
     self.say(f"{_WORDS[number]}{self._then}")
     os._exit(128 + number)
@@ -100,11 +100,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request(command: str, resumes: bool = True) -> Iterator[StopRequest]:
-  """Turns Ctrl-C and SIGTERM into the `StopRequest` that it gives.
+  """Turns Ctrl-C and SIGTERM into a `StopRequest`, which it yields.
 
   Args:
-    command: that the messages are of.
-    resumes: whether they say that it does.
+    command: named in the messages.
+    resumes: whether the messages say that the same command resumes.
   """
   request = StopRequest(command, resumes)
   pipe, signals = os.pipe()
@@ -127,7 +127,7 @@ def stop_request(command: str, resumes: bool = True) -> Iterator[StopRequest]:
 
 
 def _handlers():
-  """Returns the handlers of both signals, but for what is ignored."""
+  """Returns the handlers of both signals, without signals that are ignored."""
   return {
     number: handler
     for number in _WORDS
@@ -136,10 +136,11 @@ def _handlers():
 
 
 @contextlib.contextmanager
-def in_any_call() -> Iterator[None]:
-  """Lets Ctrl-C and SIGTERM end the process within a library's call, too.
+def interruptible_calls() -> Iterator[None]:
+  """Lets Ctrl-C and SIGTERM end the process within a library call.
 
-  Python's own handlers wait until it returns, for minutes while it compiles.
+  Python's own handlers wait until the call returns; a compilation can take
+  minutes.
   """
   previous = _handlers()
   for number in previous:

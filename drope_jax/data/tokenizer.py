@@ -199,11 +199,11 @@ class HuggingFaceTokenizer:
 
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
     beside = epath.Path(self.path).parent
-    said = [beside / name for name in _NAMED_IN if (beside / name).exists()]
-    for file in said:
+    files = [beside / name for name in _NAMED_IN if (beside / name).exists()]
+    for file in files:
       if name := special_name(json_object.read(file), role):
         return self._model.token_to_id(name)
-    if said:
+    if files:
       return None
     known = [i for i in map(self._model.token_to_id, names) if i is not None]
     return known[0] if len(known) == 1 else None

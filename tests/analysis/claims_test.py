@@ -6,7 +6,7 @@ from drope_jax.evals import intervals
 
 
 def _answered(share, count=100, seed=0):
-  """A score of `count` questions, of which the first are answered."""
+  """A score of `count` questions, of which the first ones are answered."""
   right = round(share * count)
   low, high = intervals.wilson(right, count)
   outcomes = [1.0] * right + [0.0] * (count - right)
@@ -14,7 +14,7 @@ def _answered(share, count=100, seed=0):
 
 
 def _lost(value, spread=0.0, count=8):
-  """A score of texts, hard and easy ones, and `spread` of its own."""
+  """A score of hard and easy sequences, with `spread` of its own."""
   noise = np.linspace(-1, 1, count)
   outcomes = value + 0.5 * noise + spread * np.roll(noise, count // 3)
   return runs.Score(value, value - 0.3, value + 0.3, 1, {0: outcomes.tolist()})
@@ -28,7 +28,7 @@ ROLES = roles.Roles("base", None, ("full",))
 
 
 def _found(scores, who=ROLES):
-  """The only verdict, with the text of its claim."""
+  """The only verdict, and the text of its claim."""
   (claim,) = claims.verdicts(scores, who)
   (verdict,) = claim.verdicts
   return verdict.verdict, verdict.evidence, claim.text
@@ -52,10 +52,10 @@ def test_loss_is_recovered_within_one_percent(after, verdict):
     _cell("perplexity", "loss"): after,
   }
   found, evidence, _ = _found(scores)
-  assert found == verdict and f"{count} texts" in evidence
+  assert found == verdict and f"{count} sequences" in evidence
 
 
-def test_rope_continued_is_the_reference_where_there_is_one():
+def test_continued_rope_is_the_reference_if_it_exists():
   scores = {
     _cell("perplexity", "loss", "base"): _lost(3.0),
     _cell("perplexity", "loss", "longer"): _lost(2.0),
@@ -71,7 +71,7 @@ def test_rope_continued_is_the_reference_where_there_is_one():
   ("far", "verdict"),
   [(2.05, claims.SHOWN), (2.3, claims.NOT_SHOWN)],
 )
-def test_loss_far_out_is_held_against_the_best_scaling(far, verdict):
+def test_far_loss_is_compared_with_the_best_scaling(far, verdict):
   def tail(value, *cell):
     return {_cell("perplexity", "tail_loss", *cell): _lost(value)}
 
@@ -104,31 +104,29 @@ def _retrieval(own, rivals, fitted=False, factor=4.0):
     (0.7, 0.9, claims.NOT_SHOWN, "-20 points"),
   ],
 )
-def test_retrieval_is_ahead_where_the_paired_difference_is(
-  own, rival, verdict, said
-):
+def test_the_paired_difference_decides_on_retrieval(own, rival, verdict, said):
   rivals = {"pi": _answered(0.0), "yarn": _answered(rival)}
   found, evidence, text = _found(_retrieval(_answered(own), rivals, True))
   assert found == verdict and said in evidence and "100 questions" in evidence
   assert "base · YaRN" in evidence and "At 4×" in text
 
 
-def test_intervals_that_overlap_may_be_told_apart():
+def test_scores_with_overlapping_intervals_can_differ():
   own, rival = _answered(0.9), _answered(0.82)
   assert own.low < rival.high
   assert _found(_retrieval(own, {"yarn": rival}))[0] == claims.SHOWN
 
 
-def test_it_must_be_told_apart_from_every_rival():
+def test_a_model_must_beat_every_rival():
   own, pi, yarn = (_answered(share) for share in (0.5, 0.38, 0.4))
-  # PI answers others, so that it cannot be told apart though it answers fewer.
+  # PI answers other questions, so it is not told apart with fewer answers.
   pi.outcomes[0].reverse()
   both = _found(_retrieval(own, {"pi": pi, "yarn": yarn}))[0]
   alone = _found(_retrieval(own, {"yarn": yarn}))[0]
   assert (both, alone) == (claims.OPEN, claims.SHOWN)
 
 
-def test_a_cropped_base_is_no_scaling():
+def test_a_cropped_base_is_not_a_scaling():
   scores = _retrieval(
     _answered(0.9), {"yarn": _answered(0.5), "crop": _answered(1.0)}
   )
@@ -141,7 +139,7 @@ def test_other_questions_are_not_compared():
   assert found == claims.OPEN and "no questions" in evidence
 
 
-def test_a_fitted_scale_is_never_set_against_none():
+def test_a_fitted_scale_is_never_compared_with_none():
   fitted = _retrieval(_answered(1.0), {}, fitted=True)
   rival = _retrieval(None, {"yarn": _answered(0.5)})
   assert claims.verdicts(fitted | rival, ROLES) == []
@@ -149,7 +147,7 @@ def test_a_fitted_scale_is_never_set_against_none():
   assert _found(fitted | plain | rival)[0] == claims.NOT_SHOWN
 
 
-def test_each_dropped_model_stands_beside_the_others():
+def test_each_dropped_model_has_its_verdict():
   scores = _retrieval(_answered(0.9), {"yarn": _answered(0.5)}, factor=8.0)
   (cell,) = (c for c in scores if c.model == "full")
   scores[cell._replace(model="brief")] = _answered(0.1)
@@ -160,14 +158,14 @@ def test_each_dropped_model_stands_beside_the_others():
   ]
 
 
-def test_without_a_base_or_anything_dropped_nothing_is_claimed():
+def test_there_are_no_claims_without_a_base_or_a_drop():
   scores = _retrieval(_answered(0.9), {"yarn": _answered(0.5)})
   assert claims.verdicts(scores, ROLES)
   assert not claims.verdicts(scores, ROLES._replace(base=None))
   assert not claims.verdicts(scores, ROLES._replace(dropped=()))
 
 
-def test_without_the_usual_factors_the_longest_is_compared():
+def test_the_longest_factor_is_compared_if_the_usual_ones_are_missing():
   scores = {
     _cell("passkey", "accuracy", model, "model", factor, True): _answered(value)
     for model, value in (("full", 0.9), ("base", 0.1))
@@ -189,7 +187,7 @@ def _beyond(own_by_factor):
   return claims.verdicts(scores, ROLES)[0].verdicts[0]
 
 
-def test_it_reads_on_as_far_as_it_is_ahead_of_rope():
+def test_the_evidence_has_the_longest_factor_at_which_it_beats_rope():
   shown = _beyond({2.0: 0.5, 4.0: 0.3, 8.0: 0.02})
   assert shown.verdict == claims.SHOWN and "up to 4×: 30%" in shown.evidence
   missed = _beyond({2.0: 0.02, 4.0: 0.0})

@@ -7,7 +7,7 @@ def _score(outcomes):
   return runs.Score(0.0, None, None, len(outcomes), outcomes)
 
 
-def test_seeds_of_both_are_pooled_and_others_left_out():
+def test_common_seeds_are_pooled_and_others_left_out():
   first = _score({0: [3.0] * 6, 1: [5.0] * 6, 2: [9.0] * 6})
   second = _score({1: [1.0] * 6, 0: [2.0] * 6})
   found = paired.difference(first, second)
@@ -17,7 +17,7 @@ def test_seeds_of_both_are_pooled_and_others_left_out():
   assert paired.difference(second, first).verdict == "behind"
 
 
-def test_the_texts_own_difficulty_cancels():
+def test_the_difficulty_of_samples_cancels():
   first = _score({0: [1.0, 9.0, 4.0, 2.0, 7.0, 3.0, 8.0, 5.0]})
   second = _score({0: [x + 0.5 for x in first.outcomes[0]]})
   assert paired.difference(first, second)[:3] == (-0.5, -0.5, -0.5)
@@ -29,7 +29,7 @@ def test_few_losses_have_a_difference_without_an_interval():
   assert found.verdict == "not told apart"
 
 
-def test_shares_have_an_interval_where_all_outcomes_agree():
+def test_shares_have_an_interval_if_all_outcomes_agree():
   found = paired.difference(_score({0: [1.0] * 4}), _score({0: [1.0] * 4}))
   assert found.low < 0 < found.high
 

@@ -38,23 +38,23 @@ def _run(*names, methods=("model",)):
   return runs.Run("r", results={"rows": rows, "models": models})
 
 
-def test_manifests_tell_who_is_who():
+def test_roles_are_found_from_manifests():
   found = roles.find(_run(*MODELS))
   assert found == roles.Roles("start", "further", ("none", "some"))
   assert found.reference == "further"
 
 
-def test_known_names_stand_first_and_need_no_manifest():
+def test_known_names_come_first_and_need_no_manifest():
   found = roles.find(_run("some", "full", "live", "base", "start"))
   assert found == roles.Roles("base", None, ("live", "full", "some"))
   assert found.reference == "base"
 
 
-def test_a_comparison_without_a_drop_has_no_such_roles():
+def test_a_comparison_without_a_base_has_no_roles():
   assert roles.find(_run("hidden")) == roles.Roles(None, None, ())
 
 
-def test_every_row_is_explained_by_what_its_manifest_says():
+def test_rows_are_explained_from_manifests():
   explained = {name: rest for name, *rest in roles.explain(_run(*MODELS))}
   assert list(explained) == [name for name in MODELS if name != "hidden"]
   assert explained["start"] == [
@@ -62,11 +62,11 @@ def test_every_row_is_explained_by_what_its_manifest_says():
     "none",
   ]
   assert explained["some"][0] == (
-    "start, trained on for 500,000 tokens with RoPE in the 6 fastest of 8 "
-    "channel pairs, taught by start"
+    "start, trained for 500,000 more tokens with RoPE in the 6 fastest of 8 "
+    "channel pairs, with start as teacher"
   )
   assert explained["none"] == [
-    "start, trained on for 500,000 tokens with no positions",
+    "start, trained for 500,000 more tokens with no positions",
     "1 + 0.25 ln s",
   ]
   assert (
@@ -74,11 +74,13 @@ def test_every_row_is_explained_by_what_its_manifest_says():
   )
 
 
-def test_each_way_to_read_a_model_is_explained():
+def test_each_method_is_explained():
   methods = ("model", "rope", "pi", "ntk", "yarn", "crop")
   explained = roles.explain(_run("start", methods=methods))
   assert [row[0] for row in explained] == [
     "start",
-    *(f"start · {way}" for way in ("RoPE", "PI", "NTK", "YaRN", "cropped")),
+    *(
+      f"start · {method}" for method in ("RoPE", "PI", "NTK", "YaRN", "cropped")
+    ),
   ]
   assert len({what for _, what, _ in explained}) == len(methods)

@@ -1,4 +1,4 @@
-"""What earlier versions wrote is read, and gone on with: see README.md."""
+"""Files of earlier versions can be read and resumed from: see README.md."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ _spec.loader.exec_module(write)
 
 @pytest.fixture(params=sorted(path.name for path in HERE.glob("schema_*")))
 def folder(request, tmp_path, monkeypatch):
-  """The current folder: a copy of what one version wrote."""
+  """The working directory: a copy of what one version wrote."""
   copy = tmp_path / request.param
   shutil.copytree(HERE / request.param, copy)
   monkeypatch.chdir(copy)
@@ -39,21 +39,21 @@ def folder(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def gained(monkeypatch):
-  """ModelConfig with a field more."""
+  """ModelConfig with one more field."""
   config = _with_field(ModelConfig, "novelty", float, 0.5)
   monkeypatch.setattr(manifests, "ModelConfig", config)
   return config
 
 
 def _with_field(cls, name, kind, default):
-  """Returns a dataclass that is `cls` but for a field that it has gained."""
+  """Returns a dataclass equal to `cls` with one more field."""
   return dataclasses.make_dataclass(
     cls.__name__, [(name, kind, default)], bases=(cls,), frozen=True
   )
 
 
 def _gaining(value, cls):
-  """Returns a dataclass's value as an instance of one that gained fields."""
+  """Returns a value as an instance of a class with one more field."""
   fields = {
     field.name: getattr(value, field.name)
     for field in dataclasses.fields(value)
@@ -105,7 +105,7 @@ def test_packaged_checkpoints_are_read_by_later_code(gained, name):
   manifest, _ = store.describe(packaged)
   assert (manifest.model.novelty, manifest.model.width) == (0.5, 128)
   phase = manifest.lineage[0].arguments["phase"]
-  assert phase["remat"] == "none"  # False, when it was written.
+  assert phase["remat"] == "none"  # It was False in the file.
 
 
 def test_the_fingerprint_of_a_checkpoint_does_not_change(folder, gained):
@@ -114,7 +114,7 @@ def test_the_fingerprint_of_a_checkpoint_does_not_change(folder, gained):
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(folder, monkeypatch):
-  # The recipe's mesh is of one device.
+  # The recipe's mesh has one device.
   make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(sharding, "make_mesh", make_mesh)
   recipe = write.RECIPE
@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(folder, monkeypatch):
     for line in pathlib.Path("whole.metrics.jsonl").read_text().splitlines()
   ]
   assert [line["step"] for line in lines] == list(range(1, 9))
-  # Other processors round otherwise.
+  # Other processors round differently.
   np.testing.assert_allclose(
     [line["loss"] for line in lines],
     [line["loss"] for line in whole],
@@ -167,10 +167,10 @@ def test_results_are_reported_and_resumed(folder):
   assert found["schema_version"] == artifacts.VERSION
   assert (found["finished"], found["created"]) == (True, whole["created"])
   assert set(whole["code"]) <= set(found["code"])
-  # Fields that a row has gained since have their defaults.
+  # Fields that a row has gained since have defaults.
   kept = zip(found["rows"][:-2], whole["rows"][:-2], strict=True)
   assert all(row | old == row for row, old in kept)
-  # Other processors round otherwise.
+  # Other processors round differently.
   values = [[row["value"] for row in of["rows"]] for of in (found, whole)]
   np.testing.assert_allclose(*values, rtol=1e-3)
 

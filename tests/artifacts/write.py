@@ -1,4 +1,4 @@
-"""Writes the artifacts of this version of the code: see README.md beside.
+"""Writes the artifacts of this version of the code; see README.md.
 
 python tests/artifacts/write.py tests/artifacts/schema_N
 """
@@ -65,7 +65,7 @@ RECIPE = Recipe(
   keep_saves=1,
   log_every_steps=1,
 )
-"""Of run/, which is left at step 6 of 8."""
+"""The steps of run/, which stops at step 6 of 8."""
 LEFT_AT = 6
 
 TEXT = "The white whale swims in the sea, and the ship sails after it. "
@@ -83,7 +83,7 @@ SUITE = """Suite:
 
 def write(folder: pathlib.Path) -> None:
   folder.mkdir(parents=True)
-  os.chdir(folder)  # So that no path of this machine is written.
+  os.chdir(folder)  # So that no path of this machine is stored.
   tokenizer.train_sentencepiece([TEXT * 9], 280, "tiny.model")
   _write_store()
   run = functools.partial(loop.run, RECIPE, base_dir=".")

@@ -1,4 +1,4 @@
-"""The manifest: exact both ways, appended to and never rewritten."""
+"""The manifest: exact both ways; appended to, and never changed."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from drope_jax import positional
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.model.config import LayerGroup, ModelConfig
 
-# Floats that have no short decimal form, so that rounding would show.
+# Floats without a short decimal form, so that rounding is noticed.
 positive = st.floats(min_value=1.0, max_value=1e9, allow_nan=False)
 thetas = st.floats(min_value=1.0, max_value=1e9, exclude_min=True)
 tokens = st.integers(min_value=1, max_value=2**40)
@@ -128,7 +128,7 @@ def test_a_config_survives_json_exactly(scheme, eps, norm):
 
 
 def _change(data, path, **changes):
-  """Returns `data` with keys at `path` set, or removed where None."""
+  """Returns `data` with keys at `path` set, or removed if None."""
   data = json.loads(json.dumps(data))
   node = data
   for key in path:

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, or not at all."""
+"""Checkpoints load bit for bit, or not at all."""
 
 import dataclasses
 import hashlib
@@ -48,7 +48,7 @@ def _random(shapes, seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-  """Float32 weights, but for one kernel in bfloat16."""
+  """Float32 weights, except one kernel in bfloat16."""
   params = _random(transformer.param_shapes(CONFIG))
   mlp = params["layers"]["mlp"]
   mlp["up"]["kernel"] = mlp["up"]["kernel"].astype(jnp.bfloat16)
@@ -189,7 +189,7 @@ def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
     ("a", {1: None}, [1], None),
     ("a", {2: 3.0, 3: 2.0, 4: None, 5: 2.5, 6: None}, [3, 5, 6], 3),
     ("a", {7: 2.0, 8: 2.1, 9: 2.2}, [3, 8, 9], 3),
-    # Losses of two phases are of other texts, or lengths.
+    # Losses of two phases are of other sequences, or lengths.
     ("b", {10: None, 11: None}, [3, 10, 11], 3),
     ("b", {12: 5.0, 13: 6.0, 14: 7.0}, [12, 13, 14], 12),
     ("b", {15: 4.0, 16: 4.5}, [15, 16], 15),
@@ -292,7 +292,7 @@ def test_a_damaged_checkpoint_is_an_error_naming_it(
 
 
 def _flip(file, share, part):
-  """Flips a bit of a file, at a share of the bytes of a part of it."""
+  """Flips a bit of a file, at a fraction of a part's bytes."""
   content = bytearray(file.read_bytes())
   content[content.index(part) + int(len(part) * share)] ^= 1
   file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What is streamed is what Orbax would have written, a block at a time."""
+"""A streamed checkpoint equals Orbax's, and is written block by block."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ MANIFEST = manifests.Manifest(CONFIG)
 
 @pytest.fixture
 def flat():
-  """Weights by path; bfloat16, but for the embedding and a gain of zeros."""
+  """Weights by path: bfloat16, except the embedding and a gain of zeros."""
   rng = np.random.default_rng(0)
   shapes = trees.flatten(transformer.param_shapes(CONFIG))
   flat = {
@@ -165,14 +165,14 @@ def test_a_killed_save_leaves_no_checkpoint_and_can_be_repeated(tmp_path, flat):
 
 
 def _interrupted_at_the_last_leaf(out, flat, options):
-  # What a shell runs in the background ignores it from the start.
+  # A background job of a shell ignores it from the start.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   leaves = _leaves(flat)
   path, array = list(flat.items())[-1]
 
   def read(region):
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    time.sleep(1.0)  # Until the main thread has heard it.
+    time.sleep(1.0)  # Until the main thread has handled it.
     return array[region]
 
   leaves[path] = _leaf(path, array, read)

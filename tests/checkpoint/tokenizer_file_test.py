@@ -1,4 +1,4 @@
-"""What lies beside a tokenizer's file goes with it, and says what it must."""
+"""The files beside a tokenizer are saved with it, and checked."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from drope_jax.data import corpus
 
 @pytest.fixture
 def model(tmp_path):
-  """A sentencepiece model by itself: BOS is 1, EOS is 2."""
+  """A sentencepiece model without other files: BOS is 1, EOS is 2."""
   shutil.copy(corpus.tokenizer_path(), tmp_path / "t.model")
   return epath.Path(tmp_path / "t.model")
 

@@ -1,4 +1,4 @@
-"""Each mistake: status 2, one line that says what to do, and nothing lost."""
+"""Each mistake: status 2, one line that says what to do, and no data lost."""
 
 import contextlib
 import errno
@@ -18,14 +18,14 @@ from drope_jax.data import corpus
 
 
 class Mistake(NamedTuple):
-  """A command, what its line must say, and what goes before.
+  """A command with a mistake, and the message that is expected.
 
   Attributes:
-    name: the test's.
-    command: words are split at spaces, but for `--set`.
-    says: what is required, what was got, what to do: in this order.
-    binding: given as --set.
-    prepare: makes the mistake, in the current folder.
+    name: of the test.
+    command: its words, separated by spaces, without `--set`.
+    says: parts of the message: required, got, and what to do, in this order.
+    binding: value of --set.
+    prepare: makes the mistake in the working directory.
   """
 
   name: str
@@ -40,7 +40,7 @@ def _binding(name: str, binding: str, *says: str) -> Mistake:
 
 
 def _cut_short(pattern: str):
-  """Returns what halves the one file that `pattern` finds."""
+  """Returns a function that halves the one file matching `pattern`."""
 
   def prepare():
     (file,) = pathlib.Path().glob(pattern)
@@ -271,13 +271,13 @@ RUNS = [
   Mistake(
     "a checkpoint whose manifest is cut short",
     "inspect run/pretrain",
-    ("whole checkpoint", "run/pretrain", "Copy it again"),
+    ("complete checkpoint", "run/pretrain", "Copy it again"),
     prepare=_cut_short("run/pretrain/_CHECKPOINT_METADATA"),
   ),
   Mistake(
     "a checkpoint without its arrays",
     "generate run/pretrain --prompt a",
-    ("whole checkpoint", "run/pretrain", "Copy it again"),
+    ("complete checkpoint", "run/pretrain", "Copy it again"),
     prepare=lambda: shutil.rmtree("run/pretrain/params"),
   ),
   Mistake(
@@ -362,7 +362,7 @@ EVALUATE = [
   Mistake(
     "results of a later version",
     "evaluate run --out made",
-    ("made/results.json: drope_jax", "by 9.9 (schema_version 99)", "Install"),
+    ("made/results.json: drope_jax", "of 9.9 (schema_version 99)", "Install"),
     prepare=_results,
   ),
   Mistake(
@@ -454,7 +454,7 @@ def test_a_mistake_is_one_line_and_changes_no_file(drope, here, mistake):
   assert _digests(here) == before
 
 
-def test_a_changed_bit_in_a_store_is_one_line_and_the_whole_one_goes_on(
+def test_a_changed_bit_in_a_store_is_one_line_and_a_repaired_one_resumes(
   drope, here
 ):
   file = here / "text/tokens/c/0"
@@ -474,7 +474,7 @@ def test_a_changed_bit_in_a_store_is_one_line_and_the_whole_one_goes_on(
   assert drope(*command, "--out", "new").status == 0
 
 
-def test_the_digests_see_a_changed_byte(here):
+def test_the_tests_digests_detect_a_changed_byte(here):
   before = _digests(here)
   assert len(before) > 20
   _cut_short("text/metadata.json")()
@@ -491,7 +491,7 @@ def test_the_digests_see_a_changed_byte(here):
     ),
   ],
 )
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(
   drope, here, monkeypatch, command, place
 ):
   before = _digests(here)
@@ -500,7 +500,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     ran = drope(*command.split())
   assert ran.status == 2, ran
   (line,) = ran.err.strip().splitlines()
-  assert "the disk is full" in line and "Free space" in line
+  assert "the disk is full" in line and "Free some space" in line
   assert before.items() <= _digests(here).items()
   with pytest.raises((FileNotFoundError, ValueError)):
     store.locate(here / "new")
@@ -509,7 +509,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 @pytest.fixture
 def small_files():
-  """Returns a context in which no file grows beyond 10 kB."""
+  """Returns a context in which no file can grow beyond 10 kB."""
 
   @contextlib.contextmanager
   def limit():
@@ -524,7 +524,7 @@ def small_files():
 
 
 @pytest.mark.parametrize("command", ["convert hf", "export run", "surgery run"])
-def test_what_the_disk_cannot_hold_leaves_nothing(
+def test_a_write_that_does_not_fit_the_disk_leaves_no_file(
   drope, here, small_files, command
 ):
   assert drope("export", "run", "--out", "hf").status == 0
@@ -533,12 +533,14 @@ def test_what_the_disk_cannot_hold_leaves_nothing(
     ran = drope(*command.split(), "--out", "new")
   assert ran.status == 2, ran
   (line,) = ran.err.strip().splitlines()
-  assert "larger than the disk" in line and "Free space" in line
+  assert "larger than the disk" in line and "Free some space" in line
   assert sorted(here.rglob("*")) == before
   assert drope(*command.split(), "--out", "new").status == 0
 
 
-def test_results_are_whole_or_absent_on_a_full_disk(drope, here, monkeypatch):
+def test_results_are_complete_or_absent_on_a_full_disk(
+  drope, here, monkeypatch
+):
   monkeypatch.setattr(evaluate, "compare", lambda *args, **kwargs: None)
   command = ["evaluate", "run", "--out", "new"]
   with monkeypatch.context() as patch:

@@ -1,5 +1,5 @@
-"""Checkpoints and token stores in a bucket, on a local server that speaks
-Google's protocol.
+"""Checkpoints and token stores in a bucket, on a local server with Google's
+protocol.
 """
 
 import os
@@ -22,12 +22,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(bucket, here):
-  """A Hugging Face folder, theirs, in the current one."""
+  """Another project's Hugging Face folder, in the working directory."""
   assert main.main(["export", "run", "--out", "theirs"]) == 0
   return here / "theirs"
 
 
-def test_commands_read_and_write_checkpoints_there(bucket, folder, drope):
+def test_commands_read_and_write_checkpoints_in_a_bucket(bucket, folder, drope):
   ran = drope("convert", "theirs", "--out", "gs://bucket/ours")
   assert (ran.status, ran.err) == (0, "")
   assert "ours/params/manifest.ocdbt" in emulator.objects(bucket)
@@ -50,7 +50,7 @@ def test_commands_read_and_write_checkpoints_there(bucket, folder, drope):
     assert again.read_bytes() == (folder / name).read_bytes()
 
 
-def test_killed_it_leaves_nothing_finished_and_runs_again(
+def test_a_killed_save_leaves_no_checkpoint_and_can_be_repeated(
   bucket, folder, drope
 ):
   command = ("convert", "theirs", "--out", "gs://bucket/killed")
@@ -73,7 +73,7 @@ def test_killed_it_leaves_nothing_finished_and_runs_again(
   assert drope("inspect", "gs://bucket/killed").status == 0
 
 
-def test_a_failure_leaves_nothing(bucket, folder, drope):
+def test_a_failed_command_leaves_no_files_in_a_bucket(bucket, folder, drope):
   weights = folder / "model.safetensors"
   content = bytearray(weights.read_bytes())
   content[-4:] = b"\xff\xff\xff\xff"  # A NaN.
@@ -105,7 +105,7 @@ def _put(storage, name, content=b""):
     ("inspect gs://bucket/nothing", "gs://bucket/nothing, which does not"),
   ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(
+def test_a_mistake_is_one_line_and_changes_no_object(
   bucket, folder, drope, command, says
 ):
   if not emulator.objects(bucket, "c/"):
@@ -132,8 +132,8 @@ TOKENIZE = (
 )
 
 
-def test_tokens_there_are_the_tokens_here(bucket, here, drope):
-  for out in ("gs://bucket/texts", "gs://bucket/texts"):  # Then it is done.
+def test_a_token_store_in_a_bucket_equals_a_local_one(bucket, here, drope):
+  for out in ("gs://bucket/texts", "gs://bucket/texts"):  # Then it is finished.
     ran = drope(*TOKENIZE, out)
     assert (ran.status, ran.err) == (0, "")
   assert not emulator.objects(bucket, "texts/parts")
@@ -150,7 +150,7 @@ def test_tokens_there_are_the_tokens_here(bucket, here, drope):
   assert losses[0] == losses[1]
 
 
-def test_a_run_there_has_one_writer_and_keeps_every_line(
+def test_a_run_in_a_bucket_has_one_writer_and_all_metrics(
   bucket, here, drope, monkeypatch, ctrl_c
 ):
   command = ["train", "tiny.gin", "--out", "gs://bucket/run"]
@@ -190,7 +190,7 @@ def test_a_run_there_has_one_writer_and_keeps_every_line(
   assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
-def test_text_there_is_the_text_here(bucket, here, drope):
+def test_text_is_read_from_a_bucket(bucket, here, drope):
   name = "inputs/text.txt"
   _put(bucket, name, (here / "text.txt").read_bytes())
   for given in (f"gs://bucket/{name}", "gs://bucket/inputs"):
@@ -203,7 +203,7 @@ def test_text_there_is_the_text_here(bucket, here, drope):
 @pytest.mark.parametrize(
   "name", ["parts/plan", "parts/000001.npz", "tokens/c/0", "metadata.json"]
 )
-def test_killed_while_it_tokenizes_it_resumes(
+def test_tokenizing_to_a_bucket_resumes_after_a_kill(
   bucket, here, drope, name, monkeypatch
 ):
   for name_of, seconds in (("_RENEW_EVERY_S", 1), ("_EXPIRES_S", 0.2)):
@@ -233,7 +233,7 @@ def test_killed_while_it_tokenizes_it_resumes(
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
-def test_a_damaged_store_there_is_one_line(bucket, here, drope, damage):
+def test_a_damaged_store_in_a_bucket_is_one_line(bucket, here, drope, damage):
   out = f"damaged_{damage}"
   assert drope(*TOKENIZE, f"gs://bucket/{out}").status == 0
   name = f"{out}/tokens/c/0"
@@ -243,7 +243,7 @@ def test_a_damaged_store_there_is_one_line(bucket, here, drope, damage):
   if damage != "missing":
     _put(bucket, name, content[: -(damage == "short") or None])
   for known in sys.modules["gcsfs"].GCSFileSystem._cache.values():
-    known.invalidate_cache()  # It was not gcsfs that deleted it.
+    known.invalidate_cache()  # gcsfs did not delete it.
   change = f"DataConfig.stores = ('gs://bucket/{out}',)"
   ran = drope("train", "tiny.gin", "--set", change, "--out", "new")
   assert ran.status == 2

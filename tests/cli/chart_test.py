@@ -32,7 +32,7 @@ def test_a_line_runs_from_corner_to_corner():
   )
 
 
-def test_a_curve_that_grows_keeps_what_is_drawn():
+def test_a_growing_curve_keeps_its_earlier_points():
   points = [(0.0, 3.0), (0.2, 1.5), (0.4, 1.2), (0.6, 1.0)]
   levels = {"dropped": 3.0, "base": 1.0}
   early, late = (_dots(_draw(points[:n], levels)) for n in (3, 4))
@@ -41,7 +41,7 @@ def test_a_curve_that_grows_keeps_what_is_drawn():
   assert (late & ~early).any()
 
 
-def test_levels_are_drawn_across_and_named_with_their_values():
+def test_levels_are_drawn_with_names_and_values():
   text = _draw([(0.0, 2.0), (1.0, 1.5)], {"dropped": 3.0, "base": 1.0})
   lines = text.split("\n")
   assert len(lines) == HEIGHT
@@ -58,5 +58,5 @@ def test_levels_close_together_are_both_named():
 
 
 @pytest.mark.parametrize("points", [[], [(0.0, 2.0)], [(0.0, 2.0), (2.0, 2.0)]])
-def test_few_flat_or_overlong_points_are_no_error(points):
+def test_few_flat_or_many_points_can_be_drawn(points):
   _dots(_draw(points, {"base": 2.0}))

@@ -68,8 +68,8 @@ def build(tmp_path):
   return build_text
 
 
-def test_scopes_macros_and_references_mean_what_gin_means(tmp_path):
-  """The oracle is gin itself, in a process of its own for its registry."""
+def test_scopes_macros_and_references_mean_the_same_as_in_gin(tmp_path):
+  """The reference is gin itself, in its own process for its registry."""
   file = tmp_path / "plan.gin"
   file.write_text(PHASES)
   source = """
@@ -103,21 +103,21 @@ print([(phase.steps, phase.curve.peak) for phase in Plan().phases])
   assert ran.stdout.strip() == str(got).replace("3.0", "3")
 
 
-def test_an_int_becomes_the_float_that_its_field_wants(build):
+def test_an_int_becomes_a_float_for_a_float_field(build):
   plan = build(PHASES)
   assert type(plan.phases[0].curve.peak) is float
   assert type(plan.phases[0]) is Phase
   assert type(plan.phases) is tuple
 
 
-def test_two_configs_in_one_process_do_not_meet(build):
+def test_two_configs_in_one_process_are_independent(build):
   first = build("Plan.phases = [@Phase()]\nPhase.steps = 1\nPhase.note = 'a'")
   second = build("Plan.phases = [@Phase()]\nPhase.steps = 2")
   assert first.phases == (Phase(steps=1, note="a"),)
   assert second.phases == (Phase(steps=2),)
 
 
-def test_an_override_wins_over_the_file(build):
+def test_an_override_replaces_the_files_binding(build):
   plan = build(PHASES, ["STEPS = 7", "recalibrate/Phase.note = 'x'"])
   assert [phase.steps for phase in plan.phases] == [7, 10, 1]
   assert [phase.note for phase in plan.phases] == [None, "x", None]
@@ -148,7 +148,7 @@ def test_a_block_binds_each_of_its_lines(build):
     ("Phse.steps = 1", r":3: no class 'Phse' .* did you mean 'Phase'\?"),
     ("Phase.step = 1", r":3: Phase has no field 'step'; .* 'steps'\?"),
     ("Plan.seed = @Phases()", r"no class 'Phases' .* mean 'Phase'\?"),
-    ("Plan.seed = @Phase", r"takes an instance.* Write @Phase\(\)"),
+    ("Plan.seed = @Phase", r"needs an instance.* Write @Phase\(\)"),
     ("Plan.seed = @Phase()", r":3: Plan.seed must be int, got Phase\("),
     ("Plan.seed = @Plan()", r":3: @Plan is a part of itself"),
     ("Plan.seed = %SED\nSEED = 1", r":3: .* %SED .* mean 'SEED'\?"),
@@ -188,17 +188,17 @@ def test_a_mistake_in_an_override_names_it(build):
     build(PHASES, ["Phase.step=1"])
   with pytest.raises(ValueError, match="--set .* got an include. Put it"):
     build(PHASES, ["include 'more.gin'"])
-  with pytest.raises(ValueError, match="cannot read .* text stands in quotes"):
+  with pytest.raises(ValueError, match="cannot read .* text in quotes"):
     build(PHASES, ["Phase.note=hello"])
 
 
-def test_an_override_that_a_closer_scope_hides_is_refused(build):
+def test_an_override_hidden_by_an_inner_scope_is_refused(build):
   text = "Plan.phases = [@a/Phase()]\na/Phase.steps = 1"
-  with pytest.raises(ValueError, match="--set 'Phase.steps=9': .* closer"):
+  with pytest.raises(ValueError, match="--set 'Phase.steps=9': .* inner scope"):
     build(text, ["Phase.steps=9"])
 
 
-def test_a_part_that_another_replaced_leaves_no_mistake_behind(build):
+def test_bindings_of_a_replaced_part_are_allowed(build):
   (phase,) = build(PHASES, ["Plan.phases = [@drop/Phase()]"]).phases
   assert phase == Phase(steps=1, curve=Constant(0.1))
   text = f"{PHASES}\nLATER = @later/Phase()\nPlan.phases = [%LATER]\n"
@@ -209,7 +209,7 @@ def test_a_part_that_another_replaced_leaves_no_mistake_behind(build):
   )
 
 
-def test_what_a_replaced_part_would_not_have_read_is_refused(build):
+def test_bindings_that_a_replaced_part_did_not_use_are_refused(build):
   with pytest.raises(ValueError, match=r"--set 'fast/Constant.peak = 9.0': "):
     build(PHASES, ["Plan.phases = [@Phase()]", "fast/Constant.peak = 9.0"])
 
@@ -219,21 +219,23 @@ def test_a_required_field_without_a_value_is_named(build):
     build("Plan.phases = [@a/Phase()]")
 
 
-def test_a_config_of_something_else_is_refused_in_a_line(build):
+def test_a_config_of_another_class_is_refused(build):
   message = r"plan.gin: a config of a Plan is required, got .* binds Phase, Con"
   with pytest.raises(ValueError, match=message) as refused:
     build("Phase.steps = 1\nPhase.curve = @Constant()\nConstant.peak = 1.0")
   assert "Phase.steps" not in str(refused.value), "it lists every line"
 
 
-def test_a_file_without_a_binding_is_all_defaults(build):
+def test_a_file_without_bindings_gives_the_defaults(build):
   assert build("", root=Constant) == Constant()
 
 
 def test_text_that_is_not_utf_8_is_located(build, tmp_path):
   text = b"Plan.phases = [@Phase()]\n# caf\xe9\nPhase.steps = 1\n"
   (tmp_path / "more.gin").write_bytes(text)
-  message = r"more.gin:2: a config is UTF-8 text, got the byte 0xe9\. Save it"
+  message = (
+    r"more.gin:2: a config must be UTF-8 text, got the byte 0xe9\. Save it"
+  )
   with pytest.raises(ValueError, match=message):
     build("include 'more.gin'")
   (tmp_path / "more.gin").write_text(text.decode("latin-1"), encoding="utf-8")
@@ -247,14 +249,14 @@ def test_a_shipped_config_is_found_by_name_from_any_folder(
   assert configure.locate("models/tiny.gin").is_file()
 
 
-def test_a_file_of_the_users_comes_before_a_shipped_one(tmp_path, monkeypatch):
+def test_a_users_file_comes_before_a_shipped_one(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "models").mkdir()
   (tmp_path / "models/tiny.gin").write_text("")
   assert configure.locate("models/tiny.gin") == pathlib.Path("models/tiny.gin")
 
 
-def test_a_path_that_is_nowhere_is_refused():
+def test_a_path_that_does_not_exist_is_refused():
   with pytest.raises(FileNotFoundError, match="none.gin is neither a file"):
     configure.locate("models/none.gin")
 

@@ -41,7 +41,7 @@ Constant.peak = 1e-3
 
 
 class Ran(NamedTuple):
-  """What a command left behind."""
+  """The result of a command."""
 
   status: int
   out: str
@@ -57,7 +57,7 @@ def drope(capsys, monkeypatch):
     capsys.readouterr()
     try:
       status = main.main([str(argument) for argument in arguments])
-    except SystemExit as exit_info:  # argparse's own mistakes.
+    except SystemExit as exit_info:  # argparse exits on its own errors.
       status = exit_info.code
     return Ran(status, *capsys.readouterr())
 
@@ -66,7 +66,7 @@ def drope(capsys, monkeypatch):
 
 @pytest.fixture
 def ctrl_c():
-  """Sends Ctrl-C, which a shell leaves ignored in a background job."""
+  """Sends Ctrl-C, which a background job of a shell ignores."""
   own = signal.signal(signal.SIGINT, signal.default_int_handler)
   yield lambda: signal.raise_signal(signal.SIGINT)
   signal.signal(signal.SIGINT, own)
@@ -92,7 +92,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch) -> pathlib.Path:
-  """The current folder: a copy of `trained`."""
+  """The working directory: a copy of `trained`."""
   folder = tmp_path / "here"
   shutil.copytree(trained, folder)
   monkeypatch.chdir(folder)

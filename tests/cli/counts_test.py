@@ -19,13 +19,13 @@ from drope_jax.cli import counts
     ("2T", 2 * 10**12),
   ],
 )
-def test_a_count_is_what_it_says(text, count):
+def test_a_count_is_parsed(text, count):
   assert counts.parse(text) == count
 
 
 @pytest.mark.parametrize(
   "text", ["0", "0M", "", "M", "-5", "1.5", "0.0001K", "20MB", "1e6", "\u0663"]
 )
-def test_anything_else_is_refused(text):
+def test_text_that_is_not_a_count_is_refused(text):
   with pytest.raises(argparse.ArgumentTypeError, match="of at least 1"):
     counts.parse(text)

@@ -43,7 +43,7 @@ def test_every_needle_document_starts_at_a_multiple_of_its_tokens(write):
       )
 
 
-def test_fewer_documents_are_the_first_ones(write):
+def test_a_smaller_store_has_the_first_documents(write):
   whole, cut = write("all"), write("cut", max_documents=2)
   for name in demo_data.NEEDLE_STORES:
     assert cut[name].num_documents == 2
@@ -52,7 +52,7 @@ def test_fewer_documents_are_the_first_ones(write):
   assert cut["text"].fingerprint == whole["text"].fingerprint
 
 
-def test_documents_ask_for_what_they_hide(write):
+def test_documents_ask_for_their_needles(write):
   decode = tokenizer.load(corpus.tokenizer_path()).decode
   question = r" Which magic word goes with (\w+)\? Magic word: \1 (\w+)\."
   for name, store in write("all").items():
@@ -69,7 +69,7 @@ def test_documents_ask_for_what_they_hide(write):
       assert len(hidden) - len(set(hidden)) == documents.restatements
 
 
-def test_a_finished_store_is_left_alone(write, tmp_path):
+def test_a_finished_store_is_not_written_again(write, tmp_path):
   write("all")
   files = [path for path in tmp_path.rglob("*") if path.is_file()]
   stamps = {path: path.stat().st_mtime_ns for path in files}

@@ -51,7 +51,7 @@ def _write_stores(directory, names, max_documents=None, on_store=None):
 
 @pytest.fixture
 def run_demo(drope, tmp_path, monkeypatch):
-  """Runs the demo on models and data of a few thousand numbers."""
+  """Runs the demo with models and data of a few thousand numbers."""
   path = corpus.tokenizer_path()
   tokens = tokenizer.load(path)
   reference = manifests.TokenizerRef(
@@ -97,9 +97,7 @@ def run_demo(drope, tmp_path, monkeypatch):
   return lambda: drope("demo", "--out", tmp_path / "out", *flags)
 
 
-def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
-  run_demo, tmp_path
-):
+def test_the_demo_runs_to_its_report_and_repeats_no_step(run_demo, tmp_path):
   ran = run_demo()
   assert ran.status == 0, ran.err
   out = tmp_path / "out"
@@ -113,7 +111,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   lines = records.read_metrics(out / "live")
   assert [line["tokens"] for line in lines] == [2048, 4096]
   assert lines[-1]["held_out_loss"] < damage["after"]["loss"]
-  # The teacher is the base, whose weights are random: the text taught more.
+  # The base as teacher has random weights, so the text taught more.
   assert 0 < lines[0]["kl"] < 1 < lines[0]["loss"]
 
   found = json.loads((out / "results.json").read_text())
@@ -127,7 +125,7 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
     *(("base", method) for method in ("model", "pi", "ntk", "yarn")),
     *((name, "model") for name in ("continued", "live", "partial", "full")),
   ]
-  # Each with the scale of its own checkpoint: none is fitted.
+  # Each has the scale of its checkpoint; none is fitted.
   assert not any(row["scale_fitted"] for row in found["rows"])
   assert set(json.loads((out / "held_out.json").read_text())) == set(
     demo_models.RECIPES
@@ -145,12 +143,12 @@ def test_the_demo_tells_the_whole_story_and_repeats_none_of_it(
   assert json.loads((out / "results.json").read_text()) == found
 
 
-def test_a_resumed_curve_keeps_what_was_drawn_before(run_demo, monkeypatch):
+def test_a_resumed_curve_keeps_its_earlier_points(run_demo, monkeypatch):
   drawn = []
 
   def draw(points, *args):
     drawn.append([tokens for tokens, _ in points])
-    if len(drawn) == 2:  # Logged, and not yet saved.
+    if len(drawn) == 2:  # Logged, but not saved yet.
       raise KeyboardInterrupt
     return ""
 
@@ -165,7 +163,7 @@ def test_a_resumed_curve_keeps_what_was_drawn_before(run_demo, monkeypatch):
   assert drawn == [[0, 2048], [0, 2048, 4096], [0, 2048, 4096]]
 
 
-def test_from_scratch_goes_beside_the_other_demo(drope, monkeypatch, tmp_path):
+def test_from_scratch_has_its_own_folder(drope, monkeypatch, tmp_path):
   folders = []
 
   def stop(out, *args):

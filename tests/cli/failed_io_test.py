@@ -1,4 +1,4 @@
-"""What a failed read or save leaves to say is dropped, and nothing else."""
+"""Errors that follow a failed read or save are dropped, and no others."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ import pytest
 
 from drope_jax.cli import failed_io, termination
 
-# As Orbax and TensorStore put it.
+# Messages of Orbax and TensorStore.
 READS = (
   "Encountered error while reading array index: (slice(0, 6, 1)). See full "
   "TensorStore details: ...",
@@ -30,7 +30,7 @@ LOOPS = (
 
 @pytest.fixture
 def heard(monkeypatch):
-  """The errors that Python could not raise, of those not silenced."""
+  """The errors that Python could not raise and that are not silenced."""
   heard = []
   monkeypatch.setattr(
     sys, "unraisablehook", lambda lost: heard.append(str(lost.exc_value))
@@ -55,7 +55,7 @@ async def _interrupted(text):
 
 
 @pytest.mark.parametrize("text", [*READS, *LOOPS])
-def test_reads_cut_off_are_silent(heard, text):
+def test_interrupted_reads_are_silent(heard, text):
   for message in (text, "mine"):
     read = _interrupted(message)
     read.send(None)
@@ -65,7 +65,7 @@ def test_reads_cut_off_are_silent(heard, text):
 
 
 @pytest.mark.parametrize("text", READS)
-def test_reads_that_nobody_awaits_are_silent(heard, caplog, text):
+def test_reads_that_are_never_awaited_are_silent(heard, caplog, text):
   async def fail(message):
     raise ValueError(message)
 
@@ -79,7 +79,7 @@ def test_reads_that_nobody_awaits_are_silent(heard, caplog, text):
   assert str(record.exc_info[1]) == "mine"
 
 
-def test_what_the_threads_log_is_silent(heard, caplog):
+def test_logs_of_orbax_threads_are_silent(heard, caplog):
   logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
   for path in ("/lib/orbax/checkpoint/manager.py", "/mine/manager.py"):
     failing = "try:\n  1 / 0\nexcept ZeroDivisionError:\n  log(path)"
@@ -90,11 +90,11 @@ def test_what_the_threads_log_is_silent(heard, caplog):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_ended_nothing_is_sent_again(heard, number, ctrl_c):
-  own = signal.signal(signal.SIGTERM, termination.at_once)
+def test_a_dropped_signal_is_sent_again(heard, number, ctrl_c):
+  own = signal.signal(signal.SIGTERM, termination.terminate)
 
   class Held:
-    def __del__(self):  # Whose exceptions are dropped.
+    def __del__(self):  # Python drops its exceptions.
       signal.raise_signal(number)
 
   kinds = {
@@ -110,7 +110,7 @@ def test_a_signal_that_ended_nothing_is_sent_again(heard, number, ctrl_c):
   assert caught.type is kinds[number] and heard == []
 
 
-def test_coroutines_cut_off_are_silent(heard):
+def test_interrupted_coroutines_are_silent(heard):
   async def read():
     pass
 

@@ -51,16 +51,16 @@ def test_a_value_of_another_type_is_refused(value, hint):
     field_types.check(value, hint)
 
 
-def test_a_mapping_is_asked_for_as_a_dict():
+def test_the_message_calls_a_mapping_a_dict():
   with pytest.raises(TypeError, match="a dict of str to bool or int, got 3"):
     field_types.check(3, Mapping[str, bool | int])
 
 
-def test_an_int_becomes_a_float_wherever_one_is_wanted():
+def test_an_int_becomes_a_float_if_the_type_needs_one():
   got = field_types.check((1, (2,)), tuple[float, tuple[float | None, ...]])
   assert got == (1.0, (2.0,))
   assert [type(got[0]), type(got[1][0])] == [float, float]
 
 
-def test_an_int_stays_one_where_both_are_allowed():
+def test_an_int_stays_an_int_if_both_are_allowed():
   assert type(field_types.check(1, int | float)) is int

@@ -79,7 +79,9 @@ def test_one_continuation_is_printed_as_it_is_written(drope, lm, monkeypatch):
   """A piece is printed as far as no stop string may begin in it."""
   printed = []
   monkeypatch.setattr(
-    generate.terminal, "hand_on", lambda text, end="\n": printed.append(text)
+    generate.terminal,
+    "print_output",
+    lambda text, end="\n": printed.append(text),
   )
   drope("generate", "c", "--prompt", "The", "--stop", "ky")
   assert printed == ["The se", "a ", "s"]

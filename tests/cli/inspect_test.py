@@ -1,4 +1,4 @@
-"""`drope inspect` shows what is in a checkpoint, whole or of a run."""
+"""`drope inspect` shows the content of a checkpoint or a run."""
 
 import argparse
 import json
@@ -90,7 +90,7 @@ def test_tables_show_config_lineage_and_parameters(run, capsys, monkeypatch):
     "positional.windows (8, None)",
     "1. pretrain",
     "parent /a[b]/c",
-    "tokens in all 12,345 in 10 steps",
+    "total tokens 12,345 in 10 steps",
     "code 0.1+git.abc",
     "rate 0.25",
     "layers/attention/q/kernel [2, 16, 16] float32 512 2,048",
@@ -129,7 +129,7 @@ def test_sharding_shows_each_devices_part(run, tmp_path, capsys):
     assert found["total"] == sum(row["bytes"] for row in found["parameters"])
 
 
-def test_sharding_takes_the_model_of_a_checkpoint_that_is_not_here(capsys):
+def test_sharding_works_with_a_model_config_instead_of_a_checkpoint(capsys):
   recipe = ["recipes/llama2_7b_drope.gin", "--model", "models/llama2_7b.gin"]
   command = ["inspect", "--sharding", *recipe, "--topology", "v5p-128"]
   assert main.main([*command, "--json"]) == 0
@@ -141,12 +141,12 @@ def test_sharding_takes_the_model_of_a_checkpoint_that_is_not_here(capsys):
 @pytest.mark.parametrize(
   "arguments,message",
   [
-    (["--sharding"], "--sharding and --topology come together"),
-    (["--topology", "v5e-8"], "--sharding and --topology come together"),
+    (["--sharding"], "--sharding and --topology must be given"),
+    (["--topology", "v5e-8"], "--sharding and --topology must be given"),
     (["--sharding", "--topology", "v5e-9"], "got 'v5e-9'"),
-    (["--model", "models/tiny.gin"], "--model is of a recipe's --sharding"),
+    (["--model", "models/tiny.gin"], "--model needs a recipe with --sharding"),
   ],
 )
-def test_sharding_says_what_it_lacks(arguments, message, run, capsys):
+def test_sharding_names_a_missing_argument(arguments, message, run, capsys):
   assert main.main(["inspect", str(run), *arguments]) == 2
   assert message in capsys.readouterr().err

@@ -14,7 +14,7 @@ from drope_jax.cli import main
 
 @pytest.fixture
 def command(monkeypatch):
-  """Puts a command in the place of `drope generate`; returns its runner."""
+  """Replaces `drope generate` by a command; returns its runner."""
 
   def install(run, name="generate"):
     module = types.ModuleType(name, "What it does.")
@@ -42,7 +42,7 @@ def _raise_from(error, cause):
   return run
 
 
-def test_a_command_gets_its_arguments_and_gives_its_status(command):
+def test_a_command_receives_arguments_and_returns_a_status(command):
   seen = []
   drope = command(lambda args: seen.append(args.out))
   assert drope("--out", "x") == 0
@@ -92,7 +92,7 @@ def test_a_mistake_is_one_line_and_status_2(command, capsys, error, line):
     ),
     (
       _raising(ExceptionGroup("two", [OSError(errno.EDQUOT, "quota")])),
-      "the disk is full, to its quota",
+      "the disk quota is used up",
     ),
     (_raising(OSError(errno.EFBIG, "big")), "a file would be larger than"),
   ],
@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_status_2(command, capsys, run, line):
   assert command(run)() == 2
   error = capsys.readouterr().err
   assert error.startswith(f"drope generate: {line}")
-  assert "Free space" in error and error.count("\n") == 1
+  assert "Free some space" in error and error.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(command):
@@ -185,7 +185,7 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_each_command_explains_itself(name, capsys, monkeypatch):
+def test_each_command_has_a_help_text(name, capsys, monkeypatch):
   monkeypatch.setattr(main, "_prepare_libraries", lambda: None)
   with pytest.raises(SystemExit) as exit_info:
     main.main([name, "--help"])
@@ -193,7 +193,7 @@ def test_each_command_explains_itself(name, capsys, monkeypatch):
   assert f"usage: drope {name}" in capsys.readouterr().out
 
 
-def test_a_reader_that_stops_early_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
   source = """
 import sys, types
 from drope_jax.cli import main
@@ -239,7 +239,7 @@ def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_help_says_each_options_default(name):
+def test_help_shows_each_options_default(name):
   module = importlib.import_module(f"drope_jax.cli.{name}")
   parser = argparse.ArgumentParser(add_help=False)
   module.add_arguments(parser)

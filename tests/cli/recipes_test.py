@@ -1,4 +1,4 @@
-"""`drope recipes` lists what is shipped, and prints it to be copied."""
+"""`drope recipes` lists the shipped configs, and prints one for copying."""
 
 import pytest
 
@@ -12,7 +12,9 @@ FILES = sorted(configure.shipped().rglob("*.gin"))
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_list_has_each_config_and_its_purpose(columns, drope, monkeypatch):
+def test_the_list_shows_each_config_and_its_purpose(
+  columns, drope, monkeypatch
+):
   monkeypatch.setenv("COLUMNS", str(columns))
   ran = drope("recipes")
   assert ran.status == 0
@@ -31,7 +33,7 @@ def test_a_header_begins_with_a_sentence(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_copy_builds_the_same_from_any_folder(file, drope, tmp_path):
+def test_a_copied_config_builds_the_same_from_any_folder(file, drope, tmp_path):
   name = f"{file.parent.name}/{file.stem}"
   copied = tmp_path / "mine.gin"
   copied.write_text(drope("recipes", name).out)
@@ -39,14 +41,14 @@ def test_a_copy_builds_the_same_from_any_folder(file, drope, tmp_path):
   assert configure.build(str(copied), root) == configure.build(str(file), root)
 
 
-def test_a_name_alone_is_a_recipes_first(drope):
+def test_a_name_without_a_folder_means_a_recipe_first(drope):
   text = (configure.shipped() / "recipes" / "demo_live.gin").read_text()
   assert drope("recipes", "demo_live").out == text
   assert "phases = " in drope("recipes", "tiny").out
   assert "num_layers = " in drope("recipes", "models/tiny.gin").out
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(drope):
+def test_the_error_for_an_unknown_name_suggests_similar_ones(drope):
   ran = drope("recipes", "lama2_7b_drop")
   assert ran.status == 2 and ran.err.count("\n") == 1
   assert "Did you mean llama2_7b_drope" in ran.err

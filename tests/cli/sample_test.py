@@ -1,4 +1,4 @@
-"""`drope sample`: a store of the model's own text, killed or not."""
+"""`drope sample`: a store of the model's own text, interrupted or not."""
 
 import json
 
@@ -32,7 +32,7 @@ Constant.peak = 1e-3
 
 
 @pytest.mark.slow
-def test_a_recipe_on_it_needs_no_other_text(drope, here):
+def test_a_recipe_can_train_on_sampled_text_alone(drope, here):
   ran = drope(*SAMPLE, "own")
   assert ran.status == 0, ran.err
   own = store.Store.open("own")
@@ -51,7 +51,7 @@ def test_a_recipe_on_it_needs_no_other_text(drope, here):
   assert own.fingerprint in json.dumps(last.arguments)
 
 
-def test_its_provenance_is_in_the_store_and_shown(drope, here):
+def test_the_store_has_its_provenance_and_inspect_shows_it(drope, here):
   assert drope(*SAMPLE, "own", "--seed", 5).status == 0
   found = json.loads(drope("inspect", "own", "--json").out)
   about = found["provenance"]
@@ -67,7 +67,7 @@ def test_its_provenance_is_in_the_store_and_shown(drope, here):
   assert "sampled from" not in drope("inspect", "text").out
 
 
-def test_stopped_anywhere_it_ends_in_the_same_store(drope, here, monkeypatch):
+def test_interrupted_sampling_gives_the_same_store(drope, here, monkeypatch):
   monkeypatch.setattr(writer, "_BATCH_S", 0.0)
   monkeypatch.setattr(writer, "_PART_S", 0.0)
   assert drope(*SAMPLE, "whole").status == 0
@@ -105,7 +105,7 @@ def test_stopped_anywhere_it_ends_in_the_same_store(drope, here, monkeypatch):
       store.Store.open("cut")
   ran = drope(*SAMPLE, "cut")
   assert ran.status == 0, ran.err
-  # Each start found what was there at the interrupt; the last found all.
+  # Each start found what was saved at the interrupt; the last found all.
   assert places == [0, 1, 21, 52]
   cut, whole = store.Store.open("cut"), store.Store.open("whole")
   cut.verify()
@@ -117,9 +117,9 @@ def test_stopped_anywhere_it_ends_in_the_same_store(drope, here, monkeypatch):
 @pytest.mark.parametrize(
   ("changes", "says"),
   [
-    (("--tokens", "0"), "at least 1 is needed, such as 20M"),
+    (("--tokens", "0"), "at least 1 is needed, e.g. 20M"),
     (("--tokens", "many"), "got 'many'"),
-    (("--batch", "0"), "multiple of 1, so that devices share them"),
+    (("--batch", "0"), "multiple of 1, to split evenly"),
     (("--temperature", "0"), "--temperature above 0"),
     (("--seed", "-1"), "--seed from 0"),
     (("--mesh", "fsdp", "--batch", "12"), "multiple of 8"),

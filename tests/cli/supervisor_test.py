@@ -1,4 +1,4 @@
-"""A process outlives the one that works, and hands its signals on."""
+"""The parent outlives the child that works, and forwards signals."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ if status is not None:
 
 @pytest.fixture
 def start(tmp_path):
-  """Starts a process that does `source` in one of its own."""
+  """Starts a process that runs `source` in its child."""
   (tmp_path / "log").touch()
   root = pathlib.Path(supervisor.__file__).parents[2]
   started = []
@@ -57,12 +57,12 @@ def start(tmp_path):
   ("end", "status"),
   [("sys.exit(5)", 5), ("pass", 0), ("os.abort()", -signal.SIGABRT)],
 )
-def test_it_tells_how_the_other_ended(start, end, status):
+def test_the_parent_returns_how_the_child_ended(start, end, status):
   out, error = start(end).communicate(timeout=60)
   assert (out, error) == (f"status {status}\n", "")
 
 
-def test_only_what_python_says_is_shown(start, tmp_path):
+def test_only_pythons_standard_error_is_shown(start, tmp_path):
   process = start("""
 os.write(2, b"stack\\n")
 print("line", file=sys.stderr)
@@ -72,7 +72,7 @@ os.abort()
   assert (tmp_path / "log").read_text() == "stack\n"
 
 
-def test_what_a_signal_ends_is_shown(start):
+def test_output_before_a_signal_is_shown(start):
   process = start("""
 from drope_jax.cli import termination
 with termination.stop_request("train"):
@@ -91,20 +91,20 @@ for number in (signal.SIGINT, signal.SIGTERM):
 print("ready", flush=True)
 while not came:
   time.sleep(0.01)
-time.sleep(0.2)  # For another to come.
+time.sleep(0.2)  # Time for another signal.
 print(*came)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_handed_on(start, number):
+def test_signals_are_forwarded(start, number):
   process = start(_COUNT_SIGNALS)
   assert process.stdout.readline() == "ready\n"
   process.send_signal(number)
   assert process.communicate(timeout=60)[0] == f"{int(number)}\nstatus 0\n"
 
 
-def test_ctrl_c_which_reaches_both_comes_once(start):
+def test_ctrl_c_reaches_the_child_once(start):
   master, terminal = os.openpty()
   process = start(_COUNT_SIGNALS, terminal)
   assert process.stdout.readline() == "ready\n"
@@ -113,9 +113,9 @@ def test_ctrl_c_which_reaches_both_comes_once(start):
   os.close(master)
 
 
-def test_the_other_dies_with_it(start):
+def test_the_child_dies_with_its_parent(start):
   process = start("print('ready', flush=True); time.sleep(1000)")
   assert process.stdout.readline() == "ready\n"
   process.kill()
-  # Which ends once nobody can write any more.
+  # It ends when no process can write any more.
   assert process.communicate(timeout=60)[0] == ""

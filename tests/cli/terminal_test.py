@@ -1,4 +1,4 @@
-"""Nothing that a command prints steers the terminal."""
+"""No output of a command controls the terminal."""
 
 import io
 import unicodedata
@@ -13,26 +13,26 @@ HOSTILE = "\x1b[31m\x9b1m\u202e\r\x07[bold]:smile:"
 SHOWN = r"\x1b[31m\x9b1m\u202e\x0d\x07[bold]:smile:"
 
 
-def test_control_characters_are_spelt_out():
+def test_control_characters_are_escaped():
   assert terminal.printable(HOSTILE) == SHOWN
   assert terminal.printable("\u2066\u2028\udcff\x00") == (
     r"\u2066\u2028\udcff\x00"
   )
 
 
-def test_words_stay_as_they_are():
-  # Arabic's own right-to-left letters, and a family joined by U+200D.
+def test_printable_text_is_unchanged():
+  # Arabic's right-to-left letters, and a family joined by U+200D.
   for text in ("über [a]\n\tb", "\u0645\u0631\u062d\u0628\u0627", "👩\u200d👧"):
     assert terminal.printable(text) == text
 
 
-def test_no_control_code_of_unicode_is_left():
-  # All of them lie below U+10000.
+def test_every_control_code_of_unicode_is_escaped():
+  # All of them are below U+10000.
   left = {*terminal.printable("".join(map(chr, range(0x10000))))} - {*"\n\t"}
   assert not {"Cc", "Cs", "Zl", "Zp"} & {*map(unicodedata.category, left)}
 
 
-def test_a_console_takes_strings_as_they_are():
+def test_a_console_interprets_no_markup():
   file = io.StringIO()
   console = consoles.Console(file=file, force_terminal=True, width=200)
   shown = rich.table.Table(HOSTILE, title=HOSTILE)
@@ -44,8 +44,8 @@ def test_a_console_takes_strings_as_they_are():
 
 @pytest.fixture
 def hostile(here):
-  """Names the run's folder so."""
-  # A name of a file may hold all but a slash and a zero.
+  """Gives the run's folder this name."""
+  # A file name may hold all characters except a slash and a zero.
   return (here / "run").rename(here / f"run{HOSTILE}")
 
 
@@ -65,14 +65,14 @@ def hostile(here):
   ],
   ids=lambda command: " ".join(command)[:30],
 )
-def test_a_hostile_name_is_shown_and_has_no_effect(command, hostile, drope):
+def test_an_escape_sequence_in_a_name_has_no_effect(command, hostile, drope):
   ran = drope(*(word.replace("CKPT", hostile.name) for word in command))
   output = ran.out + ran.err
   assert SHOWN.split("\\u202e")[0] in output
   assert not {*HOSTILE} & {*output} & {"\x1b", "\x9b", "\u202e", "\r", "\x07"}
 
 
-def test_a_models_text_is_handed_on_and_steers_no_terminal(
+def test_model_output_is_escaped_on_a_terminal_and_unchanged_in_a_pipe(
   here, drope, monkeypatch
 ):
   generate = ("generate", "run", "--prompt", HOSTILE, "--max-new-tokens", "1")

@@ -10,17 +10,17 @@ PROGRAM = """
 import signal
 from drope_jax.cli import termination
 
-# A shell leaves it ignored in a background job.
+# A background job of a shell ignores the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, termination.at_once)
-with termination.in_any_call():
+signal.signal(signal.SIGTERM, termination.terminate)
+with termination.interruptible_calls():
   print("in it", flush=True)
   sum(range(10**15))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_within_a_librarys_call(number):
+def test_a_signal_ends_the_process_within_a_library_call(number):
   process = subprocess.Popen(
     [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE
   )
@@ -32,13 +32,13 @@ def test_a_signal_ends_the_process_within_a_librarys_call(number):
     process.kill()
 
 
-# A lock's second taking never ends, and lets no handler of Python's run.
+# Acquiring the lock again never ends, and blocks Python's handlers.
 _STUCK = """
 import ctypes, signal
 from drope_jax.cli import termination
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, termination.at_once)
+signal.signal(signal.SIGTERM, termination.terminate)
 lock = ctypes.create_string_buffer(64)
 with termination.stop_request("train") as request:
   if {unsaved}:
@@ -51,8 +51,8 @@ with termination.stop_request("train") as request:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("unsaved", [False, True])
-def test_wherever_a_training_is_stuck_signals_end_it(number, unsaved):
-  """The second does, and the first where nothing is unsaved."""
+def test_signals_end_a_training_run_wherever_it_hangs(number, unsaved):
+  """The second signal ends it, and so does the first if nothing is unsaved."""
   process = subprocess.Popen(
     [sys.executable, "-c", _STUCK.format(unsaved=unsaved)],
     stdout=subprocess.PIPE,
@@ -66,7 +66,7 @@ def test_wherever_a_training_is_stuck_signals_end_it(number, unsaved):
     if unsaved:
       line = process.stderr.readline()
       assert line == (
-        f"drope train: {word}; will save and end; once more ends at once\n"
+        f"drope train: {word}; will save and end; repeat to end at once\n"
       )
       process.send_signal(number)
     _, error = process.communicate(timeout=60)
@@ -77,7 +77,7 @@ def test_wherever_a_training_is_stuck_signals_end_it(number, unsaved):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_save_and_says_so(number, capfd, ctrl_c):
+def test_a_signal_waits_for_the_save_and_reports_it(number, capfd, ctrl_c):
   own = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
   with termination.stop_request("train") as request:
     assert not request.stopping(1)
@@ -109,10 +109,10 @@ def test_an_ignored_signal_stays_ignored(capfd):
     (signal.SIG_IGN, signal.SIG_IGN),
   ],
 )
-def test_afterwards_signals_are_handled_as_before(before, within):
+def test_signal_handlers_are_restored(before, within):
   own = signal.signal(signal.SIGINT, before)
   try:
-    with termination.in_any_call():
+    with termination.interruptible_calls():
       assert signal.getsignal(signal.SIGINT) is within
     assert signal.getsignal(signal.SIGINT) is before
   finally:

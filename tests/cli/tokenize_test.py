@@ -39,7 +39,7 @@ def test_store_holds_the_inputs_in_order(texts, tmp_path, capsys):
   assert f"{made.num_tokens:,} tokens in 3 documents" in capsys.readouterr().out
 
 
-def test_separator_cuts_text_files(texts, tmp_path):
+def test_a_separator_splits_text_files(texts, tmp_path):
   out = tmp_path / "store"
   _tokenize(
     texts, "--tokenizer", "packaged", "--out", out, "--separator=<|doc|>"
@@ -57,7 +57,7 @@ def _documents(out):
   ]
 
 
-def test_what_is_left_out_is_said_and_counted(tmp_path, capsys):
+def test_left_out_documents_are_reported_and_counted(tmp_path, capsys):
   folder = tmp_path / "in"
   folder.mkdir()
   (folder / "a.pdf").touch()
@@ -71,7 +71,7 @@ def test_what_is_left_out_is_said_and_counted(tmp_path, capsys):
   left_out, refused = capsys.readouterr().err.splitlines()
   assert left_out.startswith("2 left out: 1 .pdf (")
   assert 'no "text" at ' + f"{folder}/a.jsonl:4" in refused
-  # What was read before stays good, and the counts outlive the run.
+  # Finished documents stay valid, and the counts are kept.
   for _ in range(2):
     assert _tokenize(*command, "--skip-bad") == 0
     ran = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_what_is_left_out_is_said_and_counted(tmp_path, capsys):
   assert _documents(tmp_path / "s") == ["one", "two"]
 
 
-def test_the_counts_of_what_is_left_out_survive_a_kill(tmp_path, monkeypatch):
+def test_counts_of_left_out_documents_survive_a_kill(tmp_path, monkeypatch):
   monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
   monkeypatch.setattr(writer, "_PART_TOKENS", 1)
   lines = '{"text": null}\n{"text": "one"}\nbad\n{"text": ""}\n' * 3
@@ -110,7 +110,7 @@ def test_the_counts_of_what_is_left_out_survive_a_kill(tmp_path, monkeypatch):
   assert resumed == whole
 
 
-def test_encoding_and_format_reach_the_files(tmp_path):
+def test_encoding_and_format_apply_to_the_files(tmp_path):
   (tmp_path / "a").write_bytes('{"text": "café"}'.encode("latin-1"))
   out = tmp_path / "s"
   options = ["--encoding", "latin-1", "--format", "JSONL"]
@@ -150,7 +150,7 @@ def test_standard_input_is_read_and_does_not_resume(
   assert _documents(tmp_path / "s") == ["a text"]
 
 
-def test_train_vocab_makes_the_tokenizer_and_resumes_with_it(texts, tmp_path):
+def test_train_vocab_trains_a_tokenizer_and_resumes_with_it(texts, tmp_path):
   out, path = tmp_path / "store", tmp_path / "t.model"
   command = (texts, "--tokenizer", path, "--train-vocab", 290, "--out", out)
   assert _tokenize(*command) == 0
@@ -161,7 +161,7 @@ def test_train_vocab_makes_the_tokenizer_and_resumes_with_it(texts, tmp_path):
   assert path.stat().st_mtime_ns == stamp
 
 
-# Batches and parts are small, so that a kill finds some done and some not.
+# Batches and parts are small, so that a kill comes between them.
 _IN_SMALL_PARTS = """
 import sys
 from drope_jax.cli import main
@@ -175,7 +175,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
   "workers", [1, pytest.param(2, marks=pytest.mark.slow)]
 )
-def test_killed_at_any_moment_it_resumes(tmp_path, workers):
+def test_tokenizing_resumes_after_a_kill(tmp_path, workers):
   script = tmp_path / "small_parts.py"
   script.write_text(_IN_SMALL_PARTS)
   inputs = (*(2 * ["packaged:fit", "packaged:test"]), "--tokenizer", "packaged")
@@ -190,7 +190,7 @@ def test_killed_at_any_moment_it_resumes(tmp_path, workers):
   def begun():
     return array.stat().st_mtime_ns if array.exists() else 0
 
-  # Thrice among the parts, thrice while they are joined, or removed.
+  # Three times among the parts, three times while they are joined or removed.
   for kill in range(7):
     process = subprocess.Popen(
       command,
@@ -203,7 +203,7 @@ def test_killed_at_any_moment_it_resumes(tmp_path, workers):
       if kill < 3 and parts() >= wanted or kill >= 3 and begun() != before:
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
-    # Its workers hold its stderr: this would wait for one that lived on.
+    # Its workers hold its stderr: this waits until all have ended.
     error = process.communicate(timeout=30)[1]
     if kill < 3:
       assert process.returncode == -signal.SIGKILL, "it was done before"
@@ -227,7 +227,7 @@ def test_killed_at_any_moment_it_resumes(tmp_path, workers):
     (["packaged:dev", "--tokenizer", "packaged"], "train, fit, test"),
     (["packaged:fit", "--tokenizer", "absent.model"], "does not exist"),
     (["packaged:fit", "--tokenizer", "packaged", "--workers=0"], "--workers"),
-    (["-", "--tokenizer", "{new}", "--train-vocab=300"], "read once"),
+    (["-", "--tokenizer", "{new}", "--train-vocab=300"], "read only once"),
     (["-", "--tokenizer", "packaged", "--format=doc"], "got '.doc'"),
     (["-", "--tokenizer", "packaged", "--encoding=x"], "got 'x'"),
     (

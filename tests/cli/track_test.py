@@ -1,4 +1,4 @@
-"""Trackers: what they show, that resuming goes on in it, and what they need."""
+"""Trackers: what they log, how they resume, and what they need."""
 
 import struct
 import sys
@@ -29,7 +29,7 @@ def _track(name, folder, recipe, lines):
 
 
 def _scalars(folder):
-  """Returns (step, name, value), read as TensorBoard's record files are."""
+  """Returns (step, name, value) from TensorBoard's record files."""
   event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
   found = []
   for file in sorted(folder.glob("tensorboard/events.*")):
@@ -43,7 +43,7 @@ def _scalars(folder):
   return found
 
 
-def test_tensorboard_has_the_numbers(tmp_path, recipe):
+def test_tensorboard_has_the_metrics(tmp_path, recipe):
   pytest.importorskip("tensorboardX")
   _track("tensorboard", tmp_path, recipe, LINES)
   assert _scalars(tmp_path) == [(2, "loss", 3.5), (4, "loss", 3.25)]
@@ -69,7 +69,7 @@ def wandb(monkeypatch):
   return calls
 
 
-def test_a_resumed_run_is_the_same_in_wandb(tmp_path, recipe, wandb):
+def test_a_resumed_run_continues_in_wandb(tmp_path, recipe, wandb):
   (tmp_path / "run").mkdir()
   for line in LINES:
     _track("wandb", tmp_path / "run", recipe, [line])
@@ -87,7 +87,7 @@ def test_a_resumed_run_is_the_same_in_wandb(tmp_path, recipe, wandb):
   assert wandb[6][1] != name
 
 
-def test_the_first_process_alone_tracks(tmp_path, recipe, wandb, monkeypatch):
+def test_only_the_first_process_tracks(tmp_path, recipe, wandb, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   _track("wandb", tmp_path, recipe, LINES)
   assert wandb == [] and not list(tmp_path.iterdir())
@@ -96,7 +96,7 @@ def test_the_first_process_alone_tracks(tmp_path, recipe, wandb, monkeypatch):
 @pytest.mark.parametrize(
   "name,library", [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
 )
-def test_a_missing_library_is_named_before_anything_runs(
+def test_a_missing_library_is_named_before_training(
   drope, tmp_path, monkeypatch, name, library
 ):
   monkeypatch.setitem(sys.modules, library, None)

@@ -36,7 +36,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 ROOTS = {"models": model_config.ModelConfig, "recipes": Recipe, "evals": Suite}
 MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 
-# As the authors publish them; an error in any dimension changes the sum.
+# As published by the authors; an error in any dimension changes the sum.
 PUBLISHED_PARAMETERS = {
   "llama2_7b": 6_738_415_616,
   "llama3_70b": 70_553_706_496,
@@ -141,7 +141,7 @@ PLANNED = sorted(
 
 
 def _header(name: str) -> str:
-  """Returns what a recipe's header says, on one line."""
+  """Returns a recipe's header on one line."""
   lines = _text(name).split("\n\n")[0].splitlines()
   return " ".join(line.strip("#\\ ") for line in lines)
 
@@ -158,7 +158,7 @@ def _plan_options(name: str) -> dict[str, str]:
 
 
 def _trained(name: str) -> list[tuple[TrainPhase, model_config.ModelConfig]]:
-  """Returns a recipe's trainings, each with the model that it trains."""
+  """Returns a recipe's training phases, each with the model it trains."""
   recipe = _recipe(name)
   config = recipe.model or configure.build(
     _plan_options(name)["--model"], model_config.ModelConfig
@@ -188,7 +188,7 @@ def test_a_recipe_divides_over_the_slice_that_its_header_names(name):
 
 
 def _steps(name: str) -> list[tuple]:
-  """Returns what decides a plan of each training, all but its length."""
+  """Returns what decides the plan of each phase, except its length."""
   recipe = _recipe(name)
   shared = (
     _plan_options(name)["--topology"],
@@ -216,7 +216,7 @@ def _plans(name: str) -> list[dict]:
 
 
 def _plan(step: tuple) -> dict:
-  """Returns a step's plan, of the shortest recipe that has the step."""
+  """Returns a step's plan, from the shortest recipe with that step."""
   recipes = [name for name in PLANNED if step in _steps(name)]
   shortest = min(recipes, key=lambda name: len(_steps(name)))
   return _plans(shortest)[_steps(shortest).index(step)]
@@ -229,7 +229,7 @@ def _plan(step: tuple) -> dict:
 )
 @pytest.mark.parametrize("name", PLANNED)
 def test_a_recipe_takes_what_its_header_says(name):
-  """By libtpu 0.0.51; correct the header where a change of ours moves it."""
+  """With libtpu 0.0.51; correct the header if a change of ours changes it."""
   plans = [_plan(step) for step in _steps(name)]
   held = ("params", "optimizer", "teacher", "temporaries")
   most = max(sum(plan[part] for part in held) for plan in plans)
@@ -268,7 +268,7 @@ def test_the_from_scratch_runs_differ_in_positions_alone():
   model = dataclasses.replace(nope.model, positional=Rope())
   assert dataclasses.replace(nope, model=model) == rope
   assert drope.model == rope.model
-  # The same learning rates: a plateau, then the same decay.
+  # The same learning rates: constant, then the same decay.
   rates = {name: getattr(throughout, name) for name in ("steps", "schedule")}
   for phase in (pretrain, recalibrate):
     same = dataclasses.replace(phase, name=throughout.name, **rates)
@@ -287,7 +287,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
     assert isinstance(training, TrainPhase)
     assert training.context_tokens == base.model.context_tokens
     assert training.data.stores == base.phases[-1].data.stores
-    # Lengths and stores that the base itself grew up with.
+    # Lengths and stores of the base's own training.
     assert {(p.context_tokens, p.data.stores) for p in curriculum} <= {
       (p.context_tokens, p.data.stores) for p in base.phases[:-1]
     }
@@ -315,7 +315,7 @@ REFERENCE = AdamW(0.9, 0.999, 1e-8, weight_decay=0.0, clip_norm=1.0)
 DROP, DROP_AND_NORM = Surgery(drop="all"), Surgery(drop="all", qk_norm="qk")
 PARTIAL_DROP = Surgery(drop="all", keep_turns=1)
 
-# Whom each follows is told by its name; all have 512 sequences a step.
+# The name tells which one a recipe follows; all have 512 sequences a step.
 RECALIBRATIONS = {
   "smollm_360m_drope": (DROP_AND_NORM, 30_000, Cosine(1e-3, 490), PAPER),
   "smollm_360m_drope_60b": (DROP_AND_NORM, 60_000, Cosine(1e-3, 490), PAPER),
@@ -327,7 +327,7 @@ RECALIBRATIONS = {
     REFERENCE,
   ),
   "llama2_7b_drope": (DROP, 9_536, Cosine(3e-4, 100), REFERENCE),
-  # Ours, of the reference's.
+  # Ours, for the reference's model.
   "smollm_360m_drope_recovered": (DROP, 120_000, Constant(3e-4), REFERENCE),
   "llama2_7b_drope_qk_norm_low_rate": (
     DROP_AND_NORM,
@@ -336,7 +336,7 @@ RECALIBRATIONS = {
     REFERENCE,
   ),
 }
-# A forecast of ours: a fifth of the paper's tokens.
+# Our estimate: a fifth of the paper's tokens.
 RECALIBRATIONS |= {
   "smollm_360m_partial": (PARTIAL_DROP, 6_000, Cosine(3e-4, 100), PAPER),
   "smollm_1_7b_partial": (

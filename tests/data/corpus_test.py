@@ -1,4 +1,4 @@
-"""The packaged corpus: which documents are held out never changes."""
+"""The packaged corpus: the held-out documents never change."""
 
 import hashlib
 import re
@@ -56,7 +56,7 @@ def test_no_held_out_document_repeats_a_training_one():
     return hits * stride / len(text)
 
   assert shared(next(corpus.documents("train"))) > 0.9, "nothing is found"
-  # Set phrases recur; whole passages must not.
+  # Set phrases recur, but whole passages must not.
   for split in ("fit", "test"):
     assert max(map(shared, corpus.documents(split))) < 0.02
 

@@ -1,4 +1,4 @@
-"""Inputs: what is read of folders and globs, and what is left out."""
+"""Inputs: which files of folders and globs are read, and which left out."""
 
 import os
 
@@ -48,7 +48,7 @@ def test_hidden_files_are_left_out_of_a_folder(tmp_path):
   assert _names(tmp_path) == [str(tmp_path / "b" / "a.txt")]
   hidden = [tmp_path / ".ipynb_checkpoints", tmp_path / "b" / "._a.txt"]
   assert _left_out(tmp_path) == {"hidden": list(map(str, hidden))}
-  # Named by its user, it is meant.
+  # A hidden file is read if the user names it.
   assert _names(tmp_path / ".ipynb_checkpoints") == [f"{hidden[0]}/a.txt"]
 
 
@@ -71,7 +71,7 @@ def test_links_are_followed_and_each_file_is_read_once(tmp_path, pattern):
     in left_out["link to a file or folder that is read already"]
   )
   assert str(folder / "broken.txt") in left_out["broken link"]
-  # It is read by the name that tells its format.
+  # It is read under the name with a known ending.
   assert "without an ending" not in left_out
 
 

@@ -1,4 +1,4 @@
-"""A folder has one writer, and a crash leaves none behind."""
+"""A folder has one writer, and a crash leaves no lock."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ with lock.held(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process, which holds a folder that it has made."""
+  """Another process, which holds a folder that it has created."""
   process = subprocess.Popen(
     [sys.executable, "-c", _HOLD, tmp_path / "run"],
     stdin=subprocess.PIPE,
@@ -101,7 +101,7 @@ def test_a_file_system_without_locks_is_warned_about(
 
 @pytest.fixture
 def bucket(monkeypatch):
-  """A store of objects with generations, in the place of a bucket's."""
+  """A store of objects with generations, in place of a bucket."""
   store = tensorstore.KvStore.open("memory://").result()
 
   class Opened:
@@ -113,7 +113,7 @@ def bucket(monkeypatch):
 
 
 class Clock:
-  """Time, which passes only where somebody sleeps."""
+  """A clock that advances only during sleep."""
 
   def __init__(self, monkeypatch):
     self.now, self.meanwhile = 0.0, lambda: None
@@ -135,11 +135,11 @@ def clock(monkeypatch):
 
 def test_a_renewed_lease_keeps_others_out(bucket, clock):
   first = lock._Lease(OBJECTS)
-  first.take()
+  first.acquire()
   before = bucket[lock.FILENAME]
   clock.meanwhile = first.renew
   with pytest.raises(ValueError, match=f"where process {os.getpid()} on "):
-    lock._Lease(OBJECTS).take()
+    lock._Lease(OBJECTS).acquire()
   assert clock.now < lock._EXPIRES_S
   assert bucket[lock.FILENAME] == before
   first.require_held()
@@ -156,60 +156,60 @@ def test_a_lease_is_renewed_while_it_is_held(bucket, monkeypatch):
 
 
 def test_a_lease_left_by_a_crash_can_be_taken_after_it_expires(bucket, clock):
-  lock._Lease(OBJECTS).take()
+  lock._Lease(OBJECTS).acquire()
   second = lock._Lease(OBJECTS)
-  second.take()
+  second.acquire()
   assert clock.now >= lock._EXPIRES_S
   second.require_held()
 
 
 def test_a_released_lease_is_not_waited_for(bucket, clock):
   first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
-  first.take()
-  clock.meanwhile = first.give_back
-  second.take()
+  first.acquire()
+  clock.meanwhile = first.release
+  second.acquire()
   assert 0 < clock.now < lock._EXPIRES_S
   assert second.renew()
 
 
 def test_one_of_two_waiting_writers_gets_the_lease(bucket, clock):
-  lock._Lease(OBJECTS).take()
+  lock._Lease(OBJECTS).acquire()
   quicker, slower = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
 
   def overtaken(found):
-    quicker.take()
+    quicker.acquire()
     return found
 
   slower._await_change = overtaken
   with pytest.raises(ValueError, match="one writer"):
-    slower.take()
+    slower.acquire()
   assert quicker.renew() and not slower.renew()
 
 
 def test_a_suspended_writer_finds_its_lease_taken(bucket, clock):
   first, second = lock._Lease(OBJECTS), lock._Lease(OBJECTS)
-  first.take()
+  first.acquire()
   assert first.renew()
-  second.take()
-  first.require_held()  # It has not asked yet.
+  second.acquire()
+  first.require_held()  # It has not checked the lease yet.
   assert not first.renew()
   with pytest.raises(ValueError, match="one writer"):
     first.require_held()
-  first.give_back()
+  first.release()
   assert second.renew(), "it took the other's away"
 
 
 def test_a_lost_answer_keeps_the_lease(bucket, clock):
   lease = lock._Lease(OBJECTS)
-  lease.take()
-  lease._objects.write(lock.FILENAME, lease._mine).result()  # Arrived, unheard.
+  lease.acquire()
+  lease._objects.write(lock.FILENAME, lease._mine).result()  # Answer lost.
   assert lease.renew() and lease.renew()
   lease.require_held()
 
 
 def test_a_network_error_keeps_the_lease(bucket, clock, monkeypatch):
   lease = lock._Lease(OBJECTS)
-  lease.take()
+  lease.acquire()
   with monkeypatch.context() as patch:
     patch.setattr(lease, "_objects", None)
     assert lease.renew()

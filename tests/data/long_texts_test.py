@@ -1,4 +1,4 @@
-"""Long texts: pieces that are encoded apart have the ids of the whole."""
+"""Long texts: pieces have the ids of the whole text."""
 
 import io
 
@@ -12,7 +12,7 @@ import tokenizers
 from drope_jax.data import corpus, encode, long_texts, tokenizer
 
 TEXT = "".join(corpus.documents("fit"))[:50_000]
-# GPT-2's pattern, and Llama 3's.
+# The patterns of GPT-2 and Llama 3.
 PATTERNS = {
   "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|"
   r"\s+(?!\S)|\s+",
@@ -35,9 +35,9 @@ def _hugging_face(folder, pattern):
 
 
 def _sentencepiece(folder, kind):
-  """One with Llama 2's settings (a space in front), or with the defaults.
+  """Trains a model with Llama 2's settings (a space in front) or the defaults.
 
-  By default it is NFKC, too, and of unigrams; runs of spaces are one.
+  The default is a unigram model with NFKC, which merges runs of spaces.
   """
   llama = {"normalization_rule_name": "identity"}
   llama |= {"remove_extra_whitespaces": False}
@@ -69,7 +69,7 @@ def made(request, tmp_path_factory):
 
 
 def _pieces(text, made):
-  """How many pieces a text is encoded in, and checks them."""
+  """Returns in how many pieces a text is encoded, and checks them."""
   seen, encode_batch = [], made.encode_batch
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(long_texts, "PIECE", 300)

@@ -1,4 +1,4 @@
-"""Packing: cut every S tokens, each token a target once."""
+"""Packing: cut every S tokens, and each token is a target once."""
 
 import functools
 
@@ -48,7 +48,7 @@ def test_without_a_mask_there_is_one_segment_of_weight_one(made):
 
 @pytest.mark.parametrize("S", [3, 5, 15])
 def test_the_mask_numbers_documents_and_weights_targets_within_them(made, S):
-  # Each token's document, told by its tens; EOS belongs to the one it ends.
+  # A token's tens are its document; EOS belongs to the one it ends.
   stream = [t for document in DOCUMENTS for t in [*document, EOS]]
   owners, owner = [], 10
   for token in stream:

@@ -1,4 +1,4 @@
-"""Batches: a pure function of (seed, place), whoever asks and from where."""
+"""Batches are a pure function of (seed, step), on any host."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ SIZES = {"big": 30, "small": 11}
 
 
 def _ids(first, count):
-  """One document, whose tokens count up from `first`: chunks tell apart."""
+  """One document with tokens counting up from `first`."""
   return iter([range(first, first + count * S)])
 
 
@@ -65,7 +65,7 @@ def _assert_same(got, want):
 
 
 def _firsts(batches):
-  """The first token of each sequence, which names it."""
+  """The first token of each sequence, which identifies it."""
   return np.concatenate([b["inputs_BS"][:, 0] for b in batches]).tolist()
 
 
@@ -109,7 +109,7 @@ def test_resuming_is_seeking(batches, weights, start):
 
 @pytest.fixture
 def reads(monkeypatch):
-  """What this thread does: it begins a read, and waits for it."""
+  """Records what this thread does: starting a read, and waiting for it."""
   log, here = [], threading.current_thread()
   begin = store.Store.begin_read
 

@@ -1,4 +1,4 @@
-"""Sources: one set of documents, however it is stored."""
+"""Sources: the same documents in every format."""
 
 import bz2
 import gzip
@@ -22,7 +22,7 @@ SURROGATE = r'{"text": "half a pair \ud800"}'
 COMPRESS = {
   "": lambda data: data,
   ".gz": gzip.compress,
-  # Two frames, as parallel compressors write.
+  # Two frames, as written by parallel compressors.
   ".zst": lambda data: (
     zstandard.compress(data[:9]) + zstandard.compress(data[9:])
   ),
@@ -41,7 +41,7 @@ def _read(path, **options):
 
 
 def _why(path, **options):
-  """Returns the line with which a file is refused."""
+  """Returns the error message for a file."""
   with pytest.raises(ValueError) as caught:
     _read(path, **options)
   return str(caught.value)
@@ -70,7 +70,7 @@ def test_every_format_yields_the_same_documents(tmp_path, kind, compression):
   path = tmp_path / f"a{kind}{compression}"
   path.write_bytes(COMPRESS[compression](_content(kind, tmp_path)))
   source = _file(path, separator="<|doc|>")
-  # Lines keep their ends, so the separator's own newline stays with the text.
+  # Lines keep their ends, so the newline before the separator is kept.
   ends = ["\n", "\n", ""] if kind == ".txt" else [""] * 3
   documents = [d + end for d, end in zip(DOCUMENTS, ends, strict=True)]
   null = [] if kind == ".txt" else [NULL]
@@ -172,7 +172,7 @@ def test_a_byte_order_mark_sets_the_encoding_and_is_removed(tmp_path, encoding):
   data = _content(".txt", tmp_path).decode().encode(encoding)
   path = tmp_path / "a.txt"
   path.write_bytes(data)
-  # Whatever is said of files that have none.
+  # Whatever encoding is given for files without a mark.
   for named in ("utf-8", "latin-1"):
     assert _read(path, encoding=named) == ["\n<|doc|>\n".join(DOCUMENTS)]
   assert _read(path, separator="<|doc|>")[1:] == ["漢字 \N{WHALE}\n\n", "x"]
@@ -182,7 +182,7 @@ def test_a_byte_order_mark_sets_the_encoding_and_is_removed(tmp_path, encoding):
 
 
 def test_utf16_without_a_mark_is_read_if_named(tmp_path):
-  # U+0A0A holds two bytes that end lines in other encodings.
+  # U+0A0A consists of two bytes that end lines in other encodings.
   text = "one \u0a0a\ntwo\n"
   path = tmp_path / "a.txt"
   path.write_bytes(text.encode("utf-16-be"))
@@ -253,7 +253,7 @@ def test_a_file_without_a_known_ending_is_read_in_the_given_format(tmp_path):
   path = tmp_path / "corpus"
   path.write_bytes(lzma.compress(b'{"text": "a"}'))
   assert _read(path, ending=".jsonl.xz") == ["a"]
-  # What a name tells comes first.
+  # A known ending comes first.
   path = tmp_path / "A.TXT"
   path.write_text("a")
   assert _read(path, ending=".jsonl") == ["a"]
@@ -317,7 +317,7 @@ def test_arbitrary_bytes_give_documents_or_an_error_naming_the_file(
   places = strategies.integers(0, len(content) - 1)
   pieces = strategies.tuples(places, strategies.binary(max_size=9))
   for place, piece in data.draw(strategies.lists(pieces, max_size=4)):
-    # Overwrites, inserts or cuts.
+    # Overwrites, inserts or deletes.
     stop = place + data.draw(strategies.sampled_from([len(piece), 0, 1 << 20]))
     content[place:stop] = piece
   path = tmp_path_factory.getbasetemp() / f"mutated{kind}"

@@ -1,4 +1,4 @@
-"""Opening stores: damage is named, never read."""
+"""Opening stores: damage is reported and never read."""
 
 import dataclasses
 import functools
@@ -167,7 +167,7 @@ def test_impossible_metadata_is_refused(made, changes, got):
 @pytest.mark.parametrize(
   ("changes", "says"),
   [
-    ({"more": 1}, "no Metadata with the field more"),
+    ({"more": 1}, "Metadata has no field more"),
     ({"schema_version": 99}, r"got a Metadata file of .*\(schema_version 99\)"),
   ],
 )
@@ -181,7 +181,7 @@ def test_the_error_for_a_later_version_does_not_advise_deletion(
 
 
 def _put(made, name, values):
-  """Writes another array in place of a store's."""
+  """Writes another array in place of one of the store's."""
   array = store.create_array(made.path, name, len(values), values.dtype)
   array.write(values).result()
   names = made.metadata.file_bytes

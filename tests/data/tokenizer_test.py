@@ -1,4 +1,4 @@
-"""Tokenizers: lossless, and the same ids as the libraries they wrap."""
+"""Tokenizers: lossless, with the ids of the libraries they wrap."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def _hugging_face(folder, eos="<|endoftext|>"):
   return path
 
 
-# U+2581 is sentencepiece's own sign for a space.
+# U+2581 is how sentencepiece writes a space.
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
   strategies.text(
@@ -152,7 +152,7 @@ def test_saved_truncation_and_padding_are_not_applied(saved, tmp_path):
   tok = tokenizer.load(str(path))
   assert [tok.encode(text) for text in texts] == want
   assert tok.encode_batch(texts) == want
-  # What a checkpoint carries, and an export: no client applies them either.
+  # The copies in a checkpoint and in an export do not apply them either.
   content = tokenizer.contents(path)
   assert json.loads(content)[saved] is None
   assert tok.fingerprint == hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""A file is never seen half written."""
+"""A file is never visible half written."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from drope_jax.data import whole_file
 def test_a_failed_write_keeps_the_old_file(tmp_path):
   file = tmp_path / "file"
   whole_file.write(file, b"old")
-  (tmp_path / "file.tmp").mkdir()  # Nothing can be written beside it.
+  (tmp_path / "file.tmp").mkdir()  # No temporary file can be written.
   with pytest.raises(OSError):
     whole_file.write(file, b"new")
   assert file.read_bytes() == b"old"

@@ -19,7 +19,7 @@ def _texts(texts, index, on_read):
 
 
 def _sources(on_read=lambda index: None):
-  """The sources; `on_read` is told of each document's source."""
+  """The sources; `on_read` is called with each document's source."""
   return [
     sources.Generated(
       str(i), repr(texts), functools.partial(_texts, texts, i, on_read)
@@ -30,7 +30,7 @@ def _sources(on_read=lambda index: None):
 
 @pytest.fixture(params=["large", "small"])
 def parts(request, monkeypatch):
-  """Whether a batch, and a part, hold one document or all."""
+  """Makes a batch, and a part, hold one document or all."""
   if request.param == "small":
     monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
     monkeypatch.setattr(writer, "_PART_TOKENS", 1)
@@ -188,7 +188,7 @@ def test_a_finished_store_is_returned_unchanged(tmp_path):
   out, read = str(tmp_path / "store"), []
   for _ in range(2):
     writer.write(out, _sources(read.append), TOKENIZER)
-    # As if it had been killed before they were removed.
+    # As if the command was killed before it removed them.
     (tmp_path / "store" / "parts").mkdir()
   writer.write(out, _sources(read.append), TOKENIZER)
   assert len(read) == sum(map(len, TEXTS))
@@ -287,7 +287,7 @@ def test_provenance_is_kept_and_read_again(tmp_path):
 
 
 class _Slow:
-  """A source that is interrupted; says from where it was asked."""
+  """A source that is interrupted, and records where reading starts."""
 
   name = "slow"
 
@@ -309,7 +309,7 @@ class _Slow:
 def test_an_interrupted_source_resumes_after_its_last_batch(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(writer, "_BATCH_S", 0.0)  # A document is a batch.
+  monkeypatch.setattr(writer, "_BATCH_S", 0.0)  # One document is a batch.
   out, asked = str(tmp_path / "s"), []
   for stop in (7, 15):
     with pytest.raises(KeyboardInterrupt):

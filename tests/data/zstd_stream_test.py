@@ -1,4 +1,4 @@
-"""Reading .zst: every byte, or an error."""
+"""Reading .zst: all bytes, or an error."""
 
 import io
 import random
@@ -11,7 +11,7 @@ import zstandard
 
 from drope_jax.data import zstd_stream
 
-# Above the reader's block, and incompressible, so that blocks split frames.
+# Longer than the reader's block and incompressible, so blocks split frames.
 LONG = random.Random(0).randbytes(3 << 20)
 
 
@@ -51,7 +51,7 @@ def test_an_empty_file_raises():
 
 def test_a_window_of_two_gigabytes_is_read():
   params = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
-  # A frame that tells its size would have a window of that size.
+  # The window of a frame that states its size would have that size.
   compressor = zstandard.ZstdCompressor(compression_params=params)
   compressor = compressor.compressobj()
   data = compressor.compress(LONG) + compressor.flush()
@@ -69,5 +69,5 @@ def test_highly_compressed_data_is_decompressed_in_steps():
   peak_bytes = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert read == 1 << 27
-  # What 1 KiB inflates to, and its copy as the library joins it.
+  # The decompressed form of 1 KiB, and the copy that the library makes.
   assert peak_bytes < 1e8

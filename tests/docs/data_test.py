@@ -1,4 +1,4 @@
-"""docs/data.md names settings that there are, with the defaults it says."""
+"""The settings and defaults in docs/data.md exist."""
 
 import argparse
 import dataclasses

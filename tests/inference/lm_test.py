@@ -1,4 +1,4 @@
-"""A checkpoint as a language model: its scores and its words are forward's."""
+"""A checkpoint as a language model gives the results of `forward`."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ LONG = positional.LongRope(
   100.0, (1.0, 1.0, 1.5, 2.0), (1.0, 1.0, 40.0, 1e30), 10, 1.1
 )
 PATTERN = positional.Pattern((ROPE, positional.Nope()), (3, None))
-# Lengths of two padded shapes; out of order, and more rows than a pass takes.
+# Lengths of two padded shapes, not sorted, and more rows than a batch has.
 SEQUENCES = [
   np.random.default_rng(i).integers(3, 288, length).tolist()
   for i, length in enumerate([5, 13, 1, 8, 7, 3, 6, 2])
@@ -55,7 +55,7 @@ NEW = 5
 
 
 def _weights():
-  """Weights so large that each position and layer shows in the logits."""
+  """Weights so large that each position and layer affects the logits."""
   shapes = transformer.param_shapes(CONFIG)
   rng = np.random.default_rng(0)
   return jax.tree.map(
@@ -82,7 +82,7 @@ def loaded(folder):
 
 @pytest.fixture
 def lm(loaded, monkeypatch):
-  """Short passes of few rows; compiled programs are shared by the tests."""
+  """Small batches; the tests share their compiled programs."""
   monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 8)
   monkeypatch.setattr(lms, "BATCH_TOKENS", 24)
   return loaded
@@ -94,7 +94,7 @@ def _forward():
 
 
 def _logits(config, params, ids, padded=None):
-  """Returns float64 logits_SV of the oracle, `ids` by themselves."""
+  """Returns float64 logits_SV of the reference, for `ids` alone."""
   tokens = np.zeros((1, padded or len(ids)), np.int32)
   tokens[0, : len(ids)] = ids
   logits_BSV = _forward()(config, params, tokens)
@@ -110,7 +110,7 @@ def _log_p(config, params, ids):
 def _greedy(config, params, ids, count):
   ids = list(ids)
   for _ in range(count):
-    # One padded shape, one program: what comes after is not seen.
+    # One padded shape and program; later tokens have no effect.
     ids.append(int(_logits(config, params, ids, 16)[-1].argmax()))
   return ids[-count:]
 
@@ -191,7 +191,7 @@ def test_scores_do_not_depend_on_the_chunk_size(lm, monkeypatch, chunk):
 def test_decoding_is_argmax_of_the_full_forward(lm, scheme):
   lm = lm.with_positions(scheme)
   got = lm.generate(PROMPTS, NEW)
-  # Each prompt alone, without a cache, is what all three at once give.
+  # Each prompt alone, without a cache, gives the same as all three at once.
   want = [_greedy(lm.config, lm.params, prompt, NEW) for prompt in PROMPTS]
   assert got == want
   assert len(set(itertools.chain(*got))) > 3, "it says the same throughout"
@@ -369,7 +369,7 @@ def test_positions_and_scale_replace_earlier_ones(lm):
   np.testing.assert_allclose(
     twice.loglikelihood(ids)[0], _log_p(scaled, lm.params, ids[0]), atol=1e-4
   )
-  # The scale stays where positions change, and the other way round.
+  # The scale stays when positions change, and vice versa.
   kept = twice.with_positions(YARN)
   assert (kept.logit_scale, kept.config.positional) == (0.5, YARN)
   assert kept.with_logit_scale(1.0).config.positional == YARN

@@ -1,4 +1,4 @@
-"""A model's own documents: what the model says, wherever sampling begins."""
+"""A model's own documents are the same wherever sampling begins."""
 
 import dataclasses
 import itertools
@@ -68,7 +68,7 @@ def documents(lm):
 
 
 def _expected(lm, number, begin_id, seed=3, temperature=1.0):
-  """Returns a document's tokens, by full forwards of its own alone."""
+  """Returns a document's tokens, by forward passes over it alone."""
   C = lm.context_tokens
   ids, key = [begin_id], jax.random.fold_in(jax.random.key(seed), number)
   while len(ids) < C:
@@ -163,7 +163,7 @@ def test_a_model_of_only_empty_documents_is_refused(
   monkeypatch.setattr(sampling, "_MOST_EMPTY", 10)
   params = dict(lm.params)
   params["head"] = jax.tree.map(change, params["head"])
-  # Where all ids are alike, every one of them ends a document.
+  # With equal logits every id ends a document.
   broken = dataclasses.replace(lm, params=params, end_ids=(*range(20),))
   with pytest.raises(ValueError, match=says):
     _some(_text(broken))

@@ -171,7 +171,7 @@ def test_without_the_compiler_it_says_what_to_install(
 def test_an_impossible_mfu_is_one_line(mfu, recipe, capsys):
   arguments = ["plan", str(recipe), "--topology", "v5e-8", "--mfu", mfu]
   assert main.main(arguments) == 2
-  assert "--mfu must be a share above 0" in capsys.readouterr().err
+  assert "--mfu must be above 0" in capsys.readouterr().err
 
 
 def test_an_unknown_topology_is_one_line(recipe, capsys):

@@ -1,4 +1,4 @@
-"""The ladder's tables: seeds gathered, rivals compared on the same samples."""
+"""The tables combine seeds and compare rivals on the same samples."""
 
 import json
 import pathlib
@@ -49,10 +49,10 @@ def test_seeds_are_one_line_and_differences_are_paired(tmp_path):
   assert "| keep12_1.2M | +0.38 [+0.24, +0.51] |" in out
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_missing_inputs_are_named(tmp_path):
   empty = _run(tmp_path)
   assert empty.returncode == 2 and "Traceback" not in empty.stderr
-  assert "results.json, is required" in empty.stderr
+  assert "results.json for each variant is required" in empty.stderr
   _write(tmp_path / "base", "model", [1.0])
   alone = _run(tmp_path)
   assert alone.returncode == 2

@@ -1,4 +1,4 @@
-"""Each rung of the ladder is the shipped recipe but for its own drop."""
+"""Each variant of the sweep is the shipped recipe with another drop."""
 
 import dataclasses
 import importlib.util
@@ -19,7 +19,7 @@ ROPE = Rope(500.0)
 def ladder():
   spec = importlib.util.spec_from_file_location("ladder", TOOL)
   module = importlib.util.module_from_spec(spec)
-  sys.modules[spec.name] = module  # Where its dataclass looks itself up.
+  sys.modules[spec.name] = module  # Its dataclass looks itself up there.
   spec.loader.exec_module(module)
   yield module
   del sys.modules[spec.name]
@@ -39,11 +39,11 @@ def ladder():
     ("theta", Rope(10_000.0)),
   ],
 )
-def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
-  rung = ladder.Rung(drop, tokens, 2)
+def test_a_variant_differs_only_in_its_drop(ladder, drop, tokens, positional):
+  variant = ladder.Variant(drop, tokens, 2)
   size = ladder.SIZES[tokens]
   built = configure.build(
-    size.recipe, recipe.Recipe, [*rung.overrides(ladder._BASE, 500.0)]
+    size.recipe, recipe.Recipe, [*variant.overrides(ladder._BASE, 500.0)]
   )
   shipped = configure.build(size.recipe, recipe.Recipe)
   config = preflight.start_config(built)
@@ -65,8 +65,8 @@ def test_a_rung_differs_in_its_drop_alone(ladder, drop, tokens, positional):
   assert built == same
 
 
-def test_the_rungs_are_all_there_and_each_once(ladder):
+def test_every_variant_occurs_once(ladder):
   drops, sizes = list(ladder._DROPS), list(ladder.SIZES)
-  found = [rung.name for rung in ladder.rungs(drops, sizes, 3)]
+  found = [variant.name for variant in ladder.variants(drops, sizes, 3)]
   assert len(found) == len(set(found)) == 8 * 2 * 3
   assert found[:3] == ["keep12_1.0M_s0", "keep0_1.0M_s0", "keep16_1.0M_s0"]
