@@ -432,6 +432,25 @@ def test_a_layers_output_is_the_last_of_a_model_that_ends_with_it(
   np.testing.assert_allclose(captured["outputs"][0], want_BSM, atol=1e-5)
 
 
+def test_a_soft_cap_bounds_the_logits(config, params, tokens_BS):
+  def largest_N(cap):
+    _, captured = transformer.hidden(
+      dataclasses.replace(config, logit_soft_cap=cap, logit_scale=3.0),
+      params,
+      tokens_BS,
+      capture=("max_logit",),
+    )
+    return captured["max_logit"]
+
+  plain_N, capped_N = largest_N(None), largest_N(2.0)
+  assert plain_N[0] > 2.5
+  assert np.all(capped_N < 2)
+  # What later layers read, the cap has changed.
+  np.testing.assert_allclose(
+    capped_N[0], 2 * np.tanh(plain_N[0] / 2), rtol=1e-5
+  )
+
+
 def test_another_capture_is_refused(config, params, tokens_BS):
   message = "projections, attention_inputs, .*, got weights. Name some"
   with pytest.raises(ValueError, match=message):
