@@ -278,6 +278,20 @@ def test_a_narrower_mlp_is_one_whose_other_channels_write_nothing(
   )
 
 
+def test_the_eleventh_group_comes_after_the_tenth(config):
+  """And not after the first, as its name does among strings."""
+  groups = tuple(LayerGroup(1, mlp_width=8 + i) for i in range(12))
+  config = dataclasses.replace(config, num_layers=12, layer_groups=groups)
+  model = nnx.eval_shape(
+    lambda: transformer.Transformer(config, rngs=nnx.Rngs(0))
+  )
+  graph, state = nnx.split(model)
+  widths = [
+    group.mlp.up.kernel.shape[-1] for group in nnx.merge(graph, state).stacks
+  ]
+  assert widths == list(range(8, 20))
+
+
 def test_groups_continue_a_cache(config, random_params, forward, tokens_BS):
   config = dataclasses.replace(
     config, layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1))
