@@ -40,9 +40,9 @@ from drope_jax.attention import Mask
 from drope_jax.checkpoint.formats import hf_config
 from drope_jax.cli import configure
 from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import backend as backends
 from drope_jax.train import optimizer, phases
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
@@ -212,7 +212,7 @@ def _correctness_row(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _ours_row(args: argparse.Namespace) -> dict[str, Any]:
   config = configure.build(args.model, ModelConfig)
-  backend = backends.resolve("auto", config, args.dtype, jax.default_backend())
+  backend = backends.resolve("auto", config, args.dtype, jax.devices()[0])
   phase = phases.TrainPhase(
     name="bench",
     data=DataConfig(stores=("none",)),

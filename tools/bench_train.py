@@ -36,9 +36,9 @@ from drope_jax import sharding, trees
 from drope_jax.checkpoint.formats import families, hf_config, leaves
 from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
+from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import backend as backends
 from drope_jax.train import flops, optimizer, phases
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
@@ -127,7 +127,7 @@ def _ours(args: argparse.Namespace, taught: bool = False) -> dict[str, Any]:
     steps=_WARM_UP_STEPS + args.steps,
     teacher=Teacher() if taught else None,
   )
-  backend = backends.resolve("auto", config, "float32", jax.default_backend())
+  backend = backends.resolve("auto", config, "float32", jax.devices()[0])
   mesh = sharding.make_mesh(sharding.MeshConfig())
   state = states.start(phase, config, mesh, _params(config), 0)
   step = steps.jitted(

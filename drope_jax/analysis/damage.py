@@ -206,11 +206,13 @@ def _attention(config, q_NSHD, k_NSKD):
   window_N = plan.window_array()
   if window_N is None:
     window_N = jnp.full(config.num_layers, q_NSHD.shape[1])
-  one_layer = functools.partial(_attention_of_layer, config.logit_scale)
+  one_layer = functools.partial(
+    _attention_of_layer, config.logit_scale, config.logit_soft_cap
+  )
   return jax.lax.map(one_layer, (q_NSHD, k_NSKD, slopes_NH, window_N))
 
 
-def _attention_of_layer(logit_scale, inputs):
+def _attention_of_layer(logit_scale, soft_cap, inputs):
   """Returns the mean entropy and the largest logit, head by head."""
   q_SHD, k_SKD, slopes_H, window = inputs
   S, H, D = q_SHD.shape
@@ -221,6 +223,8 @@ def _attention_of_layer(logit_scale, inputs):
     q_SD = q_SHD[:, h].astype(jnp.float32)
     k_TD = k_SKD[:, h // (H // k_SKD.shape[1])].astype(jnp.float32)
     logits_ST = q_SD @ k_TD.T * (logit_scale / math.sqrt(D))
+    if soft_cap is not None:
+      logits_ST = soft_cap * jnp.tanh(logits_ST / soft_cap)
     logits_ST = logits_ST - slopes_H[h] * back_ST
     logits_ST = jnp.where(seen_ST, logits_ST, -jnp.inf)
     p_ST = jax.nn.softmax(logits_ST)

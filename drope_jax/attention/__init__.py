@@ -13,6 +13,7 @@ from drope_jax.attention.backends import (
   FlashTpu,
   Need,
   on_mesh,
+  resolve,
   rotates,
 )
 from drope_jax.attention.divided import Divided
@@ -64,7 +65,8 @@ def attend(
     with_stats: whether `Stats` are returned too.
     rotation: turns q and k first, without a pass through memory. No gradient
       passes through. None: positions are in them.
-    backend: a name in `BACKENDS`, `FlashTpu`, or either `Divided`.
+    backend: a name in `BACKENDS`, `FlashTpu`, or either `Divided`; as
+      `resolve` returns it.
 
   Raises:
     ValueError: there is no such backend, or it does not honour an argument;
@@ -133,5 +135,6 @@ __all__ = [
   "Stats",
   "attend",
   "on_mesh",
+  "resolve",
   "rotates",
 ]

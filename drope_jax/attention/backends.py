@@ -11,6 +11,7 @@ import jax
 
 from drope_jax.attention import blockwise, flash_tpu, library, reference, splash
 from drope_jax.attention.divided import Divided
+from drope_jax.attention.flash_tpu import blocks
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.axes import Array
 
@@ -31,11 +32,11 @@ class Need(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class FlashTpu:
-  """The backend "flash_tpu" with blocks of one's own.
+  """The backend "flash_tpu" with its blocks.
 
   Attributes:
     forward, backward: how each kernel cuts its work; None: as the table that
-      `tools/tune_attention.py` writes has it for the chip.
+      `tools/tune_attention.py` writes has it for the chip, see `resolve`.
   """
 
   forward: Blocks | None = None
@@ -86,7 +87,23 @@ BACKENDS = types.MappingProxyType(
 
 
 Choice = str | FlashTpu | Divided
-"""What a caller may ask for: a name in `BACKENDS`, or one with settings."""
+"""A name in `BACKENDS`, or a backend with settings."""
+
+
+def resolve(choice: Choice, device: jax.Device, head_dim: int) -> Choice:
+  """Returns a backend with all the settings that it has on a device.
+
+  `attend` takes our kernel with its blocks alone, since it asks for no device.
+  """
+  if choice == "flash_tpu":
+    choice = FlashTpu()
+  if not isinstance(choice, FlashTpu):
+    return choice
+  chip = blocks.chip(device)
+  return FlashTpu(
+    choice.forward or blocks.nearest(chip, head_dim, "forward"),
+    choice.backward or blocks.nearest(chip, head_dim, "backward"),
+  )
 
 
 def rotates(backend: Choice) -> bool:

@@ -15,6 +15,7 @@ from drope_jax import attention, sharding
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.inference import choice, decode, scoring
+from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
@@ -63,13 +64,18 @@ class CheckpointLM:
   ) -> "CheckpointLM":
     """Returns the checkpoint at `path`, computing in `dtype`.
 
+    The backend may be "auto", see `model.backend`.
+
     Raises:
       FileNotFoundError, ValueError: as `checkpoint.store.load_model`; or the
         model does not split evenly over the mesh.
     """
+    manifest, shapes = store.describe(path)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    backend = backends.resolve(backend, manifest.model, dtype, device)
     shardings = None
     if mesh is not None:
-      shardings = sharding.param_shardings(mesh, store.describe(path)[1])
+      shardings = sharding.param_shardings(mesh, shapes)
       backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
     params, manifest = store.load_model(path, shardings=shardings, dtype=dtype)
     file = store.tokenizer_path(path)

@@ -74,6 +74,8 @@ class ModelConfig:
     logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
     logit_scale_slope: c of 1 + c ln s, which multiplies them too where s, a
       sequence's length / context_tokens, is above 1; None: none was fitted.
+    logit_soft_cap: bounds the attention logits, as cap * tanh(logits / cap)
+      (Gemma 2); None: nothing does.
     layer_groups: of layers that differ, first layer first; () where all layers
       are of one kind.
   """
@@ -95,6 +97,7 @@ class ModelConfig:
   logit_scale: float = 1.0
   logit_scale_slope: float | None = None
   norm_placement: str = "pre"
+  logit_soft_cap: float | None = None
   layer_groups: tuple[LayerGroup, ...] = ()
 
   def __post_init__(self):
@@ -122,11 +125,12 @@ class ModelConfig:
         f"heads serve equal groups, got {self.num_heads} heads and "
         f"{self.num_kv_heads} key/value heads. Change one of them."
       )
-    for name in ("norm_eps", "logit_scale"):
-      if not 0 < getattr(self, name) < math.inf:
+    for name in ("norm_eps", "logit_scale", "logit_soft_cap"):
+      value = getattr(self, name)
+      if value is not None and not 0 < value < math.inf:
         raise ValueError(
-          f"ModelConfig.{name} must be finite and above 0, got "
-          f"{getattr(self, name)}. Set it to the model's."
+          f"ModelConfig.{name} must be finite and above 0, got {value}. Set it "
+          "to the model's."
         )
     if not 0 <= (self.logit_scale_slope or 0) < math.inf:
       raise ValueError(

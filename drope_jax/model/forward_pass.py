@@ -66,6 +66,7 @@ class ForwardPass:
     kernel_rotates: whether the backend rotates them, as it loads them.
     segments_BS: int32 ids; None: each sequence is one document.
     logit_scale: of attention, beyond 1 / sqrt(D).
+    logit_soft_cap: of attention; None: there is none.
     backend: the attention's.
     from_empty: whether the cache, if there is one, holds nothing yet.
     joined: whether B and S are one axis outside attention.
@@ -80,6 +81,7 @@ class ForwardPass:
   kernel_rotates: bool
   segments_BS: Array | None
   logit_scale: Array | float
+  logit_soft_cap: float | None
   backend: attention.Choice
   from_empty: bool
   joined: bool
@@ -158,6 +160,7 @@ class LayerPass:
       ),
       logit_scale=shared.logit_scale,
       slopes_H=own.slopes_H,
+      soft_cap=shared.logit_soft_cap,
       rotation=rotation,
       with_stats=with_stats,
       backend=shared.backend,
@@ -234,6 +237,7 @@ def start(
     kernel_rotates=attention.rotates(backend) and not wants_rotated,
     segments_BS=segments_BS,
     logit_scale=config.logit_scale if logit_scale is None else logit_scale,
+    logit_soft_cap=config.logit_soft_cap,
     backend=backend,
     from_empty=from_empty,
     joined=join_sequences,

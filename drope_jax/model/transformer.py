@@ -135,7 +135,7 @@ class Transformer(nnx.Module):
     """The stacked layers of each group, first layer first."""
     if isinstance(self.layers, layers.Layer):
       return [self.layers]
-    return list(self.layers.values())
+    return [self.layers[str(i)] for i in range(len(self.layers))]
 
 
 def init(config: ModelConfig, key: Array) -> Params:
@@ -146,6 +146,12 @@ def init(config: ModelConfig, key: Array) -> Params:
 def param_shapes(config: ModelConfig) -> Params:
   """Returns the schema for this config, as `jax.ShapeDtypeStruct` leaves."""
   return nnx.to_pure_dict(_abstract(config)[1])
+
+
+def layers_of(config: ModelConfig, path: str) -> slice:
+  """Returns which layers the parameter at a path under "layers" is of."""
+  group = path.split(trees.SEPARATOR)[1]
+  return config.group_slices[int(group) if group.isdecimal() else 0]
 
 
 def forward(

@@ -15,16 +15,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from drope_jax import attention, sharding
-from drope_jax.attention import FlashTpu
-from drope_jax.attention.flash_tpu import blocks
+from drope_jax import sharding
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import collectives
 from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
-from drope_jax.train import backend as backends
-from drope_jax.train.recipe import Recipe
 
 _OVER = re.compile(r"\((\d+\.\d+)([MG])\) exceeds available HBM")
 
@@ -78,28 +74,6 @@ def prepare() -> None:
 def devices(target: Slice) -> list[jax.Device]:
   """Returns a slice's devices, which hold no arrays and run nothing."""
   return list(topologies.get_topology_desc(**target.topology).devices)
-
-
-def backend(
-  recipe: Recipe, config: ModelConfig, dtype: str, device: jax.Device
-) -> str | FlashTpu:
-  """Returns the attention backend that a recipe would take on a device.
-
-  Args:
-    recipe: whose choice it is.
-    config: the model's.
-    dtype: of activations.
-    device: of the slice.
-  """
-  chosen = backends.resolve(recipe.attention, config, dtype, "tpu")
-  if chosen != "flash_tpu":
-    return chosen
-  # The kernel would look for blocks of the chip that compiles.
-  chip = blocks.chip(device)
-  return attention.FlashTpu(
-    blocks.nearest(chip, config.head_dim, "forward"),
-    blocks.nearest(chip, config.head_dim, "backward"),
-  )
 
 
 def compile(lowered: jax.stages.Lowered) -> Program:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from drope_jax import attention, sharding, trees
 from drope_jax.inference import decode
+from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
@@ -103,7 +104,7 @@ def plan(
   sharding.require_even_batch(mesh, texts, context_tokens)
   positional = decode.fix_length(config.positional, context_tokens)
   config = dataclasses.replace(config, positional=positional)
-  chosen = compiling.backend(recipe, config, DTYPE, devices[0])
+  chosen = backends.resolve(recipe.attention, config, DTYPE, devices[0])
   params = compiling.params(config, mesh, DTYPE)
   cache = _empty_cache(config, mesh, texts, context_tokens)
   held = compiling.bytes_a_device(params)

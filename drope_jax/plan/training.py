@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from drope_jax import sharding, trees
+from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.plan import compile as compiling
@@ -187,7 +188,7 @@ def lower(
     config = dataclasses.replace(config, context_tokens=phase.context_tokens)
     device = mesh.devices.flat[0]
     dtype = phase.compute_dtype
-    return config, compiling.backend(recipe, config, dtype, device)
+    return config, backends.resolve(recipe.attention, config, dtype, device)
 
   config, backend = reader(config)
   state = states.abstract(phase, config, mesh)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from drope_jax import trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
@@ -93,16 +94,16 @@ def add_qk_norm(
       "statistics. Pass both or neither."
     )
   config = dataclasses.replace(config, qk_norm=which, qk_norm_scope=scope)
-  shapes = transformer.param_shapes(config)["layers"]["attention"]
-  norms = {}
-  for name in which:
-    gain = jnp.ones(shapes[f"{name}_norm"]["gain"].shape, jnp.float32)
+  flat = trees.flatten(params)
+  for path, leaf in trees.flatten(transformer.param_shapes(config)).items():
+    if path in flat:
+      continue
+    gain = jnp.ones(leaf.shape, jnp.float32)
     if statistics is not None:
-      gain = _matched(statistics[name], scope)
-    norms[f"{name}_norm"] = {"gain": gain}
-  layers = params["layers"]
-  layers = layers | {"attention": layers["attention"] | norms}
-  return config, params | {"layers": layers}
+      moments = statistics["q" if "q_norm" in path else "k"]
+      gain = _matched(moments, scope)[transformer.layers_of(config, path)]
+    flat[path] = gain
+  return config, trees.unflatten(flat)
 
 
 def measure(

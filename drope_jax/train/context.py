@@ -13,9 +13,9 @@ from drope_jax.attention import FlashTpu
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import paths
+from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import backend as backends
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
@@ -91,7 +91,10 @@ class Run:
   def backend(self, phase: TrainPhase, config: ModelConfig) -> str | FlashTpu:
     """Returns the attention with which a phase's steps run a model."""
     return backends.resolve(
-      self.recipe.attention, config, phase.compute_dtype, jax.default_backend()
+      self.recipe.attention,
+      config,
+      phase.compute_dtype,
+      self.mesh.devices.flat[0],
     )
 
   def load(self, path: os.PathLike, dtype: str | None = None) -> Model:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ from drope_jax.model import transformer
 from drope_jax.train.lora import Lora
 from drope_jax.train.phases import TrainPhase
 
+_GROUP = re.compile(r"layers/(\d+)/")
 _OF_LAYERS = re.compile(r"layers\[(-?\d+|-?\d*:-?\d*(?::-?\d*)?)\](/.+)?")
 
 
@@ -34,14 +36,14 @@ class Tuning:
       all of it.
     adapted: the same of kernels that have adapters.
     lora: the adapters; None: there are none.
-    num_layers: of the model.
+    stacked: how many layers each adapted kernel has.
     frozen_dtype: of the base.
   """
 
   chosen: Mapping[str, tuple[int, ...] | None]
   adapted: Mapping[str, tuple[int, ...] | None]
   lora: Lora | None
-  num_layers: int
+  stacked: Mapping[str, int]
   frozen_dtype: str
 
   def start(self, params: transformer.Params, key: Array) -> transformer.Params:
@@ -102,7 +104,7 @@ class Tuning:
     adapters = sum(
       self.lora.rank
       * sum(flat[path].shape[1:])
-      * len(layers or range(self.num_layers))
+      * (self.stacked[path] if layers is None else len(layers))
       for path, layers in self.adapted.items()
     )
     return {"frozen": frozen, "adapters": adapters}
@@ -128,7 +130,7 @@ class Tuning:
       a, b = (moved[_beside(path, name)] for name in ("lora_a", "lora_b"))
       b *= self.lora.scale
       if layers is not None:
-        of_all = ((self.num_layers, *x.shape[1:]) for x in (a, b))
+        of_all = ((self.stacked[path], *x.shape[1:]) for x in (a, b))
         a, b = (
           _replaced(jnp.zeros(shape), layers, x)
           for shape, x in zip(of_all, (a, b), strict=True)
@@ -177,8 +179,8 @@ def of(phase: TrainPhase, shapes: transformer.Params) -> Tuning:
       f"{phase.name}: what has adapters is frozen, got {', '.join(both)} among "
       "TrainPhase.trainable and Lora.projections. Name it once."
     )
-  num_layers = next(iter(kernels.values())).shape[0]
-  return Tuning(chosen, adapted, lora, num_layers, phase.frozen_dtype)
+  stacked = {path: flat[path].shape[0] for path in adapted}
+  return Tuning(chosen, adapted, lora, stacked, phase.frozen_dtype)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -218,28 +220,62 @@ def _choose(phase, patterns, flat):
   return {
     path: None if len(layers) == flat[path].shape[0] else tuple(sorted(layers))
     for path, layers in found.items()
+    if layers
   }
 
 
 def _named(phase, pattern, flat):
-  """Returns places on the first axis of what a pattern names, by path."""
+  """Returns places on the first axis of what a pattern names, by path.
+
+  Where layers are of several groups, a pattern names them as if they were of
+  one, and its index is among all layers.
+  """
   match = _OF_LAYERS.fullmatch(pattern)
   glob = f"layers{match[2] or ''}" if match else pattern
-  paths = [path for path in flat if _matches(glob, path)]
+  paths = [
+    path
+    for path in flat
+    if _matches(glob, path) or _matches(glob, _GROUP.sub("layers/", path))
+  ]
   if not paths:
     raise ValueError(
       f"{phase.name}: a pattern must name parameters by their paths, got "
       f"{pattern!r}, which names none of {', '.join(flat)}. Correct it."
     )
   part = _slice(match[1]) if match else slice(None)
-  named = {path: range(flat[path].shape[0])[part] for path in paths}
-  if not all(named.values()):
+  firsts, num_layers = _firsts(flat)
+  named = {}
+  for path in paths:
+    places = range(flat[path].shape[0])
+    group = _GROUP.match(path)
+    if match and group:
+      first = firsts[group[0]]
+      named[path] = [n - first for n in range(num_layers)[part]]
+      named[path] = [n for n in named[path] if n in places]
+    else:
+      named[path] = places[part]
+  if not any(named.values()):
     raise ValueError(
       f"{phase.name}: a pattern must name layers that there are, got "
-      f"{pattern!r} for {flat[paths[0]].shape[0]} of them, from 0 on. Correct "
-      "it."
+      f"{pattern!r} for {num_layers} of them, from 0 on. Correct it."
     )
   return named
+
+
+def _firsts(flat):
+  """Returns the first layer of each group, by its path, and how many there are.
+
+  Without groups, there are as many as the stacked parameters lead with.
+  """
+  sizes = {}
+  for path, x in flat.items():
+    if group := _GROUP.match(path):
+      sizes[int(group[1])] = x.shape[0]
+    elif path.startswith("layers/"):
+      return {}, x.shape[0]
+  stops = [*itertools.accumulate(sizes[i] for i in sorted(sizes))]
+  firsts = [0, *stops]
+  return {f"layers/{i}/": firsts[i] for i in sizes}, stops[-1]
 
 
 def _matches(glob: str, path: str) -> bool:

@@ -127,6 +127,17 @@ def test_attention_matches_loops_in_numpy(
   np.testing.assert_allclose(anatomy.max_logit_N, max_logit_N, rtol=1e-4)
 
 
+def test_a_soft_cap_is_on_the_logits_as_in_the_model(params, tokens_BS):
+  config = dataclasses.replace(CONFIG, logit_soft_cap=0.5)
+  _, captured = transformer.hidden(
+    config, params, tokens_BS, capture=("max_logit",)
+  )
+  got_N = damage.measure(config, params, tokens_BS).max_logit_N
+  np.testing.assert_allclose(got_N, captured["max_logit"], rtol=1e-4)
+  plain_N = damage.measure(CONFIG, params, tokens_BS).max_logit_N
+  assert np.all(np.asarray(got_N) < 0.9 * np.asarray(plain_N))
+
+
 def test_loss_is_the_mean_over_next_tokens(params, tokens_BS):
   logits_BSV = np.asarray(transformer.forward(CONFIG, params, tokens_BS))
   losses = [

@@ -22,6 +22,8 @@ CONFIG = ModelConfig(
   mlp_width=24,
   context_tokens=128,
 )
+SMALL = attention.Blocks(128, 128, 128, 128, 1, 1)
+FLASH = attention.FlashTpu(SMALL, SMALL)
 TOKENS_BS = np.random.default_rng(0).integers(0, 32, (2, 128))
 
 
@@ -65,7 +67,7 @@ def _gradient_counts(backend, policy):
   ],
 )
 def test_with_context_saved_the_forward_kernel_runs_once(policy, forward_calls):
-  counts = _gradient_counts("flash_tpu", policy)
+  counts = _gradient_counts(FLASH, policy)
   assert counts["flash_forward"] == forward_calls
   assert counts["flash_backward"] == 1
 
@@ -74,7 +76,7 @@ def test_so_it_does_on_each_device_of_a_mesh():
   mesh = sharding.make_mesh(
     sharding.MeshConfig(fsdp=2, tensor=2, context=2), jax.devices()
   )
-  divided = attention.on_mesh("flash_tpu", mesh, **sharding.ATTENTION)
+  divided = attention.on_mesh(FLASH, mesh, **sharding.ATTENTION)
   for policy, forward_calls in (("full", 2), ("save_context", 1)):
     counts = _gradient_counts(divided, policy)
     # A device has two runs of queries, see `Divided`.
@@ -97,7 +99,7 @@ def test_so_it_does_on_each_device_of_a_mesh():
   ],
 )
 def test_what_is_not_saved_is_computed_again(policy, again):
-  counts = _gradient_counts("flash_tpu", policy)
+  counts = _gradient_counts(FLASH, policy)
   # Seven projections, each two products backward; the kernel's row sums.
   assert counts["dot_general"] == 3 * 7 + 1 + again
 

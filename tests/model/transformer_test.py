@@ -278,6 +278,20 @@ def test_a_narrower_mlp_is_one_whose_other_channels_write_nothing(
   )
 
 
+def test_the_eleventh_group_comes_after_the_tenth(config):
+  """And not after the first, as its name does among strings."""
+  groups = tuple(LayerGroup(1, mlp_width=8 + i) for i in range(12))
+  config = dataclasses.replace(config, num_layers=12, layer_groups=groups)
+  model = nnx.eval_shape(
+    lambda: transformer.Transformer(config, rngs=nnx.Rngs(0))
+  )
+  graph, state = nnx.split(model)
+  widths = [
+    group.mlp.up.kernel.shape[-1] for group in nnx.merge(graph, state).stacks
+  ]
+  assert widths == list(range(8, 20))
+
+
 def test_groups_continue_a_cache(config, random_params, forward, tokens_BS):
   config = dataclasses.replace(
     config, layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1))
@@ -430,6 +444,25 @@ def test_a_layers_output_is_the_last_of_a_model_that_ends_with_it(
   shallow = dataclasses.replace(config, num_layers=1)
   want_BSM = transformer.hidden(shallow, first, tokens_BS)
   np.testing.assert_allclose(captured["outputs"][0], want_BSM, atol=1e-5)
+
+
+def test_a_soft_cap_bounds_the_logits(config, params, tokens_BS):
+  def largest_N(cap):
+    _, captured = transformer.hidden(
+      dataclasses.replace(config, logit_soft_cap=cap, logit_scale=3.0),
+      params,
+      tokens_BS,
+      capture=("max_logit",),
+    )
+    return captured["max_logit"]
+
+  plain_N, capped_N = largest_N(None), largest_N(2.0)
+  assert plain_N[0] > 2.5
+  assert np.all(capped_N < 2)
+  # What later layers read, the cap has changed.
+  np.testing.assert_allclose(
+    capped_N[0], 2 * np.tanh(plain_N[0] / 2), rtol=1e-5
+  )
 
 
 def test_another_capture_is_refused(config, params, tokens_BS):

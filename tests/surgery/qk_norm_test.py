@@ -9,7 +9,7 @@ import pytest
 
 from drope_jax import trees
 from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.positional import Nope
 from drope_jax.surgery import qk_norm
 
@@ -175,3 +175,25 @@ def test_measuring_does_not_depend_on_how_sequences_are_grouped(
     jax.tree.leaves(mean), jax.tree.leaves(statistics), strict=True
   ):
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_each_group_of_layers_gets_the_gains_of_its_own(params, statistics):
+  grouped = dataclasses.replace(
+    CONFIG, layer_groups=(LayerGroup(1), LayerGroup(1))
+  )
+  parts = {
+    str(n): jax.tree.map(lambda x_N, n=n: x_N[n : n + 1], params["layers"])
+    for n in range(2)
+  }
+  arguments = ("qk", "joint", "matched", statistics)
+  _, whole = qk_norm.add_qk_norm(CONFIG, params, *arguments)
+  config, normed = qk_norm.add_qk_norm(
+    grouped, params | {"layers": parts}, *arguments
+  )
+  trees.require_same_leaves(transformer.param_shapes(config), normed, "it")
+  for n, part in normed["layers"].items():
+    for name in ("q_norm", "k_norm"):
+      np.testing.assert_array_equal(
+        part["attention"][name]["gain"][0],
+        whole["layers"]["attention"][name]["gain"][int(n)],
+      )

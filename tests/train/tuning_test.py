@@ -12,7 +12,7 @@ import pytest
 from drope_jax import sharding, trees
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import transformer
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.train import optimizer, step, tuning
 from drope_jax.train import state as state_lib
 from drope_jax.train.lora import Lora
@@ -104,6 +104,57 @@ def test_names_are_paths_their_first_parts_and_ranges_of_layers():
   assert _tuning(everything).base(_params()) == {}
   adapters = dataclasses.replace(PHASE, trainable=None)
   assert _tuning(adapters).chosen == {}
+
+
+GROUPED = dataclasses.replace(
+  CONFIG, layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(2))
+)
+
+
+def test_names_and_ranges_are_of_all_layers_whatever_their_groups():
+  def choose(*names):
+    phase = dataclasses.replace(PHASE, trainable=names, lora=None)
+    return tuning.of(phase, transformer.param_shapes(GROUPED)).chosen
+
+  assert choose("layers[1:]/mlp/up") == {"layers/1/mlp/up/kernel": None}
+  assert choose("layers[::2]/mlp/up") == {
+    "layers/0/mlp/up/kernel": None,
+    "layers/1/mlp/up/kernel": (1,),
+  }
+  assert choose("layers/mlp/up", "layers/1/mlp/down") == {
+    "layers/0/mlp/up/kernel": None,
+    "layers/1/mlp/up/kernel": None,
+    "layers/1/mlp/down/kernel": None,
+  }
+  with pytest.raises(ValueError, match=r"got 'layers\[3\]/mlp' for 3 of them"):
+    choose("layers[3]/mlp")
+
+
+def test_adapters_of_a_group_add_what_is_merged_into_its_kernels():
+  phase = dataclasses.replace(PHASE, trainable=None, lora=PHASE.lora)
+  rng = np.random.default_rng(0)
+
+  def random(tree):
+    return jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), tree)
+
+  params = random(transformer.param_shapes(GROUPED))
+  tuned = tuning.of(phase, params)
+  assert tuned.adapted == {
+    "layers/1/attention/q/kernel": None,
+    "layers/1/attention/o/kernel": None,
+  }
+  trained = random(tuned.start(params, jax.random.key(0)))
+  merged = transformer.forward(
+    GROUPED, tuned.model(params, trained), _batch()["inputs_BS"]
+  )
+  apart = transformer.forward(
+    GROUPED,
+    tuned.unmerged(params, trained),
+    _batch()["inputs_BS"],
+    adapters=tuned.adapters(trained),
+  )
+  # Float32 sums in another order, of logits of order ten.
+  np.testing.assert_allclose(apart, merged, atol=1e-4 * np.abs(merged).max())
 
 
 def test_frozen_weights_and_adapters_are_counted():

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.attention import scale as scales
-from drope_jax.attention.flash_tpu import backward, blocks, forward, units
+from drope_jax.attention.flash_tpu import backward, forward, units
 from drope_jax.attention.flash_tpu.steering import Inputs
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
@@ -52,9 +52,17 @@ def attend(
   """See `backends.Backend`.
 
   Args:
-    forward_blocks, backward_blocks: None: see `blocks.nearest`.
+    forward_blocks, backward_blocks: how each kernel cuts its work.
     interpret: as `pl.pallas_call` takes it; a CPU needs it.
+
+  Raises:
+    ValueError: blocks are missing.
   """
+  if forward_blocks is None or backward_blocks is None:
+    raise ValueError(
+      "The backend flash_tpu needs blocks for its chip, got none. Take what "
+      "attention.resolve returns for a device."
+    )
   q_BSHD = scales.fold(q_BSHD, scale * _LOG2_E)
   if slopes_H is not None:
     slopes_H = jax.lax.stop_gradient(slopes_H.astype(jnp.float32) * _LOG2_E)
@@ -72,13 +80,7 @@ def attend(
     slopes_H,
     rotation,
   )
-  chip, D = blocks.chip(), q_BSHD.shape[3]
-  options = _Options(
-    forward_blocks or blocks.nearest(chip, D, "forward"),
-    backward_blocks or blocks.nearest(chip, D, "backward"),
-    soft_cap,
-    interpret,
-  )
+  options = _Options(forward_blocks, backward_blocks, soft_cap, interpret)
   out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
   lse_BHS, largest_BHS = jax.lax.stop_gradient((lse_BHS, largest_BHS))
   sees_BHS = lse_BHS != units.EMPTY

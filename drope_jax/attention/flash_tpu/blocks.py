@@ -12,9 +12,9 @@ _CHIPS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e"}
 """By what a device's kind contains; the first that fits."""
 
 
-def chip(device: jax.Device | None = None) -> str | None:
-  """Returns a device's chip, or that of the first, as the table names it."""
-  kind = (device or jax.devices()[0]).device_kind
+def chip(device: jax.Device) -> str | None:
+  """Returns a device's chip, as the table names it; None: it is not there."""
+  kind = device.device_kind
   return next((_CHIPS[part] for part in _CHIPS if part in kind), None)
 
 

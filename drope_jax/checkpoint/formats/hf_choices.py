@@ -110,6 +110,8 @@ class Heads(Choice):
       return f"a width of {M}, no multiple of {H} heads"
     if self.fill_width and M != H * D:
       return f"a width of {M}, not the {H} heads times head_dim {D}"
+    if config.logit_soft_cap is not None:
+      return "a soft cap of attention's logits"
     return None
 
 
