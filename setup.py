@@ -30,6 +30,7 @@ _RUNTIME = [
   "sentencepiece[protobuf]>=0.2.3",
   "tensorstore>=0.1.84",
   "tokenizers>=0.21",
+  "wonderwords>=3",
   "zstandard>=0.23",
 ]
 

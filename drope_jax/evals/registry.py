@@ -2,21 +2,27 @@
 
 from collections.abc import Iterable, Mapping
 
-from drope_jax.evals import niah, perplexity
+from drope_jax.evals import niah, perplexity, ruler
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.task import Group, Task
 
 TASKS: Mapping[str, Task] = {
-  task.name: task for task in (perplexity.Perplexity(), *niah.TASKS)
+  task.name: task
+  for task in (
+    perplexity.Perplexity(),
+    *niah.TASKS,
+    *ruler.Ruler().expand(),
+  )
 }
 """The tasks that a suite can name."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
   "niah": tuple(task.name for task in niah.TASKS),
+  "ruler": ruler.TASKS,
 }
 """Names that stand for several tasks."""
 
-CLASSES: tuple[type, ...] = ()
+CLASSES: tuple[type, ...] = (ruler.Ruler,)
 """Groups of tasks with settings, which a suite can hold in place of names."""
 
 

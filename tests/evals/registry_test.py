@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from drope_jax.evals import interface, needles, registry, steps
+from drope_jax.evals import interface, needles, registry, ruler, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.metric import Metric
 
@@ -55,8 +55,13 @@ def test_tasks_are_found_by_their_names_and_say_what_they_measure():
 
 
 def test_a_group_stands_for_its_tasks_each_once():
-  names = [task.name for task in registry.tasks(["multi_key", "niah"])]
-  assert names == ["multi_key", "passkey", "multi_value", "multi_query"]
+  names = [task.name for task in registry.tasks(["vt", "ruler"])]
+  assert names == ["vt", *(name for name in ruler.TASKS if name != "vt")]
+
+
+def test_a_task_with_two_settings_is_refused():
+  with pytest.raises(ValueError, match="each task once, got vt with two"):
+    registry.tasks(["vt", ruler.Ruler(tasks=("vt",), essays="e.txt")])
 
 
 def test_a_suite_runs_a_task_that_it_does_not_know(fake_lm):
