@@ -3,15 +3,14 @@
 The mesh has four axes: `data` (replicas), `fsdp` (batch; parameters are
 gathered when used), `tensor` (heads, MLP width and vocabulary) and `context`
 (sequence). With several TPU slices, each slice is a replica: only `data` uses
-the slow network between slices. A table maps the path of a parameter to its
-PartitionSpec. It has no catch-all: a parameter without a rule is an error.
+the slow network between slices. How a parameter is split follows from its axes,
+as `parameters` describes them. One that is not described there is an error.
 """
 
 import collections
 from collections.abc import Mapping
 import dataclasses
 import math
-import re
 import types
 from typing import Any
 
@@ -21,26 +20,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from drope_jax import trees
+from drope_jax import parameters, trees
 
 AXES = ("data", "fsdp", "tensor", "context")
 
-PARAM_RULES: tuple[tuple[str, P], ...] = (
-  (r"embed/table", P("tensor", "fsdp")),
-  (r"layers/attention/[qkv]/kernel", P(None, "fsdp", "tensor")),
-  (r"layers/attention/[qkv]/bias", P(None, "tensor")),
-  (r"layers/attention/[qk]_norm/gain", P()),
-  (r"layers/attention/o/kernel", P(None, "tensor", "fsdp")),
-  (r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),
-  (r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),
-  (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_a", P(None, "fsdp", None)),
-  (r"layers/(attention/[qkv]|mlp/(gate|up))/lora_b", P(None, None, "tensor")),
-  (r"layers/(attention/o|mlp/down)/lora_a", P(None, "tensor", None)),
-  (r"layers/(attention/o|mlp/down)/lora_b", P(None, None, "fsdp")),
-  (r"layers/(attention|mlp)(_post)?_norm/gain", P()),
-  (r"final_norm/gain", P()),
-  (r"head/kernel", P("fsdp", "tensor")),
+SPLIT_BY = types.MappingProxyType(
+  {"V": "tensor", "M": "fsdp", "HD": "tensor", "KD": "tensor", "I": "tensor"}
 )
+"""The mesh axis that splits each axis of parameters; the others stay whole."""
 
 BATCH = P(("data", "fsdp"), "context")
 ATTENTION = types.MappingProxyType(
@@ -158,16 +145,12 @@ def param_spec(path: str) -> P:
   """Returns the spec of the parameter at `path`, in whichever group of layers.
 
   Raises:
-    ValueError: no rule, or more than one, matches.
+    ValueError: there is no such parameter.
   """
-  of_one_group = re.sub(r"^layers/\d+/", "layers/", path)
-  matches = [s for rule, s in PARAM_RULES if re.fullmatch(rule, of_one_group)]
-  if len(matches) != 1:
-    raise ValueError(
-      f"A parameter must match exactly one sharding rule, got {len(matches)} "
-      f"for {path}. Correct sharding.PARAM_RULES."
-    )
-  return matches[0]
+  parameter = parameters.describe(path)
+  if parameter.is_replicated:
+    return P()
+  return P(*map(SPLIT_BY.get, parameter.axes))
 
 
 def param_shardings(mesh: Mesh, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax import sharding, trees
+from drope_jax import parameters, sharding, trees
 from drope_jax.checkpoint.formats import families, hf_config, leaves
 from drope_jax.cli import configure, memory
 from drope_jax.data.pipeline import DataConfig
@@ -176,8 +176,9 @@ def _theirs(args: argparse.Namespace, compiled: bool) -> dict[str, Any]:
   names = families.FAMILIES["llama"].names
   weights = {}
   for path, leaf in trees.flatten(_params(config)).items():
-    layers = leaf if leaves.is_stacked(path) else leaf[None]
-    turned = layers.mT if leaves.is_transposed(path) else layers
+    parameter = parameters.describe(path)
+    layers = leaf if parameter.is_stacked else leaf[None]
+    turned = layers.mT if parameter.is_matrix else layers
     sources = leaves.source_names(config, names, path)
     for name, array in zip(sources, turned, strict=True):
       weights[name] = torch.tensor(np.asarray(array))
@@ -254,7 +255,7 @@ def _peak(multiply, config: ModelConfig, tokens: int) -> float:
   kernels = [
     (leaf.shape[-2:], leaf.size)
     for path, leaf in shapes.items()
-    if path.endswith("kernel")
+    if parameters.describe(path).is_matrix
   ]
   if config.tied_embeddings:
     table = shapes["embed/table"]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drope_jax import sharding, trees
+from drope_jax import parameters, sharding, trees
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -117,7 +117,11 @@ def plan(
   program = compiling.compile(lowered)
   devices = mesh.devices.ravel()
   moved = trees.flatten(state["params"])
-  adapters = {path: x for path, x in moved.items() if "/lora_" in path}
+  adapters = {
+    path: x
+    for path, x in moved.items()
+    if parameters.describe(path).role is parameters.Role.ADAPTER
+  }
   parts = {
     "state": state,
     "adapters": adapters,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from drope_jax import trees
+from drope_jax import parameters, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
@@ -71,7 +71,7 @@ def of_token(
 def of_forward(config: ModelConfig, context_tokens: int) -> Flops:
   """Returns those of reading, in texts of `context_tokens`, with all logits."""
   S = context_tokens
-  weights = _products(config) + config.vocab_size * config.width
+  weights = _products(config)
   # Queries before the window is full see 1, 2, ... keys.
   pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in _seen(config, S))
   # Two products, of two operations a multiplication.
@@ -94,15 +94,15 @@ def of_prefill(config: ModelConfig, context_tokens: int) -> float:
 
 def of_decoding(config: ModelConfig, context_tokens: int) -> float:
   """Returns those of one more token of a text of `context_tokens`."""
-  weights = _products(config) + config.vocab_size * config.width
+  weights = _products(config)
   width = 4 * config.num_heads * config.head_dim
   return 2 * weights + width * sum(_seen(config, context_tokens))
 
 
 def _products(config: ModelConfig) -> int:
-  """Returns the multiplications a token of all layers' kernels."""
-  shapes = trees.flatten(transformer.param_shapes(config)["layers"])
-  return sum(x.size for path, x in shapes.items() if path.endswith("kernel"))
+  """Returns a token's multiplications by weights, those of the head with it."""
+  shapes = trees.flatten(transformer.param_shapes(config))
+  return sum(shapes[path].size for path in parameters.multiplied(shapes))
 
 
 def _seen(config: ModelConfig, context_tokens: int) -> list[int]:

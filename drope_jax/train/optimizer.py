@@ -4,6 +4,7 @@ To add one: a frozen dataclass with `transform()` (an optimizer) or
 `over(steps, step_tokens)` (a schedule, each length of it in steps or tokens).
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -11,6 +12,9 @@ from typing import Any
 
 import jax
 import optax
+
+from drope_jax import trees
+from drope_jax.parameters import Parameter, Role, describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,21 +205,28 @@ Optimizer = AdamW | Muon
 
 
 def _decays(embeddings: bool, params: Any) -> Any:
-  leaves = ("kernel", "lora_a", "lora_b", *(["table"] if embeddings else []))
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key in leaves, params
-  )
+  def decays(parameter: Parameter) -> bool:
+    return parameter.decays or (embeddings and parameter.role is Role.TABLE)
+
+  return _by_parameter(decays, params)
 
 
 def _muon_dimensions(params: Any) -> Any:
-  # Kernels of the layers are [N, in, out]; the head's [M, V] is AdamW's.
-  stacked = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: (
-      stacked if (path[0].key, path[-1].key) == ("layers", "kernel") else None
-    ),
-    params,
-  )
+  def dimensions(parameter: Parameter) -> Any:
+    axes = parameter.muon_axes
+    return axes and optax.contrib.MuonDimensionNumbers(*axes)
+
+  return _by_parameter(dimensions, params)
+
+
+def _by_parameter(choose: Callable[[Parameter], Any], params: Any) -> Any:
+  """Returns what `choose` says of each parameter, as a tree like theirs."""
+
+  def chosen(path: Any, _: Any) -> Any:
+    name = jax.tree_util.keystr(path, simple=True, separator=trees.SEPARATOR)
+    return choose(describe(name))
+
+  return jax.tree_util.tree_map_with_path(chosen, params)
 
 
 def _require_possible(schedule: Schedule) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax import trees
+from drope_jax import parameters, trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.train.lora import Lora
@@ -95,11 +95,10 @@ class Tuning:
     By the names that `flops.of_token` has for them; shapes are the model's.
     """
     flat = trees.flatten(shapes)
-    head = "head/kernel" if "head/kernel" in flat else "embed/table"
     frozen = sum(
-      x.size - (_size(x, self.chosen[path]) if path in self.chosen else 0)
-      for path, x in flat.items()
-      if path == head or _is_projection(path)
+      flat[path].size
+      - (_size(flat[path], self.chosen[path]) if path in self.chosen else 0)
+      for path in parameters.multiplied(flat)
     )
     adapters = sum(
       self.lora.rank
@@ -167,7 +166,11 @@ def of(phase: TrainPhase, shapes: transformer.Params) -> Tuning:
     ValueError: a pattern of the phase's names nothing.
   """
   flat = trees.flatten(shapes)
-  kernels = {path: x for path, x in flat.items() if _is_projection(path)}
+  kernels = {
+    path: x
+    for path, x in flat.items()
+    if parameters.describe(path).role is parameters.Role.PROJECTION
+  }
   lora = phase.lora
   if phase.trainable is not None:
     chosen = _choose(phase, phase.trainable, flat)
@@ -198,10 +201,6 @@ def _part(x, layers):
 
 def _size(x, layers):
   return x.size if layers is None else x.size // x.shape[0] * len(layers)
-
-
-def _is_projection(path):
-  return path.startswith("layers/") and path.endswith("/kernel")
 
 
 def _replaced(whole, layers, x):

@@ -97,7 +97,7 @@ def open_file(
       gguf_metadata.model_fields(metadata, architecture), architecture, tensors
     )
     if architecture == "llama":
-      _permute(tensors, config)
+      rope_layout.to_ours(tensors, config, NAMES[architecture])
     built = leaves.build(
       config,
       NAMES[architecture],
@@ -208,12 +208,3 @@ def _positions(
 def _shortest(value: float) -> float:
   """Returns the decimal that a float32 was made from: 1e-5, for one."""
   return float(str(np.float32(value)))
-
-
-def _permute(tensors: dict[str, Tensor], config: ModelConfig) -> None:
-  for n in range(config.num_layers):
-    for x in "qk":
-      for part in ("weight", "bias"):
-        name = f"blk.{n}.attn_{x}.{part}"
-        if name in tensors:
-          tensors[name] = rope_layout.half_split(tensors[name], config.head_dim)

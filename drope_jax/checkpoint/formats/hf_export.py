@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from drope_jax import trees
+from drope_jax import parameters, trees
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import (
   export_manifest,
@@ -118,8 +118,9 @@ def _arrays(
     if path in scaled:
       folded = array.astype(np.float32) * np.float32(target.logit_scale)
       array = folded.astype(array.dtype)
-    for one in array if leaves.is_stacked(path) else [array]:
-      yield one.T if leaves.is_transposed(path) else one
+    parameter = parameters.describe(path)
+    for one in array if parameter.is_stacked else [array]:
+      yield one.T if parameter.is_matrix else one
   for constant in target.family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
     for _ in range(config.num_layers):

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from drope_jax import trees
+from drope_jax import parameters, trees
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.checkpoint.streaming import Leaf, Region
@@ -64,24 +64,16 @@ def source_names(
   config: ModelConfig, names: Names, path: str
 ) -> tuple[str, ...]:
   """Returns the names of a leaf's tensors, layer by layer."""
-  layers = range(config.num_layers) if is_stacked(path) else range(1)
+  stacked = parameters.describe(path).is_stacked
+  layers = range(config.num_layers) if stacked else range(1)
   return tuple(names[path].format(n) for n in layers)
-
-
-def is_stacked(path: str) -> bool:
-  """Returns whether a leaf leads with N."""
-  return path.startswith("layers" + trees.SEPARATOR)
-
-
-def is_transposed(path: str) -> bool:
-  """Returns whether a leaf is [in, out] where the source has [out, in]."""
-  return path.endswith("kernel")
 
 
 def source_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Returns the shape of a leaf's tensors at the source."""
-  shape = shape[1:] if is_stacked(path) else shape
-  return shape[::-1] if is_transposed(path) else shape
+  parameter = parameters.describe(path)
+  shape = shape[1:] if parameter.is_stacked else shape
+  return shape[::-1] if parameter.is_matrix else shape
 
 
 def _require_match(shapes, sources, tensors):
@@ -122,7 +114,8 @@ def _dtype(of_leaf: Mapping[str, Tensor], wanted: str) -> np.dtype:
 
 def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
   sources = list(of_leaf.items())
-  stacked, transposed = is_stacked(path), is_transposed(path)
+  parameter = parameters.describe(path)
+  stacked, transposed = parameter.is_stacked, parameter.is_matrix
   # The source's rows: our columns, where it is transposed.
   split_axis = len(shape) - 1 if transposed else int(stacked)
 

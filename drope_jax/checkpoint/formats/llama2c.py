@@ -70,9 +70,7 @@ def open_file(
       f"{path.stat().st_size}. Fetch it again."
     )
   tensors.pop("rope tables", None)
-  for n in range(config.num_layers):
-    for name in (f"wq.{n}", f"wk.{n}"):
-      tensors[name] = rope_layout.half_split(tensors[name], config.head_dim)
+  rope_layout.to_ours(tensors, config, NAMES)
   beside = sorted(path.parent.glob("*.model"))
   return Source(
     config,

@@ -148,10 +148,7 @@ def open_folder(
     config = _config(params, tensors, llama)
     if config.tied_embeddings:
       del tensors[_HEAD]
-    for path in ("layers/attention/q/kernel", "layers/attention/k/kernel"):
-      for name in leaves.source_names(config, NAMES, path):
-        if name in tensors:
-          tensors[name] = rope_layout.half_split(tensors[name], config.head_dim)
+    rope_layout.to_ours(tensors, config, NAMES)
     built = leaves.build(
       config, NAMES, tensors, dtype=dtype, allow_nonfinite=allow_nonfinite
     )

@@ -5,9 +5,15 @@ Hugging Face's and ours (i, i + D/2). Whatever makes q or k is permuted: their
 kernels, biases, and the gains of their norms.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from drope_jax import parameters, trees
+from drope_jax.checkpoint.formats import leaves
 from drope_jax.checkpoint.formats.tensors import Tensor
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
 
 
 def to_half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -20,6 +26,24 @@ def to_interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
   """Returns the inverse of `to_half_split`."""
   halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
   return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def to_ours(
+  tensors: dict[str, Tensor], config: ModelConfig, names: Mapping[str, str]
+) -> None:
+  """Puts in place of each tensor that makes q or k the one in our layout.
+
+  Args:
+    tensors: by their name.
+    config: the model's.
+    names: as `leaves.build` takes them.
+  """
+  for path in trees.flatten(transformer.param_shapes(config)):
+    if not parameters.describe(path).is_rotated:
+      continue
+    for name in leaves.source_names(config, names, path):
+      if name in tensors:
+        tensors[name] = half_split(tensors[name], config.head_dim)
 
 
 def half_split(tensor: Tensor, head_dim: int) -> Tensor:
