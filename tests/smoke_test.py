@@ -147,7 +147,7 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
     *("schema_version", "finished", "created", "code", "models", "text"),
-    *("settings", "fits", "rows"),
+    *("settings", "metrics", "fits", "rows"),
   }
   assert found["settings"]["samples"] == [3]
   lineage = found["models"]["pretrain"]["manifest"]["lineage"]
