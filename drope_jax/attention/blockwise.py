@@ -53,19 +53,23 @@ def attend(
   slopes_KG = None if slopes_H is None else slopes_H.reshape(K, -1)
   arrays = mask._replace(window=None)
 
-  def run(each, rows):
+  def run(each, attend_head, rows):
     def of_row(row):
       *heads, arrays = row
       own = jax.tree.map(lambda x: x[None], arrays)
       own = own._replace(window=mask.window)
       return each(
-        lambda head: _of_head(*head, own, soft_cap, block), (*heads, slopes_KG)
+        lambda head: attend_head(*head, own, soft_cap, block),
+        (*heads, slopes_KG),
       )
 
     return each(of_row, rows)
 
-  in_turns = functools.partial(run, jax.lax.map)
-  together = functools.partial(run, lambda f, xs: jax.vmap(f)(xs))
+  # vmap would run every branch of a switch.
+  by_offset = mask.offset_B is not None
+  one_by_one = _of_head_at_offset if by_offset else _of_head
+  in_turns = functools.partial(run, jax.lax.map, one_by_one)
+  together = functools.partial(run, lambda f, xs: jax.vmap(f)(xs), _of_head)
   rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
   if B * H * min(S, MIN_STRIP) * T <= at_once:
     results = together(rows)
@@ -103,6 +107,40 @@ def _of_head(
       q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, soft_cap
     )
     parts.extend(_in_turns(attend_block, start, stop, block))
+  return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+
+
+def _of_head_at_offset(
+  q_GSD: Array,
+  k_DT: Array,
+  v_DT: Array,
+  slopes_G: Array | None,
+  mask: Mask,
+  soft_cap: float | None,
+  block: int,
+) -> tuple[Array, Array, Array]:
+  """Returns what `_of_head` does, without the keys behind a block's last query.
+
+  The offset is known when it runs, so that each block of queries chooses among
+  `MAX_STRIPS` numbers of keys.
+  """
+  G, S, _ = q_GSD.shape
+  T = k_DT.shape[1]
+  step = max(MIN_STRIP, -(-T // MAX_STRIPS))
+  attend_blocks = [
+    _block_attention(
+      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, soft_cap
+    )
+    for keys in (*range(step, T, step), T)
+  ]
+
+  def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
+    last_key = mask.offset_B[0] + first + count - 1
+    return jax.lax.switch(
+      last_key // step, [lambda f=f: f(first, count) for f in attend_blocks]
+    )
+
+  parts = _in_turns(attend_block, 0, S, max(MIN_STRIP, block // G))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 
