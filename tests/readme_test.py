@@ -71,7 +71,7 @@ def recipe_file(tmp_path, monkeypatch) -> pathlib.Path:
   return file
 
 
-def test_the_recipe_is_what_the_commands_around_it_need(recipe_file):
+def test_the_recipe_matches_the_commands_around_it(recipe_file):
   trains = [_parse(w) for w in COMMAND_LINES if w[0] == "train" and w[1:]]
   plain, changed = (
     configure.build(args.config, recipe.Recipe, args.overrides)
@@ -93,7 +93,7 @@ def test_the_recipe_is_what_the_commands_around_it_need(recipe_file):
   assert changed.phases[1].surgery.qk_norm == "qk"
 
 
-def test_the_evaluations_are_of_known_methods_and_factors():
+def test_the_evaluations_use_known_methods_and_factors():
   known = {"model", *scaling.METHODS}
   evaluations = [_parse(w) for w in COMMAND_LINES if w[0] == "evaluate"]
   assert any(args.positions for args in evaluations)
@@ -162,7 +162,7 @@ def test_the_schemes_wavelengths_are_whole_tokens(resonance):
     resonance.ResonanceRope(least_tokens=0)
 
 
-def test_the_schemes_line_is_all_that_gin_and_checkpoints_need(
+def test_the_catalogue_line_registers_the_scheme_for_gin_and_checkpoints(
   resonance, tmp_path
 ):
   shape = (ROOT / "configs/models/tiny.gin").read_text()
@@ -195,7 +195,7 @@ def test_every_path_exists():
   assert [p for p in sorted(paths - new) if not (ROOT / p).exists()] == []
 
 
-def test_the_map_is_the_layers_that_the_linter_holds():
+def test_the_code_map_has_the_layers_of_the_linter():
   tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
   contract = tools["importlinter"]["contracts"][0]
   assert contract["exhaustive"], "a package may be missing from the layers"
@@ -212,7 +212,7 @@ def test_the_map_is_the_layers_that_the_linter_holds():
     assert path.rstrip("/").removesuffix(".py") == f"drope_jax/{name}"
 
 
-def test_the_names_to_add_to_are_there():
+def test_the_lists_in_the_table_exist():
   rows = re.findall(r"^\| an? .+`[A-Z]+`.+$", PROSE, re.M)
   assert len(rows) == 6, "the table names a list for six of its rows"
   for row in rows:

@@ -94,7 +94,7 @@ def test_tokenize_writes_the_store_of_its_own_tokenizer(data):
   assert made.num_tokens > 100 * 65, "too little text to train on"
 
 
-def test_an_interrupted_training_keeps_its_saves_and_says_how_to_go_on(
+def test_an_interrupted_training_keeps_its_saves_and_says_how_to_resume(
   interrupted,
 ):
   _, _, status, said, steps = interrupted

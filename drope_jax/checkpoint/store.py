@@ -117,7 +117,7 @@ def require_new(directory: Path) -> epath.Path:
   directory = files.absolute(directory)
   if directory.exists() and not files.is_interrupted(directory):
     raise ValueError(
-      f"A checkpoint needs a new directory, got {directory}, which exists. "
+      f"A checkpoint needs a new directory, but {directory} exists. "
       "Choose another, or delete it first."
     )
   if paths.in_bucket(directory):

@@ -388,7 +388,7 @@ def test_loading_checks_arrays_against_the_config(
 
 def test_an_existing_directory_is_never_overwritten(tmp_path, params):
   (tmp_path / "m").mkdir()
-  with pytest.raises(ValueError, match="m, which exists. Choose another"):
+  with pytest.raises(ValueError, match="m exists. Choose another"):
     store.save_model(tmp_path / "m", params, BARE)
 
 

@@ -236,7 +236,7 @@ def test_tokenizing_resumes_after_a_kill(tmp_path, workers):
     ),
     (
       ["packaged:fit", "--tokenizer", "t.json", "--train-vocab=300"],
-      "ends in .model",
+      "end in .model",
     ),
     (
       ["packaged:fit", "--tokenizer", "{packaged}", "--train-vocab=300"],

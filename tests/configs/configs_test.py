@@ -228,7 +228,7 @@ def _plan(step: tuple) -> dict:
   reason="needs libtpu, the TPU's compiler: pip install libtpu",
 )
 @pytest.mark.parametrize("name", PLANNED)
-def test_a_recipe_takes_what_its_header_says(name):
+def test_a_recipes_plan_matches_its_header(name):
   """With libtpu 0.0.51; correct the header if a change of ours changes it."""
   plans = [_plan(step) for step in _steps(name)]
   held = ("params", "optimizer", "teacher", "temporaries")
@@ -253,7 +253,7 @@ def _recipe(name: str) -> Recipe:
   return configure.build(f"recipes/{name}.gin", Recipe)
 
 
-def test_the_from_scratch_runs_differ_in_positions_alone():
+def test_the_from_scratch_runs_differ_only_in_positions():
   """The paper's figure 2: equal tokens, and the drop at 7/8 of the steps."""
   drope, rope, nope = map(
     _recipe, ("from_scratch", "from_scratch_rope", "from_scratch_nope")
@@ -390,7 +390,7 @@ RECALIBRATIONS |= {
 
 
 @pytest.mark.parametrize("name", RECALIBRATIONS)
-def test_a_recalibration_has_the_numbers_of_whom_it_follows(name):
+def test_a_recalibration_has_the_numbers_of_its_source(name):
   surgery, training = _recipe(name).phases
   steps = training.num_steps, training.schedule, training.optimizer
   assert (surgery.surgery, *steps) == RECALIBRATIONS[name]
@@ -421,11 +421,11 @@ def test_every_recipe_of_the_papers_sizes_is_planned():
 )
 def test_the_papers_softmax_scales_are_stated(name, c):
   scales = [f"{logit_scale.scale_at(c, s):.3f}" for s in (2, 4, 8)]
-  stated = f"1 + {c} ln s at s times the context: --logit-scale "
+  stated = f"multiply softmax logits by 1 + {c} ln s: --logit-scale "
   assert f"{stated}{', '.join(scales)} of `drope generate`" in _header(name)
 
 
-def test_the_baselines_from_scratch_differ_in_positions_alone():
+def test_the_from_scratch_baselines_differ_only_in_positions():
   drope, rope = _recipe("qwen2_0_5b_drope"), _recipe("qwen2_0_5b_rope")
   pretrain, surgery, recalibrate = drope.phases
   assert (pretrain.num_steps, recalibrate.num_steps) == (14_000, 2_000)

@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"^```gin\n(.*?)^```$", TEXT, re.S | re.M)
 
 
-def test_the_recipe_reads_the_sampled_store_alone(tmp_path):
+def test_the_recipe_uses_only_the_sampled_store(tmp_path):
   (tmp_path / "own.gin").write_text(BLOCKS[0])
   recipe = configure.build(str(tmp_path / "own.gin"), Recipe)
   (line,) = re.findall(r"^drope (sample .*)$", TEXT, re.M)
@@ -29,7 +29,7 @@ def test_the_recipe_reads_the_sampled_store_alone(tmp_path):
   )
 
 
-def test_the_settings_are_fields_and_recipe_shows_its_defaults():
+def test_the_settings_are_fields_and_show_their_defaults():
   *_, block = BLOCKS
   data, recipe = (
     {field.name: field.default for field in dataclasses.fields(kind)}
