@@ -496,6 +496,14 @@ def test_if_one_of_several_groups_is_gone_all_are_created_anew():
   assert seen.standing is Standing.PREEMPTED
 
 
+def test_machines_that_google_deletes_after_their_time_are_preempted():
+  going = _machines("STOPPING", "STOPPING", action="DELETING")
+  flexible = ways.of(_rented("group", capacity="flex-start"))
+  assert flexible.observe(_answers(going)).standing is Standing.PREEMPTED
+  spot = ways.of(_rented("group"))
+  assert spot.observe(_answers(going)).standing is Standing.DELETING
+
+
 def test_an_old_error_of_a_running_machine_counts_no_more():
   running = _machines(
     "RUNNING", "RUNNING", error="ZONE_RESOURCE_POOL_EXHAUSTED"
