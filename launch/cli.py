@@ -19,12 +19,8 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import os
-import pathlib
-import secrets
-import shlex
 import signal
 import sys
-import tempfile
 import time
 
 from drope_jax.cli import mistakes, terminal
@@ -32,12 +28,12 @@ from launch import (
   access,
   arguments,
   bucket,
-  bundle,
   commands,
   order,
   slice,
   states,
   status,
+  submit,
   ways,
 )
 from launch import watch as watching
@@ -45,8 +41,6 @@ from launch.commands import Run
 from launch.hosts import flags, script
 from launch.slice import Slice
 
-_JOIN_S = 900
-"""For the hosts to meet: one may finish its installation long after another."""
 _ENDED_WELL = (states.Phase.FINISHED, states.Phase.STOPPED)
 
 
@@ -92,80 +86,6 @@ def _create(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   commands.run_all(way.create(), do)
   terminal.say(
     f"{rented.name}: asked for. Its hosts wait for `run RECIPE.gin`."
-  )
-
-
-def _run(rented: Slice, args: argparse.Namespace, do: Run) -> None:
-  for option in ("data", "out"):
-    path = getattr(args, option)
-    if path is not None and not path.startswith("gs://"):
-      raise ValueError(
-        f"--{option} must be gs://BUCKET/..., which all hosts can read, got "
-        f"{path}. Copy it there with `gcloud storage cp -r`."
-      )
-  files = bundle.recipe_files(args.recipe)
-  given = order.read(rented, do)
-  if not args.dry_run:
-    _require_ended(rented, given, do)
-  attempt = 1 if given is None else given.attempt + 1
-  with tempfile.TemporaryDirectory() as folder:
-    wheel = (
-      pathlib.Path(folder, "drope_jax-VERSION-py3-none-any.whl")
-      if args.dry_run
-      else bundle.build_wheel(pathlib.Path(folder))
-    )
-    lock = pathlib.Path(folder, "lock.txt")
-    lock.write_text(bundle.lock())
-    for command in bundle.uploads(rented.folder, wheel, lock, files):
-      do(command)
-    made = _order(rented, args, files, wheel, attempt)
-  state = dataclasses.asdict(watching.begin(attempt, time.time()))
-  do(bucket.write(f"{rented.folder}/watch.json", state))
-  do(order.write(rented, made))
-  for command in ways.of(rented).create():
-    do(command)
-  if not args.dry_run:
-    terminal.say(
-      f"{made.out}: ordered. `python -m launch watch --config "
-      f"{shlex.quote(args.config)}` keeps it going."
-    )
-
-
-def _require_ended(rented: Slice, given: order.Order | None, do: Run) -> None:
-  if given is None:
-    return
-  state = watching.Memory(rented, do).state
-  if state.phase not in states.ENDS and not given.stop:
-    raise ValueError(
-      f"{rented.name} has one run at a time, got another while {given.recipe} "
-      f"is {state.phase}. `stop` it, or give the slices another name."
-    )
-
-
-def _order(rented, args, files, wheel, attempt) -> order.Order:
-  recipe = pathlib.Path(args.recipe)
-  out = args.out or f"{rented.bucket}/runs/{recipe.stem}"
-  overrides = [word for text in args.overrides for word in ("--set", text)]
-  topology = ["--topology", rented.topology] if rented.topology else []
-  return order.Order(
-    attempt=attempt,
-    recipe=recipe.name if files else args.recipe,
-    files=sorted(files),
-    arguments=[
-      *overrides,
-      *("--data", args.data or rented.bucket, "--out", out),
-      *("--distributed", str(_JOIN_S)),
-      *topology,
-    ],
-    out=out,
-    project=rented.project,
-    slices=rented.slices,
-    hosts_of_slice=rented.shape.hosts,
-    wheel=wheel.name,
-    wheel_sha256="0" * 64 if args.dry_run else bundle.digest(wheel),
-    extras=bundle.EXTRAS,
-    token=secrets.token_hex(16),
-    report_every_s=args.report_every_s,
   )
 
 
@@ -307,7 +227,7 @@ def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:
 
 _VERBS = {
   "create": _create,
-  "run": _run,
+  "run": submit.submit,
   "watch": _watch,
   "status": _status,
   "logs": _logs,

@@ -33,7 +33,8 @@ def report(rented: Slice, do: Run, now: float) -> str:
     "run": given.out,
     **_progress(beat, now),
     **_speed(progress.last_metrics(given.out, do) or {}),
-    "preempted": f"{state.preemptions} times; {state.crashes} crashes",
+    "preemptions": f"{state.preemptions}",
+    "crashes": f"{state.crashes}",
     "cost": _cost(rented, state, sight),
   }
   if beat is not None and (left := _left(beat, sight)) is not None:

@@ -112,7 +112,11 @@ class Group(Way):
     )
     return {
       "on-demand": ("--provisioning-model=STANDARD",),
-      "spot": ("--provisioning-model=SPOT", ends),
+      # docs.cloud.google.com/tpu/docs/spot-compute
+      "spot": (
+        "--provisioning-model=SPOT",
+        "--instance-termination-action=STOP",
+      ),
       "reserved": reserved,
       "calendar": reserved,
       "flex-start": (
@@ -178,7 +182,10 @@ class Group(Way):
     actions = {i.get("currentAction", "NONE") for i in found}
     states = {i.get("instanceStatus") for i in found}
     if actions & {"DELETING", "ABANDONING"}:
-      return Seen(Standing.DELETING, "DELETING")
+      # Google itself deletes them when a reservation or flex-start ends.
+      ends = self.rented.capacity not in ("on-demand", "spot")
+      standing = Standing.PREEMPTED if ends else Standing.DELETING
+      return Seen(standing, "DELETING")
     if len(found) < self.rented.shape.hosts:
       # A new group's list fills; one that was whole has lost a machine.
       return Seen(Standing.PROVISIONING, f"{len(found)} machines")

@@ -9,8 +9,7 @@ from typing import Any
 
 from launch import commands
 from launch.commands import Command, Run
-from launch.hosts import bootstrap, script
-from launch.slice import LABEL
+from launch.ways import manifest
 from launch.ways.way import Seen, Standing, Way, worst
 
 # container.googleapis.com's NodePool.Status.
@@ -22,7 +21,6 @@ _POOLS = {
   "STOPPING": Standing.DELETING,
 }
 _SHUT_DOWN = {"NodeShutdown", "Terminated", "Preempted", "Preempting"}
-_NAME = "host"
 
 
 class JobSet(Way):
@@ -117,77 +115,7 @@ class JobSet(Way):
     }[rented.capacity]
 
   def manifest(self) -> str:
-    """Returns the JobSet, in JSON, which kubectl reads as it does YAML."""
-    rented = self.rented
-    described = {
-      "apiVersion": "jobset.x-k8s.io/v1alpha2",
-      "kind": "JobSet",
-      "metadata": {"name": rented.name, "labels": {LABEL: rented.name}},
-      "spec": {
-        "failurePolicy": {"maxRestarts": 0},
-        "replicatedJobs": [
-          {
-            "name": f"slice-{number}",
-            "replicas": 1,
-            "template": {"spec": self._job(number, pool)},
-          }
-          for number, pool in enumerate(rented.slice_names)
-        ],
-      },
-    }
-    return json.dumps(described, indent=2)
-
-  def _job(self, number: int, pool: str) -> dict[str, Any]:
-    """Returns the pods of a slice, on its own node pool.
-
-    JobSet's exclusive placement would find that pool by itself. But it waits
-    for a node before it makes all pods, and flex-start waits for all pods.
-    """
-    rented, hosts = self.rented, self.rented.shape.hosts
-    return {
-      "parallelism": hosts,
-      "completions": hosts,
-      "completionMode": "Indexed",
-      # `watch` decides what is tried again, and what is not.
-      "backoffLimit": 0,
-      "template": {
-        "metadata": {"labels": {LABEL: rented.name}},
-        "spec": self._pod(number, pool),
-      },
-    }
-
-  def _pod(self, number: int, pool: str) -> dict[str, Any]:
-    rented, shape = self.rented, self.rented.shape
-    tpus = {"google.com/tpu": shape.chips_on_a_host}
-    return {
-      "restartPolicy": "Never",
-      "serviceAccountName": rented.service_account,
-      # For a save. A node that is taken back gives its pods less.
-      "terminationGracePeriodSeconds": 600,
-      "nodeSelector": {
-        "cloud.google.com/gke-tpu-accelerator": shape.chip.gke_accelerator,
-        "cloud.google.com/gke-tpu-topology": shape.topology,
-        "cloud.google.com/gke-nodepool": pool,
-      },
-      "containers": [
-        {
-          "name": _NAME,
-          "image": rented.image,
-          "command": ["python3", "-c", script.source()],
-          # A start-up script that fails says why in its last line.
-          "terminationMessagePolicy": "FallbackToLogsOnError",
-          "env": [
-            {"name": bootstrap.VARIABLE, "value": rented.folder},
-            {
-              "name": "POD_IP",
-              "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
-            },
-            {"name": "JOB_INDEX", "value": str(number)},
-          ],
-          "resources": {"requests": tpus, "limits": tpus},
-        }
-      ],
-    }
+    return json.dumps(manifest.describe(self.rented), indent=2)
 
   def delete(self) -> list[Command]:
     """Source: kubectl and gcloud reference, delete of each."""
@@ -273,7 +201,14 @@ class JobSet(Way):
   def ssh(self, index: int, machine: str, words: str | None) -> Command:
     """Source: kubectl reference, exec; a pod's machine is its name."""
     return self._kubectl(
-      *("exec", "--stdin", "--tty", machine, f"--container={_NAME}", "--"),
+      *(
+        "exec",
+        "--stdin",
+        "--tty",
+        machine,
+        f"--container={manifest.CONTAINER}",
+        "--",
+      ),
       *(("sh", "-c", words) if words else ("bash",)),
     )
 

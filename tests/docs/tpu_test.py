@@ -1,6 +1,8 @@
 """docs/tpu.md: its commands run, on a fake Google Cloud, and its facts hold."""
 
+import dataclasses
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -9,7 +11,17 @@ import pytest
 
 from drope_jax.cli import configure
 from drope_jax.cli import main as drope
-from launch import access, cli, machine, prices, slice, states
+from drope_jax.train import heartbeat
+from launch import (
+  access,
+  cli,
+  machine,
+  order,
+  prices,
+  slice,
+  states,
+  status,
+)
 from launch import watch as watching
 from launch.hosts import flags
 from launch.ways.way import Standing
@@ -122,3 +134,68 @@ def test_what_watch_says_is_what_it_says():
   sight = states.Sight(seen, (), None, 0.0)
   state, _ = machine.step(state, sight, states.Policy(hosts=4))
   assert watching.describe(state, sight) in TEXT
+
+
+def _amid_the_run(command) -> str:
+  """Answers as Google Cloud would after three hours, and one preemption."""
+  hours, step_s = 3600.0, 1.7
+  given = {field.name: None for field in dataclasses.fields(order.Order)}
+  given |= {"out": "gs://my-bucket/drope/runs/smollm_360m_drope", "stop": False}
+  state = states.State(
+    states.Phase.RUNNING,
+    since=hours,
+    reason="training",
+    attempt=2,
+    active_since=hours,
+    preemptions=1,
+    active_s=3 * hours,
+    now=3 * hours,
+  )
+  beat = heartbeat.Heartbeat(
+    process=0,
+    processes=4,
+    host="t1v-n-0-w-0",
+    pid=1,
+    begun=0.0,
+    started=hours,
+    time=3 * hours,
+    doing=heartbeat.Doing.STEPPING,
+    phase="recalibrate",
+    step=6_070,
+    stepped=3 * hours,
+    last_step=30_000,
+    saved_step=6_000,
+    saved=3 * hours - 70 * step_s,
+  )
+  record = {"said": "", "code": None, "state": "running", "updated": 3 * hours}
+  records = [
+    json.dumps(record | {"slice": 0, "worker": n, "host": f"t1v-n-0-w-{n}"})
+    for n in range(4)
+  ]
+  metrics = {
+    "loss": 2.853,
+    "tokens_per_s_per_chip": 38_550,
+    "mfu_causal": 0.501,
+    "goodput": 0.962,
+  }
+  answers = {
+    "run.json": json.dumps(given),
+    "watch.json": json.dumps(dataclasses.asdict(state)),
+    "0.json": json.dumps(dataclasses.asdict(beat)),
+    "*.json": "\n".join(records),
+    "metrics.jsonl": json.dumps(metrics),
+  }
+  words = command.args
+  if "queued-resources" in words:
+    return json.dumps({"state": {"state": "ACTIVE"}})
+  if "objects" in words:
+    return json.dumps({"generation": "1"})
+  return answers[words[-1].rpartition("/")[2]]
+
+
+def test_what_status_prints_is_its_example():
+  rented = slice.read(
+    ROOT / "launch/slices/v5e-16-spot.toml", {}, placeholders=True
+  )
+  printed = status.report(rented, _amid_the_run, 3 * 3600.0)
+  assert f"```\n{printed}\n```" in TEXT, printed

@@ -358,7 +358,8 @@ def test_status_says_how_far_it_is_and_what_it_costs():
     "9,400",
     "47.0%",
     "90.0%",
-    "0 times; 0 crashes",
+    "preemptions    0",
+    "crashes        0",
     "chip-hours",
     "1 h 6 min",  # 50 steps took 1,000 s, and 200 are left.
   ):

@@ -237,16 +237,19 @@ def _strict(schema):
   return strict
 
 
-SCHEMA = _strict(
-  json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+SCHEMA = jsonschema.Draft202012Validator(
+  _strict(
+    json.loads(
+      (pathlib.Path(__file__).parent / "jobset_schema.json").read_text()
+    )
+  )
 )
 
 
-@pytest.mark.parametrize(
-  "rented", [r for r in EVERY if r.way == "jobset"], ids=_id
-)
-def test_every_manifest_fits_the_published_schema(rented):
-  jsonschema.validate(json.loads(ways.of(rented).manifest()), SCHEMA)
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("kind", chips.CHIPS)
+def test_every_manifest_fits_the_published_schema(kind, slices):
+  SCHEMA.validate(_jobset(kind=kind, slices=slices))
 
 
 @pytest.mark.parametrize(
@@ -491,6 +494,14 @@ def test_if_one_of_several_groups_is_gone_all_are_created_anew():
   running = _machines("RUNNING", "RUNNING")
   seen = rented.observe(_answers(running, "NOT_FOUND: x"))
   assert seen.standing is Standing.PREEMPTED
+
+
+def test_machines_that_google_deletes_after_their_time_are_preempted():
+  going = _machines("STOPPING", "STOPPING", action="DELETING")
+  flexible = ways.of(_rented("group", capacity="flex-start"))
+  assert flexible.observe(_answers(going)).standing is Standing.PREEMPTED
+  spot = ways.of(_rented("group"))
+  assert spot.observe(_answers(going)).standing is Standing.DELETING
 
 
 def test_an_old_error_of_a_running_machine_counts_no_more():

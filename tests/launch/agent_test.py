@@ -1,0 +1,156 @@
+"""The agent trains each attempt once, and ends a training that has to end."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from drope_jax.exits import Exit
+from launch.hosts import agent, bootstrap, place, training
+
+ORDER = {
+  "attempt": 1,
+  "recipe": "recipes/tiny.gin",
+  "files": [],
+  "arguments": ["--out", "gs://b/runs/tiny"],
+  "project": "p",
+  "slices": 1,
+  "hosts_of_slice": 1,
+  "wheel_sha256": "w",
+  "token": "t",
+  "stop": False,
+  "report_every_s": 0.02,
+}
+
+
+class Training:
+  """One that ends by itself, or when it is told to.
+
+  Attributes:
+    started: the arguments of all.
+    ends: whether it ends by itself.
+  """
+
+  started: list[list[str]] = []
+  ends = True
+
+  def __init__(self, arguments, variables, folder, log):
+    self.started.append(list(arguments))
+    log.write_text("a line\n")
+    self._saving: int | None = None
+
+  def poll(self):
+    if self.ends:
+      return 0
+    if self._saving is None:
+      return None
+    self._saving -= 1
+    return None if self._saving else int(Exit.TERMINATED)
+
+  def end(self):
+    assert self._saving is None, "it was told twice"
+    self._saving = 10
+
+  def last_line(self):
+    return "a line"
+
+
+class Host:
+  """A host of the run, with the bucket that its agent uses."""
+
+  def __init__(self):
+    self.objects: dict[str, bytes] = {}
+    self.order(**ORDER)
+
+  def order(self, **changes) -> None:
+    found = json.loads(self.objects.get("gs://b/x/run.json", b"{}"))
+    self.objects["gs://b/x/run.json"] = json.dumps(found | changes).encode()
+
+  def start(self) -> None:
+    self.agent = agent.Agent("gs://b/x", "w")
+    self._thread = threading.Thread(target=self.agent.run, daemon=True)
+    self._thread.start()
+
+  def end(self) -> None:
+    self.agent.terminate()
+    self._thread.join(30)
+    assert not self._thread.is_alive()
+
+  def record(self, attempt: int) -> dict:
+    found = self.objects.get(f"gs://b/x/hosts/{attempt}/0-0.json", b"{}")
+    return json.loads(found)
+
+  def await_state(self, attempt: int, state: str) -> dict:
+    deadline = time.monotonic() + 30
+    while self.record(attempt).get("state") != state:
+      assert time.monotonic() < deadline, self.objects
+      time.sleep(0.01)
+    return self.record(attempt)
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+  """A host of one slice; its agent has not started yet."""
+  host = Host()
+  monkeypatch.setenv("DROPE_ROOT", str(tmp_path))
+  monkeypatch.setattr(bootstrap, "get", host.objects.get)
+  monkeypatch.setattr(bootstrap, "put", host.objects.__setitem__)
+  monkeypatch.setattr(bootstrap, "metadata", lambda path: None)
+  monkeypatch.setattr(agent.cloud_log, "send", lambda *args: None)
+  where = place.Place(0, 0, "vm", "10.0.0.1")
+  monkeypatch.setattr(place, "find", lambda slices: where)
+  monkeypatch.setattr(agent, "_TICK_S", 0.01)
+  monkeypatch.setattr(training, "Training", Training)
+  monkeypatch.setattr(Training, "started", [])
+  return host
+
+
+def test_it_waits_for_the_next_order_after_a_clean_end(host):
+  host.start()
+  assert host.await_state(1, "exited")["code"] == 0
+  time.sleep(0.1)
+  assert len(Training.started) == 1, "a clean end was run again"
+  host.order(attempt=2)
+  assert host.await_state(2, "exited")["said"] == "a line"
+  host.end()
+  assert Training.started == [["recipes/tiny.gin", *ORDER["arguments"]]] * 2
+
+
+def test_what_it_began_before_a_crash_it_does_not_begin_again(host):
+  record = {"state": "running", "code": None, "host": "vm"}
+  host.objects["gs://b/x/hosts/1/0-0.json"] = json.dumps(record).encode()
+  host.start()
+  assert host.await_state(1, "exited")["code"] == Exit.BUG
+  host.end()
+  assert Training.started == []
+
+
+def test_stopped_before_its_training_it_begins_none(host):
+  host.order(stop=True)
+  host.start()
+  found = host.await_state(1, "exited")
+  assert (found["code"], found["notice"]) == (Exit.TERMINATED, "stop")
+  host.end()
+  assert Training.started == []
+
+
+@pytest.mark.parametrize(
+  ("changes", "notice"),
+  [({"stop": True}, "stop"), ({"attempt": 2}, "attempt"), ({}, "shutdown")],
+)
+def test_a_training_is_told_to_end_once_and_why(
+  host, monkeypatch, changes, notice
+):
+  monkeypatch.setattr(Training, "ends", False)
+  if notice == "shutdown":  # It comes at once, whenever the next report is due.
+    host.order(report_every_s=1000.0)
+  host.start()
+  host.await_state(1, "running")
+  if changes:
+    host.order(**changes)
+  else:
+    host.agent.terminate()
+  found = host.await_state(1, "exited")
+  host.end()
+  assert (found["code"], found["notice"]) == (Exit.TERMINATED, notice)
