@@ -12,7 +12,7 @@ QK_NORM_SCOPES = ("joint", "head")
 NORM_PLACEMENTS = ("pre", "post", "both")
 
 MOST_LAYERS = 10_000
-"""Of a model; each takes time and memory before any weight is there."""
+"""The most that a model may have; each takes memory before it has weights."""
 
 _MOST = 2**31 - 1  # Indices are int32.
 
@@ -54,26 +54,26 @@ class ModelConfig:
   Attributes:
     vocab_size: V.
     num_layers: N.
-    width: M, the residual stream's.
+    width: M, of the residual stream.
     num_heads: H, query heads.
     num_kv_heads: K, key/value heads; divides H.
-    head_dim: D; free of width / num_heads.
-    mlp_width: I, the SwiGLU's hidden width.
-    context_tokens: the context length the weights were trained at; the base
-      of every length factor.
+    head_dim: D; need not be width / num_heads.
+    mlp_width: I, of the SwiGLU's hidden layer.
+    context_tokens: the context length that the weights were trained at. Length
+      factors are multiples of it.
     positional: a scheme for all layers, or a `Pattern`.
     qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
     qk_norm_scope: "joint", one norm over all heads, before they are split (the
-      DroPE paper's); "head", one over each head's channels (Qwen3's).
+      DroPE paper, OLMo 2); "head", one over each head's channels (Qwen3).
     norm_placement: where a layer's norms are: "pre", on what attention and the
       MLP read (Llama); "post", on what they add to the residual stream (OLMo
       2); "both" (Gemma 2).
     qkv_bias: whether q, k and v have biases.
     tied_embeddings: whether the output head is the embedding, transposed.
     norm_eps: added to the mean square in every RMSNorm.
-    logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
-    logit_scale_slope: c of 1 + c ln s, which multiplies them too where s, a
-      sequence's length / context_tokens, is above 1; None: none was fitted.
+    logit_scale: multiplies the attention logits, besides 1 / sqrt(D).
+    logit_scale_slope: c. Logits of a sequence of s * context_tokens, s > 1, are
+      also multiplied by 1 + c ln s. None: no slope was fitted.
     logit_soft_cap: bounds the attention logits, as cap * tanh(logits / cap)
       (Gemma 2); None: nothing does.
     layer_groups: of layers that differ, first layer first; () where all layers
@@ -176,7 +176,7 @@ class ModelConfig:
     return tuple(map(slice, [0, *stops], stops))
 
   def logit_scale_at(self, tokens: int) -> float:
-    """Returns what multiplies the logits of a sequence of so many tokens.
+    """Returns the logit scale of a sequence of so many tokens.
 
     Source: the DroPE paper (arXiv:2512.12167): beta(s) = 1 + c ln s.
     """

@@ -1,9 +1,9 @@
 """The modules of one transformer layer, in Flax NNX.
 
-Parameters are plain kernels [in, out]; heads are split after the projection,
-so that the joint QK norm of the DroPE paper has all of a token's channels. The
-axes B and S may be joined into one, since each token is projected and
-normalized alone. Projections have the names that `remat` knows them by.
+Kernels are [in, out], and heads are split after the projection, so that a joint
+QK norm has all of a token's channels. B and S may be joined into one axis,
+since each token is projected and normalized alone. `checkpoint_name` gives each
+projection the name that the policies of `remat` use.
 """
 
 from typing import Any
@@ -22,10 +22,9 @@ from drope_jax.model.forward_pass import QKV, LayerPass
 class Linear(nnx.Module):
   """x @ kernel (+ bias) (+ x @ lora_a @ lora_b); kernel [in, out], bias [out].
 
-  Kernels start normal with deviation gain / sqrt(in): 0.016 at width 4096,
-  near the usual 0.02, and at the widths of small models an attention that
-  sees something from the start. (With 0.02 at width 128 copying is not learnt
-  in 1,000 steps; with this, in 450.)
+  Kernels start normal with deviation gain / sqrt(in). At width 4096 that is
+  0.016, near the usual 0.02. In small models it is larger, which they need: at
+  width 128 they learn to copy in 450 steps, and with 0.02 not in 1,000.
   """
 
   def __init__(
@@ -175,7 +174,7 @@ class Layer(nnx.Module):
 
 
 def residual_gain(config: ModelConfig) -> float:
-  """Returns the gain of kernels that write to the residual stream.
+  """Returns the gain of the kernels whose output the residual stream adds.
 
   Source: GPT-2, section 2.3: 1 / sqrt(number of residual writes).
   """
@@ -187,10 +186,10 @@ def _normalized(norm: RMSNorm | None, x_BSM: Array) -> Array:
 
 
 def _stored(x: Any) -> Any:
-  """Returns x, computed once: it, and its gradient, are arrays in memory.
+  """Returns x, which XLA then computes once and stores, as its gradient.
 
-  Else XLA for TPUs computes them again in each tile of each matrix product that
-  reads them, which then waits for exponentials.
+  XLA for TPUs would otherwise compute them again in each tile of each matrix
+  product that reads them, which then waits for exponentials.
   """
   return jax.lax.optimization_barrier(x)
 
