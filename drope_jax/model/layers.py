@@ -6,6 +6,7 @@ since each token is projected and normalized alone. `checkpoint_name` gives each
 projection the name that the policies of `remat` use.
 """
 
+import functools
 from typing import Any
 
 from flax import nnx
@@ -124,20 +125,24 @@ class Attention(nnx.Module):
     return x_BSM.reshape(*x_BSM.shape[:-1], -1, self.head_dim)
 
 
-class SwiGLU(nnx.Module):
-  """down(silu(gate x) * up x)."""
+class GatedMLP(nnx.Module):
+  """down(activation(gate x) * up x): SwiGLU or GeGLU."""
 
-  def __init__(self, config: ModelConfig, mlp_width: int, *, rngs: nnx.Rngs):
-    M, I = config.width, mlp_width
+  def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
+    M, I = config.width, group.mlp_width
     self.gate = Linear(M, I, rngs=rngs)
     self.up = Linear(M, I, rngs=rngs)
     self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config))
+    self.activation = {
+      "silu": nnx.silu,
+      "gelu_tanh": functools.partial(nnx.gelu, approximate=True),
+    }[group.mlp_activation]
 
   def __call__(self, x_BSM: Array) -> Array:
     gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
     up_BSI = checkpoint_name(self.up(x_BSM), "mlpwi_1")
     gate_BSI, up_BSI = _stored((gate_BSI, up_BSI))
-    y_BSI = _stored(nnx.silu(gate_BSI) * up_BSI)
+    y_BSI = _stored(self.activation(gate_BSI) * up_BSI)
     return checkpoint_name(self.down(y_BSI), "mlpwo")
 
 
@@ -157,7 +162,7 @@ class Layer(nnx.Module):
     self.attention = Attention(config, rngs=rngs)
     self.attention_post_norm = norm("post", "both")
     self.mlp_norm = norm("pre", "both")
-    self.mlp = SwiGLU(config, group.mlp_width, rngs=rngs)
+    self.mlp = GatedMLP(config, group, rngs=rngs)
     self.mlp_post_norm = norm("post", "both")
 
   def __call__(
