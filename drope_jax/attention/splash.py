@@ -1,4 +1,4 @@
-"""Attention by JAX's own TPU kernel, splash: the peer of `flash_tpu`."""
+"""Attention by splash, the TPU kernel that comes with JAX."""
 
 from typing import Any
 
@@ -31,17 +31,17 @@ def attend(
   padded = -(-S // block) * block
 
   def pad(x: Array) -> Array:
-    # What is added comes last, so that no query of ours sees it.
+    # The padding comes last, so that no real query sees it.
     widths = [(0, 0), (0, padded - S)] + [(0, 0)] * (x.ndim - 2)
     return jnp.pad(x, widths)
 
   if mask.window is None:
-    shown = splash.CausalMask((padded, padded))
+    kernel_mask = splash.CausalMask((padded, padded))
   else:
     window = (int(mask.window) - 1, 0)
-    shown = splash.LocalMask((padded, padded), window, offset=0)
+    kernel_mask = splash.LocalMask((padded, padded), window, offset=0)
   kernel = splash.make_splash_mha_single_device(
-    splash.MultiHeadMask([shown] * H),
+    splash.MultiHeadMask([kernel_mask] * H),
     block_sizes=splash.BlockSizes(
       block_q=block,
       block_kv=block,

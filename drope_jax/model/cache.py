@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far."""
+"""The key-value cache."""
 
 from typing import NamedTuple
 
@@ -10,15 +10,15 @@ from drope_jax.model.config import ModelConfig
 
 
 class Cache(NamedTuple):
-  """Keys (with positions and norms in them) and values, right-padded.
+  """Keys, normed and rotated, and values of all layers, padded on the right.
 
-  Slots are the last axis, as decoding's products read them; XLA would copy a
-  cache of another layout.
+  Slots are the last axis, since decoding's matrix products read them so. XLA
+  would copy a cache of another layout.
 
   Attributes:
-    k_NBKDT, v_NBKDT: T slots a sequence; slot t holds position t.
-    length_B: int32 tokens read so far. Slots from there on hold nothing that
-      any query sees, since they lie in its future.
+    k_NBKDT, v_NBKDT: T slots for each sequence; slot t holds position t.
+    length_B: int32 tokens read so far. No query sees the slots after them,
+      since they are in its future.
   """
 
   k_NBKDT: Array
@@ -28,16 +28,16 @@ class Cache(NamedTuple):
   def write(
     self, layer: Array, k_BSKD: Array, v_BSKD: Array, *, from_empty: bool
   ) -> tuple["Cache", Array, Array]:
-    """Returns the cache with S more tokens in one layer, and that layer.
+    """Returns the cache with S more tokens in a layer, and its k_BTKD, v_BTKD.
 
-    `length_B` stays: the caller advances it once, after the last layer. Since
-    it may be traced, a token past the last slot is lost without an error: the
-    caller makes room for all that is read.
+    `length_B` stays as it is: the caller advances it once, after the last
+    layer. It may be traced, so a token beyond the last slot is lost without an
+    error. The caller makes a cache with room for all tokens.
 
     Args:
       layer: its index.
-      k_BSKD, v_BSKD: of the tokens.
-      from_empty: promises that `length_B` is 0.
+      k_BSKD, v_BSKD: of the new tokens.
+      from_empty: the caller promises that `length_B` is 0.
 
     Raises:
       ValueError: even an empty cache has no room for S tokens.
@@ -51,7 +51,7 @@ class Cache(NamedTuple):
       )
 
     def written(cached_NBKDT: Array, x_BSKD: Array) -> Array:
-      if from_empty:  # One block, where a scatter would want another layout.
+      if from_empty:  # One block; a scatter would need another layout.
         x_BKDS = jnp.moveaxis(x_BSKD, 1, -1)
         return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
       row_B1 = jnp.arange(B)[:, None]

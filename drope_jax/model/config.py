@@ -10,11 +10,19 @@ from drope_jax.positional import pattern as patterns
 QK_NORMS = ("none", "q", "k", "qk")
 QK_NORM_SCOPES = ("joint", "head")
 NORM_PLACEMENTS = ("pre", "post", "both")
+MLP_ACTIVATIONS = ("silu", "gelu_tanh")
 
 MOST_LAYERS = 10_000
-"""Of a model; each takes time and memory before any weight is there."""
+"""The most that a model may have; each takes memory before it has weights."""
 
 _MOST = 2**31 - 1  # Indices are int32.
+
+_CHOICES = {
+  "qk_norm": QK_NORMS,
+  "qk_norm_scope": QK_NORM_SCOPES,
+  "norm_placement": NORM_PLACEMENTS,
+  "mlp_activation": MLP_ACTIVATIONS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +32,13 @@ class LayerGroup:
   Attributes:
     num_layers: of the group.
     mlp_width: I.
-    norm_placement: where a layer's norms are.
+    norm_placement, mlp_activation: as in `ModelConfig`.
   """
 
   num_layers: int
   mlp_width: int | None = None
   norm_placement: str | None = None
+  mlp_activation: str | None = None
 
   def __post_init__(self):
     for name in ("num_layers", "mlp_width"):
@@ -39,12 +48,9 @@ class LayerGroup:
           f"LayerGroup.{name} must be at least 1 and at most {_MOST}, got "
           f"{value}. Set it to the model's."
         )
-    if self.norm_placement not in (None, *NORM_PLACEMENTS):
-      raise ValueError(
-        "LayerGroup.norm_placement must be one of "
-        f"{', '.join(NORM_PLACEMENTS)}, got {self.norm_placement!r}. Name one "
-        "of these."
-      )
+    for name in ("norm_placement", "mlp_activation"):
+      if getattr(self, name) is not None:
+        _require_choice(self, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +60,30 @@ class ModelConfig:
   Attributes:
     vocab_size: V.
     num_layers: N.
-    width: M, the residual stream's.
+    width: M, of the residual stream.
     num_heads: H, query heads.
     num_kv_heads: K, key/value heads; divides H.
-    head_dim: D; free of width / num_heads.
-    mlp_width: I, the SwiGLU's hidden width.
-    context_tokens: the context length the weights were trained at; the base
-      of every length factor.
+    head_dim: D; need not be width / num_heads.
+    mlp_width: I, of the MLP's hidden layer.
+    context_tokens: the context length that the weights were trained at. Length
+      factors are multiples of it.
     positional: a scheme for all layers, or a `Pattern`.
     qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
     qk_norm_scope: "joint", one norm over all heads, before they are split (the
-      DroPE paper's); "head", one over each head's channels (Qwen3's).
+      DroPE paper, OLMo 2); "head", one over each head's channels (Qwen3).
     norm_placement: where a layer's norms are: "pre", on what attention and the
       MLP read (Llama); "post", on what they add to the residual stream (OLMo
       2); "both" (Gemma 2).
+    mlp_activation: of the MLP's gate: "silu" (SwiGLU: Llama) or "gelu_tanh"
+      (GeGLU with the approximation by tanh: Gemma).
     qkv_bias: whether q, k and v have biases.
     tied_embeddings: whether the output head is the embedding, transposed.
+    embedding_scale: multiplies the embeddings that the first layer reads, in
+      their dtype (sqrt(M): Gemma), but not the head, where the two are tied.
     norm_eps: added to the mean square in every RMSNorm.
-    logit_scale: multiplies the attention logits beyond 1 / sqrt(D).
-    logit_scale_slope: c of 1 + c ln s, which multiplies them too where s, a
-      sequence's length / context_tokens, is above 1; None: none was fitted.
+    logit_scale: multiplies the attention logits, besides 1 / sqrt(D).
+    logit_scale_slope: c. Logits of a sequence of s * context_tokens, s > 1, are
+      also multiplied by 1 + c ln s. None: no slope was fitted.
     logit_soft_cap: bounds the attention logits, as cap * tanh(logits / cap)
       (Gemma 2); None: nothing does.
     layer_groups: of layers that differ, first layer first; () where all layers
@@ -98,6 +108,8 @@ class ModelConfig:
   logit_scale_slope: float | None = None
   norm_placement: str = "pre"
   logit_soft_cap: float | None = None
+  mlp_activation: str = "silu"
+  embedding_scale: float = 1.0
   layer_groups: tuple[LayerGroup, ...] = ()
 
   def __post_init__(self):
@@ -125,7 +137,12 @@ class ModelConfig:
         f"heads serve equal groups, got {self.num_heads} heads and "
         f"{self.num_kv_heads} key/value heads. Change one of them."
       )
-    for name in ("norm_eps", "logit_scale", "logit_soft_cap"):
+    for name in (
+      "norm_eps",
+      "logit_scale",
+      "logit_soft_cap",
+      "embedding_scale",
+    ):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(
@@ -137,16 +154,8 @@ class ModelConfig:
         "ModelConfig.logit_scale_slope must be finite and at least 0, got "
         f"{self.logit_scale_slope}. Set it to the slope that was fitted."
       )
-    for name, choices in (
-      ("qk_norm", QK_NORMS),
-      ("qk_norm_scope", QK_NORM_SCOPES),
-      ("norm_placement", NORM_PLACEMENTS),
-    ):
-      if getattr(self, name) not in choices:
-        raise ValueError(
-          f"ModelConfig.{name} must be one of {', '.join(choices)}, got "
-          f"{getattr(self, name)!r}. Name one of these."
-        )
+    for name in _CHOICES:
+      _require_choice(self, name)
     for scheme in patterns.layer_schemes(self.positional, self.num_layers):
       # A rotary scheme refuses a head_dim it cannot pair.
       getattr(scheme, "frequencies", lambda D: None)(self.head_dim)
@@ -165,6 +174,7 @@ class ModelConfig:
         group.num_layers,
         self.mlp_width if group.mlp_width is None else group.mlp_width,
         group.norm_placement or self.norm_placement,
+        group.mlp_activation or self.mlp_activation,
       )
       for group in self.layer_groups or (LayerGroup(self.num_layers),)
     )
@@ -176,7 +186,7 @@ class ModelConfig:
     return tuple(map(slice, [0, *stops], stops))
 
   def logit_scale_at(self, tokens: int) -> float:
-    """Returns what multiplies the logits of a sequence of so many tokens.
+    """Returns the logit scale of a sequence of so many tokens.
 
     Source: the DroPE paper (arXiv:2512.12167): beta(s) = 1 + c ln s.
     """
@@ -190,3 +200,12 @@ class ModelConfig:
   @property
   def norms_k(self) -> bool:
     return "k" in self.qk_norm
+
+
+def _require_choice(config: ModelConfig | LayerGroup, name: str) -> None:
+  value, choices = getattr(config, name), _CHOICES[name]
+  if value not in choices:
+    raise ValueError(
+      f"{type(config).__name__}.{name} must be one of {', '.join(choices)}, "
+      f"got {value!r}. Name one of these."
+    )

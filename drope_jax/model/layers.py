@@ -1,11 +1,12 @@
 """The modules of one transformer layer, in Flax NNX.
 
-Parameters are plain kernels [in, out]; heads are split after the projection,
-so that the joint QK norm of the DroPE paper has all of a token's channels. The
-axes B and S may be joined into one, since each token is projected and
-normalized alone. Projections have the names that `remat` knows them by.
+Kernels are [in, out], and heads are split after the projection, so that a joint
+QK norm has all of a token's channels. B and S may be joined into one axis,
+since each token is projected and normalized alone. `checkpoint_name` gives each
+projection the name that the policies of `remat` use.
 """
 
+import functools
 from typing import Any
 
 from flax import nnx
@@ -22,10 +23,9 @@ from drope_jax.model.forward_pass import QKV, LayerPass
 class Linear(nnx.Module):
   """x @ kernel (+ bias) (+ x @ lora_a @ lora_b); kernel [in, out], bias [out].
 
-  Kernels start normal with deviation gain / sqrt(in): 0.016 at width 4096,
-  near the usual 0.02, and at the widths of small models an attention that
-  sees something from the start. (With 0.02 at width 128 copying is not learnt
-  in 1,000 steps; with this, in 450.)
+  Kernels start normal with deviation gain / sqrt(in). At width 4096 that is
+  0.016, near the usual 0.02. In small models it is larger, which they need: at
+  width 128 they learn to copy in 450 steps, and with 0.02 not in 1,000.
   """
 
   def __init__(
@@ -125,20 +125,24 @@ class Attention(nnx.Module):
     return x_BSM.reshape(*x_BSM.shape[:-1], -1, self.head_dim)
 
 
-class SwiGLU(nnx.Module):
-  """down(silu(gate x) * up x)."""
+class GatedMLP(nnx.Module):
+  """down(activation(gate x) * up x): SwiGLU or GeGLU."""
 
-  def __init__(self, config: ModelConfig, mlp_width: int, *, rngs: nnx.Rngs):
-    M, I = config.width, mlp_width
+  def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
+    M, I = config.width, group.mlp_width
     self.gate = Linear(M, I, rngs=rngs)
     self.up = Linear(M, I, rngs=rngs)
     self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config))
+    self.activation = {
+      "silu": nnx.silu,
+      "gelu_tanh": functools.partial(nnx.gelu, approximate=True),
+    }[group.mlp_activation]
 
   def __call__(self, x_BSM: Array) -> Array:
     gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
     up_BSI = checkpoint_name(self.up(x_BSM), "mlpwi_1")
     gate_BSI, up_BSI = _stored((gate_BSI, up_BSI))
-    y_BSI = _stored(nnx.silu(gate_BSI) * up_BSI)
+    y_BSI = _stored(self.activation(gate_BSI) * up_BSI)
     return checkpoint_name(self.down(y_BSI), "mlpwo")
 
 
@@ -158,7 +162,7 @@ class Layer(nnx.Module):
     self.attention = Attention(config, rngs=rngs)
     self.attention_post_norm = norm("post", "both")
     self.mlp_norm = norm("pre", "both")
-    self.mlp = SwiGLU(config, group.mlp_width, rngs=rngs)
+    self.mlp = GatedMLP(config, group, rngs=rngs)
     self.mlp_post_norm = norm("post", "both")
 
   def __call__(
@@ -175,7 +179,7 @@ class Layer(nnx.Module):
 
 
 def residual_gain(config: ModelConfig) -> float:
-  """Returns the gain of kernels that write to the residual stream.
+  """Returns the gain of the kernels whose output the residual stream adds.
 
   Source: GPT-2, section 2.3: 1 / sqrt(number of residual writes).
   """
@@ -187,10 +191,10 @@ def _normalized(norm: RMSNorm | None, x_BSM: Array) -> Array:
 
 
 def _stored(x: Any) -> Any:
-  """Returns x, computed once: it, and its gradient, are arrays in memory.
+  """Returns x, which XLA then computes once and stores, as its gradient.
 
-  Else XLA for TPUs computes them again in each tile of each matrix product that
-  reads them, which then waits for exponentials.
+  XLA for TPUs would otherwise compute them again in each tile of each matrix
+  product that reads them, which then waits for exponentials.
   """
   return jax.lax.optimization_barrier(x)
 

@@ -1,7 +1,7 @@
-"""Which of a layer's activations the backward pass finds, by MaxText's names.
+"""Rematerialization policies of a layer, by MaxText's names.
 
-What a policy neither saves nor offloads is computed again from the layer's
-input. Saved, in ascending order of memory:
+The backward pass computes again, from the layer's input, what a policy neither
+saves nor offloads. The policies save, in ascending order of memory:
 
   full                               nothing
   save_out_proj                      out_proj
@@ -12,9 +12,9 @@ input. Saved, in ascending order of memory:
   minimal_with_context               every projection, and context
   none                               everything
 
-"context" is attention's output and log-sum-exp, with which the backward kernel
-need not run the forward one again. The kernels for TPUs name it; the other
-backends make their gradient from queries, keys and values, and save nothing.
+"context" is attention's output and log-sum-exp. With it the backward pass does
+not run the forward kernel again. Only the kernels for TPUs have it: the other
+backends compute their gradient from queries, keys and values.
 """
 
 from collections.abc import Callable
@@ -35,17 +35,18 @@ _SAVED = {
 _OFFLOADED = {"qkv_proj_offloaded": _QKV, "minimal_offloaded": _PROJECTIONS}
 
 POLICIES = ("none", *_SAVED, *_OFFLOADED)
-"""The offloaded ones keep what they save in the host's pinned memory."""
+"""The offloaded policies keep what they save in the host's pinned memory."""
 
 
 def apply(name: str, body: Callable, in_loop: bool) -> Callable:
-  """Returns a layer's function that saves as policy `name` has it.
+  """Returns a layer's function that saves what a policy says.
 
   Args:
-    name: in `POLICIES`.
+    name: of the policy, in `POLICIES`.
     body: the layer's function.
-    in_loop: whether a loop runs it, whose bounds alone keep the compiler from
-      merging what is computed again with what was computed before.
+    in_loop: whether it is the body of a loop. The compiler does not merge
+      computations across a loop's iterations. Elsewhere a barrier has to keep
+      it from merging the second computation with the first.
 
   Raises:
     ValueError: there is no such policy.

@@ -46,7 +46,7 @@ def run(
   def body(carry, inputs):
     x_BSM, cache = carry
     adapters, weights, own = inputs
-    if adapters:  # The weights that they adapt are frozen.
+    if adapters:  # The other weights are frozen.
       weights = jax.tree.map(_row_major, weights)
     layer = nnx.merge(graph, adapters, weights)
     layer_pass = LayerPass(shared, own)
@@ -63,9 +63,9 @@ def run(
 
 
 def _row_major(x: Array) -> Array:
-  """Returns an array in row-major layout, within a compiled program.
+  """Returns an array that a compiled program keeps in row-major layout.
 
-  A TPU's compiler would have the kernels of q, k and v transposed. Of weights
-  that no step changes it makes one copy of all layers: 3 GiB for Llama-2-7B.
+  The TPU's compiler prefers the kernels of q, k and v transposed. If no step
+  changes them, it would copy those of all layers: 3 GiB for Llama-2-7B.
   """
   return layout.with_layout_constraint(x, layout.Layout(tuple(range(x.ndim))))

@@ -70,6 +70,7 @@ class Transformer(nnx.Module):
       rngs: streams "params", and "layers" for the layers.
     """
     V, M = config.vocab_size, config.width
+    self.embedding_scale = config.embedding_scale
     self.embed = nnx.Dict(
       table=nnx.Param(
         0.02 * jax.random.normal(rngs.params(), (V, M), jnp.float32)
@@ -105,6 +106,8 @@ class Transformer(nnx.Module):
       cache: what was read before; its `length_B` stays.
     """
     x_BSM = shared.join(self.embed.table[...][tokens_BS])
+    if self.embedding_scale != 1:
+      x_BSM *= self.embedding_scale
     captured = []
     for group, own in zip(self.stacks, shared.groups, strict=True):
       x_BSM, cache, of_group = stack.run(group, x_BSM, cache, shared, own)

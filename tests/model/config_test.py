@@ -66,6 +66,8 @@ def test_a_size_below_one_is_refused(config, name):
     ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),
     ({"qk_norm_scope": "all"}, r"one of joint, head, got 'all'\. Name one"),
     ({"norm_placement": "mid"}, r"one of pre, post, both, got 'mid'\. Name"),
+    ({"mlp_activation": "relu"}, r"one of silu, gelu_tanh, got 'relu'\. Name"),
+    ({"embedding_scale": 0.0}, r"embedding_scale must be finite and above 0"),
     (
       {"layer_groups": (LayerGroup(2),)},
       r"two or more that add up to num_layers, got \[2\] for 2\. Change",
@@ -107,6 +109,7 @@ def test_an_odd_head_dim_suits_schemes_that_pair_nothing(config, scheme):
     ({"num_layers": 0}, r"num_layers must be at least 1.*got 0\. Set it"),
     ({"mlp_width": 0}, r"mlp_width must be at least 1.*got 0\. Set it"),
     ({"norm_placement": "mid"}, r"one of pre, post, both, got 'mid'\. Name"),
+    ({"mlp_activation": "relu"}, r"one of silu, gelu_tanh, got 'relu'\. Name"),
   ],
 )
 def test_an_impossible_group_is_refused(fields, message):
@@ -116,13 +119,16 @@ def test_an_impossible_group_is_refused(fields, message):
 
 def test_a_group_has_the_models_own_where_it_says_nothing(config):
   (whole,) = config.groups
-  assert whole == LayerGroup(config.num_layers, config.mlp_width, "pre")
+  assert whole == LayerGroup(config.num_layers, config.mlp_width, "pre", "silu")
   config = dataclasses.replace(
     config,
     norm_placement="post",
-    layer_groups=(LayerGroup(1, mlp_width=8), LayerGroup(1, None, "pre")),
+    layer_groups=(
+      LayerGroup(1, mlp_width=8),
+      LayerGroup(1, norm_placement="pre", mlp_activation="gelu_tanh"),
+    ),
   )
   assert config.groups == (
-    LayerGroup(1, 8, "post"),
-    LayerGroup(1, config.mlp_width, "pre"),
+    LayerGroup(1, 8, "post", "silu"),
+    LayerGroup(1, config.mlp_width, "pre", "gelu_tanh"),
   )

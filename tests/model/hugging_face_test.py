@@ -45,10 +45,11 @@ LAYER = {
   "mlp/up/kernel": "mlp.up_proj.weight",
   "mlp/down/kernel": "mlp.down_proj.weight",
 }
-# Where norms stand after attention and the MLP, theirs of attention has the
-# name that Llama has for the one before the MLP.
+# Norms after attention and the MLP. That of attention has the name that Llama
+# has for the norm before the MLP.
 POST_NORMS = {
   "attention_post_norm/gain": "post_attention_layernorm.weight",
+  "mlp_norm/gain": "pre_feedforward_layernorm.weight",
   "mlp_post_norm/gain": "post_feedforward_layernorm.weight",
 }
 
@@ -58,13 +59,21 @@ def _rope(kind="default", **parameters):
   return {"rope_type": kind, "rope_theta": 1e4, **parameters}
 
 
+def _config_class(family):
+  text = f"{family}TextConfig"  # Of families with images.
+  return getattr(transformers, text, None) or getattr(
+    transformers, f"{family}Config"
+  )
+
+
 def _with_random_weights(theirs):
   """Fills in weights of which no gain is one and no bias zero."""
   generator = torch.Generator().manual_seed(0)
   for name, weight in theirs.named_parameters():
     weight.normal_(generator=generator)
     if name.endswith("norm.weight"):
-      weight.mul_(0.3).add_(1)
+      zero = theirs.config.model_type.startswith("gemma")  # Adds one by itself.
+      weight.mul_(0.3).add_(0 if zero else 1)
     else:
       weight.mul_(0.3 if weight.ndim == 1 else weight.shape[-1] ** -0.5)
   return theirs.eval()
@@ -97,15 +106,14 @@ def _params(theirs, config):
 
   def take(path, name):
     weight = state.pop(name)
+    if path.endswith("gain") and theirs.config.model_type.startswith("gemma"):
+      weight = 1 + weight
     return weight.T if path.endswith("kernel") else weight
 
   flat = {
     path: take(path, name) for path, name in ENDS.items() if name in state
   }
-  layer = LAYER
-  if config.norm_placement == "post":
-    layer = {p: n for p, n in LAYER.items() if p != "mlp_norm/gain"}
-    layer |= POST_NORMS
+  layer = LAYER if config.norm_placement == "pre" else LAYER | POST_NORMS
   for path, name in layer.items():
     names = [f"model.layers.{n}.{name}" for n in range(config.num_layers)]
     if names[0] in state:
@@ -174,6 +182,49 @@ CASES = {
     {"num_key_value_heads": 2},
     {"norm_placement": "post", "qk_norm": "qk"},
   ),
+  "Gemma 2, but for its cap of the final logits": (
+    "Gemma2",
+    {
+      "num_key_value_heads": 2,
+      "head_dim": 16,
+      "query_pre_attn_scalar": 24,
+      "attn_logit_softcapping": 2.0,
+      "final_logit_softcapping": None,
+      "sliding_window": 100,
+    },
+    {
+      "norm_placement": "both",
+      "mlp_activation": "gelu_tanh",
+      "embedding_scale": 32**0.5,
+      "logit_scale": (16 / 24) ** 0.5,
+      "logit_soft_cap": 2.0,
+      "positional": Pattern((Rope(), Rope()), (100, None)),
+    },
+  ),
+  "Gemma 3, two thetas, a norm per head": (
+    "Gemma3",
+    {
+      "num_hidden_layers": 3,
+      "num_key_value_heads": 2,
+      "head_dim": 16,
+      "query_pre_attn_scalar": 24,
+      "sliding_window": 100,
+      "layer_types": [*["sliding_attention"] * 2, "full_attention"],
+      "rope_parameters": {
+        "sliding_attention": _rope(),
+        "full_attention": _rope() | {"rope_theta": 1e6},
+      },
+    },
+    {
+      "norm_placement": "both",
+      "mlp_activation": "gelu_tanh",
+      "embedding_scale": 32**0.5,
+      "qk_norm": "qk",
+      "qk_norm_scope": "head",
+      "logit_scale": (16 / 24) ** 0.5,
+      "positional": Pattern((Rope(), Rope(), Rope(1e6)), (100, 100, None)),
+    },
+  ),
   "Mistral, a window": (
     "Mistral",
     {"num_key_value_heads": 2, "sliding_window": 100},
@@ -194,9 +245,7 @@ def test_logits_are_transformers_at_every_position(forward, name):
   settings = SIZES | {"rope_parameters": _rope()} | settings
   theirs = _with_random_weights(
     getattr(transformers, f"{family}ForCausalLM")(
-      getattr(transformers, f"{family}Config")(
-        **settings, attn_implementation="eager"
-      )
+      _config_class(family)(**settings, attn_implementation="eager")
     )
   )
   config = _config(theirs, **choices)

@@ -110,8 +110,10 @@ class Heads(Choice):
       return f"a width of {M}, no multiple of {H} heads"
     if self.fill_width and M != H * D:
       return f"a width of {M}, not the {H} heads times head_dim {D}"
-    if config.logit_soft_cap is not None:
-      return "a soft cap of attention's logits"
+    # No family has these yet.
+    for name in ("logit_soft_cap", "mlp_activation", "embedding_scale"):
+      if (value := getattr(config, name)) != getattr(ModelConfig, name):
+        return f"{name} {value}"
     return None
 
 
