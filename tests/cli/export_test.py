@@ -52,6 +52,7 @@ CONFIG = ModelConfig(
   context_tokens=1024,
 )
 HEAD_NORM = {"qk_norm": "qk", "qk_norm_scope": "head"}
+POST_NORM = {"qk_norm": "qk", "norm_placement": "post"}
 JOINT_NORM = {"qk_norm": "qk", "head_dim": 8}  # The heads fill the width.
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
@@ -112,6 +113,21 @@ CASES = {
     | {"tied_embeddings": True, "qkv_bias": True, "num_kv_heads": 4},
     ["--logit-scale", "1.5"],
     "OlmoeForCausalLM",
+  ),
+  "post-norms, positions dropped in layers without a window": (
+    POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
+    [],
+    "Olmo3ForCausalLM",
+  ),
+  "post-norms, dropped": (
+    POST_NORM | {"positional": Nope()},
+    [],
+    "Olmo2ForCausalLM",
+  ),
+  "slow pairs dropped, as ERNIE 4.5": (
+    {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
+    ["--architecture", "ernie4_5"],
+    "Ernie4_5ForCausalLM",
   ),
   "a logit scale in q": (
     {"positional": Nope(), "qkv_bias": True},
@@ -393,7 +409,7 @@ def _stock_configs(draw):
     mlp_width=draw(st.integers(1, 20)),
     context_tokens=draw(st.integers(8, 4096)),
     positional=Pattern(schemes, windows if any(windows) else ()),
-    **draw(st.sampled_from(({}, HEAD_NORM, {"qk_norm": "qk"}))),
+    **draw(st.sampled_from(({}, HEAD_NORM, {"qk_norm": "qk"}, POST_NORM))),
     qkv_bias=draw(st.booleans()),
     tied_embeddings=draw(st.booleans()),
     norm_eps=draw(st.sampled_from((1e-5, 3e-7))),
@@ -550,6 +566,10 @@ ARCHITECTURES = {
   "qwen3": HEAD_NORM | {"positional": Nope()},
   "smollm3": {"positional": Pattern((Rope(), Nope()))},
   "olmoe": JOINT_NORM | {"positional": Nope()},
+  "olmo2": POST_NORM | {"positional": Nope()},
+  "olmo3": POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
+  "seed_oss": {"qkv_bias": True},
+  "ernie4_5": {},
 }
 
 

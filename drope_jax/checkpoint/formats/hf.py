@@ -10,6 +10,7 @@ from drope_jax.checkpoint.formats import (
   families,
   hf_config,
   leaves,
+  rope_layout,
   safetensors_io,
   torch_file,
   vocabulary_files,
@@ -56,6 +57,8 @@ def open_folder(
   tensors = _tensors(folder)
   try:
     _drop_non_weights(tensors, config, family)
+    if family.interleaved:
+      rope_layout.to_ours(tensors, config, family.names)
     built = leaves.build(
       config,
       family.names,

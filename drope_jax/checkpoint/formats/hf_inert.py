@@ -130,6 +130,7 @@ _TRAINING = frozenset(
     "hidden_dropout",
     "initializer_range",
     "neftune_noise_alpha",
+    "residual_dropout",
     "pretraining_tp",  # Splits a product, and changes its rounding alone.
   }
 )
