@@ -1,7 +1,9 @@
 """The model families of Hugging Face folders: one record each.
 
-A record says what the family's weights are called and which way of saying each
-choice its config.json has. Nothing else knows a family by name.
+A record says what the family's weights are called, and by which fields of
+config.json it makes each choice. Readers and writers go by the record. Only
+`hf_architecture`, which orders the families, and `cli.export`, which knows what
+other clients make of them, name one.
 """
 
 from collections.abc import Mapping
