@@ -6,7 +6,7 @@ config.json it makes each choice. Readers and writers go by the record. Only
 other clients make of them, name one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import types
 from typing import Any
@@ -92,6 +92,9 @@ class Family:
       config.json says each choice.
     interleaved: whether RoPE rotates channels (2i, 2i + 1) of a head, and not
       (i, i + D/2), so that q and k are stored in another order.
+    merged: tensors that hold the rows of several parameters, which `names` has
+      as if they were apart: the tensor's name to our paths, in order. Such a
+      family is read and not written.
     names: our path to their name, in which {} is the layer's number; for every
       path that the family may have.
     defaults: of fields that all families share, where this one's are others.
@@ -107,6 +110,7 @@ class Family:
   mlp: Choice = Choice()
   softmax_scale: Choice = Choice()
   interleaved: bool = False
+  merged: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -201,6 +205,23 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
         "rms_norm_eps": 1e-5,
         "rope_theta": 5e5,
         "tie_word_embeddings": True,
+      },
+    ),
+    "phi3": Family(
+      "Phi3ForCausalLM",
+      windows=OneWindow(),
+      merged={
+        _LAYER + "self_attn.qkv_proj.weight": [
+          f"layers/attention/{x}/kernel" for x in "qkv"
+        ],
+        _LAYER + "mlp.gate_up_proj.weight": [
+          f"layers/mlp/{x}/kernel" for x in ("gate", "up")
+        ],
+      },
+      defaults={
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
+        "original_max_position_embeddings": 4096,
       },
     ),
     "llama_drope": Family(

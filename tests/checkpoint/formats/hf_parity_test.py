@@ -92,6 +92,21 @@ CASES = {
       "max_position_embeddings": 4096,
     },
   ),
+  "Phi-3, a window": ("Phi3", {"sliding_window": 100}),
+  "Phi-3, LongRoPE": (
+    "Phi3",
+    {
+      "num_key_value_heads": 4,
+      "max_position_embeddings": 1024,
+      "original_max_position_embeddings": 256,
+      "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 2.0**16,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [1.0, 2.0, 4.0, 1e30],
+      },
+    },
+  ),
   "Seed-OSS": ("SeedOss", {"head_dim": 16}),
   "ERNIE 4.5": (
     "Ernie4_5",
