@@ -3,9 +3,10 @@
 The architecture is the plainest that transformers has and that holds the model
 exactly: what it came from, or Llama, Mistral, Qwen2, Qwen3; SmolLM3 where
 layers have no positions; OLMoE with one expert where norms of q and k are over
-all heads. The folder needs no code of ours. A model without positions is not
-held to its trained context: config.json has the length that it was evaluated
-to, with --results, or else 8 times the trained one.
+all heads; OLMo 2 or 3 where norms follow attention and the MLP. The folder
+needs no code of ours. A model without positions is not held to its trained
+context: config.json has the length that it was evaluated to, with --results, or
+else 8 times the trained one.
 
   drope export runs/drope --out drope-hf
   drope export runs/drope --out drope-hf --results runs/scores
@@ -255,7 +256,7 @@ def _for_other_clients(config: ModelConfig, model_type: str) -> str:
   Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
   the folder says.
   """
-  if model_type == "olmoe":
+  if model_type in ("olmoe", "olmo2", "olmo3"):
     return "; vLLM and llama.cpp run it as docs/convert.md says"
   schemes = hf_layers.Layers.of(config).schemes
   dropped = [scheme == Nope() for scheme in schemes]

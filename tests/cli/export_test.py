@@ -52,6 +52,7 @@ CONFIG = ModelConfig(
   context_tokens=1024,
 )
 HEAD_NORM = {"qk_norm": "qk", "qk_norm_scope": "head"}
+POST_NORM = {"qk_norm": "qk", "norm_placement": "post"}
 JOINT_NORM = {"qk_norm": "qk", "head_dim": 8}  # The heads fill the width.
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
@@ -113,6 +114,21 @@ CASES = {
     ["--logit-scale", "1.5"],
     "OlmoeForCausalLM",
   ),
+  "post-norms, positions dropped in layers without a window": (
+    POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
+    [],
+    "Olmo3ForCausalLM",
+  ),
+  "post-norms, dropped": (
+    POST_NORM | {"positional": Nope()},
+    [],
+    "Olmo2ForCausalLM",
+  ),
+  "slow pairs dropped, as ERNIE 4.5": (
+    {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
+    ["--architecture", "ernie4_5"],
+    "Ernie4_5ForCausalLM",
+  ),
   "a logit scale in q": (
     {"positional": Nope(), "qkv_bias": True},
     ["--logit-scale", "1.5"],
@@ -123,6 +139,20 @@ CASES = {
     ["--logit-scale", "1.5"],
     "Qwen3ForCausalLM",
   ),
+}
+
+
+ARCHITECTURES = {
+  "llama": {},
+  "mistral": {"positional": Pattern((Rope(),), (100,))},
+  "qwen2": {"qkv_bias": True},
+  "qwen3": HEAD_NORM | {"positional": Nope()},
+  "smollm3": {"positional": Pattern((Rope(), Nope()))},
+  "olmoe": JOINT_NORM | {"positional": Nope()},
+  "olmo2": POST_NORM | {"positional": Nope()},
+  "olmo3": POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
+  "seed_oss": {"qkv_bias": True},
+  "ernie4_5": {},
 }
 
 
@@ -347,17 +377,25 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
   assert [entry.operation for entry in after.lineage] == ["convert"] * 2
 
 
-def test_joint_norms_come_back_exactly(tmp_path, drope):
-  config = dataclasses.replace(CONFIG, positional=Nope(), **JOINT_NORM)
+@pytest.mark.parametrize(
+  "name", ["olmoe", "olmo2", "olmo3", "seed_oss", "ernie4_5"]
+)
+def test_a_folder_says_all_of_a_model_without_its_manifest(
+  name, tmp_path, drope
+):
+  # At one dtype less than float32, so that any arithmetic would show.
+  config = dataclasses.replace(CONFIG, **ARCHITECTURES[name])
   params = _save(config, tmp_path / "ours", dtype="bfloat16")
   out, again = tmp_path / "theirs", tmp_path / "again"
-  assert drope("export", tmp_path / "ours", "--out", out).status == 0
-  (out / "drope_manifest.json").unlink()  # By what the folder itself says.
+  options = ["--out", out, "--architecture", name]
+  assert drope("export", tmp_path / "ours", *options).status == 0
+  (out / "drope_manifest.json").unlink()
   assert drope("convert", out, "--out", again).status == 0
   params_again, manifest = store.load_model(again)
   _assert_same(params_again, params)
-  long = {"context_tokens": 8 * config.context_tokens}
-  assert manifest.model == dataclasses.replace(config, **long)
+  written = json.loads((out / "config.json").read_text())
+  context = {"context_tokens": written["max_position_embeddings"]}
+  assert manifest.model == dataclasses.replace(config, **context)
 
 
 def _is_stock(config):
@@ -393,7 +431,7 @@ def _stock_configs(draw):
     mlp_width=draw(st.integers(1, 20)),
     context_tokens=draw(st.integers(8, 4096)),
     positional=Pattern(schemes, windows if any(windows) else ()),
-    **draw(st.sampled_from(({}, HEAD_NORM, {"qk_norm": "qk"}))),
+    **draw(st.sampled_from(({}, HEAD_NORM, {"qk_norm": "qk"}, POST_NORM))),
     qkv_bias=draw(st.booleans()),
     tied_embeddings=draw(st.booleans()),
     norm_eps=draw(st.sampled_from((1e-5, 3e-7))),
@@ -542,15 +580,6 @@ for name in names:
     numpy.save(f"{folder}/logits", model.eval()(tokens_BS).logits.numpy())
   numpy.save(f"{folder}/ids", tokenizer("a whale </s>")["input_ids"])
 """
-
-ARCHITECTURES = {
-  "llama": {},
-  "mistral": {"positional": Pattern((Rope(),), (100,))},
-  "qwen2": {"qkv_bias": True},
-  "qwen3": HEAD_NORM | {"positional": Nope()},
-  "smollm3": {"positional": Pattern((Rope(), Nope()))},
-  "olmoe": JOINT_NORM | {"positional": Nope()},
-}
 
 
 def test_transformers_4_reads_each_architecture(tmp_path, drope):

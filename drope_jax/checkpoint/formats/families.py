@@ -1,32 +1,42 @@
 """The model families of Hugging Face folders: one record each.
 
-A record says what the family's weights are called and which way of saying each
-choice its config.json has. Nothing else knows a family by name.
+A record says what the family's weights are called, and by which fields of
+config.json it makes each choice. Readers and writers go by the record. Only
+`hf_architecture`, which orders the families, and `cli.export`, which knows what
+other clients make of them, name one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import types
 from typing import Any
 
 from drope_jax.checkpoint.formats.hf_choices import (
-  AttentionBias,
   AttentionType,
-  Biases,
   Choice,
   Constant,
-  DenseMlp,
   Heads,
   Norms,
   QkNorm,
-  SingleExpert,
   SoftmaxScale,
 )
-from drope_jax.checkpoint.formats.hf_layers import (
+from drope_jax.checkpoint.formats.hf_positions import (
   NoPositions,
-  OneWindow,
   Positions,
   PositionsByLayer,
+  PositionsByType,
+)
+from drope_jax.checkpoint.formats.hf_projections import (
+  AttentionBias,
+  Biases,
+  DenseMlp,
+  InputBias,
+  NoBiases,
+  SingleExpert,
+)
+from drope_jax.checkpoint.formats.hf_windows import (
+  OneWindow,
+  ThreeInFour,
   UpperWindows,
   Windows,
   WindowsByLayer,
@@ -59,6 +69,11 @@ _ONE_EXPERT = {
   for name in ("gate", "up", "down")
 }
 
+_POST_NORMS = {
+  "layers/attention_post_norm/gain": _LLAMA["layers/mlp_norm/gain"],
+  "layers/mlp_post_norm/gain": _LAYER + "post_feedforward_layernorm.weight",
+}
+
 _ATTENTION_BIAS = AttentionBias(o_bias=_LAYER + "self_attn.o_proj.bias")
 
 BUFFERS = tuple(
@@ -75,6 +90,11 @@ class Family:
     architecture: the causal language model's class.
     heads, norms, qk_norm, biases, positions, windows, mlp, softmax_scale: how
       config.json says each choice.
+    interleaved: whether RoPE rotates channels (2i, 2i + 1) of a head, and not
+      (i, i + D/2), so that q and k are stored in another order.
+    merged: tensors that hold the rows of several parameters, which `names` has
+      as if they were apart: the tensor's name to our paths, in order. Such a
+      family is read and not written.
     names: our path to their name, in which {} is the layer's number; for every
       path that the family may have.
     defaults: of fields that all families share, where this one's are others.
@@ -89,6 +109,8 @@ class Family:
   windows: Windows = Windows()
   mlp: Choice = Choice()
   softmax_scale: Choice = Choice()
+  interleaved: bool = False
+  merged: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -148,6 +170,59 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       mlp=SingleExpert(router=_LAYER + "mlp.gate.weight"),
       names=_LLAMA | _ONE_EXPERT,
       defaults={"rms_norm_eps": 1e-5},
+    ),
+    "olmo2": Family(
+      "Olmo2ForCausalLM",
+      norms=Norms("post"),
+      qk_norm=QkNorm("joint"),
+      biases=_ATTENTION_BIAS,
+      positions=Positions(no_rotation="linear", kind_field="type"),
+      names=_LLAMA | _POST_NORMS,
+      defaults={"rms_norm_eps": 1e-5},
+    ),
+    "olmo3": Family(
+      "Olmo3ForCausalLM",
+      norms=Norms("post"),
+      qk_norm=QkNorm("joint"),
+      biases=_ATTENTION_BIAS,
+      positions=PositionsByType(no_rotation="linear"),
+      windows=ThreeInFour(),
+      names=_LLAMA | _POST_NORMS,
+      defaults={"rms_norm_eps": 1e-5, "rope_theta": 5e5},
+    ),
+    "seed_oss": Family(
+      "SeedOssForCausalLM",
+      heads=Heads(default=128),
+      biases=InputBias(),
+      mlp=DenseMlp(),
+    ),
+    "ernie4_5": Family(
+      "Ernie4_5ForCausalLM",
+      heads=Heads(default=128),
+      biases=NoBiases(),
+      interleaved=True,
+      defaults={
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "tie_word_embeddings": True,
+      },
+    ),
+    "phi3": Family(
+      "Phi3ForCausalLM",
+      windows=OneWindow(),
+      merged={
+        _LAYER + "self_attn.qkv_proj.weight": [
+          f"layers/attention/{x}/kernel" for x in "qkv"
+        ],
+        _LAYER + "mlp.gate_up_proj.weight": [
+          f"layers/mlp/{x}/kernel" for x in ("gate", "up")
+        ],
+      },
+      defaults={
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
+        "original_max_position_embeddings": 4096,
+      },
     ),
     "llama_drope": Family(
       "DroPELlamaForCausalLM",

@@ -5,11 +5,13 @@ import pathlib
 
 import numpy as np
 
+from drope_jax import trees
 from drope_jax.checkpoint.formats import (
   export_manifest,
   families,
   hf_config,
   leaves,
+  rope_layout,
   safetensors_io,
   torch_file,
   vocabulary_files,
@@ -18,6 +20,7 @@ from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.source import Source
 from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
 _TOKENIZERS = (
@@ -56,6 +59,9 @@ def open_folder(
   tensors = _tensors(folder)
   try:
     _drop_non_weights(tensors, config, family)
+    _split_merged(tensors, config, family)
+    if family.interleaved:
+      rope_layout.to_ours(tensors, config, family.names)
     built = leaves.build(
       config,
       family.names,
@@ -131,6 +137,32 @@ def _drop_non_weights(
           f"{constant.must_be}, got {'none' if tensor is None else 'others'} "
           f"for {name}. This checkpoint cannot be read exactly."
         )
+
+
+def _split_merged(
+  tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
+) -> None:
+  """Puts the parts of merged tensors in their place, by the parts' names.
+
+  Raises:
+    ValueError: a merged tensor is missing or of another shape.
+  """
+  shapes = trees.flatten(transformer.param_shapes(config))
+  for merged, paths in family.merged.items():
+    ends = [0]
+    for path in paths:
+      ends.append(ends[-1] + leaves.source_shape(path, shapes[path].shape)[0])
+    want = (ends[-1], config.width)
+    for n in range(config.num_layers):
+      tensor = tensors.pop(merged.format(n), None)
+      if tensor is None or tensor.shape != want:
+        raise ValueError(
+          f"{merged.format(n)} must be {want}, got {tensor and tensor.shape}. "
+          "Use the configuration that the weights were saved with."
+        )
+      for path, start, stop in zip(paths, ends, ends[1:], strict=False):
+        name = family.names[path].format(n)
+        tensors[name] = tensors_lib.part(tensor, start, stop)
 
 
 def _is(tensor: Tensor | None, value: float) -> bool:

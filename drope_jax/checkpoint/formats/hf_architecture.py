@@ -3,9 +3,21 @@
 from collections.abc import Sequence
 
 from drope_jax.checkpoint.formats.families import FAMILIES
+from drope_jax.checkpoint.formats.hf_layers import Layers
 from drope_jax.model.config import ModelConfig
 
-STOCK = ("qwen2", "llama", "mistral", "qwen3", "smollm3", "olmoe")
+STOCK = (
+  "qwen2",
+  "llama",
+  "mistral",
+  "qwen3",
+  "smollm3",
+  "olmoe",
+  "olmo2",
+  "olmo3",
+  "seed_oss",
+  "ernie4_5",
+)
 """Of transformers, plainest first; Qwen2 needs biases: it is before Llama."""
 
 PAPERS = ("qwen2_drope", "llama_drope")
@@ -74,7 +86,9 @@ def misfit(config: ModelConfig, model_type: str) -> str | None:
 
 def _none_holds(config: ModelConfig) -> str:
   """Returns what the error says: the nearest architecture, and what to do."""
-  if config.qk_norm == "none":
+  if config.norm_placement != "pre":
+    nearest = "olmo3" if Layers.of(config).sizes else "olmo2"
+  elif config.qk_norm == "none":
     nearest = "smollm3"
   elif config.qk_norm_scope == "head":
     nearest = "qwen3"

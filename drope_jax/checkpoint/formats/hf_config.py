@@ -4,10 +4,11 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-from drope_jax.checkpoint.formats import fields, hf_layers
+from drope_jax.checkpoint.formats import fields
 from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.families import FAMILIES, Family
 from drope_jax.checkpoint.formats.hf_inert import INERT
+from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING
 from drope_jax.checkpoint.formats.kinds import (
   Flag,
   Kind,
@@ -20,6 +21,8 @@ from drope_jax.checkpoint.formats.kinds import (
 from drope_jax.data import json_object
 from drope_jax.model import config as model_config
 from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Pattern, Scheme
+from drope_jax.positional import pattern as patterns
 
 FILENAME = "config.json"
 
@@ -37,7 +40,7 @@ _KINDS: Mapping[str, Kind] = {
   "rope_scaling": Object(),
   "rope_parameters": Object(),
   "tie_word_embeddings": Flag(),
-  "layer_types": ListOf(OneOf(hf_layers.FULL, hf_layers.SLIDING)),
+  "layer_types": ListOf(OneOf(FULL, SLIDING)),
   "torch_dtype": OneOf("auto", *tensors_lib.FLOATS),
   "dtype": OneOf("auto", *tensors_lib.FLOATS),
   # Of which one value is what the model here does.
@@ -113,7 +116,7 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
     num_kv_heads=values["num_key_value_heads"] or H,
     mlp_width=values["intermediate_size"],
     context_tokens=values["max_position_embeddings"],
-    positional=hf_layers.positional(family.positions, family.windows, values),
+    positional=_positional(family, values),
     tied_embeddings=values["tie_word_embeddings"],
     norm_eps=float(values["rms_norm_eps"]),
     **chosen,
@@ -165,3 +168,20 @@ def _family(data: Mapping[str, Any]) -> Family:
       f"model_type {model_type!r}. Convert another checkpoint."
     )
   return family
+
+
+def _positional(family: Family, values: Mapping[str, Any]) -> Scheme | Pattern:
+  schemes, named = family.positions.schemes(values), values["layer_types"]
+  if named is not None and len(named) != len(schemes):
+    raise ValueError(
+      f"layer_types must have one for each of {len(schemes)} layers, got "
+      f"{len(named)}. Put the model's there."
+    )
+  sizes = family.windows.windows(values, schemes)
+  if named is not None and named != [SLIDING if w else FULL for w in sizes]:
+    raise ValueError(
+      "layer_types must say what the other fields of windows do, got "
+      f"{', '.join(sorted(set(named)))} where the windows are "
+      f"{', '.join(map(str, dict.fromkeys(sizes)))}. Put the model's there."
+    )
+  return patterns.of_layers(schemes, sizes)

@@ -17,6 +17,7 @@ from drope_jax.checkpoint.formats import (
   hf_config,
   hf_tokenizer,
   leaves,
+  rope_layout,
   safetensors_io,
 )
 from drope_jax.checkpoint.formats.safetensors_io import Entry
@@ -120,7 +121,10 @@ def _arrays(
       array = folded.astype(array.dtype)
     parameter = parameters.describe(path)
     for one in array if parameter.is_stacked else [array]:
-      yield one.T if parameter.is_matrix else one
+      rows = one.T if parameter.is_matrix else one
+      if target.family.interleaved and parameter.is_rotated:
+        rows = rope_layout.to_interleaved(rows, config.head_dim)
+      yield rows
   for constant in target.family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
     for _ in range(config.num_layers):

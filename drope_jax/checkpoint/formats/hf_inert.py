@@ -126,10 +126,13 @@ _BOOKKEEPING = frozenset(
 _TRAINING = frozenset(
   {
     "attention_dropout",
+    "embd_pdrop",
     "gradient_checkpointing",
     "hidden_dropout",
     "initializer_range",
     "neftune_noise_alpha",
+    "resid_pdrop",
+    "residual_dropout",
     "pretraining_tp",  # Splits a product, and changes its rounding alone.
   }
 )

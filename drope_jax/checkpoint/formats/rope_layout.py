@@ -1,8 +1,9 @@
-"""Rotary pairs from Meta's layout to ours, once, at the door.
+"""The order of a head's channels: interleaved rotary pairs, or ours.
 
-Meta's code, llama2.c and GGUF's Llamas rotate channels (2i, 2i + 1) of a head;
-Hugging Face's and ours (i, i + D/2). Whatever makes q or k is permuted: their
-kernels, biases, and the gains of their norms.
+Meta's code, llama2.c, GGUF's Llamas and ERNIE 4.5 rotate channels (2i, 2i + 1)
+of a head; the other families and the model here rotate (i, i + D/2). Whatever
+makes q or k is permuted when it is read or written: kernels, biases, and the
+gains of norms.
 """
 
 from collections.abc import Mapping

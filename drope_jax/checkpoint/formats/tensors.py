@@ -85,6 +85,14 @@ def bits(array: np.ndarray) -> np.ndarray:
   return array.view(f"u{array.dtype.itemsize}")
 
 
+def part(tensor: Tensor, start: int, stop: int) -> Tensor:
+  """Returns rows `start` to `stop` of a tensor, as a tensor."""
+  shape = (stop - start, *tensor.shape[1:])
+  return Tensor(
+    shape, tensor.dtype, lambda a, b: tensor.rows(start + a, start + b)
+  )
+
+
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
   """Returns parts of one shape and dtype, end to end along axis 0 or 1."""
   first, count = parts[0], len(parts)

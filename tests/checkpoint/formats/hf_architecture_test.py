@@ -13,7 +13,7 @@ from drope_jax.checkpoint.formats import (
   hf_config,
   hf_layers,
 )
-from drope_jax.model.config import ModelConfig
+from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.positional import (
   Alibi,
   Dynamic,
@@ -42,11 +42,17 @@ CONFIG = ModelConfig(
 )
 DROPPED = dataclasses.replace(CONFIG, positional=Nope())
 ROPE = Rope(5e5)
+POST = dataclasses.replace(DROPPED, norm_placement="post", qk_norm="qk")
 JOINT = dataclasses.replace(DROPPED, width=16, qk_norm="qk")
 
 
 def _with(config=CONFIG, **fields):
   return dataclasses.replace(config, **fields)
+
+
+def _swa(full):
+  """Windows with RoPE in three of four layers, as OLMo 3's."""
+  return Pattern((ROPE, ROPE, ROPE, full), (9, 9, 9, None))
 
 
 def _read_back(fields):
@@ -73,6 +79,11 @@ def _same_model(one, other):
     (_with(DROPPED, qk_norm="qk", qk_norm_scope="head"), "qwen3"),
     (JOINT, "olmoe"),
     (_with(JOINT, positional=ROPE, qkv_bias=True), "olmoe"),
+    (POST, "olmo2"),
+    (_with(POST, positional=ROPE, qkv_bias=True, head_dim=6), "olmo2"),
+    (_with(POST, positional=_swa(ROPE)), "olmo3"),
+    (_with(POST, positional=_swa(Yarn(5e5, 4.0, 16))), "olmo3"),
+    (_with(POST, positional=_swa(Nope())), "olmo3"),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
     (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
@@ -93,7 +104,7 @@ def test_the_plainest_architecture_is_chosen(config, model_type):
 
 
 def test_a_model_leaves_as_what_it_came_from():
-  for name in ("llama", "mistral", "smollm3"):
+  for name in ("llama", "mistral", "smollm3", "seed_oss", "ernie4_5"):
     assert hf_architecture.choose(CONFIG, [name]) == name
   assert hf_architecture.choose(DROPPED, ["llama"]) == "smollm3"
   assert hf_architecture.choose(CONFIG, ["llama_drope"]) == "llama"
@@ -118,6 +129,20 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     (
       _with(JOINT, width=20, positional=ROPE),
       "as it got a width of 20, not the 4 heads times head_dim 4. Add the",
+    ),
+    (
+      _with(POST, positional=Pattern((Nope(),) * 2, (9, None))),
+      "Olmo3ForCausalLM.*other than plain RoPE, Nope.., beside a window",
+    ),
+    (_with(POST, positional=_swa(Rope(1e4))), "two values of theta"),
+    (_with(POST, qk_norm="none"), "Olmo2ForCausalLM.* got no QK norm"),
+    (
+      _with(DROPPED, norm_placement="both"),
+      "'both' as its placement of norms",
+    ),
+    (
+      _with(layer_groups=(LayerGroup(1), LayerGroup(3))),
+      "groups of layers that differ",
     ),
     (_with(JOINT, qk_norm="q"), "got a joint norm on q"),
     (
@@ -225,6 +250,7 @@ def configs(draw):
     # An odd one cannot be turned.
     head_dim=draw(st.sampled_from((4, 6, 10) + (5,) * dropped)),
     positional=Pattern(schemes, windows if any(windows) else ()),
+    norm_placement=draw(st.sampled_from(("pre", "post"))),
     qk_norm=norms[0],
     qk_norm_scope=norms[1],
     qkv_bias=draw(st.booleans()),

@@ -69,6 +69,13 @@ MISTRAL = _as("mistral", "MistralForCausalLM", sliding_window=100)
 SMOLLM3 = _as("smollm3", "SmolLM3ForCausalLM", use_sliding_window=False)
 OLMOE = _as("olmoe", "OlmoeForCausalLM", num_experts=1, num_experts_per_tok=1)
 
+OLMO3 = _as("olmo3", "Olmo3ForCausalLM", sliding_window=100)
+YARN = {
+  "rope_type": "yarn",
+  "factor": 4.0,
+  "original_max_position_embeddings": 8192,
+}
+
 
 def _positional(data):
   return hf_config.from_dict(data)[0].positional
@@ -277,6 +284,21 @@ def test_what_is_not_honoured_is_refused_by_name(fields, named):
   assert "got" in str(refused.value)
 
 
+def test_olmo_3_scales_positions_only_where_there_is_no_window():
+  rope, yarn = Rope(5e5), Yarn(5e5, 4.0, 8192)
+  want = Pattern((rope, rope, rope, yarn), (100, 100, 100, None))
+  assert _positional(OLMO3 | {"rope_scaling": YARN}) == want
+  by_type = {
+    "full_attention": YARN | {"rope_theta": 5e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+  }
+  assert _positional(OLMO3 | {"rope_parameters": by_type}) == want
+  kinds = ["full_attention", "sliding_attention"] * 2
+  assert _positional(OLMO3 | {"layer_types": kinds}) == Pattern(
+    (rope, rope), (None, 100)
+  )
+
+
 @pytest.mark.parametrize(
   ("data", "named"),
   [
@@ -293,6 +315,10 @@ def test_what_is_not_honoured_is_refused_by_name(fields, named):
     (QWEN2 | {"sliding_window": 0}, "sliding_window must be a whole.*got 0"),
     (SMOLLM3 | {"no_rope_layers": [1, 0]}, "each of 4 layers, got 2"),
     (MISTRAL | {"attention_bias": True}, "attention_bias"),
+    (
+      OLMO3 | {"rope_parameters": {"rope_type": "default"}},
+      "for full_attention and for sliding_attention, got rope_type",
+    ),
     (OLMOE | {"num_experts": 64}, "num_experts must be 1, got 64"),
     (OLMOE | {"num_experts": None}, "num_experts must be 1, got none"),
     (OLMOE | {"clip_qkv": 8.0}, "clip_qkv must be None, got 8.0"),

@@ -17,6 +17,13 @@ LLAMA3 = {
   "high_freq_factor": 4.0,
   "original_max_position_embeddings": 128,
 }
+# A power of two, so that no frequency is rounded.
+YARN = {
+  "rope_type": "yarn",
+  "rope_theta": 2.0**16,
+  "factor": 4.0,
+  "original_max_position_embeddings": 1024,
+}
 CASES = {
   "Llama, MHA": ("Llama", {"num_key_value_heads": 4}),
   "Llama, MQA, biases": (
@@ -27,17 +34,11 @@ CASES = {
     "Llama",
     {"tie_word_embeddings": True, "head_dim": 16, "rope_parameters": LLAMA3},
   ),
-  # A power of two, so that no frequency is rounded.
   "Llama, YaRN": (
     "Llama",
     {
       "max_position_embeddings": 4096,
-      "rope_parameters": {
-        "rope_type": "yarn",
-        "rope_theta": 2.0**16,
-        "factor": 4.0,
-        "original_max_position_embeddings": 1024,
-      },
+      "rope_parameters": YARN,
     },
   ),
   "Llama, LongRoPE": (
@@ -74,6 +75,46 @@ CASES = {
   ),
   "Qwen3": ("Qwen3", {"head_dim": 16}),
   "OLMoE, one expert": ("Olmoe", {"num_experts": 1, "num_experts_per_tok": 1}),
+  "OLMo 2": ("Olmo2", {}),
+  "OLMo 2, wide heads, biases, MHA": (
+    "Olmo2",
+    {"head_dim": 16, "attention_bias": True, "num_key_value_heads": 4},
+  ),
+  "OLMo 3, YaRN in every fourth layer": (
+    "Olmo3",
+    {
+      "num_hidden_layers": 4,
+      "sliding_window": 100,
+      "rope_parameters": {
+        "full_attention": YARN,
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2.0**16},
+      },
+      "max_position_embeddings": 4096,
+    },
+  ),
+  "Phi-3, a window": ("Phi3", {"sliding_window": 100}),
+  "Phi-3, LongRoPE": (
+    "Phi3",
+    {
+      "num_key_value_heads": 4,
+      "max_position_embeddings": 1024,
+      "original_max_position_embeddings": 256,
+      "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 2.0**16,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [1.0, 2.0, 4.0, 1e30],
+      },
+    },
+  ),
+  "Seed-OSS": ("SeedOss", {"head_dim": 16}),
+  "ERNIE 4.5": (
+    "Ernie4_5",
+    {
+      "head_dim": 16,
+      "rope_parameters": {"rope_type": "default", "rope_theta": 2.0**16},
+    },
+  ),
   "Mistral, a window": ("Mistral", {"sliding_window": 100}),
   "Mistral, none": ("Mistral", {"sliding_window": None, "head_dim": 16}),
   "SmolLM3": ("SmolLM3", {"num_hidden_layers": 4}),

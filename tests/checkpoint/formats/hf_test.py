@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from drope_jax import trees
 from drope_jax.checkpoint.formats import hf
+from drope_jax.model import transformer
 
 torch = pytest.importorskip("torch")
 
@@ -118,6 +120,20 @@ def test_output_biases_must_be_zeros(folder_of):
   _edit(folder, lambda w: w.pop(name))
   with pytest.raises(ValueError, match=f"none for {name}"):
     _open(folder)
+
+
+def test_a_merged_tensor_that_does_not_fit_is_named(make_theirs, tmp_path):
+  make_theirs("Phi3").save_pretrained(tmp_path)
+  name = "model.layers.1.self_attn.qkv_proj.weight"
+  assert set(_open(tmp_path).leaves) == set(
+    trees.flatten(transformer.param_shapes(_open(tmp_path).config))
+  )
+  _edit(tmp_path, lambda w: w.update({name: w[name][1:]}))
+  with pytest.raises(ValueError, match=rf"{name} must be \(64, 32\), got \(63"):
+    _open(tmp_path)
+  _edit(tmp_path, lambda w: w.pop(name))
+  with pytest.raises(ValueError, match=f"{name} must be .* got None"):
+    _open(tmp_path)
 
 
 def test_an_error_names_the_folder(folder_of):

@@ -1,0 +1,221 @@
+"""Positions as config.json says them, each way read and written."""
+
+from collections.abc import Mapping
+import dataclasses
+import types
+from typing import Any
+
+from drope_jax.checkpoint.formats import hf_layers, rope_parameters
+from drope_jax.checkpoint.formats.hf_choices import Choice
+from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
+from drope_jax.checkpoint.formats.kinds import ListOf, OneOf, Whole
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Alibi, Nope, Rope, Scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions(Choice):
+  """One rotation for all layers.
+
+  Attributes:
+    no_rotation: which of `rope_parameters.NO_ROTATION` a model without
+      positions leaves with.
+    kind_field: what names the kind of a rotation. Both names are read; with
+      "rope_type" transformers 4 refuses OLMo 2.
+  """
+
+  no_rotation: str = "llama3"
+  kind_field: str = "rope_type"
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    """Returns each layer's scheme, by config.json's fields."""
+    return [_rope(values)] * values["num_hidden_layers"]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    without = rope_parameters.NO_ROTATION[self.no_rotation]
+    written = _rope_fields(config, without)
+    if scaling := written["rope_scaling"]:
+      kind = scaling.pop("rope_type")
+      written["rope_scaling"] = {self.kind_field: kind, **scaling}
+    return written
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    layers = Layers.of(config)
+    if layers.rotary and Nope() in layers.schemes:
+      return "layers without positions beside layers with them"
+    return _rotary_misfit(layers)
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    """Returns whether a model without positions leaves with `no_rotation`."""
+    return not Layers.of(config).rotary
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionsByLayer(Positions):
+  """One rotation for some layers, which no_rope_layers names."""
+
+  kinds = types.MappingProxyType(
+    {"no_rope_layers": ListOf(OneOf(0, 1)), "no_rope_layer_interval": Whole()}
+  )
+  defaults = types.MappingProxyType(
+    {"no_rope_layers": None, "no_rope_layer_interval": 4}
+  )
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    scheme, N = _rope(values), values["num_hidden_layers"]
+    rotated = values["no_rope_layers"]
+    if rotated is None:
+      interval = values["no_rope_layer_interval"]
+      rotated = [int((n + 1) % interval != 0) for n in range(N)]
+    if len(rotated) != N:
+      raise ValueError(
+        f"no_rope_layers must have a 0 or 1 for each of {N} layers, got "
+        f"{len(rotated)}. Put the model's there."
+      )
+    # Despite its name, 1 means that the layer has RoPE.
+    return [scheme if rotates else Nope() for rotates in rotated]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    unused = {"rope_type": "default", "rope_theta": 10_000.0}
+    rotated = [int(scheme != Nope()) for scheme in Layers.of(config).schemes]
+    return _rope_fields(config, unused) | {"no_rope_layers": rotated}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return _rotary_misfit(Layers.of(config))
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionsByType(Positions):
+  """Plain RoPE for layers with a window, one rotation for those without.
+
+  transformers 5 has both in rope_parameters, by layer type. transformers 4 has
+  rope_theta for all layers, and rope_scaling for those without a window: it
+  always rotates the others. Both forms are written.
+  """
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    by_type = values["rope_parameters"] or {
+      FULL: values["rope_scaling"],
+      SLIDING: None,
+    }
+    if set(by_type) != {FULL, SLIDING}:
+      raise ValueError(
+        f"rope_parameters must have positions for {FULL} and for {SLIDING}, "
+        f"got {', '.join(by_type)}. Put the model's there."
+      )
+    read = {
+      kind: _rope(values | {"rope_parameters": given, "rope_scaling": None})
+      for kind, given in by_type.items()
+    }
+    return [read[kind] for kind in hf_layers.three_in_four(values)]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    windowed, others = _by_window(config)
+    (plain,) = windowed
+    full = others[0] if others else plain
+    rope = rope_parameters.NO_ROTATION[self.no_rotation] | {
+      "rope_theta": plain.theta
+    }
+    if full != Nope():
+      rope = rope_parameters.write(full, config.head_dim, config.context_tokens)
+    sliding = rope_parameters.write(
+      plain, config.head_dim, config.context_tokens
+    )
+    return _old_form(rope) | {"rope_parameters": {FULL: rope, SLIDING: sliding}}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    windowed, others = _by_window(config)
+    for schemes, which in ((windowed, "with"), (others, "without")):
+      if len(schemes) > 1:
+        return f"{len(schemes)} kinds of positions in layers {which} a window"
+    if not windowed:
+      return "no windows"
+    if not isinstance(windowed[0], Rope):
+      return f"positions other than plain RoPE, {windowed[0]}, beside a window"
+    theta = windowed[0].theta
+    if any(getattr(full, "theta", theta) != theta for full in others):
+      return "two values of theta"
+    return "ALiBi" if Alibi() in others else None
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPositions(Positions):
+  """No positions in any layer, whatever the fields of a rotation say."""
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    _rope(values)  # Refuses what is no rotation.
+    return [Nope()] * values["num_hidden_layers"]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"rope_theta": 10_000.0, "rope_scaling": None}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return "positions in some layers" if Layers.of(config).rotary else None
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    return False
+
+
+def _rope(values: Mapping[str, Any]) -> Scheme:
+  scheme = rope_parameters.read(
+    values["rope_scaling"] or values["rope_parameters"] or {},
+    values["rope_theta"],
+    values["max_position_embeddings"],
+    values["original_max_position_embeddings"],
+  )
+  return rope_parameters.simplest(scheme, values["head_dim"])
+
+
+def _rope_fields(
+  config: ModelConfig, without: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a rotation's fields in transformers 4's form, which 5 reads too.
+
+  Args:
+    config: the model's.
+    without: the rotation that is written where no layer has one.
+  """
+  rotary, rope = Layers.of(config).rotary, without
+  if rotary:
+    rope = rope_parameters.write(
+      rotary[0], config.head_dim, config.context_tokens
+    )
+  return _old_form(rope)
+
+
+def _old_form(rope: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns transformers 4's fields of one rotation."""
+  scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+  is_plain = scaling["rope_type"] == "default"
+  written = {
+    "rope_theta": rope["rope_theta"],
+    "rope_scaling": None if is_plain else scaling,
+  }
+  if scaling["rope_type"] == "longrope":
+    # transformers 4 looks for it here alone.
+    trained = "original_max_position_embeddings"
+    written[trained] = scaling[trained]
+  return written
+
+
+def _by_window(config: ModelConfig) -> tuple[list[Scheme], list[Scheme]]:
+  """Returns the distinct schemes of layers with a window, and of the others."""
+  layers = Layers.of(config)
+  found: tuple[list[Scheme], list[Scheme]] = ([], [])
+  for scheme, window in zip(layers.schemes, layers.windows, strict=True):
+    of_kind = found[window is None]
+    if scheme not in of_kind:
+      of_kind.append(scheme)
+  return found
+
+
+def _rotary_misfit(layers: Layers) -> str | None:
+  if len(layers.rotary) > 1:
+    return f"{len(layers.rotary)} kinds of positions"
+  return "ALiBi" if Alibi() in layers.rotary else None

@@ -1,0 +1,143 @@
+"""Biases and MLPs as config.json says them, each way read and written."""
+
+from collections.abc import Mapping
+import dataclasses
+import types
+from typing import Any
+
+from drope_jax.checkpoint.formats.hf_choices import Choice, Constant
+from drope_jax.checkpoint.formats.kinds import Flag, Kind, Number, OneOf
+from drope_jax.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Biases(Choice):
+  """Biases of q, k and v: always or never.
+
+  Attributes:
+    always: which of the two.
+  """
+
+  always: bool = False
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    return {"attention_bias": OneOf(self.always)}
+
+  defaults = types.MappingProxyType({"attention_bias": None})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": self.always}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.qkv_bias != self.always:
+      return "biases" if config.qkv_bias else "no biases"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionBias(Choice):
+  """Biases of q, k, v and o where attention_bias says so; o's are zeros.
+
+  Attributes:
+    o_bias: the name of o's.
+  """
+
+  o_bias: str
+
+  kinds = types.MappingProxyType({"attention_bias": Flag()})
+  defaults = types.MappingProxyType({"attention_bias": False})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": values["attention_bias"]}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": config.qkv_bias}
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    if not config.qkv_bias:
+      return ()
+    return (
+      Constant(
+        self.o_bias,
+        (config.width,),
+        0.0,
+        like="layers/attention/q/bias",
+        must_be="Attention may have biases on q, k and v alone, so that o's "
+        "must be zeros",
+      ),
+    )
+
+
+class InputBias(Choice):
+  """Biases of q, k and v where attention_bias says so; o has none."""
+
+  kinds = types.MappingProxyType(
+    {"attention_bias": Flag(), "attention_out_bias": OneOf(False)}
+  )
+  defaults = types.MappingProxyType(
+    {"attention_bias": True, "attention_out_bias": False}
+  )
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": values["attention_bias"]}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": config.qkv_bias, "attention_out_bias": False}
+
+
+class NoBiases(Biases):
+  """No biases, which use_bias says too."""
+
+  kinds = types.MappingProxyType({"use_bias": OneOf(False)})
+  defaults = types.MappingProxyType({"use_bias": False})
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"use_bias": False}
+
+
+class DenseMlp(Choice):
+  """An MLP of which mlp_bias says that it has no biases."""
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleExpert(Choice):
+  """An MLP as the only expert of a mixture.
+
+  Whatever the router says, the softmax of one logit is one.
+
+  Attributes:
+    router: the name of its kernel.
+  """
+
+  router: str
+
+  kinds = types.MappingProxyType(
+    {
+      "num_experts": OneOf(1),
+      "num_experts_per_tok": OneOf(1),
+      "norm_topk_prob": Flag(),
+      "output_router_logits": Flag(),
+      "router_aux_loss_coef": Number(),  # Of training.
+      "clip_qkv": OneOf(None),
+    }
+  )
+  # Absent, the first two are 64 and 8.
+  defaults = types.MappingProxyType(
+    {
+      "norm_topk_prob": False,
+      "output_router_logits": False,
+      "router_aux_loss_coef": 0.0,
+      "clip_qkv": None,
+    }
+  )
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"num_experts": 1, "num_experts_per_tok": 1, "clip_qkv": None}
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    shape = (1, config.width)
+    return (Constant(self.router, shape, 0.0, like="layers/mlp/gate/kernel"),)
