@@ -1,4 +1,4 @@
-"""Models side by side, by length: the report's plots and tables of scores."""
+"""The report's plots and tables that compare models by length."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ _PANELS = {
   True: "each with a softmax scale fitted for it here",
 }
 _FEW = 10
-"""Samples of a cell of the heat map below which the caption warns of chance."""
+"""With fewer samples in a cell of the heat map, the caption warns of chance."""
 
 
 def by_topic(
@@ -75,7 +75,7 @@ def _described(metric, name):
 
 
 def _by_position(metric, name, rows):
-  """The series at the longest length, [] where no row has one."""
+  """Returns a plot of the series at the longest length; [] without series."""
   longest = max(row["factor"] for row in rows)
   series = [r for r in rows if r["factor"] == longest and r["series"]]
   if not series:
@@ -115,7 +115,7 @@ def _table(metric, name, scores):
 
 
 def _errors(name, rows) -> list[report.Block]:
-  """A table of the kinds of wrong answers, [] where no row has them."""
+  """Returns a table of the kinds of wrong answers; [] if there are none."""
   rows = [row for row in rows if row.get("errors")]
   if not any(sum(row["errors"].values()) for row in rows):
     return []
@@ -137,7 +137,7 @@ def _errors(name, rows) -> list[report.Block]:
 
 
 def _samples(scores):
-  """Says how many samples there were, by length."""
+  """Returns a sentence on the number of samples at each length."""
   counts = {
     c.factor: sum(map(len, s.outcomes.values())) for c, s in scores.items()
   }
@@ -146,7 +146,7 @@ def _samples(scores):
 
 
 def _panels(scores):
-  """Returns {title: curves by factor}, a panel for each treatment there is."""
+  """Returns {title: curves by factor}, with a panel for each treatment."""
   looks = _looks((c.model, c.method) for c in scores)
   panels = {}
   for fitted in _treatments(scores):
@@ -167,12 +167,12 @@ def _panels(scores):
 
 
 def _treatments(scores):
-  """The treatments that something was measured under, beyond 1×."""
+  """Returns which values `scale_fitted` has: False, True or both."""
   return sorted({c.scale_fitted for c in scores})
 
 
 def _stands(cell, fitted):
-  """Whether a score stands among those of a treatment: at 1× in each."""
+  """Returns whether a score belongs to a treatment; those at 1× do to both."""
   return cell.scale_fitted == fitted or (fitted and cell.factor == 1)
 
 
@@ -183,7 +183,7 @@ def _titled(panels):
 
 
 def _known(ends, values):
-  """The ends of intervals; a value without one has a bar of no length."""
+  """Returns ends of intervals, and the value itself where there is none."""
   return [
     value if end is None else end
     for end, value in zip(ends, values, strict=True)
@@ -195,7 +195,7 @@ def _looks(pairs):
 
 
 def _series_panels(rows):
-  """As `_panels`, by position; of several seeds, the mean."""
+  """Returns as `_panels`, by position; the mean of several seeds."""
   looks = _looks((r["model"], r["method"]) for r in rows)
   panels = {}
   for fitted in sorted({row["scale_fitted"] for row in rows}):
@@ -214,7 +214,7 @@ def _series_panels(rows):
 
 
 def _mean_series(rows):
-  """The mean of several rows' series, {} of none."""
+  """Returns the mean of the rows' series; {} without rows."""
   seeds = [dict(map(tuple, row["series"])) for row in rows]
   found = {}
   for x in sorted(set().union(*seeds)):
@@ -224,7 +224,7 @@ def _mean_series(rows):
 
 
 def _by_depth(metric, name, rows):
-  """A heat map for each treatment, of the rows that have a series by depth."""
+  """Returns a heat map for each treatment, of the rows that have a series."""
   rows = [row for row in rows if row["series"]]
   looks = _looks((r["model"], r["method"]) for r in rows)
   blocks = []
@@ -252,15 +252,15 @@ def _by_depth(metric, name, rows):
       caption += f" Here {_PANELS[fitted]}."
     if fewest < _FEW:
       caption += (
-        f" At the longest a cell is of about {max(fewest, 1):.0f} questions, "
-        "so single cells say little."
+        f" At the longest length a cell has about {max(fewest, 1):.0f} "
+        "questions, so that single cells say little."
       )
     blocks.append(report.Plot(plots.score_by_depth(shares), caption))
   return blocks
 
 
 def _by_factor(scores, caption, is_loss=False):
-  """A table: a row for each way to read, a column for each factor."""
+  """Returns a table with a row a model and method, and a column a factor."""
   factors = sorted({cell.factor for cell in scores})
   treatments = _treatments(scores)
   rows = []

@@ -1,4 +1,4 @@
-"""Configs that JSON holds, as lines that one can read."""
+"""Configs in JSON as readable lines."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -10,12 +10,12 @@ _CLASS = "__class__"
 def rows(
   fields: Mapping[str, Any], classes: Sequence[type] = ()
 ) -> list[tuple[str, str]]:
-  """Returns (name, value) of each field, and of what a field holds.
+  """Returns (name, value) of each field, and of the fields of dataclasses.
 
   Args:
     fields: JSON values. A dataclass is a dict of its fields, with its name
       under "__class__".
-    classes: those whose fields are left out where they have their default.
+    classes: dataclasses whose fields are left out if they have their default.
   """
   found = []
   for name, value in fields.items():
@@ -30,7 +30,7 @@ def rows(
 
 
 def changed(fields: Mapping[str, Any], cls: type) -> list[tuple[str, str]]:
-  """Returns (name, value) of each field of a `cls` without its default."""
+  """Returns (name, value) of each field of a `cls` that is not its default."""
   given = _without_defaults({_CLASS: cls.__name__, **fields}, [cls])
   return [(name, _line(value, [])) for name, value in given]
 
@@ -58,7 +58,7 @@ def _line(value: Any, classes: Sequence[type]) -> str:
 def _without_defaults(
   value: Mapping[str, Any], classes: Sequence[type]
 ) -> list[tuple[str, Any]]:
-  """Returns the fields but those of a class that have their default."""
+  """Returns the fields without those of a class that have their default."""
   defaults: dict[str, Any] = {}
   for cls in classes:
     if cls.__name__ == value.get(_CLASS):
@@ -77,7 +77,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-  """Returns whether a JSON value is what a default becomes in JSON."""
+  """Returns whether a JSON value is the JSON form of a default."""
   if dataclasses.is_dataclass(default):
     fields = dataclasses.fields(default)
     written = {f.name: getattr(default, f.name) for f in fields}

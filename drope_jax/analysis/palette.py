@@ -1,8 +1,8 @@
-"""How each compared model looks: one name, colour, marker and dash for all.
+"""The label, colour, marker and dash of each compared model, in all plots.
 
-Colours are Okabe and Ito's, but ink and grey for RoPE as it is; colour-blind
-readers can tell these apart. No two looks differ by colour alone: markers and
-dashes differ as well.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
+unscaled RoPE has ink and grey. Two looks never differ by colour alone: markers
+and dashes differ as well.
 """
 
 from collections.abc import Iterable
@@ -10,19 +10,19 @@ import dataclasses
 import itertools
 
 INK = "#1b1f24"
-"""What `canvas.svg` turns into the text colour of the page, light or dark."""
+"""`canvas.svg` replaces this by the text colour of the page, light or dark."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """The looks of one model, or of one way to read it, in plots and tables.
+  """The look of a model, or of a model under a method, in plots and tables.
 
   Attributes:
     label: what the reader sees.
     colour: hex; legible on white and on near-black, or `INK`.
     marker: a matplotlib marker.
     dash: a matplotlib line style.
-    strong: drawn wider, on top of the others.
+    strong: whether it is drawn wider and on top of the others.
   """
 
   label: str
@@ -52,7 +52,7 @@ _MODELS = {
 }
 _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
 _SPARE = (BASE, DROPPED, _YARN, _FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
-# Markers and dashes of further laps through these colours.
+# Markers and dashes for using the same colours again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
 _METHODS = {
   "rope": "RoPE",
@@ -64,7 +64,7 @@ _METHODS = {
 
 
 def label(model: str, method: str) -> str:
-  """Returns the name of a model read by a method, the same everywhere."""
+  """Returns the name of a model under a method, for all plots and tables."""
   if method == "model":
     return model
   return f"{model} · {_METHODS.get(method, method)}"
@@ -73,10 +73,10 @@ def label(model: str, method: str) -> str:
 def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
   """Returns the look of each (model, method) pair, in the order given.
 
-  The demo's models as they are (method "model"), and every scaling of its base,
-  look the same in all plots; so do "rope" and "drope". Anything else takes the
-  next look that is free; where none is, it shares a colour, and has a marker
-  and a dash of its own. Each has the label of its own name.
+  The models of the demo by the method "model", and every scaling of its base,
+  have the same look in all plots, and so have "rope" and "drope". Other pairs
+  get the next free look. If there is none, a colour is used again with another
+  marker and dash. The label is always that of the pair.
   """
   pairs = list(dict.fromkeys(pairs))
   found: dict[tuple[str, str], Look] = {}

@@ -18,7 +18,7 @@ from drope_jax.analysis import pair_damage as pair_damages
 from drope_jax.analysis.canvas import Curve, Figure
 
 OFF_THE_TOP = 1.6
-"""Times the lowest loss by position, where its axis ends."""
+"""The axis of a loss by position ends at this multiple of the lowest loss."""
 
 
 @matplotlib.rc_context(canvas.STYLE)
@@ -29,14 +29,15 @@ def recovery(
   dropped_loss: float | None = None,
   log_x: bool = False,
 ) -> Figure:
-  """Loss against recalibration tokens, on its way back to the base's.
+  """Loss against recalibration tokens, as it returns to the base's.
 
   Args:
-    curves: x in tokens since the drop, y in nats a token; smoothed for show.
-    levels: losses to compare with by name, at the same context: each a
-      horizontal line, in the colour of the model of that name.
-    dropped_loss: right after the drop, before any training; likewise a line.
-    log_x: tokens on a log axis.
+    curves: x in tokens since the drop, y in nats a token; they are smoothed.
+    levels: losses of other models at the same context, by name. Each is a
+      horizontal line in the colour of its model.
+    dropped_loss: the loss right after the drop, before any training; another
+      horizontal line.
+    log_x: whether the axis of tokens is logarithmic.
   """
   fig, ax = canvas.single(3.5)
   smooth = [_thinned(curve, log_x) for curve in curves]
@@ -65,8 +66,8 @@ def training(
   """Training loss of several runs against tokens (the paper's Figure 2).
 
   Args:
-    curves: x in tokens, y in nats a token; smoothed for show.
-    drops: label of a curve to the tokens at which its positions were dropped.
+    curves: x in tokens, y in nats a token; they are smoothed.
+    drops: by the label of a curve, the tokens at which positions were dropped.
   """
   fig, ax = canvas.single(3.7)
   smooth = [_thinned(curve) for curve in curves]
@@ -83,7 +84,7 @@ def training(
         va="top",
         color=curve.look.colour,
       )
-  # The first tenth, where all fall alike, would flatten the rest.
+  # The first tenth, where all curves fall, would flatten the rest.
   later = [y for curve in smooth for y in curve.y[len(curve.y) // 10 :]]
   later = [y for y in later if math.isfinite(y)]
   if later:
@@ -108,8 +109,8 @@ def score_by_position(
   """A score against the position of the token, the trained context marked.
 
   Args:
-    panels: title to curves; x in tokens from the start; averaged over half
-      octaves, none across the trained context's end.
+    panels: curves by title; x in tokens from the start. They are averaged over
+      half octaves, of which none crosses the end of the trained context.
     context_tokens: the length the models were trained at.
     label: what is scored, for the y axis.
     cut_off_far_above: whether the y axis ends at `OFF_THE_TOP` times the lowest
@@ -144,7 +145,7 @@ def score_by_factor(
   """A score as bars by length factor, with its 95% intervals.
 
   Args:
-    panels: title to curves; x is the length as a multiple of the trained one.
+    panels: curves by title; x is the length as a multiple of the trained one.
     label: what is scored, for the y axis.
     is_share: whether it is a share in 0 to 1, shown in percent.
   """
@@ -161,7 +162,7 @@ def score_by_factor(
       ax.bar(at, curve.y, 0.88 * width, color=colour, alpha=0.75, zorder=2)
       if curve.low is not None:
         ax.vlines(at, curve.low, curve.high, color=canvas.INK, lw=0.8, zorder=3)
-      # On top, so that a bar of no height is seen, and none by colour alone.
+      # A marker shows bars of no height, and tells models apart without colour.
       ax.plot(
         at, curve.y, curve.look.marker, color=colour, ms=4.5, mew=0, zorder=4
       )
@@ -179,11 +180,11 @@ def score_by_factor(
 def score_by_depth(
   shares: Mapping[float, Mapping[str, Mapping[int, float]]],
 ) -> Figure:
-  """A score in 0..1 as a heat map: a panel a length, a row a model.
+  """A score in 0..1 as a heat map, with a panel a length and a row a model.
 
   Args:
-    shares: length factor to label to the middle of a fifth of the text, in
-      percent from its start, to the score of what is hidden there.
+    shares: the score by length factor, label, and the middle of a fifth of the
+      text in percent from its start, in which the answer is hidden.
   """
   labels = list(
     dict.fromkeys(name for rows in shares.values() for name in rows)
@@ -195,7 +196,7 @@ def score_by_depth(
     figsize=(canvas.WIDTH_IN, 1.2 + 0.24 * len(labels)), layout="constrained"
   )
   axes = fig.subplots(1, len(shares), sharey=True, squeeze=False)[0]
-  # Few enough for the SVG to have no bitmap in it.
+  # With so few shades the SVG has no bitmap.
   shades = matplotlib.colormaps["cividis"].resampled(20)
   for ax, (factor, rows) in zip(axes, shares.items(), strict=True):
     grid = [
@@ -276,7 +277,7 @@ def damage(report: damages.Damage) -> Figure:
 
 @matplotlib.rc_context(canvas.STYLE)
 def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
-  """What each rotary pair is worth in loss, and where the surgery cut."""
+  """The loss that dropping each rotary pair costs, and which were dropped."""
   fig, ax = canvas.single(3.0)
   index = np.arange(len(pairs.cost_F))
   kept = index < pairs.kept
@@ -301,7 +302,7 @@ def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
 
 
 def _cut_off_far_above(ax):
-  """Ends the y axis where lines that run away would flatten the others."""
+  """Ends the y axis where far higher lines would flatten the others."""
   shown = [
     y
     for line in ax.lines
@@ -314,7 +315,7 @@ def _cut_off_far_above(ax):
 
 
 def _mark_rotations(ax, rotations_F, marks):
-  """Marks the pairs that complete so many rotations in the context."""
+  """Marks the pairs that complete these numbers of rotations in the context."""
   for rotations in marks:
     at = _crossing(rotations_F, rotations)
     if at is not None:
@@ -330,7 +331,7 @@ def _mark_rotations(ax, rotations_F, marks):
 
 
 def _thinned(curve, log_x=False, points=90):
-  """The curve averaged over equal stretches of its axis, one point each."""
+  """Returns the curve averaged over equal parts of its axis, a point each."""
   x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
   along = np.log(np.maximum(x, 1)) if log_x else x
   if len(x) <= points:
@@ -346,7 +347,7 @@ def _thinned(curve, log_x=False, points=90):
 
 
 def _by_half_octaves(curve, origin):
-  """The curve averaged between origin * 2^(k/2) and the next, for all k."""
+  """Returns the curve averaged from origin * 2^(k/2) to the next, for all k."""
   x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
   octaves = np.floor(2 * np.log2(np.maximum(x, 1) / origin))
   parts = [octaves == octave for octave in np.unique(octaves)]
@@ -358,7 +359,7 @@ def _by_half_octaves(curve, origin):
 
 
 def _crossing(rotations_F, rotations):
-  """Returns the fractional pair index at which they fall to `rotations`."""
+  """Returns the fractional pair index with this number of rotations."""
   if not rotations_F[-1] <= rotations <= rotations_F[0]:
     return None
   rising_F, index_F = np.log(rotations_F)[::-1], np.arange(len(rotations_F))

@@ -1,15 +1,15 @@
-"""How models recover after the drop: the report's plots of their logs."""
+"""The report's plots of how models recover after a drop, from their logs."""
 
 from drope_jax.analysis import canvas, palette, plots, report, runs
 
 PHASE = "recalibrate"
-"""What the names of a recalibration's phases begin with."""
+"""The beginning of the names of a recalibration's phases."""
 
 
 def blocks(run: runs.Run) -> list[report.Block]:
-  """Returns a plot of each kind of loss that the run's logs have.
+  """Returns a plot of each kind of loss in the run's logs.
 
-  The loss on held-out text and that on training batches never share one.
+  Loss on held-out text and loss on training batches are in separate plots.
   """
   logs = dict(run.logs)
   if not logs:
@@ -44,8 +44,8 @@ def _held_out(run, curves):
     after = run.damage.after.loss
     levels = levels or {"base": run.damage.before.loss}
   caption = (
-    f"Held-out loss of {', '.join(named)} while it trains on, at the context "
-    "it always had"
+    f"Held-out loss of {', '.join(named)} in further training at the original "
+    "context length"
   )
   if levels:
     caption += (
@@ -57,11 +57,12 @@ def _held_out(run, curves):
 
 
 def _training_loss(curves):
-  caption = "Loss on the training batches, from where each began to train on."
+  caption = "Loss on the training batches, from the start of further training."
   if several := len(curves) > 1:
     caption = (
-      "Loss on the training batches, from where each began to train on, tokens "
-      "on a log axis. It is another loss than that on held-out text: each run "
-      "draws batches of its own, and short sequences have a higher one."
+      "Loss on the training batches, from the start of further training, with "
+      "tokens on a log axis. It is not comparable with the loss on held-out "
+      "text: each run draws other batches, and short sequences have a higher "
+      "loss."
     )
   return report.Plot(plots.recovery(curves, log_x=several), caption)

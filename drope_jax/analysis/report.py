@@ -14,7 +14,7 @@ from drope_jax.analysis import canvas, stylesheet
 from drope_jax.data import whole_file
 
 _LONGEST_LINE = 30
-"""Characters of a table's cell that stand on one line."""
+"""Characters of a table's cell that are kept on one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """Headline figures side by side: (label, value, note)."""
+  """Figures side by side, each as (label, value, note)."""
 
   items: Sequence[tuple[str, str, str]]
 
@@ -74,9 +74,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-  """A figure, and a sentence on what to see in it.
+  """A figure with its caption.
 
-  A page holds it twice, for wide and for narrow screens, and shows one.
+  A page has it twice, for wide and for narrow screens, and shows one of them.
   """
 
   figure: canvas.Figure
@@ -92,7 +92,7 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class Quote:
-  """Text that a model wrote (or read), and who or what it was."""
+  """Text that a model wrote or read, and its source."""
 
   text: str
   source: str = ""
@@ -100,7 +100,7 @@ class Quote:
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-  """Claims put to the test: (claim, [(model, verdict, evidence), ...]).
+  """Tested claims: (claim, [(model, verdict, evidence), ...]).
 
   A verdict is "shown", "not told apart" or "not shown".
   """
@@ -110,7 +110,7 @@ class Verdicts:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-  """Blocks behind a line that unfolds them."""
+  """Blocks that are shown when their title is opened."""
 
   title: str
   blocks: Sequence["Block"]
@@ -130,7 +130,7 @@ class Section:
 def write(
   path: str | os.PathLike, sections: Sequence[Section], title: str = "DroPE"
 ) -> None:
-  """Writes the page, replacing one that is there only once it is whole."""
+  """Writes the page; a page that is there is replaced once this is whole."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   whole_file.write(path, render(sections, title).encode())

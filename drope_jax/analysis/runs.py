@@ -1,4 +1,4 @@
-"""What a run left behind for the report: logs, results, damage, samples."""
+"""The files of a run for the report: logs, results, damage, samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -25,18 +25,18 @@ _LOGGED = ("step", "phase", "tokens", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run's files, each absent one empty or None.
+  """A run's files; a file that is absent is empty or None.
 
   Attributes:
-    name: what the run is called in plots.
+    name: of the run in plots.
     metrics: records of metrics.jsonl, as `records.read_metrics` returns them.
     results: results.json.
     damage: damage.json.
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
-    logs: of MODEL.metrics.jsonl, by model: how the results' models were
-      trained, as `metrics` are.
-    held_out: held_out.json: each model's loss on the text that logs have as
-      `held_out_loss`.
+    logs: records of MODEL.metrics.jsonl by model: how the models of the results
+      were trained.
+    held_out: held_out.json: each model's loss on the text of `held_out_loss` in
+      the logs.
   """
 
   name: str
@@ -87,13 +87,14 @@ class Cell(NamedTuple):
 class Score(NamedTuple):
   """A value and its 95% interval, over `seeds` seeds.
 
-  Of several seeds the value is their mean, and the interval spans all theirs.
+  With several seeds, the value is their mean, and the interval spans theirs.
 
   Attributes:
-    value, low, high: of the metric; no ends where no row has an interval.
-    seeds: rows that were gathered.
-    outcomes: each sample's own value, by the seed that drew the samples; of
-      several rows with one seed, their mean.
+    value: of the metric.
+    low, high: of the interval; None where no row has one.
+    seeds: number of rows.
+    outcomes: the value of each sample, by the seed of the samples; the mean
+      where several rows have one seed.
   """
 
   value: float
@@ -110,8 +111,8 @@ def load(directory: str | os.PathLike) -> Run:
   """Returns what a run's folder holds.
 
   Raises:
-    FileNotFoundError: there is no such folder, or none of the files in it.
-    ValueError: a file is not what it should be; named, with its line.
+    FileNotFoundError: there is no such folder, or it has none of the files.
+    ValueError: a file is damaged; the message names it and the line.
   """
   folder = pathlib.Path(directory)
   found = [name for name in _FILES if (folder / name).is_file()]
@@ -140,7 +141,7 @@ def load(directory: str | os.PathLike) -> Run:
 
 
 def load_results(path: pathlib.Path) -> Mapping[str, Any]:
-  """Returns what a results.json holds, in the form of this version.
+  """Returns the content of a results.json in the form of this version.
 
   Raises:
     ValueError: it is damaged, or of a later version.
@@ -154,7 +155,7 @@ def load_results(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _in_this_form(results):
-  """Returns a results.json of any version as this one would have written it."""
+  """Returns the content of a results.json of any version in this form."""
   codes = results.get("code", [])
   results, writer = artifacts.migrate("Results", results, (codes or [None])[-1])
   results["rows"] = [
@@ -182,11 +183,11 @@ def _in_this_form(results):
 
 
 def start_of(log: records.Log, phase: str) -> float | None:
-  """Returns the log's tokens where a phase began, None if there is no such.
+  """Returns the tokens of the log at which a phase began; None without it.
 
   Args:
     log: records by rising step.
-    phase: its name, or what the names of its parts begin with.
+    phase: its name, or the beginning of its parts' names.
   """
   inside = [record["phase"].startswith(phase) for record in log]
   if not any(inside):
@@ -194,7 +195,8 @@ def start_of(log: records.Log, phase: str) -> float | None:
   first = inside.index(True)
   if first:
     return log[first - 1]["tokens"]
-  # The first phase logged may follow an imported model's: step back evenly.
+  # The first logged phase may continue an imported model, so its start is
+  # extrapolated from the first two records.
   tokens = [record["tokens"] for record in log[:2]]
   return max(2 * tokens[0] - tokens[-1], 0)
 

@@ -1,4 +1,4 @@
-"""The standard report: sections out of what runs left behind."""
+"""The sections of the standard report, from the files of runs."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,13 @@ _SCALINGS = {
   "yarn": "YaRN",
 }
 _LONG = ("outcomes", "series", "errors")
-"""Fields of a result that no table of all results shows."""
+"""Fields of a result that the table of all results leaves out."""
 _HOW_TO_READ = (
-  "How to read this page: each name is a model, or one way to read it, and all "
-  "of them read the same texts and answer the same questions. 1× is the length "
-  "that they were trained on; none has seen longer texts in training. Thin "
-  "lines and small figures are 95% intervals, and two are said to differ only "
-  "where the interval of their paired difference leaves out 0."
+  "How to read this page: each name is a model, or a model under a position "
+  "method. All of them read the same texts and answer the same questions. 1× "
+  "is the length that they were trained on; none was trained on longer texts. "
+  "Thin lines and small figures are 95% intervals. Two results are said to "
+  "differ only where the interval of their paired difference leaves out 0."
 )
 
 
@@ -42,15 +42,16 @@ def sections(
   classes: Sequence[type] = (),
   more: str = "",
 ) -> list[report.Section]:
-  """Returns the report of some runs, from whatever each of them has.
+  """Returns the report of some runs, with what each of them has.
 
-  Training curves of all runs share a plot; each run's results stand apart.
+  Training curves of all runs share a plot. Each run has its own sections of
+  results.
 
   Args:
-    gathered: the runs; `runs.load` reads one.
-    commands: how to make it again, one command line each.
-    classes: of what lineage holds; their fields with a default are left out.
-    more: a sentence on where to find more than the runs tell.
+    gathered: the runs, from `runs.load`.
+    commands: the command lines that make the report again.
+    classes: dataclasses of the lineage; fields with their default are left out.
+    more: a sentence on where to find more.
 
   Raises:
     ValueError: there is no run.
@@ -126,11 +127,11 @@ def _story(run, who):
   text = (
     f"{who.base} was trained with rotary positions (RoPE) on {context:,} "
     f"tokens at a time. {own} is that model after some or all of its positions "
-    f"were dropped and it was trained on at the same length{beside}. Here it "
-    f"reads texts up to {factor:g} times as long, beside {who.base}"
+    f"were dropped and training was continued at the same length{beside}. Here "
+    f"it reads texts up to {factor:g} times as long, beside {who.base}"
     f"{_stretched(scores, who.base)}."
   )
-  # Of two with one label the later stands: it is held against the best.
+  # Of two facts with one label, the later is kept: it compares with the best.
   facts = {
     verdict.fact[0]: verdict.fact
     for claim in claims.verdicts(scores, who)
@@ -149,7 +150,7 @@ def _story(run, who):
 
 
 def _stretched(scores, base):
-  """Returns how the base was read beyond its context, as a sentence ends."""
+  """Returns the end of a sentence: how the base's positions were scaled."""
   used = {cell.method for cell in scores if cell.model == base}
   ways = [name for method, name in _SCALINGS.items() if method in used]
   if not ways:
@@ -186,8 +187,8 @@ def _verdicts(scores, who, more):
   )
   if open_ones:
     said += (
-      " What is not told apart may differ in truth: the samples are too few to "
-      "say."
+      " Models that are not told apart may still differ: there are too few "
+      "samples to say."
     )
   items = [(c.text, [verdict[:3] for verdict in c.verdicts]) for c in found]
   return [report.Verdicts(items), report.Text(f"{said} {more}".rstrip())]
@@ -224,10 +225,10 @@ def _damage(run):
     blocks += [
       report.Plot(
         plots.pair_damage(pairs),
-        "By how much the loss rises where one channel pair alone no longer "
-        f"rotates. {pairs.kept} of {len(pairs.cost_F)} pairs are kept. A pair "
-        "that completes a rotation in the trained context has met every phase "
-        "there.",
+        "By how much the loss rises when one channel pair alone is no longer "
+        f"rotated. {pairs.kept} of {len(pairs.cost_F)} pairs are kept. A pair "
+        "that completes a rotation within the trained context has had every "
+        "phase there.",
       ),
       report.Details(
         "Each pair in numbers",
@@ -253,8 +254,8 @@ def _frequencies(run, base, scores):
         frequencies.pairs(rope, *shape),
       ),
       f"To read {factor:g} times the context, PI divides every frequency by "
-      f"{factor:g}; NTK-aware and YaRN spare the fast ones. Pairs right of “1 "
-      "rotation” never came full circle in training.",
+      f"{factor:g}; NTK-aware and YaRN keep the fast ones. Pairs right of “1 "
+      "rotation” completed no rotation in training.",
     )
   ]
 
@@ -267,7 +268,7 @@ def _training(gathered):
     if len(run.metrics) < 2 or all(
       p.startswith(recovery.PHASE) for p in phases
     ):
-      continue  # A recalibration alone has a plot of its own.
+      continue  # A recalibration alone is in another plot.
     look = looks[run.name, "model"]
     x, y = zip(
       *((m["tokens"], m["loss"]) for m in run.metrics if m["loss"] is not None),
@@ -282,8 +283,7 @@ def _training(gathered):
   return [
     report.Plot(
       plots.training(curves, drops=drops),
-      "Training loss, averaged over stretches; its first tenth may run "
-      "off the top.",
+      "Training loss, smoothed; its first tenth may be above the plot.",
     )
   ]
 

@@ -1,7 +1,7 @@
 """results.json: every number of an evaluation, and what made it.
 
 It is written anew after each step, so that an evaluation that was interrupted
-is found there as far as it came, and goes on from there.
+continues from its last step.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ class ResultsFile:
 
   Attributes:
     path: of the file.
-    record: what it holds.
-    finished: whether that is all of the evaluation.
+    record: its results.
+    finished: whether the evaluation is complete.
   """
 
   def __init__(
@@ -42,11 +42,11 @@ class ResultsFile:
     checkpoints: Mapping[str, os.PathLike],
     material: Material,
   ):
-    """Describes an evaluation, and reads and writes nothing yet.
+    """Describes an evaluation; reads and writes no results yet.
 
     Args:
       directory: made at the first `save`.
-      suite: the settings, seeds and counts among them.
+      suite: the settings.
       checkpoints: by the models' names.
       material: text.
 
@@ -85,10 +85,10 @@ class ResultsFile:
     }
 
   def load(self) -> None:
-    """Takes up what the file holds, if there is one.
+    """Reads the file, if there is one.
 
     Raises:
-      ValueError: it is of another evaluation, or of a later version.
+      ValueError: it belongs to another evaluation, or to a later version.
     """
     if not self.path.exists():
       return
@@ -100,7 +100,7 @@ class ResultsFile:
         f"{'; '.join(differences)}. Choose another --out, or remove that file."
       )
     self._about["created"] = found["created"]
-    # More than one where the evaluation went on under another.
+    # More than one where another revision continued the evaluation.
     self._about["code"] = list(
       dict.fromkeys([*found["code"], *self._about["code"]])
     )
@@ -112,7 +112,7 @@ class ResultsFile:
     }
 
   def save(self, finished: bool = False) -> None:
-    """Writes the file, whole or not at all."""
+    """Writes the file atomically."""
     self.finished = finished
     rows, fits = self.record.rows, self.record.fits
     document = artifacts.stamp(
@@ -141,14 +141,14 @@ def _digest(documents) -> str:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]):
-  """Yields what makes them two evaluations."""
+  """Yields the differences of two evaluations."""
   yield from _changes("Suite", there["settings"], here["settings"])
   old, new = (", ".join(side["models"]) for side in (there, here))
   if old != new:
     yield f"its checkpoints are {old}, not {new}"
   else:
     for name, model in here["models"].items():
-      # It covers the manifest, which another version would write otherwise.
+      # The fingerprint covers the manifest, whose form depends on the version.
       if there["models"][name]["fingerprint"] != model["fingerprint"]:
         yield f"its checkpoint {name} has other weights or another lineage"
   for role in ("test", "fit"):

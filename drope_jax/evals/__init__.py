@@ -1,1 +1,1 @@
-"""Perplexity and retrieval by length, seen through `interface.LM`; no jax."""
+"""Evals of a language model by length, through `interface.LM`; no jax."""

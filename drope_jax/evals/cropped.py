@@ -1,7 +1,7 @@
-"""A model that reads the end of a text: as much as its context has room for.
+"""A model that reads only the last trained context's length of a text.
 
-What a longer context is worth shows against this: no position is new to it, and
-it has never read what lies further back.
+This is the baseline for a longer context: no position is new to the model, and
+it has not read what stands further back.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from drope_jax.evals import interface
 class Cropped:
   """An `interface.LM` that reads no more than its context at a time.
 
-  A prompt keeps its last tokens, with room for the answer. A sequence is scored
-  in windows of the context that overlap by half: but for the first window's,
-  each token is read after between a half and the whole of a context. BOS stays
-  before what is left.
+  A prompt keeps its last tokens, so that prompt and answer fill the context. A
+  sequence is scored in windows of the context that overlap by half, so that
+  each token after the first window has between a half and a whole context
+  before it. BOS stays at the beginning.
 
   Attributes:
-    lm: the model.
+    lm: the model that reads.
   """
 
   lm: interface.LM

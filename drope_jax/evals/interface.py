@@ -1,7 +1,7 @@
-"""What an eval sees of a model, and what it returns.
+"""The interface between evals and models, and the results of evals.
 
-No eval knows how a model computes: the same task runs on a RoPE, YaRN or DroPE
-checkpoint, on another library's model, and on a fake in a test.
+No eval depends on how a model computes. The same task runs on a RoPE, YaRN or
+DroPE checkpoint, on another library's model, and on a fake in a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class LM(Protocol):
 
   Attributes:
     eos_id: ends a document.
-    bos_id: begins one; None where the model knows none.
-    context_tokens: the trained length, the base of every length factor.
+    bos_id: begins a document; None where the model has no such id.
+    context_tokens: the trained length, of which factors are multiples.
   """
 
   eos_id: int
@@ -42,35 +42,36 @@ class LM(Protocol):
   def generate(
     self, prompts: Sequence[Sequence[int]], max_new_tokens: int
   ) -> list[list[int]]:
-    """Returns greedy continuations without their prompts.
+    """Returns greedy continuations, without the prompts.
 
-    EOS ends one, or another id at which the model's texts end, as a turn's.
+    EOS ends a continuation, or another end id of the model, such as that of a
+    chat's turn.
     """
     ...
 
   def logit_scale_at(self, tokens: int) -> float:
-    """Returns the model's own scale of attention logits at a length."""
+    """Returns the model's own factor of attention logits at a length."""
     ...
 
   def with_logit_scale(self, scale: float) -> Self:
-    """Returns the model with attention logits times `scale`.
+    """Returns the model with its attention logits multiplied by `scale`.
 
-    The scale is absolute: a second call replaces the first. A factor that
-    belongs to the position scheme (YaRN's) stays.
+    A second call replaces the scale of the first. YaRN's own factor, which is a
+    part of the position scheme, stays.
     """
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-  """Under which a model is evaluated.
+  """How a model is evaluated.
 
   Attributes:
     model: the checkpoint's name in a report.
-    method: what was done about length: "rope", "yarn", "drope", ...
-    logit_scale: what the eval passes to `LM.with_logit_scale`.
-    scale_fitted: whether it was fitted, on a split of its own.
-    seed: of the samples drawn.
+    method: the position method: "model", "yarn", ...
+    logit_scale: that the eval passes to `LM.with_logit_scale`.
+    scale_fitted: whether the scale was fitted, on other text.
+    seed: of the samples.
   """
 
   model: str
@@ -85,15 +86,15 @@ class Result:
   """One number of an eval with its 95% interval: a row of results.json.
 
   Attributes:
-    factor: tested length in (whole) tokens / `context_tokens`.
+    factor: tested length / `context_tokens`; the length is whole tokens.
     context_tokens: the trained length.
     value: the metric; losses in nats a token, accuracies in 0 to 1.
-    low, high: its interval over samples; None where they are too few for one.
-    count: samples or documents.
-    mean_tokens: realized mean length of the inputs in tokens.
-    outcomes: each sample's own value, whose mean is `value`. The samples stand
-      in one order for all models and methods, so that outcomes are paired.
-    series: (position or depth, value) of the metric, where it has one.
+    low, high: of the interval over samples; None where samples are too few.
+    count: of samples.
+    mean_tokens: mean length of the inputs in tokens.
+    outcomes: the value of each sample; `value` is their mean. All models and
+      methods have the same samples in the same order, so outcomes are paired.
+    series: (position or depth, value) of the metric, if it has a series.
     errors: how many wrong answers there were of each kind, for a metric of
       answers.
   """
@@ -117,7 +118,7 @@ class Result:
   errors: Mapping[str, int] | None = None
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns the fields as JSON values; NaN, which JSON lacks, is None."""
+    """Returns the fields as JSON values, with None for NaN."""
     return {
       **dataclasses.asdict(self),
       "value": _to_json(self.value),
@@ -127,7 +128,7 @@ class Result:
 
   @classmethod
   def from_dict(cls, row: Mapping[str, Any]) -> Self:
-    """Returns the result that `to_dict` and JSON made `row` of."""
+    """Returns the result of a row from `to_dict`, after a pass through JSON."""
     series = row["series"]
     return cls(
       **{

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 MIN_VALUES = 8
-"""Of which a mean gets an interval."""
+"""Fewer values get no interval of their mean."""
 
 _CONFIDENCE = 0.95
 _NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
@@ -16,10 +16,10 @@ _RESAMPLES = 10_000
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
-  """Returns Wilson's interval of a proportion; never empty at 0 or 1.
+  """Returns Wilson's interval of a proportion; it is never empty at 0 or 1.
 
-  For partial credits in [0, 1], pass their sum: no such credit varies more
-  than a success of equal mean, so the interval is then conservative.
+  For partial credits in [0, 1], pass their sum. The interval is then wider than
+  needed, since partial credits vary at most as much as successes of equal mean.
 
   Raises:
     ValueError: unless 0 <= successes <= count and count > 0.
@@ -35,25 +35,25 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
   middle = share + z**2 / (2 * count)
   reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
   widen = 1 + z**2 / count
-  # Rounding may step over an end that is exact at 0 and at 1.
+  # The ends are exact at 0 and 1, and rounding may pass them.
   return max(0.0, (middle - reach) / widen), min(1.0, (middle + reach) / widen)
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float] | None:
   """Returns the bootstrap interval of a mean; None for too few values, or NaN.
 
-  The ends are percentiles of the means of resamples, so that they lie within
-  the values: the interval of a mean loss holds no loss below zero. For a
-  difference, pass each sample's own difference: what makes a sample hard for
-  both then cancels.
+  The ends are percentiles of the means of resamples, and so lie within the
+  values: the interval of a mean loss has no loss below zero. For the difference
+  of two methods, pass the difference on each sample: what makes a sample hard
+  for both then cancels.
 
-  Few values vary less than what they are drawn from, so the percentiles stand
-  further out than 2.5 and 97.5 (Hesterberg 2015, the expanded percentile
-  interval). Below `MIN_VALUES` that goes beyond what resamples can tell, whose
-  lowest mean is the lowest value, and there is no interval.
+  A few values vary less than their population, so the percentiles are further
+  out than 2.5 and 97.5 (Hesterberg 2015, the expanded percentile interval).
+  Below `MIN_VALUES` they would be beyond what resamples can show, and there is
+  no interval.
 
   Args:
-    values: drawn independently, such as means over disjoint excerpts.
+    values: independent ones, such as means over disjoint excerpts.
 
   Source: Hesterberg 2015, "What teachers should know about the bootstrap",
     section 5.3, of Efron's bootstrap (1979).
@@ -75,7 +75,7 @@ def paired_shares(
 ) -> tuple[float, float]:
   """Returns the interval of share(first) - share(second), of paired outcomes.
 
-  Unlike a bootstrap it is never empty, not where all outcomes agree either.
+  Unlike a bootstrap it is never empty, even where all outcomes agree.
 
   Args:
     first, second: whether each sample succeeded; the same samples, in order.

@@ -22,7 +22,7 @@ class Fit:
     factor: s, target length / trained length.
     c: the slope; 0 where factor is 1, which no slope changes.
     scale: beta(s), which multiplies the model's own scale at its context.
-    losses: (c, mean loss in nats) of everything tried, by rising c.
+    losses: (c, mean loss in nats) of every c that was tried, by rising c.
   """
 
   factor: float
@@ -32,7 +32,7 @@ class Fit:
 
   @classmethod
   def from_dict(cls, fit: Mapping[str, Any]) -> Self:
-    """Returns the fit that `dataclasses.asdict` and JSON made `fit` of."""
+    """Returns the fit of `dataclasses.asdict`, after a pass through JSON."""
     losses = tuple((c, loss) for c, loss in fit["losses"])
     return cls(**{**fit, "losses": losses})
 
@@ -60,16 +60,16 @@ def fit(
   high: float = 1.2,
   evaluations: int = 9,
 ) -> Fit:
-  """Returns the c of lowest mean token loss at `factor`.
+  """Returns the c with the lowest mean token loss at `factor`.
 
-  Golden-section search between `low` and `high`, and c = 0 beside it, so
-  that a fit is never worse than no scale on its own documents. The loss is
-  taken to have one minimum; c is then within (high - low) 0.618^(evaluations
-  - 2) of it, 0.05 by default. Use it alike for every method compared.
+  It is found by golden-section search between `low` and `high`, and by c = 0,
+  so that a fit is never worse on its documents than no scale. If the loss has
+  one minimum, c is within (high - low) 0.618^(evaluations - 2) of it, 0.05 by
+  default. Fit every method that is compared in the same way.
 
   Args:
-    documents: token lists of `factor` times the context, of a split of its
-      own: neither trained on nor evaluated on later.
+    documents: token lists of `factor` times the context, neither trained on nor
+      evaluated on.
     evaluations: passes over the documents, c = 0 included.
 
   Raises:

@@ -1,9 +1,9 @@
-"""Training documents that hide needles in real text and ask for some of them.
+"""Training documents that hide needles in text and ask for some of them.
 
 A document is text with needles between its sentences, questions with their
-answers midway and at the end, and the end-of-text id. A few percent of such
-documents in the mix teach a small model the task that `niah` tests; the keys,
-values and places are fresh in each, so that only reading the context helps.
+answers within the text and at its end, and the end-of-text id. A few percent of
+such documents teach a small model the task that `niah` tests. Each has new
+keys, values and places, so that only the context has the answers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,22 +17,23 @@ from drope_jax.evals import needles as needles_lib
 
 @dataclasses.dataclass(frozen=True)
 class NeedleDocuments:
-  """What a needle document holds; each range is inclusive, drawn uniformly.
+  """What a needle document holds; ranges are inclusive, and drawn uniformly.
 
-  Within a document no key is asked twice, so that no answer can be copied
-  from an earlier answer. Keep `max_questions * max_queries` well below
-  `min_keys` if the last questions must not be answered by exclusion either.
+  A document asks for no key twice, so that no answer can be copied from an
+  earlier one. Keep `max_questions * max_queries` well below `min_keys`, so that
+  the last questions cannot be answered by exclusion.
 
   Attributes:
     needles: what needles say.
     min_keys, max_keys: keys in a document.
-    min_values, max_values: values of each key, alike within a document.
+    min_values, max_values: values of each key, as many for all keys of one
+      document.
     min_questions, max_questions: questions, at most as many as keys allow.
     min_queries, max_queries: keys that one question lists.
-    midway: chance that a question stands in the text, anywhere after its
-      needles, rather than at the end.
-    restatements: needles said again at the end, each drawn anew. Dense in what
-      can be looked up, they teach a small model to bind a key to its value.
+    midway: chance that a question stands within the text, anywhere after its
+      needles, and not at its end.
+    restatements: needles that are repeated at the end, drawn independently.
+      They teach a small model to bind a key to its value.
   """
 
   needles: needles_lib.Needles = dataclasses.field(
@@ -112,9 +113,9 @@ class Haystack:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `tokens` ids that end with a sentence, and its inner borders.
 
-    The borders are offsets into the ids at which a sentence starts, with 0
-    and `tokens` among them. The first sentence is cut to fit. A haystack
-    that is too short is repeated.
+    The borders are offsets into the ids at which a sentence starts, including 0
+    and `tokens`. The first sentence is cut to fit. A haystack that is too short
+    is repeated.
     """
     ids, starts = self.ids, self.starts
     if len(ids) < tokens:

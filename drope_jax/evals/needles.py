@@ -1,8 +1,8 @@
 """Needles: facts hidden in a text, and the questions that ask for them.
 
-Training documents (`needle_documents`) and the retrieval eval (`niah`) draw
-and word their needles here, so that they cannot drift apart. All is text; a
-tokenizer enters only as a function `encode(text) -> ids`.
+Training documents (`needle_documents`) and the retrieval eval (`niah`) share
+this code, so that they have the same form. Everything is text; a tokenizer is
+only a function `encode(text) -> ids`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ _SENTENCE_END = re.compile(
   r"(?:(?<=[.!?])|(?<=[.!?][\"')\]”’]))"
   r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\b[A-Z]\.) "
 )
-# A word keeps its tokens whatever follows a space; a full stop may not (some
-# byte-pair vocabularies merge it with a newline).
+# The tokens of a word do not depend on what follows the next space; those of a
+# full stop may (some byte-pair vocabularies merge it with a newline).
 _ANCHOR = "a"
 
 
@@ -76,9 +76,9 @@ RULER = Wording(
 )
 
 # RULER's, shortened for vocabularies of a few hundred to a few thousand pieces
-# and models of a few million parameters. The value stands right behind its key:
-# one lookup finds it, and a model of 1.5M parameters learned that in 200 steps
-# of drills, where 400 taught it nothing of "{key} is {value}", which takes two.
+# and models of a few million parameters. The value follows its key directly, so
+# one lookup finds it: a model of 1.5M parameters learned this in 200 steps.
+# "{key} is {value}" takes two lookups, and it did not learn them in 400 steps.
 SHORT = Wording(
   needle="Magic {kind}: {key} {value}.",
   one=Phrasing(
@@ -101,8 +101,8 @@ class Needles:
   """What needles say.
 
   Attributes:
-    words: keys, and values where those are words; None is the packaged list
-      of common nouns. Training and test share the list: the pairs are new.
+    words: keys, and values of the kind "words"; None: the packaged list of
+      common nouns. Training and test share the list, but not the pairs.
     value_kind: "words" or "numbers".
     digits: the length of a value that is a number.
     wording: how they read, in your words, or by a name in `WORDINGS`.
@@ -146,7 +146,7 @@ class Needles:
   def draw(
     self, rng: np.random.Generator, num_keys: int, num_values: int
   ) -> dict[str, tuple[str, ...]]:
-    """Returns fresh distinct keys, each with distinct values of its own.
+    """Returns distinct keys with distinct values, drawn at random.
 
     Raises:
       ValueError: there are too few words, or numbers of so few digits.
@@ -222,9 +222,9 @@ def sentences(text: str) -> list[str]:
 def encode_continuation(encode: Encode, text: str) -> list[int]:
   """Returns the ids of `text` where other text comes before it.
 
-  A tokenizer may treat the start of a text unlike its middle (sentencepiece
-  puts a space before it), so `text` is encoded after a word and that word is
-  cut off. `text` should begin with a space or a newline.
+  A tokenizer may treat the beginning of a text in another way than its middle
+  (sentencepiece puts a space before it). So `text` is encoded after a word,
+  whose ids are then removed. `text` should begin with a space or a newline.
 
   Raises:
     ValueError: the tokenizer merges across that border.

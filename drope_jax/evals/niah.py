@@ -109,10 +109,10 @@ def samples(
   """Returns `count` prompts that fill `length` tokens with the answer.
 
   The haystack is a random run of the documents' words that ends with a
-  sentence (a run that meets the start of its document goes on into the one
-  before, and from the first into the last); its first sentence is cut so that
-  prompt and `max_new_tokens` reach `length` within a word, and never pass it.
-  Needles stand between sentences, at distinct depths.
+  sentence. A run that reaches the start of its document continues in the one
+  before it, and from the first document in the last one. Its first sentence is
+  cut so that prompt and answer are at most `length` tokens, and shorter by less
+  than a word. Needles stand between sentences, at distinct depths.
 
   Args:
     task: with its needles.
@@ -120,9 +120,9 @@ def samples(
     documents: held-out text.
     length: tokens of prefix, prompt and answer together.
     count: of samples.
-    seed: sample i depends on nothing but the arguments and (seed, i). Use
-      other seeds, and other documents, for training documents, for a split to
-      fit the logit scale on, and for the test.
+    seed: sample i depends on the arguments and (seed, i) alone. Training
+      documents, documents to fit the logit scale on and the test need different
+      seeds and different text.
     prefix: ids that the prompt begins with, such as BOS.
 
   Raises:
@@ -153,13 +153,13 @@ def _sample(task, encode, text, length, rng, prefix) -> Sample:
   def prompt(start: int) -> str:
     haystack = text.sentences(start, stop)
     places = len(haystack) * depths // 100
-    # From the back, so that places stay true.
+    # From the end, so that earlier places do not move.
     for place, pair in reversed(list(zip(places, hidden, strict=True))):
       haystack.insert(place, needles.needle(*pair))
     return before + " ".join(haystack) + ask
 
-  # Words cost the same wherever they stand, so that the first guess is right
-  # for most tokenizers; where it is too long, bisection finds the cut.
+  # With most tokenizers the tokens of a word do not depend on its place, so the
+  # first guess is right. Where it is too long, bisection finds the cut.
   room = length - task.max_new_tokens - len(prefix)
 
   def fits(start: int) -> bool:

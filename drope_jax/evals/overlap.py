@@ -1,8 +1,8 @@
-"""Refuses to fit on text that is tested: whether two sets of documents overlap.
+"""Whether text to fit on and text to test on overlap, which is refused.
 
-Documents are compared by shingles, the hashes of every run of words
-(Broder 1997, "On the resemblance and containment of documents"), so that a
-passage is found wherever it stands, in another edition's punctuation too.
+Documents are compared by shingles, the hashes of every run of some words
+(Broder 1997, "On the resemblance and containment of documents"). So a passage
+is found at any place, and with other punctuation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,17 +15,17 @@ import zlib
 import numpy as np
 
 SHINGLE_WORDS = 20
-"""Of one run. Other writers' runs of so many words hardly ever agree."""
+"""Words of a run. Two writers hardly ever write the same 20 words."""
 
 SHARED_WORDS = 100
-"""In common, from which on two documents overlap: less is a quotation."""
+"""Words in common from which two documents overlap; fewer are a quotation."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A text, and where it is from, in a user's words."""
+  """A text, and the name of its source as the user gave it."""
 
   source: str
   text: str
@@ -35,9 +35,9 @@ def require_disjoint(test: Sequence[Document], fit: Sequence[Document]) -> None:
   """Checks that no document of `test` overlaps one of `fit`.
 
   Two overlap where `SHARED_WORDS` words of one, or all of its words if it has
-  fewer, stand in the other too, in runs of `SHINGLE_WORDS` words or more. Case,
-  punctuation and spaces do not count. Documents of fewer words than a run are
-  left alone. The time is linear in the text, but for a sort.
+  fewer, are also in the other, in runs of `SHINGLE_WORDS` words or more. Case,
+  punctuation and spaces do not count. Documents shorter than a run are not
+  checked. The time is that of a sort of the words.
 
   Raises:
     ValueError: naming the first pair that overlaps, and what it shares.

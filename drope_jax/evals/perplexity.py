@@ -1,7 +1,7 @@
 """Token loss by length and by position.
 
-Losses are means in nats a token (perplexity is their exponential, taken by
-whoever shows them: intervals and differences are honest in nats).
+Losses are means in nats a token. Perplexity, their exponential, is computed
+where it is shown, since intervals and differences are taken in nats.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ class Perplexity:
 def excerpts(
   documents: Iterable[Sequence[int]], tokens: int, count: int, seed: int
 ) -> list[list[int]]:
-  """Returns `count` disjoint runs of `tokens` ids, none across documents.
+  """Returns `count` disjoint runs of `tokens` ids, each within one document.
 
   Cut them once at the longest length to be tested: `sequences` takes the end
   of each for a shorter one, so that all lengths end in the same tokens.
@@ -116,20 +116,19 @@ def evaluate(
   """Returns "loss" and "tail_loss" of sequences of one length.
 
   "tail_loss" is the mean over the last `lm.context_tokens - 1` tokens of each
-  sequence. At every length these are the same tokens, read after more or less
-  of the text before them, so that it changes with the length by context alone:
-  a model that extrapolates gains, because it has read more.
+  sequence. These are the same tokens at every length, after more or less text,
+  so that it changes by context alone: that of a model that extrapolates falls
+  with the length.
 
-  "loss" is the mean over all that is read, and so over other tokens at each
-  length; compare it within one. Its series is by position, in buckets of an
-  eighth of the context, alike for every length, each named by its middle.
+  "loss" is the mean over all tokens, and so over other tokens at each length;
+  compare it within one length. Its series is by position, in buckets of an
+  eighth of the context, each named by its middle.
 
-  Outcomes are the means of the sequences, since a sequence is what is drawn:
-  losses within one are alike, and would pass for more evidence than they are.
-  The interval is a bootstrap over them (`intervals.bootstrap`).
+  Outcomes are the means of the sequences, since sequences are drawn
+  independently and tokens are not. The interval is a bootstrap over them
+  (`intervals.bootstrap`).
 
-  Each length is scored anew rather than read off the longest: a scheme may
-  change with the length.
+  Each length is scored by itself, since a position scheme may depend on it.
   """
   length = len(sequences[0])
   losses_BS = np.stack(_losses(lm, sequences, condition.logit_scale))

@@ -1,4 +1,4 @@
-"""Text as a row of words with sentence ends, to cut haystacks from."""
+"""Text as a list of words with sentence ends, to cut haystacks from."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -9,19 +9,19 @@ import numpy as np
 
 from drope_jax.evals import needles
 
-# A haystack may repeat its text, but one made of hardly any says little, and a
-# length mistyped would fill the memory.
+# A haystack may repeat its text. With very little text it says little, and a
+# mistyped length would fill the memory.
 _MAX_COPIES = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class RunningText:
-  """The documents' words in a row, repeated to be longer than any haystack.
+  """The words of all documents, repeated to be longer than any haystack.
 
   Attributes:
     words: without spaces.
-    costs: tokens of the words before each, and of all at the end.
-    ends: the word after each sentence, ascending.
+    costs: tokens of all words before each word; the last is of all words.
+    ends: index of the word after each sentence, ascending.
     period: words before they repeat.
   """
 

@@ -1,8 +1,8 @@
-"""A suite's parts, one by one, so that each is kept as soon as it is done.
+"""The steps of a suite; the results of each are kept as soon as it is done.
 
-Every method reads the same samples, with the softmax scale that the model has
-and with one of its own, fitted on a split of its own: a comparison in which one
-method alone has a temperature says nothing.
+Every method reads the same samples, once with the model's own softmax scale and
+once with a scale that is fitted for the method on other text. To fit it for one
+method alone would not be a fair comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
 Variant = Callable[[str, float], interface.LM]
-"""From (method, factor) to the model read by that method at that factor."""
+"""From (method, factor) to the model under that method at that factor."""
 
 
 @dataclasses.dataclass
 class Record:
-  """What has been found so far; a step adds to it.
+  """The results so far; a step adds to them.
 
   Attributes:
     rows: results.
@@ -52,10 +52,10 @@ class Step:
   """A part of an evaluation, done as a whole or not at all.
 
   Attributes:
-    name: what it finds.
-    tokens: that it reads, by which its work is weighed.
-    done: whether the record had it from the start.
-    run: does it, and adds what it finds to the record.
+    name: shown while it runs.
+    tokens: that it reads, as a measure of its work.
+    done: whether the record already has its results.
+    run: does it, and adds its results to the record.
   """
 
   name: str
@@ -65,14 +65,14 @@ class Step:
 
 
 class Inputs:
-  """The samples and documents of a suite, the same for each model."""
+  """The samples and documents of a suite, the same for every model."""
 
   def __init__(self, suite: Suite, lm: interface.LM, material: Material):
-    """Draws all of them, so that mistakes show before hours of work.
+    """Draws all samples, so that mistakes show before hours of work.
 
     Args:
       suite: what to evaluate.
-      lm: whose tokenizer and trained length all models have.
+      lm: gives the tokenizer and the trained length, the same for all models.
       material: text.
 
     Raises:
@@ -164,17 +164,17 @@ def steps(
   variant: Variant,
   record: Record,
 ) -> list[Step]:
-  """Returns the steps that evaluate a model, to be run in this order.
+  """Returns the steps that evaluate a model, in the order to run them.
 
   Args:
     inputs: of the suite.
-    model: the name in the results.
-    methods: those of the suite's that the model can be read by.
+    model: its name in results.
+    methods: those of the suite that apply to the model.
     variant: gives the model for a method and a factor.
-    record: what is in it is not done again.
+    record: steps with results in it are not done again.
 
   Raises:
-    ValueError: the model cannot be read by a method.
+    ValueError: a method does not apply to the model.
   """
   suite = inputs.suite
   found = []
@@ -186,7 +186,7 @@ def steps(
     for method in methods:
       condition = interface.Condition(model, method, seed=suite.seed)
       conditions = [condition]
-      # At the trained length the fitted scale is 1: the same numbers again.
+      # At the trained length the fitted scale is 1, and changes no number.
       if suite.fit_factor is not None and factor != 1:
         conditions.append(dataclasses.replace(condition, scale_fitted=True))
       found += [

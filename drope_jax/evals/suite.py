@@ -19,22 +19,22 @@ class Suite:
   Attributes:
     evals: names in `registry`, of tasks or of groups of tasks; or such groups
       with settings, such as `Ruler`.
-    methods: "model" (as it is), "crop" (`cropped`), "rope", "pi", "ntk",
-      "yarn".
+    methods: "model" (the checkpoint as it is), "crop" (`cropped`), "rope",
+      "pi", "ntk", "yarn".
     factors: tested length / trained length.
     samples: of each task with questions, one number for each factor.
     excerpts: documents of the longest length, for perplexity.
     max_new_tokens: of an answer; None is each task's own.
     needles: what is hidden; one wording for all tasks.
-    begin_with_bos: whether every input begins with BOS, as imported Llamas
-      expect; models trained on EOS-joined text do not.
-    fit_factor: at which each method's c of beta = 1 + c ln s is fitted; it
-      then serves every factor. None: with the model's own scale alone.
-    fit_excerpts: text documents that it is fitted on.
+    begin_with_bos: whether every input begins with BOS. Imported Llamas expect
+      it; models that were trained on documents joined by EOS do not.
+    fit_factor: at which c of beta = 1 + c ln s is fitted for each method; c is
+      then used at every factor. None: only the model's own scale is used.
+    fit_excerpts: documents of plain text that it is fitted on.
     fit_needle_documents: documents with needles and answered questions that it
       is fitted on as well.
-    fit_evaluations: passes over them, for each method.
-    seed: of all that is drawn.
+    fit_evaluations: passes over these documents, for each method.
+    seed: of all draws.
   """
 
   evals: tuple[str | Group, ...] = ("perplexity", "passkey", "multi_key")
@@ -65,7 +65,7 @@ class Suite:
       if not names or len(set(names)) < len(names):
         raise ValueError(
           f"Suite.{field} must be at least one, each named once, got {names}. "
-          "Two rows of one sample would pass for two seeds."
+          "Two results of one sample would be taken for two seeds."
         )
     if len(self.samples) != len(self.factors) or min(self.samples) < 1:
       raise ValueError(
@@ -90,7 +90,7 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-  """The text that a suite reads; `overlap` sees that the two share none."""
+  """The text that a suite reads; `overlap` checks that the two share none."""
 
   test: Sequence[str]
   fit: Sequence[str]

@@ -1,4 +1,4 @@
-"""When a training saves on its way."""
+"""When a training saves between its start and its end."""
 
 import time
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Cadence:
-  """Every so many steps, and every so many minutes without a save."""
+  """Saves every few steps, and after some minutes without a save."""
 
   def __init__(self, every_steps: int, every_minutes: float | None):
     self._every_steps = every_steps
@@ -19,8 +19,8 @@ class Cadence:
 
     Args:
       step: the run's.
-      logs: whether a line of metrics.jsonl was due then. Only there is the
-        clock asked, the first process's, as each waits there for its devices.
+      logs: whether a line of metrics.jsonl is due. The clock (of the first
+        process) is read only then, as each process waits for its devices then.
     """
     due = step % self._every_steps == 0
     if logs and not due and self._every_minutes is not None:
@@ -33,5 +33,5 @@ class Cadence:
     return due
 
   def restart(self) -> None:
-    """Notes that a save was begun."""
+    """Notes that a save has begun."""
     self._saved_s = time.monotonic()

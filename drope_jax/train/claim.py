@@ -1,4 +1,4 @@
-"""A run's folder is that of the recipe that began it: recipe.json."""
+"""recipe.json: a run's folder belongs to the recipe that began it."""
 
 from collections.abc import Mapping
 import json
@@ -12,8 +12,8 @@ from drope_jax import artifacts
 from drope_jax.data import lock, whole_file
 from drope_jax.train.recipe import Recipe
 
-# Fields of a Recipe that change no number that the run computes; the mesh, none
-# beyond rounding.
+# Fields of a Recipe that change no number of the run; the mesh changes numbers
+# by rounding alone.
 _WITHOUT_EFFECT = (
   "mesh",
   "compiler_options",
@@ -33,9 +33,9 @@ _WITHOUT_EFFECT = (
 def folder(
   recipe: Recipe, stores: Mapping[str, str], directory: epath.Path
 ) -> None:
-  """Writes recipe.json, or checks that the folder is this recipe's.
+  """Writes recipe.json, or checks that the folder belongs to this recipe.
 
-  Every process of the run calls it; the first writes, the others wait.
+  Every process of the run calls it. The first one writes, and the others wait.
 
   Args:
     recipe: to be run.
@@ -43,8 +43,8 @@ def folder(
     directory: the run's.
 
   Raises:
-    ValueError: it is another recipe's, was begun with other tokens in a store,
-      or holds other files.
+    ValueError: the folder belongs to another recipe, was begun with other
+      tokens in a store, or holds other files.
   """
   file = directory / "recipe.json"
   encoded = _with_effect(artifacts.encode(recipe)) | {"stores": dict(stores)}
@@ -57,7 +57,7 @@ def folder(
       f"A run needs a new folder, or its own, got {directory}, which holds "
       "other files. Choose another --out."
     )
-  # No process writes before all have looked: they find, and decide, the same.
+  # No process writes before all have looked, so that all decide the same.
   multihost_utils.sync_global_devices("looked for recipe.json")
   if jax.process_index() == 0 and not file.exists():
     directory.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def folder(
 
 
 def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
-  """Returns what recipe.json has, as it would be written of `recipe` now."""
+  """Returns the content of recipe.json in the form of this version."""
   data = _parse(file)
   try:
     fields, writer = artifacts.migrate(Recipe.__name__, data)
@@ -81,7 +81,7 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
-  """Returns what may not change between one start of a run and the next."""
+  """Returns the fields that may not change between two starts of a run."""
   return {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
 
 

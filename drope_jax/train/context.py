@@ -1,4 +1,4 @@
-"""What the phases of a run share, and the models that pass between them."""
+"""What the phases of a run share, and the model that one gives to the next."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -27,7 +27,7 @@ Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A model between phases, with its history."""
+  """A model between two phases, with its history."""
 
   params: transformer.Params
   manifest: manifests.Manifest
@@ -38,23 +38,23 @@ class Model:
 
   @property
   def tokens(self) -> int:
-    """Tokens of training in its whole history."""
+    """Tokens that it was trained on in its whole history."""
     return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
 
   def config_in(self, phase: TrainPhase) -> ModelConfig:
-    """Returns its config at the context length of a training."""
+    """Returns its config with the context length of a training."""
     return dataclasses.replace(self.config, context_tokens=phase.context_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A recipe that is being run; arguments as of `loop.run`.
+  """A recipe that is being run; other attributes are arguments of `loop.run`.
 
   Attributes:
     mesh: over all devices.
-    stores: the sha256 of each store's content, by its path.
-    start_tokens: of training behind the model that the run starts from.
-    goodput: of all its starts.
+    stores: the SHA-256 of each store's content, by its path.
+    start_tokens: that the initial model was trained on before the run.
+    goodput: of all starts of the run.
     watchdog: of this process.
   """
 
@@ -72,7 +72,7 @@ class Run:
 
   @property
   def tokenizer_path(self) -> epath.Path:
-    """The file that the run's checkpoints carry."""
+    """The tokenizer file that the run's checkpoints contain."""
     if self.recipe.tokenizer is not None:
       return paths.resolve(self.recipe.tokenizer, self.base_dir)
     return store.tokenizer_path(self._init_path)
@@ -82,14 +82,14 @@ class Run:
     return paths.resolve(self.recipe.init_from)
 
   def parent(self, phase: TrainPhase | SurgeryPhase) -> str | None:
-    """Returns what a phase starts from, as its lineage names it."""
+    """Returns the name in the lineage of what a phase starts from."""
     index = self.recipe.phases.index(phase)
     if index == 0:
       return self.recipe.init_from
     return self.recipe.phases[index - 1].name
 
   def backend(self, phase: TrainPhase, config: ModelConfig) -> str | FlashTpu:
-    """Returns the attention with which a phase's steps run a model."""
+    """Returns the attention backend of a phase's steps."""
     return backends.resolve(
       self.recipe.attention,
       config,
@@ -98,7 +98,7 @@ class Run:
     )
 
   def load(self, path: os.PathLike, dtype: str | None = None) -> Model:
-    """Returns a checkpoint's model, as it lies on the run's mesh."""
+    """Returns a checkpoint's model, sharded over the run's mesh."""
     config = store.describe(path)[0].model
     shardings = sharding.param_shardings(
       self.mesh, transformer.param_shapes(config)
@@ -106,9 +106,10 @@ class Run:
     return Model(*store.load_model(path, shardings=shardings, dtype=dtype))
 
   def initial(self) -> Model:
-    """Returns the checkpoint's model that the run starts from."""
-    # Masters are float32, whatever dtype the checkpoint is kept in; where none
-    # are wanted of what is frozen, there may be no room for them.
+    """Returns the model of the checkpoint that the run starts from."""
+    # Trained parameters are float32, whatever the dtype of the checkpoint.
+    # Where all phases keep frozen ones in bfloat16, memory may not hold all of
+    # them in float32.
     kept = {
       phase.frozen_dtype
       for phase in self.recipe.phases

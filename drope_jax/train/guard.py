@@ -1,7 +1,7 @@
-"""Which steps are taken: one that would spoil the model is skipped.
+"""Skips steps that would spoil the model.
 
-Part of the pure step: what it remembers lies in the training state, and is
-saved with it.
+The guard is a part of the pure step. Its own state is a part of the training
+state and is saved with it.
 """
 
 import dataclasses
@@ -14,22 +14,23 @@ import jax.numpy as jnp
 from drope_jax.axes import Array
 
 State = dict[str, Any]
-"""losses_W and norms_W of the last steps taken, and int32 counts."""
+"""losses_W and norms_W of the last taken steps, and int32 counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
   """When a step is skipped, and when training stops.
 
-  A step whose loss or gradient norm is not finite is always skipped: neither
-  parameters nor moments change, its tokens count as read, and the learning
-  rate goes on.
+  A step with a loss or gradient norm that is not finite is always skipped. Its
+  parameters and moments do not change, but its tokens count as read, and the
+  schedule of the learning rate advances.
 
   Attributes:
-    max_ratio: a step is skipped too where loss or gradient norm is above this
-      multiple of its median over the window, once that is full; None: never.
-    window_steps: W, steps taken that the medians are of.
-    max_skips_in_a_row: that many stop the run.
+    max_ratio: a step is also skipped if its loss or gradient norm is above this
+      multiple of the median over the window, once the window is full. None: no
+      step is skipped for that.
+    window_steps: W, taken steps that the medians are computed over.
+    max_skips_in_a_row: this many stop the run.
   """
 
   max_ratio: float | None = None
@@ -45,9 +46,9 @@ class Guard:
       )
 
   def init(self) -> State:
-    """Returns the state of a guard that has seen no step."""
+    """Returns the state before the first step."""
     counts = ("taken", "skipped", "skipped_in_a_row", "longest_row")
-    # Each an array of its own, for a step that is given its state to donate.
+    # Each is an array of its own, since a step donates its state.
     return {
       "losses_W": jnp.zeros(self.window_steps),
       "norms_W": jnp.zeros(self.window_steps),
@@ -56,7 +57,7 @@ class Guard:
   def judge(
     self, state: State, loss: Array, grad_norm: Array
   ) -> tuple[Array, State]:
-    """Returns whether a step is taken, and the state after it."""
+    """Returns whether to take a step, and the state after it."""
     seen = {"losses_W": loss, "norms_W": grad_norm}
     takes = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if self.max_ratio is not None:

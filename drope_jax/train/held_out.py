@@ -1,4 +1,4 @@
-"""The loss on text that a training does not read, and how much it recovered."""
+"""The loss on held-out text, and the share of the base's that it recovered."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +20,14 @@ def measurement(
 ) -> Callable[[transformer.Params], dict[str, float]]:
   """Returns a function from params to their metrics on a phase's held-out text.
 
-  These are held_out_loss (nats a token) and, where the phase may end early,
-  base_loss and recovered, their quotient.
+  The metrics are held_out_loss (nats a token) and, with `until_recovered`,
+  base_loss and recovered = base_loss / held_out_loss.
 
   Args:
-    run: that the phase is of.
-    phase: a training; without held-out text, the function is not to be called.
-    config: of the params, at the phase's context.
-    backend: the attention's.
+    run: of the phase.
+    phase: a training with held-out text; else the result must not be called.
+    config: of the params, with the phase's context length.
+    backend: of attention.
   """
   batches = [
     sharding.put_batch(run.mesh, batch)

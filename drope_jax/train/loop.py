@@ -1,11 +1,9 @@
-"""Runs a recipe's phases, saving as it goes and resuming where it stopped.
+"""Runs the phases of a recipe, and resumes a run that was interrupted.
 
-A run's folder holds `recipe.json`, `metrics.jsonl`, `heartbeats`, one folder a
-saved step (what it resumes from), and one model checkpoint a finished phase, by
-its name.
-While it runs, no other process may write there (`data.lock`).
-Files, clocks and progress are here and in `training`; the step itself is pure
-(`step`).
+A run's folder holds `recipe.json`, `metrics.jsonl`, `heartbeats`, a folder for
+each saved step, and a model checkpoint of each finished phase, under its name.
+During the run no other process may write there (`data.lock`). Files and clocks
+are used here and in `training`; the step itself is pure (`step`).
 """
 
 from collections.abc import Callable, Iterator
@@ -46,28 +44,29 @@ def run(
 ) -> Model:
   """Runs a recipe, or what is left of it, and returns the final model.
 
-  Interrupted at any point, it loses at most the steps since the last save, and
-  ends in the same bits as if it had not been.
+  A run that is interrupted loses at most the steps since its last save, and
+  ends in the same bits as one that is not.
 
   Args:
-    recipe: what to do.
-    directory: the run's; new, or one that this recipe began.
+    recipe: what to run.
+    directory: of the run: new, or begun by this recipe.
     base_dir: where relative paths of stores and of the tokenizer start.
     on_metrics: gets each line of metrics.jsonl.
-    on_model: gets "start" and the model that the run starts from, then each
-      finished phase's name and model; not again for what an earlier run saved.
-    probe: measures the model at each line of metrics.jsonl, which it adds to.
-    stopping: whether to save and end after this step; once true it stays so,
-      and says the same in every process.
-    on_stall: called in a thread where nothing moves, by `Recipe.stall_minutes`.
-    from_step: a kept step to resume from; the later ones are removed.
+    on_model: gets "start" and the initial model, then the name and model of
+      each phase as it ends, except phases that an earlier start finished.
+    probe: measures the model for each line of metrics.jsonl.
+    stopping: whether to save and end after this step. Once true it must stay
+      true, and it must be the same in every process.
+    on_stall: called in a thread when no step has ended for as long as
+      `Recipe.stall_minutes` allows.
+    from_step: a kept step to resume from; later ones are removed.
 
   Raises:
-    training.Stopped: `stopping` said so.
-    ValueError: the folder is another recipe's, was begun with other tokens in
-      a store, or has another writer; stores, tokenizer and model do not fit
-      each other; the loss is not finite; a checkpoint is damaged; `from_step`
-      is not kept.
+    training.Stopped: `stopping` returned true.
+    ValueError: the folder belongs to another recipe, was begun with other
+      tokens in a store, or has another writer; stores, tokenizer and model do
+      not match; too many steps in a row were skipped; a checkpoint is damaged;
+      `from_step` is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
   directory = epath.Path(directory)
@@ -105,11 +104,11 @@ def run(
 
 @contextlib.contextmanager
 def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
-  """Holds the folder for the whole program, in its first process."""
+  """Locks the folder for all processes of the run, in the first of them."""
   with contextlib.ExitStack() as stack:
     require_held, refused = (lambda: None), None
-    # The processes' first collective on CPUs is given half a minute, and the
-    # first of them may wait for a lock for longer.
+    # On CPUs the first collective times out after half a minute, and the first
+    # process may wait longer than that for the lock.
     multihost_utils.sync_global_devices("all are here")
     if jax.process_index() == 0:
       try:
@@ -130,7 +129,7 @@ def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
 def _take_phases(
   run: Run, saved: int, on_model: Callable[[str, Model], None]
 ) -> Model:
-  """Returns the model that the run's phases end in; saves each one's."""
+  """Returns the model after the last phase; saves the model of each phase."""
   recipe, ends = run.recipe, run.recipe.end_steps()
   model, done = _resume_model(run, saved)
   if not done and not saved:
@@ -159,7 +158,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
   done = 0
   for index, phase in enumerate(run.recipe.phases):
     finished = store.is_finished(run.directory / phase.name)
-    # A run continues where its newest step says, whatever lies beside it.
+    # The newest saved step decides where a run continues.
     if finished and ends[index] <= saved:
       done = index + 1
   if done:
@@ -188,7 +187,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
 
 
 def _start_tokens(recipe: Recipe) -> int:
-  """Returns the tokens that were behind the model that a run starts from."""
+  """Returns the tokens that the initial model was trained on."""
   if recipe.init_from is None:
     return 0
   manifest, _ = store.describe(paths.resolve(recipe.init_from))
@@ -200,7 +199,7 @@ def _keep(run: Run, phase: TrainPhase | SurgeryPhase, model: Model) -> None:
   path = run.directory / phase.name
   if store.is_finished(path):
     return
-  # What an interrupted save left in a bucket.
+  # An interrupted save leaves a part in a bucket.
   if jax.process_index() == 0 and path.exists():
     path.rmtree()
   multihost_utils.sync_global_devices(f"room for {phase.name}")

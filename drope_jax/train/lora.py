@@ -1,4 +1,4 @@
-"""Low-rank adapters: what is trained beside a projection that is frozen."""
+"""Low-rank adapters of frozen projections."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ class Lora:
   """Adapters A and B of projections: y = x W + (alpha / rank) x A B.
 
   Attributes:
-    projections: names, as of `TrainPhase.trainable`, of the layers' kernels W,
-      [in, out].
-    rank: R; A is [in, R], normal at first with deviation 1 / sqrt(in), and B
-      [R, out], 0 at first.
-    alpha: of their scale.
+    projections: names of the kernels W [in, out] of layers, written as in
+      `TrainPhase.trainable`.
+    rank: R. A is [in, R], at first normal with deviation 1 / sqrt(in); B is
+      [R, out], at first 0.
+    alpha: alpha / rank is the scale of A B.
 
   Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
   """
@@ -36,14 +36,14 @@ class Lora:
 
   @property
   def scale(self) -> float:
-    """What multiplies A B."""
+    """The factor of A B: alpha / rank."""
     return self.alpha / self.rank
 
   def init(self, key: Array, shape: tuple[int, int, int]) -> dict[str, Array]:
-    """Returns the adapters of kernels, float32.
+    """Returns the initial adapters of kernels, float32.
 
     Args:
-      key: of A.
+      key: A is drawn from it.
       shape: of the kernels, [N, in, out].
     """
     N, in_size, out_size = shape
@@ -54,9 +54,9 @@ class Lora:
     }
 
   def merged(self, kernel: Array, a: Array, b: Array) -> Array:
-    """Returns kernels [N, in, out] with their adapters, in their own dtype.
+    """Returns kernels [N, in, out] plus their adapters, in the kernels' dtype.
 
-    The product and the sum are float32, of a layer at a time.
+    Products and sums are float32, and computed one layer at a time.
     """
 
     def merge(layer: tuple[Array, Array, Array]) -> Array:

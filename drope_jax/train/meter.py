@@ -1,4 +1,4 @@
-"""How fast a training goes: throughput, MFU, step times, waits for data."""
+"""The speed of a training: throughput, MFU, step times, waits for data."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -12,9 +12,9 @@ from drope_jax.train import flops as flops_lib
 
 
 class Meter:
-  """Measures from one line of metrics to the next.
+  """Measures speed between two lines of metrics.
 
-  Waits, at each step, for the one before: no more than two are under way.
+  At each step it waits for the step before, so that at most two are running.
   """
 
   def __init__(
@@ -23,9 +23,9 @@ class Meter:
     """Starts to measure.
 
     Args:
-      flops: of a token.
-      step_tokens: over all devices.
-      devices: the mesh's, all of one kind.
+      flops: of one token.
+      step_tokens: tokens of a step, over all devices.
+      devices: of the mesh, all of one kind.
     """
     self._flops = flops
     self._step_tokens = step_tokens
@@ -36,7 +36,7 @@ class Meter:
     self.restart()
 
   def restart(self) -> None:
-    """Forgets what was measured; what took place since does not count."""
+    """Starts to measure anew from now on."""
     self._under_way = None
     self._waited_s = 0.0
     self._clock = self._now()
@@ -51,24 +51,25 @@ class Meter:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Surrounds what is no part of a step, once those under way are done."""
+    """Surrounds what is no part of a step; waits for running steps first."""
     self._await_step()
     start = time.monotonic()
     yield
     self._paused_s += time.monotonic() - start
 
   def start_step(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step that was just dispatched."""
+    """Notes the metrics of a step that was just dispatched."""
     self._await_step()
     self._under_way = metrics
 
   def line(self) -> dict[str, Any]:
-    """Returns what was measured, once the last step is done.
+    """Waits for the last step, and returns what was measured.
 
-    tokens_per_s, and a chip's; mfu_causal and mfu_noncausal, of the peak in
-    bfloat16, None where that is not known; a step's time in the median, in the
-    90th percentile and at most; and the host's wait for data a step, which
-    costs nothing while devices compute.
+    That is tokens_per_s and tokens_per_s_per_chip; mfu_causal and
+    mfu_noncausal, relative to the bfloat16 peak, or None where the peak is not
+    known; the median, the 90th percentile and the maximum of the step time; and
+    data_wait_s, the host's wait for data in a step, which costs nothing while
+    the devices compute.
     """
     self._await_step()
     elapsed_s = self._ends[-1] - self._clock
@@ -91,7 +92,7 @@ class Meter:
     }
 
   def steps_s(self) -> float:
-    """Returns how long the steps took, but for the first, which compiles."""
+    """Returns the time of all steps except the first, which compiles."""
     self._await_step()
     first, self._compiles = int(self._compiles), False
     return float(self._step_s()[first:].sum())

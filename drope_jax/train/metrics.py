@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line every few steps, only ever appended."""
+"""metrics.jsonl: one line every few steps, appended."""
 
 from collections.abc import Mapping
 import json
@@ -18,11 +18,11 @@ _UPLOAD_EVERY_S = 30
 
 
 class MetricsLog:
-  """Appends to a run's metrics.jsonl; nothing that is in it changes.
+  """Appends to a run's metrics.jsonl; a context manager.
 
-  A run that resumes logs some steps again: `records.read_metrics` takes the
-  later lines. Of a run's processes the first alone writes. A context manager;
-  `flush` before a save, so that no line before a saved step is lost.
+  A run that resumes logs some steps again, and readers of the file take the
+  later lines. Only the first process of a run writes. Call `flush` before a
+  save, so that no line before a saved step is lost.
   """
 
   def __init__(self, directory: os.PathLike):
@@ -38,9 +38,10 @@ class MetricsLog:
         self._file.write("\n")
 
   def write(self, line: Mapping[str, Any]) -> None:
-    """Appends one line; it has "step". What is not finite becomes null.
+    """Appends one line, which has "step". Values that are not finite are null.
 
-    It is in the file when this returns; in a bucket, within half a minute.
+    The line is in the file when this returns; in a bucket, half a minute later
+    at most.
     """
     if self._file is None:
       return
@@ -52,7 +53,7 @@ class MetricsLog:
     self._file.flush()
 
   def flush(self) -> None:
-    """Returns once every line would outlast a power cut."""
+    """Returns once all lines are on disk, or in the bucket."""
     if isinstance(self._file, _Object):
       self._file.upload()
     elif self._file is not None:
@@ -67,9 +68,9 @@ class MetricsLog:
 
 
 class _Object:
-  """A bucket's object that grows, by being written anew as a whole.
+  """An object in a bucket, written anew as a whole each time.
 
-  Nothing can be appended to one; gcsfs would overwrite it.
+  Nothing can be appended to an object; gcsfs would overwrite it.
   """
 
   def __init__(self, path: epath.Path):
@@ -95,7 +96,7 @@ class _Object:
 
 
 def _is_cut_short(path: epath.Path) -> bool:
-  """Whether the last line has no end, as a crash can leave it."""
+  """Returns whether the last line has no end, as after a crash."""
   with path.open("rb") as file:
     if not file.seek(0, os.SEEK_END):
       return False

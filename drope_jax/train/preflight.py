@@ -1,4 +1,4 @@
-"""What a recipe reads and leads to, checked before its first step."""
+"""Checks before a run's first step that all of its recipe can run."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -20,7 +20,7 @@ from drope_jax.train.recipe import Recipe
 
 @contextlib.contextmanager
 def _telling_where_paths_start() -> Iterator[None]:
-  """Adds the rule to the error of a path of a recipe that leads nowhere."""
+  """Adds to the error of a missing file where relative paths start."""
   try:
     yield
   except FileNotFoundError as error:
@@ -118,7 +118,7 @@ def _require_known(compiler_options: Mapping[str, Any]) -> None:
 
 
 def config_after(phase: SurgeryPhase, config: ModelConfig) -> ModelConfig:
-  """Returns the config a surgery leads to, working on shapes alone."""
+  """Returns the config after a surgery, computed with shapes alone."""
   after = []
 
   def operate(params, tokens_BS):

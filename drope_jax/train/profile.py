@@ -1,4 +1,4 @@
-"""Traces of some steps, and what XLA makes of a step, for whoever asks."""
+"""Profiler traces of some steps, and XLA's dump of a step."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,17 +15,17 @@ DUMPS = "xla"
 
 
 class Profiler:
-  """Traces the steps of a training from one to another, of all processes.
+  """Traces a range of steps in every process.
 
-  A context manager: what is under way at its end is written, too.
+  A context manager, which at its end writes a trace that is not finished.
   """
 
   def __init__(self, directory: epath.Path, steps: tuple[int, int] | None):
     """Prepares to trace.
 
     Args:
-      directory: the run's.
-      steps: of the run, the first and the last; None: none.
+      directory: of the run.
+      steps: the first and the last step of the run to trace; None: none.
     """
     self._directory = directory
     self._first, self._last = steps or (0, 0)
@@ -33,17 +33,17 @@ class Profiler:
     self._under_way = False
 
   def before(self, step: int) -> None:
-    """Begins to trace where `step`, the next, is the first or later."""
+    """Starts the trace if the next step, `step`, is in the range."""
     if not self._under_way and self._first <= step <= self._last:
       self._under_way = True
       self._traced.enter_context(_trace(self._directory / TRACES, step))
 
   def ends(self, step: int) -> bool:
-    """Returns whether `step` is the last that is traced."""
+    """Returns whether `step` is the last one of the trace."""
     return self._under_way and step == self._last
 
   def write(self) -> None:
-    """Writes what was traced, once its steps are done."""
+    """Writes the trace once its steps are done."""
     self._under_way = False
     self._traced.close()
 
@@ -58,7 +58,7 @@ class Profiler:
 def _trace(directory: epath.Path, step: int) -> Iterator[None]:
   """Traces into RUN/tensorboard/.../step_N/process_P.xplane.pb.
 
-  By way of this machine's disk: the profiler itself knows no buckets.
+  The profiler cannot write to a bucket, so a local folder comes first.
   """
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
@@ -71,15 +71,16 @@ def _trace(directory: epath.Path, step: int) -> Iterator[None]:
 
 
 def dump(lowered: jax.stages.Lowered, directory: epath.Path) -> None:
-  """Compiles a step once more, and writes what XLA notes of it.
+  """Compiles a step once more, and writes XLA's dump of it.
 
-  Before and after its passes, and the memory that it takes, in files by XLA's
-  names; also where it does not compile. Every process compiles, as it must of a
-  program that is of them all, and the first writes.
+  The dump has the program before and after XLA's passes, and its memory, in
+  files with XLA's names. It is written even if the step does not compile. All
+  processes compile, as a program of several processes requires, and the first
+  one writes.
 
   Args:
     lowered: the step.
-    directory: where to; its files of those names are replaced.
+    directory: of the dump; files of the same names are replaced.
   """
   with tempfile.TemporaryDirectory() as folder, _without_cache():
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -94,10 +95,10 @@ def dump(lowered: jax.stages.Lowered, directory: epath.Path) -> None:
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-  """Has XLA compile what it has compiled before: else it notes little."""
+  """Turns the compilation cache off: XLA dumps little of a cached program."""
   before = jax.config.jax_enable_compilation_cache
   jax.config.update("jax_enable_compilation_cache", False)
-  compilation_cache.reset_cache()  # It asks for the setting once.
+  compilation_cache.reset_cache()  # The cache reads the setting only once.
   try:
     yield
   finally:

@@ -17,38 +17,44 @@ _TAKEN = ("best", "heartbeats", "tensorboard", "xla")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """All that decides a run; two runs of one recipe end in the same bits.
+  """A whole run; two runs of one recipe end in the same bits.
 
-  Attributes:
+  Attributes, what is run:
     phases: in order.
-    model: of a run that starts from random weights; or give `init_from`.
-    init_from: a checkpoint to start from, a relative path from the process's
-      working directory; or give `model`.
-    tokenizer: file that the stores were tokenized with, which the run's
-      checkpoints carry; None with `init_from`, whose own it is.
+    model: to start from random weights; or give `init_from`.
+    init_from: a checkpoint to start from. A relative path starts at the working
+      directory. Or give `model`.
+    tokenizer: the file that the stores were tokenized with; the run's
+      checkpoints contain it. None with `init_from`, which has its own.
     seed: of weights and data.
-    mesh: how devices are laid out; a name in `sharding.PRESETS`, or sizes.
-    attention: backend, or `FlashTpu` with blocks of its own; "auto" is
-      resolved once a phase, for the devices at hand.
-    compiler_options: of XLA, for the training step, over those of
+
+  How devices run it:
+    mesh: the layout of the devices: a name in `sharding.PRESETS`, or sizes.
+    attention: a backend, or `FlashTpu` with other blocks; "auto" is resolved
+      once a phase, for the devices of the run.
+    compiler_options: of XLA, for the training step, over
       `step.COMPILER_OPTIONS`: {'xla_tpu_scoped_vmem_limit_kib': '65536'}, say.
-    save_every_steps: between checkpoints that a run resumes from.
-    save_every_minutes: without a save, after which one follows the next line of
-      metrics.jsonl; None: none does.
-    keep_saves: how many of the newest of them stay on disk; and the one of the
-      least held-out loss in the phase, of those where that is measured.
-    keep_every_steps: those at its multiples stay too; None: no more.
-    log_every_steps: between lines of metrics.jsonl.
-    stall_minutes: in which a step must be begun, else `drope train` ends; ten
-      times as long as steps take where that is more, and six times this for
-      loading, compiling, measuring and saving. None: it waits for ever.
-    profile_steps: the first and last of the run's steps that are traced into
-      tensorboard/ of its folder, for each process; None: none.
-    dump_xla: whether each phase's step is compiled once more, and what XLA
-      notes of it is written to xla/PHASE of its folder.
     read_workers: threads that read batches ahead of the step, in each process;
       0 reads between the steps.
     prefetch_batches: how many batches they read ahead.
+
+  What is saved:
+    save_every_steps: between saves that a run resumes from.
+    save_every_minutes: after this long without a save, one follows the next
+      line of metrics.jsonl; None: it does not.
+    keep_saves: how many of the newest saves stay on disk. The one of the least
+      held-out loss in the phase stays as well.
+    keep_every_steps: saves at multiples of this stay too; None: no others.
+
+  How it is watched:
+    log_every_steps: between lines of metrics.jsonl.
+    stall_minutes: if no step begins for this long, or for ten times a step's
+      time where that is longer, `drope train` ends. Loading, compiling,
+      measuring and saving may take six times as long. None: it waits for ever.
+    profile_steps: the first and last of the run's steps that each process
+      traces into tensorboard/ of the run's folder; None: none.
+    dump_xla: whether each phase's step is compiled once more, and XLA's dump of
+      it is written to xla/PHASE of the run's folder.
   """
 
   phases: tuple[TrainPhase | SurgeryPhase, ...]
@@ -73,8 +79,19 @@ class Recipe:
   prefetch_batches: int = 4
 
   def __post_init__(self):
-    if not self.phases:
-      raise ValueError("A Recipe needs at least one phase, got none. Add one.")
+    self._check_start()
+    self._check_names()
+    self._check_devices()
+    self._check_saves()
+    self._check_watching()
+    for phase in self.phases:
+      if isinstance(phase, TrainPhase):
+        self._check_same_as_kept(phase)
+        self._check_base(phase)
+        self.learning_rate(phase)  # Raises if its schedule is too long.
+
+  def _check_start(self) -> None:
+    self._require_at_least(0, "seed")
     if (self.model is None) == (self.init_from is None):
       raise ValueError(
         "A Recipe needs either a model to initialise or a checkpoint to start "
@@ -87,15 +104,12 @@ class Recipe:
         f"own, got tokenizer={self.tokenizer!r} and "
         f"init_from={self.init_from!r}. Set or remove Recipe.tokenizer."
       )
-    backend = self.attention
-    if isinstance(backend, str) and backend not in ("auto", *BACKENDS):
-      raise ValueError(
-        "Recipe.attention must be auto or one of "
-        f"{', '.join(BACKENDS)}, got {self.attention!r}. Name one of these."
-      )
-    sharding.layout(self.mesh)  # Refuses a name that is none.
+
+  def _check_names(self) -> None:
+    if not self.phases:
+      raise ValueError("A Recipe needs at least one phase, got none. Add one.")
     names = [phase.name for phase in self.phases]
-    # A phase's checkpoint is the folder of its name, beside the saved steps'.
+    # A phase's checkpoint is a folder of its name, beside those of saved steps.
     if len({*names, *_TAKEN}) < len(names) + len(_TAKEN) or not all(
       re.fullmatch(r"[A-Za-z][\w-]*", name) for name in names
     ):
@@ -104,49 +118,58 @@ class Recipe:
         f"-, a letter first, and none of {', '.join(_TAKEN)}, got "
         f"{', '.join(names)}. Rename one."
       )
-    for field, least in (
-      ("seed", 0),
-      ("save_every_steps", 1),
-      ("keep_saves", 1),
-      ("log_every_steps", 1),
-      ("read_workers", 0),
-      ("prefetch_batches", 1),
-    ):
-      if getattr(self, field) < least:
-        raise ValueError(
-          f"Recipe.{field} must be at least {least}, got "
-          f"{getattr(self, field)}. Raise it."
-        )
-    for field in ("save_every_minutes", "stall_minutes"):
-      minutes = getattr(self, field)
-      if minutes is not None and not minutes > 0:
-        raise ValueError(
-          f"Recipe.{field} must be more than 0, got {minutes}. Raise it, or "
-          "set None to go without."
-        )
-    profiled = self.profile_steps
-    if profiled is not None and not 1 <= profiled[0] <= profiled[1]:
+
+  def _check_devices(self) -> None:
+    self._require_at_least(0, "read_workers")
+    self._require_at_least(1, "prefetch_batches")
+    sharding.layout(self.mesh)  # Raises for an unknown name.
+    backend = self.attention
+    if isinstance(backend, str) and backend not in ("auto", *BACKENDS):
       raise ValueError(
-        "Recipe.profile_steps must be the first and last of the run's steps to "
-        f"trace, from 1, got {profiled}. Set (100, 104), say, or None."
+        "Recipe.attention must be auto or one of "
+        f"{', '.join(BACKENDS)}, got {self.attention!r}. Name one of these."
       )
+
+  def _check_saves(self) -> None:
+    self._require_at_least(1, "save_every_steps", "keep_saves")
+    self._require_minutes("save_every_minutes")
     kept = self.keep_every_steps
     if kept is not None and (kept < 1 or kept % self.save_every_steps):
       raise ValueError(
         "Recipe.keep_every_steps must be a multiple of save_every_steps, got "
         f"{kept} and {self.save_every_steps}. Change one."
       )
-    for phase in self.phases:
-      if isinstance(phase, TrainPhase):
-        self._require_same_as_kept(phase)
-        self._require_base(phase)
-        self.learning_rate(phase)  # Refuses a schedule that has no room.
+
+  def _check_watching(self) -> None:
+    self._require_at_least(1, "log_every_steps")
+    self._require_minutes("stall_minutes")
+    profiled = self.profile_steps
+    if profiled is not None and not 1 <= profiled[0] <= profiled[1]:
+      raise ValueError(
+        "Recipe.profile_steps must be the first and last of the run's steps to "
+        f"trace, from 1, got {profiled}. Set (100, 104), say, or None."
+      )
+
+  def _require_at_least(self, least: int, *fields: str) -> None:
+    for field in fields:
+      if getattr(self, field) < least:
+        raise ValueError(
+          f"Recipe.{field} must be at least {least}, got "
+          f"{getattr(self, field)}. Raise it."
+        )
+
+  def _require_minutes(self, field: str) -> None:
+    minutes = getattr(self, field)
+    if minutes is not None and not minutes > 0:
+      raise ValueError(
+        f"Recipe.{field} must be more than 0, got {minutes}. Raise it, or set "
+        "None to go without."
+      )
 
   def end_steps(self) -> tuple[int, ...]:
     """Returns the run's step at which each phase ends.
 
-    One that ends early takes none of those left: the next starts where it would
-    have, had it not.
+    A phase that ends early does not change at which step the next one starts.
     """
     ends, total = [], 0
     for phase in self.phases:
@@ -155,7 +178,7 @@ class Recipe:
     return tuple(ends)
 
   def before(self, phase: TrainPhase | SurgeryPhase) -> TrainPhase | None:
-    """Returns the training before a phase, if there is one."""
+    """Returns the last training before a phase, or None."""
     earlier = self.phases[: self.phases.index(phase)]
     trained = [p for p in earlier if isinstance(p, TrainPhase)]
     return trained[-1] if trained else None
@@ -164,7 +187,7 @@ class Recipe:
     """Returns a phase's learning rate by the run's step.
 
     Raises:
-      ValueError: its schedule has no room.
+      ValueError: its schedule is longer than the phase.
     """
     trained = [p for p in self.phases if isinstance(p, TrainPhase)]
     start = stop = trained.index(phase)
@@ -192,7 +215,7 @@ class Recipe:
       next(p for p in self.phases if isinstance(p, SurgeryPhase))
     )
 
-  def _require_base(self, phase: TrainPhase) -> None:
+  def _check_base(self, phase: TrainPhase) -> None:
     asking = [
       name
       for name in ("until_recovered", "teacher")
@@ -208,7 +231,7 @@ class Recipe:
         "surgery on it before, got none. Leave it out."
       )
 
-  def _require_same_as_kept(self, phase: TrainPhase) -> None:
+  def _check_same_as_kept(self, phase: TrainPhase) -> None:
     before = self.before(phase)
     for field, shared in (
       ("optimizer_start", ("optimizer", "trainable", "lora")),

@@ -25,13 +25,14 @@ from drope_jax.train.state import State
 
 COMPILER_OPTIONS = types.MappingProxyType(
   {
-    # Else parameters and moments are copied before they are replaced.
+    # Without it, parameters and moments are copied before they are replaced.
     "cpu": {"xla_cpu_copy_insertion_use_region_analysis": True},
-    # Of 128 MiB, not 16: matrix products need not cut the axis they sum over.
+    # 32 MiB of the 128, not 16, so that matrix products need not be split along
+    # the axis that they sum over.
     "tpu": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
   }
 )
-"""Which options of XLA a step is compiled with, by platform."""
+"""XLA's options that a step is compiled with, by platform."""
 
 
 def make_step(
@@ -42,29 +43,32 @@ def make_step(
   mesh: Mesh,
   teacher: tuple[ModelConfig, str | FlashTpu] | None = None,
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
-  """Returns step(state, batch, base) -> (state, metrics), to be jitted.
+  """Returns a pure step(state, batch, base, teacher_params), to be jitted.
 
-  The loss is the mean over the batch's weights, whatever the microbatches. A
-  step that the phase's guard refuses leaves params, opt_state and average as
-  they were.
+  The step returns the next state and metrics. The loss is the mean over the
+  weights of the whole batch, for any number of microbatches. A step that the
+  phase's guard refuses does not change params, opt_state and average.
+
+  Arguments of the step:
+    state: see `state.State`.
+    batch: inputs_BS, targets_BS, segments_BS (int32) and weights_BS (float32).
+    base: what the phase does not train (`tuning.Tuning.base`); {} by default.
+    teacher_params: of the phase's teacher, if it has one.
+
+  Metrics of the step are scalars: loss (nats a token) and its perplexity;
+  grad_norm; param_norm, of the trained parameters before the step; lr; weight,
+  the tokens that counted; skipped, the skipped steps of the phase so far;
+  skips_in_a_row, the most so far; and, where the phase asks for them, kl
+  (teacher to model, nats a token), distance (see `teacher.distance`) and
+  max_logit (the largest of attention).
 
   Args:
-    config: the model's.
-    phase: optimizer, accumulation, precision and loss.
-    schedule: of the learning rate, by the run's step.
-    backend: the attention's, as it runs on one device.
-    mesh: over which state and batches lie, as `sharding` lays them.
-    teacher: config and backend of the phase's teacher, whose params the step
-      then takes as a fourth argument; None where the phase has none.
-
-  The batch holds inputs_BS, targets_BS, segments_BS (int32) and weights_BS
-  (float32); the base is what the phase does not train, as `tuning.Tuning.base`
-  has it, and {} by default. Metrics are scalars: loss (nats a token), its
-  perplexity, grad_norm, param_norm (before the step; of what is trained), lr,
-  weight (tokens that counted), skipped (steps so far in the phase),
-  skips_in_a_row (the most so far) and, by choice, kl (of the teacher to the
-  model, nats a token), distance (see `teacher.distance`) and max_logit
-  (attention's largest).
+    config: of the model.
+    phase: its optimizer, accumulation, precision and loss are used.
+    schedule: the learning rate by the run's step.
+    backend: of attention, on one device.
+    mesh: over which state and batches are sharded.
+    teacher: config and backend of the phase's teacher; None where it has none.
   """
   transform = phase.optimizer.transform()
   tuning = tunings.of(phase, transformer.param_shapes(config))
@@ -120,8 +124,8 @@ def make_step(
       ), None
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    # Every microbatch takes rows from all over the batch, so that each is
-    # spread over all devices.
+    # Every microbatch takes rows from the whole batch, so that it is spread
+    # over all devices.
     microbatches = {
       name: jnp.swapaxes(x.reshape(-1, phase.accumulation, x.shape[1]), 0, 1)
       for name, x in batch.items()
@@ -136,8 +140,8 @@ def make_step(
   def step(state, batch, base=None, teacher_params=None):
     params, opt_state = state["params"], state["opt_state"]
     weight = jnp.sum(batch["weights_BS"])
-    # Shares of the batch's weight, so that sums are its means: of gradients
-    # too, whose division would be a pass of its own over all of them.
+    # Weights that sum to 1 make sums means. To divide the gradients instead
+    # would take another pass over all of them.
     shares_BS = batch["weights_BS"] / weight
     gradients, ((loss, kl, apart), max_logit) = summed_gradients(
       params, base or {}, {**batch, "weights_BS": shares_BS}, teacher_params
@@ -213,8 +217,8 @@ def make_evaluation(
 ) -> Callable[[transformer.Params, Mapping[str, Array]], tuple[Array, Array]]:
   """Returns evaluate(params, batch) -> (nats, weight), to be jitted.
 
-  Args as of `make_step`; the batch is of the phase's held-out text, and the
-  sums over its tokens, whose quotient is the loss.
+  Both are sums over a batch of the phase's held-out text; nats / weight is the
+  loss. Args are as of `make_step`.
   """
 
   def evaluate(params, batch):

@@ -1,4 +1,4 @@
-"""The model before the surgery as teacher of the model after it."""
+"""The model before a surgery as the teacher of the model after it."""
 
 import dataclasses
 import math
@@ -10,16 +10,15 @@ from drope_jax.axes import Array
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """Targets from the run's base: the same weights under their old positions.
+  """Distillation from the base, the model before the run's first surgery.
 
-  The base is the model before the run's first surgery. It reads each batch
-  beside the model that is trained, which learns the base's distribution of
-  every next token. The text need not be what the base was trained on, then.
+  The base reads each batch too, and the model learns the base's distribution of
+  every next token. So the text need not be what the base was trained on.
 
   Attributes:
-    weight: of KL(base || model) in the objective, above 0 and at most 1; the
-      text's cross-entropy has the rest.
-    outputs_weight: of `distance` between the two models' layers' outputs,
+    weight: of KL(base || model) in the objective, above 0 and at most 1. The
+      cross-entropy of the text has the weight 1 - weight.
+    outputs_weight: of `distance` between the outputs of the two models' layers,
       which is added to the objective; 0 leaves it out.
 
   Source: Hinton et al. (arXiv:1503.02531), at a temperature of 1; outputs of
@@ -45,10 +44,10 @@ class Teacher:
 def distance(
   outputs_NBSM: Array, taught_NBSM: Array, weights_BS: Array
 ) -> Array:
-  """Returns how far a model's layers are from its teacher's.
+  """Returns the relative squared distance of a model's layers to its teacher's.
 
-  The squared distance over the square of the teacher's output, a mean over
-  layers, and a sum over tokens times their weights; float32.
+  It is |output - taught|^2 / |taught|^2 of each token and layer, averaged over
+  layers and summed over tokens times their weights; float32.
   """
   outputs_NBSM, taught_NBSM = (
     x.astype(jnp.float32) for x in (outputs_NBSM, taught_NBSM)

@@ -1,4 +1,4 @@
-"""One training of a run: its steps, saved on the way and at the end."""
+"""One training of a run: takes its steps, and saves between and after them."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -25,7 +25,7 @@ from drope_jax.train.phases import TrainPhase
 
 
 class Stopped(Exception):
-  """A run has saved and ended early, as it was told to; it resumes there."""
+  """A run was told to stop, has saved, and resumes from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Trained:
   base: transformer.Params
 
   def params(self, state: state_lib.State) -> transformer.Params:
-    """Returns the parameters that a checkpoint has."""
+    """Returns the parameters of a checkpoint."""
     return self.tuning.model(self.base, state_lib.averaged(self.phase, state))
 
 
@@ -45,15 +45,15 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
   """Returns the model that a training makes of another.
 
   Args:
-    run: that the phase is of.
-    phase: the training; what its saves have of it already is not done again.
-    first: the run's step that it starts at.
-    model: that it starts from.
+    run: of the phase.
+    phase: the training. Steps that an earlier start saved are not taken again.
+    first: the run's step at which it starts.
+    model: to start from.
 
   Raises:
-    Stopped: `run.stopping` said so; the step is saved.
-    ValueError: too many steps in a row were skipped; the saves are not those of
-      a run whose phases were taken in order, or are damaged.
+    Stopped: `run.stopping` returned true; the step is saved.
+    ValueError: too many steps in a row were skipped; or saves are damaged, or
+      are of another order of phases.
   """
   last = first + phase.num_steps
   config = model.config_in(phase)
@@ -126,7 +126,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     )
     ended = int(state["step"])
     manifest = manifest_at(ended, measured)
-    # The steps that an early end left out count as behind the run.
+    # Steps that an early end left out count as taken.
     state["step"] += last - ended
     params = save(last, state, manifest)
   return Model(params, manifest)
@@ -134,7 +134,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
 
 @contextlib.contextmanager
 def _saves(run: Run) -> Iterator[runs.RunStore]:
-  """Gives the run's saves, and waits at the end for the last of them."""
+  """Yields the run's saves, and at the end waits for the last one."""
   recipe = run.recipe
   with runs.RunStore(
     run.directory,
@@ -151,8 +151,8 @@ def _saves(run: Run) -> Iterator[runs.RunStore]:
 def _restore(saves, phase, abstract, step=None, unread=None):
   """Returns the state that was saved, and its manifest.
 
-  Where that is not the model, nothing else of it is read: the rest is that from
-  which the phase started, and `unread` is checked to be.
+  Where a phase trains only a part of the model, only that part is read. The
+  rest is what the phase started from, and `unread` is checked to equal it.
   """
   if phase.moves_the_model:
     return saves.restore(abstract, step)
@@ -164,7 +164,7 @@ def _restore(saves, phase, abstract, step=None, unread=None):
 
 
 def _state_before(run, phase, saves, first):
-  """Returns the state in which the training before `phase` ended."""
+  """Returns the last state of the training before `phase`."""
   before = run.recipe.before(phase)
   config = store.describe(run.directory / before.name)[0].model
   abstract = state_lib.abstract(before, config, run.mesh)
@@ -172,7 +172,7 @@ def _state_before(run, phase, saves, first):
 
 
 def _teacher(run, phase):
-  """Returns a phase's teacher: config and backend, and params; or two None."""
+  """Returns a phase's teacher as (config, backend) and params, or two None."""
   if phase.teacher is None:
     return None, None
   base = run.base(phase.compute_dtype)
@@ -192,10 +192,10 @@ def _meter(run, trained, model, config, teacher):
 
 
 def _take_steps(run, phase, trained, model, backend, first, state, save):
-  """Returns the state in which the phase ends, and its last measurement.
+  """Returns the state at the end of the phase, and the last measurement.
 
-  That has `tokens`, too, where it ends the phase early. Saves on the way, not
-  at the end.
+  The measurement has `tokens` where it ended the phase early. The last state is
+  not saved here.
   """
   recipe, last = run.recipe, first + phase.num_steps
   config = model.config_in(phase)
@@ -211,8 +211,8 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
     recipe.compiler_options,
   )
   now, measured = int(state["step"]), {}
-  # A model reads on where its history ended: no phase, and no run that starts
-  # from another's checkpoint, sees the same order of the text again.
+  # Reading continues where the model's history ended, so that no later phase,
+  # and no run from its checkpoint, reads the same sequences again.
   read = model.tokens // phase.context_tokens
   read += (now - first) * phase.batch_size
   batches = batches_lib.training(recipe, phase, run.mesh, run.base_dir, read)
