@@ -1,10 +1,18 @@
-"""Dropping positional embeddings: a change of config, never of weights."""
+"""Dropping positional embeddings: a change of config, not of weights."""
 
 import dataclasses
 from typing import Any
 
+from drope_jax import parameters, trees
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, PartialRope, Scheme, partial, rotary
+from drope_jax.positional import (
+  LogScaled,
+  Nope,
+  PartialRope,
+  Scheme,
+  partial,
+  rotary,
+)
 from drope_jax.positional import pattern as patterns
 
 
@@ -16,17 +24,19 @@ def drop_positional(
   keep_turns: float | None = None,
   keep_pairs: int | None = None,
 ) -> tuple[ModelConfig, Any]:
-  """Returns the model without positions in some layers, and the same params.
+  """Returns the model without positions in some layers, and its params.
 
   Not function-preserving: the loss jumps, and recalibration brings it back.
-  Attention windows stay: they are no embeddings.
+  Attention windows and a scale by the query's position are kept: they are no
+  embeddings.
 
-  A drop takes a layer's positions whole, as the paper's does, or its slow
-  channel pairs alone, where `keep_turns` or `keep_pairs` says which stay.
+  A layer loses all of its positions, as in the paper, or those of its slow
+  channel pairs alone, where `keep_turns` or `keep_pairs` says which are kept.
 
   Args:
     config: has positions to be dropped in each of the layers.
-    params: returned as they are.
+    params: returned as they are, but for those of a scheme that learns and
+      that no layer has any more.
     layers: "all" that have such positions, or indices from 0; the others keep
       their schemes.
     keep_turns: pairs stay that complete at least as many rotations in
@@ -64,7 +74,24 @@ def drop_positional(
     )
   windows = patterns.layer_plan(config.positional, N).windows
   positional = patterns.of_layers(left, windows)
+  learned_before, learns_now = (
+    patterns.layer_plan(scheme, N).learner is not None
+    for scheme in (config.positional, positional)
+  )
+  if learned_before and not learns_now:
+    params = _without_learned(params)
   return dataclasses.replace(config, positional=positional), params
+
+
+def _without_learned(params: Any) -> Any:
+  """Returns the parameters but for those of a scheme that learns."""
+  return trees.unflatten(
+    {
+      path: leaf
+      for path, leaf in trees.flatten(params).items()
+      if parameters.describe(path).role is not parameters.Role.POSITION
+    }
+  )
 
 
 def _what_is_left(
@@ -73,7 +100,10 @@ def _what_is_left(
   keep_turns: float | None,
   keep_pairs: int | None,
 ) -> Scheme:
-  """Returns a layer's scheme after the drop; itself where nothing goes."""
+  """Returns a layer's scheme after the drop; itself if it loses nothing."""
+  if isinstance(scheme, LogScaled):
+    left = _what_is_left(config, scheme.scheme, keep_turns, keep_pairs)
+    return dataclasses.replace(scheme, scheme=left)
   if scheme == Nope() or (keep_turns is None and keep_pairs is None):
     return Nope()
   whole = scheme.rope if isinstance(scheme, PartialRope) else scheme

@@ -19,6 +19,12 @@ fields = {
   "Rope": {"theta": thetas},
   "Nope": {},
   "Alibi": {},
+  "Kerple": {},
+  "LogScaled": {
+    "scheme": st.builds(positional.Rope, theta=thetas),
+    "trained_tokens": st.integers(2, 10**6),
+    "slope": st.none() | positive,
+  },
   "PositionInterpolation": {"theta": thetas, "factor": positive},
   "NtkAware": {"theta": thetas, "factor": positive},
   "Yarn": {

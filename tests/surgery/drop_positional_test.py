@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from drope_jax.model import transformer
-from drope_jax.positional import Alibi, Nope, PartialRope, Pattern, Rope
+from drope_jax.positional import (
+  Alibi,
+  LogScaled,
+  Nope,
+  PartialRope,
+  Pattern,
+  Rope,
+)
 from drope_jax.surgery import drop_positional
 
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 12)))
@@ -44,11 +51,21 @@ def test_dropping_in_two_steps_is_dropping_all(base, params):
   assert config.positional == Nope()
 
 
-def test_windows_stay(base, params):
+def test_windows_are_kept(base, params):
   windowed = Pattern((Rope(), Rope()), (4, None))
   config = dataclasses.replace(base, positional=windowed)
   config, _ = drop_positional.drop_positional(config, params)
   assert config.positional == Pattern((Nope(), Nope()), (4, None))
+
+
+def test_a_scale_by_position_is_kept(base, params):
+  scaled = dataclasses.replace(base, positional=LogScaled(Rope(100.0), 16))
+  some, _ = drop_positional.drop_positional(scaled, params, keep_pairs=1)
+  assert some.positional == LogScaled(PartialRope(Rope(100.0), 1), 16)
+  none, _ = drop_positional.drop_positional(some, params)
+  assert none.positional == LogScaled(Nope(), 16)
+  with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: LogScaled"):
+    drop_positional.drop_positional(none, params)
 
 
 @pytest.mark.parametrize("layers", [(), (4,), (-1,), (1, 1)])

@@ -19,7 +19,7 @@ from drope_jax.checkpoint.formats.kinds import (
   Whole,
 )
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Nope, Scheme
+from drope_jax.positional import Nope, Scheme, rotary
 from drope_jax.positional import pattern as patterns
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -298,10 +298,10 @@ def _rope_fields(
     config: the model's.
     without: the rotation that is written where no layer has one.
   """
-  rotary, rope = Layers.of(config).rotary, without
-  if rotary:
+  rotates, rope = Layers.of(config).rotary, without
+  if rotates:
     rope = rope_parameters.write(
-      rotary[0], config.head_dim, config.context_tokens
+      rotates[0], config.head_dim, config.context_tokens
     )
   scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
   is_plain = scaling["rope_type"] == "default"
@@ -319,7 +319,10 @@ def _rope_fields(
 def _rotary_misfit(layers: Layers) -> str | None:
   if len(layers.rotary) > 1:
     return f"{len(layers.rotary)} kinds of positions"
-  return "ALiBi" if Alibi() in layers.rotary else None
+  for scheme in layers.rotary:
+    if not isinstance(scheme, rotary.Rotary):
+      return f"{type(scheme).__name__} positions"
+  return None
 
 
 def _size_misfit(sizes: Sequence[int]) -> str | None:
