@@ -7,6 +7,7 @@ in `CATALOGUE`.
 import types
 
 from drope_jax.positional.alibi import Alibi
+from drope_jax.positional.fope import Fope
 from drope_jax.positional.kerple import Kerple
 from drope_jax.positional.log_scaled import LogScaled
 from drope_jax.positional.longrope import LongRope, RescaledRope
@@ -29,6 +30,7 @@ CATALOGUE = types.MappingProxyType(
     for scheme in (
       Rope,
       PartialRope,
+      Fope,
       Nope,
       Alibi,
       Kerple,

@@ -6,6 +6,7 @@ from typing import Any
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Dynamic,
+  Fope,
   LogScaled,
   LongRope,
   PartialRope,
@@ -49,7 +50,7 @@ def change_theta(
 def _with_theta(scheme: Scheme, theta: float) -> Scheme | None:
   """Returns the scheme with another theta; None where it has none."""
   match scheme:
-    case rotary.GeometricRotary() | LongRope():
+    case rotary.GeometricRotary() | LongRope() | Fope():
       return dataclasses.replace(scheme, theta=theta)
     case PartialRope():
       rope = _with_theta(scheme.rope, theta)

@@ -8,6 +8,7 @@ import pytest
 from drope_jax import positional
 from drope_jax.positional import (
   alibi,
+  fope,
   kerple,
   log_scaled,
   longrope,
@@ -20,6 +21,7 @@ from drope_jax.positional import (
 
 MODULES = (
   alibi,
+  fope,
   kerple,
   log_scaled,
   longrope,

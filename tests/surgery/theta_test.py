@@ -6,6 +6,7 @@ import pytest
 
 from drope_jax.positional import (
   Dynamic,
+  Fope,
   LogScaled,
   LongRope,
   Nope,
@@ -35,6 +36,7 @@ def _changed(base, positional):
     (PartialRope(Rope(100.0), 2), PartialRope(Rope(500.0), 2)),
     (LongRope(100.0, PAIRS, PAIRS), LongRope(500.0, PAIRS, PAIRS)),
     (Dynamic(NtkAware(100.0), 16), Dynamic(NtkAware(500.0), 16)),
+    (Fope(100.0, 64), Fope(500.0, 64)),
     (LogScaled(Rope(100.0), 64), LogScaled(Rope(500.0), 64)),
     (
       Pattern((Rope(100.0), Nope()), (4, None)),
