@@ -19,7 +19,7 @@ from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
 from drope_jax.plan import slices
-from drope_jax.positional import Alibi, Nope, Pattern, Rope
+from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import preflight
 from drope_jax.train.optimizer import (
@@ -412,7 +412,7 @@ def test_every_recipe_of_the_papers_sizes_is_planned():
   assert recipes - small == {*PLANNED}
   assert {*PLANNED} - {*RECALIBRATIONS} == {
     f"qwen2_0_5b_{name}"
-    for name in ("drope", "rope", "nope", "alibi", "rnope_swa")
+    for name in ("drope", "rope", "nope", "alibi", "rnope_swa", "swan")
   }
 
 
@@ -446,11 +446,14 @@ def test_the_baselines_from_scratch_differ_in_positions_alone():
   assert rope.tokens == drope.tokens
   theta = Rope(1_000_000.0)
   windowed = Pattern((theta, theta, theta, Nope()), (512, 512, 512, None))
+  scaled = LogScaled(Nope(), 1024)
+  swan = Pattern((scaled, theta, theta, theta), (None, 512, 512, 512))
   for name, positional in (
     ("rope", theta),
     ("nope", Nope()),
     ("alibi", Alibi()),
     ("rnope_swa", windowed),
+    ("swan", swan),
   ):
     model = dataclasses.replace(rope.model, positional=positional)
     same = dataclasses.replace(rope, model=model)
