@@ -297,7 +297,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   assert full.phases[0].surgery == Surgery("all")
   partial = _recipe("demo_partial")
   assert live.phases[0] == partial.phases[0]
-  assert partial.phases[0].surgery == Surgery("all", keep_turns=1)
+  assert partial.phases[0].surgery == Surgery("all", keep_rotations=1)
   assert dataclasses.replace(partial, phases=full.phases) == full
   assert partial.phases[1:] == full.phases[1:]
   continued = _recipe("demo_continued")
@@ -313,7 +313,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
 PAPER = AdamW(0.9, 0.95, 1e-8, weight_decay=0.1, clip_norm=1.0)
 REFERENCE = AdamW(0.9, 0.999, 1e-8, weight_decay=0.0, clip_norm=1.0)
 DROP, DROP_AND_NORM = Surgery(drop="all"), Surgery(drop="all", qk_norm="qk")
-PARTIAL_DROP = Surgery(drop="all", keep_turns=1)
+PARTIAL_DROP = Surgery(drop="all", keep_rotations=1)
 
 # The name tells which one a recipe follows; all have 512 sequences a step.
 RECALIBRATIONS = {

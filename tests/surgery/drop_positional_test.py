@@ -92,11 +92,11 @@ def test_dropping_twice_is_refused(base, params):
 def test_the_slow_pairs_alone_can_be_dropped(base, params):
   # Of 16 tokens, theta 100's four pairs complete 2.5, 0.8, 0.25 and 0.08
   # rotations.
-  for kept in ({"keep_turns": 1.0}, {"keep_pairs": 1}):
+  for kept in ({"keep_rotations": 1.0}, {"keep_pairs": 1}):
     config, same = drop_positional.drop_positional(base, params, **kept)
     assert config.positional == PartialRope(Rope(100.0), 1)
     assert same is params
-  config, _ = drop_positional.drop_positional(base, params, keep_turns=0.5)
+  config, _ = drop_positional.drop_positional(base, params, keep_rotations=0.5)
   assert config.positional == PartialRope(Rope(100.0), 2)
   some = _logits(config, params)
   for other in (base, dataclasses.replace(base, positional=Nope())):
@@ -116,20 +116,20 @@ def test_pairs_are_dropped_in_some_layers_and_then_all(base, params):
 
 
 def test_no_pair_fast_enough_is_dropping_all(base, params):
-  config, _ = drop_positional.drop_positional(base, params, keep_turns=3.0)
+  config, _ = drop_positional.drop_positional(base, params, keep_rotations=3.0)
   assert config.positional == Nope()
 
 
 def test_a_drop_of_no_pair_is_refused(base, params):
-  for kept in ({"keep_turns": 0.01}, {"keep_pairs": 4}):
+  for kept in ({"keep_rotations": 0.01}, {"keep_pairs": 4}):
     with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: Rope"):
       drop_positional.drop_positional(base, params, **kept)
   config, _ = drop_positional.drop_positional(base, params, (1,), keep_pairs=1)
   with pytest.raises(ValueError, match=r"none in \[1\]: PartialRope"):
-    drop_positional.drop_positional(config, params, (0, 1), keep_turns=1.0)
+    drop_positional.drop_positional(config, params, (0, 1), keep_rotations=1.0)
 
 
 def test_pairs_of_positions_that_are_not_rotary_are_refused(base, params):
   config = dataclasses.replace(base, positional=Alibi())
   with pytest.raises(ValueError, match="where positions are rotary"):
-    drop_positional.drop_positional(config, params, keep_turns=1.0)
+    drop_positional.drop_positional(config, params, keep_rotations=1.0)
