@@ -17,7 +17,7 @@ from typing import Any
 import drope_jax
 from drope_jax import revision
 
-VERSION = 4
+VERSION = 5
 """The schema version of all kinds of files, which share some classes.
 
 Versions 1 to 3 were counted for each kind: manifests reached 1, results.json 2,
@@ -36,8 +36,16 @@ def _name_remat(phase: dict[str, Any]) -> dict[str, Any]:
   return phase | {"remat": names[remat]} if isinstance(remat, bool) else phase
 
 
+def _name_kept_rotations(surgery: dict[str, Any]) -> dict[str, Any]:
+  surgery = dict(surgery)
+  if "keep_turns" in surgery:
+    surgery["keep_rotations"] = surgery.pop("keep_turns")
+  return surgery
+
+
 MIGRATIONS: Mapping[int, Mapping[str, Migration]] = {
   4: {"TrainPhase": _name_remat},
+  5: {"Surgery": _name_kept_rotations},
 }
 """Functions from old JSON fields to new ones, by target version and class.
 

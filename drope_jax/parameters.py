@@ -19,6 +19,7 @@ class Role(enum.Enum):
   HEAD = "the matrix that makes logits"
   BIAS = "added to a projection"
   GAIN = "multiplies what is normalized"
+  POSITION = "what a positional scheme learns, a few numbers a head"
   ADAPTER = "one of the two low-rank factors beside a projection"
 
 
@@ -50,8 +51,8 @@ class Parameter:
 
   @property
   def is_replicated(self) -> bool:
-    """Whether every device has all of it: gains are too small to be split."""
-    return self.role is Role.GAIN
+    """Whether every device has all of it, as it is too small to be split."""
+    return self.role in (Role.GAIN, Role.POSITION)
 
   @property
   def decays(self) -> bool:
@@ -75,6 +76,7 @@ def _layer() -> dict[str, Parameter]:
     f"{part}_norm/gain": Parameter(("N", "M"), Role.GAIN)
     for part in ("attention", "attention_post", "mlp", "mlp_post")
   }
+  found["attention/positions/NAME"] = Parameter(("N", "H"), Role.POSITION)
   for name, axes in {
     "attention/q": ("M", "HD"),
     "attention/k": ("M", "KD"),
@@ -106,7 +108,10 @@ PARAMETERS: Mapping[str, Parameter] = types.MappingProxyType(
     "head/kernel": Parameter(("M", "V"), Role.HEAD),
   }
 )
-"""By path; those of a layer are the same in every group of layers."""
+"""By path; those of a layer are the same in every group of layers.
+
+Positional schemes name what they learn, in place of NAME.
+"""
 
 
 def describe(path: str) -> Parameter:
@@ -116,6 +121,7 @@ def describe(path: str) -> Parameter:
     ValueError: there is none of that path.
   """
   of_one_group = re.sub(r"^layers/\d+/", "layers/", path)
+  of_one_group = re.sub(r"(/positions)/\w+$", r"\1/NAME", of_one_group)
   if of_one_group not in PARAMETERS:
     raise ValueError(
       f"A parameter must be one of those in drope_jax/parameters.py, got "

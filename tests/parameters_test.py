@@ -1,6 +1,7 @@
 """What is said of a parameter is what the model makes and does with it."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from drope_jax import parameters, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.parameters import Role
+from drope_jax.positional import Kerple
 
 CONFIG = ModelConfig(
   vocab_size=32,
@@ -19,12 +21,13 @@ CONFIG = ModelConfig(
   mlp_width=24,
   context_tokens=8,
 )
-SIZES = {"V": 32, "N": 3, "M": 20, "HD": 16, "KD": 8, "D": 4, "I": 24}
+SIZES = {"V": 32, "N": 3, "M": 20, "H": 4, "HD": 16, "KD": 8, "D": 4, "I": 24}
 VARIANTS = {
   "plain": {},
   "tied": {"tied_embeddings": True},
   "joint norms, biases": {"qk_norm": "qk", "qkv_bias": True},
   "norms before and after": {"norm_placement": "both"},
+  "a scheme that learns": {"positional": Kerple()},
   "norms per head": {"qk_norm": "qk", "qk_norm_scope": "head"},
 }
 _QK_GAINS = {f"layers/attention/{x}_norm/gain" for x in "qk"}
@@ -46,7 +49,7 @@ def test_axes_are_those_of_the_model_and_nothing_else_is_described():
       ):
         axes = ("N", "D")
       assert leaf.shape == tuple(map(SIZES.get, axes)), path
-      found.add(path)
+      found.add(re.sub(r"(/positions)/[pa]$", r"\1/NAME", path))
       if described.role is Role.PROJECTION:
         for name, kept in (("lora_a", 1), ("lora_b", 2)):
           factor = path.replace("kernel", name)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax import positional
+from drope_jax import attention, positional
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.cli import configure, main
 from drope_jax.evals import suite
 from drope_jax.model import config as model_config
-from drope_jax.positional import rotary, scaling
+from drope_jax.positional import scaling
 from drope_jax.train import recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -137,9 +137,10 @@ def _scores_ST(scheme, pos_S) -> np.ndarray:
   q_BSHD, k_BSKD = (
     jnp.broadcast_to(jnp.asarray(x_D), (1, S, 1, D)) for x_D in (q_D, k_D)
   )
-  turn_B2SD = scheme.prepare(jnp.asarray(pos_S)[None], D)
+  table_2SD = scheme.rotation(jnp.asarray(pos_S)[None], D)[0]
   q_BSHD, k_BSKD = (
-    rotary.rotate(x_BSHD, turn_B2SD) for x_BSHD in (q_BSHD, k_BSKD)
+    attention.rotate(x_BSHD, *table_2SD[:, :, None])
+    for x_BSHD in (q_BSHD, k_BSKD)
   )
   return np.einsum("bshd,bthd->st", q_BSHD, k_BSKD)
 

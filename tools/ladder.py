@@ -55,7 +55,7 @@ SIZES = {
     ("recalibrate_128", "recalibrate_256", "recalibrate"),
   ),
 }
-_ALL = "Surgery.keep_turns = None"  # Undoes the recipe's own choice.
+_ALL = "Surgery.keep_rotations = None"  # Undoes the recipe's own choice.
 
 
 def _keep(pairs: int) -> tuple[str, ...]:

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drope_jax import artifacts
+from drope_jax import artifacts, attention
 from drope_jax.analysis import loss, pair_damage
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import pattern
 
 Params = Mapping[str, Any]
 
@@ -176,14 +175,14 @@ def measure(config: ModelConfig, params: Params, tokens_BS: Array) -> Anatomy:
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(config, params, tokens_BS):
   def one_sequence(tokens_S):
-    q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(
+    inputs = transformer.attention_inputs(
       config, params, tokens_S[None], backend="blockwise"
     )
     return (
       loss.of_sequence(config, params, tokens_S),
-      _mean_square_N(q_NBSHD),
-      _mean_square_N(k_NBSKD),
-      *_attention(config, q_NBSHD[:, 0], k_NBSKD[:, 0]),
+      _mean_square_N(inputs.q_BSHD),
+      _mean_square_N(inputs.k_BSKD),
+      *jax.lax.map(_attention_of_layer, inputs),
     )
 
   loss_B, query_BN, key_BN, entropy_BN, max_logit_BN = jax.lax.map(
@@ -197,36 +196,22 @@ def _measure(config, params, tokens_BS):
   }
 
 
-def _attention(config, q_NSHD, k_NSKD):
-  """Returns each layer's mean entropy and largest logit, layer by layer."""
-  plan = pattern.layer_plan(config.positional, config.num_layers)
-  slopes_NH = plan.slopes_array(config.num_heads)
-  if slopes_NH is None:
-    slopes_NH = jnp.zeros((config.num_layers, config.num_heads))
-  window_N = plan.window_array()
-  if window_N is None:
-    window_N = jnp.full(config.num_layers, q_NSHD.shape[1])
-  one_layer = functools.partial(
-    _attention_of_layer, config.logit_scale, config.logit_soft_cap
-  )
-  return jax.lax.map(one_layer, (q_NSHD, k_NSKD, slopes_NH, window_N))
-
-
-def _attention_of_layer(logit_scale, soft_cap, inputs):
+def _attention_of_layer(inputs):
   """Returns the mean entropy and the largest logit, head by head."""
-  q_SHD, k_SKD, slopes_H, window = inputs
-  S, H, D = q_SHD.shape
-  back_ST = jnp.arange(S)[:, None] - jnp.arange(S)
-  seen_ST = (back_ST >= 0) & (back_ST < window)
+  H, D = inputs.q_BSHD.shape[2:]
+  group_size = H // inputs.k_BSKD.shape[2]
+  mask = attention.Mask(window=inputs.window)
+  scale = inputs.logit_scale * D**-0.5
 
   def one_head(h):
-    q_SD = q_SHD[:, h].astype(jnp.float32)
-    k_TD = k_SKD[:, h // (H // k_SKD.shape[1])].astype(jnp.float32)
-    logits_ST = q_SD @ k_TD.T * (logit_scale / math.sqrt(D))
-    if soft_cap is not None:
-      logits_ST = soft_cap * jnp.tanh(logits_ST / soft_cap)
-    logits_ST = logits_ST - slopes_H[h] * back_ST
-    logits_ST = jnp.where(seen_ST, logits_ST, -jnp.inf)
+    q_BS1D = inputs.q_BSHD[:, :, h, None]
+    k_BS1D = inputs.k_BSKD[:, :, h // group_size, None]
+    slopes_1, bias_1T = jax.tree.map(
+      lambda x_H: x_H[h, None], (inputs.slopes_H, inputs.bias_HT)
+    )
+    logits_ST = attention.logits(
+      q_BS1D, k_BS1D, mask, scale, slopes_1, inputs.soft_cap, bias_HT=bias_1T
+    )[0, 0, 0]
     p_ST = jax.nn.softmax(logits_ST)
     # xlogy-like: a probability of zero adds nothing.
     log_p_ST = jnp.log(jnp.where(p_ST > 0, p_ST, 1.0))

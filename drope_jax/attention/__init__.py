@@ -19,7 +19,8 @@ from drope_jax.attention.backends import (
 from drope_jax.attention.divided import Divided
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.attention.mask import Mask
-from drope_jax.attention.rotation import Rotation
+from drope_jax.attention.reference import logits
+from drope_jax.attention.rotation import Rotation, rotate
 from drope_jax.axes import Array
 
 
@@ -43,13 +44,15 @@ def attend(
   mask: Mask,
   logit_scale: Array | float = 1.0,
   slopes_H: Array | None = None,
+  bias_HT: Array | None = None,
   soft_cap: float | None = None,
   with_stats: bool = False,
   rotation: Rotation | None = None,
   backend: Choice = "reference",
 ) -> Array | tuple[Array, Stats]:
-  """Returns softmax(cap(logit_scale q k^T / sqrt(D)) - slopes * distance) v.
+  """Returns softmax(cap(logit_scale q k^T / sqrt(D)) + bias) v.
 
+  The bias of a query and a key is bias[distance] - slopes * distance.
   Softmax is float32; the result, out_BSHD, has v's dtype. Query head h reads
   key/value head h // (H / K). A query that sees nothing gets zeros.
 
@@ -60,11 +63,14 @@ def attend(
     mask: what each query sees.
     logit_scale: beyond 1 / sqrt(D); one for all, or float32 [B, S] for the
       queries.
-    slopes_H: ALiBi's, float32, or None. No gradient passes through.
-    soft_cap: bounds logits before ALiBi, as cap * tanh(logits / cap). Static.
+    slopes_H: float32, of a linear bias; or None. No gradient passes through.
+    bias_HT: float32, by query position minus key position; or None. Gradients
+      pass through.
+    soft_cap: bounds logits before the bias, as cap * tanh(logits / cap).
+      Static.
     with_stats: whether `Stats` are returned too.
-    rotation: turns q and k first, without a pass through memory. No gradient
-      passes through. None: positions are in them.
+    rotation: of q and k before all else, without a pass through memory. No
+      gradient passes through. None: they are rotated already.
     backend: a name in `BACKENDS`, `FlashTpu`, or either `Divided`; as
       `resolve` returns it.
 
@@ -72,13 +78,14 @@ def attend(
     ValueError: there is no such backend, or it does not honour an argument;
       shapes do not fit; the mask has the segments of one side alone.
   """
-  _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask)
+  _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask, bias_HT)
   needs = {
     Need.OFFSET: mask.offset_B is not None,
     Need.WINDOW: mask.window is not None,
     Need.TRACED_WINDOW: mask.window_is_traced,
     Need.SEGMENTS: mask.q_segment_BS is not None,
-    Need.ALIBI: slopes_H is not None,
+    Need.SLOPES: slopes_H is not None,
+    Need.BIAS: bias_HT is not None,
     Need.SOFT_CAP: soft_cap is not None,
     Need.STATS: with_stats,
     Need.ROTATION: rotation is not None,
@@ -89,6 +96,8 @@ def attend(
   )
   if rotation is not None:
     run = functools.partial(run, rotation=jax.lax.stop_gradient(rotation))
+  if bias_HT is not None:
+    run = functools.partial(run, bias_HT=bias_HT)
   slopes_H = jax.lax.stop_gradient(slopes_H)
   S, D = q_BSHD.shape[1], q_BSHD.shape[3]
   if mask.offset_B is None:  # Nothing sees what lies behind the last query.
@@ -103,7 +112,7 @@ def attend(
   return out_BSHD, Stats(*jax.lax.stop_gradient(stats))
 
 
-def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
+def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask, bias_HT):
   (B, S, H, D), (T, K) = q_BSHD.shape, k_BTKD.shape[1:3]
   if k_BTKD.shape != (B, T, K, D) or v_BTKD.shape != k_BTKD.shape or H % K:
     raise ValueError(
@@ -115,6 +124,11 @@ def _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask):
     raise ValueError(
       f"Attention needs a key for each query, got {T} keys for {S} queries. "
       "Pass the queries' own keys too."
+    )
+  if bias_HT is not None and (len(bias_HT) != H or bias_HT.shape[1] < T):
+    raise ValueError(
+      f"A bias needs a row for each of {H} query heads and an entry for each "
+      f"distance below {T}, got shape {bias_HT.shape}. Make it for all keys."
     )
   if (mask.q_segment_BS is None) != (mask.k_segment_BT is None):
     raise ValueError(
@@ -134,7 +148,9 @@ __all__ = [
   "Rotation",
   "Stats",
   "attend",
+  "logits",
   "on_mesh",
   "resolve",
+  "rotate",
   "rotates",
 ]

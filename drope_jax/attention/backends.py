@@ -23,7 +23,8 @@ class Need(enum.StrEnum):
   WINDOW = "a window"
   TRACED_WINDOW = "a traced window"
   SEGMENTS = "segments"
-  ALIBI = "ALiBi slopes"
+  SLOPES = "a linear bias"
+  BIAS = "a bias by distance"
   SOFT_CAP = "a soft cap"
   STATS = "statistics"
   ROTATION = "a rotation"
@@ -51,7 +52,7 @@ class Backend(NamedTuple):
       as `attention.attend` does but for `scale`, which is all that multiplies
       q k^T; float, or float32 [B, S]. Without an offset, S = T. Returns
       out_BSHD, and lse_BHS and max_logit_BHS or, without `Need.STATS`, None.
-      With `Need.ROTATION` it takes `rotation`, too.
+      With `Need.ROTATION` it takes `rotation` too, with `Need.BIAS` `bias_HT`.
     honours: every need that it does not meet is refused.
     is_kernel: whether it is a kernel of ours or a peer's, which `jit` does not
       divide among devices; see `Divided`.
@@ -71,16 +72,18 @@ BACKENDS = types.MappingProxyType(
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
     "flash_tpu": Backend(
-      flash_tpu.attend, _ALL | {Need.ROTATION}, is_kernel=True
+      flash_tpu.attend, _ALL - {Need.BIAS} | {Need.ROTATION}, is_kernel=True
     ),
     "splash": Backend(
       splash.attend,
-      _ALL - {Need.OFFSET, Need.TRACED_WINDOW, Need.ALIBI, Need.STATS},
+      _ALL
+      - {Need.OFFSET, Need.TRACED_WINDOW, Need.SLOPES, Need.BIAS, Need.STATS},
       is_kernel=True,
     ),
     "xla": Backend(_XLA, _ALL - {Need.SOFT_CAP, Need.STATS}),
     "cudnn": Backend(
-      _CUDNN, _ALL - {Need.ALIBI, Need.SOFT_CAP, Need.STATS, Need.FLOAT32}
+      _CUDNN,
+      _ALL - {Need.SLOPES, Need.BIAS, Need.SOFT_CAP, Need.STATS, Need.FLOAT32},
     ),
   }
 )

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from drope_jax.attention import bias
 from drope_jax.attention import scale as scales
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
@@ -35,6 +36,7 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: float | None = None,
   *,
+  bias_HT: Array | None = None,
   block: int = 256,
   at_once: int = AT_ONCE,
 ) -> tuple[Array, Array, Array]:
@@ -51,6 +53,7 @@ def attend(
   q_BKGSD = q_BSKGD.transpose(0, 2, 3, 1, 4)
   k_BKDT, v_BKDT = (x.transpose(0, 2, 3, 1) for x in (k_BTKD, v_BTKD))
   slopes_KG = None if slopes_H is None else slopes_H.reshape(K, -1)
+  bias_KGT = None if bias_HT is None else bias_HT.reshape(K, H // K, -1)
   arrays = mask._replace(window=None)
 
   def run(each, attend_head, rows):
@@ -60,7 +63,7 @@ def attend(
       own = own._replace(window=mask.window)
       return each(
         lambda head: attend_head(*head, own, soft_cap, block),
-        (*heads, slopes_KG),
+        (*heads, slopes_KG, bias_KGT),
       )
 
     return each(of_row, rows)
@@ -88,6 +91,7 @@ def _of_head(
   k_DT: Array,
   v_DT: Array,
   slopes_G: Array | None,
+  bias_GT: Array | None,
   mask: Mask,
   soft_cap: float | None,
   block: int,
@@ -104,7 +108,7 @@ def _of_head(
     stop = min(start + strip, S)
     keys = stop if mask.offset_B is None else T
     attend_block = _block_attention(
-      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, soft_cap
+      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, bias_GT, soft_cap
     )
     parts.extend(_in_turns(attend_block, start, stop, block))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
@@ -115,6 +119,7 @@ def _of_head_at_offset(
   k_DT: Array,
   v_DT: Array,
   slopes_G: Array | None,
+  bias_GT: Array | None,
   mask: Mask,
   soft_cap: float | None,
   block: int,
@@ -129,7 +134,7 @@ def _of_head_at_offset(
   step = max(MIN_STRIP, -(-T // MAX_STRIPS))
   attend_blocks = [
     _block_attention(
-      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, soft_cap
+      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, bias_GT, soft_cap
     )
     for keys in (*range(step, T, step), T)
   ]
@@ -144,7 +149,7 @@ def _of_head_at_offset(
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 
-def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, soft_cap):
+def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
   """Returns a function from (first query, count) to their results."""
   G, _, D = q_GSD.shape
   keys = jnp.arange(k_DT.shape[1])
@@ -160,6 +165,9 @@ def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, soft_cap):
     if slopes_G is not None:
       distance_cT = mask.distance_BST(rows, keys)[0].astype(jnp.float32)
       logits_GcT -= slopes_G[:, None, None] * distance_cT
+    if bias_GT is not None:
+      position_BS = mask.position_BS(rows)
+      logits_GcT += bias.by_key(bias_GT, position_BS, len(keys))[0]
     visible_cT = mask.visible_BST(rows, keys)[0]
     logits_GcT = jnp.where(visible_cT, logits_GcT, -jnp.inf)
     max_Gc1 = jnp.max(logits_GcT, axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from drope_jax.attention import bias
 from drope_jax.attention import scale as scales
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
@@ -20,6 +21,7 @@ def attend(
   slopes_H: Array | None = None,
   soft_cap: None = None,
   *,
+  bias_HT: Array | None = None,
   implementation: Literal["xla", "cudnn"],
 ) -> tuple[Array, None, None]:
   """See `backends.Backend`.
@@ -29,16 +31,19 @@ def attend(
   which it visits every tile.
   """
   queries, keys = jnp.arange(q_BSHD.shape[1]), jnp.arange(k_BTKD.shape[1])
-  bias_BHST = None
+  biases = []
   if slopes_H is not None:
     distance_BST = mask.distance_BST(queries, keys).astype(jnp.float32)
-    bias_BHST = -slopes_H[:, None, None] * distance_BST[:, None]
+    biases.append(-slopes_H[:, None, None] * distance_BST[:, None])
+  if bias_HT is not None:
+    position_BS = mask.position_BS(queries)
+    biases.append(bias.by_key(bias_HT, position_BS, len(keys)))
   library = functools.partial(
     jax.nn.dot_product_attention,
     scales.fold(q_BSHD, scale),
     k_BTKD,
     v_BTKD,
-    bias_BHST,
+    sum(biases) if biases else None,
     scale=1.0,
     implementation=implementation,
   )

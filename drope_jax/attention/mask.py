@@ -34,12 +34,15 @@ class Mask(NamedTuple):
     """Whether there is a window that only the device knows."""
     return not isinstance(self.window, int | np.integer | None)
 
+  def position_BS(self, rows: Array) -> Array:
+    """Returns the positions of queries, by their indices; B may be 1."""
+    if self.offset_B is None:
+      return rows[None]
+    return rows[None] + self.offset_B[:, None]
+
   def distance_BST(self, rows: Array, keys: Array) -> Array:
     """Returns query position minus key position, by indices; B may be 1."""
-    distance_BST = rows[None, :, None] - keys[None, None, :]
-    if self.offset_B is not None:
-      distance_BST += self.offset_B[:, None, None]
-    return distance_BST
+    return self.position_BS(rows)[..., None] - keys
 
   def visible_BST(self, rows: Array, keys: Array) -> Array:
     """Returns true where the query may see the key, by indices; B may be 1."""

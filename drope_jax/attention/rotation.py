@@ -1,4 +1,4 @@
-"""The rotation of queries and keys, for a kernel to apply as it loads them."""
+"""The rotation of queries and keys."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,10 @@ from drope_jax.axes import Array
 
 
 class Rotation(NamedTuple):
-  """What turns each query and key: x * cos + swap(x) * sin.
-
-  `swap` exchanges the halves of a head's channels.
+  """How a kernel is to rotate queries and keys as it loads them.
 
   Attributes:
-    q_N2SD: float32 cosines and sines of N schemes by query; sines of the first
-      half are negated.
+    q_N2SD: float32 cosines and sines of N schemes by query, for `rotate`.
     k_N2TD: the same by key.
     index: which of N to use; int32 scalar, may be traced.
   """
@@ -24,16 +21,11 @@ class Rotation(NamedTuple):
   index: Array
 
 
-def rotate(x_SD: Array, turn_2SD: Array) -> Array:
-  """Returns float32 x, rotated."""
-  half = x_SD.shape[1] // 2
-  swapped_SD = jnp.concatenate([x_SD[:, half:], x_SD[:, :half]], axis=1)
-  return x_SD * turn_2SD[0] + swapped_SD * turn_2SD[1]
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+  """Returns float32 x * cos + swap(x) * sin; `swap` exchanges a head's halves.
 
-
-def rotate_back(x_SD: Array, turn_2SD: Array) -> Array:
-  """Returns float32 x under the transpose of `rotate`, as gradients are."""
-  half = x_SD.shape[1] // 2
-  swapped_SD = jnp.concatenate([x_SD[:, half:], x_SD[:, :half]], axis=1)
-  # Sines change their sign with the half.
-  return x_SD * turn_2SD[0] - swapped_SD * turn_2SD[1]
+  Channels lie on the last axis. Sines of the two halves are opposite, so
+  `rotate(x, cos, -sin)` is the transpose, by which gradients are rotated.
+  """
+  first, second = jnp.split(x, 2, axis=-1)
+  return x * cos + jnp.concatenate([second, first], axis=-1) * sin

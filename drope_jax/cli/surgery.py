@@ -6,7 +6,7 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
 
   drope surgery CKPT --out NEW --text held_out.txt
   drope surgery CKPT --out NEW --drop 0-11,20 --text packaged:test
-  drope surgery CKPT --out NEW --drop all --keep-turns 1
+  drope surgery CKPT --out NEW --drop all --keep-rotations 1
   drope surgery CKPT --out NEW --drop 1-5 --window 0=32
   drope surgery CKPT --out NEW --qk-norm qk --qk-norm-init matched --text TEXT
 """
@@ -54,18 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   kept = parser.add_mutually_exclusive_group()
   kept.add_argument(
-    "--keep-turns",
+    "--keep-rotations",
     type=float,
     metavar="R",
-    help="drop slow channel pairs alone: those stay that complete R rotations "
-    "or more in the context; 1 is enough to have met every phase (default: no "
-    "pair stays)",
+    help="drop slow channel pairs alone, and keep those that complete R "
+    "rotations or more in the context; 1 is enough to have met every phase "
+    "(default: keep none)",
   )
   kept.add_argument(
     "--keep-pairs",
     type=int,
     metavar="K",
-    help="drop slow channel pairs alone: the K fastest stay (default: none)",
+    help="drop slow channel pairs alone, and keep the K fastest (default: "
+    "keep none)",
   )
   parser.add_argument(
     "--window",
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
   manifest, shapes = store.describe(parent)
   surgery = compose.Surgery(
     drop=_layers(args.drop, manifest.model.num_layers),
-    keep_turns=args.keep_turns,
+    keep_rotations=args.keep_rotations,
     keep_pairs=args.keep_pairs,
     windows=tuple(args.window),
     theta=args.theta,
@@ -332,8 +333,8 @@ def _summary(args: argparse.Namespace) -> str:
   if args.drop != "none":
     which = "all layers" if args.drop == "all" else f"layers {args.drop}"
     kept = ""
-    if args.keep_turns is not None:
-      kept = f" but of pairs that complete {args.keep_turns:g} rotations"
+    if args.keep_rotations is not None:
+      kept = f" but of pairs that complete {args.keep_rotations:g} rotations"
     elif args.keep_pairs is not None:
       kept = f" but of the {args.keep_pairs} fastest pairs"
     done.append(f"positions dropped in {which}{kept}")

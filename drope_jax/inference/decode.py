@@ -33,17 +33,6 @@ class Positions(NamedTuple):
   factor: Array
 
 
-def fix_length(scheme: Scheme | Pattern, length: int) -> Scheme | Pattern:
-  """Returns the scheme for `length` tokens, if it depends on the length."""
-  match scheme:
-    case rotary.LengthDependent():
-      return scheme.at(length)
-    case Pattern():
-      fixed = tuple(fix_length(layer, length) for layer in scheme.schemes)
-      return dataclasses.replace(scheme, schemes=fixed)
-  return scheme
-
-
 def split_positions(
   config: ModelConfig, scheme: Scheme | Pattern
 ) -> tuple[ModelConfig, Positions | None]:

@@ -280,9 +280,7 @@ class CheckpointLM:
           "with BOS, or with text."
         )
       padded = bucket(len(sequence))
-      fixed = decode.fix_length(
-        self.config.positional, len(sequence) + new_tokens
-      )
+      fixed = self.config.positional.at(len(sequence) + new_tokens)
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
       at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded

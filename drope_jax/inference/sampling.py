@@ -173,7 +173,7 @@ class ModelText:
   def _compiled(self) -> Callable[[Rows], tuple[Rows, Array]]:
     """Returns `advance` with the arguments that are the same at each step."""
     lm = self.lm
-    scheme = decode.fix_length(lm.config.positional, lm.context_tokens)
+    scheme = lm.config.positional.at(lm.context_tokens)
     config, positions = decode.split_positions(lm.config, scheme)
     return functools.partial(
       advance,

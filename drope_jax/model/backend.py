@@ -37,8 +37,10 @@ def _automatic(config: ModelConfig, dtype: str, platform: str) -> str:
   if platform != "gpu":
     return "blockwise"
   plan = patterns.layer_plan(config.positional, config.num_layers)
+  positions = plan.shapes(config.head_dim, config.num_heads)
   needs = {
-    Need.ALIBI: plan.slopes_array(config.num_heads) is not None,
+    Need.SLOPES: positions.slopes_H is not None,
+    Need.BIAS: positions.bias_HT is not None,
     Need.SOFT_CAP: config.logit_soft_cap is not None,
     Need.FLOAT32: jnp.dtype(dtype) == jnp.float32,
   }

@@ -156,9 +156,8 @@ class ModelConfig:
       )
     for name in _CHOICES:
       _require_choice(self, name)
-    for scheme in patterns.layer_schemes(self.positional, self.num_layers):
-      # A rotary scheme refuses a head_dim it cannot pair.
-      getattr(scheme, "frequencies", lambda D: None)(self.head_dim)
+    for scheme in patterns.layer_plan(self.positional, self.num_layers).schemes:
+      scheme.check(self.head_dim)
     layers = [group.num_layers for group in self.layer_groups]
     if layers and (len(layers) < 2 or sum(layers) != self.num_layers):
       raise ValueError(

@@ -4,7 +4,7 @@ Positional schemes, the key-value cache and attention are called here and in no
 other module of the model, and what a caller captures is collected here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -16,13 +16,12 @@ from drope_jax.axes import Array
 from drope_jax.model.cache import Cache
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
-from drope_jax.positional import rotary
 
 CAPTURES = ("projections", "attention_inputs", "max_logit", "outputs")
 """What a pass can show of every layer, by name.
 
   projections       QKV, biased, before QK norm and positions
-  attention_inputs  QKV as attention reads them, of the pass's own tokens
+  attention_inputs  `AttentionInputs`, of the pass's own tokens
   max_logit         attention's largest logit, float32; it has no gradient
   outputs           the residual stream after the layer, x_BSM
 
@@ -39,20 +38,40 @@ class QKV(NamedTuple):
   v_BSKD: Array
 
 
+class AttentionInputs(NamedTuple):
+  """All that a layer's attention is computed from, but for segments.
+
+  Attributes:
+    q_BSHD, k_BSKD, v_BSKD: after QK norm and rotation.
+    window: tokens that a query sees, int32; None: all.
+    logit_scale: beyond 1 / sqrt(D); float32, one for all or [B, S].
+    slopes_H: of a linear bias; None: there is none.
+    bias_HT: by distance; None: there is none.
+    soft_cap: of the logits before the bias; None: there is none.
+  """
+
+  q_BSHD: Array
+  k_BSKD: Array
+  v_BSKD: Array
+  window: Array | None
+  logit_scale: Array
+  slopes_H: Array | None
+  bias_HT: Array | None
+  soft_cap: Array | None
+
+
 class PerLayer(NamedTuple):
   """What differs from layer to layer; leaves lead with N until the scan.
 
   Attributes:
     index: of the layer, int32.
-    scheme: index of its rotation table, int32.
+    scheme: index of its positional scheme, int32.
     window: tokens that a query sees, int32; None: all, in every layer.
-    slopes_H: ALiBi's; None: no layer has a bias.
   """
 
   index: Array
   scheme: Array
   window: Array | None
-  slopes_H: Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +80,11 @@ class ForwardPass:
 
   Attributes:
     shape: (B, S) of the tokens.
-    tables_NB2SD: rotation tables of the distinct schemes; None: no layer
-      rotates its queries and keys.
-    kernel_rotates: whether the backend rotates them, as it loads them.
+    plan: the positional scheme of each layer.
+    positions: what the distinct schemes do, stacked.
+    num_keys: of the keys that attention reads.
+    kernel_rotates: whether the backend rotates queries and keys as it loads
+      them.
     segments_BS: int32 ids; None: each sequence is one document.
     logit_scale: of attention, beyond 1 / sqrt(D).
     logit_soft_cap: of attention; None: there is none.
@@ -77,7 +98,9 @@ class ForwardPass:
   """
 
   shape: tuple[int, int]
-  tables_NB2SD: Array | None
+  plan: patterns.LayerPlan
+  positions: patterns.Positions
+  num_keys: int
   kernel_rotates: bool
   segments_BS: Array | None
   logit_scale: Array | float
@@ -124,24 +147,40 @@ class LayerPass:
     if name in self.shared.captures:
       self.captured[name] = value
 
-  def attend(self, qkv: QKV, cache: Cache | None) -> tuple[Array, Cache | None]:
+  def attend(
+    self, qkv: QKV, cache: Cache | None, learned: Mapping[str, Array]
+  ) -> tuple[Array, Cache | None]:
     """Returns attention's out_BSHD, and the cache with these keys and values.
 
     Args:
       qkv: after QK norm, before positions.
       cache: what was read before; None: nothing was.
+      learned: the layer's parameters of its positional scheme.
     """
     shared, own = self.shared, self.own
+    positions = shared.plan.of_layer(
+      shared.positions, own.scheme, learned, shared.num_keys
+    )
+    logit_scale = positions.scaled(shared.logit_scale, shared.shape)
     rotation = None
-    if shared.tables_NB2SD is not None and shared.kernel_rotates:
-      tables_N2SD = shared.tables_NB2SD[:, 0]
+    if positions.rotation_B2SD is not None and shared.kernel_rotates:
+      tables_N2SD = shared.positions.rotation_B2SD[:, 0]
       rotation = attention.Rotation(tables_N2SD, tables_N2SD, own.scheme)
-    elif shared.tables_NB2SD is not None:
-      table_B2SD = shared.tables_NB2SD[own.scheme]
-      q_BSHD = rotary.rotate(qkv.q_BSHD, table_B2SD)
-      k_BSKD = rotary.rotate(qkv.k_BSKD, table_B2SD)
+    elif positions.rotation_B2SD is not None:
+      q_BSHD, k_BSKD = (
+        _rotated(x, positions.rotation_B2SD) for x in (qkv.q_BSHD, qkv.k_BSKD)
+      )
       qkv = QKV(q_BSHD, k_BSKD, qkv.v_BSKD)
-    self.capture("attention_inputs", qkv)
+    cap = shared.logit_soft_cap
+    inputs = AttentionInputs(
+      *qkv,
+      own.window,
+      jnp.asarray(logit_scale, jnp.float32),
+      positions.slopes_H,
+      positions.bias_HT,
+      None if cap is None else jnp.float32(cap),
+    )
+    self.capture("attention_inputs", inputs)
 
     offset_B = None
     if cache is not None:
@@ -158,8 +197,9 @@ class LayerPass:
       mask=attention.Mask(
         offset_B, own.window, shared.segments_BS, shared.segments_BS
       ),
-      logit_scale=shared.logit_scale,
-      slopes_H=own.slopes_H,
+      logit_scale=logit_scale,
+      slopes_H=positions.slopes_H,
+      bias_HT=positions.bias_HT,
       soft_cap=shared.logit_soft_cap,
       rotation=rotation,
       with_stats=with_stats,
@@ -170,6 +210,12 @@ class LayerPass:
     out_BSHD, stats = attended
     self.capture("max_logit", stats.max_logit_BHS.max())
     return out_BSHD, cache
+
+
+def _rotated(x_BSHD: Array, table_B2SD: Array) -> Array:
+  """Returns x, rotated by a table that all heads share, in x's dtype."""
+  cos_BS1D, sin_BS1D = (table_B2SD[:, i, :, None] for i in range(2))
+  return attention.rotate(x_BSHD, cos_BS1D, sin_BS1D).astype(x_BSHD.dtype)
 
 
 def start(
@@ -215,25 +261,28 @@ def start(
     )
   plan = patterns.layer_plan(config.positional, config.num_layers)
   for scheme in plan.schemes:
-    if cache is not None and isinstance(scheme, rotary.LengthDependent):
+    if cache is not None and not scheme.is_fixed:
       raise ValueError(
         "A key-value cache needs positions that do not change with length, "
         f"got {scheme}. Fix them with its at(length)."
       )
-  pos_BS = jnp.arange(tokens_BS.shape[1])[None]
+  num_keys = tokens_BS.shape[1]
+  pos_BS = jnp.arange(num_keys)[None]
   if cache is not None and not from_empty:
     pos_BS += cache.length_B[:, None]
+    num_keys = cache.k_NBKDT.shape[-1]
   layers = PerLayer(
     jnp.arange(config.num_layers),
     plan.scheme_array(),
     plan.window_array(),
-    plan.slopes_array(config.num_heads),
   )
   # Keys are cached, and captured, with their rotation in them.
   wants_rotated = cache is not None or "attention_inputs" in capture
   return ForwardPass(
     shape=tokens_BS.shape,
-    tables_NB2SD=plan.prepare(pos_BS, config.head_dim),
+    plan=plan,
+    positions=plan.prepare(pos_BS, num_keys, config.head_dim, config.num_heads),
+    num_keys=num_keys,
     kernel_rotates=attention.rotates(backend) and not wants_rotated,
     segments_BS=segments_BS,
     logit_scale=config.logit_scale if logit_scale is None else logit_scale,

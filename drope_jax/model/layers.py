@@ -18,6 +18,7 @@ from drope_jax.axes import Array
 from drope_jax.model.cache import Cache
 from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.model.forward_pass import QKV, LayerPass
+from drope_jax.positional import pattern as patterns
 
 
 class Linear(nnx.Module):
@@ -84,6 +85,11 @@ class Attention(nnx.Module):
     eps = config.norm_eps
     self.q_norm = RMSNorm(HD if joint else D, eps) if config.norms_q else None
     self.k_norm = RMSNorm(KD if joint else D, eps) if config.norms_k else None
+    plan = patterns.layer_plan(config.positional, config.num_layers)
+    self.positions = nnx.Dict()
+    if plan.learner is not None:
+      learned = plan.learner.init(config.num_heads, rngs.params())
+      self.positions = nnx.Dict(jax.tree.map(nnx.Param, learned))
     self.joint_norm = joint
     self.head_dim = D
 
@@ -93,7 +99,8 @@ class Attention(nnx.Module):
     """Returns what attention adds to the residual stream, and the cache."""
     raw = QKV(*map(layer_pass.shared.split, self.project(x_BSM)))
     layer_pass.capture("projections", raw)
-    out_BSHD, cache = layer_pass.attend(self.normalize(raw), cache)
+    learned = {name: param[...] for name, param in self.positions.items()}
+    out_BSHD, cache = layer_pass.attend(self.normalize(raw), cache, learned)
     return self.output(layer_pass.shared.join(out_BSHD)), cache
 
   def project(self, x_BSM: Array) -> QKV:

@@ -11,6 +11,7 @@ Schema version 1 of the parameters; leaves under "layers" lead with N:
   layers/attention/q/kernel (bias)         [N, M, H*D] ([N, H*D])
   layers/attention/{k,v}/kernel (bias)     [N, M, K*D] ([N, K*D])
   layers/attention/{q,k}_norm/gain         [N, H*D], [N, K*D] joint; [N, D] head
+  layers/attention/positions/NAME          [N, H, ...] of schemes that learn
   layers/attention/o/kernel                [N, H*D, M]
   layers/attention_post_norm/gain          [N, M]
   layers/mlp_norm/gain                     [N, M]
@@ -40,8 +41,9 @@ from drope_jax.axes import Array
 from drope_jax.model import forward_pass, layers, stack
 from drope_jax.model.cache import Cache
 from drope_jax.model.config import ModelConfig
-from drope_jax.model.forward_pass import QKV, ForwardPass
+from drope_jax.model.forward_pass import AttentionInputs, ForwardPass
 from drope_jax.positional import Nope
+from drope_jax.positional import pattern as patterns
 
 SCHEMA_VERSION = 1
 
@@ -254,8 +256,8 @@ def attention_inputs(
   params: Params,
   tokens_BS: Array,
   backend: str = "reference",
-) -> QKV:
-  """Returns q_NBSHD, k_NBSKD, v_NBSKD as attention reads them."""
+) -> AttentionInputs:
+  """Returns what attention is computed from in each layer; all lead with N."""
   _, captured = hidden(
     config, params, tokens_BS, backend=backend, capture=("attention_inputs",)
   )
@@ -270,8 +272,10 @@ def _initial(config: ModelConfig, key: Array) -> Transformer:
 
 def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
   """Returns the module split in two, with shapes in place of parameters."""
-  # Positions have no parameters, and may hold traced arrays.
-  graph, state = _cached(dataclasses.replace(config, positional=Nope()))
+  # Schemes that do not learn have no parameters, and may hold traced arrays.
+  learner = patterns.layer_plan(config.positional, config.num_layers).learner
+  config = dataclasses.replace(config, positional=learner or Nope())
+  graph, state = _cached(config)
   return graph, jax.tree.map(lambda leaf: leaf, state)  # New dicts.
 
 

@@ -102,7 +102,7 @@ def plan(
   mesh = sharding.make_mesh(recipe.mesh, devices)
   texts = mesh.shape["data"] * mesh.shape["fsdp"]
   sharding.require_even_batch(mesh, texts, context_tokens)
-  positional = decode.fix_length(config.positional, context_tokens)
+  positional = config.positional.at(context_tokens)
   config = dataclasses.replace(config, positional=positional)
   chosen = backends.resolve(recipe.attention, config, DTYPE, devices[0])
   params = compiling.params(config, mesh, DTYPE)

@@ -1,12 +1,15 @@
 """Positional schemes: parameter-free objects that a model switches between.
 
-To add one: a file here with a frozen dataclass that meets `scheme.Scheme`, and
-its line in `CATALOGUE`.
+To add one: a file here with a frozen dataclass of `scheme.Scheme`, and its line
+in `CATALOGUE`.
 """
 
 import types
 
 from drope_jax.positional.alibi import Alibi
+from drope_jax.positional.fope import Fope
+from drope_jax.positional.kerple import Kerple
+from drope_jax.positional.log_scaled import LogScaled
 from drope_jax.positional.longrope import LongRope, RescaledRope
 from drope_jax.positional.nope import Nope
 from drope_jax.positional.partial import PartialRope
@@ -27,8 +30,10 @@ CATALOGUE = types.MappingProxyType(
     for scheme in (
       Rope,
       PartialRope,
+      Fope,
       Nope,
       Alibi,
+      Kerple,
       PositionInterpolation,
       NtkAware,
       Yarn,
@@ -36,6 +41,7 @@ CATALOGUE = types.MappingProxyType(
       Dynamic,
       RescaledRope,
       LongRope,
+      LogScaled,
       Pattern,
     )
   }

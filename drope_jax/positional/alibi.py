@@ -5,21 +5,18 @@ import math
 
 import numpy as np
 
-from drope_jax.axes import Array
+from drope_jax.positional.scheme import Scheme
 
 
 @dataclasses.dataclass(frozen=True)
-class Alibi:
-  """Subtracts slope * distance from each head's logits; q and k stay.
+class Alibi(Scheme):
+  """Subtracts slope * distance from each head's logits.
 
   The bias is added to the scaled logits, and is not multiplied by the model's
   logit scale.
 
   Source: Press et al. 2022 (arXiv:2108.12409), section 3.
   """
-
-  def prepare(self, pos_BS: Array, head_dim: int) -> None:
-    del pos_BS, head_dim
 
   def bias_slopes(self, num_heads: int) -> np.ndarray:
     """Returns slopes_H: 2^(-8/H), 2^(-16/H), ... where H is a power of two.

@@ -12,8 +12,8 @@ from drope_jax.positional import rotary
 class RescaledRope(rotary.GeometricRotary):
   """RoPE whose frequencies are each divided by a factor of their own.
 
-  A factor of 1 leaves a pair alone. One so large that the pair turns by
-  nothing at any length that is read, as 1e30, drops the pair's positions.
+  A factor of 1 leaves a pair as it is. A factor of 1e30 drops the pair's
+  positions: its angle is 0 at every length.
 
   Attributes:
     factors: one a channel pair, fastest first; D / 2 of them.
@@ -43,7 +43,9 @@ class RescaledRope(rotary.GeometricRotary):
 
 @dataclasses.dataclass(frozen=True)
 class LongRope(rotary.LengthDependent):
-  """LongRoPE: one list of factors up to a length, another beyond it.
+  """LongRoPE and LongRoPE2: factors for short sequences, others for long ones.
+
+  LongRoPE2 differs in how its factors are found, not in what they do.
 
   Attributes:
     theta: RoPE's.
@@ -52,7 +54,8 @@ class LongRope(rotary.LengthDependent):
     trained_tokens: the context before the extension, tokens.
     attention_factor: what q and k are each multiplied by, at every length.
 
-  Source: Ding et al. 2024 (arXiv:2402.13753); transformers' "longrope".
+  Source: Ding et al. 2024 (arXiv:2402.13753); Shang et al. 2025
+    (arXiv:2502.20082); transformers' "longrope".
   """
 
   theta: float = 10_000.0

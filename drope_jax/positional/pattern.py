@@ -4,9 +4,11 @@ RNoPE-SWA, partial drops and sliding windows are patterns. The scanned layer
 body is one for all of them: what differs enters it as arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,6 +55,41 @@ class Pattern:
           "Write None where a layer sees all."
         )
 
+  def at(self, length: int) -> "Pattern":
+    """Returns the pattern of the schemes of sequences of `length` tokens."""
+    fixed = tuple(scheme.at(length) for scheme in self.schemes)
+    return dataclasses.replace(self, schemes=fixed)
+
+
+class Positions(NamedTuple):
+  """What a scheme does to attention in one forward pass, as arrays.
+
+  `LayerPlan.prepare` stacks those of several schemes: each array then leads
+  with an axis of schemes. None: no scheme does this.
+
+  Attributes:
+    rotation_B2SD: see `Scheme.rotation`.
+    slopes_H: see `Scheme.bias_slopes`.
+    bias_HT: see `Scheme.bias`.
+    scale_BS: see `Scheme.query_scale`.
+  """
+
+  rotation_B2SD: Array | None
+  slopes_H: Array | None
+  bias_HT: Array | None
+  scale_BS: Array | None
+
+  def scaled(
+    self, logit_scale: Array | float, shape: tuple[int, int]
+  ) -> Array | float:
+    """Returns a logit scale times the queries' own, of B and S queries.
+
+    It is returned as it is where queries have none of their own.
+    """
+    if self.scale_BS is None:
+      return logit_scale
+    return jnp.broadcast_to(logit_scale * self.scale_BS, shape)
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
@@ -69,17 +106,70 @@ class LayerPlan:
   scheme_N: tuple[int, ...]
   windows: tuple[int | None, ...]
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> Array | None:
-    """Returns turns_NB2SD of the distinct schemes; None where all q, k stay."""
-    turns = [scheme.prepare(pos_BS, head_dim) for scheme in self.schemes]
-    if all(turn is None for turn in turns):
-      return None
-    one, zero = jnp.ones(()), jnp.zeros(())
-    stay_B2SD = jnp.broadcast_to(
-      jnp.stack([one, zero])[:, None, None],
-      (pos_BS.shape[0], 2, pos_BS.shape[1], head_dim),
+  def prepare(
+    self, pos_BS: Array, num_keys: int, head_dim: int, num_heads: int
+  ) -> Positions:
+    """Returns what the distinct schemes do, stacked.
+
+    Args:
+      pos_BS: int32 positions of the queries, from 0. B may be 1.
+      num_keys: T. Keys are at positions 0 to T - 1, queries below T.
+      head_dim: D.
+      num_heads: H.
+    """
+    each, distance_T = self.schemes, jnp.arange(num_keys)
+    unrotated_211 = np.asarray([[[1.0]], [[0.0]]], np.float32)
+    return Positions(
+      _stacked([s.rotation(pos_BS, head_dim) for s in each], unrotated_211),
+      _stacked([s.bias_slopes(num_heads) for s in each], 0.0),
+      _stacked([s.bias(num_heads, distance_T) for s in each], 0.0),
+      _stacked([s.query_scale(pos_BS) for s in each], 1.0),
     )
-    return jnp.stack([stay_B2SD if turn is None else turn for turn in turns])
+
+  @property
+  def learner(self) -> Scheme | None:
+    """The scheme that layers have parameters of, if there is one."""
+    return next((scheme for scheme in self.schemes if scheme.learns), None)
+
+  def of_layer(
+    self,
+    stacked: Positions,
+    scheme: Array,
+    learned: Mapping[str, Array],
+    num_keys: int,
+  ) -> Positions:
+    """Returns what a layer's scheme does, out of `prepare`'s.
+
+    Args:
+      stacked: as `prepare` returned it.
+      scheme: the layer's index in `schemes`; may be traced.
+      learned: the layer's parameters of `learner`; {} where there is none.
+      num_keys: as `prepare` took it.
+    """
+    own = jax.tree.map(lambda x_N: x_N[scheme], stacked)
+    if self.learner is None:
+      return own
+    bias_HT = self.learner.learned_bias(learned, jnp.arange(num_keys))
+    is_learner = scheme == self.schemes.index(self.learner)
+    bias_HT = jnp.where(is_learner, bias_HT, 0.0)
+    if own.bias_HT is not None:
+      bias_HT += own.bias_HT
+    return own._replace(bias_HT=bias_HT)
+
+  def shapes(self, head_dim: int, num_heads: int) -> Positions:
+    """Returns what `of_layer` does of one token, as `jax.ShapeDtypeStruct`.
+
+    What is None there is done by no layer.
+    """
+
+    def one_token() -> Positions:
+      pos_11, learned = jnp.zeros((1, 1), jnp.int32), {}
+      if self.learner is not None:
+        learned = self.learner.init(num_heads, jax.random.key(0))
+      stacked = self.prepare(pos_11, 1, head_dim, num_heads)
+      return self.of_layer(stacked, 0, learned, 1)
+
+    return jax.eval_shape(one_token)
 
   def scheme_array(self) -> Array:
     """Returns scheme_N as int32."""
@@ -92,25 +182,37 @@ class LayerPlan:
     no_window = np.iinfo(np.int32).max
     return jnp.asarray([w or no_window for w in self.windows], jnp.int32)
 
-  def slopes_array(self, num_heads: int) -> Array | None:
-    """Returns float32 slopes_NH, or None where no layer is biased."""
-    by_scheme = [scheme.bias_slopes(num_heads) for scheme in self.schemes]
-    if all(slopes is None for slopes in by_scheme):
-      return None
-    zeros_H = np.zeros(num_heads, np.float32)
-    rows = [zeros_H if slopes is None else slopes for slopes in by_scheme]
-    return jnp.asarray(np.stack(rows))[np.asarray(self.scheme_N)]
+
+def _stacked(arrays: Sequence[Array | None], neutral: Any) -> Array | None:
+  """Returns arrays as one, `neutral` in place of None; None if all are None."""
+  given = [array for array in arrays if array is not None]
+  if not given:
+    return None
+  shape = given[0].shape
+  return jnp.stack(
+    [
+      jnp.broadcast_to(jnp.float32(neutral), shape) if array is None else array
+      for array in arrays
+    ]
+  )
 
 
 def layer_plan(positional: Scheme | Pattern, num_layers: int) -> LayerPlan:
   """Returns the plan of `num_layers` layers under a scheme or a pattern.
 
   Raises:
-    ValueError: the pattern's period does not divide the layers.
+    ValueError: the pattern's period does not divide the layers, or two of its
+      schemes learn.
   """
   by_layer = layer_schemes(positional, num_layers)
   windows = getattr(positional, "windows", ())
   distinct = tuple(dict.fromkeys(by_layer))
+  learners = [scheme for scheme in distinct if scheme.learns]
+  if len(learners) > 1:
+    raise ValueError(
+      "A model has the parameters of one scheme that learns, got "
+      f"{' and '.join(map(str, learners))}. Keep one of them."
+    )
   return LayerPlan(
     distinct,
     tuple(distinct.index(scheme) for scheme in by_layer),

@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoPE), and the one rotation all variants share."""
+"""Rotary position embedding (RoPE), and what all its variants share."""
 
 import abc
 import dataclasses
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.axes import Array
+from drope_jax.positional.scheme import Scheme
 
 MOST_HEAD_DIM = 2**16
 """Of a damaged config's billion, the frequencies alone would take gigabytes."""
 
 
-class Rotary(abc.ABC):
-  """Turns each channel pair of q and k by an angle linear in position.
+class Rotary(Scheme, abc.ABC):
+  """Rotates each channel pair of q and k by an angle linear in position.
 
   Pairs are (i, i + D/2), the half-split layout of Hugging Face Llama weights;
   importers permute interleaved (Meta) weights to it. A variant chooses
-  frequencies, and may lengthen q and k by `attention_factor`; the rotation is
-  here, once.
+  frequencies, and may multiply q and k by `attention_factor`.
   """
 
   @abc.abstractmethod
@@ -35,23 +35,16 @@ class Rotary(abc.ABC):
     """What q and k are each multiplied by; logits take its square."""
     return 1.0
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> Array:
-    """Returns turn_B2SD: cosines and sines, times `attention_factor`."""
+  def check(self, head_dim: int) -> None:
+    self.frequencies(head_dim)
+
+  def rotation(self, pos_BS: Array, head_dim: int) -> Array:
+    """Returns table_B2SD: cosines and sines, times `attention_factor`."""
     # float32 throughout: bfloat16 cannot tell position 257 from 256.
     angle_BSF = pos_BS.astype(jnp.float32)[:, :, None] * self.frequencies(
       head_dim
     )
-    cos_BSF, sin_BSF = jnp.cos(angle_BSF), jnp.sin(angle_BSF)
-    return self.attention_factor * jnp.stack(
-      [
-        jnp.concatenate([cos_BSF, cos_BSF], axis=-1),
-        jnp.concatenate([-sin_BSF, sin_BSF], axis=-1),
-      ],
-      axis=1,
-    )
-
-  def bias_slopes(self, num_heads: int) -> None:
-    del num_heads
+    return self.attention_factor * table(jnp.cos(angle_BSF), jnp.sin(angle_BSF))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +75,9 @@ class Rope(GeometricRotary):
 class LengthDependent(Rotary):
   """A rotation whose frequencies follow the length of the sequence.
 
-  The length is that of the sequence given to `prepare`. A key-value cache
-  holds keys rotated at the length they came in at, so decoding fixes the
-  length beforehand with `at`.
+  The length is that of the sequence given to `rotation`. A key-value cache
+  holds keys that were rotated for the length they came in at, so decoding fixes
+  the length beforehand with `at`.
 
   Attributes:
     trained_tokens: the context before any extension, tokens.
@@ -103,8 +96,8 @@ class LengthDependent(Rotary):
     """Returns the frequencies at `trained_tokens`."""
     return self.at(self.trained_tokens).frequencies(head_dim)
 
-  def prepare(self, pos_BS: Array, head_dim: int) -> Array:
-    return self.at(pos_BS.shape[1]).prepare(pos_BS, head_dim)
+  def rotation(self, pos_BS: Array, head_dim: int) -> Array:
+    return self.at(pos_BS.shape[1]).rotation(pos_BS, head_dim)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,6 +118,17 @@ class Given(Rotary):
   def frequencies(self, head_dim: int) -> Array:
     assert self.frequencies_F.shape == (head_dim // 2,)
     return self.frequencies_F
+
+
+def table(cos_BSF: Array, sin_BSF: Array) -> Array:
+  """Returns what `Scheme.rotation` does, table_B2SD, of each pair's waves."""
+  return jnp.stack(
+    [
+      jnp.concatenate([cos_BSF, cos_BSF], axis=-1),
+      jnp.concatenate([-sin_BSF, sin_BSF], axis=-1),
+    ],
+    axis=1,
+  )
 
 
 def require_theta(scheme) -> None:
@@ -164,16 +168,3 @@ def geometric_frequencies(theta: float, head_dim: int) -> np.ndarray:
   # float64 until the end: the last pair's exponent multiplies its rounding.
   pair_F = np.arange(0, head_dim, 2, dtype=np.float64)
   return (theta ** (-pair_F / head_dim)).astype(np.float32)
-
-
-def rotate(x_BSHD: Array, turn_B2SD: Array) -> Array:
-  """Returns x turned as `scheme.Scheme.prepare` says, in float32, in x's dtype.
-
-  Args:
-    x_BSHD: queries or keys.
-    turn_B2SD: B may be 1.
-  """
-  cos_BS1D, sin_BS1D = (turn_B2SD[:, i, :, None] for i in range(2))
-  a_BSHF, b_BSHF = jnp.split(x_BSHD.astype(jnp.float32), 2, axis=-1)
-  swapped_BSHD = jnp.concatenate([b_BSHF, a_BSHF], axis=-1)
-  return (x_BSHD * cos_BS1D + swapped_BSHD * sin_BS1D).astype(x_BSHD.dtype)

@@ -68,7 +68,7 @@ class NtkAware(rotary.GeometricRotary):
 
 @dataclasses.dataclass(frozen=True)
 class Yarn(rotary.GeometricRotary):
-  """YaRN: fast pairs stay, slow pairs are divided by s, with a ramp between.
+  """YaRN: slow pairs are divided by s, fast pairs are not, with a ramp between.
 
   The ramp is linear in the pair's index between the pairs that complete
   `beta_fast` and `beta_slow` rotations in L tokens: the authors' code and

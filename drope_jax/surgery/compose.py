@@ -26,9 +26,10 @@ class Surgery:
   Attributes:
     drop: layers that lose their positions: "all" that have them, "none", or
       indices from 0.
-    keep_turns: of the layers to drop, pairs stay that complete at least as many
-      rotations in the context; see `drop_positional.drop_positional`.
-    keep_pairs: as many of the fastest pairs stay; instead of `keep_turns`.
+    keep_rotations: the dropped layers keep the pairs that complete at least as
+      many rotations in the context; see `drop_positional.drop_positional`.
+    keep_pairs: they keep as many of the fastest pairs; instead of
+      `keep_rotations`.
     windows: (layer, tokens) for each layer whose queries see that many tokens
       from now on, themselves included.
     theta: of the rotary positions, before any drop; None keeps the old.
@@ -41,7 +42,7 @@ class Surgery:
   """
 
   drop: str | tuple[int, ...] = "all"
-  keep_turns: float | None = None
+  keep_rotations: float | None = None
   keep_pairs: int | None = None
   windows: tuple[tuple[int, int], ...] = ()
   theta: float | None = None
@@ -91,14 +92,17 @@ class Surgery:
       )
 
   def _require_kept_of_dropped(self) -> None:
-    kept = {"keep_turns": self.keep_turns, "keep_pairs": self.keep_pairs}
+    kept = {
+      "keep_rotations": self.keep_rotations,
+      "keep_pairs": self.keep_pairs,
+    }
     given = {name: value for name, value in kept.items() if value is not None}
     if not given:
       return
     if len(given) > 1 or self.drop == "none" or min(given.values()) <= 0:
       raise ValueError(
-        "Surgery.keep_turns and keep_pairs are two ways to say which pairs of "
-        "the dropped layers stay, a number above 0, got "
+        "Surgery.keep_rotations and keep_pairs are two ways to say which pairs "
+        "the dropped layers keep, a number above 0, got "
         f"{', '.join(f'{k}={v}' for k, v in given.items())} with drop "
         f"{self.drop!r}. Set one of them, or neither to drop all pairs."
       )
@@ -168,7 +172,7 @@ def apply(
       config,
       params,
       surgery.drop,
-      keep_turns=surgery.keep_turns,
+      keep_rotations=surgery.keep_rotations,
       keep_pairs=surgery.keep_pairs,
     )
   for field in ("logit_scale", "logit_scale_slope"):

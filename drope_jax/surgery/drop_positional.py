@@ -1,10 +1,18 @@
-"""Dropping positional embeddings: a change of config, never of weights."""
+"""Dropping positional embeddings: a change of config, not of weights."""
 
 import dataclasses
 from typing import Any
 
+from drope_jax import parameters, trees
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, PartialRope, Scheme, partial, rotary
+from drope_jax.positional import (
+  LogScaled,
+  Nope,
+  PartialRope,
+  Scheme,
+  partial,
+  rotary,
+)
 from drope_jax.positional import pattern as patterns
 
 
@@ -13,30 +21,33 @@ def drop_positional(
   params: Any,
   layers: str | tuple[int, ...] = "all",
   *,
-  keep_turns: float | None = None,
+  keep_rotations: float | None = None,
   keep_pairs: int | None = None,
 ) -> tuple[ModelConfig, Any]:
-  """Returns the model without positions in some layers, and the same params.
+  """Returns the model without positions in some layers, and its params.
 
   Not function-preserving: the loss jumps, and recalibration brings it back.
-  Attention windows stay: they are no embeddings.
+  Attention windows and a scale by the query's position are kept: they are no
+  embeddings.
 
-  A drop takes a layer's positions whole, as the paper's does, or its slow
-  channel pairs alone, where `keep_turns` or `keep_pairs` says which stay.
+  A layer loses all of its positions, as in the paper, or those of its slow
+  channel pairs alone: `keep_rotations` or `keep_pairs` says which it keeps.
 
   Args:
-    config: has positions to be dropped in each of the layers.
-    params: returned as they are.
+    config: has positions to drop in each of the layers.
+    params: returned as they are, but for those of a scheme that learns and
+      that no layer has any more.
     layers: "all" that have such positions, or indices from 0; the others keep
       their schemes.
-    keep_turns: pairs stay that complete at least as many rotations in
-      `config.context_tokens`. One is enough to have met every phase.
-    keep_pairs: as many of the fastest pairs stay; instead of `keep_turns`.
+    keep_rotations: the pairs to keep complete at least as many rotations in
+      `config.context_tokens`. A pair that completes one has met every phase.
+    keep_pairs: as many of the fastest pairs are kept; instead of
+      `keep_rotations`.
 
   Raises:
-    ValueError: an index is out of range, named twice, or of a layer where
-      nothing is dropped; with "all", no layer loses anything; pairs are to stay
-      of positions that are not rotary.
+    ValueError: an index is out of range, named twice, or of a layer that loses
+      nothing; with "all", no layer loses anything; pairs are to be kept of
+      positions that are not rotary.
 
   Source: the DroPE paper (arXiv:2512.12167), which drops all at once.
   """
@@ -50,7 +61,7 @@ def drop_positional(
       f"{layers!r}. Name layers that the model has, each once."
     )
   left = [
-    _what_is_left(config, scheme, keep_turns, keep_pairs)
+    _what_is_left(config, scheme, keep_rotations, keep_pairs)
     if n in distinct
     else scheme
     for n, scheme in enumerate(schemes)
@@ -60,33 +71,53 @@ def drop_positional(
     raise ValueError(
       "drop_positional needs positions to drop in each layer that is named, "
       f"got none in {same}: {schemes[same[0]]}. Leave out what was dropped "
-      "before, raise keep_turns, or lower keep_pairs."
+      "before, raise keep_rotations, or lower keep_pairs."
     )
   windows = patterns.layer_plan(config.positional, N).windows
   positional = patterns.of_layers(left, windows)
+  learned_before, learns_now = (
+    patterns.layer_plan(scheme, N).learner is not None
+    for scheme in (config.positional, positional)
+  )
+  if learned_before and not learns_now:
+    params = _without_learned(params)
   return dataclasses.replace(config, positional=positional), params
+
+
+def _without_learned(params: Any) -> Any:
+  """Returns the parameters but for those of a scheme that learns."""
+  return trees.unflatten(
+    {
+      path: leaf
+      for path, leaf in trees.flatten(params).items()
+      if parameters.describe(path).role is not parameters.Role.POSITION
+    }
+  )
 
 
 def _what_is_left(
   config: ModelConfig,
   scheme: Scheme,
-  keep_turns: float | None,
+  keep_rotations: float | None,
   keep_pairs: int | None,
 ) -> Scheme:
-  """Returns a layer's scheme after the drop; itself where nothing goes."""
-  if scheme == Nope() or (keep_turns is None and keep_pairs is None):
+  """Returns a layer's scheme after the drop; itself if it loses nothing."""
+  if isinstance(scheme, LogScaled):
+    left = _what_is_left(config, scheme.scheme, keep_rotations, keep_pairs)
+    return dataclasses.replace(scheme, scheme=left)
+  if scheme == Nope() or (keep_rotations is None and keep_pairs is None):
     return Nope()
   whole = scheme.rope if isinstance(scheme, PartialRope) else scheme
   if not isinstance(whole, rotary.GeometricRotary):
     raise ValueError(
-      "Pairs can stay where positions are rotary, with one frequency at every "
-      f"length, got {whole}. Drop all of these positions."
+      "Pairs can be kept where positions are rotary, with one frequency at "
+      f"every length, got {whole}. Drop all of these positions."
     )
   D = config.head_dim
   had = scheme.pairs if isinstance(scheme, PartialRope) else D // 2
   if keep_pairs is None:
     keep_pairs = partial.complete_pairs(
-      whole, D, config.context_tokens, keep_turns
+      whole, D, config.context_tokens, keep_rotations
     )
   if keep_pairs >= had:
     return scheme

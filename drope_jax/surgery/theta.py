@@ -4,7 +4,15 @@ import dataclasses
 from typing import Any
 
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Dynamic, LongRope, PartialRope, Scheme, rotary
+from drope_jax.positional import (
+  Dynamic,
+  Fope,
+  LogScaled,
+  LongRope,
+  PartialRope,
+  Scheme,
+  rotary,
+)
 from drope_jax.positional import pattern as patterns
 
 
@@ -27,24 +35,30 @@ def change_theta(
   """
   N = config.num_layers
   schemes = patterns.layer_schemes(config.positional, N)
-  if not any(isinstance(scheme, rotary.Rotary) for scheme in schemes):
+  changed = [_with_theta(scheme, theta) for scheme in schemes]
+  if not any(changed):
     raise ValueError(
       f"A theta is of rotary positions, got {config.positional}. Leave it out."
     )
   positional = patterns.of_layers(
-    [_with_theta(scheme, theta) for scheme in schemes],
+    [new or old for new, old in zip(changed, schemes, strict=True)],
     patterns.layer_plan(config.positional, N).windows,
   )
   return dataclasses.replace(config, positional=positional), params
 
 
-def _with_theta(scheme: Scheme, theta: float) -> Scheme:
+def _with_theta(scheme: Scheme, theta: float) -> Scheme | None:
+  """Returns the scheme with another theta; None where it has none."""
   match scheme:
-    case rotary.GeometricRotary() | LongRope():
+    case rotary.GeometricRotary() | LongRope() | Fope():
       return dataclasses.replace(scheme, theta=theta)
     case PartialRope():
-      return dataclasses.replace(scheme, rope=_with_theta(scheme.rope, theta))
+      rope = _with_theta(scheme.rope, theta)
+      return dataclasses.replace(scheme, rope=rope)
     case Dynamic():
       scaling = _with_theta(scheme.scaling, theta)
       return dataclasses.replace(scheme, scaling=scaling)
-  return scheme
+    case LogScaled():
+      within = _with_theta(scheme.scheme, theta)
+      return within and dataclasses.replace(scheme, scheme=within)
+  return None

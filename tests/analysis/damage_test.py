@@ -10,7 +10,7 @@ import pytest
 from drope_jax.analysis import damage
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Nope, Pattern, Rope
+from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
 
 S = 24
 CONFIG = ModelConfig(
@@ -38,11 +38,10 @@ def tokens_BS():
   return jax.random.randint(jax.random.key(1), (2, S), 0, CONFIG.vocab_size)
 
 
-def _numpy_anatomy(config, params, tokens_BS, slopes_H=(0, 0, 0, 0), window=S):
+def _numpy_anatomy(config, params, tokens_BS, slopes_H, window, scale_S):
   """The same from plain loops over layers, sequences and heads."""
-  q_NBSHD, k_NBSKD, _ = map(
-    np.asarray, transformer.attention_inputs(config, params, tokens_BS)
-  )
+  inputs = transformer.attention_inputs(config, params, tokens_BS)
+  q_NBSHD, k_NBSKD = map(np.asarray, inputs[:2])
   repeats = config.num_heads // config.num_kv_heads
   entropies_N, logits_N = [], []
   for q_BSHD, k_BSKD in zip(q_NBSHD, k_NBSKD, strict=True):
@@ -51,7 +50,7 @@ def _numpy_anatomy(config, params, tokens_BS, slopes_H=(0, 0, 0, 0), window=S):
       for i in range(S):
         first = max(i + 1 - window, 0)
         k_TD = k_BSKD[b, first : i + 1, h // repeats]
-        logits_T = k_TD @ q_BSHD[b, i, h] * config.logit_scale
+        logits_T = k_TD @ q_BSHD[b, i, h] * config.logit_scale * scale_S[i]
         logits_T = logits_T / math.sqrt(config.head_dim)
         logits_T = logits_T - slopes_H[h] * np.arange(len(k_TD))[::-1]
         p_T = np.exp(logits_T - logits_T.max())
@@ -99,28 +98,32 @@ def test_without_positions_equal_queries_attend_uniformly(params, tokens_BS):
 
 
 @pytest.mark.parametrize(
-  ("config", "slopes_H", "window"),
+  ("changes", "slopes_H", "window", "scale_S"),
   [
-    (dataclasses.replace(CONFIG, logit_scale=1.7), (0, 0, 0, 0), S),
+    ({"logit_scale": 1.7}, (0, 0, 0, 0), S, np.ones(S)),
     (
-      dataclasses.replace(CONFIG, positional=Alibi()),
+      {"positional": Alibi()},
       (2**-2, 2**-4, 2**-6, 2**-8),
       S,
+      np.ones(S),
     ),
+    ({"positional": Pattern((Rope(),), (5,))}, (0, 0, 0, 0), 5, np.ones(S)),
     (
-      dataclasses.replace(CONFIG, positional=Pattern((Rope(),), (5,))),
+      {"positional": LogScaled(Rope(), 4, 0.5), "logit_scale": 1.7},
       (0, 0, 0, 0),
-      5,
+      S,
+      1 + 0.5 * np.log(np.maximum(np.arange(1, S + 1) / 4, 1)),
     ),
   ],
-  ids=["scaled rope", "alibi", "window"],
+  ids=["scaled rope", "alibi", "window", "log-scaled rope"],
 )
 def test_attention_matches_loops_in_numpy(
-  params, tokens_BS, config, slopes_H, window
+  params, tokens_BS, changes, slopes_H, window, scale_S
 ):
+  config = dataclasses.replace(CONFIG, **changes)
   anatomy = damage.measure(config, params, tokens_BS)
   entropy_N, max_logit_N = _numpy_anatomy(
-    config, params, tokens_BS, slopes_H, window
+    config, params, tokens_BS, slopes_H, window, scale_S
   )
   # float32 sums in another order.
   np.testing.assert_allclose(anatomy.entropy_N, entropy_N, rtol=1e-4)
@@ -150,7 +153,7 @@ def test_loss_is_the_mean_over_next_tokens(params, tokens_BS):
 
 
 def test_rms_is_that_of_the_attention_inputs(params, tokens_BS):
-  q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(CONFIG, params, tokens_BS)
+  q_NBSHD, k_NBSKD, *_ = transformer.attention_inputs(CONFIG, params, tokens_BS)
   got = damage.measure(CONFIG, params, tokens_BS)
   for values, x_NBSHD in (
     (got.query_rms_N, q_NBSHD),

@@ -16,6 +16,7 @@ from drope_jax.attention import BACKENDS, Mask, Need, Rotation, Stats
 # of 128 that takes four turns, and a strip of 22.
 B, S, D = 2, 150, 8
 SLOPES_H = np.array([0.5, 0.25, 0.0, 0.01], np.float32)
+BIAS_HT = np.random.default_rng(2).normal(size=(4, 230)).astype(np.float32)
 
 
 def _packed(*rows):
@@ -80,7 +81,7 @@ CASES = {
     frozenset({Need.SOFT_CAP}), T=170, static={"soft_cap": 1.5}
   ),
   "MHA, ALiBi, a cache read by rows of other lengths, a traced window": Case(
-    frozenset({Need.ALIBI, Need.OFFSET, Need.TRACED_WINDOW, Need.WINDOW}),
+    frozenset({Need.SLOPES, Need.OFFSET, Need.TRACED_WINDOW, Need.WINDOW}),
     K=4,
     T=220,
     traced={
@@ -89,8 +90,24 @@ CASES = {
       "window": np.int32(90),
     },
   ),
+  "GQA, a bias by distance, a cache read by rows of other lengths": Case(
+    frozenset({Need.BIAS, Need.OFFSET}),
+    T=220,
+    traced={"bias_HT": BIAS_HT, "offset_B": np.array([60, 3], np.int32)},
+  ),
+  "MQA in bfloat16, both biases, a scale for each query, a window": Case(
+    frozenset({Need.BIAS, Need.SLOPES, Need.WINDOW}),
+    K=1,
+    dtype="bfloat16",
+    static={"window": 90},
+    traced={
+      "bias_HT": BIAS_HT,
+      "slopes_H": SLOPES_H,
+      "logit_scale": np.linspace(0.5, 3, B * S, dtype=np.float32).reshape(B, S),
+    },
+  ),
   "everything": Case(
-    frozenset(Need) - {Need.FLOAT32, Need.ROTATION},
+    frozenset(Need) - {Need.FLOAT32, Need.ROTATION, Need.BIAS},
     T=170,
     traced={
       "slopes_H": SLOPES_H,
@@ -105,7 +122,9 @@ CASES = {
 }
 
 
-def _formula(inputs, mask, logit_scale=1.0, slopes_H=None, soft_cap=None):
+def _formula(
+  inputs, mask, logit_scale=1.0, slopes_H=None, bias_HT=None, soft_cap=None
+):
   """Returns out, stats, and the gradients of q, k, v, by hand in float64."""
   q_BSHD, k_BTHD, v_BTHD, d_out_BSHD = (np.asarray(x, float) for x in inputs)
   H, K = q_BSHD.shape[2], k_BTHD.shape[2]
@@ -129,6 +148,9 @@ def _formula(inputs, mask, logit_scale=1.0, slopes_H=None, soft_cap=None):
     slope = 1 - np.square(logits_BHST / soft_cap)
   if slopes_H is not None:
     logits_BHST = logits_BHST - slopes_H[:, None, None] * back_BST[:, None]
+  if bias_HT is not None:
+    bias_HBST = bias_HT[:, np.maximum(back_BST, 0)]
+    logits_BHST = logits_BHST + np.moveaxis(bias_HBST, 0, 1)
   logits_BHST = np.where(visible_BST[:, None], logits_BHST, -np.inf)
   max_BHS = logits_BHST.max(-1)
   shift_BHS1 = np.maximum(max_BHS, -1e300)[..., None]
@@ -341,20 +363,48 @@ def test_slopes_have_no_gradient():
   assert not np.any(jax.grad(total)(slopes_H))
 
 
+@_backends(Need.BIAS)
+def test_a_bias_by_distance_has_the_gradient_of_its_formula(backend):
+  q_BSHD, k_BTHD, v_BTHD, _ = CASES[PLAIN].inputs(backend)
+  back_ST = np.arange(S)[:, None] - np.arange(S)
+
+  @jax.grad
+  def got(bias_HT):
+    out_BSHD = attention.attend(
+      q_BSHD, k_BTHD, v_BTHD, mask=Mask(), bias_HT=bias_HT, backend=backend
+    )
+    return jnp.square(out_BSHD).sum()
+
+  @jax.grad
+  def want(bias_HT):
+    logits_BHST = jnp.einsum("bshd,bthd->bhst", q_BSHD, k_BTHD) / D**0.5
+    logits_BHST += bias_HT[:, np.maximum(back_ST, 0)]
+    logits_BHST = jnp.where(back_ST >= 0, logits_BHST, -jnp.inf)
+    weights_BHST = jax.nn.softmax(logits_BHST)
+    return jnp.square(jnp.einsum("bhst,bthd->bshd", weights_BHST, v_BTHD)).sum()
+
+  bias_HT = jnp.asarray(BIAS_HT[:2])
+  want_HT = np.asarray(want(bias_HT))
+  assert np.abs(want_HT[:, :S]).min(axis=1).max() > 0
+  assert not want_HT[:, S:].any()
+  np.testing.assert_allclose(got(bias_HT), want_HT, atol=1e-4 * want_HT.max())
+
+
 # What is refused --------------------------------------------------------------
 
 _ONE_B = np.zeros(1, np.int32)
 _SEGMENT_BS = np.zeros((1, 4), np.int32)
-_TURN_N2SD = np.ones((1, 2, 4, 8), np.float32)
+_TABLE_N2SD = np.ones((1, 2, 4, 8), np.float32)
 ARGUMENTS = {
   Need.OFFSET: {"mask": Mask(offset_B=_ONE_B)},
   Need.WINDOW: {"mask": Mask(window=2)},
   Need.TRACED_WINDOW: {"mask": Mask(window=jnp.int32(2))},
   Need.SEGMENTS: {"mask": Mask(None, None, _SEGMENT_BS, _SEGMENT_BS)},
-  Need.ALIBI: {"slopes_H": SLOPES_H},
+  Need.SLOPES: {"slopes_H": SLOPES_H},
+  Need.BIAS: {"bias_HT": BIAS_HT},
   Need.SOFT_CAP: {"soft_cap": 2.0},
   Need.STATS: {"with_stats": True},
-  Need.ROTATION: {"rotation": Rotation(_TURN_N2SD, _TURN_N2SD, np.int32(0))},
+  Need.ROTATION: {"rotation": Rotation(_TABLE_N2SD, _TABLE_N2SD, np.int32(0))},
   Need.FLOAT32: {},
 }
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from drope_jax import attention, sharding
-from drope_jax.attention import Divided, Mask, Rotation, flash_tpu
+from drope_jax.attention import Divided, Mask, Rotation, flash_tpu, rotate
 from drope_jax.attention.flash_tpu import backward
 from drope_jax.attention.flash_tpu.units import Blocks
 from drope_jax.data import pipeline
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Pattern, Rope, Yarn, rotary
+from drope_jax.positional import Alibi, Pattern, Rope, Yarn
 from drope_jax.train import optimizer, step
 from drope_jax.train import state as states
 from drope_jax.train.phases import TrainPhase
@@ -140,16 +140,18 @@ def test_queries_in_chunks_have_the_same_gradients(mask, monkeypatch):
 def test_what_the_kernel_rotates_is_as_if_rotated_before(D, mask, monkeypatch):
   S, T = 300, 500 if mask == "an offset" else 300
   inputs, slopes_H = _inputs(S=S, T=T, D=D), jnp.array([0.5, 0.1, 0.0, 0.01])
-  turn_B2TD = Yarn(theta=100.0, factor=4.0).prepare(jnp.arange(T)[None], D)
-  still_B2TD = jnp.zeros_like(turn_B2TD).at[:, 0].set(1.0)
-  turns_N2TD = jnp.concatenate([still_B2TD, turn_B2TD])
+  yarn = Yarn(theta=100.0, factor=4.0)
+  table_12TD = yarn.rotation(jnp.arange(T)[None], D)
+  unrotated_12TD = jnp.zeros_like(table_12TD).at[:, 0].set(1.0)
+  tables_N2TD = jnp.concatenate([unrotated_12TD, table_12TD])
 
   def rotated_before(q_BSHD, k_BTKD, *rest):
-    q_BSHD = rotary.rotate(q_BSHD, turn_B2TD[:, :, T - S :])
-    return _reference(q_BSHD, rotary.rotate(k_BTKD, turn_B2TD), *rest)
+    cos_T1D, sin_T1D = table_12TD[0, :, :, None]
+    q_BSHD = rotate(q_BSHD, cos_T1D[T - S :], sin_T1D[T - S :])
+    return _reference(q_BSHD, rotate(k_BTKD, cos_T1D, sin_T1D), *rest)
 
   def rotates(*args):
-    rotation = Rotation(turns_N2TD[:, :, T - S :], turns_N2TD, jnp.int32(1))
+    rotation = Rotation(tables_N2TD[:, :, T - S :], tables_N2TD, jnp.int32(1))
     return _attend(*args, rotation=rotation)
 
   group_bytes_of_a_query = 2 * 4 * 128

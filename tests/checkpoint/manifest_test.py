@@ -19,6 +19,18 @@ fields = {
   "Rope": {"theta": thetas},
   "Nope": {},
   "Alibi": {},
+  "Kerple": {},
+  "Fope": {
+    "theta": thetas,
+    "trained_tokens": st.integers(8, 10**6),
+    "gain": positive,
+    "seed": st.integers(0, 2**32 - 1),
+  },
+  "LogScaled": {
+    "scheme": st.builds(positional.Rope, theta=thetas),
+    "trained_tokens": st.integers(2, 10**6),
+    "slope": st.none() | positive,
+  },
   "PositionInterpolation": {"theta": thetas, "factor": positive},
   "NtkAware": {"theta": thetas, "factor": positive},
   "Yarn": {

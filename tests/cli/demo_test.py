@@ -59,7 +59,7 @@ def run_demo(drope, tmp_path, monkeypatch):
   )
   base = CONFIG, transformer.init(CONFIG, jax.random.key(0))
   full = compose.apply(compose.Surgery("all"), *base)
-  partial = compose.apply(compose.Surgery("all", keep_turns=1), *base)
+  partial = compose.apply(compose.Surgery("all", keep_rotations=1), *base)
   models = {"base": base, "continued": base, "partial": partial, "full": full}
   trained = {}
   for name, (config, params) in models.items():

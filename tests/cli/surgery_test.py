@@ -256,7 +256,7 @@ def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
   out = checkpoint.parent / "out"
   ran = drope(
     *("surgery", checkpoint, "--out", out, "--drop", "1-3"),
-    *("--keep-turns", 1, "--window", "0=8", "--theta", 100),
+    *("--keep-rotations", 1, "--window", "0=8", "--theta", 100),
     *("--logit-scale-slope", 0.2),
   )
   assert ran.status == 0, ran.err
@@ -285,11 +285,11 @@ def test_a_scale_beyond_the_context_asks_for_no_recalibration(
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("--keep-turns", 1, "--keep-pairs", 2), "not allowed with"),
+    (("--keep-rotations", 1, "--keep-pairs", 2), "not allowed with"),
     (("--window", "first=8"), "LAYER=TOKENS such as 0=32, got 'first=8'"),
     (("--window", "4=8"), "layers in 0..3, got 4"),
     (("--keep-pairs", 4), "none in [0, 1, 2, 3]: Rope"),
-    (("--keep-turns", -1), "a number above 0, got keep_turns=-1.0"),
+    (("--keep-rotations", -1), "a number above 0, got keep_rotations=-1.0"),
   ],
 )
 def test_pairs_and_windows_that_cannot_be(

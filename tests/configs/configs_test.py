@@ -19,7 +19,7 @@ from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
 from drope_jax.plan import slices
-from drope_jax.positional import Alibi, Nope, Pattern, Rope
+from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import preflight
 from drope_jax.train.optimizer import (
@@ -297,7 +297,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
   assert full.phases[0].surgery == Surgery("all")
   partial = _recipe("demo_partial")
   assert live.phases[0] == partial.phases[0]
-  assert partial.phases[0].surgery == Surgery("all", keep_turns=1)
+  assert partial.phases[0].surgery == Surgery("all", keep_rotations=1)
   assert dataclasses.replace(partial, phases=full.phases) == full
   assert partial.phases[1:] == full.phases[1:]
   continued = _recipe("demo_continued")
@@ -313,7 +313,7 @@ def test_the_demo_recalibrates_at_the_bases_context_on_its_data():
 PAPER = AdamW(0.9, 0.95, 1e-8, weight_decay=0.1, clip_norm=1.0)
 REFERENCE = AdamW(0.9, 0.999, 1e-8, weight_decay=0.0, clip_norm=1.0)
 DROP, DROP_AND_NORM = Surgery(drop="all"), Surgery(drop="all", qk_norm="qk")
-PARTIAL_DROP = Surgery(drop="all", keep_turns=1)
+PARTIAL_DROP = Surgery(drop="all", keep_rotations=1)
 
 # The name tells which one a recipe follows; all have 512 sequences a step.
 RECALIBRATIONS = {
@@ -412,7 +412,7 @@ def test_every_recipe_of_the_papers_sizes_is_planned():
   assert recipes - small == {*PLANNED}
   assert {*PLANNED} - {*RECALIBRATIONS} == {
     f"qwen2_0_5b_{name}"
-    for name in ("drope", "rope", "nope", "alibi", "rnope_swa")
+    for name in ("drope", "rope", "nope", "alibi", "rnope_swa", "swan")
   }
 
 
@@ -446,11 +446,14 @@ def test_the_from_scratch_baselines_differ_only_in_positions():
   assert rope.tokens == drope.tokens
   theta = Rope(1_000_000.0)
   windowed = Pattern((theta, theta, theta, Nope()), (512, 512, 512, None))
+  scaled = LogScaled(Nope(), 1024)
+  swan = Pattern((scaled, theta, theta, theta), (None, 512, 512, 512))
   for name, positional in (
     ("rope", theta),
     ("nope", Nope()),
     ("alibi", Alibi()),
     ("rnope_swa", windowed),
+    ("swan", swan),
   ):
     model = dataclasses.replace(rope.model, positional=positional)
     same = dataclasses.replace(rope, model=model)

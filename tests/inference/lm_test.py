@@ -424,7 +424,7 @@ def test_dynamic_positions_do_not_depend_on_other_rows(lm, scheme):
     np.testing.assert_allclose(got, want, atol=1e-4)
   alone = [lm.generate([prompt], NEW)[0] for prompt in prompts]
   assert lm.generate(prompts, NEW) == alone
-  longest = decode.fix_length(scheme, 8 + NEW)
+  longest = scheme.at(8 + NEW)
   together = lm.with_positions(longest).generate(prompts, NEW)
   assert together[1] == alone[1]
   assert together != alone, "the length had no effect"

@@ -44,6 +44,7 @@ OURS = attention.Blocks(512, 256, 128, 256, 3, 0)
     (GPU, "bfloat16", {}, "cudnn"),
     (GPU, "float32", {}, "xla"),
     (GPU, "bfloat16", {"positional": positional.Alibi()}, "xla"),
+    (GPU, "bfloat16", {"positional": positional.Kerple()}, "xla"),
     (GPU, "bfloat16", {"logit_soft_cap": 50.0}, "blockwise"),
   ],
 )

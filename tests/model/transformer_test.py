@@ -14,7 +14,7 @@ from drope_jax import attention, trees
 from drope_jax.model import cache as caches
 from drope_jax.model import layers, transformer
 from drope_jax.model.config import LayerGroup
-from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn, rotary
+from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn
 
 # One of each, so that a layer that took its neighbour's shows.
 MIXED = Pattern((Rope(), Nope(), Alibi(), Yarn(factor=4.0)), (4, None, 9, 1))
@@ -173,10 +173,11 @@ def _looped(config, params, tokens_BS):
     layer = nnx.merge(graph, state)
     qkv = layer.attention.project(layer.attention_norm(x_BSM))
     q_BSHD, k_BSKD, v_BSKD = layer.attention.normalize(qkv)
-    turn_B2SD = scheme.prepare(pos_BS, config.head_dim)
-    if turn_B2SD is not None:
-      q_BSHD = rotary.rotate(q_BSHD, turn_B2SD)
-      k_BSKD = rotary.rotate(k_BSKD, turn_B2SD)
+    table_B2SD = scheme.rotation(pos_BS, config.head_dim)
+    if table_B2SD is not None:
+      cos_BS1D, sin_BS1D = table_B2SD[:, 0, :, None], table_B2SD[:, 1, :, None]
+      q_BSHD = attention.rotate(q_BSHD, cos_BS1D, sin_BS1D)
+      k_BSKD = attention.rotate(k_BSKD, cos_BS1D, sin_BS1D)
     out_BSHD = attention.attend(
       q_BSHD,
       k_BSKD,

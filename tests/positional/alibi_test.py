@@ -37,5 +37,5 @@ def test_other_head_counts_take_every_other_slope_of_the_next(
   np.testing.assert_allclose(Alibi().bias_slopes(num_heads), want_H, rtol=1e-6)
 
 
-def test_q_and_k_stay_as_they_are():
-  assert Alibi().prepare(np.zeros((1, 4)), 8) is None
+def test_q_and_k_are_not_rotated():
+  assert Alibi().rotation(np.zeros((1, 4)), 8) is None

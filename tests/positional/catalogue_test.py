@@ -8,6 +8,9 @@ import pytest
 from drope_jax import positional
 from drope_jax.positional import (
   alibi,
+  fope,
+  kerple,
+  log_scaled,
   longrope,
   nope,
   partial,
@@ -16,9 +19,20 @@ from drope_jax.positional import (
   scaling,
 )
 
-MODULES = (alibi, longrope, nope, partial, pattern, rotary, scaling)
+MODULES = (
+  alibi,
+  fope,
+  kerple,
+  log_scaled,
+  longrope,
+  nope,
+  partial,
+  pattern,
+  rotary,
+  scaling,
+)
 # What a Pattern becomes, and what lives inside a jitted function only.
-NOT_A_CHOICE = {"LayerPlan", "Given"}
+NOT_A_CHOICE = {"LayerPlan", "Positions", "Given"}
 # What the schemes that cannot be made from their defaults need.
 NEEDED = {
   "Pattern": ((positional.Rope(), positional.Nope()), (8, None)),

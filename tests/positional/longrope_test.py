@@ -43,13 +43,13 @@ def test_longrope_is_transformers_at_either_length(length, attention_factor):
   assert fixed.attention_factor == pytest.approx(theirs, rel=1e-12)
 
 
-def test_it_turns_by_the_list_of_the_length_it_is_given():
+def test_it_rotates_by_the_list_of_the_length_it_is_given():
   for length, factors in ((TRAINED, SHORT), (TRAINED + 1, LONG)):
     pos_BS = jnp.arange(length)[None]
     fixed = RescaledRope(THETA, factors, 1.2)
     assert SCHEME.at(length) == fixed
     np.testing.assert_array_equal(
-      SCHEME.prepare(pos_BS, D), fixed.prepare(pos_BS, D)
+      SCHEME.rotation(pos_BS, D), fixed.rotation(pos_BS, D)
     )
 
 
@@ -63,11 +63,12 @@ def test_each_pair_has_its_own_factor():
 
 def test_a_huge_factor_drops_a_pairs_positions():
   factors = (1.0,) * 4 + (1e30,) * 4
-  turn_2SD = RescaledRope(THETA, factors).prepare(jnp.arange(10**6)[None], D)[0]
-  cos_SF, sin_SF = turn_2SD[0, :, 4:8], turn_2SD[1, :, 12:]
+  scheme = RescaledRope(THETA, factors)
+  table_2SD = scheme.rotation(jnp.arange(10**6)[None], D)[0]
+  cos_SF, sin_SF = table_2SD[0, :, 4:8], table_2SD[1, :, 12:]
   np.testing.assert_array_equal(cos_SF, 1)
   assert np.abs(sin_SF).max() < 1e-20
-  assert np.abs(turn_2SD[1, :, 8:12]).max() > 0.9, "nothing turns"
+  assert np.abs(table_2SD[1, :, 8:12]).max() > 0.9, "nothing rotates"
 
 
 @pytest.mark.parametrize(

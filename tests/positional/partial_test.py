@@ -4,17 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import PartialRope, Rope, Yarn, partial, rotary
+from drope_jax import attention
+from drope_jax.positional import PartialRope, Rope, Yarn, partial
 
 D = 16
 
 
 def _rotated(scheme, x_BSHD):
   pos_BS = jnp.arange(x_BSHD.shape[1])[None] + 3
-  return np.asarray(rotary.rotate(x_BSHD, scheme.prepare(pos_BS, D)))
+  cos_S1D, sin_S1D = scheme.rotation(pos_BS, D)[0, :, :, None]
+  return np.asarray(attention.rotate(x_BSHD, cos_S1D, sin_S1D))
 
 
-def test_fast_pairs_rotate_as_before_and_slow_pairs_stay():
+def test_fast_pairs_rotate_as_before_and_slow_pairs_do_not():
   x_BSHD = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 2, D)))
   whole, rope = _rotated(Rope(100.0), x_BSHD), PartialRope(Rope(100.0), 5)
   got = _rotated(rope, x_BSHD)

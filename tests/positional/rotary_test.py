@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drope_jax import attention
 from drope_jax.positional import (
   Llama3Rope,
   NtkAware,
@@ -22,8 +23,10 @@ D = 16
 def _rotate(scheme, x_SD, pos_S):
   """Rows of x rotated to their positions, as queries of one head."""
   x_BSHD = jnp.asarray(x_SD, jnp.float32)[None, :, None]
-  turn_B2SD = scheme.prepare(jnp.asarray(pos_S)[None], x_SD.shape[-1])
-  return np.asarray(rotary.rotate(x_BSHD, turn_B2SD))[0, :, 0]
+  table_B2SD = scheme.rotation(jnp.asarray(pos_S)[None], x_SD.shape[-1])
+  return np.asarray(attention.rotate(x_BSHD, *table_B2SD[0, :, :, None]))[
+    0, :, 0
+  ]
 
 
 def _logits(scheme, pos_S):
@@ -67,26 +70,23 @@ def test_scores_depend_only_on_distance():
 
 def test_rotation_by_zero_changes_no_bit():
   x_BSHD = jax.random.normal(jax.random.key(0), (2, 8, 3, D))
-  turn_B2SD = Rope().prepare(jnp.zeros((2, 8), jnp.int32), D)
+  cos_S1D, sin_S1D = Rope().rotation(jnp.zeros((1, 8), jnp.int32), D)[
+    0, :, :, None
+  ]
   for dtype in (jnp.float32, jnp.bfloat16):
     x = x_BSHD.astype(dtype)
-    rotated = rotary.rotate(x, turn_B2SD)
-    assert rotated.dtype == dtype
-    np.testing.assert_array_equal(rotated, x)
+    rotated = attention.rotate(x, cos_S1D, sin_S1D)
+    assert rotated.dtype == jnp.float32
+    np.testing.assert_array_equal(rotated, x.astype(jnp.float32))
 
 
 def test_bfloat16_inputs_are_rotated_in_float32():
   x_SD, pos_S = np.ones((2, D)), np.array([4096, 4097])
   x_BSHD = jnp.ones((1, 2, 1, D), jnp.bfloat16)
-  turn_B2SD = Rope().prepare(jnp.asarray(pos_S)[None], D)
-  got_BSHD = rotary.rotate(x_BSHD, turn_B2SD)
-  # bfloat16 cannot tell the two positions apart; its rounding of the result,
-  # at most 2 in size, is all that may differ.
-  np.testing.assert_allclose(
-    np.asarray(got_BSHD, np.float32)[0, :, 0],
-    _rotate(Rope(), x_SD, pos_S),
-    atol=float(jnp.finfo(jnp.bfloat16).eps),
-  )
+  table_B2SD = Rope().rotation(jnp.asarray(pos_S)[None], D)
+  got_BSHD = attention.rotate(x_BSHD, *table_B2SD[0, :, :, None])
+  # bfloat16 could not tell the two positions apart.
+  np.testing.assert_array_equal(got_BSHD[0, :, 0], _rotate(Rope(), x_SD, pos_S))
 
 
 def test_given_frequencies_rotate_as_the_scheme_that_they_come_from():
@@ -102,7 +102,7 @@ def test_given_frequencies_rotate_as_the_scheme_that_they_come_from():
 @pytest.mark.parametrize("scheme", [Rope(), Yarn(factor=4.0)])
 def test_an_odd_head_dim_is_refused(scheme):
   with pytest.raises(ValueError, match=r"even head_dim.*got 15\. Change"):
-    scheme.prepare(jnp.zeros((1, 1), jnp.int32), 15)
+    scheme.rotation(jnp.zeros((1, 1), jnp.int32), 15)
 
 
 @pytest.mark.parametrize("theta", [-1.0, 1.0, math.nan, math.inf])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drope_jax import attention
 from drope_jax.positional import (
   Dynamic,
   Llama3Rope,
@@ -14,7 +15,6 @@ from drope_jax.positional import (
   PositionInterpolation,
   Rope,
   Yarn,
-  rotary,
   scaling,
 )
 
@@ -115,7 +115,8 @@ def test_yarn_multiplies_logits_by_its_temperature_squared():
   zeros_BS = jnp.zeros((1, 4), jnp.int32)  # No rotation: temperature alone.
 
   def logits(scheme):
-    y_BSHD = rotary.rotate(x_BSHD, scheme.prepare(zeros_BS, 64))
+    cos_S1D, sin_S1D = scheme.rotation(zeros_BS, 64)[0, :, :, None]
+    y_BSHD = attention.rotate(x_BSHD, cos_S1D, sin_S1D)
     return np.einsum("bshd,bthd->st", y_BSHD, y_BSHD)
 
   temperature = 0.1 * math.log(8.0) + 1.0
@@ -141,7 +142,7 @@ def test_dynamic_follows_the_length_it_is_given(rule):
     fixed = rule(theta=2e4, factor=factor)
     assert dynamic.at(length) == fixed
     np.testing.assert_array_equal(
-      dynamic.prepare(pos_BS, D), fixed.prepare(pos_BS, D)
+      dynamic.rotation(pos_BS, D), fixed.rotation(pos_BS, D)
     )
   np.testing.assert_array_equal(
     dynamic.frequencies(D), dynamic.at(L).frequencies(D)

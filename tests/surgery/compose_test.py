@@ -94,7 +94,7 @@ def test_a_surgery_that_cannot_be_is_refused(fields):
 
 def test_theta_and_windows_come_before_the_drop(base, params):
   surgery = compose.Surgery(
-    "all", keep_turns=1.0, windows=((0, 4),), theta=10.0
+    "all", keep_rotations=1.0, windows=((0, 4),), theta=10.0
   )
   config, same = compose.apply(surgery, base, params)
   # In 16 tokens theta 10 completes a rotation in two pairs, theta 100 in one.
@@ -106,10 +106,10 @@ def test_theta_and_windows_come_before_the_drop(base, params):
 @pytest.mark.parametrize(
   "kept",
   [
-    {"keep_turns": 1.0, "keep_pairs": 2},
-    {"keep_turns": 0.0},
+    {"keep_rotations": 1.0, "keep_pairs": 2},
+    {"keep_rotations": 0.0},
     {"keep_pairs": -1},
-    {"drop": "none", "keep_turns": 1.0, "theta": 10.0},
+    {"drop": "none", "keep_rotations": 1.0, "theta": 10.0},
   ],
 )
 def test_pairs_are_kept_of_a_drop_and_in_one_way(kept):

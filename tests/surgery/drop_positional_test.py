@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from drope_jax.model import transformer
-from drope_jax.positional import Alibi, Nope, PartialRope, Pattern, Rope
+from drope_jax.positional import (
+  Alibi,
+  LogScaled,
+  Nope,
+  PartialRope,
+  Pattern,
+  Rope,
+)
 from drope_jax.surgery import drop_positional
 
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 12)))
@@ -44,11 +51,21 @@ def test_dropping_in_two_steps_is_dropping_all(base, params):
   assert config.positional == Nope()
 
 
-def test_windows_stay(base, params):
+def test_windows_are_kept(base, params):
   windowed = Pattern((Rope(), Rope()), (4, None))
   config = dataclasses.replace(base, positional=windowed)
   config, _ = drop_positional.drop_positional(config, params)
   assert config.positional == Pattern((Nope(), Nope()), (4, None))
+
+
+def test_a_scale_by_position_is_kept(base, params):
+  scaled = dataclasses.replace(base, positional=LogScaled(Rope(100.0), 16))
+  some, _ = drop_positional.drop_positional(scaled, params, keep_pairs=1)
+  assert some.positional == LogScaled(PartialRope(Rope(100.0), 1), 16)
+  none, _ = drop_positional.drop_positional(some, params)
+  assert none.positional == LogScaled(Nope(), 16)
+  with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: LogScaled"):
+    drop_positional.drop_positional(none, params)
 
 
 @pytest.mark.parametrize("layers", [(), (4,), (-1,), (1, 1)])
@@ -75,11 +92,11 @@ def test_dropping_twice_is_refused(base, params):
 def test_the_slow_pairs_alone_can_be_dropped(base, params):
   # Of 16 tokens, theta 100's four pairs complete 2.5, 0.8, 0.25 and 0.08
   # rotations.
-  for kept in ({"keep_turns": 1.0}, {"keep_pairs": 1}):
+  for kept in ({"keep_rotations": 1.0}, {"keep_pairs": 1}):
     config, same = drop_positional.drop_positional(base, params, **kept)
     assert config.positional == PartialRope(Rope(100.0), 1)
     assert same is params
-  config, _ = drop_positional.drop_positional(base, params, keep_turns=0.5)
+  config, _ = drop_positional.drop_positional(base, params, keep_rotations=0.5)
   assert config.positional == PartialRope(Rope(100.0), 2)
   some = _logits(config, params)
   for other in (base, dataclasses.replace(base, positional=Nope())):
@@ -99,20 +116,20 @@ def test_pairs_are_dropped_in_some_layers_and_then_all(base, params):
 
 
 def test_no_pair_fast_enough_is_dropping_all(base, params):
-  config, _ = drop_positional.drop_positional(base, params, keep_turns=3.0)
+  config, _ = drop_positional.drop_positional(base, params, keep_rotations=3.0)
   assert config.positional == Nope()
 
 
 def test_a_drop_of_no_pair_is_refused(base, params):
-  for kept in ({"keep_turns": 0.01}, {"keep_pairs": 4}):
+  for kept in ({"keep_rotations": 0.01}, {"keep_pairs": 4}):
     with pytest.raises(ValueError, match=r"none in \[0, 1, 2, 3\]: Rope"):
       drop_positional.drop_positional(base, params, **kept)
   config, _ = drop_positional.drop_positional(base, params, (1,), keep_pairs=1)
   with pytest.raises(ValueError, match=r"none in \[1\]: PartialRope"):
-    drop_positional.drop_positional(config, params, (0, 1), keep_turns=1.0)
+    drop_positional.drop_positional(config, params, (0, 1), keep_rotations=1.0)
 
 
 def test_pairs_of_positions_that_are_not_rotary_are_refused(base, params):
   config = dataclasses.replace(base, positional=Alibi())
   with pytest.raises(ValueError, match="where positions are rotary"):
-    drop_positional.drop_positional(config, params, keep_turns=1.0)
+    drop_positional.drop_positional(config, params, keep_rotations=1.0)

@@ -66,7 +66,7 @@ def test_the_norm_is_the_one_asked_for_and_old_leaves_are_shared(
 
 def test_unit_gains_make_each_token_the_same_size(params):
   config, normed = qk_norm.add_qk_norm(CONFIG, params)
-  q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(config, normed, TOKENS_BS)
+  q_NBSHD, k_NBSKD, *_ = transformer.attention_inputs(config, normed, TOKENS_BS)
   raw_q_NBSHD, _ = transformer.qk_projections(CONFIG, params, TOKENS_BS)
   for x in (q_NBSHD, k_NBSKD):
     # 1e-4: the norm's eps against a mean square above 0.1.
@@ -79,9 +79,9 @@ def test_matched_gains_keep_second_moments(params, statistics, scope):
   config, normed = qk_norm.add_qk_norm(
     CONFIG, params, "qk", scope, "matched", statistics
   )
-  q_NBSHD, k_NBSKD, _ = transformer.attention_inputs(config, normed, TOKENS_BS)
+  q_NBSHD, k_NBSKD, *_ = transformer.attention_inputs(config, normed, TOKENS_BS)
   unit, plain = qk_norm.add_qk_norm(CONFIG, params, "qk", scope)
-  unit_q, unit_k, _ = transformer.attention_inputs(unit, plain, TOKENS_BS)
+  unit_q, unit_k, *_ = transformer.attention_inputs(unit, plain, TOKENS_BS)
   raw_q, raw_k = transformer.qk_projections(CONFIG, params, TOKENS_BS)
   for got, ones, want in ((q_NBSHD, unit_q, raw_q), (k_NBSKD, unit_k, raw_k)):
     # Of layer 0 alone: the layers above read what its attention gave.

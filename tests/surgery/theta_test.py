@@ -6,6 +6,8 @@ import pytest
 
 from drope_jax.positional import (
   Dynamic,
+  Fope,
+  LogScaled,
   LongRope,
   Nope,
   NtkAware,
@@ -34,6 +36,8 @@ def _changed(base, positional):
     (PartialRope(Rope(100.0), 2), PartialRope(Rope(500.0), 2)),
     (LongRope(100.0, PAIRS, PAIRS), LongRope(500.0, PAIRS, PAIRS)),
     (Dynamic(NtkAware(100.0), 16), Dynamic(NtkAware(500.0), 16)),
+    (Fope(100.0, 64), Fope(500.0, 64)),
+    (LogScaled(Rope(100.0), 64), LogScaled(Rope(500.0), 64)),
     (
       Pattern((Rope(100.0), Nope()), (4, None)),
       Pattern((Rope(500.0), Nope()), (4, None)),
@@ -45,5 +49,6 @@ def test_theta_changes_and_nothing_else(base, before, after):
 
 
 def test_a_model_without_rotary_positions_is_refused(base):
-  with pytest.raises(ValueError, match=r"of rotary positions, got Nope\(\)"):
-    _changed(base, Nope())
+  for scheme in (Nope(), LogScaled(Nope())):
+    with pytest.raises(ValueError, match="of rotary positions, got"):
+      _changed(base, scheme)

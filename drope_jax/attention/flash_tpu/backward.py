@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from drope_jax.attention.flash_tpu import steering, tiles, units
 from drope_jax.attention.flash_tpu.steering import Inputs, Step
 from drope_jax.attention.flash_tpu.units import Blocks
-from drope_jax.attention.rotation import rotate, rotate_back
+from drope_jax.attention.rotation import rotate
 from drope_jax.axes import Array
 
 _LN2 = 0.6931471805599453
@@ -226,12 +226,12 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
     d_k_TD[...] = jnp.zeros_like(d_k_TD)
     d_v_TD[...] = jnp.zeros_like(d_v_TD)
     if turns:
-      k_TD[...] = rotate(k[...], turns[1]).astype(k.dtype)
+      k_TD[...] = rotate(k[...], turns[1][0], turns[1][1]).astype(k.dtype)
     k_DT[...] = k_TD[...].T
 
   def differentiate_tile(kind: int):
     if turns:
-      q_SD[...] = rotate(q[...], turns[0]).astype(q.dtype)
+      q_SD[...] = rotate(q[...], turns[0][0], turns[0][1]).astype(q.dtype)
     position = step.position(kind, segments)
     # The forward pass took the bias's shift off; here it is on the logits.
     lse_1S = lse[...] + units.bias_shift_1S(blocks.q, step.slope)
@@ -273,13 +273,13 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
     here = pl.ds(first_query, blocks.q)
     total_SD = (_LN2 * d_q_GDS[member, :, here]).T
     if turns:
-      total_SD = rotate_back(total_SD, turns[0])
+      total_SD = rotate(total_SD, turns[0][0], -turns[0][1])
     d_q[member, here, :] = total_SD.astype(d_q.dtype)
 
   @pl.when(step.has(tiles.LAST))
   def _():
     total_TD = _LN2 * d_k_TD[...]
     if turns:
-      total_TD = rotate_back(total_TD, turns[1])
+      total_TD = rotate(total_TD, turns[1][0], -turns[1][1])
     d_k[...] = total_TD.astype(d_k.dtype)
     d_v[...] = d_v_TD[...].astype(d_v.dtype)

@@ -144,11 +144,11 @@ def _kernel(names, blocks, kinds, soft_cap, *refs):
     total_1S[...] = jnp.zeros_like(total_1S)
     max_1S[...] = jnp.full_like(max_1S, _START)
     if turns:
-      turned[0][...] = rotate(q[...], turns[0]).astype(q.dtype)
+      turned[0][...] = rotate(q[...], turns[0][0], turns[0][1]).astype(q.dtype)
 
   def attend_tile(kind: int):
     if turns:
-      turned[1][...] = rotate(k[...], turns[1]).astype(k.dtype)
+      turned[1][...] = rotate(k[...], turns[1][0], turns[1][1]).astype(k.dtype)
     q_SD, k_TD = turned or (q, k)
     position = step.position(kind, segments)
     D = v_DT.shape[0]

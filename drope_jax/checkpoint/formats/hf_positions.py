@@ -10,7 +10,7 @@ from drope_jax.checkpoint.formats.hf_choices import Choice
 from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
 from drope_jax.checkpoint.formats.kinds import ListOf, OneOf, Whole
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Nope, Rope, Scheme
+from drope_jax.positional import Nope, Rope, Scheme, rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class PositionsByType(Positions):
     theta = windowed[0].theta
     if any(getattr(full, "theta", theta) != theta for full in others):
       return "two values of theta"
-    return "ALiBi" if Alibi() in others else None
+    return _not_rotary(others)
 
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     return False
@@ -218,4 +218,11 @@ def _by_window(config: ModelConfig) -> tuple[list[Scheme], list[Scheme]]:
 def _rotary_misfit(layers: Layers) -> str | None:
   if len(layers.rotary) > 1:
     return f"{len(layers.rotary)} kinds of positions"
-  return "ALiBi" if Alibi() in layers.rotary else None
+  return _not_rotary(layers.rotary)
+
+
+def _not_rotary(schemes: Sequence[Scheme]) -> str | None:
+  for scheme in schemes:
+    if not isinstance(scheme, rotary.Rotary):
+      return f"{type(scheme).__name__} positions"
+  return None

@@ -18,6 +18,7 @@ from drope_jax.positional import (
   Alibi,
   Dynamic,
   Llama3Rope,
+  LogScaled,
   LongRope,
   Nope,
   NtkAware,
@@ -160,7 +161,8 @@ def test_a_required_architecture_may_neutralise_its_rotation():
       "layers without positions beside layers with them",
     ),
     (_with(positional=Pattern((ROPE, Rope(1e4)))), "2 kinds of positions"),
-    (_with(positional=Alibi()), "ALiBi"),
+    (_with(positional=Alibi()), "Alibi positions"),
+    (_with(positional=LogScaled(Nope())), "LogScaled positions"),
     (
       _with(positional=Pattern((ROPE,) * 2, (5, 9))),
       "windows of 5 and 9 tokens",
