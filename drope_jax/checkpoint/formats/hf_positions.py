@@ -1,6 +1,6 @@
 """Positions as config.json says them, each way read and written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import types
 from typing import Any
@@ -218,11 +218,11 @@ def _by_window(config: ModelConfig) -> tuple[list[Scheme], list[Scheme]]:
 def _rotary_misfit(layers: Layers) -> str | None:
   if len(layers.rotary) > 1:
     return f"{len(layers.rotary)} kinds of positions"
-  return _not_rotary(layers.rotary)
+  return _not_rotary(layers.schemes)
 
 
 def _not_rotary(schemes: Sequence[Scheme]) -> str | None:
   for scheme in schemes:
-    if not isinstance(scheme, rotary.Rotary):
+    if not isinstance(scheme, rotary.Rotary | Nope):
       return f"{type(scheme).__name__} positions"
   return None
