@@ -108,8 +108,20 @@ def test_packaged_checkpoints_are_read_by_later_code(gained, name):
   assert phase["remat"] == "none"  # It was False in the file.
 
 
+def test_the_rotations_that_a_packaged_drop_keeps_have_their_new_name():
+  packaged = HERE.parents[1] / "drope_jax/assets/checkpoints/demo_partial"
+  lineage = store.describe(packaged)[0].lineage
+  (entry,) = (e for e in lineage if e.operation == "surgery")
+  surgery = entry.arguments["surgery"]
+  assert surgery["keep_rotations"] == 1 and "keep_turns" not in surgery
+
+
 def test_the_fingerprint_of_a_checkpoint_does_not_change(folder, gained):
-  before = {"schema_3": "json:f85cbd54", "schema_4": "json:cd5cf5e8"}
+  before = {
+    "schema_3": "json:f85cbd54",
+    "schema_4": "json:cd5cf5e8",
+    "schema_5": "json:b4666142",
+  }
   assert store.fingerprint("run/pretrain") == before[folder.name]
 
 
