@@ -1,4 +1,4 @@
-"""A backend on the devices of a mesh, each with its part of the work."""
+"""A backend on the devices of a mesh, each with its part of the arrays."""
 
 from collections.abc import Callable
 import dataclasses
@@ -16,12 +16,13 @@ from drope_jax.axes import Array
 
 @dataclasses.dataclass(frozen=True)
 class Divided:
-  """Runs a backend on each device's texts, heads and queries by `shard_map`.
+  """Runs a backend on each device's sequences, heads and queries.
 
-  For kernels, which `jit` does not divide. Where queries are split, a device
-  gathers the keys and values that its heads read. Causal work grows along a
-  text, so it trades the second half of its queries for that of the device which
-  is as far from the end as it is from the start: all have as much to do.
+  Kernels need it, since `jit` does not partition them: `shard_map` does. Where
+  queries are split, each device gathers the keys and values that its heads
+  read. Causal work grows along a sequence, so queries are placed zig-zag: a
+  device trades the second half of its queries with the device as far from the
+  end as it is from the start. All devices then have equal work.
 
   Attributes:
     backend: a name, or a backend with settings of its own.
@@ -54,20 +55,20 @@ class Divided:
     """See `backends.Backend`; `run` is the backend's own `attend`.
 
     Raises:
-      ValueError: texts, tokens or heads do not divide.
+      ValueError: sequences, tokens or heads do not divide.
     """
     (B, S, H, _), (T, K) = q_BSHD.shape, k_BTKD.shape[1:3]
     ways = self.ways(self.tokens)
-    _require_divisible("texts", self.ways(self.batch), B)
+    _require_divisible("sequences", self.ways(self.batch), B)
     _require_divisible("keys", ways, T)
     _require_divisible("queries", ways if ways == 1 else 2 * ways, S)
     _require_divisible("query and key/value heads", self.ways(self.heads), H, K)
 
     def part(own: _Operands):
-      q_BSHD, segment_BS, scale_BS, turns_N2SD = own.queries
+      q_BSHD, segment_BS, scale_BS, tables_N2SD = own.queries
       more = {}
       if rotation is not None:
-        more["rotation"] = rotation._replace(q_N2SD=turns_N2SD)
+        more["rotation"] = rotation._replace(q_N2SD=tables_N2SD)
       return run(
         q_BSHD,
         own.k_BTKD,
@@ -108,7 +109,7 @@ class Divided:
             q_BSHD=P(batch, tokens, heads),
             segment_BS=P(batch, tokens),
             scale_BS=P(batch, tokens),
-            turns_N2SD=P(None, None, tokens),
+            tables_N2SD=P(None, None, tokens),
           ),
           k_BTKD=P(batch, tokens, heads),
           v_BTKD=P(batch, tokens, heads),
@@ -151,19 +152,19 @@ class Divided:
     )
 
   def _traded(self, tree: Any) -> Any:
-    """Returns what the device that mirrors this one has."""
+    """Returns what the device at the mirrored place has."""
     last = self.ways(self.tokens) - 1
     pairs = [(index, last - index) for index in range(last + 1)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, self.tokens, pairs), tree)
 
 
 class _Queries(NamedTuple):
-  """What a query has of its own."""
+  """The arrays with an entry for each query."""
 
   q_BSHD: Array
   segment_BS: Array | None
   scale_BS: Array | None
-  turns_N2SD: Array | None
+  tables_N2SD: Array | None
 
   def halves(self) -> tuple["_Queries", "_Queries"]:
     """Returns the first and the second half of the queries."""
@@ -176,7 +177,7 @@ class _Queries(NamedTuple):
 
 
 class _Operands(NamedTuple):
-  """What is split; the rest is the same everywhere."""
+  """The arrays that are split; the rest is the same on every device."""
 
   queries: _Queries
   k_BTKD: Array

@@ -1,4 +1,4 @@
-"""The logits' scale, folded into the queries."""
+"""The scale of the logits, folded into the queries."""
 
 import jax.numpy as jnp
 

@@ -160,11 +160,16 @@ def layers_of(config: ModelConfig, path: str) -> slice:
 
 
 def forward(
-  config: ModelConfig, params: Params, tokens_BS: Array, **options: Any
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  *,
+  adapters: Adapters | None = None,
+  **options: Any,
 ) -> Array:
-  """Returns float32 logits_BSV over the next token; options as in `hidden`."""
-  x_BSM = hidden(config, params, tokens_BS, **options)
-  return unembed(config, params, x_BSM)
+  """Returns float32 logits_BSV over the next token; Args as of `hidden`."""
+  shared = forward_pass.start(config, tokens_BS, **options)
+  return _bind(config, params, adapters)(tokens_BS, shared)
 
 
 def hidden(
