@@ -1,11 +1,13 @@
-"""GGUF files: Llama's, Mistral's (a "llama" there), Qwen2's and Qwen3's.
+"""GGUF files of the architectures in `ARCHITECTURES`.
 
-Floats are read as they are, quantised types as what the `gguf` library makes
-of them, in float32. Llama's q and k lie in Meta's rotary layout.
+Floats are read as they are, and quantised types as what the `gguf` library
+makes of them, in float32.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import pathlib
+import types
 from typing import Any
 
 import numpy as np
@@ -43,20 +45,50 @@ _LLAMA = {
   "layers/mlp/down/kernel": "blk.{}.ffn_down.weight",
   "final_norm/gain": "output_norm.weight",
   "head/kernel": "output.weight",
+  **{f"layers/attention/{x}/bias": f"blk.{{}}.attn_{x}.bias" for x in "qkv"},
+  **{
+    f"layers/attention/{x}_norm/gain": f"blk.{{}}.attn_{x}_norm.weight"
+    for x in "qk"
+  },
 }
-_BIASES = {
-  f"layers/attention/{x}/bias": f"blk.{{}}.attn_{x}.bias" for x in "qkv"
-}
-_NORMS = {
-  f"layers/attention/{x}_norm/gain": f"blk.{{}}.attn_{x}_norm.weight"
-  for x in "qk"
-}
-NAMES = {
-  "llama": _LLAMA | _BIASES,
-  "qwen2": _LLAMA | _BIASES,
-  "qwen3": _LLAMA | _NORMS,
-}
-"""By general.architecture."""
+_POST_ATTENTION = "blk.{}.post_attention_norm.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """What the models of one general.architecture are.
+
+  Attributes:
+    qk_norm_scope: `ModelConfig.qk_norm_scope`; None: q and k have no norms.
+    norm_placement: `ModelConfig.norm_placement`.
+    interleaved: whether q and k lie in Meta's rotary layout.
+    names: our path to their name, where it is not Llama's.
+  """
+
+  qk_norm_scope: str | None = None
+  norm_placement: str = "pre"
+  interleaved: bool = False
+  names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
+  {
+    "llama": Architecture(interleaved=True),
+    "qwen2": Architecture(),
+    "qwen3": Architecture(qk_norm_scope="head"),
+    "olmo2": Architecture(
+      qk_norm_scope="joint",
+      norm_placement="post",
+      names={
+        "layers/attention_post_norm/gain": _POST_ATTENTION,
+        "layers/mlp_post_norm/gain": "blk.{}.post_ffw_norm.weight",
+      },
+    ),
+    "seed_oss": Architecture(names={"layers/mlp_norm/gain": _POST_ATTENTION}),
+    "ernie4_5": Architecture(interleaved=True),
+  }
+)
+"""By general.architecture. Mistral's is "llama"."""
 
 _ROPE_FACTORS = "rope_freqs.weight"
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -88,19 +120,20 @@ def open_file(
   }
   try:
     architecture = metadata.get("general.architecture")
-    if architecture not in tuple(NAMES):
+    if architecture not in tuple(ARCHITECTURES):
       raise ValueError(
-        f"The architecture must be one of {', '.join(NAMES)}, got "
+        f"The architecture must be one of {', '.join(ARCHITECTURES)}, got "
         f"{architecture!r}. Convert the Hugging Face folder instead."
       )
     config = _config(
       gguf_metadata.model_fields(metadata, architecture), architecture, tensors
     )
-    if architecture == "llama":
-      rope_layout.to_ours(tensors, config, NAMES[architecture])
+    names = _LLAMA | ARCHITECTURES[architecture].names
+    if ARCHITECTURES[architecture].interleaved:
+      rope_layout.to_ours(tensors, config, names)
     built = leaves.build(
       config,
-      NAMES[architecture],
+      names,
       tensors,
       dtype=dtype,
       allow_nonfinite=allow_nonfinite,
@@ -157,7 +190,7 @@ def _config(
       "An embedding of two axes is needed as token_embd.weight, got "
       f"{embedding and embedding.shape}. Fetch the file again."
     )
-  normed = "layers/attention/q_norm/gain" in NAMES[architecture]
+  scope = ARCHITECTURES[architecture].qk_norm_scope
   return ModelConfig(
     vocab_size=embedding.shape[0],
     num_layers=fields["block_count"],
@@ -168,8 +201,9 @@ def _config(
     mlp_width=fields["feed_forward_length"],
     context_tokens=fields["context_length"],
     positional=_positions(fields, tensors.pop(_ROPE_FACTORS, None), head_dim),
-    qk_norm="qk" if normed else "none",
-    qk_norm_scope="head" if normed else "joint",
+    qk_norm="qk" if scope else "none",
+    qk_norm_scope=scope or "joint",
+    norm_placement=ARCHITECTURES[architecture].norm_placement,
     qkv_bias="blk.0.attn_q.bias" in tensors,
     tied_embeddings="output.weight" not in tensors,
     norm_eps=_shortest(fields["attention.layer_norm_rms_epsilon"]),

@@ -135,10 +135,16 @@ class PositionsByType(Positions):
       return "no windows"
     if not isinstance(windowed[0], Rope):
       return f"positions other than plain RoPE, {windowed[0]}, beside a window"
-    theta = windowed[0].theta
-    if any(getattr(full, "theta", theta) != theta for full in others):
-      return "two values of theta"
-    return _not_rotary(others)
+    rotary_others = [scheme for scheme in others if scheme != Nope()]
+    if reason := _not_rotary(rotary_others):
+      return reason
+    for scheme in rotary_others:
+      written = rope_parameters.write(
+        scheme, config.head_dim, config.context_tokens
+      )
+      if written["rope_theta"] != windowed[0].theta:
+        return "two values of theta"
+    return None
 
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     return False

@@ -52,11 +52,21 @@ CUTS = tokenizers.pre_tokenizers
 TEMPLATE = "{% for turn in messages %}<{{ turn['content'] }}>{% endfor %}"
 
 
-def _name(theirs):
+OWN_PARTS = {
+  "olmo2": {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+  },
+  "seed_oss": {"post_attention_layernorm": "post_attention_norm"},
+}
+
+
+def _name(theirs, arch):
   if theirs in ENDS:
     return ENDS[theirs]
   _, _, n, *part, kind = theirs.split(".")
-  return f"blk.{n}.{PARTS['.'.join(part)]}.{kind}"
+  parts = PARTS | OWN_PARTS.get(arch, {})
+  return f"blk.{n}.{parts['.'.join(part)]}.{kind}"
 
 
 def _byte_level(before):
@@ -122,9 +132,9 @@ def _write(
       array = rope_layout.to_interleaved(array, head_dim)
     if quantised is not None and array.ndim == 2:
       packed = gguf.quants.quantize(array, quantised)
-      writer.add_tensor(_name(name), packed, raw_dtype=quantised)
+      writer.add_tensor(_name(name, arch), packed, raw_dtype=quantised)
     else:
-      writer.add_tensor(_name(name), array)
+      writer.add_tensor(_name(name, arch), array)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -141,20 +151,23 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("family", "settings"),
+  ("family", "arch", "settings"),
   [
-    ("Llama", {}),
-    ("Llama", {"tie_word_embeddings": True, "head_dim": 16}),
-    ("Qwen2", {}),
-    ("Qwen3", {"head_dim": 16}),
+    ("Llama", "llama", {}),
+    ("Llama", "llama", {"tie_word_embeddings": True, "head_dim": 16}),
+    ("Qwen2", "qwen2", {}),
+    ("Qwen3", "qwen3", {"head_dim": 16}),
+    ("Olmo2", "olmo2", {}),
+    ("SeedOss", "seed_oss", {"head_dim": 16}),
+    ("Ernie4_5", "ernie4_5", {"head_dim": 16, "tie_word_embeddings": False}),
   ],
 )
 def test_the_same_model_as_from_hugging_face(
-  family, settings, make_theirs, params_of, tmp_path, path
+  family, arch, settings, make_theirs, params_of, tmp_path, path
 ):
   theirs = make_theirs(family, vocab_size=300, **settings)
   theirs.save_pretrained(tmp_path / "hf")
-  _write(path, theirs, arch=family.lower())
+  _write(path, theirs, arch=arch)
   want = hf.open_folder(tmp_path / "hf", dtype="keep", allow_nonfinite=False)
   got = _open(path, tmp_path)
   assert got.config == want.config

@@ -136,6 +136,8 @@ def test_a_required_architecture_may_neutralise_its_rotation():
       "Olmo3ForCausalLM.*other than plain RoPE, Nope.., beside a window",
     ),
     (_with(POST, positional=_swa(Rope(1e4))), "two values of theta"),
+    (_with(POST, positional=_swa(PartialRope(Rope(1e4), 1))), "of theta"),
+    (_with(POST, positional=_swa(Alibi())), "Olmo3ForCausalLM.* got Alibi"),
     (_with(POST, qk_norm="none"), "Olmo2ForCausalLM.* got no QK norm"),
     (
       _with(DROPPED, norm_placement="both"),
