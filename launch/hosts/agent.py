@@ -102,12 +102,13 @@ class Agent:
     deadline = time.monotonic() + _JOIN_S
     code, said, notice = Exit.HOST_LOST, "host 0-0 never came", None
     while time.monotonic() < deadline:
-      if notice := self._notice(attempt):
-        code, said = Exit.TERMINATED, "it had not begun"
-        break
-      found = bootstrap.get(f"{self._folder}/hosts/{attempt}/0-0.json")
-      if found is not None:
-        return json.loads(found)["address"]
+      with _going_on():
+        if notice := self._notice(attempt):
+          code, said = Exit.TERMINATED, "it had not begun"
+          break
+        found = bootstrap.get(f"{self._folder}/hosts/{attempt}/0-0.json")
+        if found is not None:
+          return json.loads(found)["address"]
       self._terminated.wait(_ASK_S)
     self._tell(state="exited", code=int(code), said=said, notice=notice)
     return None

@@ -126,6 +126,24 @@ def test_what_it_began_before_a_crash_it_does_not_begin_again(host):
   assert Training.started == []
 
 
+def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
+  own, asked = "gs://b/x/hosts/1/0-0.json", []
+
+  def get(url):
+    asked.append(url)
+    if asked.count(own) == 2:  # When it looks for the first host's address.
+      asked.append(own)
+      raise OSError("no answer")
+    return host.objects.get(url)
+
+  monkeypatch.setattr(bootstrap, "get", get)
+  monkeypatch.setattr(agent, "_ASK_S", 0.01)
+  host.start()
+  assert host.await_state(1, "exited")["code"] == 0
+  host.end()
+  assert len(Training.started) == 1 and asked.count(own) > 2
+
+
 def test_stopped_before_its_training_it_begins_none(host):
   host.order(stop=True)
   host.start()
