@@ -87,7 +87,7 @@ setuptools.setup(
   ],
   package_dir={"drope_jax.configs": "configs"},
   package_data={
-    "drope_jax": ["assets/**/*", "assets/**/.*"],
+    "drope_jax": ["assets/**/*", "assets/**/.*", "py.typed"],
     "drope_jax.configs": ["**/*.gin"],
     "launch": ["*.toml", "slices/*.toml", "examples/*.yaml"],
   },

@@ -106,7 +106,7 @@ def test_the_evaluations_use_known_methods_and_factors():
 @pytest.fixture
 def resonance(monkeypatch):
   """The README's module, installed, with its line in the catalogue."""
-  code = _blocks("python")[0]
+  code, _ = _blocks("python")[-2:]
   module = types.ModuleType("drope_jax.positional.resonance")
   monkeypatch.setitem(sys.modules, module.__name__, module)
   exec(code, vars(module))
@@ -125,7 +125,7 @@ def resonance(monkeypatch):
 
 def test_the_schemes_own_test_passes(resonance):
   tests = {}
-  exec(_blocks("python")[1], tests)
+  exec(_blocks("python")[-1], tests)
   (run,) = (test for name, test in tests.items() if name.startswith("test_"))
   run()
 

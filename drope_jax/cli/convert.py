@@ -12,17 +12,9 @@ Seed-OSS, ERNIE 4.5), a folder of Meta's (Llama 1 to 3.3), a llama2.c .bin, or a
 """
 
 import argparse
-import math
-import os
-import pathlib
-import tempfile
 
-from etils import epath
-
-from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store, tokenizer_file
-from drope_jax.checkpoint.formats import detect, leaves, meta, vocabulary_files
-from drope_jax.checkpoint.formats.source import Source
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.formats import convert, leaves, meta
 from drope_jax.cli import terminal, verify
 from drope_jax.data import paths
 
@@ -75,65 +67,26 @@ def run(args: argparse.Namespace) -> None:
       f"--verify needs a folder that transformers reads, got {path}. Leave "
       "it out; `drope export` writes such a folder."
     )
-  with tempfile.TemporaryDirectory() as scratch:
-    _convert(args, path, pathlib.Path(scratch))
-  if args.verify:
-    terminal.say(verify.compare(path, store.locate(args.out)))
-
-
-def _convert(
-  args: argparse.Namespace, path: pathlib.Path, scratch: pathlib.Path
-) -> None:
-  source = detect.open_source(
+  tokenizer = args.tokenizer
+  converted = convert.convert(
     path,
-    scratch,
-    llama=args.llama,
+    args.out,
     dtype=args.dtype,
+    llama=args.llama,
+    tokenizer=tokenizer and paths.local(tokenizer, "--tokenizer"),
+    overwrite=args.overwrite,
     allow_nonfinite=args.allow_nonfinite,
   )
-  tokenizer = source.tokenizer_path
-  if args.tokenizer is not None:
-    tokenizer = paths.local(args.tokenizer, "--tokenizer")
-  if tokenizer is not None:
-    tokenizer = vocabulary_files.prepare(
-      tokenizer, scratch, rows=source.config.vocab_size
-    )
-    tokenizer = tokenizer_file.with_format_defaults(
-      epath.Path(tokenizer),
-      epath.Path(scratch),
-      adds_bos=source.adds_bos,
-      ends_at_bos=source.ends_at_bos,
-    )
-  manifest = _manifest(path, source, tokenizer, args.dtype)
-  store.save_streamed(
-    args.out,
-    source.leaves,
-    manifest,
-    tokenizer,
-    overwrite=args.overwrite,
-  )
-  count = sum(math.prod(leaf.shape) for leaf in source.leaves.values())
-  dtypes = sorted({leaf.dtype.name for leaf in source.leaves.values()})
+  manifest = converted.manifest
+  name = manifest.tokenizer.filename if manifest.tokenizer else "no tokenizer"
   terminal.say(
-    f"{args.out}: {count:,} parameters in {' and '.join(dtypes)}, "
-    f"{tokenizer.name if tokenizer else 'no tokenizer'}"
+    f"{args.out}: {converted.parameters:,} parameters in "
+    f"{' and '.join(converted.dtypes)}, {name}"
   )
   if unused := manifest.unused_ids:
     terminal.say(
       f"The model's last {unused:,} of {manifest.model.vocab_size:,} ids have "
-      f"no piece in {tokenizer.name}."
+      f"no piece in {name}."
     )
-
-
-def _manifest(
-  path: pathlib.Path,
-  source: Source,
-  tokenizer: pathlib.Path | None,
-  dtype: str,
-) -> manifests.Manifest:
-  reference = None
-  if tokenizer is not None:
-    reference = tokenizer_file.reference(epath.Path(tokenizer))
-  before = manifests.Manifest(source.config, reference, source.lineage)
-  arguments = {"source": dict(source.facts), "dtype": dtype}
-  return before.after("convert", arguments, os.fspath(path.absolute()))
+  if args.verify:
+    terminal.say(verify.compare(path, store.locate(args.out)))
