@@ -1,4 +1,4 @@
-"""`import drope_jax as dj`: the documented code, and what a newcomer relies on."""
+"""`import drope_jax as dj`: its names, and the code that documents it."""
 
 import ast
 import pathlib

@@ -1,6 +1,5 @@
 """The README's commands, recipe, scheme and code map are correct."""
 
-import importlib
 import pathlib
 import re
 import shlex
@@ -32,10 +31,7 @@ def _blocks(language: str) -> list[str]:
 
 def _parse(words: list[str]):
   """Parses arguments with the command's own parser."""
-  module = importlib.import_module(f"drope_jax.cli.{words[0]}")
-  parser = main._Parser(prog=f"drope {words[0]}", allow_abbrev=False)
-  module.add_arguments(parser)
-  return parser.parse_args(words[1:])
+  return main.parser(words[0]).parse_args(words[1:])
 
 
 def _command_lines() -> list[list[str]]:

@@ -1,16 +1,4 @@
-"""Perplexity by position and needle retrieval, at multiples of the context.
-
-Every position method reads the same samples, without a softmax scale and with
-its own, fitted on a split of its own. Text is the packaged corpus, or yours.
-Several checkpoints are compared on the same samples; pi, ntk and yarn apply to
-those with plain RoPE.
-
-  drope evaluate CKPT --eval multi_key,perplexity --factors 1,2,4,8
-  drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
-  drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
-  drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
-  drope evaluate CKPT --factors 16,32 --mesh long
-"""
+"""`drope evaluate`: perplexity and retrieval, as a table and results.json."""
 
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +16,6 @@ from drope_jax.analysis import palette
 from drope_jax.cli import (
   configure,
   progress,
-  recipe_options,
   results,
   terminal,
   text_inputs,
@@ -39,74 +26,6 @@ from drope_jax.evals import interface, overlap, registry, steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument(
-    "checkpoints",
-    nargs="+",
-    metavar="[NAME=]CKPT",
-    help="model checkpoint, run, or step; NAME in results (default: folder's)",
-  )
-  parser.add_argument(
-    "--suite",
-    default="evals/standard.gin",
-    metavar="SUITE.gin",
-    help="what to evaluate (default: %(default)s); the flags below override it",
-  )
-  recipe_options.add_overrides(parser, "the suite's")
-  parser.add_argument(
-    "--eval",
-    metavar="NAME,...",
-    help=f"of {', '.join(registry.TASKS)}; or a group of them: "
-    f"{', '.join(registry.GROUPS)} (default: the suite's)",
-  )
-  parser.add_argument(
-    "--factors", metavar="F,...", help="of the context (default: the suite's)"
-  )
-  parser.add_argument(
-    "--positions",
-    metavar="M,...",
-    help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
-  )
-  parser.add_argument(
-    "--samples",
-    type=int,
-    metavar="N",
-    help="of each task with questions and factor (default: the suite's)",
-  )
-  parser.add_argument(
-    "--excerpts",
-    type=int,
-    metavar="N",
-    help="of text, for perplexity (default: the suite's)",
-  )
-  parser.add_argument(
-    "--seed", type=int, metavar="N", help="of all draws (default: the suite's)"
-  )
-  parser.add_argument(
-    "--text",
-    action="append",
-    metavar="INPUT",
-    help="held-out text to test on (default: packaged:test)",
-  )
-  parser.add_argument(
-    "--fit-text",
-    action="append",
-    metavar="INPUT",
-    help="other held-out text, to fit the softmax scale on (default: "
-    "packaged:fit)",
-  )
-  parser.add_argument(
-    "--mesh",
-    choices=sharding.PRESETS,
-    help="how all devices share the work (default: the first does it alone)",
-  )
-  parser.add_argument(
-    "--out", metavar="DIR", help="folder for results.json (default: none)"
-  )
 
 
 def run(args: argparse.Namespace) -> None:

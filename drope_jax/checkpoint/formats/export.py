@@ -61,6 +61,12 @@ class Options:
         f"An export's format must be one of {', '.join(FORMATS)}, got "
         f"{self.format!r}. Name one of these."
       )
+    if self.architecture not in (None, *hf_architecture.STOCK):
+      raise ValueError(
+        "--architecture must be one of "
+        f"{', '.join(hf_architecture.STOCK)}, got {self.architecture!r}. Name "
+        "one of these, or leave it out."
+      )
     if self.logit_scale is not None and not self.logit_scale > 0:
       raise ValueError(
         "--logit-scale must be above 0, or every key weighs alike, got "

@@ -1,6 +1,6 @@
 """Positions as config.json says them, each way read and written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import types
 from typing import Any
