@@ -7,9 +7,10 @@ is read into a `Model`; a training and an export are folders.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 from typing import Any
 import warnings
+
+from etils import epath
 
 from drope_jax.axes import Array
 from drope_jax.checkpoint import model as models
@@ -36,7 +37,8 @@ from drope_jax.train.optimizer import (
   Muon,
   WarmupStableDecay,
 )
-from drope_jax.train.recipe import HeldOut, Recipe, SurgeryPhase, TrainPhase
+from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
+from drope_jax.train.recipe import Recipe
 
 __all__ = [
   "AdamW",
@@ -51,6 +53,7 @@ __all__ = [
   "Muon",
   "Recipe",
   "Result",
+  "Store",
   "Suite",
   "Surgery",
   "SurgeryPhase",
@@ -118,7 +121,7 @@ def convert(
     out,
     dtype=dtype,
     llama=llama,
-    tokenizer=tokenizer and paths.local(tokenizer, "A tokenizer"),
+    tokenizer=None if tokenizer is None else paths.local(tokenizer, "A file"),
   )
   return models.load(out)
 
@@ -197,8 +200,9 @@ def run_recipe(
     ValueError: `out` is another recipe's, or the parts of the recipe do not
       fit each other.
   """
-  loop.run(recipe, out, base_dir=base_dir, on_metrics=on_metrics)
-  return models.load(pathlib.Path(out) / recipe.phases[-1].name)
+  directory = epath.Path(out)
+  loop.run(recipe, directory, base_dir=base_dir, on_metrics=on_metrics)
+  return models.load(directory / recipe.phases[-1].name)
 
 
 def lm(model: Model, *, dtype: str = "float32") -> CheckpointLM:
