@@ -22,7 +22,7 @@ myst_heading_anchors = 3
 # formula is from, and headings in `TrainPhase` that group its attributes.
 napoleon_custom_sections = [
   "Source",
-  ("Attributes, what is read and for how long", "params_style"),
+  ("What is read and for how long", "params_style"),
   ("What is trained", "params_style"),
   ("How it is optimized", "params_style"),
   ("How a step fits in memory", "params_style"),
@@ -30,7 +30,11 @@ napoleon_custom_sections = [
 ]
 napoleon_use_ivar = True
 default_role = "code"  # `x` is code, as in Markdown.
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_default_options = {
+  "members": True,
+  "member-order": "bysource",
+  "ignore-module-all": True,  # A name is on the page of the module it is of.
+}
 autodoc_typehints = "description"
 
 # The pages of the reference are written to docs/api, a module each.

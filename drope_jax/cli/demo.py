@@ -39,6 +39,7 @@ from drope_jax.evals import suite as suites
 from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
 from drope_jax.surgery import compose
+from drope_jax.train.phases import SurgeryPhase
 from drope_jax.train.recipe import Recipe
 
 _PROBE_EXCERPTS = 8
@@ -132,12 +133,13 @@ def _recalibrate(
   )
   tokens_BS = jnp.asarray(text)
   console.rule("the drop")
-  without_norms = {
-    "qk_norm": "none",
-    "qk_norm_scope": "joint",
-    "qk_norm_init": "unit",
-  }
-  dropped = dataclasses.replace(operation.surgery, **without_norms)
+  assert isinstance(operation, SurgeryPhase)
+  dropped = dataclasses.replace(
+    operation.surgery,
+    qk_norm="none",
+    qk_norm_scope="joint",
+    qk_norm_init="unit",
+  )
   damage = damages.compare(
     (lm.config, lm.params),
     compose.apply(dropped, lm.config, lm.params),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import jax
 import rich.box
@@ -151,7 +152,7 @@ def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
   suite = configure.build(args.suite, suites.Suite, args.overrides)
-  changes = {}
+  changes: dict[str, Any] = {}
   if args.eval is not None:
     named = registry.tasks(args.eval.split(","))
     changes["evals"] = tuple(task.name for task in named)

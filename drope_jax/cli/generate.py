@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     raise ValueError(
       "--bos needs a tokenizer with BOS, got one without. Leave it out."
     )
-  begin = [lm.bos_id] if args.bos else []
+  begin = [lm.bos_id] if args.bos and lm.bos_id is not None else []
   prompts = [[*begin, *lm.encode(text)] or [lm.eos_id] for text in texts]
   prompts = [prompt for prompt in prompts for _ in range(args.num_samples)]
   _say_scale(lm, max(map(len, prompts)) + args.max_new_tokens, args)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
     _print(trained, evaluated, target)
-  fits = all(plan.fits for plan in (*trained, *evaluated))
+  fits = all(p.fits for p in trained) and all(p.fits for p in evaluated)
   return Exit.DONE if fits else Exit.DOES_NOT_FIT
 
 
@@ -190,6 +190,6 @@ def _evaluation_summary(plan: evaluation.Plan) -> str:
   return "\n".join([*lines, *_collectives(plan.collectives)])
 
 
-def _collectives(found: dict[str, Collective]) -> Iterator[str]:
-  for kind, sent in found.items():
+def _collectives(found: dict[str, Collective] | None) -> Iterator[str]:
+  for kind, sent in (found or {}).items():
     yield f"  {kind}: {sent.count:,}, {sent.bytes / _GIB:,.2f} GiB a chip"

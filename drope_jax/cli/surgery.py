@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
       )
   config, params = after
   calibration = None
-  if surgery.needs_tokens:
+  if calibration_BS is not None and surgery.needs_tokens:
     calibration = {"text": args.text, "shape": calibration_BS.shape}
   arguments = {"surgery": surgery, "calibration": calibration}
   manifest = manifest.after(
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
   )
   tokenizer = store.tokenizer_path(parent) if manifest.tokenizer else None
   store.save_model(out, params, manifest, tokenizer)
-  if damage is not None:
+  if damage is not None and reported_BS is not None:
     (out / "damage.json").write_text(json.dumps(damage.to_json()) + "\n")
     _show(damage, reported_BS.shape, surgery.needs_tokens)
   _say_if_not_stock(config)

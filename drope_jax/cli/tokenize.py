@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     _train(path, args.train_vocab, sources, args.out)
   elif path == _PACKAGED:
     path = corpus.tokenizer_path()
-  bad = []
+  bad: list[str] = []
 
   def on_skip(skipped: reading.Skipped) -> None:
     if skipped.kind == "bad" and len(bad) < _SHOWN:

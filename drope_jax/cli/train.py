@@ -9,6 +9,7 @@ import pathlib
 import signal
 from typing import Any
 
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int | None:
     request = stack.enter_context(termination.stop_request("train"))
     stack.enter_context(_fit_hosts(recipe, out, args))
     _run(recipe, out, args, request)
+  return None
 
 
 @contextlib.contextmanager
@@ -103,7 +105,7 @@ def run_loop(
   try:
     loop.run(
       recipe,
-      directory,
+      epath.Path(directory),
       on_model=on_saved,
       stopping=_stopping(request),
       on_stall=_on_stall(request),
@@ -164,8 +166,9 @@ def _run(recipe, out, args, request) -> None:
   ):
 
     def on_metrics(line: Mapping[str, Any]) -> None:
-      for listener in (show, *trackers):
-        listener(line)
+      show(line)
+      for tracker in trackers:
+        tracker(line)
 
     run_loop(
       request,

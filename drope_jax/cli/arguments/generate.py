@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument("checkpoint", help="model checkpoint, run, or step")
   parser.add_argument(
-    "--prompt", action="append", metavar="TEXT", help="may be repeated"
+    "--prompt",
+    action="append",
+    metavar="TEXT",
+    help="may be repeated (default: none)",
   )
   parser.add_argument(
     "--prompt-file",
