@@ -107,4 +107,4 @@ class Meter:
     if self._under_way is not None:
       jax.block_until_ready(self._under_way)
       self._ends.append(self._now())
-      self._under_way: Mapping[str, Any] | None = None
+      self._under_way = None

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--prompt-file",
     action="append",
     metavar="FILE",
-    help="whose text is one prompt; - is standard input; may be repeated",
+    help="holds one prompt; - is standard input; may be repeated (default: "
+    "none)",
   )
   parser.add_argument(
     "--max-new-tokens",
@@ -45,10 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--temperature", type=float, default=0.0, help="0 (default) is greedy"
   )
-  parser.add_argument("--top-k", type=int, metavar="K")
-  parser.add_argument("--top-p", type=float, metavar="P")
-  parser.add_argument("--min-p", type=float, metavar="P")
-  parser.add_argument("--repetition-penalty", type=float, metavar="X")
+  parser.add_argument(
+    "--top-k",
+    type=int,
+    metavar="K",
+    help="draw from the K most probable tokens (default: from all)",
+  )
+  parser.add_argument(
+    "--top-p",
+    type=float,
+    metavar="P",
+    help="draw from the most probable tokens that add up to P (default: from "
+    "all)",
+  )
+  parser.add_argument(
+    "--min-p",
+    type=float,
+    metavar="P",
+    help="draw from tokens of at least P times the largest probability "
+    "(default: from all)",
+  )
+  parser.add_argument(
+    "--repetition-penalty",
+    type=float,
+    metavar="X",
+    help="divide positive logits of tokens that were seen by X, and multiply "
+    "negative ones (default: none)",
+  )
   parser.add_argument(
     "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
   )
@@ -57,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="TEXT",
-    help="ends a continuation, which leaves it out; may be repeated",
+    help="ends a continuation, which leaves it out; may be repeated (default: "
+    "none)",
   )
   parser.add_argument(
     "--logit-scale",
