@@ -40,6 +40,7 @@ _PARQUET = ["pyarrow>=18"]
 _TENSORBOARD = ["tensorboardX>=2.6.2"]
 
 _EXTRAS = {
+  "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],
   "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
   "gcs": _GCS,
   "gguf": _GGUF,
@@ -53,6 +54,7 @@ _EXTRAS = {
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "import-linter>=2.1",
+    "mypy>=2.4,<3",
     "jsonschema>=4.20",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
@@ -87,7 +89,7 @@ setuptools.setup(
   ],
   package_dir={"drope_jax.configs": "configs"},
   package_data={
-    "drope_jax": ["assets/**/*", "assets/**/.*"],
+    "drope_jax": ["assets/**/*", "assets/**/.*", "py.typed"],
     "drope_jax.configs": ["**/*.gin"],
     "launch": ["*.toml", "slices/*.toml", "examples/*.yaml"],
   },

@@ -266,7 +266,7 @@ def decode(data: Any, classes: Mapping[str, type], writer: Writer) -> Any:
   if not isinstance(data, dict):
     return data
   name = data.get(_CLASS)
-  if name not in classes:
+  if not isinstance(name, str) or name not in classes:
     raise UnknownVersionError(
       f"drope_jax {drope_jax.__version__} reads {', '.join(sorted(classes))} "
       f"here, got {name!r} in a file of {writer}. Install that version, or a "

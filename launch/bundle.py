@@ -84,6 +84,7 @@ def _requirements(
     ):
       continue
     named = re.match(r"([\w.-]+)(?:\[([\w,\s-]+)\])?", wanted.strip())
+    assert named is not None, f"a requirement begins with a name: {wanted!r}"
     of = {part.strip() for part in (named[2] or "").split(",")} - {""}
     yield re.sub(r"[-_.]+", "-", named[1]).lower(), of
 

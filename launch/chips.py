@@ -76,7 +76,9 @@ CHIPS = {
   "tpu7x": Chip(
     ("group", "jobset"),
     *(2, slices.CHIPS["v5p"].grids),
-    *("tpu7x", None, "tpu7x-standard"),
+    "tpu7x",
+    None,
+    "tpu7x-standard",
     *("ubuntu-accel-2404-amd64-tpu-tpu7x", "tpu7x"),
   ),
 }

@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 from drope_jax.cli import mistakes, terminal
 from launch import (
@@ -108,7 +109,9 @@ def _watch(rented: Slice, args: argparse.Namespace, do: Run) -> int:
 
 def _show_a_look(rented: Slice, do: Run) -> None:
   """Shows the commands that look at a run, without knowing any run."""
-  nothing = {field.name: None for field in dataclasses.fields(order.Order)}
+  nothing: dict[str, Any] = dict.fromkeys(
+    field.name for field in dataclasses.fields(order.Order)
+  )
   given = order.Order(**nothing | {"out": f"{rented.bucket}/runs/RECIPE"})
   watching.look(rented, given, watching.begin(1, 0.0), do, 0.0)
 
@@ -201,6 +204,7 @@ def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
     f"Left in {rented.project} under {slice.LABEL}={rented.name}: {named}. "
     "A deletion takes minutes; until then its resource is listed."
   )
+  return None
 
 
 def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from drope_jax.exits import Exit
 from launch.states import Host
 
-_WORDS = {
+_WORDS: dict[int | None, str] = {
   Exit.BUG: "a crash",
   Exit.MISTAKE: "a mistake",
   Exit.OUT_OF_MEMORY: "out of memory",
@@ -58,9 +58,14 @@ def _distance_from_cause(host: Host) -> int:
   """Returns a number that is least for the host which ended by itself."""
   if not host.started:
     return 0
-  return {Exit.HOST_LOST: 4, Exit.TERMINATED: 3, Exit.STALLED: 2}.get(
-    host.code, 1
-  )
+  match host.code:
+    case Exit.HOST_LOST:
+      return 4
+    case Exit.TERMINATED:
+      return 3
+    case Exit.STALLED:
+      return 2
+  return 1
 
 
 def _fails_again(host: Host) -> bool:

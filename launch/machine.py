@@ -134,6 +134,7 @@ def _attempt(
 
 def _hosts(state: State, sight: Sight, policy: Policy) -> tuple[State, Action]:
   """Judges the hosts of active slices."""
+  assert state.active_since is not None
   if any(host.code is not None for host in sight.hosts):
     return _ended(state, sight, policy)
   if len(sight.hosts) < policy.hosts:
@@ -156,9 +157,9 @@ def _hosts(state: State, sight: Sight, policy: Policy) -> tuple[State, Action]:
 def _ended(state: State, sight: Sight, policy: Policy) -> tuple[State, Action]:
   """Judges an attempt of which at least one host has ended, none with 0."""
   ended = [host for host in sight.hosts if host.code is not None]
-  if state.ended_since is None:
-    state = dataclasses.replace(state, ended_since=sight.now)
-  settled = sight.now - state.ended_since >= policy.settle_s
+  ended_since = sight.now if state.ended_since is None else state.ended_since
+  state = dataclasses.replace(state, ended_since=ended_since)
+  settled = sight.now - ended_since >= policy.settle_s
   if len(ended) < policy.hosts and not settled:
     return _to(state, Phase.RUNNING, "a host has ended"), Action.NOTHING
   if any(host.notice == "stop" for host in ended):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import tomllib
+from typing import Any
 
 from drope_jax.plan import slices
 from launch import chips
@@ -113,9 +114,10 @@ class Slice:
   def _check_types(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      wanted = getattr(field.type, "__name__", field.type)
-      if not isinstance(value, field.type) or (
-        isinstance(value, bool) and field.type is not bool
+      kind: Any = field.type
+      wanted = getattr(kind, "__name__", kind)
+      if not isinstance(value, kind) or (
+        isinstance(value, bool) and kind is not bool
       ):
         raise ValueError(
           f"{field.name} must be {wanted}, got {value!r}. Correct it."
@@ -216,7 +218,9 @@ def read(
       f"{path} has no field {', '.join(unknown)}. Known are "
       f"{', '.join(known)}. Remove it."
     )
-  values = {"name": path.stem} | _from_environment(variables, placeholders)
+  values: dict[str, Any] = {"name": path.stem} | _from_environment(
+    variables, placeholders
+  )
   values |= found
   if "service_account" not in values and "project" in values:
     values["service_account"] = (

@@ -45,7 +45,7 @@ def watch(
     ValueError: there is no order; another `watch` looks after the run; Google
       Cloud refuses something that only its user can change.
   """
-  given: order.Order | None = order.require(rented, do)
+  given = order.require(rented, do)
   memory = Memory(rented, do)
   shown = None
   while True:
@@ -62,9 +62,10 @@ def watch(
       elif state.phase in ENDS:
         return state
       sleep(look_every_s)
-      given = order.read(rented, do)
-      if given is None:
+      found = order.read(rented, do)
+      if found is None:
         return _deleted(memory.state)
+      given = found
     except commands.Failed as failed:
       if failed.kind in commands.LASTING:
         raise
@@ -99,8 +100,10 @@ class Memory:
       ValueError: somebody else has written.
     """
     before, self.state = self._written, state
-    timeless = {"now": before.now, "active_s": before.active_s}
-    same = dataclasses.replace(state, **timeless) == before
+    timeless = dataclasses.replace(
+      state, now=before.now, active_s=before.active_s
+    )
+    same = timeless == before
     if same and state.now - before.now < 300:
       return
     content = dataclasses.asdict(state)

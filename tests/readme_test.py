@@ -1,6 +1,5 @@
 """The README's commands, recipe, scheme and code map are correct."""
 
-import importlib
 import pathlib
 import re
 import shlex
@@ -32,10 +31,7 @@ def _blocks(language: str) -> list[str]:
 
 def _parse(words: list[str]):
   """Parses arguments with the command's own parser."""
-  module = importlib.import_module(f"drope_jax.cli.{words[0]}")
-  parser = main._Parser(prog=f"drope {words[0]}", allow_abbrev=False)
-  module.add_arguments(parser)
-  return parser.parse_args(words[1:])
+  return main.parser(words[0]).parse_args(words[1:])
 
 
 def _command_lines() -> list[list[str]]:
@@ -106,7 +102,7 @@ def test_the_evaluations_use_known_methods_and_factors():
 @pytest.fixture
 def resonance(monkeypatch):
   """The README's module, installed, with its line in the catalogue."""
-  code = _blocks("python")[0]
+  code, _ = _blocks("python")[-2:]
   module = types.ModuleType("drope_jax.positional.resonance")
   monkeypatch.setitem(sys.modules, module.__name__, module)
   exec(code, vars(module))
@@ -125,7 +121,7 @@ def resonance(monkeypatch):
 
 def test_the_schemes_own_test_passes(resonance):
   tests = {}
-  exec(_blocks("python")[1], tests)
+  exec(_blocks("python")[-1], tests)
   (run,) = (test for name, test in tests.items() if name.startswith("test_"))
   run()
 

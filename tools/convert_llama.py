@@ -6,8 +6,8 @@ python tools/convert_llama.py SmolLM2-135M/ --out smollm2
 import argparse
 import sys
 
-from drope_jax.cli import convert
 from drope_jax.cli import main as cli
+from drope_jax.cli.arguments import convert
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import math
 import re
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib import axes, lines, ticker
@@ -17,7 +17,7 @@ from matplotlib import figure as figures
 
 from drope_jax.analysis import palette
 
-Figure = figures.Figure
+Figure: TypeAlias = figures.Figure
 
 INK = palette.INK
 _FAINT = "#8a9099"
@@ -162,7 +162,7 @@ def panels(
   fig = Figure(figsize=(WIDTH_IN, height_in * rows), layout="constrained")
   grid = fig.subplots(rows, columns, sharex=stacked, sharey=True, squeeze=False)
   axes_of_panels = list(grid.flat)
-  shown = {}
+  shown: dict[str, palette.Look] = {}
   for ax, (title, curves) in zip(axes_of_panels, panels.items(), strict=True):
     ax.set_title(title)
     shown |= {curve.look.label: curve.look for curve in curves}
@@ -176,7 +176,8 @@ def panels(
 
 def legend(fig: Figure, ax: axes.Axes) -> None:
   """Puts the legend of one axis above the figure."""
-  _legend(fig, *ax.get_legend_handles_labels(), _LEGEND_COLUMNS)
+  handles, labels = ax.get_legend_handles_labels()
+  _legend(fig, handles, labels, _LEGEND_COLUMNS)
 
 
 def _kwargs(look):

@@ -114,6 +114,7 @@ def _loss_without(
   """Returns the loss where `pair` rotates in none of `layers`; -1: in all."""
   schemes = list(patterns.layer_schemes(config.positional, config.num_layers))
   whole = schemes[layers[0]]
+  assert isinstance(whole, rotary.Rotary)
   omega_F = jnp.asarray(whole.frequencies(config.head_dim))
   less = rotary.Given(
     jnp.where(jnp.arange(omega_F.size) == pair, 0.0, omega_F),

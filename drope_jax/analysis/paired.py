@@ -4,7 +4,7 @@ Overlapping intervals of the scores themselves decide nothing, because a hard
 sample affects both.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from drope_jax.analysis import runs
 from drope_jax.evals import intervals
 
 
-class Difference(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Difference:
   """One score minus another, with its 95% interval.
 
   Attributes:

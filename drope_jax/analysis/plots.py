@@ -48,9 +48,10 @@ def recovery(
     ax.set_xlim(left=0)
   if dropped_loss is not None:
     ends.append(canvas.level(ax, dropped_loss, "dropped, untrained"))
-  looks = palette.looks((name, "model") for name in levels or {})
-  for (name, _), look in looks.items():
-    ends.append(canvas.level(ax, levels[name], name, look.colour))
+  levels = levels or {}
+  looks = palette.looks((name, "model") for name in levels)
+  for (name, loss), look in zip(levels.items(), looks.values(), strict=True):
+    ends.append(canvas.level(ax, loss, name, look.colour))
   ax.margins(y=0.08)
   canvas.label_ends(ax, ends)
   ax.xaxis.set_major_formatter(canvas.TOKENS)

@@ -33,7 +33,7 @@ def read_metrics(
 
 def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
   """Returns the records of one metrics.jsonl; see `read_metrics`."""
-  found = []
+  found: list[dict[str, Any]] = []
   lines = path.read_text().split("\n") if path.exists() else []
   for number, line in enumerate(lines, 1):
     # A complete line ends in its only closing brace.

@@ -16,7 +16,7 @@ def blocks(run: runs.Run) -> list[report.Block]:
     logs = {run.name: run.metrics}
   starts = {n: runs.start_of(log, PHASE) for n, log in logs.items()}
   logs = {n: log for n, log in logs.items() if starts[n] is not None}
-  curves = {"held_out_loss": [], "loss": []}
+  curves: dict[str, list[canvas.Curve]] = {"held_out_loss": [], "loss": []}
   looks = palette.looks((name, "model") for name in logs)
   for (name, _), look in looks.items():
     for field, of_field in curves.items():

@@ -1,6 +1,6 @@
 """One self-contained HTML page: text, tables, plots; nothing is fetched.
 
-A page is a list of `Section`s, each a list of blocks. The page needs no script
+A page is a list of sections, each a list of blocks. The page needs no script
 and no network, follows the reader's light or dark setting, and prints.
 """
 

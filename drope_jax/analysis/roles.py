@@ -61,14 +61,14 @@ def find(run: runs.Run) -> Roles:
   ]
   bases = [n for n in _BASES if n in names]
   bases += sorted(plain, key=lambda n: _tokens(manifests[n]))
-  base = (bases or [None])[0]
+  base = next(iter(bases), None)
   continued = [n for n in _CONTINUED if n in names]
   continued += [n for n in plain if base and _is_from(run, n, base)]
   dropped = [n for n in _DROPPED if n in names]
   dropped += [
     n for n in manifests if was_cut[n] and _scheme(manifests[n]) in _PARTLY
   ]
-  return Roles(base, (continued or [None])[0], tuple(dict.fromkeys(dropped)))
+  return Roles(base, next(iter(continued), None), tuple(dict.fromkeys(dropped)))
 
 
 def explain(run: runs.Run) -> list[tuple[str, str, str]]:

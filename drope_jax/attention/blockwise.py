@@ -140,6 +140,7 @@ def _of_head_at_offset(
   ]
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
+    assert mask.offset_B is not None
     last_key = mask.offset_B[0] + first + count - 1
     return jax.lax.switch(
       last_key // step, [lambda f=f: f(first, count) for f in attend_blocks]

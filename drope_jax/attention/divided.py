@@ -173,7 +173,8 @@ class _Queries(NamedTuple):
       (None, None) if x is None else jnp.split(x, 2, axis)
       for x, axis in zip(self, axes, strict=True)
     ]
-    return tuple(_Queries(*half) for half in zip(*split, strict=True))
+    first, second = zip(*split, strict=True)
+    return _Queries(*first), _Queries(*second)
 
 
 class _Operands(NamedTuple):

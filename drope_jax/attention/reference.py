@@ -59,7 +59,8 @@ def logits(
   T, K = k_BTKD.shape[1:3]
   q_BSKGD = q_BSHD.reshape(B, S, K, H // K, D)
   logits_BKGST = _product("bskgd,btkd->bkgst", q_BSKGD, k_BTKD)
-  logits_BKGST *= scale[:, None, None, :, None] if jnp.ndim(scale) else scale
+  scale = jnp.asarray(scale)
+  logits_BKGST *= scale[:, None, None, :, None] if scale.ndim else scale
   if soft_cap is not None:
     logits_BKGST = soft_cap * jnp.tanh(logits_BKGST / soft_cap)
   everything = jnp.arange(S), jnp.arange(T)

@@ -12,6 +12,7 @@ def fold(q_BSHD: Array, scale: Array | float) -> Array:
     q_BSHD: queries.
     scale: one for all, or one a query as float32 [B, S].
   """
-  if jnp.ndim(scale):
+  scale = jnp.asarray(scale, jnp.float32)
+  if scale.ndim:
     scale = scale[:, :, None, None]
-  return (q_BSHD * jnp.float32(scale)).astype(q_BSHD.dtype)
+  return (q_BSHD * scale).astype(q_BSHD.dtype)

@@ -168,7 +168,7 @@ class Manifest:
     """
     fields, writer = artifacts.migrate(cls.__name__, data, _last_code(data))
     fields = artifacts.fill_defaults(cls, fields, writer)
-    classes = dict(positional.CATALOGUE)
+    classes: dict[str, type] = dict(positional.CATALOGUE)
     classes |= {cls.__name__: cls for cls in (LayerGroup, ModelConfig)}
     tokenizer = fields["tokenizer"]
     return cls(

@@ -70,7 +70,7 @@ def save_streamed(
     manifest: of these leaves.
     tokenizer_path: as for `save_model`.
     overwrite: replace an existing checkpoint at `directory`. The old one is
-      kept beside it, as *.replaced, until the new one is complete.
+      kept beside it, as `NAME.replaced`, until the new one is complete.
 
   Raises:
     ValueError: as `save_model`; or `directory` holds something that is not a

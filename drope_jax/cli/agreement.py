@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import pathlib
 import platform
 import types
@@ -168,7 +169,7 @@ def _or_error(read: Callable[[str], Any], path: str) -> Any:
     return str(error)
 
 
-def _hash(path: str) -> str:
+def _hash(path: str | os.PathLike) -> str:
   return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
 
 

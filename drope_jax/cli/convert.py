@@ -1,70 +1,11 @@
-"""Turns other projects' weights into a checkpoint, exactly or not at all.
-
-SRC is a Hugging Face folder (Llama 2 and 3, TinyLlama, SmolLM, SmolLM2,
-SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral, OLMo 2 and 3, Phi-3 and Phi-4,
-Seed-OSS, ERNIE 4.5), a folder of Meta's (Llama 1 to 3.3), a llama2.c .bin, or a
-.gguf file.
-
-  drope convert SmolLM2-135M/ --out smollm2
-  drope convert Llama-2-7b-hf/ --out gs://bucket/llama2 --dtype bfloat16
-  drope convert Llama3.1-8B/ --out llama31 --llama 3.1
-  drope convert stories15M.bin --out stories --tokenizer tokenizer.model
-"""
+"""`drope convert`: other projects' weights to a checkpoint."""
 
 import argparse
-import math
-import os
-import pathlib
-import tempfile
 
-from etils import epath
-
-from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store, tokenizer_file
-from drope_jax.checkpoint.formats import detect, leaves, meta, vocabulary_files
-from drope_jax.checkpoint.formats.source import Source
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.formats import convert, meta
 from drope_jax.cli import terminal, verify
 from drope_jax.data import paths
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument("source", metavar="SRC", help="see above")
-  parser.add_argument("--out", required=True, help="new checkpoint directory")
-  parser.add_argument(
-    "--dtype",
-    default=leaves.KEEP,
-    choices=("bfloat16", "float32", leaves.KEEP),
-    help="of the weights (default: keep the source's)",
-  )
-  parser.add_argument(
-    "--llama",
-    choices=tuple(meta.RELEASES),
-    help="which Llama a folder of Meta's holds, as it does not say so itself "
-    "(default: none)",
-  )
-  parser.add_argument(
-    "--tokenizer",
-    metavar="FILE",
-    help="a .model, tokenizer.json or vocab.json (default: the one that lies "
-    "with SRC)",
-  )
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace a checkpoint at OUT, once the new one is whole",
-  )
-  parser.add_argument(
-    "--allow-nonfinite",
-    action="store_true",
-    help="let NaN and infinite weights through",
-  )
-  parser.add_argument(
-    "--verify",
-    action="store_true",
-    help="compare the logits with those of transformers, which must be "
-    "installed",
-  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,65 +16,26 @@ def run(args: argparse.Namespace) -> None:
       f"--verify needs a folder that transformers reads, got {path}. Leave "
       "it out; `drope export` writes such a folder."
     )
-  with tempfile.TemporaryDirectory() as scratch:
-    _convert(args, path, pathlib.Path(scratch))
-  if args.verify:
-    terminal.say(verify.compare(path, store.locate(args.out)))
-
-
-def _convert(
-  args: argparse.Namespace, path: pathlib.Path, scratch: pathlib.Path
-) -> None:
-  source = detect.open_source(
+  tokenizer = args.tokenizer
+  converted = convert.convert(
     path,
-    scratch,
-    llama=args.llama,
+    args.out,
     dtype=args.dtype,
+    llama=args.llama,
+    tokenizer=tokenizer and paths.local(tokenizer, "--tokenizer"),
+    overwrite=args.overwrite,
     allow_nonfinite=args.allow_nonfinite,
   )
-  tokenizer = source.tokenizer_path
-  if args.tokenizer is not None:
-    tokenizer = paths.local(args.tokenizer, "--tokenizer")
-  if tokenizer is not None:
-    tokenizer = vocabulary_files.prepare(
-      tokenizer, scratch, rows=source.config.vocab_size
-    )
-    tokenizer = tokenizer_file.with_format_defaults(
-      epath.Path(tokenizer),
-      epath.Path(scratch),
-      adds_bos=source.adds_bos,
-      ends_at_bos=source.ends_at_bos,
-    )
-  manifest = _manifest(path, source, tokenizer, args.dtype)
-  store.save_streamed(
-    args.out,
-    source.leaves,
-    manifest,
-    tokenizer,
-    overwrite=args.overwrite,
-  )
-  count = sum(math.prod(leaf.shape) for leaf in source.leaves.values())
-  dtypes = sorted({leaf.dtype.name for leaf in source.leaves.values()})
+  manifest = converted.manifest
+  name = manifest.tokenizer.filename if manifest.tokenizer else "no tokenizer"
   terminal.say(
-    f"{args.out}: {count:,} parameters in {' and '.join(dtypes)}, "
-    f"{tokenizer.name if tokenizer else 'no tokenizer'}"
+    f"{args.out}: {converted.parameters:,} parameters in "
+    f"{' and '.join(converted.dtypes)}, {name}"
   )
   if unused := manifest.unused_ids:
     terminal.say(
       f"The model's last {unused:,} of {manifest.model.vocab_size:,} ids have "
-      f"no piece in {tokenizer.name}."
+      f"no piece in {name}."
     )
-
-
-def _manifest(
-  path: pathlib.Path,
-  source: Source,
-  tokenizer: pathlib.Path | None,
-  dtype: str,
-) -> manifests.Manifest:
-  reference = None
-  if tokenizer is not None:
-    reference = tokenizer_file.reference(epath.Path(tokenizer))
-  before = manifests.Manifest(source.config, reference, source.lineage)
-  arguments = {"source": dict(source.facts), "dtype": dtype}
-  return before.after("convert", arguments, os.fspath(path.absolute()))
+  if args.verify:
+    terminal.say(verify.compare(path, store.locate(args.out)))

@@ -1,16 +1,4 @@
-"""Shows DroPE on the packaged corpus, in some minutes on two cores.
-
-It loads a packaged RoPE model (base), as one would load an imported Llama. It
-measures what each of its channel pairs contributes, drops those that fail
-beyond its context, and trains on for some minutes at the original context, with
-base as the teacher (live). It then evaluates at 1 to 8 times that context: both
-models, base with PI, NTK and YaRN, and three packaged models. These are RoPE
-trained for the same time (continued), the same drop trained for longer
-(partial), and a drop of all positions (full).
-
-  drope demo
-  drope demo --out runs/demo --from-scratch
-"""
+"""`drope demo`: the whole story on the packaged corpus."""
 
 import argparse
 from collections.abc import Mapping
@@ -38,7 +26,6 @@ from drope_jax.cli import (
   demo_data,
   demo_models,
   evaluate,
-  recipe_options,
   results,
   surgery,
   termination,
@@ -52,6 +39,7 @@ from drope_jax.evals import suite as suites
 from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
 from drope_jax.surgery import compose
+from drope_jax.train.phases import SurgeryPhase
 from drope_jax.train.recipe import Recipe
 
 _PROBE_EXCERPTS = 8
@@ -60,20 +48,6 @@ _LIVE_DOCUMENTS = 1_500
 _SAMPLE_FACTOR = 4
 _SAMPLE_TOKENS = 80
 _MORE = "So few questions decide little; docs/results.md shows how to ask more."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument(
-    "--out", default="runs/demo", metavar="DIR", help="(default: %(default)s)"
-  )
-  parser.add_argument(
-    "--from-scratch",
-    action="store_true",
-    help="also train the packaged models, in DIR/from_scratch, in about an "
-    "hour and three quarters",
-  )
-  recipe_options.add_overrides(parser, "recipes/demo_live.gin")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -159,12 +133,13 @@ def _recalibrate(
   )
   tokens_BS = jnp.asarray(text)
   console.rule("the drop")
-  without_norms = {
-    "qk_norm": "none",
-    "qk_norm_scope": "joint",
-    "qk_norm_init": "unit",
-  }
-  dropped = dataclasses.replace(operation.surgery, **without_norms)
+  assert isinstance(operation, SurgeryPhase)
+  dropped = dataclasses.replace(
+    operation.surgery,
+    qk_norm="none",
+    qk_norm_scope="joint",
+    qk_norm_init="unit",
+  )
   damage = damages.compare(
     (lm.config, lm.params),
     compose.apply(dropped, lm.config, lm.params),

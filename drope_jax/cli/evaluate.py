@@ -1,22 +1,11 @@
-"""Perplexity by position and needle retrieval, at multiples of the context.
-
-Every position method reads the same samples, without a softmax scale and with
-its own, fitted on a split of its own. Text is the packaged corpus, or yours.
-Several checkpoints are compared on the same samples; pi, ntk and yarn apply to
-those with plain RoPE.
-
-  drope evaluate CKPT --eval multi_key,perplexity --factors 1,2,4,8
-  drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
-  drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
-  drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
-  drope evaluate CKPT --factors 16,32 --mesh long
-"""
+"""`drope evaluate`: perplexity and retrieval, as a table and results.json."""
 
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import jax
 import rich.box
@@ -28,88 +17,16 @@ from drope_jax.analysis import palette
 from drope_jax.cli import (
   configure,
   progress,
-  recipe_options,
   results,
   terminal,
   text_inputs,
 )
 from drope_jax.cli import console as consoles
-from drope_jax.data import corpus, lock, paths, sources
-from drope_jax.evals import cropped, interface, overlap, registry, steps
+from drope_jax.data import lock, paths, sources
+from drope_jax.evals import interface, overlap, registry, steps
 from drope_jax.evals import suite as suites
-from drope_jax.inference import lm as lms
-from drope_jax.positional import Rope, scaling
-
-_ANY = ("model", "crop")
-"""Ways to read that are not of RoPE alone."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument(
-    "checkpoints",
-    nargs="+",
-    metavar="[NAME=]CKPT",
-    help="model checkpoint, run, or step; NAME in results (default: folder's)",
-  )
-  parser.add_argument(
-    "--suite",
-    default="evals/standard.gin",
-    metavar="SUITE.gin",
-    help="what to evaluate (default: %(default)s); the flags below override it",
-  )
-  recipe_options.add_overrides(parser, "the suite's")
-  parser.add_argument(
-    "--eval",
-    metavar="NAME,...",
-    help=f"of {', '.join(registry.TASKS)}; or a group of them: "
-    f"{', '.join(registry.GROUPS)} (default: the suite's)",
-  )
-  parser.add_argument(
-    "--factors", metavar="F,...", help="of the context (default: the suite's)"
-  )
-  parser.add_argument(
-    "--positions",
-    metavar="M,...",
-    help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
-  )
-  parser.add_argument(
-    "--samples",
-    type=int,
-    metavar="N",
-    help="of each task with questions and factor (default: the suite's)",
-  )
-  parser.add_argument(
-    "--excerpts",
-    type=int,
-    metavar="N",
-    help="of text, for perplexity (default: the suite's)",
-  )
-  parser.add_argument(
-    "--seed", type=int, metavar="N", help="of all draws (default: the suite's)"
-  )
-  parser.add_argument(
-    "--text",
-    action="append",
-    metavar="INPUT",
-    help="held-out text to test on (default: packaged:test)",
-  )
-  parser.add_argument(
-    "--fit-text",
-    action="append",
-    metavar="INPUT",
-    help="other held-out text, to fit the softmax scale on (default: "
-    "packaged:fit)",
-  )
-  parser.add_argument(
-    "--mesh",
-    choices=sharding.PRESETS,
-    help="how all devices share the work (default: the first does it alone)",
-  )
-  parser.add_argument(
-    "--out", metavar="DIR", help="folder for results.json (default: none)"
-  )
+from drope_jax.inference import evaluation
+from drope_jax.inference.lm import CheckpointLM
 
 
 def run(args: argparse.Namespace) -> None:
@@ -169,9 +86,6 @@ def compare(
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
-  A checkpoint without plain RoPE is read with its own positions, whole and
-  cropped, alone.
-
   Args:
     suite: what to evaluate.
     checkpoints: by the models' names.
@@ -180,79 +94,23 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
-    as_they_are: names of checkpoints that no scaling is shown of, though their
-      positions be plain RoPE.
+    as_they_are: see `evaluation.plan`.
 
   Raises:
-    FileNotFoundError, ValueError: a checkpoint cannot be read, a method fits
-      none of them, or they cannot read the same samples.
+    FileNotFoundError, ValueError: a checkpoint cannot be read, or as
+      `evaluation.plan`.
   """
-  lm_by_name = {
-    name: lms.CheckpointLM.load(path, mesh=mesh)
+  lms = {
+    name: CheckpointLM.load(path, mesh=mesh)
     for name, path in checkpoints.items()
   }
-  _require_same_samples(lm_by_name)
-  methods = {
-    name: tuple(
-      m
-      for m in suite.methods
-      if m in _ANY or (_is_rope(lm) and name not in as_they_are)
-    )
-    for name, lm in lm_by_name.items()
-  }
-  for method in suite.methods:
-    readers = [
-      lm_by_name[n] for n, fitting in methods.items() if method in fitting
-    ]
-    # Refuses a method that is unknown, or that no checkpoint can be read by.
-    variants([*readers, *lm_by_name.values()][0])(method, 1.0)
-  inputs = steps.Inputs(suite, next(iter(lm_by_name.values())), material)
-  ahead = [
-    step
-    for name, lm in lm_by_name.items()
-    for step in steps.steps(inputs, name, methods[name], variants(lm), record)
-  ]
+  ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
         with show(step):
           step.run()
         on_step()
-
-
-def _require_same_samples(lm_by_name: Mapping[str, lms.CheckpointLM]) -> None:
-  """Raises ValueError where one sample would be of other lengths or ids."""
-  for what, value in (
-    ("context_tokens", lambda lm: str(lm.context_tokens)),
-    ("tokenizer", lambda lm: f"SHA-256 {lm.tokenizer.fingerprint[:12]}"),
-  ):
-    found = {name: value(lm) for name, lm in lm_by_name.items()}
-    if len(set(found.values())) > 1:
-      raise ValueError(
-        f"Checkpoints need the same {what} to be compared on the same samples, "
-        f"got {', '.join(f'{name}: {got}' for name, got in found.items())}. "
-        "Evaluate them one by one."
-      )
-
-
-def _is_rope(lm: lms.CheckpointLM) -> bool:
-  return isinstance(lm.config.positional, Rope)
-
-
-def variants(lm: lms.CheckpointLM) -> steps.Variant:
-  """Returns the function from (method, factor) to the model read that way."""
-
-  def variant(method: str, factor: float) -> interface.LM:
-    if method == "model":
-      return lm
-    if method == "crop":
-      return cropped.Cropped(lm)
-    scheme = scaling.scaled(
-      lm.config.positional, method, factor, lm.context_tokens
-    )
-    return lm.with_positions(scheme)
-
-  return variant
 
 
 def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
@@ -294,7 +152,7 @@ def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
   suite = configure.build(args.suite, suites.Suite, args.overrides)
-  changes = {}
+  changes: dict[str, Any] = {}
   if args.eval is not None:
     named = registry.tasks(args.eval.split(","))
     changes["evals"] = tuple(task.name for task in named)
@@ -345,9 +203,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _material(args: argparse.Namespace) -> suites.Material:
   if args.text is None:
-    return suites.Material(
-      test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
-    )
+    return evaluation.packaged()
   test, fit = _documents(args.text), _documents(args.fit_text)
   overlap.require_disjoint(test, fit)
   return suites.Material(

@@ -1,14 +1,4 @@
-"""Continues prompts.
-
-One continuation is printed as it is written; several follow when each is done.
-Beyond the trained context attention logits are multiplied by the softmax scale
-that the checkpoint holds.
-
-  drope generate runs/demo/live/recalibrate --prompt 'The President'
-  drope generate CKPT --prompt-file letter.txt --temperature 0.8 --top-p 0.95
-  drope generate CKPT --prompt A --prompt B --temperature 1 --num-samples 4
-  cat letter.txt | drope generate CKPT --prompt-file -
-"""
+"""`drope generate`: continues a text."""
 
 import argparse
 from collections.abc import Iterator
@@ -20,64 +10,6 @@ from drope_jax.cli import terminal
 from drope_jax.data import paths
 from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
-  parser.add_argument(
-    "--prompt", action="append", metavar="TEXT", help="may be repeated"
-  )
-  parser.add_argument(
-    "--prompt-file",
-    action="append",
-    metavar="FILE",
-    help="whose text is one prompt; - is standard input; may be repeated",
-  )
-  parser.add_argument(
-    "--max-new-tokens",
-    type=int,
-    default=128,
-    metavar="N",
-    help="(default: %(default)s)",
-  )
-  parser.add_argument(
-    "--num-samples",
-    type=int,
-    default=1,
-    metavar="N",
-    help="continuations of each prompt (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--temperature", type=float, default=0.0, help="0 (default) is greedy"
-  )
-  parser.add_argument("--top-k", type=int, metavar="K")
-  parser.add_argument("--top-p", type=float, metavar="P")
-  parser.add_argument("--min-p", type=float, metavar="P")
-  parser.add_argument("--repetition-penalty", type=float, metavar="X")
-  parser.add_argument(
-    "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--stop",
-    action="append",
-    default=[],
-    metavar="TEXT",
-    help="ends a continuation, which leaves it out; may be repeated",
-  )
-  parser.add_argument(
-    "--logit-scale",
-    type=float,
-    help="of attention (default: the checkpoint's own at the whole length)",
-  )
-  parser.add_argument(
-    "--bos", action="store_true", help="begin with BOS, as Llamas expect"
-  )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON object a line for each continuation",
-  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     raise ValueError(
       "--bos needs a tokenizer with BOS, got one without. Leave it out."
     )
-  begin = [lm.bos_id] if args.bos else []
+  begin = [lm.bos_id] if args.bos and lm.bos_id is not None else []
   prompts = [[*begin, *lm.encode(text)] or [lm.eos_id] for text in texts]
   prompts = [prompt for prompt in prompts for _ in range(args.num_samples)]
   _say_scale(lm, max(map(len, prompts)) + args.max_new_tokens, args)

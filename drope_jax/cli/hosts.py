@@ -134,7 +134,7 @@ def find(timeout_s: int) -> rendezvous.Place:
   Raises:
     ValueError: variables are missing or wrong, or JAX finds no cluster.
   """
-  found = {name: os.environ.get(name) for name in VARIABLES}
+  found = {name: os.environ.get(name, "") for name in VARIABLES}
   if not any(found.values()):
     return _detect(timeout_s)
   if missing := [name for name, value in found.items() if not value]:
@@ -180,7 +180,7 @@ def _require_same_devices(
   devices: Sequence[jax.Device], host_names: Mapping[int, str]
 ) -> None:
   """Raises ValueError, in all processes, if their devices differ."""
-  found = {}
+  found: dict[int, dict[str, int]] = {}
   for device in devices:
     kinds = found.setdefault(device.process_index, {})
     kinds[device.device_kind] = kinds.get(device.device_kind, 0) + 1

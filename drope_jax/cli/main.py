@@ -1,8 +1,9 @@
 """`drope`: runs a command, and reports mistakes in one line.
 
-A command is a module of this package with `add_arguments(parser)` and
-`run(args) -> int | None`. Its docstring is its help text. It is imported only
-when it is chosen, so that `drope --help` is fast.
+A command is two modules with its name. The one in `arguments` has
+`add_arguments(parser)`, and its docstring is the help text. It imports the
+standard library only, so that help, and mistakes in arguments, do not wait for
+jax. The one in this package has `run(args) -> int | None`.
 """
 
 import argparse
@@ -62,17 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = _command_name(argv)
   previous = signal.signal(signal.SIGTERM, termination.terminate)
   try:
+    args = parser(name).parse_args(argv[1:])
     with termination.stop_request(name, name in _RESUMABLE):
       _prepare_libraries()
-      module = importlib.import_module(f"drope_jax.cli.{name}")
-    parser = _Parser(
-      prog=f"drope {name}",
-      description=module.__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    status = module.run(parser.parse_args(argv[1:])) or 0
+      command = importlib.import_module(f"drope_jax.cli.{name}")
+    status = command.run(args) or 0
     sys.stdout.flush()  # Here, where a closed pipe is handled.
     return status
   except KeyboardInterrupt as interrupt:
@@ -92,6 +87,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(name, explained, mistakes.status(error))
   finally:
     signal.signal(signal.SIGTERM, previous)
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+  """Returns the parser of a command's arguments."""
+  arguments = importlib.import_module(f"drope_jax.cli.arguments.{name}")
+  found = _Parser(
+    prog=f"drope {name}",
+    description=arguments.__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  arguments.add_arguments(found)
+  return found
 
 
 def _command_name(argv: list[str]) -> str:

@@ -1,16 +1,4 @@
-r"""Compiles a recipe's training steps for a TPU slice, without a TPU.
-
-It reports for each phase whether it fits, the memory of a chip, the computation
-and communication, and the time at an assumed share of the peak. If a phase does
-not fit, it searches for settings that do: first more rematerialization, then
-more microbatches. With --eval it reports the same for the recipe's last model
-in bfloat16, for prefill of a context and for decoding after it.
-It needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
-
-  drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16 --eval 8192
-  drope plan recipes/llama2_7b_drope.gin --model models/llama2_7b.gin \
-    --topology v5e-256 --json
-"""
+"""`drope plan`: whether a recipe fits a TPU slice, and what it takes."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -35,39 +23,6 @@ from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 
 _GIB = 2**30
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  recipe_options.add_arguments(parser)
-  recipe_options.add_model(parser)
-  parser.add_argument(
-    "--topology",
-    required=True,
-    metavar="SLICE",
-    help="e.g. v5e-256, or 2xv5e-256 for two slices",
-  )
-  parser.add_argument(
-    "--mfu",
-    type=float,
-    default=0.5,
-    help="assumed share of the peak, for the hours, with causal FLOPs "
-    "(default: %(default)s)",
-  )
-  parser.add_argument(
-    "--eval",
-    type=int,
-    metavar="CONTEXT",
-    help="also plan prefill and decoding at this many tokens (default: only "
-    "training)",
-  )
-  parser.add_argument(
-    "--save",
-    metavar="DIR",
-    help="write each program that fits into DIR; drope_jax.plan.saved.load "
-    "reads it on such a slice, with the same jax and libtpu (default: none)",
-  )
-  parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(json.dumps(found, default=dataclasses.asdict, indent=2))
   else:
     _print(trained, evaluated, target)
-  fits = all(plan.fits for plan in (*trained, *evaluated))
+  fits = all(p.fits for p in trained) and all(p.fits for p in evaluated)
   return Exit.DONE if fits else Exit.DOES_NOT_FIT
 
 
@@ -235,6 +190,6 @@ def _evaluation_summary(plan: evaluation.Plan) -> str:
   return "\n".join([*lines, *_collectives(plan.collectives)])
 
 
-def _collectives(found: dict[str, Collective]) -> Iterator[str]:
-  for kind, sent in found.items():
+def _collectives(found: dict[str, Collective] | None) -> Iterator[str]:
+  for kind, sent in (found or {}).items():
     yield f"  {kind}: {sent.count:,}, {sent.bytes / _GIB:,.2f} GiB a chip"

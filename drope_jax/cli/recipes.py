@@ -1,10 +1,4 @@
-"""Lists the shipped recipes, models and evals, or prints one.
-
-drope recipes
-drope recipes llama2_7b_drope
-drope recipes models/llama2_7b.gin
-drope recipes tiny > mine.gin
-"""
+"""`drope recipes`: lists the shipped configs, or prints one."""
 
 import argparse
 import difflib
@@ -17,17 +11,6 @@ from drope_jax.cli import configure, terminal
 from drope_jax.cli import console as consoles
 
 _KINDS = ("recipes", "models", "evals")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  parser.add_argument(
-    "name",
-    nargs="?",
-    metavar="NAME",
-    help="what to print: tiny, recipes/tiny or recipes/tiny.gin (default: list "
-    "all)",
-  )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -142,7 +142,7 @@ class _Verdict(NamedTuple):
 
   problem: str | None = None
   lost: bool = False
-  hosts: Mapping[str | int, Facts] = {}
+  hosts: Hosts | Mapping[str, Facts] = {}
 
 
 class _Gathering:
@@ -175,7 +175,9 @@ class _Gathering:
       try:
         async with asyncio.timeout(_REPLY_S):
           hello = await _interrogate(reader, writer)
-        self._visits.add(asyncio.current_task())
+        visit = asyncio.current_task()
+        assert visit is not None
+        self._visits.add(visit)
         await self._admit(hello, reader, writer)
       finally:
         writer.close()
@@ -199,8 +201,8 @@ class _Gathering:
       del self.came[index]
 
   def _admit_facts(self, index: int, facts: Facts, clock: float) -> None:
-    host = facts.get("host", {}) | {"ahead_s": clock - time.time()}
-    self.came[index] = facts | {"host": host}
+    host = {**facts.get("host", {}), "ahead_s": clock - time.time()}
+    self.came[index] = {**facts, "host": host}
 
   def _conflict(self, hello, peer: str) -> str | None:
     index, count = hello["index"], self._place.count

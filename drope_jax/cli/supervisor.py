@@ -58,7 +58,8 @@ def _divert_standard_error(log: pathlib.Path) -> None:
   opened = os.open(log, os.O_WRONLY | os.O_APPEND)
   os.dup2(opened, 2)
   os.close(opened)
-  sys.stderr = sys.__stderr__ = os.fdopen(
+  # `termination` writes to the original stream.
+  sys.stderr = sys.__stderr__ = os.fdopen(  # type: ignore[misc]
     kept,
     "w",
     buffering=1,

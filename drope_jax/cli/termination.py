@@ -9,10 +9,14 @@ import os
 import signal
 import sys
 import threading
+from typing import TextIO
 
 from drope_jax.cli import terminal
 
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_WORDS: dict[int, str] = {
+  signal.SIGINT: "interrupted",
+  signal.SIGTERM: "terminated",
+}
 _AGAIN_S = 0.05
 
 
@@ -88,12 +92,12 @@ class StopRequest:
     """Prints a line of the command, from any thread."""
     # Not through Python's buffer, whose lock the main thread may hold.
     line = terminal.printable(f"drope {self._command}: {words}\n")
-    os.write(sys.__stderr__.fileno(), line.encode())
+    os.write(_standard_error().fileno(), line.encode())
 
   def _end(self, number: int) -> None:
-    if sys.__stderr__.isatty():
+    if (stream := _standard_error()).isatty():
       # Show the cursor, which a live display hides.
-      os.write(sys.__stderr__.fileno(), b"\x1b[?25h\n")
+      os.write(stream.fileno(), b"\x1b[?25h\n")
     self.say(f"{_WORDS[number]}{self._then}")
     os._exit(128 + number)
 
@@ -150,3 +154,9 @@ def interruptible_calls() -> Iterator[None]:
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)
+
+
+def _standard_error() -> TextIO:
+  """Returns the process's own stream, whatever a library has put in place."""
+  assert sys.__stderr__ is not None
+  return sys.__stderr__

@@ -1,6 +1,6 @@
 """Sends a run's metrics to TensorBoard or Weights & Biases."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import importlib
 import types
@@ -34,10 +34,10 @@ def listeners(
   Raises:
     ValueError: a tracker's library is not installed.
   """
-  kinds = {"tensorboard": _TensorBoard, "wandb": _WandB}
+  kinds: Mapping[str, Callable] = {"tensorboard": _TensorBoard, "wandb": _WandB}
   modules = {name: _library(name) for name in dict.fromkeys(names)}
   with contextlib.ExitStack() as stack:
-    trackers = []
+    trackers: list[Any] = []
     if jax.process_index() == 0:
       for name, module in modules.items():
         trackers.append(kinds[name](module, epath.Path(directory), recipe))
@@ -51,7 +51,7 @@ class _TensorBoard:
   def __init__(self, module, directory: epath.Path, recipe: Recipe):
     self._module = module
     self._directory = directory
-    self._writer = None
+    self._writer: Any = None
 
   def __call__(self, line: Mapping[str, Any]) -> None:
     if self._writer is None:
@@ -75,7 +75,7 @@ class _WandB:
     self._module = module
     self._directory = directory
     self._recipe = recipe
-    self._run = None
+    self._run: Any = None
 
   def __call__(self, line: Mapping[str, Any]) -> None:
     if self._run is None:

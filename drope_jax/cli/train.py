@@ -1,13 +1,4 @@
-"""Runs a recipe's phases; started again, it resumes by itself.
-
-CONFIG.gin is a file, or the name of a shipped one (recipes/from_scratch.gin).
-The run's folder gets metrics.jsonl, checkpoints, and one model checkpoint a
-finished phase, by its name.
-
-  drope train recipes/from_scratch.gin --data stores --out runs/scratch
-  drope train mine.gin --set 'recalibrate/TrainPhase.steps = 2000'
-  drope train mine.gin --track tensorboard
-"""
+"""`drope train`: runs what is left of a recipe."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +9,7 @@ import pathlib
 import signal
 from typing import Any
 
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
@@ -27,7 +19,6 @@ from drope_jax.cli import (
   hosts,
   progress,
   readiness,
-  recipe_options,
   rendezvous,
   terminal,
   termination,
@@ -39,48 +30,6 @@ from drope_jax.plan import slices
 from drope_jax.train import loop, training, watchdog
 from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
-  recipe_options.add_arguments(parser)
-  parser.add_argument(
-    "--data",
-    metavar="DIR",
-    help="where relative paths of the recipe's stores and tokenizer start "
-    "(default: the current folder, where Recipe.init_from always starts)",
-  )
-  parser.add_argument(
-    "--out", metavar="DIR", help="the run's folder (default: runs/CONFIG)"
-  )
-  parser.add_argument(
-    "--from-step",
-    type=int,
-    metavar="N",
-    help="resume from this kept step, and remove the later ones (default: "
-    "from the newest)",
-  )
-  parser.add_argument(
-    "--topology",
-    metavar="SLICE",
-    help="refuse other devices than those of v5e-256, say, for which the "
-    "recipe was planned (default: take any)",
-  )
-  parser.add_argument(
-    "--distributed",
-    type=int,
-    nargs="?",
-    const=300,
-    metavar="SECONDS",
-    help="join the processes of other hosts, within 300 seconds by default",
-  )
-  parser.add_argument(
-    "--track",
-    action="append",
-    choices=track.TRACKERS,
-    default=[],
-    help="show metrics there too; may be repeated (default: none)",
-  )
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -100,6 +49,7 @@ def run(args: argparse.Namespace) -> int | None:
     request = stack.enter_context(termination.stop_request("train"))
     stack.enter_context(_fit_hosts(recipe, out, args))
     _run(recipe, out, args, request)
+  return None
 
 
 @contextlib.contextmanager
@@ -155,7 +105,7 @@ def run_loop(
   try:
     loop.run(
       recipe,
-      directory,
+      epath.Path(directory),
       on_model=on_saved,
       stopping=_stopping(request),
       on_stall=_on_stall(request),
@@ -216,8 +166,9 @@ def _run(recipe, out, args, request) -> None:
   ):
 
     def on_metrics(line: Mapping[str, Any]) -> None:
-      for listener in (show, *trackers):
-        listener(line)
+      show(line)
+      for tracker in trackers:
+        tracker(line)
 
     run_loop(
       request,

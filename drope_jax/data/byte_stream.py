@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import io
+from typing import Any
 
 _BUFFER_BYTES = 1 << 20
 
@@ -21,7 +22,7 @@ class _Blocks(io.RawIOBase):
   def readable(self) -> bool:
     return True
 
-  def readinto(self, buffer: memoryview) -> int:
+  def readinto(self, buffer: Any) -> int:
     while not self._rest:
       block = next(self._blocks, None)
       if block is None:

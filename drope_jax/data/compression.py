@@ -1,20 +1,24 @@
 """Compressed files, recognised by the ending of their names."""
 
 import bz2
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import gzip
 import io
 import lzma
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 import zlib
 
 import zstandard
 
 from drope_jax.data import byte_stream, zstd_stream
 
-_OPEN = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPEN: Mapping[str, Callable] = {
+  ".gz": gzip.open,
+  ".xz": lzma.open,
+  ".bz2": bz2.open,
+}
 ENDINGS = (".gz", ".zst", ".xz", ".bz2")
 
 # What reading a damaged or truncated file raises.
@@ -38,7 +42,10 @@ def decompress(
   """
   if ending is None:
     # A file in a bucket has no buffer, but reading lines needs one.
-    yield raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+    if isinstance(raw, io.BufferedReader):
+      yield raw
+    else:
+      yield io.BufferedReader(cast(Any, raw))
   elif ending == ".zst":
     yield zstd_stream.decompress(raw)
   else:

@@ -68,8 +68,8 @@ def encode(batch: Batch, tokenizer: tokenizer_lib.Tokenizer) -> Encoded:
     ValueError: an id is not in the tokenizer's vocabulary.
   """
   documents = batch.documents
-  if documents and isinstance(documents[0], str):
-    documents = _encode_texts(documents, tokenizer)
+  if texts := [text for text in documents if isinstance(text, str)]:
+    documents = _encode_texts(texts, tokenizer)
   eos_id, dtype = tokenizer.eos_id, metadata.token_dtype(tokenizer.vocab_size)
   ended = [
     ids if ids[-1] == eos_id else np.append(ids, eos_id)
@@ -131,7 +131,7 @@ def encode_in_order(
   with concurrent.futures.ProcessPoolExecutor(
     workers, multiprocessing.get_context("spawn"), initializer=_start_worker
   ) as pool:
-    pending = deque()
+    pending: deque[concurrent.futures.Future[Encoded]] = deque()
     try:
       for batch in batches:
         pending.append(pool.submit(_encode, batch, tokenizer.path))
@@ -160,7 +160,9 @@ def _start_worker() -> None:
 
 def _end_with_parent() -> None:
   # A killed parent leaves its workers running: they hold both queue ends.
-  multiprocessing.parent_process().join()
+  parent = multiprocessing.parent_process()
+  assert parent is not None  # Workers alone call this.
+  parent.join()
   os._exit(1)
 
 

@@ -45,7 +45,8 @@ def expand(
   """
   if options.ending is not None:
     formats.require_known(options.ending)
-  found, left_out = [], defaultdict(list)
+  found: list[sources.Source] = []
+  left_out: dict[str, list[str]] = defaultdict(list)
   for text in inputs:
     if text.startswith(paths_lib.PACKAGED):
       found.append(_packaged(text))
@@ -83,7 +84,8 @@ def _packaged(text: str) -> sources.Packaged:
 def _files(
   text: str, options: reading.Options, left_out: dict[str, list[str]]
 ) -> list[sources.File]:
-  path, here = epath.Path(text), defaultdict(list)
+  path = epath.Path(text)
+  here: dict[str, list[str]] = defaultdict(list)
   if path.is_dir():
     paths = _select(_walk(path, here), options, here)
   elif path.exists():
@@ -120,7 +122,8 @@ def _globbed(text: str) -> Iterator[str]:
 
 def _walk(folder: epath.Path, left_out: dict[str, list[str]]) -> Iterator[str]:
   """Yields the files under a folder; those behind linked folders are last."""
-  folders, links, entered = deque([folder]), deque(), set()
+  folders, entered = deque([folder]), set()
+  links: deque[epath.Path] = deque()
   while folders or links:
     folder = (folders or links).popleft()
     if (real := _real(str(folder))) in entered:

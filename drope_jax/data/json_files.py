@@ -1,6 +1,7 @@
 """JSON documents: objects with a string "text"."""
 
 from collections.abc import Callable, Iterable, Iterator
+import functools
 import io
 import itertools
 import json
@@ -34,7 +35,7 @@ def _numbered(
       yield reading.too_large(options, where)
     elif not line.isspace():
       yield _read(
-        lambda line=line: _text_of(json.loads(line.decode(encoding))),
+        functools.partial(_text_of_line, line, encoding),
         f'A line of JSON must be an object with a string "{reading.FIELD}"',
         where,
         options,
@@ -73,7 +74,7 @@ def lines_or_array(
     return
   for number, value in enumerate(values, 1):
     where = f"{name}, element {number}"
-    yield _read(lambda value=value: _text_of(value), required, where, options)
+    yield _read(functools.partial(_text_of, value), required, where, options)
 
 
 def _read(
@@ -90,6 +91,10 @@ def _read(
     f"{required}, got {got} at {where}. Correct or delete it, or leave it out "
     "(--skip-bad).",
   )
+
+
+def _text_of_line(line: bytes | bytearray, encoding: str) -> reading.Document:
+  return _text_of(json.loads(line.decode(encoding)))
 
 
 def _text_of(value: Any) -> reading.Document:

@@ -133,8 +133,8 @@ class _Lease:
         _holder(found.value.decode()),
       )
       found = self._await_change(found)
-    if not self._write(found.stamp.generation):
-      raise self._lost
+    self._write(found.stamp.generation)
+    self.require_held()
 
   def renew(self) -> bool:
     """Renews the lease; returns whether this process still holds it."""

@@ -25,7 +25,8 @@ class Source(Protocol):
     name: for messages.
   """
 
-  name: str
+  @property
+  def name(self) -> str: ...
 
   def identity(self) -> str:
     """Returns a string that changes when the documents do."""
@@ -111,6 +112,7 @@ def _documents(
   options: reading.Options,
 ) -> Iterator[Document]:
   kind, packed = formats.parse_name(path, options.ending)
+  assert kind is not None, "inputs.expand has checked it"
   try:
     with opened() as raw, compression.decompress(raw, packed) as stream:
       yield from formats.READERS[kind](stream, name, options)

@@ -1,6 +1,6 @@
 """Tokenizers: sentencepiece models and Hugging Face tokenizer.json files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import hashlib
 import io
@@ -85,7 +85,10 @@ def load(path: str) -> Tokenizer:
     ValueError: another suffix, an unreadable file, or a file without EOS.
   """
   file = epath.Path(path)
-  kinds = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}
+  kinds: Mapping[str, Callable[[str], Tokenizer]] = {
+    ".model": SentencePieceTokenizer,
+    ".json": HuggingFaceTokenizer,
+  }
   if file.suffix not in kinds:
     raise ValueError(
       f"A tokenizer must be a file that ends in {' or '.join(kinds)}, got "

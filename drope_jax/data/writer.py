@@ -107,7 +107,10 @@ def _plan(
   tokenizer: tokenizer_lib.Tokenizer,
   max_tokens: int | None,
 ) -> str:
-  identities = [tokenizer.fingerprint, *(s.identity() for s in sources)]
+  identities: list[Any] = [
+    tokenizer.fingerprint,
+    *(s.identity() for s in sources),
+  ]
   if max_tokens is not None:
     identities.append(max_tokens)
   return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
@@ -154,9 +157,9 @@ def _write_parts(
   At Ctrl-C and SIGTERM it first writes the documents encoded so far.
   """
   paths = sorted(folder.glob("*.npz"))
-  start = tuple(_load(paths[-1], "next").tolist()) if paths else (0, 0)
+  first, done = _load(paths[-1], "next").tolist() if paths else (0, 0)
   num_tokens = sum(int(_load(path, "lengths").sum()) for path in paths)
-  on_progress(start[0], num_tokens)
+  on_progress(first, num_tokens)
   held: list[encode.Encoded] = []
 
   def save() -> None:
@@ -169,7 +172,7 @@ def _write_parts(
     paths.append(path)
 
   tokens_left = math.inf if max_tokens is None else max_tokens - num_tokens
-  batches = _batches(sources, *start, tokens_left, on_skip)
+  batches = _batches(sources, first, done, tokens_left, on_skip)
   part_ends = time.monotonic() + _PART_S
   try:
     for encoded in encode.encode_in_order(batches, tokenizer, workers):
@@ -202,7 +205,8 @@ def _batches(
   The batch that reaches `tokens_left` points to the end.
   """
   for index, source in enumerate(sources[first:], first):
-    documents, size, skipped = [], 0, Counter()
+    documents: list[encode.Document] = []
+    size, skipped = 0, Counter[str]()
     batch_ends = time.monotonic() + _BATCH_S
     for number, document in enumerate(source.documents(done), done + 1):
       if isinstance(document, reading.Skipped):
@@ -218,7 +222,7 @@ def _batches(
       if size >= _BATCH_SIZE or time.monotonic() >= batch_ends:
         yield encode.Batch(documents, source.name, index, number, skipped)
         tokens_left -= size
-        documents, size, skipped = [], 0, Counter()
+        documents, size, skipped = [], 0, Counter[str]()
         batch_ends = time.monotonic() + _BATCH_S
     yield encode.Batch(documents, source.name, index + 1, 0, skipped)
     tokens_left -= size
@@ -286,7 +290,8 @@ def _join(
 
 def _slabs(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
   """Yields the same tokens in arrays of the size of the store's files."""
-  size, held, pending = store_lib.FILE_TOKENS, 0, []
+  size, held = store_lib.FILE_TOKENS, 0
+  pending: list[np.ndarray] = []
   for array in arrays:
     while held + len(array) >= size:
       cut = size - held

@@ -21,9 +21,14 @@ class LM(Protocol):
     context_tokens: the trained length, of which factors are multiples.
   """
 
-  eos_id: int
-  bos_id: int | None
-  context_tokens: int
+  @property
+  def eos_id(self) -> int: ...
+
+  @property
+  def bos_id(self) -> int | None: ...
+
+  @property
+  def context_tokens(self) -> int: ...
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of `text`, without BOS or EOS."""

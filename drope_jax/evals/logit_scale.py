@@ -98,7 +98,7 @@ def fit(
       high, left, right = right, right - _GOLDEN * (right - low), left
     else:
       low, left, right = left, right, left + _GOLDEN * (high - left)
-  c = min(losses, key=losses.get)
+  c = min(losses, key=lambda c: losses[c])
   return Fit(
     factor=factor,
     c=c,

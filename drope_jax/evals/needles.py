@@ -151,17 +151,19 @@ class Needles:
     Raises:
       ValueError: there are too few words, or numbers of so few digits.
     """
+    words = self.words
+    assert words is not None  # `__post_init__` has filled it in.
     num_all = num_keys * num_values
     num_words = num_keys + num_all * (self.value_kind == "words")
     low, high = 10 ** (self.digits - 1), 10**self.digits
-    if num_words > len(self.words) or num_all > high - low:
+    if num_words > len(words) or num_all > high - low:
       raise ValueError(
         f"{num_keys} keys of {num_values} {self.value_kind} need {num_words} "
-        f"distinct words and {num_all} values, got {len(self.words)} words and "
+        f"distinct words and {num_all} values, got {len(words)} words and "
         f"{high - low} numbers. Lengthen Needles.words, or ask for fewer keys."
       )
-    drawn = rng.choice(len(self.words), num_words, replace=False)
-    chosen = [self.words[i] for i in drawn]
+    drawn = rng.choice(len(words), num_words, replace=False)
+    chosen = [words[i] for i in drawn]
     keys, values = chosen[:num_keys], chosen[num_keys:]
     if self.value_kind == "numbers":
       numbers = rng.choice(high - low, num_all, replace=False) + low
@@ -173,6 +175,7 @@ class Needles:
 
   def needle(self, key: str, value: str) -> str:
     """Returns the sentence that hides `value` under `key`."""
+    assert isinstance(self.wording, Wording)
     return self.wording.needle.format(kind=self.kind, key=key, value=value)
 
   def around(self, queries: Sequence[str], num_values: int) -> tuple[str, str]:
@@ -182,6 +185,7 @@ class Needles:
       queries: the keys asked for, in order; a repeated one is listed again.
       num_values: values of each key; one of one key is asked in the singular.
     """
+    assert isinstance(self.wording, Wording)
     several = len(queries) * num_values > 1
     return around(self.wording, self.kind, queries, several=several)
 

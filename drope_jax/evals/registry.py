@@ -6,14 +6,13 @@ from drope_jax.evals import niah, perplexity, ruler
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.task import Group, Task
 
-TASKS: Mapping[str, Task] = {
-  task.name: task
-  for task in (
-    perplexity.Perplexity(),
-    *niah.TASKS,
-    *ruler.Ruler().expand(),
-  )
-}
+_ALL: tuple[Task, ...] = (
+  perplexity.Perplexity(),
+  *niah.TASKS,
+  *ruler.Ruler().expand(),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 """The tasks that a suite can name."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {

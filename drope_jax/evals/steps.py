@@ -79,14 +79,16 @@ class Inputs:
       ValueError: the text is too short, a task does not fit a length, or two
         factors are of one length.
     """
-    if suite.begin_with_bos and lm.bos_id is None:
-      raise ValueError(
-        "Suite.begin_with_bos needs a tokenizer with BOS, got one without. "
-        "Set it to False."
-      )
     self.suite = suite
     self._lm, self._material = lm, material
-    self._bos = (lm.bos_id,) if suite.begin_with_bos else ()
+    self._bos: tuple[int, ...] = ()
+    if suite.begin_with_bos:
+      if lm.bos_id is None:
+        raise ValueError(
+          "Suite.begin_with_bos needs a tokenizer with BOS, got one without. "
+          "Set it to False."
+        )
+      self._bos = (lm.bos_id,)
     self.lengths = [round(f * lm.context_tokens) for f in suite.factors]
     if len(set(self.lengths)) < len(self.lengths):
       raise ValueError(
@@ -96,9 +98,13 @@ class Inputs:
       )
     order = self._order()
     self._samples = {task.name: task.draw(order) for task in suite.tasks}
-    self.fit_documents = []
+    self.fit_documents: list[list[int]] = []
     if suite.fit_factor is not None:
-      self.fit_documents = [*self._fit_excerpts(), *self._needle_documents()]
+      tokens = round(suite.fit_factor * lm.context_tokens)
+      self.fit_documents = [
+        *self._fit_excerpts(tokens),
+        *self._needle_documents(tokens),
+      ]
 
   def tokens(self, task: Task, length: int) -> int:
     """Returns about how many tokens a task reads at a length."""
@@ -128,19 +134,18 @@ class Inputs:
       max_new_tokens=suite.max_new_tokens,
     )
 
-  def _fit_excerpts(self) -> list[list[int]]:
+  def _fit_excerpts(self, tokens: int) -> list[list[int]]:
     suite = self.suite
-    tokens = round(suite.fit_factor * self._lm.context_tokens) - len(self._bos)
     encoded = map(self._lm.encode, self._material.fit)
     try:
       found = perplexity.excerpts(
-        encoded, tokens, suite.fit_excerpts, suite.seed
+        encoded, tokens - len(self._bos), suite.fit_excerpts, suite.seed
       )
     except ValueError as error:
       raise ValueError(f"Suite.fit_excerpts: {error}") from error
     return [[*self._bos, *run] for run in found]
 
-  def _needle_documents(self) -> list[list[int]]:
+  def _needle_documents(self, tokens: int) -> list[list[int]]:
     suite, lm = self.suite, self._lm
     if not suite.fit_needle_documents:
       return []
@@ -149,7 +154,7 @@ class Inputs:
         needle_documents.NeedleDocuments(needles=suite.needles),
         lm.encode,
         list(self._material.fit),
-        tokens=round(suite.fit_factor * lm.context_tokens),
+        tokens=tokens,
         count=suite.fit_needle_documents,
         seed=suite.seed + 1,
         eos_id=lm.eos_id,

@@ -45,8 +45,11 @@ class Task(Protocol):
     metrics: of its results.
   """
 
-  name: str
-  metrics: tuple[Metric, ...]
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def metrics(self) -> tuple[Metric, ...]: ...
 
   def draw(self, order: Order) -> Mapping[int, Sequence[Any]]:
     """Returns the samples of each length.

@@ -6,7 +6,7 @@ NTK, YaRN and no positions.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,7 @@ def start(
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape
-  options = {"chunk_tokens": chunk_tokens, "backend": backend}
+  options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "backend": backend}
   if shared_tokens:
     shared_1P = tokens_BS[:1, :shared_tokens]
     _, one = prefill(
@@ -235,9 +235,7 @@ def prefill(
 ) -> tuple[Array, caches.Cache]:
   """Returns float32 logits_BV for each prompt's next token, and the cache.
 
-  Args:
-    config, params, tokens_BS, length_B, logit_scale, max_tokens, chunk_tokens,
-      backend: see `start`.
+  Arguments are those of `start`.
   """
   B, S = tokens_BS.shape
   dtype = params["embed"]["table"].dtype

@@ -12,7 +12,9 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from drope_jax import attention, sharding
+from drope_jax.checkpoint import model as models
 from drope_jax.checkpoint import store, tokenizer_file
+from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.inference import choice, decode, scoring
 from drope_jax.model import backend as backends
@@ -70,19 +72,44 @@ class CheckpointLM:
       FileNotFoundError, ValueError: as `checkpoint.store.load_model`; or the
         model does not split evenly over the mesh.
     """
-    manifest, shapes = store.describe(path)
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    backend = backends.resolve(backend, manifest.model, dtype, device)
     shardings = None
     if mesh is not None:
-      shardings = sharding.param_shardings(mesh, shapes)
+      shardings = sharding.param_shardings(mesh, store.describe(path)[1])
+    model = models.load(path, shardings=shardings, dtype=dtype)
+    return cls.of(model, dtype, backend, mesh)
+
+  @classmethod
+  def of(
+    cls,
+    model: Model,
+    dtype: str = "float32",
+    backend: attention.Choice = "blockwise",
+    mesh: jax.sharding.Mesh | None = None,
+  ) -> "CheckpointLM":
+    """Returns a model in memory, computing in `dtype`.
+
+    Raises:
+      ValueError: it has no tokenizer, or does not split evenly over the mesh.
+    """
+    file = model.tokenizer_path
+    if file is None:
+      raise ValueError(
+        "A language model needs a tokenizer to read text, got a model without "
+        "one. Save it again with its tokenizer."
+      )
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    backend = backends.resolve(backend, model.config, dtype, device)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+    if mesh is not None:
+      params = jax.device_put(params, sharding.param_shardings(mesh, params))
       backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
-    params, manifest = store.load_model(path, shardings=shardings, dtype=dtype)
-    file = store.tokenizer_path(path)
-    tokenizer = tokenizers.load(str(file))
-    ends = tokenizer_file.end_ids(file)
     return cls(
-      manifest.model, params, tokenizer, None, backend, mesh, end_ids=ends
+      model.config,
+      params,
+      tokenizers.load(str(file)),
+      backend=backend,
+      mesh=mesh,
+      end_ids=tokenizer_file.end_ids(file),
     )
 
   @property

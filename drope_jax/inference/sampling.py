@@ -153,7 +153,8 @@ class ModelText:
 
   @property
   def _begin_id(self) -> int:
-    return self.lm.bos_id if self.begin_with_bos else self.lm.eos_id
+    bos_id = self.lm.bos_id if self.begin_with_bos else None
+    return self.lm.eos_id if bos_id is None else bos_id
 
   def _start(self, number_B: np.ndarray) -> Rows:
     """Returns rows with empty caches."""

@@ -164,6 +164,7 @@ class LayerPass:
     logit_scale = positions.scaled(shared.logit_scale, shared.shape)
     rotation = None
     if positions.rotation_B2SD is not None and shared.kernel_rotates:
+      assert shared.positions.rotation_B2SD is not None
       tables_N2SD = shared.positions.rotation_B2SD[:, 0]
       rotation = attention.Rotation(tables_N2SD, tables_N2SD, own.scheme)
     elif positions.rotation_B2SD is not None:

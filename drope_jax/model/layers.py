@@ -137,6 +137,8 @@ class GatedMLP(nnx.Module):
 
   def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
     M, I = config.width, group.mlp_width
+    # `ModelConfig.groups` has filled them in.
+    assert I is not None and group.mlp_activation is not None
     self.gate = Linear(M, I, rngs=rngs)
     self.up = Linear(M, I, rngs=rngs)
     self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config))

@@ -30,7 +30,7 @@ Rotary pairs are (i, i + D/2) within a head: the half-split layout.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from flax import nnx
 import jax
@@ -172,6 +172,29 @@ def forward(
   return _bind(config, params, adapters)(tokens_BS, shared)
 
 
+@overload
+def hidden(
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  *,
+  adapters: Adapters | None = None,
+  capture: Sequence[str],
+  **options: Any,
+) -> tuple[Array, dict[str, Any]]: ...
+
+
+@overload
+def hidden(
+  config: ModelConfig,
+  params: Params,
+  tokens_BS: Array,
+  *,
+  adapters: Adapters | None = None,
+  **options: Any,
+) -> Array: ...
+
+
 def hidden(
   config: ModelConfig,
   params: Params,
@@ -226,9 +249,10 @@ def forward_cached(
       would be stale.
   """
   shared = forward_pass.start(config, tokens_BS, cache=cache, **options)
-  x_BSM, cache, _ = _bind(config, params).hidden(tokens_BS, shared, cache)
-  advanced_B = cache.length_B + tokens_BS.shape[1]
-  return x_BSM, cache._replace(length_B=advanced_B)
+  x_BSM, filled, _ = _bind(config, params).hidden(tokens_BS, shared, cache)
+  assert filled is not None  # It was given one.
+  advanced_B = filled.length_B + tokens_BS.shape[1]
+  return x_BSM, filled._replace(length_B=advanced_B)
 
 
 def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:

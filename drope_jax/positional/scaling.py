@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from drope_jax.positional import rotary
+from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.scheme import Scheme
 
 
@@ -199,7 +200,7 @@ METHODS = ("rope", *STRETCHES)
 
 
 def scaled(
-  scheme: Scheme, method: str, factor: float, trained_tokens: int
+  scheme: Scheme | Pattern, method: str, factor: float, trained_tokens: int
 ) -> rotary.Rotary:
   """Returns the scheme that reads `factor` times the trained context.
 

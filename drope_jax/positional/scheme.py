@@ -43,7 +43,7 @@ class Scheme:
       where x' is the channel half a head away. The cosines of the two halves
       are equal, and the sines are opposite.
     """
-    del pos_BS, head_dim
+    return None
 
   def bias_slopes(self, num_heads: int) -> Array | None:
     """Returns float32 slopes_H of a linear bias; None: there is none.
@@ -51,7 +51,7 @@ class Scheme:
     A head's logits lose slope * (query position - key position). A kernel has
     no table to read for a linear bias, so do not give it by `bias` too.
     """
-    del num_heads
+    return None
 
   def bias(self, num_heads: int, distance_T: Array) -> Array | None:
     """Returns float32 bias_HT, which is added to logits; None: there is none.
@@ -62,7 +62,7 @@ class Scheme:
       num_heads: H.
       distance_T: int32 query positions minus key positions: 0, 1, ..., T - 1.
     """
-    del num_heads, distance_T
+    return None
 
   @property
   def learns(self) -> bool:
@@ -97,4 +97,4 @@ class Scheme:
     Args:
       pos_BS: int32 positions of the queries, from 0. B may be 1.
     """
-    del pos_BS
+    return None

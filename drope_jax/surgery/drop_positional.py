@@ -53,7 +53,7 @@ def drop_positional(
   """
   N = config.num_layers
   schemes = patterns.layer_schemes(config.positional, N)
-  indices = tuple(range(N)) if layers == "all" else layers
+  indices = tuple(range(N)) if isinstance(layers, str) else layers
   distinct = set(indices)
   if not distinct or len(distinct) < len(indices) or distinct - {*range(N)}:
     raise ValueError(
@@ -116,6 +116,7 @@ def _what_is_left(
   D = config.head_dim
   had = scheme.pairs if isinstance(scheme, PartialRope) else D // 2
   if keep_pairs is None:
+    assert keep_rotations is not None  # One of the two is.
     keep_pairs = partial.complete_pairs(
       whole, D, config.context_tokens, keep_rotations
     )

@@ -53,10 +53,10 @@ def _with_theta(scheme: Scheme, theta: float) -> Scheme | None:
     case rotary.GeometricRotary() | LongRope() | Fope():
       return dataclasses.replace(scheme, theta=theta)
     case PartialRope():
-      rope = _with_theta(scheme.rope, theta)
+      rope = dataclasses.replace(scheme.rope, theta=theta)
       return dataclasses.replace(scheme, rope=rope)
     case Dynamic():
-      scaling = _with_theta(scheme.scaling, theta)
+      scaling = dataclasses.replace(scheme.scaling, theta=theta)
       return dataclasses.replace(scheme, scaling=scaling)
     case LogScaled():
       within = _with_theta(scheme.scheme, theta)

@@ -111,12 +111,14 @@ def calibration_data(
     ValueError: the phase names none, and no training comes before it.
   """
   before = recipe.before(phase)
-  if phase.calibration is None and before is None:
+  if phase.calibration is not None:
+    return phase.calibration
+  if before is None:
     raise ValueError(
       f"{phase.name}: matched gains are measured on text, got none. Set "
       "SurgeryPhase.calibration, or let a training come before."
     )
-  return phase.calibration or before.data
+  return before.data
 
 
 def data_of(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
@@ -124,7 +126,8 @@ def data_of(phase: TrainPhase | SurgeryPhase) -> list[pipeline.DataConfig]:
   if isinstance(phase, SurgeryPhase):
     named: Sequence[pipeline.DataConfig | None] = [phase.calibration]
   else:
-    named = [phase.data, phase.held_out and phase.held_out.data]
+    held_out = phase.held_out
+    named = [phase.data, None if held_out is None else held_out.data]
   return [data for data in named if data is not None]
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from drope_jax import sharding
-from drope_jax.attention import FlashTpu
+from drope_jax import attention, sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import paths
@@ -88,7 +87,7 @@ class Run:
       return self.recipe.init_from
     return self.recipe.phases[index - 1].name
 
-  def backend(self, phase: TrainPhase, config: ModelConfig) -> str | FlashTpu:
+  def backend(self, phase: TrainPhase, config: ModelConfig) -> attention.Choice:
     """Returns the attention backend of a phase's steps."""
     return backends.resolve(
       self.recipe.attention,

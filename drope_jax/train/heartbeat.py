@@ -119,7 +119,7 @@ def read(
 def begun(directory: os.PathLike) -> float | None:
   """Returns when the first start of a run began; None: process 0 wrote none."""
   first = _read(_file(epath.Path(directory), 0))
-  return first and first.begun
+  return None if first is None else first.begun
 
 
 def blame(beats: Sequence[Heartbeat]) -> str:

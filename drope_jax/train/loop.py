@@ -167,6 +167,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
   if run.recipe.init_from is not None:
     return run.initial(), 0
   config = run.recipe.model
+  assert config is not None  # A recipe has this or `init_from`.
   shardings = sharding.param_shardings(
     run.mesh, transformer.param_shapes(config)
   )

@@ -37,7 +37,7 @@ class Meter:
 
   def restart(self) -> None:
     """Starts to measure anew from now on."""
-    self._under_way = None
+    self._under_way: Mapping[str, Any] | None = None
     self._waited_s = 0.0
     self._clock = self._now()
     self._ends: list[float] = []

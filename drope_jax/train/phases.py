@@ -45,7 +45,7 @@ class TrainPhase:
 
   The fields come in five groups, each with its own check.
 
-  Attributes, what is read and for how long:
+  What is read and for how long:
     name: "pretrain", "recalibrate", ...; unlike the other phases'. Its
       checkpoint's folder has this name.
     data: the stores. Reading continues after the tokens that the model's
@@ -60,8 +60,8 @@ class TrainPhase:
     trainable: names of the trained parameters. The others are frozen: they have
       no gradients, moments or decay, and do not change by a bit. None: all are
       trained. A name is a path in the parameter tree, or its beginning, with
-      the shell's * and [ab]: "layers/attention/[qk]", "*norm". "layers" takes a
-      Python index or slice: "layers[:4]/mlp".
+      the shell's `*` and `[ab]`: "layers/attention/[qk]", `"*norm"`. "layers"
+      takes a Python index or slice: "layers[:4]/mlp".
     lora: adapters, trained instead of the model or beside its `trainable`
       parameters. The phase's checkpoint and its saves have them merged.
     frozen_dtype: of the frozen parameters, in memory and in the checkpoint.
@@ -247,9 +247,10 @@ class TrainPhase:
   @property
   def num_steps(self) -> int:
     """Optimizer steps of the phase, at most."""
-    return (
-      self.steps if self.tokens is None else self.tokens // self.step_tokens
-    )
+    if self.steps is not None:
+      return self.steps
+    assert self.tokens is not None  # `__post_init__` needs one of the two.
+    return self.tokens // self.step_tokens
 
 
 @dataclasses.dataclass(frozen=True)

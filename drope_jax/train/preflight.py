@@ -45,9 +45,11 @@ def check(
   """
   if recipe.model is not None:
     config = recipe.model
+    assert recipe.tokenizer is not None  # It comes with the model.
     tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
     fingerprint, size = tokens.fingerprint, tokens.vocab_size
   else:
+    assert recipe.init_from is not None  # A recipe has this or a model.
     manifest, _ = store.describe(paths.resolve(recipe.init_from))
     config = manifest.model
     if manifest.tokenizer is None:
@@ -104,6 +106,7 @@ def start_config(recipe: Recipe) -> ModelConfig:
   """
   if recipe.model is not None:
     return recipe.model
+  assert recipe.init_from is not None  # A recipe has this or a model.
   return store.describe(paths.resolve(recipe.init_from))[0].model
 
 

@@ -23,7 +23,7 @@ from drope_jax.train import tuning as tunings
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.state import State
 
-COMPILER_OPTIONS = types.MappingProxyType(
+COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
   {
     # Without it, parameters and moments are copied before they are replaced.
     "cpu": {"xla_cpu_copy_insertion_use_region_analysis": True},
@@ -199,13 +199,15 @@ def jitted(
     options: of XLA's compiler, over `COMPILER_OPTIONS`.
   """
   state = state_lib.abstract(phase, config, mesh)
-  options = {} if options is None else options
   platform = mesh.devices.flat[0].platform
   return jax.jit(
     make_step(config, phase, schedule, backend, mesh, teacher),
     donate_argnums=0,
     out_shardings=(jax.tree.map(lambda x: x.sharding, state), None),
-    compiler_options={**COMPILER_OPTIONS.get(platform, {}), **options},
+    compiler_options={
+      **COMPILER_OPTIONS.get(platform, {}),
+      **({} if options is None else options),
+    },
   )
 
 

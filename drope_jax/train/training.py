@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import math
+from typing import Any
 
 import jax
 
@@ -62,7 +63,7 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
   def manifest_at(
     step: int, measured: Mapping[str, float]
   ) -> manifests.Manifest:
-    arguments = {
+    arguments: dict[str, Any] = {
       "phase": phase,
       "attention": backend,
       "seed": run.recipe.seed,

@@ -62,6 +62,7 @@ class Tuning:
       for path, layers in self.chosen.items()
     }
     for index, (path, layers) in enumerate(self.adapted.items()):
+      assert self.lora is not None  # Something is adapted.
       N, in_size, out_size = flat[path].shape
       shape = (N if layers is None else len(layers), in_size, out_size)
       its_key = jax.random.fold_in(key, index)
@@ -101,7 +102,7 @@ class Tuning:
       for path in parameters.multiplied(flat)
     )
     adapters = sum(
-      self.lora.rank
+      (0 if self.lora is None else self.lora.rank)
       * sum(flat[path].shape[1:])
       * (self.stacked[path] if layers is None else len(layers))
       for path, layers in self.adapted.items()
@@ -127,6 +128,7 @@ class Tuning:
     moved, found = trees.flatten(trained), {}
     for path, layers in self.adapted.items():
       a, b = (moved[_beside(path, name)] for name in ("lora_a", "lora_b"))
+      assert self.lora is not None  # Something is adapted.
       b *= self.lora.scale
       if layers is not None:
         of_all = ((self.stacked[path], *x.shape[1:]) for x in (a, b))

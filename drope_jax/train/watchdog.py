@@ -72,9 +72,11 @@ class Watchdog:
     self._tick_s = min(_TICK_S, self._stall_s / 4)
     self._on_stall = on_stall
     self._started = time.time()
-    self._doing, self._phase = Doing.PREPARING, None
-    self._step = self._stepped = None
-    self._saved = saved_step or None, None
+    self._doing = Doing.PREPARING
+    self._phase: str | None = None
+    self._step: int | None = None
+    self._stepped: float | None = None
+    self._saved: tuple[int | None, float | None] = saved_step or None, None
     self._saving: int | None = None
     self._ended: str | None = None
     self._beaten = -math.inf
@@ -100,7 +102,7 @@ class Watchdog:
   def step(self, step: int, compiles: bool) -> None:
     """Notes that a step begins, and whether it is compiled first."""
     now = time.time()
-    if self._doing is Doing.STEPPING:
+    if self._doing is Doing.STEPPING and self._stepped is not None:
       self._took_s.append(now - self._stepped)
     self._step, self._stepped = step, now
     self.move(Doing.PREPARING if compiles else Doing.STEPPING)

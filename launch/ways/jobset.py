@@ -56,6 +56,7 @@ class JobSet(Way):
     of one host names no topology.
     """
     rented, shape = self.rented, self.rented.shape
+    assert rented.cluster is not None  # `Slice` checks that a JobSet has one.
     policy = []
     placed = (f"--tpu-topology={shape.topology}",) if shape.hosts > 1 else ()
     if self._needs_policy:

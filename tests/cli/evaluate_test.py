@@ -14,13 +14,7 @@ from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Result
 from drope_jax.inference import lm as lms
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import (
-  Nope,
-  NtkAware,
-  PositionInterpolation,
-  Rope,
-  Yarn,
-)
+from drope_jax.positional import Nope
 
 CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 
@@ -53,7 +47,7 @@ def asked(monkeypatch):
     lm = lms.CheckpointLM(config, {}, tokenizer, 1.0)
     return lm.with_positions(Nope()) if path.name == "dropped" else lm
 
-  monkeypatch.setattr(evaluate.lms.CheckpointLM, "load", load)
+  monkeypatch.setattr(evaluate.CheckpointLM, "load", load)
   monkeypatch.setattr(evaluate.steps, "Inputs", inputs)
   monkeypatch.setattr(evaluate.steps, "steps", found)
   return calls
@@ -131,23 +125,6 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
   ran = drope("evaluate", *arguments)
   assert ran.status == 2 and message in ran.err
   assert not asked
-
-
-def test_a_method_reads_the_same_weights_under_its_positions():
-  lm = lms.CheckpointLM(CONFIG, {"embed": 1}, None, 1.0)
-  variant = evaluate.variants(lm)
-  assert variant("model", 4.0) is lm
-  schemes = {
-    "rope": Rope(),
-    "pi": PositionInterpolation(factor=4.0),
-    "ntk": NtkAware(factor=4.0),
-    "yarn": Yarn(factor=4.0, trained_tokens=32),
-  }
-  for method, scheme in schemes.items():
-    read = variant(method, 4.0)
-    assert read.config.positional == scheme
-    assert read.params is lm.params
-    assert read.context_tokens == 32, "the base of the factors has moved"
 
 
 def _row(method, factor, fitted, value):

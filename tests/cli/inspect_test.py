@@ -1,6 +1,5 @@
 """`drope inspect` shows the content of a checkpoint or a run."""
 
-import argparse
 import json
 import math
 
@@ -56,8 +55,7 @@ def run(tmp_path, params):
 
 
 def _output(capsys, *arguments):
-  parser = argparse.ArgumentParser()
-  command.add_arguments(parser)
+  parser = main.parser("inspect")
   command.run(parser.parse_args([str(argument) for argument in arguments]))
   return capsys.readouterr().out
 

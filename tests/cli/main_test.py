@@ -1,6 +1,4 @@
-import argparse
 import errno
-import importlib
 import os
 import signal
 import subprocess
@@ -17,10 +15,13 @@ def command(monkeypatch):
   """Replaces `drope generate` by a command; returns its runner."""
 
   def install(run, name="generate"):
-    module = types.ModuleType(name, "What it does.")
-    module.add_arguments = lambda parser: parser.add_argument("--out")
+    arguments = types.ModuleType(name, "What it does.")
+    arguments.add_arguments = lambda parser: parser.add_argument("--out")
+    module = types.ModuleType(name)
     module.run = run
-    monkeypatch.setitem(sys.modules, f"drope_jax.cli.{name}", module)
+    package = "drope_jax.cli"
+    monkeypatch.setitem(sys.modules, f"{package}.arguments.{name}", arguments)
+    monkeypatch.setitem(sys.modules, f"{package}.{name}", module)
     return lambda *arguments: main.main([name, *arguments])
 
   monkeypatch.delenv("DROPE_DEBUG", raising=False)
@@ -199,6 +200,7 @@ import sys, types
 from drope_jax.cli import main
 module = types.ModuleType("generate", "")
 module.add_arguments = lambda parser: None
+sys.modules["drope_jax.cli.arguments.generate"] = module
 def run(args):
   sys.stdin.readline()
   print("text")
@@ -240,9 +242,6 @@ def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_help_shows_each_options_default(name):
-  module = importlib.import_module(f"drope_jax.cli.{name}")
-  parser = argparse.ArgumentParser(add_help=False)
-  module.add_arguments(parser)
-  for action in parser._actions:
+  for action in main.parser(name)._actions[1:]:  # The first is --help.
     if action.nargs != 0 and not action.required:
       assert "default" in (action.help or ""), action.option_strings

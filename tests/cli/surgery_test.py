@@ -1,6 +1,5 @@
 """`drope surgery`: a checkpoint in, a checkpoint with one entry more out."""
 
-import argparse
 import dataclasses
 import json
 import re
@@ -16,6 +15,7 @@ from drope_jax import artifacts, trees
 from drope_jax.analysis import damage
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store, tokenizer_file
+from drope_jax.cli import main
 from drope_jax.cli import surgery as command
 from drope_jax.data import corpus, tokenizer
 from drope_jax.evals import perplexity
@@ -62,9 +62,8 @@ def checkpoint(base, tmp_path):
 
 
 def _run(checkpoint, *arguments):
-  parser = argparse.ArgumentParser()
-  command.add_arguments(parser)
   out = checkpoint.parent / "out"
+  parser = main.parser("surgery")
   command.run(
     parser.parse_args([str(checkpoint), "--out", str(out), *arguments])
   )

@@ -1,11 +1,10 @@
 """The settings and defaults in docs/data.md exist."""
 
-import argparse
 import dataclasses
 import pathlib
 import re
 
-from drope_jax.cli import configure, sample
+from drope_jax.cli import configure, main
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.train.recipe import Recipe
 
@@ -18,9 +17,7 @@ def test_the_recipe_uses_only_the_sampled_store(tmp_path):
   (tmp_path / "own.gin").write_text(BLOCKS[0])
   recipe = configure.build(str(tmp_path / "own.gin"), Recipe)
   (line,) = re.findall(r"^drope (sample .*)$", TEXT, re.M)
-  parser = argparse.ArgumentParser()
-  sample.add_arguments(parser)
-  args = parser.parse_args(line.split()[1:])
+  args = main.parser("sample").parse_args(line.split()[1:])
   assert recipe.init_from == args.checkpoint
   phase = recipe.phases[1]
   assert (f"stores/{phase.data.stores[0]}", phase.tokens) == (

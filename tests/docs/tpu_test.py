@@ -1,7 +1,6 @@
 """docs/tpu.md: its commands run, on a fake Google Cloud, and its facts hold."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
@@ -45,10 +44,7 @@ def _of(*program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", _of("drope"), ids=" ".join)
 def test_a_drope_command_parses(words):
-  module = importlib.import_module(f"drope_jax.cli.{words[0]}")
-  parser = drope._Parser(prog="drope", allow_abbrev=False)
-  module.add_arguments(parser)
-  args = parser.parse_args(words[1:])
+  args = drope.parser(words[0]).parse_args(words[1:])
   if words[0] == "plan":
     configure.locate(args.config)
     configure.locate(args.model)

@@ -1,6 +1,7 @@
 """Which format a path holds."""
 
 import pathlib
+from typing import Any
 
 from drope_jax.checkpoint.formats import gguf_file, hf, llama2c, meta
 from drope_jax.checkpoint.formats.source import Source
@@ -34,7 +35,7 @@ def open_source(
     ValueError: no format that is known, or one that needs no `llama`; or as
       the format's own reader.
   """
-  options = {"dtype": dtype, "allow_nonfinite": allow_nonfinite}
+  options: dict[str, Any] = {"dtype": dtype, "allow_nonfinite": allow_nonfinite}
   if not path.exists():
     raise FileNotFoundError(
       f"A checkpoint to convert is needed, got {path}, which does not exist. "

@@ -42,7 +42,7 @@ _INERT = (
   "vocab_size",  # The embedding's rows say it.
 )
 
-_MODEL: Mapping[str, Kind] = {
+_MODEL: dict[str, Kind] = {
   "block_count": Whole(most=model_config.MOST_LAYERS),
   "context_length": Whole(),
   "embedding_length": Whole(),
@@ -56,7 +56,8 @@ _MODEL: Mapping[str, Kind] = {
   "rope.freq_base": Number(above=1),
   "rope.scaling.type": OneOf("none", "linear"),
   "rope.scaling.factor": Number(above=0),
-} | {name: OneOf(value) for name, value in _NEUTRAL.items()}
+  **{name: OneOf(value) for name, value in _NEUTRAL.items()},
+}
 
 _DEFAULTS: Mapping[str, Any] = {
   "attention.head_count_kv": None,
@@ -66,7 +67,8 @@ _DEFAULTS: Mapping[str, Any] = {
   "rope.freq_base": 10_000.0,
   "rope.scaling.type": "none",
   "rope.scaling.factor": 1.0,
-} | _NEUTRAL
+  **_NEUTRAL,
+}
 
 _TOKENIZER: Mapping[str, Kind] = {
   "tokenizer.ggml.model": Text(),
@@ -104,8 +106,9 @@ def model_fields(
   layers = given.get(f"{prefix}block_count")
   for name in (prefix + name for name in _LAYERWISE):
     value = given.get(name)
-    listed = isinstance(value, list) and len(value) == layers
-    if listed and value == value[:1] * layers:
+    if not isinstance(value, list) or len(value) != layers:
+      continue
+    if value == value[:1] * layers:
       given[name] = value[0]
   read = fields.read(
     given,

@@ -51,7 +51,11 @@ def _write_pieces(
     json_object.write(folder / fast_tokenizer.CONFIG, config)
     return path
   before = metadata.get("tokenizer.ggml.pre")
-  if kind != "gpt2" or before not in byte_level.CUTS:
+  if (
+    kind != "gpt2"
+    or not isinstance(before, str)
+    or before not in byte_level.CUTS
+  ):
     raise ValueError(
       "The tokenizer must be sentencepiece, or BPE that is cut as by "
       f"{', '.join(byte_level.CUTS)}, got {kind!r} cut by "

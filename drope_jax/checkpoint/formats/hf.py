@@ -1,5 +1,6 @@
 """Hugging Face folders: config.json, weights and a tokenizer."""
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 
@@ -28,7 +29,7 @@ _TOKENIZERS = (
   "tokenizer.model",
   vocabulary_files.VOCABULARY,
 )
-_WEIGHTS = {
+_WEIGHTS: Mapping[str, Callable[[pathlib.Path], dict[str, Tensor]]] = {
   safetensors_io.SINGLE: safetensors_io.open_file,
   safetensors_io.INDEX: safetensors_io.open_shards,
   torch_file.SINGLE: torch_file.open_file,

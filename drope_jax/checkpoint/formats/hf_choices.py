@@ -49,8 +49,13 @@ class Choice:
     defaults: what a field is where it is absent; without one it must be there.
   """
 
-  kinds: Mapping[str, Kind] = _NOTHING
-  defaults: Mapping[str, Any] = _NOTHING
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    return _NOTHING
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    return _NOTHING
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `ModelConfig`'s fields.

@@ -107,7 +107,7 @@ class PositionsByType(Positions):
         f"got {', '.join(by_type)}. Put the model's there."
       )
     read = {
-      kind: _rope(values | {"rope_parameters": given, "rope_scaling": None})
+      kind: _rope({**values, "rope_parameters": given, "rope_scaling": None})
       for kind, given in by_type.items()
     }
     return [read[kind] for kind in hf_layers.three_in_four(values)]
@@ -116,8 +116,10 @@ class PositionsByType(Positions):
     windowed, others = _by_window(config)
     (plain,) = windowed
     full = others[0] if others else plain
-    rope = rope_parameters.NO_ROTATION[self.no_rotation] | {
-      "rope_theta": plain.theta
+    assert isinstance(plain, rotary.GeometricRotary)  # Else it is a misfit.
+    rope = {
+      **rope_parameters.NO_ROTATION[self.no_rotation],
+      "rope_theta": plain.theta,
     }
     if full != Nope():
       rope = rope_parameters.write(full, config.head_dim, config.context_tokens)

@@ -143,10 +143,12 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
   def read(region: Region) -> np.ndarray:
     block = np.empty([part.stop - part.start for part in region], dtype)
     if not stacked:
-      read_into(block, *sources[0], region)
+      name, tensor = sources[0]
+      read_into(block, name, tensor, region)
       return block
     for layer, source in zip(block, sources[region[0]], strict=True):
-      read_into(layer, *source, region[1:])
+      name, tensor = source
+      read_into(layer, name, tensor, region[1:])
     return block
 
   return Leaf(shape, dtype, stacked, split_axis, read)

@@ -133,7 +133,7 @@ def open_folder(
       unknown; a file is missing or damaged; the weights are not exactly those
       that params.json describes.
   """
-  if llama not in RELEASES:
+  if llama is None or llama not in RELEASES:
     raise ValueError(
       f"{folder} must be said to be Llama {', '.join(RELEASES)}, since its "
       f"{PARAMS} does not say how long its context is, got {llama}. Name it "

@@ -154,7 +154,7 @@ def read(
     raise ValueError(f"Positions of rope_type {kind!r}: {error}") from error
   theta = float(values["rope_theta"] or default_theta)
   trained = _trained(values[_TRAINED], trained_tokens, context_tokens)
-  factor = values.get("factor")
+  factor: Any = values.get("factor")  # `_KINDS` has checked it.
   match kind:
     case "linear":
       return PositionInterpolation(theta, float(factor))

@@ -87,7 +87,7 @@ def open_shards(index: pathlib.Path, open_shard=open_file) -> dict[str, Tensor]:
     ValueError: as `open_file`; the index and the shards disagree.
   """
   by_shard = _by_shard(index)
-  tensors = {}
+  tensors: dict[str, Tensor] = {}
   for shard, names in sorted(by_shard.items()):
     path = index.parent / shard
     if not path.exists():

@@ -4,6 +4,7 @@ Source: github.com/google/sentencepiece, src/bpe_model.cc and char_model.cc.
 """
 
 import collections
+from collections.abc import Mapping
 import re
 
 from sentencepiece import sentencepiece_model_pb2 as protos
@@ -122,6 +123,7 @@ def _require_order(
   So it does with pieces of one score; the library puts one before the other.
   Runs of one character, as Llama's of spaces, grow from the left in both.
   """
+  made_with: Mapping[tuple, tuple[set, set]]
   made_with = collections.defaultdict(lambda: (set(), set()))
   for (score, *_), (left, right) in merges:
     made_with[score, left][0].add(left + right)

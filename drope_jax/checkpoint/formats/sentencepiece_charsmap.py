@@ -53,7 +53,7 @@ def normalizers(
     apart += f"|(?=[{lasts}])(?<={'|'.join(map(re.escape, symbols))})"
   within = f"(?=[{lasts}])(?={any_joined})"
 
-  def insert(pattern: str, text: str) -> library.Normalizer:
+  def insert(pattern: str, text: str) -> tokenizers.normalizers.Normalizer:
     return library.Replace(tokenizers.Regex(pattern), text)
 
   return [
@@ -88,8 +88,8 @@ def _joined() -> Iterator[tuple[str, str]]:
     return character_class.inside(everyone)
 
   firsts = collections.defaultdict(set)
-  for first, *between, last in sequences:
-    firsts[tuple(between), last].add(first)
+  for sequence in sequences:
+    firsts[tuple(sequence[1:-1]), sequence[-1]].add(sequence[0])
   lasts = collections.defaultdict(set)
   for (between, last), before in firsts.items():
     lasts[frozenset(before), between].add(last)

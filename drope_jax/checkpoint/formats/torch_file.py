@@ -142,7 +142,7 @@ def _unpickle(pickled: bytes) -> Any:
   for opcode, argument, _ in pickletools.genops(pickled):
     # Python allots a memo up to the index that it is told.
     is_memo = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-    if is_memo and argument > len(pickled):
+    if is_memo and argument is not None and argument > len(pickled):
       raise pickle.UnpicklingError(f"a memo of {argument} in its pickle")
   return _Unpickler(io.BytesIO(pickled)).load()
 

@@ -177,7 +177,7 @@ def _byte_level(
   model_type = json_object.read_if_there(folder / "config.json").get(
     "model_type"
   )
-  name = config.get("tokenizer_class") or _BY_MODEL.get(model_type)
+  name = config.get("tokenizer_class") or _BY_MODEL.get(str(model_type))
   name = str(name).removesuffix("Fast")
   if name not in _CLASSES:
     raise ValueError(
@@ -221,7 +221,7 @@ def _byte_level(
 def _named(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the names of the special tokens that have a role."""
   said = [config, json_object.read_if_there(folder / _NAMES)]
-  names = {}
+  names: dict[str, str] = {}
   for role in _ROLES:
     for object_ in said:
       if name := tokenizer_lib.special_name(object_, role):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from drope_jax.evals import interface, retrieval
 from drope_jax.evals import needles as needles_lib
@@ -128,7 +129,7 @@ class RulerTask:
         return questions.Questions(questions.SQUAD, settings.squad)
       case "qa_2":
         return questions.Questions(questions.HOTPOTQA, settings.hotpotqa)
-    haystack, more = {
+    kinds: Mapping[str, tuple[str, dict[str, Any]]] = {
       "niah_single_1": ("noise", {}),
       "niah_single_2": ("essay", {}),
       "niah_single_3": ("essay", {"values": "uuids"}),
@@ -137,7 +138,8 @@ class RulerTask:
       "niah_multikey_3": ("needles", {"keys": "uuids", "values": "uuids"}),
       "niah_multivalue": ("essay", {"num_values": 4}),
       "niah_multiquery": ("essay", {"num_keys": 4, "num_queries": 4}),
-    }[self.of]
+    }
+    haystack, more = kinds[self.of]
     return niah.Needles(
       haystack,
       **more,
@@ -148,7 +150,7 @@ class RulerTask:
 
 def _essays(path: str | None) -> str | None:
   text = _read(path, "essays")
-  if text is not None and path.endswith(".json"):
+  if path is not None and text is not None and path.endswith(".json"):
     return json.loads(text)["text"]
   return text
 

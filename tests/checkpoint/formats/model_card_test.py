@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.cli import model_card
+from drope_jax.checkpoint.formats import model_card
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Pattern, Rope
 

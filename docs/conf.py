@@ -1,0 +1,50 @@
+"""How Sphinx builds the guides and the API reference; see CONTRIBUTING.md."""
+
+import drope_jax
+
+project = "drope_jax"
+author = "the drope_jax authors"
+release = drope_jax.__version__
+
+extensions = [
+  "myst_parser",
+  "sphinx.ext.apidoc",
+  "sphinx.ext.autodoc",
+  "sphinx.ext.napoleon",
+]
+html_theme = "furo"
+exclude_patterns = ["ladder"]
+
+# Guides are Markdown, whose headings other pages link to.
+myst_heading_anchors = 3
+
+# Docstrings are Google's, with two additions: a section that names where a
+# formula is from, and headings in `TrainPhase` that group its attributes.
+napoleon_custom_sections = [
+  "Source",
+  ("What is read and for how long", "params_style"),
+  ("What is trained", "params_style"),
+  ("How it is optimized", "params_style"),
+  ("How a step fits in memory", "params_style"),
+  ("What is measured", "params_style"),
+]
+napoleon_use_ivar = True
+default_role = "code"  # `x` is code, as in Markdown.
+autodoc_default_options = {
+  "members": True,
+  "member-order": "bysource",
+  "ignore-module-all": True,  # A name is on the page of the module it is of.
+}
+autodoc_typehints = "description"
+
+# The pages of the reference are written to docs/api, a module each.
+apidoc_modules = [
+  {
+    "path": "../drope_jax",
+    "destination": "api",
+    "exclude_patterns": ["../drope_jax/cli", "../drope_jax/assets"],
+    "separate_modules": True,
+    "module_first": True,
+    "include_private": False,
+  }
+]

@@ -1,0 +1,311 @@
+"""Writes a checkpoint as a Hugging Face folder, exactly or not at all."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+
+from drope_jax import trees
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.files import Path
+from drope_jax.checkpoint.formats import (
+  families,
+  hf_architecture,
+  hf_config,
+  hf_export,
+  hf_layers,
+  hf_tokenizer,
+  model_card,
+)
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.evals import logit_scale
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import Nope, PartialRope, partial
+
+FORMATS = ("auto", "hf", "sakana")
+
+TIMES = 8
+"""The context of a model without positions, times its trained one.
+
+As far as `drope evaluate` goes by default.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a folder is to be.
+
+  Attributes:
+    format: "auto" and "hf": a stock architecture; "sakana": the layout of the
+      DroPE paper's repository.
+    architecture: the stock one that it must be, of `hf_architecture.STOCK`;
+      None: the plainest that holds the model.
+    context_tokens: that a client may read, of a model without positions; None:
+      the longest of `figures`, else `TIMES` times the trained context.
+    logit_scale: multiplied into q's weights, in the place of the checkpoint's;
+      None: nothing is.
+    figures: for README.md.
+  """
+
+  format: str = "auto"
+  architecture: str | None = None
+  context_tokens: int | None = None
+  logit_scale: float | None = None
+  figures: model_card.Figures = model_card.Figures()
+
+  def __post_init__(self):
+    if self.format not in FORMATS:
+      raise ValueError(
+        f"An export's format must be one of {', '.join(FORMATS)}, got "
+        f"{self.format!r}. Name one of these."
+      )
+    if self.architecture not in (None, *hf_architecture.STOCK):
+      raise ValueError(
+        "--architecture must be one of "
+        f"{', '.join(hf_architecture.STOCK)}, got {self.architecture!r}. Name "
+        "one of these, or leave it out."
+      )
+    if self.logit_scale is not None and not self.logit_scale > 0:
+      raise ValueError(
+        "--logit-scale must be above 0, or every key weighs alike, got "
+        f"{self.logit_scale}. Raise it, or leave it out."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """What was written.
+
+  Attributes:
+    architecture: the class that reads it, and what to know of it.
+    differences: what a client does otherwise than the checkpoint does here,
+      each in a sentence.
+  """
+
+  architecture: str
+  differences: tuple[str, ...]
+
+
+def export(
+  checkpoint: Path, out: pathlib.Path, options: Options = Options()
+) -> Exported:
+  """Writes a checkpoint to the new folder `out`.
+
+  Args:
+    checkpoint: as `store.locate` takes it.
+    out: must not exist.
+    options: what it is to be.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: `out` exists, no architecture holds the model exactly, or the
+      checkpoint is damaged.
+  """
+  hf_export.require_new(out)
+  checkpoint = store.locate(checkpoint)
+  manifest, shapes = store.describe(checkpoint)
+  context_tokens, reason = _context(options, manifest.model)
+  # What the folder says; the checkpoint's own stays in the manifest there.
+  config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
+  if options.format == "sakana":
+    target, note = _sakana(options, config)
+  else:
+    target, note = _stock(options, config, _preferred(manifest))
+  parameters = trees.flatten(shapes).values()
+  count = sum(math.prod(leaf.shape) for leaf in parameters)
+  names = sorted({np.dtype(leaf.dtype).name for leaf in parameters})
+  card = model_card.Card(
+    name=out.name,
+    architecture=target.family.architecture,
+    manifest=manifest,
+    parameters=f"{count:,} parameters in {' and '.join(names)}",
+    context_tokens=context_tokens,
+    context_reason=reason,
+    folded_scale=options.logit_scale,
+    figures=options.figures,
+    is_stock=options.format != "sakana",
+  )
+  hf_export.write_folder(checkpoint, out, target, card.text())
+  return Exported(
+    f"{target.family.architecture}{note}", tuple(_differences(out, card))
+  )
+
+
+def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
+  """Returns config.json's context, and why it is that."""
+  trained, longest = config.context_tokens, options.figures.longest_tokens
+  context_tokens = options.context_tokens
+  if _is_bound(config):
+    if context_tokens is not None:
+      raise ValueError(
+        "--context is of models without positions that are new beyond the "
+        f"trained {trained} tokens, as others are held to these, got "
+        f"{context_tokens}. Leave it out."
+      )
+    return trained, "as its positions were trained"
+  if context_tokens is None:
+    if longest is not None:
+      return max(longest, trained), "the longest that it was evaluated at"
+    reason = f"{TIMES} times the trained length, as no results were given"
+    return TIMES * trained, reason
+  if context_tokens < 1:
+    raise ValueError(
+      f"--context must be 1 or more tokens, got {context_tokens}. Raise it."
+    )
+  beyond = longest is not None and context_tokens > longest
+  return context_tokens, "as asked for" + (
+    f", beyond the {longest:,} that it was evaluated at" if beyond else ""
+  )
+
+
+def _is_bound(config: ModelConfig) -> bool:
+  """Whether a layer's positions are new to it beyond the trained context.
+
+  They are not where a layer has none, rotates only pairs that complete a
+  rotation in the context, or sees no further than that.
+  """
+  layers = hf_layers.Layers.of(config)
+  for scheme, window in zip(layers.schemes, layers.windows, strict=True):
+    if scheme == Nope() or (window or math.inf) <= config.context_tokens:
+      continue
+    if not isinstance(scheme, PartialRope) or (
+      scheme.pairs
+      > partial.complete_pairs(
+        scheme.rope, config.head_dim, config.context_tokens
+      )
+    ):
+      return True
+  return False
+
+
+def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
+  """Yields what a client does otherwise than the checkpoint does here."""
+  manifest = card.manifest
+  trained = manifest.model.context_tokens
+  if card.context_tokens != trained:
+    yield (
+      f"Clients may read {card.context_tokens:,} tokens, {card.context_reason};"
+      f" it was trained at {trained:,}."
+    )
+  if card.folded_scale is None and card.slope:
+    scale = logit_scale.scale_at(card.slope, card.context_tokens / trained)
+    yield (
+      "No client applies the softmax scale that was fitted"
+      + (
+        f": --logit-scale {scale:.3g} would put that of "
+        f"{card.context_tokens:,} tokens into the weights."
+        if card.is_stock
+        else "."
+      )
+    )
+  if manifest.tokenizer and _is_foreign_qwen2(card):
+    yield (
+      "transformers 5 reads text with Qwen2's own tokenizer for this "
+      "architecture, whatever the folder has: load it by "
+      "PreTrainedTokenizerFast instead of AutoTokenizer."
+    )
+  last = manifest.lineage[-1] if manifest.lineage else None
+  if (
+    manifest.tokenizer is not None
+    and last is not None
+    and last.steps
+    and hf_tokenizer.adds_bos(out)
+  ):
+    yield (
+      "Clients put BOS before a text, as the tokenizer's source did; training "
+      "here put none there. add_special_tokens=False leaves it out."
+    )
+
+
+def _stock(
+  options: Options, config: ModelConfig, preferred: Sequence[str]
+) -> tuple[hf_export.Target, str]:
+  scale = options.logit_scale
+  if scale is None and config.logit_scale != 1:
+    raise ValueError(
+      "A stock architecture has no field for a logit scale, got "
+      f"{config.logit_scale:g}. Fold it into q's weights with --logit-scale "
+      f"{config.logit_scale:g}, or use --format sakana, which has one."
+    )
+  name = hf_architecture.choose(
+    config, preferred, required=options.architecture
+  )
+  target = hf_export.Target(
+    families.FAMILIES[name],
+    hf_config.to_dict(config, name),
+    1.0 if scale is None else scale,
+  )
+  note = "" if scale is None else f", logit scale {scale:g} in q's weights"
+  return target, note + _for_other_clients(config, name)
+
+
+def _for_other_clients(config: ModelConfig, model_type: str) -> str:
+  """Returns what to know before vLLM or llama.cpp reads the folder.
+
+  llama.cpp reads the rule by which positions or pairs are dropped for Llama and
+  Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
+  the folder says.
+  """
+  if model_type in ("olmoe", "olmo2", "olmo3"):
+    return "; vLLM and llama.cpp run it as docs/convert.md says"
+  schemes = hf_layers.Layers.of(config).schemes
+  dropped = [scheme == Nope() for scheme in schemes]
+  in_part = any(isinstance(scheme, PartialRope) for scheme in schemes)
+  fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
+  runs = {"llama", "mistral"}
+  if dropped == fourth and not in_part:
+    runs.add("smollm3")
+  if model_type in runs or not (any(dropped) or in_part):
+    return ""
+  for name in ("llama", "mistral"):
+    if hf_architecture.misfit(config, name) is None:
+      return f"; llama.cpp needs --architecture {name}"
+  return "; llama.cpp would run another model: see docs/convert.md"
+
+
+def _sakana(
+  options: Options, config: ModelConfig
+) -> tuple[hf_export.Target, str]:
+  if options.logit_scale is not None or options.architecture is not None:
+    raise ValueError(
+      "--format sakana has one architecture and a field for the softmax scale, "
+      "got --architecture or --logit-scale. Leave them out; "
+      "`drope surgery --logit-scale` sets the checkpoint's."
+    )
+  name = hf_architecture.choose_papers(config)
+  target = hf_export.Target(
+    families.FAMILIES[name], hf_config.to_dict(config, name)
+  )
+  return target, ", the layout of the paper's repository: it needs its code"
+
+
+def _is_foreign_qwen2(card: model_card.Card) -> bool:
+  qwen2 = families.FAMILIES["qwen2"].architecture
+  return card.architecture == qwen2 and "qwen2" not in _came_from(card.manifest)
+
+
+def _preferred(manifest: Manifest) -> list[str]:
+  """Returns the model types to take before others.
+
+  Llama holds biases too, with zeros for o's. Of Qwen2, transformers 5 takes any
+  tokenizer for Qwen2's.
+  """
+  preferred = _came_from(manifest)
+  return preferred if manifest.tokenizer is None else [*preferred, "llama"]
+
+
+def _came_from(manifest: Manifest) -> list[str]:
+  """Returns the model types that the lineage names, latest first."""
+  architectures = [
+    entry.arguments.get("source", {}).get("architecture")
+    for entry in reversed(manifest.lineage)
+    if entry.operation == "convert"
+  ]
+  return [
+    name
+    for architecture in architectures
+    for name, family in families.FAMILIES.items()
+    if family.architecture == architecture
+  ]

@@ -1,0 +1,1 @@
+"""What each command takes: light to import, as `--help` shows them."""

@@ -1,0 +1,85 @@
+"""Perplexity by position and needle retrieval, at multiples of the context.
+
+Every position method reads the same samples, without a softmax scale and with
+its own, fitted on a split of its own. Text is the packaged corpus, or yours.
+Several checkpoints are compared on the same samples; pi, ntk and yarn apply to
+those with plain RoPE.
+
+  drope evaluate CKPT --eval multi_key,perplexity --factors 1,2,4,8
+  drope evaluate CKPT --positions model,pi,ntk,yarn --samples 200 --out OUT
+  drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
+  drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
+  drope evaluate CKPT --factors 16,32 --mesh long
+"""
+
+import argparse
+
+from drope_jax.cli.arguments import recipe_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument(
+    "checkpoints",
+    nargs="+",
+    metavar="[NAME=]CKPT",
+    help="model checkpoint, run, or step; NAME in results (default: folder's)",
+  )
+  parser.add_argument(
+    "--suite",
+    default="evals/standard.gin",
+    metavar="SUITE.gin",
+    help="what to evaluate (default: %(default)s); the flags below override it",
+  )
+  recipe_options.add_overrides(parser, "the suite's")
+  parser.add_argument(
+    "--eval",
+    metavar="NAME,...",
+    help="tasks such as perplexity and passkey, or groups of them such as "
+    "niah; an unknown name is answered with all (default: the suite's)",
+  )
+  parser.add_argument(
+    "--factors", metavar="F,...", help="of the context (default: the suite's)"
+  )
+  parser.add_argument(
+    "--positions",
+    metavar="M,...",
+    help="model, crop (the end alone, which the context has room for), rope, "
+    "pi, ntk, yarn (default: the suite's)",
+  )
+  parser.add_argument(
+    "--samples",
+    type=int,
+    metavar="N",
+    help="of each task with questions and factor (default: the suite's)",
+  )
+  parser.add_argument(
+    "--excerpts",
+    type=int,
+    metavar="N",
+    help="of text, for perplexity (default: the suite's)",
+  )
+  parser.add_argument(
+    "--seed", type=int, metavar="N", help="of all draws (default: the suite's)"
+  )
+  parser.add_argument(
+    "--text",
+    action="append",
+    metavar="INPUT",
+    help="held-out text to test on (default: packaged:test)",
+  )
+  parser.add_argument(
+    "--fit-text",
+    action="append",
+    metavar="INPUT",
+    help="other held-out text, to fit the softmax scale on (default: "
+    "packaged:fit)",
+  )
+  parser.add_argument(
+    "--mesh",
+    choices=("single", "fsdp", "fsdp_tp", "long"),
+    help="how all devices share the work (default: the first does it alone)",
+  )
+  parser.add_argument(
+    "--out", metavar="DIR", help="folder for results.json (default: none)"
+  )

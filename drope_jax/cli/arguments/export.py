@@ -1,0 +1,57 @@
+"""Writes a checkpoint as a stock Hugging Face folder, exactly or not at all.
+
+The architecture is the plainest that transformers has and that holds the model
+exactly: what it came from, or Llama, Mistral, Qwen2, Qwen3; SmolLM3 where
+layers have no positions; OLMoE with one expert where norms of q and k are over
+all heads; OLMo 2 or 3 where norms follow attention and the MLP. The folder
+needs no code of ours. A model without positions is not held to its trained
+context: config.json has the length that it was evaluated to, with --results, or
+else 8 times the trained one.
+
+  drope export runs/drope --out drope-hf
+  drope export runs/drope --out drope-hf --results runs/scores
+  drope export runs/drope --out drope-hf --logit-scale 1.2
+  drope export runs/drope --out drope-sakana --format sakana
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("checkpoint", help="model checkpoint, run, or step")
+  parser.add_argument("--out", required=True, help="new folder")
+  parser.add_argument(
+    "--format",
+    default="auto",
+    choices=("auto", "hf", "sakana"),
+    help="auto and hf: a stock architecture; sakana: the layout of the DroPE "
+    "paper's repository, which needs its code (default: auto)",
+  )
+  parser.add_argument(
+    "--architecture",
+    metavar="NAME",
+    help="the stock architecture that it must be, such as llama (default: the "
+    "plainest that holds it)",
+  )
+  parser.add_argument(
+    "--results",
+    metavar="DIR",
+    help="what `drope evaluate` wrote of it: figures for README.md, and the "
+    "context of a model without positions (default: none)",
+  )
+  parser.add_argument(
+    "--context",
+    type=int,
+    metavar="N",
+    help="tokens that a client may read, of a model without positions "
+    "(default: the longest of --results, else 8 times the "
+    "trained)",
+  )
+  parser.add_argument(
+    "--logit-scale",
+    type=float,
+    metavar="S",
+    help="the softmax scale of the length to be read, instead of the "
+    "checkpoint's, multiplied into q's weights (default: none)",
+  )

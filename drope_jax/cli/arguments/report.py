@@ -1,0 +1,22 @@
+"""Writes one self-contained HTML page about runs: tables, plots, settings.
+
+A RUN is a folder that train, surgery, evaluate or demo wrote. The page shows
+those of metrics.jsonl, results.json, damage.json and samples.json that are in
+it. Training curves of several runs share a plot.
+"""
+
+import argparse
+import pathlib
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument(
+    "runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a run"
+  )
+  parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    default=pathlib.Path("report.html"),
+    help="file of the page (default: %(default)s)",
+  )

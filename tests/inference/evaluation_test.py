@@ -1,0 +1,23 @@
+from drope_jax.inference import evaluation
+from drope_jax.inference.lm import CheckpointLM
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import NtkAware, PositionInterpolation, Rope, Yarn
+
+CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
+
+
+def test_a_method_reads_the_same_weights_under_its_positions():
+  lm = CheckpointLM(CONFIG, {"embed": 1}, None, 1.0)
+  variant = evaluation.variants(lm)
+  assert variant("model", 4.0) is lm
+  schemes = {
+    "rope": Rope(),
+    "pi": PositionInterpolation(factor=4.0),
+    "ntk": NtkAware(factor=4.0),
+    "yarn": Yarn(factor=4.0, trained_tokens=32),
+  }
+  for method, scheme in schemes.items():
+    read = variant(method, 4.0)
+    assert read.config.positional == scheme
+    assert read.params is lm.params
+    assert read.context_tokens == 32, "the base of the factors has moved"
