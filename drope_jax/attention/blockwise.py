@@ -1,9 +1,10 @@
 """Attention by blocks of one head's queries, in plain XLA.
 
-For devices without a kernel, and for long evaluations on a CPU. A row is cut
-into strips; a strip's keys end where the strip does, so that what lies above
-the diagonal is not computed, and within a strip blocks of queries take turns.
-On a CPU so do heads: the logits of a turn stay in a core's cache.
+It is for devices without a kernel, and for long evaluations on a CPU. Each
+sequence is cut into strips of queries. The keys of a strip end where it does,
+so that little above the diagonal is computed. A loop runs over the blocks of
+queries in a strip. On a CPU loops run over sequences and heads too, so that the
+logits of one iteration stay in a core's cache.
 """
 
 import functools
@@ -22,8 +23,8 @@ from drope_jax.axes import Array
 MAX_STRIPS = 8
 MIN_STRIP = 128
 
-# Logits of MIN_STRIP queries, over rows and heads. Up to here a CPU takes all
-# rows and heads at once: gradients of 256 and 512 tokens are faster so.
+# Logits of MIN_STRIP queries of all sequences and heads. A CPU takes up to so
+# many at once: gradients of 256 and 512 tokens are faster without loops.
 AT_ONCE = 3 * 2**20
 
 
@@ -42,8 +43,8 @@ def attend(
 ) -> tuple[Array, Array, Array]:
   """See `backends.Backend`; holds block * T logits at once.
 
-  `block` queries take a turn, or fewer, of the heads that share a key head
-  together. `at_once` stands in for `AT_ONCE`.
+  An iteration has at most `block` queries, counted over the heads that share a
+  key head. `at_once` replaces `AT_ONCE`.
   """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
@@ -71,13 +72,13 @@ def attend(
   # vmap would run every branch of a switch.
   by_offset = mask.offset_B is not None
   one_by_one = _of_head_at_offset if by_offset else _of_head
-  in_turns = functools.partial(run, jax.lax.map, one_by_one)
+  in_loops = functools.partial(run, jax.lax.map, one_by_one)
   together = functools.partial(run, lambda f, xs: jax.vmap(f)(xs), _of_head)
   rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
   if B * H * min(S, MIN_STRIP) * T <= at_once:
     results = together(rows)
   else:  # Other devices than CPUs are idle but for large operations.
-    results = jax.lax.platform_dependent(rows, cpu=in_turns, default=together)
+    results = jax.lax.platform_dependent(rows, cpu=in_loops, default=together)
   out_BKGSD, lse_BKGS, max_BKGS = results
   return (
     out_BKGSD.transpose(0, 3, 1, 2, 4).reshape(B, S, H, D),
@@ -100,8 +101,8 @@ def _of_head(
   G, S, _ = q_GSD.shape
   T = k_DT.shape[1]
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
-  # Turns of a loop share memory; strips in one turn may be held side by side.
-  # The narrowest strips take one: their gradient needs no second forward pass.
+  # Iterations share memory; strips of one iteration may be held side by side.
+  # The narrowest strips have one: their gradient needs no second forward pass.
   block = max(min(block, MIN_STRIP), min(block // G, strip // 2))
   parts = []
   for start in range(0, S, strip):
@@ -110,7 +111,7 @@ def _of_head(
     attend_block = _block_attention(
       q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, bias_GT, soft_cap
     )
-    parts.extend(_in_turns(attend_block, start, stop, block))
+    parts.extend(_by_block(attend_block, start, stop, block))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 
@@ -146,7 +147,7 @@ def _of_head_at_offset(
       last_key // step, [lambda f=f: f(first, count) for f in attend_blocks]
     )
 
-  parts = _in_turns(attend_block, 0, S, max(MIN_STRIP, block // G))
+  parts = _by_block(attend_block, 0, S, max(MIN_STRIP, block // G))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 
@@ -191,7 +192,7 @@ def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
   return attend_block
 
 
-def _in_turns(
+def _by_block(
   attend_block, start: int, stop: int, block: int
 ) -> list[tuple[Array, ...]]:
   """Returns the results of queries start to stop, computed block by block."""
@@ -200,15 +201,15 @@ def _in_turns(
   if whole > 1:
     firsts = start + block * jnp.arange(whole)
     # Remat: the backward pass recomputes a block rather than keep all logits.
-    turn = jax.checkpoint(lambda first: attend_block(first, block))
-    turns = jax.lax.map(turn, firsts)
-    parts.append(tuple(_rows_of_turns(x_nGc) for x_nGc in turns))
+    one_block = jax.checkpoint(lambda first: attend_block(first, block))
+    results = jax.lax.map(one_block, firsts)
+    parts.append(tuple(_joined_rows(x_nGc) for x_nGc in results))
     start += whole * block
   if start < stop:
     parts.append(attend_block(start, stop - start))
   return parts
 
 
-def _rows_of_turns(x_nGc: Array) -> Array:
+def _joined_rows(x_nGc: Array) -> Array:
   x_Gnc = jnp.moveaxis(x_nGc, 0, 1)
   return x_Gnc.reshape(x_Gnc.shape[0], -1, *x_Gnc.shape[3:])

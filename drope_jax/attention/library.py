@@ -26,9 +26,9 @@ def attend(
 ) -> tuple[Array, None, None]:
   """See `backends.Backend`.
 
-  "xla" holds H S T logits. "cudnn" does not, but an offset, segments or a
-  traced window reach it as a mask of S T elements, in the inputs' dtype, of
-  which it visits every tile.
+  "xla" holds H S T logits. "cudnn" does not. But it takes an offset, segments
+  or a traced window as a mask of S T elements, in the inputs' dtype, and then
+  computes every tile.
   """
   queries, keys = jnp.arange(q_BSHD.shape[1]), jnp.arange(k_BTKD.shape[1])
   biases = []

@@ -162,17 +162,8 @@ class LayerPass:
       shared.positions, own.scheme, learned, shared.num_keys
     )
     logit_scale = positions.scaled(shared.logit_scale, shared.shape)
-    rotation = None
-    if positions.rotation_B2SD is not None and shared.kernel_rotates:
-      assert shared.positions.rotation_B2SD is not None
-      tables_N2SD = shared.positions.rotation_B2SD[:, 0]
-      rotation = attention.Rotation(tables_N2SD, tables_N2SD, own.scheme)
-    elif positions.rotation_B2SD is not None:
-      q_BSHD, k_BSKD = (
-        _rotated(x, positions.rotation_B2SD) for x in (qkv.q_BSHD, qkv.k_BSKD)
-      )
-      qkv = QKV(q_BSHD, k_BSKD, qkv.v_BSKD)
     cap = shared.logit_soft_cap
+    qkv, rotation = self._rotated(qkv, positions.rotation_B2SD)
     inputs = AttentionInputs(
       *qkv,
       own.window,
@@ -182,16 +173,7 @@ class LayerPass:
       None if cap is None else jnp.float32(cap),
     )
     self.capture("attention_inputs", inputs)
-
-    offset_B = None
-    if cache is not None:
-      cache, k_BTKD, v_BTKD = cache.write(
-        own.index, qkv.k_BSKD, qkv.v_BSKD, from_empty=shared.from_empty
-      )
-      if not shared.from_empty:
-        qkv = QKV(qkv.q_BSHD, k_BTKD, v_BTKD)
-        offset_B = cache.length_B
-
+    qkv, cache, offset_B = self._with_cache(qkv, cache)
     with_stats = "max_logit" in shared.captures
     attended = attention.attend(
       *qkv,
@@ -201,7 +183,7 @@ class LayerPass:
       logit_scale=logit_scale,
       slopes_H=positions.slopes_H,
       bias_HT=positions.bias_HT,
-      soft_cap=shared.logit_soft_cap,
+      soft_cap=cap,
       rotation=rotation,
       with_stats=with_stats,
       backend=shared.backend,
@@ -212,11 +194,39 @@ class LayerPass:
     self.capture("max_logit", stats.max_logit_BHS.max())
     return out_BSHD, cache
 
+  def _rotated(
+    self, qkv: QKV, table_B2SD: Array | None
+  ) -> tuple[QKV, attention.Rotation | None]:
+    """Returns q and k rotated; or as they are, and what the kernel is to do."""
+    tables_NB2SD = self.shared.positions.rotation_B2SD
+    if table_B2SD is None or tables_NB2SD is None:
+      return qkv, None
+    if self.shared.kernel_rotates:
+      tables_N2SD = tables_NB2SD[:, 0]
+      return qkv, attention.Rotation(tables_N2SD, tables_N2SD, self.own.scheme)
+    cos_BS1D, sin_BS1D = (table_B2SD[:, i, :, None] for i in range(2))
+    q_BSHD, k_BSKD = (
+      attention.rotate(x_BSHD, cos_BS1D, sin_BS1D).astype(x_BSHD.dtype)
+      for x_BSHD in (qkv.q_BSHD, qkv.k_BSKD)
+    )
+    return QKV(q_BSHD, k_BSKD, qkv.v_BSKD), None
 
-def _rotated(x_BSHD: Array, table_B2SD: Array) -> Array:
-  """Returns x, rotated by a table that all heads share, in x's dtype."""
-  cos_BS1D, sin_BS1D = (table_B2SD[:, i, :, None] for i in range(2))
-  return attention.rotate(x_BSHD, cos_BS1D, sin_BS1D).astype(x_BSHD.dtype)
+  def _with_cache(
+    self, qkv: QKV, cache: Cache | None
+  ) -> tuple[QKV, Cache | None, Array | None]:
+    """Returns the keys and values to read, the cache, and the queries' offset.
+
+    A prefill writes to the cache and reads its own tokens alone.
+    """
+    if cache is None:
+      return qkv, None, None
+    from_empty = self.shared.from_empty
+    cache, k_BTKD, v_BTKD = cache.write(
+      self.own.index, qkv.k_BSKD, qkv.v_BSKD, from_empty=from_empty
+    )
+    if from_empty:
+      return qkv, cache, None
+    return QKV(qkv.q_BSHD, k_BTKD, v_BTKD), cache, cache.length_B
 
 
 def start(
