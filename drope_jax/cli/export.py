@@ -60,28 +60,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--architecture",
     choices=hf_architecture.STOCK,
-    help="the stock architecture that it must be (default: the plainest that "
-    "holds it)",
+    help="the stock architecture to write (default: the plainest one that can "
+    "hold the model)",
   )
   parser.add_argument(
     "--results",
     metavar="DIR",
-    help="what `drope evaluate` wrote of it: figures for README.md, and the "
-    "context of a model without positions (default: none)",
+    help="the results of `drope evaluate` for this checkpoint: figures for "
+    "README.md, and the context of a model without positions (default: none)",
   )
   parser.add_argument(
     "--context",
     type=int,
     metavar="N",
-    help="tokens that a client may read, of a model without positions "
-    f"(default: the longest of --results, else {_TIMES} times the trained)",
+    help="how many tokens a client may read, for a model without positions "
+    f"(default: the longest of --results, or {_TIMES} times the trained "
+    "context)",
   )
   parser.add_argument(
     "--logit-scale",
     type=float,
     metavar="S",
-    help="the softmax scale of the length to be read, instead of the "
-    "checkpoint's, multiplied into q's weights (default: none)",
+    help="multiply q's weights by this softmax scale, in place of the "
+    "checkpoint's own scale (default: none)",
   )
 
 
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     )
   figures = _figures(args, manifest)
   context_tokens, reason = _context(args, manifest.model, figures)
-  # What the folder says; the checkpoint's own stays in the manifest there.
+  # For config.json. The manifest in the folder keeps the trained context.
   config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
   if args.format == "sakana":
     target, note = _sakana(args, config)
@@ -150,9 +151,9 @@ def _context(
   if _is_bound(config):
     if args.context is not None:
       raise ValueError(
-        "--context is of models without positions that are new beyond the "
-        f"trained {trained} tokens, as others are held to these, got "
-        f"{args.context}. Leave it out."
+        "--context is for models without positions that are new beyond the "
+        f"trained {trained} tokens, got {args.context} for another model. "
+        "Leave it out."
       )
     return trained, "as its positions were trained"
   if args.context is None:
@@ -171,10 +172,11 @@ def _context(
 
 
 def _is_bound(config: ModelConfig) -> bool:
-  """Whether a layer's positions are new to it beyond the trained context.
+  """Returns whether any layer has positions it did not meet in training.
 
-  They are not where a layer has none, rotates only pairs that complete a
-  rotation in the context, or sees no further than that.
+  A layer has none beyond the trained context if it has no positions, if it
+  rotates only pairs that complete a rotation in that context, or if its window
+  is no longer than the context.
   """
   layers = hf_layers.Layers.of(config)
   for scheme, window in zip(layers.schemes, layers.windows, strict=True):
@@ -191,7 +193,7 @@ def _is_bound(config: ModelConfig) -> bool:
 
 
 def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
-  """Yields what a client does otherwise than the checkpoint does here."""
+  """Yields how a client's use of the folder differs from ours."""
   manifest = card.manifest
   trained = manifest.model.context_tokens
   if card.context_tokens != trained:
@@ -250,11 +252,11 @@ def _stock(
 
 
 def _for_other_clients(config: ModelConfig, model_type: str) -> str:
-  """Returns what to know before vLLM or llama.cpp reads the folder.
+  """Returns what a user of vLLM or llama.cpp must know of the folder.
 
-  llama.cpp reads the rule by which positions or pairs are dropped for Llama and
-  Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
-  the folder says.
+  llama.cpp reads Llama 3's rule, which drops positions or pairs, for Llama and
+  Mistral only. It drops SmolLM3's positions in every fourth layer, whatever the
+  folder says.
   """
   if model_type in ("olmoe", "olmo2", "olmo3"):
     return "; vLLM and llama.cpp run it as docs/convert.md says"
@@ -295,10 +297,10 @@ def _is_foreign_qwen2(card: model_card.Card) -> bool:
 
 
 def _preferred(manifest: Manifest) -> list[str]:
-  """Returns the model types to take before others.
+  """Returns the model types to prefer.
 
-  Llama holds biases too, with zeros for o's. Of Qwen2, transformers 5 takes any
-  tokenizer for Qwen2's.
+  Llama can hold biases too, with zeros for o's. For Qwen2, transformers 5 reads
+  any tokenizer as Qwen2's own.
   """
   preferred = _came_from(manifest)
   return preferred if manifest.tokenizer is None else [*preferred, "llama"]
