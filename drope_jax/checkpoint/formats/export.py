@@ -107,7 +107,7 @@ def export(
   checkpoint = store.locate(checkpoint)
   manifest, shapes = store.describe(checkpoint)
   context_tokens, reason = _context(options, manifest.model)
-  # What the folder says; the checkpoint's own stays in the manifest there.
+  # For config.json. The manifest in the folder keeps the trained context.
   config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
   if options.format == "sakana":
     target, note = _sakana(options, config)
@@ -161,10 +161,11 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
 
 
 def _is_bound(config: ModelConfig) -> bool:
-  """Whether a layer's positions are new to it beyond the trained context.
+  """Returns whether any layer has positions it did not meet in training.
 
-  They are not where a layer has none, rotates only pairs that complete a
-  rotation in the context, or sees no further than that.
+  A layer has none beyond the trained context if it has no positions, if it
+  rotates only pairs that complete a rotation in that context, or if its window
+  is no longer than the context.
   """
   layers = hf_layers.Layers.of(config)
   for scheme, window in zip(layers.schemes, layers.windows, strict=True):
@@ -181,7 +182,7 @@ def _is_bound(config: ModelConfig) -> bool:
 
 
 def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
-  """Yields what a client does otherwise than the checkpoint does here."""
+  """Yields how a client's use of the folder differs from ours."""
   manifest = card.manifest
   trained = manifest.model.context_tokens
   if card.context_tokens != trained:
@@ -242,11 +243,11 @@ def _stock(
 
 
 def _for_other_clients(config: ModelConfig, model_type: str) -> str:
-  """Returns what to know before vLLM or llama.cpp reads the folder.
+  """Returns what a user of vLLM or llama.cpp must know of the folder.
 
-  llama.cpp reads the rule by which positions or pairs are dropped for Llama and
-  Mistral alone, and takes SmolLM3's positions from every fourth layer, whatever
-  the folder says.
+  llama.cpp reads Llama 3's rule, which drops positions or pairs, for Llama and
+  Mistral only. It drops SmolLM3's positions in every fourth layer, whatever the
+  folder says.
   """
   if model_type in ("olmoe", "olmo2", "olmo3"):
     return "; vLLM and llama.cpp run it as docs/convert.md says"
@@ -287,10 +288,10 @@ def _is_foreign_qwen2(card: model_card.Card) -> bool:
 
 
 def _preferred(manifest: Manifest) -> list[str]:
-  """Returns the model types to take before others.
+  """Returns the model types to prefer.
 
-  Llama holds biases too, with zeros for o's. Of Qwen2, transformers 5 takes any
-  tokenizer for Qwen2's.
+  Llama can hold biases too, with zeros for o's. For Qwen2, transformers 5 reads
+  any tokenizer as Qwen2's own.
   """
   preferred = _came_from(manifest)
   return preferred if manifest.tokenizer is None else [*preferred, "llama"]

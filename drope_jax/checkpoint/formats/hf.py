@@ -51,9 +51,9 @@ def open_folder(
 
   Raises:
     FileNotFoundError: config.json, the weights or a shard are missing.
-    ValueError: the model is not one that is read exactly here, a file is
-      damaged, the weights are not exactly those that config.json describes, or
-      it is an export of ours of which a file was changed.
+    ValueError: the model cannot be read exactly; a file is damaged; the weights
+      are not those that config.json describes; or the folder is an export of
+      ours, and a file in it was changed.
   """
   exported = export_manifest.read(folder)
   config, family = hf_config.read(folder / hf_config.FILENAME)
@@ -73,7 +73,7 @@ def open_folder(
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
   if exported:
-    # Without positions, config.json's is what it may be read at.
+    # For a model without positions, config.json has a longer context.
     trained = exported.model.context_tokens
     config = dataclasses.replace(config, context_tokens=trained)
   return Source(
@@ -90,7 +90,7 @@ def open_folder(
 def _tokenizer(
   folder: pathlib.Path, exported: Manifest | None
 ) -> pathlib.Path | None:
-  """Returns the tokenizer that the model had, or else what is there."""
+  """Returns the kind of tokenizer that was exported, or any that is there."""
   names = _TOKENIZERS
   had = exported.tokenizer if exported else None
   if had and had.filename.endswith(".model"):
@@ -115,7 +115,7 @@ def _drop_non_weights(
   """Removes buffers, a tied head, and the family's constants.
 
   Raises:
-    ValueError: one of them is not what it must be to be left out.
+    ValueError: a value that must be fixed is not.
   """
   for name in [n for n in tensors if n.endswith(families.BUFFERS)]:
     del tensors[name]

@@ -1,4 +1,4 @@
-"""Our checkpoint as a Hugging Face folder."""
+"""Writes a checkpoint as a Hugging Face folder."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -29,12 +29,13 @@ from drope_jax.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What a folder calls things.
+  """The form in which a checkpoint is written.
 
   Attributes:
-    family: the table of names.
-    fields: config.json's, but for the tokenizer's.
-    logit_scale: what q is multiplied by, as the folder cannot say it.
+    family: the family of the folder.
+    fields: those of config.json, without the tokenizer's.
+    logit_scale: multiplies what q is linear in, as config.json has no field
+      for it.
   """
 
   family: families.Family
@@ -47,12 +48,12 @@ def write_folder(
 ) -> None:
   """Writes `checkpoint` to the new folder `out`, whole or not at all.
 
-  One parameter, with all its layers, is held at a time.
+  It holds one parameter in memory at a time, with all its layers.
 
   Args:
     checkpoint: as `store.locate` returns it.
     out: must not exist.
-    target: what it leaves as.
+    target: the form to write.
     readme: the text of README.md.
 
   Raises:
@@ -132,7 +133,7 @@ def _arrays(
 
 
 def _scaled_by_logit_scale(config: ModelConfig) -> tuple[str, ...]:
-  """Returns the parameters that q is linear in, the last before the logits."""
+  """Returns the last parameters before the logits that q is linear in."""
   if config.norms_q:
     return ("layers/attention/q_norm/gain",)
   return ("layers/attention/q/kernel", "layers/attention/q/bias")

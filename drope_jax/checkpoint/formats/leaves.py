@@ -136,7 +136,7 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
         )
       part = slice(start - along.start, stop - along.start)
       if transposed:
-        _turn(tensors_lib.bits(rows), tensors_lib.bits(block)[:, part])
+        _transpose(tensors_lib.bits(rows), tensors_lib.bits(block)[:, part])
       else:
         block[part] = rows
 
@@ -154,11 +154,10 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
   return Leaf(shape, dtype, stacked, split_axis, read)
 
 
-def _turn(array: np.ndarray, out: np.ndarray) -> None:
-  """Copies a transposed matrix in tiles, which stay in the cache.
+def _transpose(array: np.ndarray, out: np.ndarray) -> None:
+  """Copies the transpose of a matrix, tile by tile, to use the cache well.
 
-  A tile's rows become the short runs that are written: wide tiles of few rows
-  are twice as fast as square ones.
+  Wide tiles of few rows are twice as fast as square ones.
   """
   rows, columns = array.shape
   for i in range(0, rows, _TILE_ROWS):

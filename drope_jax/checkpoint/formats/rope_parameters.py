@@ -110,11 +110,12 @@ NO_ROTATION: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     },
   }
 )
-"""Rotations by nothing, for an architecture that must have one.
+"""Rotations by nothing, for architectures that must have a rotation.
 
-Llama 3's rule divides every frequency, as every wavelength is above one token.
-llama.cpp reads it of Llama and Mistral alone, and the linear rule of all; but
-for the linear rule vLLM lays out a table as long as the context times `factor`.
+Llama 3's rule divides every frequency here, since every wavelength is above one
+token. llama.cpp reads that rule for Llama and Mistral only, and the linear rule
+for every architecture. For the linear rule vLLM makes a table as long as the
+context times `factor`.
 """
 
 

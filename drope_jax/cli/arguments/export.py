@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--results",
     metavar="DIR",
-    help="what `drope evaluate` wrote of it: figures for README.md, and the "
-    "context of a model without positions (default: none)",
+    help="the results of `drope evaluate` for this checkpoint: figures for "
+    "README.md, and the context of a model without positions (default: none)",
   )
   parser.add_argument(
     "--context",
@@ -52,6 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--logit-scale",
     type=float,
     metavar="S",
-    help="the softmax scale of the length to be read, instead of the "
-    "checkpoint's, multiplied into q's weights (default: none)",
+    help="multiply q's weights by this softmax scale, in place of the "
+    "checkpoint's own scale (default: none)",
   )
