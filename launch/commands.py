@@ -1,4 +1,4 @@
-"""Commands of gcloud and kubectl: argument lists, run or only shown."""
+"""Commands of gcloud and kubectl, as lists of arguments."""
 
 from collections.abc import Callable, Iterable
 import json
@@ -13,8 +13,8 @@ class Command(NamedTuple):
   """One program's run.
 
   Attributes:
-    args: its name and arguments; no shell reads them.
-    stdin: what it reads; None: nothing.
+    args: its name and arguments; no shell interprets them.
+    stdin: its input; None: empty.
     settled_by: kinds of failure that mean that its work was done before.
   """
 
@@ -30,6 +30,9 @@ Run = Callable[[Command], str]
 """Runs a command, and returns what it printed."""
 
 KINDS = {
+  # Too many requests in a short time; their limit is called a quota, too.
+  "busy": r"RATE_LIMIT_EXCEEDED|rateLimitExceeded|per minute|code=429|"
+  r"HTTPError 429",
   # The project may not have so many: only a person changes that.
   "quota": r"QUOTA_EXCEEDED|[Qq]uota .*exceeded|exceeds? .*quota|"
   r"Quota limit|Insufficient .*quota",
@@ -120,7 +123,7 @@ def run(command: Command) -> str:
 
 
 def run_all(commands: Iterable[Command], do: Run) -> None:
-  """Runs commands one after the other, each shown before."""
+  """Shows and runs commands, one after the other."""
   for command in commands:
     show(command)
     do(command)
@@ -132,6 +135,6 @@ def show(command: Command) -> None:
 
 
 def only_show(command: Command) -> str:
-  """Shows a command in the place of running it; it has printed nothing."""
+  """Shows a command instead of running it, and returns an empty output."""
   show(command)
   return ""

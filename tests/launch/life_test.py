@@ -1,6 +1,6 @@
-"""A run's whole life on a fake Google Cloud, whose hosts are local processes.
+"""A whole run on a fake Google Cloud, on hosts that are local processes.
 
-They are joined by JAX itself, and keep everything in an emulated bucket.
+JAX itself joins them. All files are in an emulated bucket.
 """
 
 import os
@@ -101,7 +101,7 @@ def data(bucket, tmp_path) -> pathlib.Path:
 
 
 def _undisturbed(recipe, data, out, hosts: int) -> None:
-  """Trains in as many processes, without a launcher."""
+  """Trains in the same number of processes, without the launcher."""
   port = os.environ["JAX_COORDINATOR_PORT"]
   processes = [
     subprocess.Popen(
@@ -180,7 +180,7 @@ def test_a_run_outlives_two_preemptions(
   for line in watching.stdout:
     if line.startswith("running"):
       break
-  watching.kill()  # Whoever watches next goes on from there.
+  watching.kill()  # The next `watch` continues from there.
   watching.wait()
   watching = _watch(config)
   said = watching.stdout.read()

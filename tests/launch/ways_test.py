@@ -351,6 +351,17 @@ def test_every_filter_is_one_that_gcloud_parses(rented):
     ("Permission 'tpu.x.get' denied on 'x' (or it may not exist)", "denied"),
     ("forbidden: me does not have storage.objects.get access", "denied"),
     ("conditionNotMet: At least one of the pre-conditions ...", "changed"),
+    (
+      "RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Read requests' and "
+      "limit 'Read requests per minute' of service 'tpu.googleapis.com'.",
+      "busy",
+    ),
+    ("INVALID_ARGUMENT: Cloud TPU received a bad request.", "invalid"),
+    (
+      "ResponseError: code=400, message=Cluster is running incompatible "
+      "operation operation-1-2.",
+      "other",
+    ),
     ("INTERNAL: an internal error", "other"),
   ],
 )

@@ -1,8 +1,8 @@
-"""A project on disk: resources that stand as a script says, hosts that run.
+"""A project on disk: its resources follow a script, its hosts are processes.
 
-A resource moves on to the next of its standings whenever it is looked at, so
-that no test waits by a clock. Once active it boots hosts: local processes, each
-with an address of 127/8, metadata in files and a folder of its own.
+A resource takes its next state whenever a command reads it, so no test waits by
+a clock. Once active, it boots hosts: local processes, each with an address of
+127/8, a folder, and metadata in files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class Cloud:
 
   @contextlib.contextmanager
   def state(self) -> Iterator[dict[str, Any]]:
-    """Gives what there is, alone, and keeps what becomes of it."""
+    """Gives exclusive access to the state, and stores its changes."""
     with (self.folder / "lock").open("w") as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
       file = self.folder / "state.json"
@@ -45,25 +45,25 @@ class Cloud:
         file.write_text(json.dumps(found, indent=1))
 
   def write_script(self, **script: Any) -> None:
-    """Says what is to happen.
+    """Sets what will happen.
 
     Args:
-      script: `creates`, a list of standings for each creation, by default
-        active at once; `delete_fails` and `create_fails`, what these say, once
-        for each of a list; `absent`, hosts that never boot; `boot_fails`, hosts
-        that cannot install the environment; `denied`, hosts that may not read
-        the bucket.
+      script: `creates`: for each created resource its states in turn, by
+        default active at once; `delete_fails`, `create_fails`: errors of the
+        next deletions and creations; `absent`: hosts that never boot;
+        `boot_fails`: hosts that cannot install the environment; `denied`: hosts
+        that may not read the bucket.
     """
     with self.state() as state:
       state["script"].update(script)
 
   def names(self) -> list[str]:
-    """Returns what there is, as KIND/NAME."""
+    """Returns the existing resources, as KIND/NAME."""
     with self.state() as state:
       return sorted(state["resources"])
 
   def hosts(self) -> list[pathlib.Path]:
-    """Returns the folders of the hosts that are there."""
+    """Returns the folders of the existing hosts."""
     return sorted(self.folder.glob("hosts/*"))
 
   def preempt(self, kind: str, name: str, warned: bool = False) -> None:
@@ -71,7 +71,7 @@ class Cloud:
 
     Args:
       kind, name: of the resource.
-      warned: whether they hear of it, and have time to save.
+      warned: whether they are warned, and have time to save.
     """
     with self.state() as state:
       resource = state["resources"].get(f"{kind}/{name}")

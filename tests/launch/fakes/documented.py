@@ -1,4 +1,4 @@
-"""The flags that pages document, and the commands that obey them."""
+"""The documented flags of each command, and a parser that allows no others."""
 
 from collections.abc import Sequence
 import pathlib

@@ -1,6 +1,6 @@
-"""The programs gcloud and kubectl, on a project on disk.
+"""Fake programs gcloud and kubectl, for a project on disk.
 
-They refuse a command or a flag that no page documents.
+They refuse commands and flags that no page documents.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _MISSING = "ERROR: NOT_FOUND: it was not found"
 
 
 class Refusal(Exception):
-  """What goes to standard error."""
+  """An error that the program prints."""
 
 
 def main(args: list[str]) -> None:
@@ -115,7 +115,7 @@ def _delete(project: cloud.Cloud, key: str) -> None:
 
 
 def _moved_on(project: cloud.Cloud, key: str) -> dict[str, Any]:
-  """Returns a resource, which goes on to its next standing, and boots."""
+  """Returns a resource in its next state; boots its hosts once it is active."""
   with project.state() as state:
     if key not in state["resources"]:
       raise Refusal(_MISSING)

@@ -1,4 +1,4 @@
-"""The programs that a host finds on PATH: systemctl and uv."""
+"""Fake programs on a host's PATH: systemctl and uv."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ def systemctl(args: list[str]) -> None:
 
 
 def uv(args: list[str]) -> None:
-  """Makes environments of this Python, with the wheel beside what it has."""
+  """Makes environments from this Python's packages and the wheel."""
   if (pathlib.Path(os.environ["FAKE_HOST"]) / "boot_fails").exists():
     sys.exit("error: no solution found")
   if args[0] == "venv":
