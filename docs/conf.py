@@ -19,14 +19,23 @@ exclude_patterns = ["ladder"]
 myst_heading_anchors = 3
 
 # Docstrings are Google's, with two additions: a section that names where a
-# formula is from, and headings in `TrainPhase` that group its attributes.
+# formula is from, and headings that group the attributes of a large class.
 napoleon_custom_sections = [
   "Source",
-  ("What is read and for how long", "params_style"),
-  ("What is trained", "params_style"),
-  ("How it is optimized", "params_style"),
-  ("How a step fits in memory", "params_style"),
-  ("What is measured", "params_style"),
+  *(
+    (heading, "params_style")
+    for heading in (
+      "How a step fits in memory",
+      "How devices run it",
+      "How it is optimized",
+      "How it is watched",
+      "What is measured",
+      "What is read and for how long",
+      "What is run",
+      "What is saved",
+      "What is trained",
+    )
+  ),
 ]
 napoleon_use_ivar = True
 default_role = "code"  # `x` is code, as in Markdown.

@@ -77,6 +77,15 @@ def test_what_is_saved_is_loaded_to_the_bit(ran):
   assert store.fingerprint(folder / "dropped") == store.fingerprint(loaded.path)
 
 
+def test_an_export_is_converted_back_to_the_bit(ran):
+  folder, names = ran
+  back = drope_jax.convert(str(folder / "hf"), folder / "back")
+  assert back.config.positional == names["model"].config.positional
+  jax.tree.map(
+    np.testing.assert_array_equal, back.params, names["model"].params
+  )
+
+
 def test_the_readme_shows_the_pages_first_block():
   assert _code("docs/library.md")[0] in _code("README.md")
 

@@ -19,7 +19,7 @@ _TAKEN = ("best", "heartbeats", "tensorboard", "xla")
 class Recipe:
   """A whole run; two runs of one recipe end in the same bits.
 
-  Attributes, what is run:
+  What is run:
     phases: in order.
     model: to start from random weights; or give `init_from`.
     init_from: a checkpoint to start from. A relative path starts at the working

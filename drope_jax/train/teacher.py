@@ -46,8 +46,8 @@ def distance(
 ) -> Array:
   """Returns the relative squared distance of a model's layers to its teacher's.
 
-  It is |output - taught|^2 / |taught|^2 of each token and layer, averaged over
-  layers and summed over tokens times their weights; float32.
+  It is `|output - taught|^2 / |taught|^2` of each token and layer, averaged
+  over layers and summed over tokens times their weights; float32.
   """
   outputs_NBSM, taught_NBSM = (
     x.astype(jnp.float32) for x in (outputs_NBSM, taught_NBSM)

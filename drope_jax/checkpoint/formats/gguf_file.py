@@ -128,7 +128,7 @@ def open_file(
     config = _config(
       gguf_metadata.model_fields(metadata, architecture), architecture, tensors
     )
-    names = _LLAMA | ARCHITECTURES[architecture].names
+    names = {**_LLAMA, **ARCHITECTURES[architecture].names}
     if ARCHITECTURES[architecture].interleaved:
       rope_layout.to_ours(tensors, config, names)
     built = leaves.build(
