@@ -3,13 +3,9 @@
 import dataclasses
 import math
 
-from drope_jax.analysis import canvas, palette, plots, report, runs
+from drope_jax.analysis import palette, panels, plots, report, runs
 from drope_jax.evals.metric import NATS, SHARE
 
-_PANELS = {
-  False: "each with the softmax scale that its checkpoint has",
-  True: "each with a softmax scale fitted for it here",
-}
 _FEW = 10
 """With fewer samples in a cell of the heat map, the caption warns of chance."""
 
@@ -59,7 +55,7 @@ def _blocks(metric, name, rows, scores) -> list[report.Block]:
 
 def _by_length(metric, name, scores):
   plot = plots.score_by_factor(
-    _panels(scores), label=metric.title, is_share=metric.unit == SHARE
+    panels.by_factor(scores), label=metric.title, is_share=metric.unit == SHARE
   )
   return report.Plot(
     plot,
@@ -82,7 +78,7 @@ def _by_position(metric, name, rows):
     return []
   context = series[0]["context_tokens"]
   plot = plots.score_by_position(
-    _series_panels(series),
+    panels.by_position(series),
     context_tokens=context,
     label=f"{metric.title} ({metric.unit})",
     cut_off_far_above=not metric.higher_is_better,
@@ -145,88 +141,10 @@ def _samples(scores):
   return f"Samples: {said}."
 
 
-def _panels(scores):
-  """Returns {title: curves by factor}, with a panel for each treatment."""
-  looks = _looks((c.model, c.method) for c in scores)
-  panels = {}
-  for fitted in _treatments(scores):
-    curves = []
-    for pair, look in looks.items():
-      points = sorted(
-        (c.factor, s)
-        for c, s in scores.items()
-        if (c.model, c.method) == pair and _stands(c, fitted)
-      )
-      if points:
-        x, found = zip(*points, strict=True)
-        value, low, high, *_ = zip(*found, strict=True)
-        low, high = (_known(ends, value) for ends in (low, high))
-        curves.append(canvas.Curve(look, x, value, low, high))
-    panels[fitted] = curves
-  return _titled(panels)
-
-
-def _treatments(scores):
-  """Returns which values `scale_fitted` has: False, True or both."""
-  return sorted({c.scale_fitted for c in scores})
-
-
-def _stands(cell, fitted):
-  """Returns whether a score belongs to a treatment; those at 1× do to both."""
-  return cell.scale_fitted == fitted or (fitted and cell.factor == 1)
-
-
-def _titled(panels):
-  if len(panels) == 1:
-    return {"": next(iter(panels.values()))}
-  return {_PANELS[fitted]: panel for fitted, panel in panels.items()}
-
-
-def _known(ends, values):
-  """Returns ends of intervals, and the value itself where there is none."""
-  return [
-    value if end is None else end
-    for end, value in zip(ends, values, strict=True)
-  ]
-
-
-def _looks(pairs):
-  return palette.looks(dict.fromkeys(pairs))
-
-
-def _series_panels(rows):
-  """Returns as `_panels`, by position; the mean of several seeds."""
-  looks = _looks((r["model"], r["method"]) for r in rows)
-  panels = {}
-  for fitted in sorted({row["scale_fitted"] for row in rows}):
-    curves = []
-    for pair, look in looks.items():
-      series = _mean_series(
-        row
-        for row in rows
-        if (row["model"], row["method"]) == pair
-        and row["scale_fitted"] == fitted
-      )
-      if series:
-        curves.append(canvas.Curve(look, list(series), list(series.values())))
-    panels[fitted] = curves
-  return _titled(panels)
-
-
-def _mean_series(rows):
-  """Returns the mean of the rows' series; {} without rows."""
-  seeds = [dict(map(tuple, row["series"])) for row in rows]
-  found = {}
-  for x in sorted(set().union(*seeds)):
-    values = [seed[x] for seed in seeds if seed.get(x) is not None]
-    found[x] = sum(values) / len(values) if values else math.nan
-  return found
-
-
 def _by_depth(metric, name, rows):
   """Returns a heat map for each treatment, of the rows that have a series."""
   rows = [row for row in rows if row["series"]]
-  looks = _looks((r["model"], r["method"]) for r in rows)
+  looks = panels.looks((r["model"], r["method"]) for r in rows)
   blocks = []
   treatments = sorted({row["scale_fitted"] for row in rows})
   for fitted in treatments:
@@ -238,10 +156,10 @@ def _by_depth(metric, name, rows):
           row
           for row in rows
           if (row["model"], row["method"], row["factor"]) == (*pair, factor)
-          and (row["scale_fitted"] == fitted or (fitted and factor == 1))
+          and panels.belongs(row["scale_fitted"], factor, fitted)
         ]
         if chosen:
-          shares[factor][look.label] = _mean_series(chosen)
+          shares[factor][look.label] = panels.mean_series(chosen)
           asked = sum(len(row["outcomes"]) for row in chosen)
           fewest = min(fewest, asked / len(shares[factor][look.label]))
     caption = (
@@ -249,7 +167,7 @@ def _by_depth(metric, name, rows):
       "that the answer is hidden in."
     )
     if len(treatments) > 1:
-      caption += f" Here {_PANELS[fitted]}."
+      caption += f" Here {panels.TITLES[fitted]}."
     if fewest < _FEW:
       caption += (
         f" At the longest length a cell has about {max(fewest, 1):.0f} "
@@ -262,10 +180,10 @@ def _by_depth(metric, name, rows):
 def _by_factor(scores, caption, is_loss=False):
   """Returns a table with a row a model and method, and a column a factor."""
   factors = sorted({cell.factor for cell in scores})
-  treatments = _treatments(scores)
+  treatments = panels.treatments(scores)
   rows = []
   for fitted in treatments:
-    for (model, method), look in _looks(
+    for (model, method), look in panels.looks(
       (c.model, c.method) for c in scores
     ).items():
       by_factor = {

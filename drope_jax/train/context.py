@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 import os
-from typing import Any
+from typing import Any, Self
 
 from etils import epath
 import jax
@@ -15,9 +16,11 @@ from drope_jax.data import paths
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.train import tuning as tunings
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
+from drope_jax.train.state import State, averaged
 from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -123,3 +126,94 @@ class Run:
     trained = self.recipe.base
     path = self._init_path if trained is None else self.directory / trained.name
     return self.load(path, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """A phase of a run, as it trains a model.
+
+  Attributes:
+    run: of the phase.
+    phase: the training.
+    first: the run's step at which it starts.
+    model: that it starts from.
+    config: of the model, with the phase's context length.
+    backend: of attention.
+    tuning: what the phase trains.
+    base: what it does not train.
+  """
+
+  run: Run
+  phase: TrainPhase
+  first: int
+  model: Model
+  config: ModelConfig
+  backend: attention.Choice
+  tuning: tunings.Tuning
+  base: transformer.Params
+
+  @classmethod
+  def of(cls, run: Run, phase: TrainPhase, first: int, model: Model) -> Self:
+    """Returns the training of a model by a phase of a run.
+
+    Raises:
+      ValueError: the phase names parameters that the model does not have.
+    """
+    config = model.config_in(phase)
+    tuning = tunings.of(phase, model.params)
+    return cls(
+      run=run,
+      phase=phase,
+      first=first,
+      model=model,
+      config=config,
+      backend=run.backend(phase, config),
+      tuning=tuning,
+      base=tuning.base(model.params),
+    )
+
+  @property
+  def last(self) -> int:
+    """The run's step at which the phase ends, at the latest."""
+    return self.first + self.phase.num_steps
+
+  def params(self, state: State) -> transformer.Params:
+    """Returns the parameters of a checkpoint of a state."""
+    return self.tuning.model(self.base, averaged(self.phase, state))
+
+  def tokens_at(self, step: int) -> int:
+    """Returns the tokens that the run has read up to a step."""
+    before = self.model.tokens - self.run.start_tokens
+    return before + (step - self.first) * self.phase.step_tokens
+
+  def manifest_at(
+    self, step: int, measured: Mapping[str, float]
+  ) -> manifests.Manifest:
+    """Returns the manifest of the model after a step.
+
+    Args:
+      step: of the run.
+      measured: on held-out text after this step; {} without a measurement.
+    """
+    phase, taken = self.phase, step - self.first
+    stores = {path: self.run.stores[path] for path in phase.data.stores}
+    arguments: dict[str, Any] = {
+      "phase": phase,
+      "attention": self.backend,
+      "seed": self.run.recipe.seed,
+      "stores": stores,
+    }
+    if phase.ema_decay is not None:
+      arguments["weights"] = "averaged"
+    if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
+      arguments[manifests.HELD_OUT_LOSS] = loss
+    if "tokens" in measured:
+      arguments["recovery"] = measured
+    return self.model.manifest.after(
+      phase.name,
+      arguments,
+      self.run.parent(phase),
+      model=self.config,
+      steps=taken,
+      tokens=taken * phase.step_tokens,
+    )

@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-from drope_jax import sharding
-from drope_jax.attention import FlashTpu
+from drope_jax import attention, sharding
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import batches as batches_lib
@@ -16,7 +15,7 @@ from drope_jax.train.phases import TrainPhase
 
 
 def measurement(
-  run: Run, phase: TrainPhase, config: ModelConfig, backend: str | FlashTpu
+  run: Run, phase: TrainPhase, config: ModelConfig, backend: attention.Choice
 ) -> Callable[[transformer.Params], dict[str, float]]:
   """Returns a function from params to their metrics on a phase's held-out text.
 

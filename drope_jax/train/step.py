@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 import optax
 
 from drope_jax import attention, sharding
-from drope_jax.attention import FlashTpu
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -39,9 +38,9 @@ def make_step(
   config: ModelConfig,
   phase: TrainPhase,
   schedule: optax.Schedule,
-  backend: str | FlashTpu,
+  backend: attention.Choice,
   mesh: Mesh,
-  teacher: tuple[ModelConfig, str | FlashTpu] | None = None,
+  teacher: tuple[ModelConfig, attention.Choice] | None = None,
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
   """Returns a pure step(state, batch, base, teacher_params), to be jitted.
 
@@ -187,11 +186,11 @@ def jitted(
   config: ModelConfig,
   phase: TrainPhase,
   schedule: optax.Schedule,
-  backend: str | FlashTpu,
+  backend: attention.Choice,
   mesh: Mesh,
-  teacher: tuple[ModelConfig, str | FlashTpu] | None = None,
+  teacher: tuple[ModelConfig, attention.Choice] | None = None,
   options: Mapping[str, Any] | None = None,
-) -> Callable:
+) -> jax.stages.Wrapped:
   """Returns `make_step` under `jax.jit`, which replaces the state in place.
 
   Args as of `make_step`, and
@@ -214,7 +213,7 @@ def jitted(
 def make_evaluation(
   config: ModelConfig,
   phase: TrainPhase,
-  backend: str | FlashTpu,
+  backend: attention.Choice,
   mesh: Mesh,
 ) -> Callable[[transformer.Params, Mapping[str, Array]], tuple[Array, Array]]:
   """Returns evaluate(params, batch) -> (nats, weight), to be jitted.

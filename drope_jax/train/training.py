@@ -2,44 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-
-from drope_jax import sharding
-from drope_jax.checkpoint import manifest as manifests
+from drope_jax.axes import Array
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
-from drope_jax.train import batches as batches_lib
-from drope_jax.train import flops, held_out, profile
-from drope_jax.train import meter as meters
+from drope_jax.train import held_out
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib
-from drope_jax.train import step as steps
-from drope_jax.train import tuning as tunings
 from drope_jax.train.cadence import Cadence
-from drope_jax.train.context import Model, Run
+from drope_jax.train.context import Model, Run, Training
 from drope_jax.train.heartbeat import Doing
 from drope_jax.train.phases import TrainPhase
+from drope_jax.train.stepping import Stepper
 
 
 class Stopped(Exception):
   """A run was told to stop, has saved, and resumes from there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trained:
-  """What a phase trains of the model that it starts from."""
-
-  phase: TrainPhase
-  tuning: tunings.Tuning
-  base: transformer.Params
-
-  def params(self, state: state_lib.State) -> transformer.Params:
-    """Returns the parameters of a checkpoint."""
-    return self.tuning.model(self.base, state_lib.averaged(self.phase, state))
 
 
 def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
@@ -56,37 +36,8 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     ValueError: too many steps in a row were skipped; or saves are damaged, or
       are of another order of phases.
   """
-  last = first + phase.num_steps
-  config = model.config_in(phase)
-  backend = run.backend(phase, config)
-
-  def manifest_at(
-    step: int, measured: Mapping[str, float]
-  ) -> manifests.Manifest:
-    arguments: dict[str, Any] = {
-      "phase": phase,
-      "attention": backend,
-      "seed": run.recipe.seed,
-      "stores": {path: run.stores[path] for path in phase.data.stores},
-    }
-    if phase.ema_decay is not None:
-      arguments["weights"] = "averaged"
-    if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
-      arguments[manifests.HELD_OUT_LOSS] = loss
-    if "tokens" in measured:
-      arguments["recovery"] = measured
-    taken = step - first
-    return model.manifest.after(
-      phase.name,
-      arguments,
-      run.parent(phase),
-      model=config,
-      steps=taken,
-      tokens=taken * phase.step_tokens,
-    )
-
-  tuning = tunings.of(phase, model.params)
-  trained = _Trained(phase, tuning, tuning.base(model.params))
+  training = Training.of(run, phase, first, model)
+  last = training.last
   with _saves(run) as saves:
     saved = saves.latest_step() or 0
     if saved > last:
@@ -96,40 +47,17 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
-      abstract = state_lib.abstract(phase, config, run.mesh)
-      state, manifest = _restore(
-        saves, phase, abstract, unread=tuning.untouched(trained.base)
-      )
+      state, manifest = _restore(training, saves)
       if saved == last:
-        return Model(trained.params(state), manifest)
+        return Model(training.params(state), manifest)
     else:
-      state = state_lib.start(
-        phase, config, run.mesh, model.params, first, run.recipe.seed
-      )
-      if phase.optimizer_start == "kept":
-        before = _state_before(run, phase, saves, first)
-        state["opt_state"] = state_lib.keep_moments(
-          state["opt_state"], before["opt_state"]
-        )
-
-    def save(step, state, manifest) -> transformer.Params:
-      params = trained.params(state)
-      with run.watchdog.doing(Doing.SAVING):
-        saves.save(step, state_lib.to_save(phase, state, params), manifest)
-      run.watchdog.saving(step)
-      return params
-
-    def save_midway(step, state, measured) -> None:
-      save(step, state, manifest_at(step, measured))
-
-    state, measured = _take_steps(
-      run, phase, trained, model, backend, first, state, save_midway
-    )
+      state = _start(training, saves)
+    state, measured = _take_steps(training, state, saves)
     ended = int(state["step"])
-    manifest = manifest_at(ended, measured)
+    manifest = training.manifest_at(ended, measured)
     # Steps that an early end left out count as taken.
     state["step"] += last - ended
-    params = save(last, state, manifest)
+    params = _save(training, saves, last, state, manifest)
   return Model(params, manifest)
 
 
@@ -149,8 +77,49 @@ def _saves(run: Run) -> Iterator[runs.RunStore]:
       run.watchdog.move(Doing.SAVING)
 
 
-def _restore(saves, phase, abstract, step=None, unread=None):
-  """Returns the state that was saved, and its manifest.
+def _save(training, saves, step, state, manifest) -> transformer.Params:
+  """Saves a state, and returns the parameters of its checkpoint."""
+  watchdog, params = training.run.watchdog, training.params(state)
+  with watchdog.doing(Doing.SAVING):
+    saved = state_lib.to_save(training.phase, state, params)
+    saves.save(step, saved, manifest)
+  watchdog.saving(step)
+  return params
+
+
+def _start(training, saves):
+  """Returns the state before the first step of a training."""
+  run, phase, first = training.run, training.phase, training.first
+  state = state_lib.start(
+    phase,
+    training.config,
+    run.mesh,
+    training.model.params,
+    first,
+    run.recipe.seed,
+  )
+  if phase.optimizer_start == "kept":
+    before = run.recipe.before(phase)
+    config = store.describe(run.directory / before.name)[0].model
+    abstract = state_lib.abstract(before, config, run.mesh)
+    kept, _ = _read(saves, before, abstract, first)
+    state["opt_state"] = state_lib.keep_moments(
+      state["opt_state"], kept["opt_state"]
+    )
+  return state
+
+
+def _restore(training, saves):
+  """Returns the newest saved state of a training, and its manifest."""
+  abstract = state_lib.abstract(
+    training.phase, training.config, training.run.mesh
+  )
+  unread = training.tuning.untouched(training.base)
+  return _read(saves, training.phase, abstract, unread=unread)
+
+
+def _read(saves, phase, abstract, step=None, unread=None):
+  """Returns a state that was saved, and its manifest.
 
   Where a phase trains only a part of the model, only that part is read. The
   rest is what the phase started from, and `unread` is checked to equal it.
@@ -164,105 +133,57 @@ def _restore(saves, phase, abstract, step=None, unread=None):
   return {"params": state.pop("trained"), **state}, manifest
 
 
-def _state_before(run, phase, saves, first):
-  """Returns the last state of the training before `phase`."""
-  before = run.recipe.before(phase)
-  config = store.describe(run.directory / before.name)[0].model
-  abstract = state_lib.abstract(before, config, run.mesh)
-  return _restore(saves, before, abstract, first)[0]
+class _Due(NamedTuple):
+  """What follows a step."""
+
+  measure: bool
+  log: bool
+  save: bool
+  stop: bool
 
 
-def _teacher(run, phase):
-  """Returns a phase's teacher as (config, backend) and params, or two None."""
-  if phase.teacher is None:
-    return None, None
-  base = run.base(phase.compute_dtype)
-  config = base.config_in(phase)
-  return (config, run.backend(phase, config)), base.params
-
-
-def _meter(run, trained, model, config, teacher):
-  phase = trained.phase
-  work = flops.of_token(
-    config,
-    phase.context_tokens,
-    **trained.tuning.weights(model.params),
-    teacher=teacher,
+def _due(training, cadence, step) -> _Due:
+  """Returns what follows a step, the same in every process."""
+  run, phase, last = training.run, training.phase, training.last
+  is_last = step == last
+  measure = phase.held_out is not None and (
+    is_last or step % phase.held_out.every_steps == 0
   )
-  return meters.Meter(work, phase.step_tokens, run.mesh.devices)
+  log = measure or is_last or step % run.recipe.log_every_steps == 0
+  stop = run.stopping(step) and not is_last
+  save = (cadence.due(step, log) or stop) and not is_last
+  return _Due(measure, log, save, stop)
 
 
-def _take_steps(run, phase, trained, model, backend, first, state, save):
+def _take_steps(training, state, saves):
   """Returns the state at the end of the phase, and the last measurement.
 
   The measurement has `tokens` where it ended the phase early. The last state is
   not saved here.
   """
-  recipe, last = run.recipe, first + phase.num_steps
-  config = model.config_in(phase)
-  measure = held_out.measurement(run, phase, config, backend)
-  teacher, teacher_params = _teacher(run, phase)
-  take = steps.jitted(
-    config,
-    phase,
-    recipe.learning_rate(phase),
-    backend,
-    run.mesh,
-    teacher,
-    recipe.compiler_options,
-  )
-  now, measured = int(state["step"]), {}
-  # Reading continues where the model's history ended, so that no later phase,
-  # and no run from its checkpoint, reads the same sequences again.
-  read = model.tokens // phase.context_tokens
-  read += (now - first) * phase.batch_size
-  batches = batches_lib.training(recipe, phase, run.mesh, run.base_dir, read)
+  run, phase = training.run, training.phase
+  recovered = phase.until_recovered or math.inf
+  measure = held_out.measurement(run, phase, training.config, training.backend)
+  cadence = Cadence(run.recipe.save_every_steps, run.recipe.save_every_minutes)
+  measured: Mapping[str, float] = {}
   with (
     metrics_lib.MetricsLog(run.directory) as log,
-    profile.Profiler(run.directory, recipe.profile_steps) as profiler,
+    Stepper(training, state) as stepper,
   ):
-    meter = _meter(run, trained, model, config, teacher and teacher[0])
-    cadence = Cadence(recipe.save_every_steps, recipe.save_every_minutes)
-    start = now
-    while now < last:
-      with meter.waiting(), run.watchdog.doing(Doing.READING):
-        batch = sharding.put_batch(run.mesh, next(batches))
-      arguments = (batch, trained.base, teacher_params)
-      if recipe.dump_xla and now == start:
-        lowered = take.lower(state, *arguments)
-        profile.dump(lowered, run.directory / profile.DUMPS / phase.name)
-      now += 1
-      profiler.before(now)
-      run.watchdog.step(now, compiles=now == start + 1)
-      with jax.profiler.StepTraceAnnotation("train", step_num=now):
-        state, metrics = take(state, *arguments)
-        meter.start_step(metrics)
-      if profiler.ends(now):
-        with meter.paused(), run.watchdog.doing(Doing.MEASURING):
-          profiler.write()
-      measures = phase.held_out is not None and (
-        now % phase.held_out.every_steps == 0 or now == last
-      )
-      logs = measures or now % recipe.log_every_steps == 0 or now == last
-      stops = run.stopping(now) and now < last
-      saves = (cadence.due(now, logs) or stops) and now < last
-      if logs or saves:
-        metrics = {k: float(v) for k, v in metrics.items()}
-        _require_taken(phase, now, metrics)
-      if logs:
-        speed = meter.line() | run.goodput.line(meter.steps_s())
-        measured, probed = {}, {}
-        if measures or run.probe is not None:
-          with run.watchdog.doing(Doing.MEASURING):
-            params = trained.params(state)
-            measured = measure(params) if measures else {}
-            probed = run.probe(config, params) if run.probe is not None else {}
+    while stepper.now < training.last:
+      metrics = stepper.take()
+      step, due = stepper.now, _due(training, cadence, stepper.now)
+      if due.log or due.save:
+        metrics = _taken(phase, step, metrics)
+      if due.log:
+        speed = stepper.meter.line() | run.goodput.line(stepper.meter.steps_s())
+        measured, probed = _measure(
+          training, stepper.state, measure if due.measure else None
+        )
         line = {
-          "step": now,
+          "step": step,
           "phase": phase.name,
-          "tokens": model.tokens
-          - run.start_tokens
-          + (now - first) * phase.step_tokens,
+          "tokens": training.tokens_at(step),
           **metrics,
           **measured,
           **probed,
@@ -270,29 +191,49 @@ def _take_steps(run, phase, trained, model, backend, first, state, save):
         }
         log.write(line)
         run.on_metrics(line)
-        if measured.get("recovered", 0) >= (phase.until_recovered or math.inf):
-          tokens = (now - first) * phase.step_tokens
-          return state, measured | {"tokens": tokens}
-        meter.restart()
-      if saves:
-        with meter.paused():
+        if measured.get("recovered", 0) >= recovered:
+          tokens = (step - training.first) * phase.step_tokens
+          return stepper.state, {**measured, "tokens": tokens}
+        stepper.meter.restart()
+      if due.save:
+        with stepper.meter.paused():
           log.flush()
-          save(now, state, measured if measures else {})
+          manifest = training.manifest_at(step, measured if due.measure else {})
+          _save(training, saves, step, stepper.state, manifest)
         cadence.restart()
-      if stops:
-        raise Stopped(f"saved step {now}")
-  return state, measured
+      if due.stop:
+        raise Stopped(f"saved step {step}")
+    return stepper.state, measured
 
 
-def _require_taken(
-  phase: TrainPhase, step: int, metrics: Mapping[str, float]
-) -> None:
+def _measure(training, state, measure):
+  """Returns the model's metrics by `measure` and the run's probe, or {}."""
+  probe = training.run.probe
+  if measure is None and probe is None:
+    return {}, {}
+  with training.run.watchdog.doing(Doing.MEASURING):
+    params = training.params(state)
+    measured = {} if measure is None else measure(params)
+    probed = {} if probe is None else probe(training.config, params)
+  return measured, probed
+
+
+def _taken(
+  phase: TrainPhase, step: int, metrics: Mapping[str, Array]
+) -> dict[str, Any]:
+  """Returns a step's metrics as numbers.
+
+  Raises:
+    ValueError: too many steps in a row were skipped.
+  """
+  found = {name: float(value) for name, value in metrics.items()}
   limit = phase.guard.max_skips_in_a_row
-  if metrics["skips_in_a_row"] >= limit:
+  if found["skips_in_a_row"] >= limit:
     raise ValueError(
       f"{phase.name}: fewer than {limit} steps in a row may be skipped, got "
-      f"{metrics['skips_in_a_row']:.0f} up to step {step}, where the loss is "
-      f"{metrics['loss']:.4g} and the gradient norm {metrics['grad_norm']:.4g} "
-      f"({metrics['skipped']:.0f} skipped in all). Lower the schedule's peak, "
+      f"{found['skips_in_a_row']:.0f} up to step {step}, where the loss is "
+      f"{found['loss']:.4g} and the gradient norm {found['grad_norm']:.4g} "
+      f"({found['skipped']:.0f} skipped in all). Lower the schedule's peak, "
       "add QK norm, or raise Guard.max_ratio; earlier steps are kept."
     )
+  return found

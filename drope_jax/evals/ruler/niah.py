@@ -5,6 +5,7 @@ Source: NVIDIA/RULER c3f5e3b, scripts/data/synthetic/niah.py.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -22,6 +23,11 @@ NOISE = (
 )
 _ESSAY_STEP, _LINE_STEP, _SHORT_LINE_STEP = 500, 25, 5
 _SHORT_TOKENS = 4096
+_DRAWS = {
+  "words": words.Vocabulary.pair,
+  "numbers": lambda vocabulary, rng: words.number(rng),
+  "uuids": lambda vocabulary, rng: words.random_uuid(rng),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,51 +62,49 @@ class Needles:
     """See `task.Kind`; a size is words of an essay, or lines."""
     vocabulary = words.Vocabulary.load()
     documents = order.documents if self.essays is None else [self.essays]
-    text = re.sub(r"\s+", " ", " ".join(documents)).strip().split(" ")
+    essay = re.sub(r"\s+", " ", " ".join(documents)).strip().split(" ")
 
-    def draw(kind: str, rng: np.random.Generator) -> str:
-      draws = {
-        "words": vocabulary.pair,
-        "numbers": words.number,
-        "uuids": words.random_uuid,
-      }
-      return draws[kind](rng)
+    def draw(rng: np.random.Generator, num_keys: int) -> list[tuple[str, str]]:
+      """Returns pairs of a key and a value, all values of a key in a row."""
+      count = num_keys * self.num_values
+      draw_key, draw_value = (
+        functools.partial(_DRAWS[kind], vocabulary, rng)
+        for kind in (self.keys, self.values)
+      )
+      keys = words.distinct(draw_key, num_keys)
+      values = words.distinct(draw_value, count)
+      repeated = np.repeat(keys, self.num_values).tolist()
+      return list(zip(repeated, values, strict=True))
 
     def draft(size: int, rng: np.random.Generator, index: int) -> Draft:
-      keys = words.distinct(lambda: draw(self.keys, rng), self.num_keys)
-      count = self.num_keys * self.num_values
-      values = words.distinct(lambda: draw(self.values, rng), count)
-      repeated = [key for key in keys for _ in range(self.num_values)]
-      pairs = list(zip(repeated, values, strict=True))
-      hidden = [pairs[i] for i in rng.permutation(count)]
-      needles = [self._needle(*pair) for pair in hidden]
-      queries = [keys[i] for i in _sample(rng, self.num_keys, self.num_queries)]
-      answers = [v for query in queries for k, v in pairs if k == query]
-      others = [v for k, v in pairs if k not in queries]
+      pairs = draw(rng, self.num_keys)
+      hidden = [pairs[i] for i in rng.permutation(len(pairs))]
+      others = []
       if self.haystack == "essay":
-        depths = np.sort(rng.choice(DEPTHS, count, replace=False))
-        sentences = needles_lib.sentences(" ".join(_cycled(text, size)))
-        context = in_text(sentences, depths.tolist(), needles)
-        places = depths
+        text = " ".join(_cycled(essay, size))
+        depths = np.sort(_sample(rng, DEPTHS, len(hidden)))
+        context = in_text(
+          needles_lib.sentences(text), depths.tolist(), self._needles(hidden)
+        )
       else:
         lines = [NOISE] * size
         if self.haystack == "needles":
-          more = [
-            (draw(self.keys, rng), draw(self.values, rng)) for _ in range(size)
-          ]
-          lines = [self._needle(*pair) for pair in more]
-          others += [value for _, value in more]
+          others = draw(rng, size)
+          lines = self._needles(others)
         # RULER puts the first needle into the last of the places.
-        at = np.sort(_sample(rng, size, count))[::-1]
-        context = in_lines(lines, at.tolist(), needles)
-        places = 100 * at // size
-      first = [value for _, value in hidden].index(answers[0])
+        places = np.sort(_sample(rng, size, len(hidden)))[::-1]
+        depths = 100 * places // size
+        context = in_lines(lines, places.tolist(), self._needles(hidden))
+      keys = list(dict.fromkeys(key for key, _ in pairs))
+      queries = [keys[i] for i in _sample(rng, len(keys), self.num_queries)]
+      answers = [v for query in queries for key, v in pairs if key == query]
+      values = [value for _, value in hidden]
       return Draft(
-        self.prompt(context, queries),
-        tuple(answers),
-        tuple(others),
-        tuple(queries),
-        int(places[first]),
+        prompt=self.prompt(context, queries),
+        answers=tuple(answers),
+        others=tuple(v for _, v in [*pairs, *others] if v not in answers),
+        queries=tuple(queries),
+        depth=int(depths[values.index(answers[0])]),
       )
 
     return draft
@@ -129,8 +133,9 @@ class Needles:
   def _kind(self) -> str:
     return self.values.removesuffix("s")
 
-  def _needle(self, key: str, value: str) -> str:
-    return self.wording.needle.format(kind=self._kind, key=key, value=value)
+  def _needles(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    needle = self.wording.needle
+    return [needle.format(kind=self._kind, key=k, value=v) for k, v in pairs]
 
 
 def in_text(

@@ -1,0 +1,97 @@
+"""Scores as curves, in a panel of a plot for each softmax scale."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import math
+from typing import Any
+
+from drope_jax.analysis import canvas, palette, runs
+
+TITLES = {
+  False: "each with the softmax scale that its checkpoint has",
+  True: "each with a softmax scale fitted for it here",
+}
+"""Of a panel, by whether its scores are with a fitted scale."""
+
+Panels = Mapping[str, Sequence[canvas.Curve]]
+"""Curves by the title of their panel; a single panel has no title."""
+
+
+def by_factor(scores: runs.Scores) -> Panels:
+  """Returns curves over length factors, with the scores' intervals."""
+  found = {}
+  for fitted in treatments(scores):
+    curves = []
+    for pair, look in looks((c.model, c.method) for c in scores).items():
+      points = sorted(
+        (cell.factor, score)
+        for cell, score in scores.items()
+        if (cell.model, cell.method) == pair
+        and belongs(cell.scale_fitted, cell.factor, fitted)
+      )
+      if points:
+        x, of_pair = zip(*points, strict=True)
+        value, low, high, *_ = zip(*of_pair, strict=True)
+        low, high = (_known(ends, value) for ends in (low, high))
+        curves.append(canvas.Curve(look, x, value, low, high))
+    found[fitted] = curves
+  return _titled(found)
+
+
+def by_position(rows: Sequence[Mapping[str, Any]]) -> Panels:
+  """Returns curves of the rows' series, the mean of several seeds."""
+  found = {}
+  for fitted in sorted({row["scale_fitted"] for row in rows}):
+    curves = []
+    for pair, look in looks((r["model"], r["method"]) for r in rows).items():
+      series = mean_series(
+        row
+        for row in rows
+        if (row["model"], row["method"]) == pair
+        and row["scale_fitted"] == fitted
+      )
+      if series:
+        curves.append(canvas.Curve(look, list(series), list(series.values())))
+    found[fitted] = curves
+  return _titled(found)
+
+
+def mean_series(rows: Iterable[Mapping[str, Any]]) -> dict[float, float]:
+  """Returns the mean of the rows' series; {} without rows."""
+  seeds = [dict(map(tuple, row["series"])) for row in rows]
+  found = {}
+  for x in sorted(set().union(*seeds)):
+    values = [seed[x] for seed in seeds if seed.get(x) is not None]
+    found[x] = sum(values) / len(values) if values else math.nan
+  return found
+
+
+def treatments(scores: runs.Scores) -> list[bool]:
+  """Returns which values `scale_fitted` has: False, True or both."""
+  return sorted({cell.scale_fitted for cell in scores})
+
+
+def belongs(scale_fitted: bool, factor: float, fitted: bool) -> bool:
+  """Returns whether a score is in the panel of `fitted`.
+
+  Scores at 1x are in both, as no scale is fitted there.
+  """
+  return scale_fitted == fitted or (fitted and factor == 1)
+
+
+def looks(pairs: Iterable[tuple[str, str]]) -> Mapping[Any, palette.Look]:
+  """Returns the look of each (model, method) pair, each once."""
+  return palette.looks(dict.fromkeys(pairs))
+
+
+def _titled(found):
+  if len(found) == 1:
+    return {"": next(iter(found.values()))}
+  return {TITLES[fitted]: curves for fitted, curves in found.items()}
+
+
+def _known(ends, values):
+  """Returns ends of intervals, and the value itself where there is none."""
+  return [
+    value if end is None else end
+    for end, value in zip(ends, values, strict=True)
+  ]
