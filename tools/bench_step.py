@@ -32,10 +32,10 @@ import tpu_schedule
 from drope_jax.attention.flash_tpu import blocks
 from drope_jax.cli import configure
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import flops, hlo
 from drope_jax.plan import compile as compiling
-from drope_jax.plan import hlo, slices, training
+from drope_jax.plan import slices, training
 from drope_jax.positional import Nope, Rope
-from drope_jax.train import flops
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 

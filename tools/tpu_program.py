@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tpu_schedule
 
-from drope_jax.plan import collectives, hlo
+from drope_jax.perf import collectives, hlo
 
 CLOCKS = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 """Cycles a second: the maker's peak over what the matrix units do in one."""

@@ -14,9 +14,9 @@ from drope_jax.cli import configure, recipe_options, terminal, termination
 from drope_jax.cli import console as consoles
 from drope_jax.exits import Exit
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf.collectives import Collective
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, saved, slices, training
-from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
 from drope_jax.train.phases import SurgeryPhase, TrainPhase

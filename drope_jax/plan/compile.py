@@ -18,8 +18,8 @@ from jax.experimental import topologies
 from drope_jax import sharding
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import collectives
-from drope_jax.plan.collectives import Collective
+from drope_jax.perf import collectives
+from drope_jax.perf.collectives import Collective
 from drope_jax.plan.slices import Slice
 
 _OVER = re.compile(r"\((\d+\.\d+)([MG])\) exceeds available HBM")

@@ -19,11 +19,11 @@ from drope_jax.inference import decode
 from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import flops
+from drope_jax.perf.collectives import Collective
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import slices
-from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
-from drope_jax.train import flops
 from drope_jax.train.recipe import Recipe
 
 DTYPE = "bfloat16"

@@ -10,11 +10,11 @@ from drope_jax import parameters, sharding, trees
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import flops
+from drope_jax.perf.collectives import Collective
 from drope_jax.plan import compile as compiling
 from drope_jax.plan import slices
-from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
-from drope_jax.train import flops
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train import tuning as tunings

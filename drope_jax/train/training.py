@@ -12,8 +12,9 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import runs, store
 from drope_jax.model import transformer
+from drope_jax.perf import flops
 from drope_jax.train import batches as batches_lib
-from drope_jax.train import flops, held_out, profile
+from drope_jax.train import held_out, profile
 from drope_jax.train import meter as meters
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib

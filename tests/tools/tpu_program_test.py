@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from drope_jax.plan import hlo
+from drope_jax.perf import hlo
 
 TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 

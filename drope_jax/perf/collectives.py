@@ -4,7 +4,7 @@ import collections
 import re
 from typing import NamedTuple
 
-from drope_jax.plan import hlo as hlo_text
+from drope_jax.perf import hlo as hlo_text
 
 KINDS = (
   "all-gather",
