@@ -32,8 +32,7 @@ import tpu_schedule
 from drope_jax.attention.flash_tpu import blocks
 from drope_jax.cli import configure
 from drope_jax.model.config import ModelConfig
-from drope_jax.perf import flops, hlo
-from drope_jax.plan import compile as compiling
+from drope_jax.perf import compiler, flops, hlo
 from drope_jax.plan import slices, training
 from drope_jax.positional import Nope, Rope
 from drope_jax.train.phases import TrainPhase
@@ -121,7 +120,7 @@ def _in_child(row: _Row) -> dict[str, Any]:
 
 def _measure(row: _Row) -> dict[str, Any]:
   """Compiles a step here, in the child, and sums its cycles."""
-  compiling.prepare()
+  compiler.prepare()
   target = slices.parse(row.topology)
   recipe = configure.build("recipes/llama2_7b_drope.gin", Recipe, [])
   (phase,) = (p for p in recipe.phases if isinstance(p, TrainPhase))
@@ -135,7 +134,7 @@ def _measure(row: _Row) -> dict[str, Any]:
     qk_norm=row.qk_norm,
   )
   lowered, (state, _), mesh = training.lower(recipe, phase, config, target)
-  program = compiling.compile(lowered)
+  program = compiler.compile(lowered)
   sequences = phase.batch_size // target.chips
   tokens = sequences * phase.context_tokens
 
@@ -158,7 +157,7 @@ def _measure(row: _Row) -> dict[str, Any]:
   peak = flops.peak(mesh.devices.flat[0])
   clock = tpu_program.CLOCKS[target.chip]
   return {
-    "temporaries": program.bytes - compiling.bytes_a_device(state),
+    "temporaries": program.bytes - compiler.bytes_per_device(state),
     "cycles": found.total._asdict(),
     "parts": {name: part._asdict() for name, part in found.parts.items()},
     "mfu": {

@@ -14,8 +14,8 @@ from drope_jax.cli import configure, recipe_options, terminal, termination
 from drope_jax.cli import console as consoles
 from drope_jax.exits import Exit
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import compiler
 from drope_jax.perf.collectives import Collective
-from drope_jax.plan import compile as compiling
 from drope_jax.plan import evaluation, saved, slices, training
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
       f"--eval must be at least 1 token, got {args.eval}. Raise it."
     )
   recipe = configure.build(args.config, Recipe, args.overrides)
-  compiling.prepare()
+  compiler.prepare()
   config = recipe_options.start_config(recipe, args.model)
   with termination.interruptible_calls():
     trained, evaluated = _plan(recipe, config, target, args)

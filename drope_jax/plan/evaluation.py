@@ -19,10 +19,9 @@ from drope_jax.inference import decode
 from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
 from drope_jax.model.config import ModelConfig
-from drope_jax.perf import flops
+from drope_jax.perf import compiler, flops
 from drope_jax.perf.collectives import Collective
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import slices
+from drope_jax.plan import placement, slices
 from drope_jax.plan.slices import Slice
 from drope_jax.train.recipe import Recipe
 
@@ -98,17 +97,17 @@ def plan(
   Raises:
     ValueError: the model or its texts do not divide over the mesh.
   """
-  devices = compiling.devices(target)
+  devices = placement.devices(target)
   mesh = sharding.make_mesh(recipe.mesh, devices)
   texts = mesh.shape["data"] * mesh.shape["fsdp"]
   sharding.require_even_batch(mesh, texts, context_tokens)
   positional = config.positional.at(context_tokens)
   config = dataclasses.replace(config, positional=positional)
   chosen = backends.resolve(recipe.attention, config, DTYPE, devices[0])
-  params = compiling.params(config, mesh, DTYPE)
+  params = placement.params(config, mesh, DTYPE)
   cache = _empty_cache(config, mesh, texts, context_tokens)
-  held = compiling.bytes_a_device(params)
-  cached = compiling.bytes_a_device(cache)
+  held = compiler.bytes_per_device(params)
+  cached = compiler.bytes_per_device(cache)
 
   def array(shape, dtype, spec):
     where = jax.NamedSharding(mesh, spec)
@@ -138,7 +137,7 @@ def plan(
     function = jitted(decode.extend, (), donated=2)
     lowered = function.lower(params, number_B, cache, scale)
     work = flops.of_decoding(config, context_tokens)
-  found = compiling.compile(lowered)
+  found = compiler.compile(lowered)
   return Plan(
     program=program,
     context_tokens=context_tokens,

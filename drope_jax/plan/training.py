@@ -10,10 +10,9 @@ from drope_jax import parameters, sharding, trees
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.perf import flops
+from drope_jax.perf import compiler, flops
 from drope_jax.perf.collectives import Collective
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import slices
+from drope_jax.plan import placement, slices
 from drope_jax.plan.slices import Slice
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
@@ -114,7 +113,7 @@ def plan(
   """
   teacher = None if phase.teacher is None else original
   lowered, (state, base), mesh = lower(recipe, phase, config, target, teacher)
-  program = compiling.compile(lowered)
+  program = compiler.compile(lowered)
   devices = mesh.devices.ravel()
   moved = trees.flatten(state["params"])
   adapters = {
@@ -130,7 +129,7 @@ def plan(
     "base": base,
     "teacher": _teacher_params(phase, teacher, mesh),
   }
-  held = {name: compiling.bytes_a_device(part) for name, part in parts.items()}
+  held = {name: compiler.bytes_per_device(part) for name, part in parts.items()}
   shapes = transformer.param_shapes(config)
   work = flops.of_token(
     config,
@@ -171,7 +170,7 @@ def save_bytes(
   """Returns bytes of host memory, a process, while a phase's state is saved."""
   saved = states.abstract_saved(phase, config, mesh)
   processes = {device.process_index for device in mesh.devices.flat}
-  return compiling.bytes_a_device(saved) * mesh.size // len(processes)
+  return compiler.bytes_per_device(saved) * mesh.size // len(processes)
 
 
 def lower(
@@ -185,7 +184,7 @@ def lower(
 
   Args and errors as of `plan`; `teacher` is `original` where it has one.
   """
-  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
+  mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
   sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
 
   def reader(config: ModelConfig):
@@ -228,7 +227,7 @@ def thriftier(
   if phase.remat in names:
     names = names[names.index(phase.remat) + 1 :]
   changes = [{"remat": name} for name in names]
-  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
+  mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   accumulation = 2 * phase.accumulation
   while phase.batch_size % (accumulation * ways) == 0:
@@ -255,7 +254,7 @@ def _batch(phase, mesh):
 def _teacher_params(phase, teacher, mesh):
   if teacher is None:
     return None
-  return compiling.params(teacher, mesh, phase.compute_dtype)
+  return placement.params(teacher, mesh, phase.compute_dtype)
 
 
 def _logits(phase, config, mesh):

@@ -9,8 +9,7 @@ import pytest
 from drope_jax.cli import plan as cli
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import training
+from drope_jax.plan import placement, training
 from drope_jax.plan.slices import parse
 from drope_jax.train.optimizer import AdamW, Constant
 from drope_jax.train.phases import TrainPhase
@@ -29,7 +28,7 @@ PHASE = TrainPhase(
 
 @pytest.fixture
 def eight_devices(monkeypatch):
-  monkeypatch.setattr(compiling, "devices", lambda target: jax.devices())
+  monkeypatch.setattr(placement, "devices", lambda target: jax.devices())
 
 
 def _tried(remat, last_too_large, monkeypatch):
