@@ -85,7 +85,7 @@ def _train(
   _say(f"compiling {phase.name}")
   plan, step = training.plan(recipe, phase, config, target, mfu, original)
   yield plan, step
-  others = [] if plan.fits else training.thriftier(recipe, phase, target)
+  others = [] if plan.fits else training.with_less_memory(recipe, phase, target)
   start, stop = 0, len(others)
   while start < stop:
     middle = (start + stop) // 2

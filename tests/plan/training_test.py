@@ -35,7 +35,7 @@ def _tried(remat, last_too_large, monkeypatch):
   """Returns what is compiled where all before a place do not fit."""
   phase = dataclasses.replace(PHASE, remat=remat)
   recipe = Recipe((phase,), init_from="any", mesh="fsdp")
-  others = training.thriftier(recipe, phase, parse("v5e-8"))
+  others = training.with_less_memory(recipe, phase, parse("v5e-8"))
   steps = [(p.remat, p.accumulation) for p in (phase, *(p for _, p in others))]
 
   def plan(recipe, phase, *_):
