@@ -1,14 +1,14 @@
 """Compares attention kernels' static schedules: ours, JAX's splash, tokamax's.
 
 Compiles each kernel's gradient with the TPU's compiler (no TPU is needed, but
-libtpu is: `pip install libtpu`) in bfloat16, causal, 32 heads, and counts the
-cycles of its schedule. MFU is the causal multiply-adds of one head (T * T / 2 *
-D a matrix product; 2 forward, 5 backward) over what the matrix units could do
-in the cycles of all the steps of its grid. A schedule holds no wait for memory:
-these are not hardware timings.
+libtpu is: `pip install libtpu`) in bfloat16, causal, with 32 heads, and counts
+the cycles of its schedule. MFU is the causal multiply-adds of one head (T * T /
+2 * D a matrix product; 2 forward, 5 backward) over those of the matrix units'
+peak in the cycles of all steps of its grid. A schedule includes no wait for
+memory: these are not hardware timings.
 
-Splash and tokamax have the best of some block sizes, each direction its own.
-tokamax is compared with where it is installed.
+Splash and tokamax have the best of some block sizes for each direction. tokamax
+is included if it is installed.
 
 python tools/bench_attention.py --json attention.json
 python tools/bench_attention.py --quick
@@ -21,30 +21,25 @@ import json
 import pathlib
 import sys
 
-from attention_schedule import (
-  CHIPS,
-  PRODUCTS,
-  Case,
-  has_tokamax,
-  kernel_of,
-)
 import jax
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-import tpu_schedule
+
+from drope_jax.perf import chips, schedule
+from drope_jax.perf.attention import PRODUCTS, Case, has_tokamax, kernel_of
+from drope_jax.perf.attention_targets import OPTIONS
 
 _PEER_BLOCKS = {
   4096: ((1024, 1024, 512), (1024, 1024, 1024)),
   32768: ((1024, 2048, 512), (2048, 2048, 256)),
 }
 _HEAD_DIMS = (64, 128)
-_OPTIONS = ("plain", "rotation", "alibi", "window", "segments")
 _NOTE = (
   "Static schedules from the TPU's compiler, not hardware timings. Cycles are "
-  "those of a tile that causality leaves whole, per 1024 x 1024 logits; MFU is "
-  "of the whole causal row, waste and all; x is ours over the row's."
+  "those of one head; MFU is causal; x is ours over the row's. A window and "
+  "documents have 1,024 tokens."
 )
 
 
@@ -55,20 +50,10 @@ class _Figure:
   case: Case
   direction: str
   blocks: tuple[int, ...]
-  tiles: tuple[int, ...]
-  step: int
-  conditional: int
-  spills: int
-  vmem_bytes: int
+  kernel: schedule.Kernel
   temporary_bytes: int
-  cycles: int
+  cycles: float
   mfu: float
-
-  @property
-  def tile(self) -> float:
-    """Cycles of a whole tile, per 1024 x 1024 logits."""
-    q, k = self.case.tile(self.direction)
-    return self.tiles[0] * 2**20 / (q * k)
 
 
 def main() -> None:
@@ -77,7 +62,11 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "--chips", nargs="+", choices=CHIPS, default=CHIPS, metavar="CHIP"
+    "--chips",
+    nargs="+",
+    choices=chips.CORES,
+    default=[*chips.CORES],
+    metavar="CHIP",
   )
   parser.add_argument(
     "--quick", action="store_true", help="v5e, 4096 tokens, head_dim 128"
@@ -87,11 +76,11 @@ def main() -> None:
     "--jobs", type=int, default=2, metavar="N", help="compilers at a time"
   )
   args = parser.parse_args()
-  # Visits are listed here; libtpu is the children's.
+  # Only the compilers' processes use libtpu.
   jax.config.update("jax_platforms", "cpu")
   try:
     figures = _measure(_cases(args.chips, args.quick), args.jobs)
-  except (tpu_schedule.Unavailable, tpu_schedule.CompileError) as error:
+  except ValueError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
   console = Console(width=80)
@@ -104,10 +93,10 @@ def main() -> None:
     args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _cases(chips: tuple[str, ...], quick: bool) -> list[Case]:
+def _cases(names: list[str], quick: bool) -> list[Case]:
   peers = ["splash", *(["tokamax"] if has_tokamax() else [])]
   cases = []
-  for chip in chips[:1] if quick else chips:
+  for chip in names[:1] if quick else names:
     for head_dim in _HEAD_DIMS[1:] if quick else _HEAD_DIMS:
       for tokens, blocks in _PEER_BLOCKS.items():
         if quick and tokens > 4096:
@@ -120,7 +109,7 @@ def _cases(chips: tuple[str, ...], quick: bool) -> list[Case]:
         ]
       cases += [
         Case("flash", chip, 4096, head_dim, option=option)
-        for option in _OPTIONS[1:]
+        for option in OPTIONS[1:]
       ]
   return cases
 
@@ -140,10 +129,10 @@ def _measure(cases: list[Case], jobs: int) -> list[_Figure]:
         progress.advance(task)
         try:
           program = done.result()
-        except tpu_schedule.CompileError as error:
+        except schedule.CompileError as error:
           if case.kernel == "flash":
             raise
-          # Its other blocks stand for it.
+          # Its other blocks are compared.
           console.print(error, markup=False)
           continue
         figures += [_figure(case, direction, program) for direction in PRODUCTS]
@@ -153,25 +142,17 @@ def _measure(cases: list[Case], jobs: int) -> list[_Figure]:
   return sorted(figures, key=lambda figure: cases.index(figure.case))
 
 
-def _figure(
-  case: Case, direction: str, program: tpu_schedule.Program
-) -> _Figure:
+def _figure(case: Case, direction: str, program: schedule.Program) -> _Figure:
   kernel = kernel_of(program, direction)
-  # The row's visits are those of a plain causal mask.
-  cycles = case.cycles(direction, kernel) if case.option == "plain" else 0
-  blocks = case.block or dataclasses.astuple(case.blocks(direction))
+  cycles = case.cycles(direction, kernel)
   return _Figure(
     case=case,
     direction=direction,
-    blocks=blocks,
-    tiles=kernel.tiles,
-    step=kernel.step,
-    conditional=kernel.conditional,
-    spills=kernel.spills,
-    vmem_bytes=kernel.vmem_bytes,
+    blocks=case.block or dataclasses.astuple(case.blocks(direction)),
+    kernel=kernel,
     temporary_bytes=program.temporary_bytes,
     cycles=cycles,
-    mfu=case.mfu(direction, cycles) if cycles else 0.0,
+    mfu=case.mfu(direction, cycles),
   )
 
 
@@ -209,7 +190,7 @@ def _comparison(chip: str, figures: list[_Figure]) -> Table:
       for direction in PRODUCTS:
         figure = best[kernel, direction]
         ratio = best["flash", direction].mfu / figure.mfu
-        cells += [f"{figure.tile:.0f}", f"{figure.mfu:.3f}", f"{ratio:.2f}"]
+        cells += [f"{figure.cycles:,.0f}", f"{figure.mfu:.3f}", f"{ratio:.2f}"]
       table.add_row(
         *cells, f"{best[kernel, 'backward'].temporary_bytes / 2**20:.0f}"
       )
@@ -218,28 +199,22 @@ def _comparison(chip: str, figures: list[_Figure]) -> Table:
 
 
 def _options(chip: str, figures: list[_Figure]) -> Table:
-  table = _table(f"{chip}, ours at T=4096: cycles of a tile, by kind")
+  table = _table(f"{chip}, ours at T=4096")
   table.add_column("D", justify="right")
   table.add_column("with")
-  for name in PRODUCTS:
-    for kind in ("whole", "diag.", "cut", "both"):
-      heading = f"{name}\n{kind}" if kind == "whole" else f"\n{kind}"
-      table.add_column(heading, justify="right")
-    table.add_column("\nover", justify="right")
-  plain = {}
-  for figure in figures:
-    case = figure.case
-    if (case.kernel, case.tokens, case.option) == ("flash", 4096, "plain"):
-      plain[case.head_dim, figure.direction] = max(figure.tiles)
-  rows = {}
+  rows, plain = {}, {}
   for figure in figures:
     case = figure.case
     if (case.kernel, case.tokens) != ("flash", 4096):
       continue
-    cells = [str(cycles) for cycles in figure.tiles]
-    over = max(figure.tiles) / plain[case.head_dim, figure.direction] - 1
-    cells += [""] * (4 - len(cells)) + [f"{over:.1%}"]
-    rows.setdefault((case.head_dim, case.option), []).extend(cells)
+    if case.option == "plain":
+      plain[case.head_dim, figure.direction] = figure.cycles
+    ratio = figure.cycles / plain[case.head_dim, figure.direction]
+    cells = rows.setdefault((case.head_dim, case.option), [])
+    cells += [f"{figure.cycles:,.0f}", f"{ratio:.2f}"]
+  for name in PRODUCTS:
+    table.add_column(f"{name}\ncycles", justify="right")
+    table.add_column("\nover plain", justify="right")
   for (head_dim, option), cells in rows.items():
     table.add_row(str(head_dim), option, *cells)
   return table

@@ -1,11 +1,11 @@
 """Compares training steps' cycles by the TPU's own compiler, without a TPU.
 
 Each row compiles Llama 2 7B's step at 512 x 4096 tokens for a slice, in a
-process of its own, and sums its cycles by both counts of tpu_program.py. Below
-is what MaxText (e591f30, jax 0.11.2) takes by the same counts, by its own
-train_compile with libtpu 0.0.51 at the same shapes. GiB are a chip's
-temporaries; MFU is of the causal count. No count is a hardware timing. Four
-minutes of a core a row, and 4 GiB.
+process of its own, and sums its cycles by both counts of
+drope_jax/perf/program. The last rows are MaxText's (e591f30, jax 0.11.2) by the
+same counts, from its own train_compile with libtpu 0.0.51 at the same shapes.
+GiB are a chip's temporaries; MFU is by the causal count. No count is a hardware
+timing. A row takes four minutes of a core, and 4 GiB.
 
 python tools/bench_step.py
 python tools/bench_step.py --rows 'v5e-256 save_context' --json step.json
@@ -22,20 +22,18 @@ import sys
 import tempfile
 from typing import Any
 
-import attention_schedule
 from rich import box
 from rich.console import Console
 from rich.table import Table
-import tpu_program
-import tpu_schedule
 
 from drope_jax.attention.flash_tpu import blocks
 from drope_jax.cli import configure
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import hlo, slices, training
+from drope_jax.perf import attention, bundles, compiler, flops, hlo, schedule
+from drope_jax.perf import program as program_cycles
+from drope_jax.perf.chips import CORES
+from drope_jax.plan import slices, training
 from drope_jax.positional import Nope, Rope
-from drope_jax.train import flops
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 
@@ -112,7 +110,7 @@ def _in_child(row: _Row) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, __file__, "--child"]
     command.append(json.dumps(dataclasses.asdict(row)))
-    environment = tpu_schedule.environment(folder) | {"DUMP": folder}
+    environment = bundles.environment(folder) | {"DUMP": folder}
     out = subprocess.run(
       command, check=True, stdout=subprocess.PIPE, env=environment
     )
@@ -121,8 +119,9 @@ def _in_child(row: _Row) -> dict[str, Any]:
 
 def _measure(row: _Row) -> dict[str, Any]:
   """Compiles a step here, in the child, and sums its cycles."""
-  compiling.prepare()
+  compiler.prepare()
   target = slices.parse(row.topology)
+  core = CORES[target.chip]
   recipe = configure.build("recipes/llama2_7b_drope.gin", Recipe, [])
   (phase,) = (p for p in recipe.phases if isinstance(p, TrainPhase))
   phase = dataclasses.replace(phase, remat=row.remat)
@@ -135,20 +134,24 @@ def _measure(row: _Row) -> dict[str, Any]:
     qk_norm=row.qk_norm,
   )
   lowered, (state, _), mesh = training.lower(recipe, phase, config, target)
-  program = compiling.compile(lowered)
+  program = compiler.compile(lowered)
   sequences = phase.batch_size // target.chips
   tokens = sequences * phase.context_tokens
 
   def kernel_cycles(name: str, dump: str) -> float:
     direction = "forward" if "forward" in name else "backward"
-    cut = blocks.nearest(target.chip, config.head_dim, direction)
-    kernel = tpu_schedule.read_kernel(name, dump)
-    head = attention_schedule.flash_cycles(
-      direction, kernel, cut, phase.context_tokens
+    division = blocks.nearest(target.chip, config.head_dim, direction)
+    head = attention.flash_cycles(
+      direction,
+      schedule.read_kernel(name, dump),
+      division,
+      phase.context_tokens,
+      config.head_dim,
+      group_size=config.num_heads // config.num_kv_heads,
     )
-    return head * config.num_heads * sequences / slices.CHIPS[target.chip].named
+    return head * config.num_heads * sequences / core.count
 
-  found = tpu_program.total(
+  found = program_cycles.total(
     hlo.Module(program.text),
     pathlib.Path(os.environ["DUMP"]),
     target.chip,
@@ -156,13 +159,12 @@ def _measure(row: _Row) -> dict[str, Any]:
   )
   work = flops.of_token(config, phase.context_tokens).causal * tokens
   peak = flops.peak(mesh.devices.flat[0])
-  clock = tpu_program.CLOCKS[target.chip]
   return {
-    "temporaries": program.bytes - compiling.bytes_a_device(state),
+    "temporaries": program.bytes - compiler.bytes_per_device(state),
     "cycles": found.total._asdict(),
     "parts": {name: part._asdict() for name, part in found.parts.items()},
     "mfu": {
-      count: work / peak / (cycles / clock)
+      count: work / peak / (cycles / core.clock_hz)
       for count, cycles in found.total._asdict().items()
     },
   }

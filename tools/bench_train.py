@@ -39,7 +39,8 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.train import flops, optimizer, phases
+from drope_jax.perf import flops
+from drope_jax.train import optimizer, phases
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train.teacher import Teacher

@@ -17,7 +17,7 @@ from drope_jax.attention.backends import (
   rotates,
 )
 from drope_jax.attention.divided import Divided
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.mask import Mask
 from drope_jax.attention.reference import logits
 from drope_jax.attention.rotation import Rotation, rotate

@@ -12,7 +12,7 @@ import jax
 from drope_jax.attention import blockwise, flash_tpu, library, reference, splash
 from drope_jax.attention.divided import Divided
 from drope_jax.attention.flash_tpu import blocks
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.axes import Array
 
 

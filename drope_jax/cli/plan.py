@@ -14,9 +14,9 @@ from drope_jax.cli import configure, recipe_options, terminal, termination
 from drope_jax.cli import console as consoles
 from drope_jax.exits import Exit
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as compiling
+from drope_jax.perf import compiler
+from drope_jax.perf.collectives import Collective
 from drope_jax.plan import evaluation, saved, slices, training
-from drope_jax.plan.collectives import Collective
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
       f"--eval must be at least 1 token, got {args.eval}. Raise it."
     )
   recipe = configure.build(args.config, Recipe, args.overrides)
-  compiling.prepare()
+  compiler.prepare()
   config = recipe_options.start_config(recipe, args.model)
   with termination.interruptible_calls():
     trained, evaluated = _plan(recipe, config, target, args)
@@ -85,7 +85,7 @@ def _train(
   _say(f"compiling {phase.name}")
   plan, step = training.plan(recipe, phase, config, target, mfu, original)
   yield plan, step
-  others = [] if plan.fits else training.thriftier(recipe, phase, target)
+  others = [] if plan.fits else training.with_less_memory(recipe, phase, target)
   start, stop = 0, len(others)
   while start < stop:
     middle = (start + stop) // 2

@@ -1,9 +1,9 @@
-"""What reading and writing at a length take of a TPU slice.
+"""What prefill and decoding at a length need of a TPU slice.
 
-The programs are those that `inference.decode` is made of: the prefill of a
-prompt, and one more token of each sequence. Parameters lie over the mesh as in
-training, the sequences as its batches, one for each of the `data` and `fsdp`
-parts; a cache is split over sequences, `context` and heads.
+The programs are those of `inference.decode`: prefill of a prompt, and
+one decoding step. Parameters are sharded as in training. There is one
+sequence for each `data` and `fsdp` shard; the cache is sharded over sequences,
+`context` and heads.
 """
 
 import dataclasses
@@ -19,11 +19,10 @@ from drope_jax.inference import decode
 from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import slices
-from drope_jax.plan.collectives import Collective
+from drope_jax.perf import compiler, flops
+from drope_jax.perf.collectives import Collective
+from drope_jax.plan import placement, slices
 from drope_jax.plan.slices import Slice
-from drope_jax.train import flops
 from drope_jax.train.recipe import Recipe
 
 DTYPE = "bfloat16"
@@ -41,21 +40,20 @@ _CACHE = caches.Cache(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a program takes of each device, in bytes, and of the slice.
+  """What a program needs of each device, in bytes, and of the slice.
 
   Attributes:
-    program: "prefill", of whole texts, or "decode", of a token of each.
-    context_tokens: of a text, and slots of its cache.
-    texts: at once, over all devices.
+    program: "prefill", of whole sequences, or "decode", of one token each.
+    context_tokens: of a sequence; its cache has as many slots.
+    texts: sequences at once, over all devices.
     fits: whether it compiles within `available`.
     available: of HBM.
-    params, cache: as they are split.
-    temporaries: what else it takes; where it does not fit, what the compiler
-      says it wants.
+    params, cache: the shards of a device.
+    temporaries: all else; if it does not fit, what the compiler asks for.
     flops: of the whole slice, by the causal count.
-    traffic: of HBM, at the least: weights are read once, as `tensor` splits
-      them, and the cache is written or read.
-    collectives: by kind; None where it does not fit.
+    traffic: the least bytes of HBM: each weight of the `tensor` shard read
+      once, and the cache written or read.
+    collectives: by kind; None if it does not fit.
   """
 
   program: str
@@ -83,32 +81,32 @@ def plan(
   context_tokens: int,
   target: Slice,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
-  """Compiles a program, and says what it takes.
+  """Compiles a program and returns what it needs.
 
   Args:
     program: one of `PROGRAMS`.
-    recipe: whose mesh and attention are used.
-    config: the model's, at the recipe's end.
-    context_tokens: of a text.
-    target: to compile for.
+    recipe: its mesh and attention are used.
+    config: the model's, at the end of the recipe.
+    context_tokens: of a sequence.
+    target: the slice to compile for.
 
   Returns:
-    The plan, and what was compiled; None where it does not fit.
+    The plan, and the compiled program or None if it does not fit.
 
   Raises:
-    ValueError: the model or its texts do not divide over the mesh.
+    ValueError: the mesh does not divide the model or its sequences.
   """
-  devices = compiling.devices(target)
+  devices = placement.devices(target)
   mesh = sharding.make_mesh(recipe.mesh, devices)
   texts = mesh.shape["data"] * mesh.shape["fsdp"]
   sharding.require_even_batch(mesh, texts, context_tokens)
   positional = config.positional.at(context_tokens)
   config = dataclasses.replace(config, positional=positional)
   chosen = backends.resolve(recipe.attention, config, DTYPE, devices[0])
-  params = compiling.params(config, mesh, DTYPE)
+  params = placement.params(config, mesh, DTYPE)
   cache = _empty_cache(config, mesh, texts, context_tokens)
-  held = compiling.bytes_a_device(params)
-  cached = compiling.bytes_a_device(cache)
+  held = compiler.bytes_per_device(params)
+  cached = compiler.bytes_per_device(cache)
 
   def array(shape, dtype, spec):
     where = jax.NamedSharding(mesh, spec)
@@ -134,11 +132,11 @@ def plan(
     lowered = function.lower(params, tokens_BS, number_B, scale)
     work = flops.of_prefill(config, context_tokens)
   else:
-    # One token is not split: each device gathers the keys of a layer.
+    # One token is not sharded: each device gathers the keys of a layer.
     function = jitted(decode.extend, (), donated=2)
     lowered = function.lower(params, number_B, cache, scale)
     work = flops.of_decoding(config, context_tokens)
-  found = compiling.compile(lowered)
+  found = compiler.compile(lowered)
   return Plan(
     program=program,
     context_tokens=context_tokens,
@@ -167,7 +165,7 @@ def _empty_cache(config, mesh, texts, context_tokens):
 
 
 def _read(config, params) -> int:
-  """Returns the bytes of the weights that a token needs."""
+  """Returns the bytes of the weights that one token reads."""
   leaves = trees.flatten(params)
   if not config.tied_embeddings:
     del leaves["embed/table"]

@@ -1,7 +1,7 @@
 """Compiled programs as files.
 
-A file is a pickle, so load only what you made. It runs on a slice as the one
-that it was compiled for, by the same versions of jax and libtpu.
+A file is a pickle: load only files of your own. The program runs on a slice of
+the kind it was compiled for, with the same versions of jax and libtpu.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ def save(compiled: jax.stages.Compiled, path: os.PathLike) -> None:
 def load(
   path: os.PathLike, devices: Sequence[jax.Device] | None = None
 ) -> jax.stages.Compiled:
-  """Returns a program, to be called as the function that it was made of.
+  """Returns a program, which is called like the function it was compiled from.
 
   Args:
-    path: what `save` wrote.
-    devices: to run on, by default all.
+    path: a file that `save` wrote.
+    devices: to run on; all by default.
   """
   devices = jax.devices() if devices is None else devices
   with open(path, "rb") as file:

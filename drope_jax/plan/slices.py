@@ -1,4 +1,4 @@
-"""TPU slices by the names under which Google Cloud rents them."""
+"""TPU slices by their names in Google Cloud."""
 
 import dataclasses
 import re
@@ -9,15 +9,15 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A kind of chip, of which the compiler sees each as one device.
+  """A kind of chip; the compiler treats each chip as one device.
 
   Attributes:
-    kinds: JAX's names of it, the present one first.
-    named: how many of what a slice's name counts a chip has.
-    hbm_bytes: what the compiler gives to a program.
-    grids: the compiler's name for a slice, by its number of chips.
-    cores: the compiler's name for how a chip's cores are joined; None: as it
-      has them by itself.
+    kinds: JAX's device kinds, the current name first.
+    named: cores or chips that a slice's name counts for one chip.
+    hbm_bytes: what a program may use.
+    grids: the compiler's topology name by the number of chips.
+    cores: the compiler's name for how a chip's cores are joined; None for its
+      default.
   """
 
   kinds: tuple[str, ...]
@@ -49,8 +49,8 @@ _CUBIC = {
 }
 
 # Sizes of slices: cloud.google.com/tpu/docs/v5e, v5p, v6e, v4. HBM: what
-# libtpu 0.0.51 says when a program is too large. A v4 has two cores, which
-# Google Cloud joins and the compiler by itself does not.
+# libtpu 0.0.51 reports when a program is too large. Google Cloud joins the two
+# cores of a v4; the compiler's default does not.
 CHIPS = {
   "v4": Chip(("TPU v4",), 2, int(30.75 * _GIB), _CUBIC, "megacore"),
   "v5e": Chip(("TPU v5 lite", "TPU v5e"), 1, int(15.75 * _GIB), _FLAT),
@@ -61,14 +61,14 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """One slice, or several alike that a data center's network joins.
+  """One slice, or several equal ones joined by the data center's network.
 
   Attributes:
-    name: as it is rented: v5e and v6e count chips, v4 and v5p their cores, of
-      which a chip has two.
+    name: Google Cloud's: v5e and v6e count chips; v4 and v5p count cores, two
+      a chip.
     chip: a key of `CHIPS`.
     slices: how many.
-    chips: of all slices.
+    chips: of all slices together.
   """
 
   name: str

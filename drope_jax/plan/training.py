@@ -1,4 +1,4 @@
-"""What a phase's training step takes of a TPU slice."""
+"""What a phase's training step needs of a TPU slice."""
 
 import dataclasses
 from typing import Any
@@ -10,19 +10,18 @@ from drope_jax import parameters, sharding, trees
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import slices
-from drope_jax.plan.collectives import Collective
+from drope_jax.perf import compiler, flops
+from drope_jax.perf.collectives import Collective
+from drope_jax.plan import placement, slices
 from drope_jax.plan.slices import Slice
-from drope_jax.train import flops
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
 from drope_jax.train import tuning as tunings
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 
-# From those that keep most to that which keeps nothing.
-_THRIFTIER = (
+# Rematerialization policies, from the one that saves most to none saved.
+_REMAT = (
   "minimal_with_context",
   "minimal",
   "save_dot_with_context_except_mlp",
@@ -35,24 +34,24 @@ _THRIFTIER = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What one phase's step takes of each device, in bytes, and of the slice.
+  """What one phase's step needs of each device, in bytes, and of the slice.
 
   Attributes:
     phase: its name.
     remat, accumulation: as compiled.
     fits: whether it compiles within `available`.
     available: of HBM.
-    params, optimizer: of the model and of the state, as they are sharded.
-    adapters, average: of the state, too; 0 where the phase has none.
-    teacher: of its params; 0 where the phase has none.
-    temporaries: activations, gradients and what else the step computes; where
-      it does not fit, what the compiler says it wants.
-    logits: of the temporaries, the most that exist at once, in float32; the
-      teacher's are half.
-    flops: of a step of the whole slice, by both counts; the teacher's forward
-      pass is among them.
-    collectives: by kind; None where it does not fit.
-    save: bytes of host memory, a host, while a checkpoint is written.
+    params, optimizer: the model's parameters and the optimizer's state.
+    adapters, average: parts of the state; 0 if the phase has none.
+    teacher: the teacher's parameters; 0 if the phase has none.
+    temporaries: activations, gradients and all else that the step computes; if
+      it does not fit, what the compiler asks for.
+    logits: the part of the temporaries that float32 logits take at most; half
+      of it is the teacher's.
+    flops: of a step on the whole slice, by both counts, including the teacher's
+      forward pass.
+    collectives: by kind; None if it does not fit.
+    save: host memory of each host while a checkpoint is written.
     step_tokens, tokens: of a step and of the phase.
     mfu: assumed, of the causal count.
     hours: of the phase, at this MFU.
@@ -95,26 +94,26 @@ def plan(
   mfu: float,
   original: ModelConfig | None = None,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
-  """Compiles a phase's step, and says what it takes.
+  """Compiles a phase's step and returns what it needs.
 
   Args:
-    recipe: whose mesh and attention are used.
-    phase: one of its trainings.
-    config: the model's, after the surgeries before it.
-    target: to compile for.
-    mfu: assumed, of the causal count.
-    original: config of the model before the surgeries, which teaches where
-      the phase has a teacher.
+    recipe: its mesh and attention are used.
+    phase: a training phase of the recipe.
+    config: the model's, after the surgeries before the phase.
+    target: the slice to compile for.
+    mfu: assumed, by the causal count.
+    original: the model's config before the surgeries: the teacher's, if the
+      phase has one.
 
   Returns:
-    The plan, and the step; None where it does not fit.
+    The plan, and the compiled step or None if it does not fit.
 
   Raises:
-    ValueError: the model or batch does not divide over the mesh.
+    ValueError: the mesh does not divide the model or the batch.
   """
   teacher = None if phase.teacher is None else original
   lowered, (state, base), mesh = lower(recipe, phase, config, target, teacher)
-  program = compiling.compile(lowered)
+  program = compiler.compile(lowered)
   devices = mesh.devices.ravel()
   moved = trees.flatten(state["params"])
   adapters = {
@@ -130,7 +129,7 @@ def plan(
     "base": base,
     "teacher": _teacher_params(phase, teacher, mesh),
   }
-  held = {name: compiling.bytes_a_device(part) for name, part in parts.items()}
+  held = {name: compiler.bytes_per_device(part) for name, part in parts.items()}
   shapes = transformer.param_shapes(config)
   work = flops.of_token(
     config,
@@ -168,10 +167,10 @@ def plan(
 def save_bytes(
   phase: TrainPhase, config: ModelConfig, mesh: jax.sharding.Mesh
 ) -> int:
-  """Returns bytes of host memory, a process, while a phase's state is saved."""
+  """Returns the bytes of each process's memory while the state is saved."""
   saved = states.abstract_saved(phase, config, mesh)
   processes = {device.process_index for device in mesh.devices.flat}
-  return compiling.bytes_a_device(saved) * mesh.size // len(processes)
+  return compiler.bytes_per_device(saved) * mesh.size // len(processes)
 
 
 def lower(
@@ -183,9 +182,9 @@ def lower(
 ) -> tuple[jax.stages.Lowered, tuple[states.State, Any], jax.sharding.Mesh]:
   """Returns a phase's step for a slice, its state and base, and the mesh.
 
-  Args and errors as of `plan`; `teacher` is `original` where it has one.
+  Args and errors are those of `plan`; `teacher` is the teacher's config.
   """
-  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
+  mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
   sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
 
   def reader(config: ModelConfig):
@@ -212,26 +211,26 @@ def lower(
   return lowered, (state, base), mesh
 
 
-def thriftier(
+def with_less_memory(
   recipe: Recipe, phase: TrainPhase, target: Slice
 ) -> list[tuple[Recipe, TrainPhase]]:
-  """Returns the recipe with a phase of ever less memory, the fastest first.
+  """Returns recipes whose phase needs ever less memory, the fastest first.
 
-  More is computed again, then microbatches are smaller.
+  They rematerialize more, then use smaller microbatches.
 
   Args:
     recipe: the phase's.
-    phase: one that does not fit.
-    target: what it does not fit.
+    phase: it does not fit.
+    target: the slice.
   """
-  names = _THRIFTIER
+  names = _REMAT
   if phase.remat in names:
     names = names[names.index(phase.remat) + 1 :]
   changes = [{"remat": name} for name in names]
-  mesh = sharding.make_mesh(recipe.mesh, compiling.devices(target))
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
   accumulation = 2 * phase.accumulation
-  while phase.batch_size % (accumulation * ways) == 0:
+  while phase.batch_size % (accumulation * shards) == 0:
     changes.append({"remat": "full", "accumulation": accumulation})
     accumulation *= 2
   changed = []
@@ -255,7 +254,7 @@ def _batch(phase, mesh):
 def _teacher_params(phase, teacher, mesh):
   if teacher is None:
     return None
-  return compiling.params(teacher, mesh, phase.compute_dtype)
+  return placement.params(teacher, mesh, phase.compute_dtype)
 
 
 def _logits(phase, config, mesh):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from drope_jax.train import flops as flops_lib
+from drope_jax.perf import flops as flops_lib
 
 
 class Meter:

@@ -4,9 +4,10 @@ import jax
 
 from drope_jax import sharding
 from drope_jax.axes import Array
+from drope_jax.perf import flops
 from drope_jax.train import batches as batches_lib
-from drope_jax.train import flops, profile
 from drope_jax.train import meter as meters
+from drope_jax.train import profile
 from drope_jax.train import step as steps
 from drope_jax.train.context import Training
 from drope_jax.train.heartbeat import Doing

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from drope_jax import attention
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu.blocks import Blocks
 
 BLOCKS = Blocks(q=128, k=128, unit_q=128, unit_k=128, ahead=1, behind=1)
 OPTIONS = {

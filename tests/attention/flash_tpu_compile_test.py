@@ -1,13 +1,13 @@
 """The TPU's compiler takes the kernels, for every chip; nothing is run."""
 
 import importlib.util
-import pathlib
 
 import pytest
 
-TOOLS = pathlib.Path(__file__).parents[2] / "tools"
-SMALL = (512, 512, 128, 128, 2, 1)
-LARGE = (1024, 1024, 256, 256, 2, 1)
+from drope_jax.perf import schedule
+
+SMALL = (512, 512, 128, 128, 2, 1, False, 256)
+LARGE = (1024, 1024, 256, 256, 2, 1, False, 512)
 
 pytestmark = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
@@ -15,17 +15,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-  monkeypatch.syspath_prepend(TOOLS)
-  import tpu_schedule
-
-  def compiled(chip: str, target: str = "flash", **kwargs):
-    return tpu_schedule.compiled(
-      f"attention_schedule:{target}", f"{chip}:2x2", kwargs
-    )
-
-  return compiled
+def compiled(chip: str, target: str = "flash", **kwargs):
+  return schedule.compiled(
+    f"drope_jax.perf.attention_targets:{target}", f"{chip}:2x2", kwargs
+  )
 
 
 @pytest.mark.parametrize(
@@ -37,7 +30,7 @@ def compiled(monkeypatch):
     ("v6e", "rotation"),
   ],
 )
-def test_both_kernels_compile(compiled, chip, option):
+def test_both_kernels_compile(chip, option):
   program = compiled(
     chip,
     tokens=1024,
@@ -47,24 +40,26 @@ def test_both_kernels_compile(compiled, chip, option):
     option=option,
   )
   for name in ("forward", "backward"):
-    whole, diagonal, *cut = program.kernel(name).tiles
-    # Units above the diagonal are not computed: six of 16 here.
-    assert diagonal < whole
-    if option in ("window", "segments"):
-      cut, cut_diagonal = cut
-      assert cut_diagonal < cut
-    else:
-      assert not cut
+    kernel = program.kernel(name)
+    # Forward, only tiles that a mask cuts are divided; backward, all are.
+    cut = option in ("window", "segments")
+    assert bool(kernel.tiles) == (name == "forward")
+    assert bool(kernel.parts) == (cut or name == "backward")
+    assert all(len(code) == 2 for code in (kernel.tiles, kernel.parts) if code)
+    if name == "forward":
+      # Units above the diagonal are not computed: six of 16 here.
+      whole, diagonal = kernel.tiles
+      assert diagonal < whole
 
 
-def test_the_backward_pass_takes_no_memory_that_grows_with_the_square(compiled):
+def test_the_backward_pass_takes_no_memory_that_grows_with_the_square():
   program = compiled(
     "v5e", tokens=32768, head_dim=128, forward=SMALL, backward=LARGE
   )
   assert program.temporary_bytes <= 2**30
 
 
-def test_rope_takes_no_pass_through_memory(compiled):
+def test_rope_takes_no_pass_through_memory():
   rope, nope = (
     compiled(
       "v5e",

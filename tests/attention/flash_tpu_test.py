@@ -12,7 +12,7 @@ import pytest
 from drope_jax import attention, sharding
 from drope_jax.attention import Divided, Mask, Rotation, flash_tpu, rotate
 from drope_jax.attention.flash_tpu import backward
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.data import pipeline
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -92,6 +92,7 @@ CUTS = {
   "more queries than keys": Blocks(256, 128, 128, 128, 1, 0),
   "more keys than queries": Blocks(128, 256, 128, 128, 0, 1),
   "weights added up by a product": Blocks(256, 256, 128, 128, 1, 1, True),
+  "tiles of four parts": Blocks(256, 256, 128, 128, 1, 1, part=128),
 }
 MASKS = {
   "causal": Mask(),

@@ -9,8 +9,7 @@ from drope_jax import sharding
 from drope_jax.inference import decode
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import evaluation, slices
+from drope_jax.plan import evaluation, placement, slices
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train.phases import SurgeryPhase
 from drope_jax.train.recipe import Recipe
@@ -37,7 +36,7 @@ CONTEXT = 16
 
 @pytest.fixture
 def on_cpus(monkeypatch):
-  monkeypatch.setattr(compiling, "devices", lambda target: jax.devices())
+  monkeypatch.setattr(placement, "devices", lambda target: jax.devices())
   # A CPU multiplies few of bfloat16's matrices.
   monkeypatch.setattr(evaluation, "DTYPE", "float32")
 

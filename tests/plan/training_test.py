@@ -9,8 +9,7 @@ import pytest
 from drope_jax.cli import plan as cli
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import training
+from drope_jax.plan import placement, training
 from drope_jax.plan.slices import parse
 from drope_jax.train.optimizer import AdamW, Constant
 from drope_jax.train.phases import TrainPhase
@@ -29,14 +28,14 @@ PHASE = TrainPhase(
 
 @pytest.fixture
 def eight_devices(monkeypatch):
-  monkeypatch.setattr(compiling, "devices", lambda target: jax.devices())
+  monkeypatch.setattr(placement, "devices", lambda target: jax.devices())
 
 
 def _tried(remat, last_too_large, monkeypatch):
   """Returns what is compiled where all before a place do not fit."""
   phase = dataclasses.replace(PHASE, remat=remat)
   recipe = Recipe((phase,), init_from="any", mesh="fsdp")
-  others = training.thriftier(recipe, phase, parse("v5e-8"))
+  others = training.with_less_memory(recipe, phase, parse("v5e-8"))
   steps = [(p.remat, p.accumulation) for p in (phase, *(p for _, p in others))]
 
   def plan(recipe, phase, *_):

@@ -5,7 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from drope_jax.train import flops, meter
+from drope_jax.perf import flops
+from drope_jax.train import meter
 
 
 @pytest.fixture

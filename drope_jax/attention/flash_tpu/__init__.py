@@ -1,8 +1,8 @@
 """Causal attention on the TPU, in Pallas: forward and backward.
 
-Softmax in base 2: the logits' scale takes log2(e) along, and exp2 is what the
-hardware has. See `tiles` for what is visited and skipped, `units` for how a
-tile's work overlaps.
+The softmax is in base 2, since the hardware has exp2: log2(e) is part of the
+logits' scale. `tiles` says which tiles are computed, `pipeline` how their work
+overlaps.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.attention import scale as scales
-from drope_jax.attention.flash_tpu import backward, forward, units
-from drope_jax.attention.flash_tpu.steering import Inputs
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu import backward, forward, logits
+from drope_jax.attention.flash_tpu.blocks import Blocks
+from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.attention.mask import Mask
 from drope_jax.attention.rotation import Rotation
 from drope_jax.axes import Array
 
 _LOG2_E = 1 / math.log(2)
 _PADDING = -(2**31)
-"""The segment of what is not there."""
+"""The segment of padding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ def attend(
   """See `backends.Backend`.
 
   Args:
-    forward_blocks, backward_blocks: how each kernel cuts its work.
-    interpret: as `pl.pallas_call` takes it; a CPU needs it.
+    forward_blocks, backward_blocks: how each kernel divides its work.
+    interpret: that of `pl.pallas_call`; a CPU needs it.
 
   Raises:
     ValueError: blocks are missing.
@@ -69,7 +69,7 @@ def attend(
   if soft_cap is not None:
     soft_cap *= _LOG2_E
   if mask.window is not None:
-    # Distances are shorter than T; past a larger window they would overflow.
+    # Distances are below T; a larger window would overflow in comparisons.
     window = jnp.minimum(mask.window, k_BTKD.shape[1])
     mask = mask._replace(window=jnp.reshape(window, (1,)))
   if rotation is not None:
@@ -83,7 +83,7 @@ def attend(
   options = _Options(forward_blocks, backward_blocks, soft_cap, interpret)
   out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
   lse_BHS, largest_BHS = jax.lax.stop_gradient((lse_BHS, largest_BHS))
-  sees_BHS = lse_BHS != units.EMPTY
+  sees_BHS = lse_BHS != logits.EMPTY
   return (
     out_BHSD.swapaxes(1, 2),
     jnp.where(sees_BHS, lse_BHS / _LOG2_E, -jnp.inf),
@@ -95,16 +95,19 @@ def attend(
 def _attend(options: _Options, inputs: Inputs) -> tuple[Array, Array, Array]:
   """Returns out_BHSD, and base-2 log-sum-exp and largest logit as BHS."""
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  cut = options.forward_blocks.fitted(S, T)
+  division = options.forward_blocks.fitted(S, T)
   out_BHSD, *rows = forward.attend(
-    _padded(inputs, *cut.tile), cut, options.soft_cap, options.interpret
+    _padded(inputs, *division.tile),
+    division,
+    options.soft_cap,
+    options.interpret,
   )
   return out_BHSD[:, :, :S], *(row_BH1S[:, :, 0, :S] for row_BH1S in rows)
 
 
 def _attend_forward(options, inputs):
   out_BHSD, lse_BHS, largest_BHS = _attend(options, inputs)
-  # With these saved, a rematerialised layer need not run the kernel again.
+  # If these are saved, rematerialization does not run the kernel again.
   out_BHSD, lse_BHS = checkpoint_name((out_BHSD, lse_BHS), "context")
   return (out_BHSD, lse_BHS, largest_BHS), (inputs, out_BHSD, lse_BHS)
 
@@ -113,20 +116,20 @@ def _attend_backward(options, saved, d_results):
   inputs, out_BHSD, lse_BHS = saved
   d_out_BHSD, *_ = d_results
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  cut = options.backward_blocks.fitted(S, T)
+  division = options.backward_blocks.fitted(S, T)
   delta_BHS = jnp.einsum(
     "bhsd,bhsd->bhs",
     out_BHSD,
     d_out_BHSD,
     preferred_element_type=jnp.float32,
   )
-  chunk = backward.chunk_size(inputs, cut)
+  chunk = backward.chunk_size(inputs, division)
   d_q_BHSD, d_k_BKTD, d_v_BKTD = backward.gradients(
-    _padded(inputs, chunk, cut.k),
+    _padded(inputs, chunk, division.k),
     _pad(d_out_BHSD, 2, chunk),
-    _pad(lse_BHS[:, :, None], 3, chunk, units.EMPTY),
+    _pad(lse_BHS[:, :, None], 3, chunk, logits.EMPTY),
     _pad(delta_BHS[:, :, None], 3, chunk),
-    cut,
+    division,
     chunk,
     options.soft_cap,
     options.interpret,
@@ -141,7 +144,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _padded(inputs: Inputs, queries: int, keys: int) -> Inputs:
-  """Returns inputs of whole multiples; no query sees a key that was added."""
+  """Returns inputs padded to multiples; no query sees a key of the padding."""
   mask = inputs.mask
   if mask.q_segment_BS is not None:
     mask = mask._replace(
@@ -164,7 +167,7 @@ def _padded(inputs: Inputs, queries: int, keys: int) -> Inputs:
 
 
 def _pad(x: Array, axis: int, multiple: int, value: float = 0) -> Array:
-  """Returns x with `value` at an axis's end, up to a multiple."""
+  """Returns x padded with `value` at the end of an axis, up to a multiple."""
   missing = -x.shape[axis] % multiple
   if not missing:
     return x

@@ -1,8 +1,9 @@
-"""The backward kernel: a block of keys at a time, queries streamed past it.
+"""The backward kernel: for each block of keys, it loops over blocks of queries.
 
-Each tile's weights are computed once, for all three gradients. That of the
-queries is summed in fast memory, for all of them at once, so that nothing of
-S x T size is ever written; longer rows of queries are taken in chunks.
+A tile's weights are computed once for all three gradients. The gradient of all
+queries is summed in VMEM: no array of size S x T is ever written. Longer
+sequences are processed in chunks of queries. Masks cost nothing beside five
+matrix products, so a kernel with masks has no code without them.
 """
 
 import functools
@@ -13,22 +14,22 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from drope_jax.attention.flash_tpu import steering, tiles, units
-from drope_jax.attention.flash_tpu.steering import Inputs, Step
-from drope_jax.attention.flash_tpu.units import Blocks
+from drope_jax.attention.flash_tpu import grid, logits, pipeline, tiles
+from drope_jax.attention.flash_tpu.blocks import Blocks
+from drope_jax.attention.flash_tpu.grid import Inputs, Step
 from drope_jax.attention.rotation import rotate
 from drope_jax.axes import Array
 
 _LN2 = 0.6931471805599453
 _LANES = 128
 _SUM_BYTES = 16 * 2**20
-"""Of the queries' gradient in float32; its part of the output takes as much."""
+"""Of VMEM for the queries' float32 gradient; its output block takes as much."""
 
 
 def chunk_size(inputs: Inputs, blocks: Blocks) -> int:
-  """Returns how many queries, of S, a call of the kernel takes.
+  """Returns how many of the S queries one call of the kernel processes.
 
-  A multiple of the tile's; all of them where their gradient fits.
+  It is a multiple of the tile's; all S if their gradient fits in VMEM.
   """
   S, D = inputs.q_BHSD.shape[2:]
   query_bytes = inputs.group_size * 4 * max(D, _LANES)
@@ -50,12 +51,12 @@ def gradients(
   """Returns the gradients of q_BHSD, k_BKTD and v_BKTD.
 
   Args:
-    inputs: what `forward.attend` was given.
+    inputs: those of `forward.attend`.
     d_out_BHSD: the output's gradient.
     lse_BH1S: base-2 log-sum-exp, as `forward.attend` returned it.
     delta_BH1S: float32 sums over D of the output times its gradient.
-    blocks: how to cut the work.
-    chunk: `chunk_size`, of which S is a multiple.
+    blocks: how to divide the work.
+    chunk: `chunk_size`; it divides S.
     soft_cap: in base 2.
     interpret: as `pl.pallas_call` takes it.
   """
@@ -110,8 +111,9 @@ def _gradients(
   K, T, G = *inputs.k_BKTD.shape[1:3], inputs.group_size
   causal = inputs.mask.offset_B is None
   visits = tiles.by_key((S, T), blocks.tile, causal, G)
-  scalars = steering.scalars(inputs, visits, blocks)
-  turns, segments = inputs.turns(), inputs.segments()
+  code = inputs.code(blocks)
+  scalars = grid.scalars(inputs, visits, blocks, code)
+  tables, segments = inputs.tables(), inputs.segments()
 
   def query_block(b, kv_head, n, *refs):
     at = dict(zip(scalars, refs, strict=True))
@@ -134,15 +136,15 @@ def _gradients(
 
   row_spec = pl.BlockSpec((None, None, 1, blocks.q), row_index)
 
-  def turn_spec(name, size):
-    # The visit's own, though its tile be hidden: gradients are turned back.
+  def table_spec(name, size):
+    # Hidden tiles need theirs too: gradients are rotated back with it.
     def index(b, kv_head, n, *refs):
       at = dict(zip(scalars, refs, strict=True))
-      return at["turn"][0], 0, at[name][n], 0
+      return at["scheme"][0], 0, at[name][n], 0
 
     return pl.BlockSpec((None, 2, size, D), index)
 
-  turn_specs = [turn_spec("q", blocks.q), turn_spec("k", blocks.k)]
+  table_specs = [table_spec("q", blocks.q), table_spec("k", blocks.k)]
   segment_specs = [
     pl.BlockSpec(
       (None, 1, size), lambda *at, block=block: (at[0], 0, block(*at)[-1])
@@ -154,7 +156,7 @@ def _gradients(
     _kernel,
     tuple(scalars),
     blocks,
-    tiles.possible_kinds(inputs.mask, blocks.tile),
+    code,
     G,
     soft_cap,
   )
@@ -165,7 +167,7 @@ def _gradients(
       grid=(B, K, len(visits.q)),
       in_specs=[
         *(q_spec, k_spec, k_spec, q_spec, row_spec, row_spec),
-        turn_specs[: len(turns)],
+        table_specs[: len(tables)],
         segment_specs[: len(segments)],
       ],
       out_specs=[d_q_spec, k_spec, k_spec],
@@ -174,7 +176,7 @@ def _gradients(
         pltpu.VMEM((D, blocks.k), inputs.k_BKTD.dtype),
         pltpu.VMEM((blocks.k, D), jnp.float32),
         pltpu.VMEM((blocks.k, D), jnp.float32),
-        *inputs.turned(blocks),
+        *inputs.rotated(blocks),
       ],
     ),
     out_shape=[
@@ -183,7 +185,8 @@ def _gradients(
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=steering.VMEM_LIMIT_BYTES,
+      vmem_limit_bytes=grid.VMEM_LIMIT_BYTES,
+      disable_bounds_checks=True,  # Of all windows: 130 cycles a step.
     ),
     interpret=interpret,
     name="flash_backward",
@@ -195,22 +198,22 @@ def _gradients(
     d_out_BHSD,
     lse_BH1S,
     delta_BH1S,
-    turns,
+    tables,
     segments,
   )
 
 
-def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
+def _kernel(names, blocks, code, group_size, soft_cap, *refs):
   scalars, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
-  q, k, v, d_out, lse, delta, turns, segments, d_q, d_k, d_v, *refs = refs
-  d_q_GDS, k_DT, d_k_TD, d_v_TD, *turned = refs
-  q_SD, k_TD = turned or (q, k)
+  q, k, v, d_out, lse, delta, tables, segments, d_q, d_k, d_v, *refs = refs
+  d_q_GDS, k_DT, d_k_TD, d_v_TD, *rotated = refs
+  q_SD, k_TD = rotated or (q, k)
   visit = pl.program_id(2)
   member = scalars["head"][visit]
   step = Step(
     scalars=scalars,
     blocks=blocks,
-    kinds=kinds,
+    code=code,
     row=pl.program_id(0),
     visit=visit,
     head=pl.program_id(1) * group_size + member,
@@ -225,31 +228,37 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
   def _():
     d_k_TD[...] = jnp.zeros_like(d_k_TD)
     d_v_TD[...] = jnp.zeros_like(d_v_TD)
-    if turns:
-      k_TD[...] = rotate(k[...], turns[1][0], turns[1][1]).astype(k.dtype)
+    if tables:
+      k_TD[...] = rotate(k[...], tables[1][0], tables[1][1]).astype(k.dtype)
     k_DT[...] = k_TD[...].T
 
-  def differentiate_tile(kind: int):
-    if turns:
-      q_SD[...] = rotate(q[...], turns[0][0], turns[0][1]).astype(q.dtype)
-    position = step.position(kind, segments)
-    # The forward pass took the bias's shift off; here it is on the logits.
-    lse_1S = lse[...] + units.bias_shift_1S(blocks.q, step.slope)
+  if tables:
+
+    @pl.when(step.visible)
+    def _():
+      q_SD[...] = rotate(q[...], tables[0][0], tables[0][1]).astype(q.dtype)
+
+  def differentiate_part(part):
+    position = step.position(part, segments)
+    queries = pl.ds(part.q, part.shape[0])
+    # The forward pass subtracted the bias's shift; these logits still have it.
+    shift_1S = logits.bias_shift_1S(part.q, part.shape[0], step.slope)
+    lse_1S, delta_1S = lse[:, queries] + shift_1S, delta[:, queries]
 
     def begin(unit):
       keys, queries = unit.keys(blocks), unit.queries(blocks)
       return (
-        units.matmul(k_TD[keys, :], q_SD[queries, :], (1, 1)),
-        units.matmul(v[keys, :], d_out[queries, :], (1, 1)),
+        logits.matmul(k_TD[keys, :], q_SD[queries, :], (1, 1)),
+        logits.matmul(v[keys, :], d_out[queries, :], (1, 1)),
       )
 
     def weigh(unit, products):
       logits_TS, d_weights_TS = products
       here = slice(unit.q, unit.q + blocks.unit_q)
-      capped_TS = units.cap(logits_TS, soft_cap)
-      masked_TS = units.mask_logits(capped_TS, unit, position)
+      capped_TS = logits.cap(logits_TS, soft_cap)
+      masked_TS = logits.mask_logits(capped_TS, unit, position)
       weights_TS = jnp.exp2(masked_TS - lse_1S[:, here])
-      d_logits_TS = weights_TS * (d_weights_TS - delta[:, here])
+      d_logits_TS = weights_TS * (d_weights_TS - delta_1S[:, here])
       if soft_cap is not None:
         d_logits_TS *= 1 - jnp.square(capped_TS / soft_cap)
       return weights_TS.astype(v.dtype), d_logits_TS.astype(k.dtype)
@@ -257,29 +266,31 @@ def _kernel(names, blocks, kinds, group_size, soft_cap, *refs):
     def end(unit, weighed):
       weights_TS, d_logits_TS = weighed
       keys, queries = unit.keys(blocks), unit.queries(blocks)
-      d_v_TD[keys, :] += units.matmul(weights_TS, d_out[queries, :], (1, 0))
-      d_k_TD[keys, :] += units.matmul(d_logits_TS, q_SD[queries, :], (1, 0))
-      here = pl.ds(first_query + unit.q, blocks.unit_q)
-      d_q_GDS[member, :, here] += units.matmul(
+      d_v_TD[keys, :] += logits.matmul(weights_TS, d_out[queries, :], (1, 0))
+      d_k_TD[keys, :] += logits.matmul(d_logits_TS, q_SD[queries, :], (1, 0))
+      start = pl.multiple_of(first_query + queries.start, blocks.unit_q)
+      here = pl.ds(start, blocks.unit_q)
+      d_q_GDS[member, :, here] += logits.matmul(
         k_DT[:, keys], d_logits_TS, (1, 0)
       )
 
-    units.pipeline(units.of_tile(blocks, kind), blocks, begin, weigh, end)
+    units = pipeline.units(part, blocks)
+    pipeline.run(units, blocks, begin, weigh, end)
 
-  step.of_each_kind(differentiate_tile)
+  step.for_each_part(differentiate_part)
 
   @pl.when(step.has(tiles.COMPLETE))
   def _():
     here = pl.ds(first_query, blocks.q)
     total_SD = (_LN2 * d_q_GDS[member, :, here]).T
-    if turns:
-      total_SD = rotate(total_SD, turns[0][0], -turns[0][1])
+    if tables:
+      total_SD = rotate(total_SD, tables[0][0], -tables[0][1])
     d_q[member, here, :] = total_SD.astype(d_q.dtype)
 
   @pl.when(step.has(tiles.LAST))
   def _():
     total_TD = _LN2 * d_k_TD[...]
-    if turns:
-      total_TD = rotate(total_TD, turns[1][0], -turns[1][1])
+    if tables:
+      total_TD = rotate(total_TD, tables[1][0], -tables[1][1])
     d_k[...] = total_TD.astype(d_k.dtype)
     d_v[...] = d_v_TD[...].astype(d_v.dtype)

@@ -1,19 +1,82 @@
-"""Which blocks a kernel takes where none are given."""
+"""How a kernel divides its work, and the table of the best divisions."""
 
+import dataclasses
+import math
 from typing import Literal
 
 from absl import logging
 import jax
 
 from drope_jax.attention.flash_tpu import block_table
-from drope_jax.attention.flash_tpu.units import Blocks
 
 _CHIPS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e"}
-"""By what a device's kind contains; the first that fits."""
+"""Chips by a part of the device's kind; the first match counts."""
+_LANES = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """How a kernel divides its work.
+
+  Attributes:
+    q, k: queries and keys of a tile: what one step of the grid loads.
+    unit_q, unit_k: queries and keys of a unit: what passes through the software
+      pipeline at once. They divide the tile's.
+    ahead: how many units' scores are computed before the first is used.
+    behind: how many units' weights wait before they meet the values.
+    mxu_total: whether the forward pass sums the weights on the matrix unit, by
+      a product with ones, instead of on the vector unit.
+    part: side of the square parts of a tile over which a kernel loops, so that
+      there is code for a part only. A tile that whole parts do not make up, or
+      a part that whole units do not, is not divided.
+  """
+
+  q: int
+  k: int
+  unit_q: int
+  unit_k: int
+  ahead: int
+  behind: int
+  mxu_total: bool = False
+  part: int = 1024
+
+  def __post_init__(self):
+    if self.q % self.unit_q or self.k % self.unit_k:
+      raise ValueError(
+        "A tile must be made of whole units, got tiles of "
+        f"{self.q} x {self.k} and units of {self.unit_q} x {self.unit_k}. "
+        "Choose units that divide the tile."
+      )
+
+  def fitted(self, S: int, T: int) -> "Blocks":
+    """Returns blocks no larger than S queries and T keys need."""
+    unit_q = min(self.unit_q, -(-S // _LANES) * _LANES)
+    unit_k = min(self.unit_k, -(-T // _LANES) * _LANES)
+    return dataclasses.replace(
+      self,
+      q=min(self.q, -(-S // unit_q) * unit_q),
+      k=min(self.k, -(-T // unit_k) * unit_k),
+      unit_q=unit_q,
+      unit_k=unit_k,
+    )
+
+  @property
+  def tile(self) -> tuple[int, int]:
+    """Queries and keys of a tile."""
+    return self.q, self.k
+
+  @property
+  def parts(self) -> tuple[int, int]:
+    """Queries and keys of a part; those of the tile if it is not divided."""
+    sizes = (self.q, self.k, self.unit_q, self.unit_k)
+    q, k, unit_q, unit_k = (math.gcd(size, self.part) for size in sizes)
+    if (q, k, unit_q, unit_k) != (self.part, self.part, *sizes[2:]):
+      return self.tile
+    return self.part, self.part
 
 
 def chip(device: jax.Device) -> str | None:
-  """Returns a device's chip, as the table names it; None: it is not there."""
+  """Returns the table's name of a device's chip, or None if it has none."""
   kind = device.device_kind
   return next((_CHIPS[part] for part in _CHIPS if part in kind), None)
 
@@ -21,10 +84,10 @@ def chip(device: jax.Device) -> str | None:
 def nearest(
   chip: str | None, head_dim: int, direction: Literal["forward", "backward"]
 ) -> Blocks:
-  """Returns the table's blocks for a chip and a size of head.
+  """Returns the table's blocks for a chip and a head size.
 
-  For a chip or a size that is not in the table, those of v5e or of the nearest
-  size; the log says so.
+  For a chip or a size that the table lacks, it returns those of v5e or of the
+  nearest size, and logs that once.
   """
   rows = [row for row in block_table.ROWS if row[2] == direction]
   known = chip if any(row[0] == chip for row in rows) else "v5e"
@@ -33,7 +96,7 @@ def nearest(
   if found[:2] != (chip, head_dim):
     logging.log_first_n(
       logging.INFO,
-      "flash_tpu has no blocks for heads of %d on %s: it takes those of %d on "
+      "flash_tpu has no blocks for heads of %d on %s. It uses those of %d on "
       "%s. tools/tune_attention.py finds better ones.",
       1,
       head_dim,
@@ -41,4 +104,4 @@ def nearest(
       found[1],
       known,
     )
-  return Blocks(*found[3:10])
+  return Blocks(found[3], *found[3:10])

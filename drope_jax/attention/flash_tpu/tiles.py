@@ -1,10 +1,11 @@
-"""The order in which a kernel visits tiles, and what each tile shows.
+"""The tiles that a kernel visits, their order and their visible keys.
 
-A tile is a block of queries against a block of keys. Tiles that causality
-hides in every row are not visited; what a window, segments or an offset hide
-is known on the device alone, and such a tile is passed over there.
+A tile is a block of queries times a block of keys. The grid has no step for a
+tile that causality hides in every row. What a window, segments or an offset
+hide is known on the device only; the kernel skips such a tile there.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,20 +15,25 @@ import numpy as np
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
 
-HIDDEN, WHOLE, DIAGONAL, CUT, CUT_DIAGONAL, PARTIAL = range(6)
-"""A tile's kind: no key is seen, all are, or those on and below the diagonal of
-a square tile; the same two less what a window or segments hide; or what the
-mask says element by element."""
+HIDDEN, WHOLE, DIAGONAL, CUT, CUT_DIAGONAL, PARTIAL, DIVIDED = range(7)
+"""The kind of a tile or of a part of one: no key is visible; all are; those on
+and below the diagonal of a square are; the last two, less what a window or
+segments hide; what the mask says, element by element; or, of a tile only, each
+part has a kind of its own."""
 
 ON_DIAGONAL = (DIAGONAL, CUT_DIAGONAL)
 
+_MASKED = {WHOLE: CUT, DIAGONAL: CUT_DIAGONAL}
+"""The code that a kernel without code for a kind runs instead: it applies masks
+that hide nothing."""
+
 FIRST, LAST, COMPLETE = 1, 2, 4
-"""A visit's flags: the first or last of those that add to one block of the
-kernel's main output; the last to add to its block of queries."""
+"""Flags of a visit: the first or the last that adds to one block of the main
+output; the last that adds to its block of queries."""
 
 
 class Visits(NamedTuple):
-  """One tile after another, as int32 arrays of one length.
+  """Tiles in order, as int32 arrays of equal length.
 
   Attributes:
     head: the query head within its group.
@@ -44,12 +50,12 @@ class Visits(NamedTuple):
 def by_query(
   shape: tuple[int, int], block: tuple[int, int], causal: bool
 ) -> Visits:
-  """Returns the visits of one head that finish a block of queries at a time.
+  """Returns the visits of one head, one block of queries after another.
 
   Args:
     shape: (S, T), multiples of `block`.
     block: (queries, keys) of a tile.
-    causal: whether query s is at position s, so that causality is known.
+    causal: whether query s is at position s, so that hidden tiles are known.
   """
   q, k = _pairs(shape, block, causal)
   return _visits(np.zeros_like(q), q, k, main=q)
@@ -61,10 +67,10 @@ def by_key(
   causal: bool,
   heads: int,
 ) -> Visits:
-  """Returns visits of a group's heads that finish a block of keys at a time.
+  """Returns the visits of a group's heads, one block of keys after another.
 
   Args:
-    shape, block, causal: as `by_query` takes them.
+    shape, block, causal: as in `by_query`.
     heads: query heads that share the keys.
   """
   q, k = _pairs(shape, block, causal)
@@ -94,15 +100,35 @@ def _visits(head, q, k, main) -> Visits:
   return Visits(*(x.astype(np.int32) for x in (head, q, k, flags)))
 
 
-def kinds_Bn(visits: Visits, block: tuple[int, int], mask: Mask) -> Array:
-  """Returns each visit's kind for each row, int32 of B (or 1) and n.
+def parts(
+  visits: Visits, tile: tuple[int, int], part: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the blocks of queries and of keys of each visit's parts, in order.
+
+  The parts of a tile follow each other, those of the same queries together.
 
   Args:
     visits: n of them.
-    block: (queries, keys) of a tile.
+    tile, part: (queries, keys).
+  """
+  rows, columns = tile[0] // part[0], tile[1] // part[1]
+  row, column = (x.ravel() for x in np.mgrid[:rows, :columns])
+  q = visits.q[:, None] * rows + row
+  k = visits.k[:, None] * columns + column
+  return q.ravel().astype(np.int32), k.ravel().astype(np.int32)
+
+
+def kinds_Bn(
+  q: np.ndarray, k: np.ndarray, block: tuple[int, int], mask: Mask
+) -> Array:
+  """Returns the int32 kinds of tiles or parts, for each row of the batch.
+
+  Args:
+    q, k: their blocks of queries and of keys, n of each.
+    block: (queries, keys) of a tile or part.
     mask: its segments are padded to whole blocks.
   """
-  first = visits.q * block[0] - visits.k * block[1]
+  first = q * block[0] - k * block[1]
   first_Bn = jnp.asarray(first)[None]
   if mask.offset_B is not None:
     first_Bn = first_Bn + mask.offset_B[:, None]
@@ -114,8 +140,8 @@ def kinds_Bn(visits: Visits, block: tuple[int, int], mask: Mask) -> Array:
     any_Bn &= least_Bn < mask.window
     cut_Bn |= most_Bn >= mask.window
   if mask.q_segment_BS is not None:
-    q_least, q_most = _extremes(mask.q_segment_BS, block[0], visits.q)
-    k_least, k_most = _extremes(mask.k_segment_BT, block[1], visits.k)
+    q_least, q_most = _extremes(mask.q_segment_BS, block[0], q)
+    k_least, k_most = _extremes(mask.k_segment_BT, block[1], k)
     any_Bn &= (q_least <= k_most) & (k_least <= q_most)
     cut_Bn |= (q_least != k_most) | (k_least != q_most)
   on_diagonal_Bn = (first_Bn == 0) & (block[0] == block[1])
@@ -132,16 +158,74 @@ def _extremes(segment_BS, size, index):
 
 
 def latest_Bn(kinds_Bn: Array) -> Array:
-  """Returns, for each visit, the latest one so far whose tile shows something.
+  """Returns, for each visit, the latest one so far whose tile is not hidden.
 
-  Blocks of that one are kept at hand, so that a hidden tile fetches nothing.
+  A hidden tile keeps the blocks of that one, so that it loads nothing.
   """
   n = jnp.arange(kinds_Bn.shape[1])
   return jax.lax.cummax(jnp.where(kinds_Bn == HIDDEN, 0, n), axis=1)
 
 
-def possible_kinds(mask: Mask, block: tuple[int, int]) -> tuple[int, ...]:
-  """Returns the kinds that a kernel for such a mask must have code for."""
+class Code(NamedTuple):
+  """The kinds that a kernel has code for.
+
+  Attributes:
+    tile: of undivided tiles.
+    part: of the parts of all other tiles; empty if there are none.
+  """
+
+  tile: tuple[int, ...]
+  part: tuple[int, ...]
+
+  def of_tiles(self, kinds_Bn: Array) -> Array:
+    """Returns each tile's kind of code: `DIVIDED` if it is run by parts."""
+    kinds_Bn = _with_code(kinds_Bn, self.tile or self.part)
+    known = jnp.isin(kinds_Bn, jnp.asarray((HIDDEN, *self.tile)))
+    return jnp.where(known, kinds_Bn, DIVIDED)
+
+  def of_parts(self, kinds_Bn: Array) -> Array:
+    """Returns each part's kind of code."""
+    return _with_code(kinds_Bn, self.part)
+
+
+def _with_code(kinds_Bn: Array, known: tuple[int, ...]) -> Array:
+  """Returns the kinds, or where there is no code those with masks."""
+  for kind, masked in _MASKED.items():
+    if kind not in known:
+      kinds_Bn = jnp.where(kinds_Bn == kind, masked, kinds_Bn)
+  return kinds_Bn
+
+
+def code(
+  mask: Mask,
+  tile: tuple[int, int],
+  part: tuple[int, int],
+  undivided: Sequence[int] = (),
+) -> Code:
+  """Returns the kinds that a kernel for such a mask needs code for.
+
+  Args:
+    mask: only which of its fields are None matters.
+    tile, part: (queries, keys).
+    undivided: kinds of tiles that the kernel does not divide into parts. Others
+      of the same mask have no code without masks.
+  """
+  possible, kinds = _possible(mask, tile), _possible(mask, part)
+  if part == tile:
+    return Code(_masked_only(possible, undivided), ())
+  if set(possible) <= set(undivided):
+    return Code(possible, ())
+  tile_kinds = tuple(kind for kind in possible if kind in undivided)
+  return Code(tile_kinds, _masked_only(kinds, ()))
+
+
+def _masked_only(kinds: tuple[int, ...], but: Sequence[int]) -> tuple[int, ...]:
+  if CUT not in kinds:
+    return kinds
+  return tuple(kind for kind in kinds if kind in but or kind not in _MASKED)
+
+
+def _possible(mask: Mask, block: tuple[int, int]) -> tuple[int, ...]:
   square = block[0] == block[1]
   kinds = [WHOLE, DIAGONAL] if square else [WHOLE]
   if mask.window is not None or mask.q_segment_BS is not None:

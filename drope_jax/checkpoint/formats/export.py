@@ -140,9 +140,9 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
   if _is_bound(config):
     if context_tokens is not None:
       raise ValueError(
-        "--context is of models without positions that are new beyond the "
-        f"trained {trained} tokens, as others are held to these, got "
-        f"{context_tokens}. Leave it out."
+        "--context is for models without positions that are new beyond the "
+        f"trained {trained} tokens, got {context_tokens} for another model. "
+        "Leave it out."
       )
     return trained, "as its positions were trained"
   if context_tokens is None:

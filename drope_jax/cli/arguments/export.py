@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--architecture",
     metavar="NAME",
-    help="the stock architecture that it must be, such as llama (default: the "
-    "plainest that holds it)",
+    help="the stock architecture to write, such as llama (default: the plainest "
+    "one that can hold the model)",
   )
   parser.add_argument(
     "--results",
@@ -44,9 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--context",
     type=int,
     metavar="N",
-    help="tokens that a client may read, of a model without positions "
-    "(default: the longest of --results, else 8 times the "
-    "trained)",
+    help="how many tokens a client may read, for a model without positions "
+    "(default: the longest of --results, or 8 times the trained context)",
   )
   parser.add_argument(
     "--logit-scale",

@@ -6,8 +6,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from drope_jax import sharding
-from drope_jax.plan import collectives
-from drope_jax.plan.collectives import Collective
+from drope_jax.perf import collectives
+from drope_jax.perf.collectives import Collective
 
 PROGRAM = """
 HloModule step

@@ -1,8 +1,8 @@
-"""What training and inference compute, and what a device could at most.
+"""FLOPs of training and inference, and the peak FLOP/s of devices.
 
-MFU is quoted by two counts. The causal one has the scores that a causal model
-needs, the non-causal one those of full squares, twice as many. Recomputation
-counts in neither, nor does whatever is no matrix product.
+MFU is quoted by two counts. The causal count has the attention scores that a
+causal model needs; the non-causal count has full squares, twice as many. Both
+count matrix products only, and no recomputation.
 """
 
 import re
@@ -15,8 +15,8 @@ from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 
-# Dense bfloat16 products a second of one device, as its maker states them. Of
-# the names that a device's kind has in whole words, the first counts.
+# Dense bfloat16 FLOP/s of one device, by its maker's data sheet. The first name
+# that is a whole word of a device's kind counts.
 _PEAKS = (
   ("TPU v6 lite", 918e12),
   ("TPU v6e", 918e12),
@@ -37,7 +37,7 @@ _PEAKS = (
 
 
 class Flops(NamedTuple):
-  """Operations on one token, by both counts."""
+  """FLOPs for one token, by both counts."""
 
   causal: float
   noncausal: float
@@ -51,14 +51,14 @@ def of_token(
   adapters: int = 0,
   teacher: ModelConfig | None = None,
 ) -> Flops:
-  """Returns training's operations a token, in texts of `context_tokens`.
+  """Returns the FLOPs of training on one token.
 
   Args:
     config: the model's.
-    context_tokens: of a text.
+    context_tokens: of a sequence.
     frozen: weights of matrix products that have no gradients.
-    adapters: weights of matrix products beside the model's.
-    teacher: config of the model that reads the same texts, forward alone.
+    adapters: weights of matrix products that are not the model's.
+    teacher: config of a model that runs forward on the same sequences.
   """
   own = of_forward(config, context_tokens)
   others = (0.0, 0.0)
@@ -69,12 +69,17 @@ def of_token(
 
 
 def of_forward(config: ModelConfig, context_tokens: int) -> Flops:
-  """Returns those of reading, in texts of `context_tokens`, with all logits."""
+  """Returns the FLOPs of a forward pass for one token, logits included.
+
+  Args:
+    config: the model's.
+    context_tokens: of a sequence.
+  """
   S = context_tokens
   weights = _products(config)
-  # Queries before the window is full see 1, 2, ... keys.
+  # The first w queries see 1, 2, ..., w keys.
   pairs = sum(w * (w + 1) / 2 + (S - w) * w for w in _seen(config, S))
-  # Two products, of two operations a multiplication.
+  # Two products, two FLOPs a multiply-add.
   width = 4 * config.num_heads * config.head_dim
   return Flops(
     2 * weights + width * pairs / S,
@@ -83,9 +88,9 @@ def of_forward(config: ModelConfig, context_tokens: int) -> Flops:
 
 
 def of_prefill(config: ModelConfig, context_tokens: int) -> float:
-  """Returns the operations of reading one text, by the causal count.
+  """Returns the FLOPs of one sequence's prefill, by the causal count.
 
-  Logits are those of the last token alone.
+  Logits are computed for the last token only.
   """
   head = 2 * config.vocab_size * config.width
   forward = of_forward(config, context_tokens).causal
@@ -93,27 +98,27 @@ def of_prefill(config: ModelConfig, context_tokens: int) -> float:
 
 
 def of_decoding(config: ModelConfig, context_tokens: int) -> float:
-  """Returns those of one more token of a text of `context_tokens`."""
+  """Returns the FLOPs of decoding a token at the end of `context_tokens`."""
   weights = _products(config)
   width = 4 * config.num_heads * config.head_dim
   return 2 * weights + width * sum(_seen(config, context_tokens))
 
 
 def _products(config: ModelConfig) -> int:
-  """Returns a token's multiplications by weights, those of the head with it."""
+  """Returns the multiply-adds for one token, those of the head included."""
   shapes = trees.flatten(transformer.param_shapes(config))
   return sum(shapes[path].size for path in parameters.multiplied(shapes))
 
 
 def _seen(config: ModelConfig, context_tokens: int) -> list[int]:
-  """Returns how many tokens the last one sees, of each layer."""
+  """Returns how many keys the last query sees, for each layer."""
   plan = patterns.layer_plan(config.positional, config.num_layers)
   windows = plan.windows or (None,) * config.num_layers
   return [min(window or context_tokens, context_tokens) for window in windows]
 
 
 def peak(device: jax.Device) -> float | None:
-  """Returns a device's bfloat16 operations a second, None if not known."""
+  """Returns a device's peak bfloat16 FLOP/s, or None if it is not known."""
   kind = device.device_kind
   named = (p for name, p in _PEAKS if re.search(rf"\b{name}\b", kind))
   return next(named, None)

@@ -1,11 +1,10 @@
 """Cycles are counted where the compiler's dump says they are."""
 
 import importlib.util
-import pathlib
 
 import pytest
 
-TOOLS = pathlib.Path(__file__).parents[2] / "tools"
+from drope_jax.perf import schedule
 
 EMPTY = "{}"
 PRODUCT = "{ %1043 = vmatmul.bf16.vlgmr.msra.gmra.mxu0 %v47805_v18 }"
@@ -53,53 +52,67 @@ def dump(bundles: list[str]) -> str:
   return "\n".join(lines)
 
 
-@pytest.fixture
-def tool(monkeypatch):
-  monkeypatch.syspath_prepend(TOOLS)
-  import tpu_schedule
-
-  return tpu_schedule
-
-
-def test_every_cycle_of_the_loop_is_counted_once(tool):
-  kernel = tool.read_kernel("flash", dump(BUNDLES))
+def test_every_cycle_of_the_loop_is_counted_once():
+  kernel = schedule.read_kernel("flash", dump(BUNDLES))
   assert kernel.tiles == (5, 2)
   assert kernel.before == (3,)
   assert kernel.after == (2,)
   assert kernel.spills == 2
   in_loop = range(2, 49)
-  counted = kernel.step + sum(kernel.tiles) + kernel.conditional
-  assert counted == len(in_loop)
+  once = (*kernel.tiles, *kernel.before, *kernel.after)
+  assert kernel.step + sum(once) == len(in_loop)
 
 
-def test_a_region_of_a_tile_that_may_be_passed_over_is_not_the_tile(tool):
+def test_branches_of_a_loop_within_the_grid_are_parts():
+  code = [
+    EMPTY,
+    # 1: the grid's first; a tile of two cycles outside of the loop.
+    *(branch(8), *DELAY, PRODUCT, EMPTY),
+    # 8: the loop's first, with a cycle of its own.
+    EMPTY,
+    # 9: a part of three cycles, 17: another of two.
+    *(branch(17), *DELAY, PRODUCT, EMPTY, EMPTY),
+    *(branch(24), *DELAY, PRODUCT, EMPTY),
+    # 24: the loop's end, 29: the grid's.
+    *(branch(8), *DELAY),
+    *(branch(1), *DELAY),
+  ]
+  kernel = schedule.read_kernel("flash", dump(code))
+  assert kernel.tiles == (2,)
+  assert kernel.parts == (3, 2)
+  # Its own cycle, and three branches of five cycles.
+  assert kernel.part_step == 1 + 3 * 5
+  assert kernel.step == 2 * 5
+
+
+def test_a_region_of_a_tile_that_may_be_passed_over_is_not_the_tile():
   tile = [*BUNDLES[:20], *(branch(29), *DELAY, *[EMPTY] * 4), PRODUCT]
   tile[15] = branch(30)
-  kernel = tool.read_kernel("flash", dump([*tile, branch(2), *DELAY]))
+  kernel = schedule.read_kernel("flash", dump([*tile, branch(2), *DELAY]))
   assert kernel.tiles == (6,)
   assert kernel.after == (4,)
 
 
-def test_a_kernel_without_products_has_no_tiles(tool):
+def test_a_kernel_without_products_has_no_tiles():
   idle = [EMPTY if bundle == PRODUCT else bundle for bundle in BUNDLES]
-  assert tool.read_kernel("copy", dump(idle)) is None
+  assert schedule.read_kernel("copy", dump(idle)) is None
 
 
-def test_a_dump_of_another_form_is_refused(tool):
+def test_a_dump_of_another_form_is_refused():
   lines = dump(BUNDLES).splitlines()
   with pytest.raises(ValueError, match="in order, got 0x5 after 4"):
-    tool.read_kernel("flash", "\n".join(lines[:6] + lines[7:]))
+    schedule.read_kernel("flash", "\n".join(lines[:6] + lines[7:]))
 
 
-def test_without_a_compiler_one_line_says_what_to_install(tool, monkeypatch):
+def test_without_a_compiler_one_line_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(tool.Unavailable, match="Run: pip install libtpu$"):
-    tool.compiled("attention_schedule:flash", "v5e:2x2", {})
+  with pytest.raises(ValueError, match="Run: pip install 'drope_jax.tpu.'$"):
+    schedule.compiled("module:function", "v5e:2x2", {})
 
 
-def test_a_kernel_is_found_by_name_or_refused(tool):
-  kernel = tool.read_kernel("flash_forward.1", dump(BUNDLES))
-  program = tool.Program({kernel.name: kernel}, 0, 0)
+def test_a_kernel_is_found_by_name_or_refused():
+  kernel = schedule.read_kernel("flash_forward.1", dump(BUNDLES))
+  program = schedule.Program({kernel.name: kernel}, 0, 0)
   assert program.kernel("forward") is kernel
   with pytest.raises(ValueError, match="must match 'backward'"):
     program.kernel("backward")

@@ -1,10 +1,10 @@
-"""What a compiled program sends between devices."""
+"""The collectives of a compiled program, and what they send."""
 
 import collections
 import re
 from typing import NamedTuple
 
-from drope_jax.plan import hlo as hlo_text
+from drope_jax.perf import hlo as hlo_text
 
 KINDS = (
   "all-gather",
@@ -14,7 +14,7 @@ KINDS = (
   "reduce-scatter",
 )
 BETWEEN_SLICES = "between slices"
-"""What leaves a slice, by whichever collective."""
+"""Everything that leaves a slice, whatever its collective."""
 
 _COLLECTIVE = re.compile(rf"(.*?) ({'|'.join(KINDS)})(-start)?\(")
 _SENT = re.compile(r"\((.*?), .* send\(.*xla_megascale_runtime")
@@ -24,9 +24,9 @@ class Collective(NamedTuple):
   """All collectives of one kind.
 
   Attributes:
-    count: of a step.
-    bytes: of their results on a device, in a step; between slices, of what it
-      sends.
+    count: how often they run in a step.
+    bytes: of their results on one device in a step; between slices, of what a
+      device sends.
   """
 
   count: int
@@ -34,10 +34,10 @@ class Collective(NamedTuple):
 
 
 def read(hlo: str) -> dict[str, Collective]:
-  """Returns a program's collectives by kind, a loop's as often as it runs.
+  """Returns a program's collectives by kind, a loop's once for each trip.
 
   Args:
-    hlo: the optimised program's text.
+    hlo: the text of the optimized program.
   """
   counts, sizes = collections.Counter(), collections.Counter()
   for operation in hlo_text.Module(hlo).operations():
@@ -54,10 +54,10 @@ def read(hlo: str) -> dict[str, Collective]:
 
 
 def _result_bytes(shape: str, kind: str, start: str | None) -> float:
-  """Returns those of a collective's result.
+  """Returns the bytes of a collective's result.
 
-  What is started has its operands before it, but for an all-reduce, and may
-  have scalars of the network's behind.
+  The shape of an asynchronous start has the operands first (but for an
+  all-reduce), then the results, then scalars for the network.
   """
   if not start or kind == "all-reduce":
     return sum(hlo_text.array_bytes(shape))

@@ -6,8 +6,8 @@ import types
 import pytest
 
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import flops
 from drope_jax.positional import Nope, Pattern, Rope
-from drope_jax.train import flops
 
 LLAMA = ModelConfig(
   vocab_size=32_000,

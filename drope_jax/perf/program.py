@@ -1,14 +1,14 @@
-"""Sums the compiler's cycles over a whole TPU program; no tool by itself.
+"""Sums the compiler's cycles over a whole TPU program.
 
-Two counts of one program, each operation as often as it runs:
+There are two counts, of each operation as often as it runs:
 
-  estimate   what XLA's cost model writes beside an operation; far above the
-             memory's time where an operation waits for memory
+  estimate   XLA's cost model; far above the memory's time for an operation that
+             waits for memory
   schedule   the bundles of the operation's code, loops by their trips and every
-             branch taken, or the time of its HBM traffic, whichever is longer
+             branch taken, or the time of its HBM traffic if that is longer
 
-A Pallas kernel has no estimate: its cycles are given, and are in both. Neither
-count has collectives' time, contention, or what overlaps: they compare programs
+A Pallas kernel has no estimate: the caller gives its cycles for both counts.
+Neither count includes collectives, contention or overlap: they compare programs
 for the same chips, and do not predict a step's time.
 """
 
@@ -18,17 +18,8 @@ import pathlib
 import re
 from typing import NamedTuple
 
-import tpu_schedule
-
-from drope_jax.plan import collectives, hlo
-
-CLOCKS = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
-"""Cycles a second: the maker's peak over what the matrix units do in one."""
-HBM_BYTES = {
-  chip: rate / CLOCKS[chip]
-  for chip, rate in {"v5e": 819e9, "v5p": 2765e9, "v6e": 1638e9}.items()
-}
-"""A cycle, of a chip, by the maker's rates."""
+from drope_jax.perf import bundles, collectives, hlo
+from drope_jax.perf.chips import CORES
 
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _KIND = re.compile(r"(?:\(.*?\)|\S+) ([\w\-]+)\(")
@@ -36,7 +27,6 @@ _OPERANDS = re.compile(r" [\w\-]+\((.*?)\)")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 _INDEX = re.compile(r"index=(\d+)")
 _VMEM = re.compile(r"S\([1-9]")
-_BACK = re.compile(r"sbr\.\w+ \(!(%p\w+)\) target bundleno = (\d+)")
 _FREE = {
   "after-all",
   "bitcast",
@@ -63,7 +53,7 @@ class Cycles(NamedTuple):
 
 
 class Sum(NamedTuple):
-  """What a program takes.
+  """A program's cycles.
 
   Attributes:
     total: of all operations.
@@ -74,49 +64,21 @@ class Sum(NamedTuple):
   parts: Mapping[str, Cycles]
 
 
-def bundles(dump: str) -> int:
-  """Returns an operation's cycles by its code: loops by their trips.
-
-  A loop whose bound is no constant counts once.
-
-  Args:
-    dump: the text of its packed bundles.
-  """
-  code = tpu_schedule.split(dump)
-  times = [1] * len(code)
-  ends = {}
-  for n, text in enumerate(code):
-    for predicate, target in _BACK.findall(text):
-      if int(target) <= n:
-        end = min(n + tpu_schedule.DELAY_SLOTS, len(code) - 1)
-        ends[int(target)] = max(
-          ends.get(int(target), (0, "")), (end, predicate)
-        )
-  for start, (end, predicate) in ends.items():
-    bound = re.search(
-      rf"{predicate} = scmp\.(?:ge|eq)\.\S+ %s\w+, (\d+)",
-      "\n".join(code[start : end + 1]),
-    )
-    for n in range(start, end + 1):
-      times[n] *= int(bound[1]) if bound else 1
-  return sum(times)
-
-
 def total(
   module: hlo.Module,
   folder: pathlib.Path,
   chip: str,
   kernel: Callable[[str, str], float],
 ) -> Sum:
-  """Sums a program's cycles.
+  """Returns the sums of a program's cycles.
 
   Args:
     module: after code generation, with the estimates.
     folder: the compiler's dump of that code.
-    chip: a key of `HBM_BYTES`.
+    chip: a key of `chips.CORES`.
     kernel: cycles of a Pallas kernel, from its name and its bundles' text.
   """
-  code = tpu_schedule.dumped(folder)
+  code = bundles.files(folder)
   operations = [
     o for o in module.operations() if o.fusion is None and _counts(o)
   ]
@@ -127,8 +89,9 @@ def total(
   scheduled = {}
   for o in operations:
     if o.name in code and not _is_kernel(o.text):
-      scheduled[o.name] = bundles(code[o.name].read_text(errors="replace"))
-  # Of alike operations, one is scheduled.
+      dump = code[o.name].read_text(errors="replace")
+      scheduled[o.name] = bundles.cycles(dump)
+  # The compiler schedules one of several equal operations.
   twins = {
     _like(o): scheduled[o.name] for o in operations if o.name in scheduled
   }
@@ -141,7 +104,7 @@ def total(
     else:
       estimate = _estimate(o.text)
       estimate = inside[o.name] if estimate is None else estimate
-      memory = _hbm_bytes(module, o) / HBM_BYTES[chip]
+      memory = _hbm_bytes(module, o) / CORES[chip].hbm_bytes
       schedule = scheduled.get(o.name, twins.get(_like(o)))
       part = "others"
       if _holds(module, o.text, _PRODUCT):
@@ -194,7 +157,7 @@ def _holds(module: hlo.Module, text: str, kind: re.Pattern) -> bool:
 
 
 def _shape(text: str) -> str:
-  """Returns an operation's result shape, as it is written."""
+  """Returns the text of an operation's result shape."""
   return text[: _KIND.match(text).start(1)]
 
 
@@ -204,7 +167,7 @@ def _operands(text: str) -> list[str]:
 
 
 def _outside(shape: str) -> float:
-  """Returns bytes of the arrays of a shape that lie in HBM."""
+  """Returns the bytes of a shape's arrays that are in HBM."""
   arrays = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
   return sum(
     sum(hlo.array_bytes(array)) for array in arrays if not _VMEM.search(array)
@@ -212,9 +175,9 @@ def _outside(shape: str) -> float:
 
 
 def _hbm_bytes(module: hlo.Module, o: hlo.Operation) -> float:
-  """Returns what an operation reads from HBM and writes to it.
+  """Returns the bytes that an operation reads from HBM and writes to it.
 
-  A slice reads, and an update in place writes, no more than its part.
+  A slice reads only its part, and an update in place writes only its part.
   """
   names = hlo.called(o.text) if _kind(o.text) == "fusion" else []
   body = module.computations[names[0]] if names else None
@@ -230,7 +193,7 @@ def _hbm_bytes(module: hlo.Module, o: hlo.Operation) -> float:
 
 
 def _read(module: hlo.Module, body: hlo.Computation, index: int) -> float:
-  """Returns bytes that a fusion's body reads of a parameter."""
+  """Returns the bytes of a parameter that a fusion's body reads."""
   name = next(
     n for n, text in body.items() if n and f" parameter({index})" in text
   )
@@ -256,7 +219,7 @@ def _read_of(module: hlo.Module, body: hlo.Computation, name: str) -> float:
 
 
 def _written(module: hlo.Module, text: str, around: hlo.Computation) -> float:
-  """Returns bytes of HBM that an operation writes."""
+  """Returns the bytes of HBM that an operation writes."""
   full = _outside(_shape(text))
   if not full:
     return 0

@@ -1,8 +1,8 @@
-"""What a compiled program's text says: its operations, and how often each runs.
+"""Reads optimized HLO: a program's operations, and how often each runs.
 
-Reads the text of XLA's optimised modules. A loop's body runs by the number of
-trips that the compiler notes, or else by the constants between which the loop
-counts; once, where it counts otherwise. Every branch of a conditional counts.
+A loop runs as often as the compiler notes in its trip count, or as the constant
+start, limit and step of its counter say; once if they are not constants. Every
+branch of a conditional counts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _COPY = re.compile(rf" copy\({_NAME}\)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 
 Computation = Mapping[str, str]
-"""Operations by name, and the last, which is the result, by `ROOT`."""
+"""The text of each operation by its name; that of the result under `ROOT`."""
 ROOT = ""
 
 
@@ -39,8 +39,8 @@ class Operation(NamedTuple):
     name: the compiler's.
     text: its shape, kind, operands and attributes.
     times: how often it runs.
-    around: the computation that it is one of.
-    fusion: the outermost fusion that it is part of; None: it is its own.
+    around: the computation that it is in.
+    fusion: the outermost fusion that it is in; None if it is in none.
   """
 
   name: str
@@ -54,8 +54,8 @@ class Module:
   """A program's computations, by name.
 
   Attributes:
-    computations: as above.
-    entry: the name of the first to run.
+    computations: their operations.
+    entry: the name of the computation that runs first.
   """
 
   def __init__(self, text: str):
@@ -63,7 +63,7 @@ class Module:
     self.entry = re.search(rf"^ENTRY {_NAME}", text, re.M)[1]
 
   def operations(self) -> Iterator[Operation]:
-    """Yields every operation that runs, those inside a fusion after it."""
+    """Yields every operation that runs; a fusion comes before its parts."""
     return self._of(self.entry, 1, None)
 
   def _of(
@@ -80,7 +80,7 @@ class Module:
         yield from self._of(each, times * trips, outer)
 
   def _trips(self, text: str, around: Computation) -> int:
-    """Returns how often an operation runs what it calls."""
+    """Returns how often an operation runs the computations that it calls."""
     if known := _KNOWN_TRIPS.search(text):
       return int(known[1])
     if not (loop := _WHILE.search(text)):
@@ -108,7 +108,7 @@ def called(text: str) -> list[str]:
 
 
 def array_bytes(shape: str) -> list[float]:
-  """Returns the size of each array of a shape, as it is written."""
+  """Returns the bytes of each array in the text of a shape."""
   return [
     math.prod(map(int, filter(None, sides.split(",")))) * _width(dtype)
     for dtype, sides in _ARRAY.findall(shape)
@@ -136,7 +136,7 @@ def _part(text: str, index: int) -> str | None:
 
 
 def _constant(name: str | None, around: Computation) -> int | None:
-  """Returns the value of what is a constant, or a copy of one."""
+  """Returns the value of a constant or of a copy of one, or None."""
   while copied := _COPY.search(around.get(name, "")):
     name = copied[1]
   found = _CONSTANT.search(around.get(name, ""))

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from drope_jax.cli import main
-from drope_jax.plan import compile as compiling
+from drope_jax.perf import compiler
 
 MODEL = pathlib.Path(__file__).parents[2] / "configs/models/tiny.gin"
 ONE_CHIP = (
@@ -23,19 +23,6 @@ ONE_CHIP = (
   "TrainPhase.accumulation = 16",
   "TrainPhase.remat = 'full'",
 )
-TOO_LARGE = """
-import jax
-from drope_jax.plan import compile as compiling
-from drope_jax.plan import slices
-
-compiling.prepare()
-where = jax.sharding.SingleDeviceSharding(
-  compiling.devices(slices.parse("v5e-4"))[0]
-)
-x = jax.ShapeDtypeStruct((44_032, 44_032), "float32", sharding=where)
-found = compiling.compile(jax.jit(lambda a, b: a @ b @ a).lower(x, x))
-print(found.fits, found.bytes)
-"""
 RECIPE = f"""
 include '{MODEL}'
 Recipe:
@@ -150,18 +137,10 @@ def test_adapters_of_a_7b_train_on_one_v5e():
   assert 1 << 30 < plan["temporaries"] < 2 << 30
 
 
-@needs_libtpu
-def test_what_does_not_fit_says_how_much_it_wants():
-  fits, wanted = _run("-c", TOO_LARGE).split()
-  assert fits == b"False"
-  # Both arguments, and at least one product: 7.2 GiB each.
-  assert 3 <= int(wanted) / (4 * 44_032**2) < 5
-
-
 def test_without_the_compiler_it_says_what_to_install(
   recipe, monkeypatch, capsys
 ):
-  monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
   status = main.main(["plan", str(recipe), "--topology", "v5e-8"])
   assert status == 2
   assert "pip install 'drope_jax[tpu]'" in capsys.readouterr().err
@@ -183,7 +162,7 @@ def test_an_unknown_topology_is_one_line(recipe, capsys):
 def test_a_model_given_to_a_recipe_that_has_its_own_is_one_line(
   recipe, monkeypatch, capsys
 ):
-  monkeypatch.setattr(compiling, "prepare", lambda: None)
+  monkeypatch.setattr(compiler, "prepare", lambda: None)
   arguments = ["plan", str(recipe), "--model", str(MODEL)]
   assert main.main([*arguments, "--topology", "v5e-8"]) == 2
   assert "got one that has its own" in capsys.readouterr().err

@@ -1,13 +1,9 @@
 """A program's cycles are its operations', as often as each runs."""
 
-import pathlib
 import textwrap
 
-import pytest
-
-from drope_jax.plan import hlo
-
-TOOLS = pathlib.Path(__file__).parents[2] / "tools"
+from drope_jax.perf import bundles, hlo, program
+from drope_jax.perf.chips import CORES
 
 PROGRAM = textwrap.dedent("""\
   HloModule jit_step
@@ -39,7 +35,7 @@ PROGRAM = PROGRAM.replace("ESTIMATE", '"estimated_cycles":').replace(
 )
 
 
-def bundles(*lines: str) -> str:
+def dump(*lines: str) -> str:
   return "\n".join(f"  {n:#x}   : {{ {line} }}" for n, line in enumerate(lines))
 
 
@@ -52,25 +48,17 @@ LOOP = (
 )
 
 
-@pytest.fixture
-def tool(monkeypatch):
-  monkeypatch.syspath_prepend(TOOLS)
-  import tpu_program
-
-  return tpu_program
-
-
-def test_a_loop_counts_by_its_trips(tool):
+def test_a_loop_counts_by_its_trips():
   # One before it, six in it with the branch's delay, one after.
-  assert tool.bundles(bundles(*LOOP)) == 1 + 10 * 6 + 1
+  assert bundles.cycles(dump(*LOOP)) == 1 + 10 * 6 + 1
 
 
-def test_a_program_is_the_sum_of_its_parts(tool, tmp_path):
+def test_a_program_is_the_sum_of_its_parts(tmp_path):
   for name, lines in {"big": LOOP, "kernel.2": ["%1 = nop"]}.items():
     file = tmp_path / f"17-{name}-00-packed-bundles-post-ra.txt"
-    file.write_text(bundles(*lines))
-  found = tool.total(hlo.Module(PROGRAM), tmp_path, "v5e", lambda *_: 1000)
-  rate = tool.HBM_BYTES["v5e"]
+    file.write_text(dump(*lines))
+  found = program.total(hlo.Module(PROGRAM), tmp_path, "v5e", lambda *_: 1000)
+  rate = CORES["v5e"].hbm_bytes
   # It reads one operand of 256 KiB, the other is in VMEM, and writes as much.
   assert found.parts["products"] == (5, max(62, 2 * 2**18 / rate))
   assert found.parts["kernels"] == (1000, 1000)

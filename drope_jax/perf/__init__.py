@@ -1,0 +1,1 @@
+"""What programs cost: FLOPs, and what the TPU's compiler says of them."""
