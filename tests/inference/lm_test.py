@@ -254,13 +254,13 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(
   monkeypatch.setattr(lms, "BATCH_TOKENS", at_once)
   monkeypatch.setattr(lms, "CHUNK_TOKENS", 8)
   read = []
-  read_on = decode.read_on
+  prefill_chunks = decode.prefill_chunks
   monkeypatch.setattr(
     decode,
-    "read_on",
+    "prefill_chunks",
     lambda *args, first, **options: (
       read.append((args[2].shape, first))
-      or read_on(*args, first=first, **options)
+      or prefill_chunks(*args, first=first, **options)
     ),
   )
   decode.start.clear_cache()
