@@ -86,7 +86,7 @@ class CheckpointLM:
     backend: attention.Choice = "blockwise",
     mesh: jax.sharding.Mesh | None = None,
   ) -> "CheckpointLM":
-    """Returns a model in memory, computing in `dtype`.
+    """Returns a language model from a model in memory, computing in `dtype`.
 
     Raises:
       ValueError: it has no tokenizer, or does not split evenly over the mesh.
@@ -94,8 +94,8 @@ class CheckpointLM:
     file = model.tokenizer_path
     if file is None:
       raise ValueError(
-        "A language model needs a tokenizer to read text, got a model without "
-        "one. Save it again with its tokenizer."
+        "A language model needs a tokenizer, got a model without one. Save it "
+        "again with its tokenizer."
       )
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     backend = backends.resolve(backend, model.config, dtype, device)
