@@ -18,9 +18,9 @@ class Model:
 
   Attributes:
     params: the parameter tree.
-    manifest: its config, its tokenizer's fingerprint, and its lineage.
-    tokenizer_path: the tokenizer's file; None where the manifest has none.
-    path: the checkpoint on disk that holds exactly this; None where none does.
+    manifest: config, tokenizer's fingerprint, and lineage.
+    tokenizer_path: the tokenizer's file; None if the manifest has none.
+    path: of the same checkpoint on disk; None if it is not saved.
   """
 
   params: Params
@@ -30,14 +30,14 @@ class Model:
 
   @property
   def config(self) -> ModelConfig:
-    """The config that `params` match."""
+    """The config of `params`."""
     return self.manifest.model
 
   @property
   def parent(self) -> str | None:
-    """What the lineage of a model that is made from this one calls it.
+    """The name of this model in the lineage of one made from it.
 
-    Its path, or the name of the operation that made it.
+    It is the path, or the operation that made the model.
     """
     if self.path is not None:
       return str(self.path)
@@ -49,7 +49,7 @@ def load(path: Path, *, shardings: Any = None, dtype: Any = None) -> Model:
   """Returns the checkpoint at `path`.
 
   Args:
-    path, shardings, dtype: as `store.load_model` takes them.
+    path, shardings, dtype: as for `store.load_model`.
 
   Raises:
     FileNotFoundError, ValueError: as `store.load_model`.
@@ -63,7 +63,7 @@ def load(path: Path, *, shardings: Any = None, dtype: Any = None) -> Model:
 
 
 def save(model: Model, directory: Path) -> Model:
-  """Writes a new checkpoint, and returns the model with its path.
+  """Writes a new checkpoint; returns the model with its path.
 
   Raises:
     ValueError: as `store.save_model`.

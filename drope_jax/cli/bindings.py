@@ -233,4 +233,6 @@ def _nearest(name: str, names: Iterable[str]) -> str:
   near = difflib.get_close_matches(name, names, n=1)
   if near:
     return f"did you mean {near[0]!r}?"
-  return f"use one of: {', '.join(sorted(names)) or 'none'}."
+  return (
+    f"use one of: {', '.join(sorted(names))}." if names else "there is none."
+  )

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
   """Prints prompts and continuations.
 
   Raises:
-    FileNotFoundError, ValueError: a user's mistake, explained.
+    FileNotFoundError, ValueError: a user's mistake, with an explanation.
   """
   sampling = choice.Sampling(
     args.temperature,
@@ -41,17 +41,17 @@ def run(args: argparse.Namespace) -> None:
   _say_scale(lm, max(map(len, prompts)) + args.max_new_tokens, args)
   pieces = lm.stream(prompts, args.max_new_tokens, sampling, args.stop)
   if len(prompts) == 1 and not args.json:
-    _print_as_written(lm, prompts[0], args.stop, pieces)
+    _print_stream(lm, prompts[0], args.stop, pieces)
     return
   written: list[list[int]] = [[] for _ in prompts]
   for i, new in pieces:
     written[i] += new
   for i, new in enumerate(written):
-    _print_whole(lm, prompts, i, new, args)
+    _print_complete(lm, prompts, i, new, args)
 
 
 def _check(args: argparse.Namespace) -> None:
-  """Raises ValueError where arguments are missing or out of range."""
+  """Raises ValueError if arguments are missing or out of range."""
   if not args.prompt and not args.prompt_file:
     raise ValueError(
       "generate needs a prompt, got none. Give --prompt TEXT or --prompt-file "
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace) -> None:
     )
   if args.logit_scale is not None and not args.logit_scale > 0:
     raise ValueError(
-      "--logit-scale must be above 0, or every key weighs alike, got "
+      "--logit-scale must be above 0, or all keys have the same weight, got "
       f"{args.logit_scale}. Raise it, or leave it out."
     )
 
@@ -90,37 +90,37 @@ def _read(file: str) -> str:
 def _say_scale(
   lm: lms.CheckpointLM, tokens: int, args: argparse.Namespace
 ) -> None:
-  """Says on one line what happens beyond the trained context, if it is left."""
+  """Prints a line about the softmax scale beyond the trained context."""
   if tokens <= lm.context_tokens or args.logit_scale is not None:
     return
-  said = (
-    f"{tokens:,} tokens are more than the {lm.context_tokens:,} that the model "
-    "was trained at"
+  message = (
+    f"{tokens:,} tokens are more than the trained context of "
+    f"{lm.context_tokens:,}"
   )
   if lm.config.logit_scale_slope is None:
-    said += (
-      ", and it has no softmax scale for that: `drope evaluate` fits one, and "
-      "`drope surgery --drop none --logit-scale-slope` keeps it."
+    message += (
+      ", and the model has no softmax scale for them: `drope evaluate` fits "
+      "one, and `drope surgery --drop none --logit-scale-slope` stores it."
     )
   else:
-    said += (
+    message += (
       ": attention logits are multiplied by the checkpoint's softmax scale, "
       f"{lm.logit_scale_at(tokens):.3f}."
     )
-  terminal.say(said, stderr=True)
+  terminal.say(message, stderr=True)
 
 
-def _print_as_written(
+def _print_stream(
   lm: lms.CheckpointLM,
   prompt: list[int],
   stop: list[str],
   pieces: Iterator[tuple[int, list[int]]],
 ) -> None:
-  """Prints the prompt, and its continuation piece by piece."""
-  # What may be the beginning of a stop string is held back, as is a part of a
-  # character.
+  """Prints the prompt, and its continuation while it is generated."""
+  # Text that may begin a stop string is not printed yet, nor is an
+  # incomplete character.
   held = max((len(s) for s in stop), default=1) - 1
-  # Decoded as one: alone, a first piece may lose the space that it begins with.
+  # Decoded together: decoding a piece alone may lose the space before it.
   ids = [*prompt]
   start, printed = len(lm.decode(prompt)), 0
 
@@ -137,14 +137,14 @@ def _print_as_written(
   terminal.print_output(written()[printed:])
 
 
-def _print_whole(
+def _print_complete(
   lm: lms.CheckpointLM,
   prompts: list[list[int]],
   i: int,
   new: list[int],
   args: argparse.Namespace,
 ) -> None:
-  """Prints a continuation that is done, with its number or as JSON."""
+  """Prints a complete continuation, with its number or as JSON."""
   prompt = prompts[i]
   start = len(lm.decode(prompt))
   text = lm.decode([*prompt, *new])

@@ -1,9 +1,9 @@
 """`drope`: runs a command, and reports mistakes in one line.
 
 A command is two modules with its name. The one in `arguments` has
-`add_arguments(parser)`, and its docstring is the help text. It imports the
-standard library only, so that help, and mistakes in arguments, do not wait for
-jax. The one in this package has `run(args) -> int | None`.
+`add_arguments(parser)`, and its docstring is the help text. It imports only the
+standard library, so that help and mistakes in arguments do not wait for jax.
+The one in this package has `run(args) -> int | None`.
 """
 
 import argparse

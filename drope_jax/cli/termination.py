@@ -157,6 +157,6 @@ def interruptible_calls() -> Iterator[None]:
 
 
 def _standard_error() -> TextIO:
-  """Returns the process's own stream, whatever a library has put in place."""
+  """Returns the process's own stream, even if `sys.stderr` was replaced."""
   assert sys.__stderr__ is not None
   return sys.__stderr__

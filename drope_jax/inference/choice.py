@@ -9,24 +9,25 @@ import jax.numpy as jnp
 
 from drope_jax.axes import Array
 
-# Ids among which `draw` chooses at a time.
+# Ids in one block of `draw`.
 _BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Settings of sampling, as other libraries name them.
+  """Settings of sampling, with the names of other libraries.
 
-  They apply in this order: repetition penalty, temperature, top-k, top-p,
-  min-p, which is that of Hugging Face transformers. None leaves one out.
+  They are applied in the order of Hugging Face transformers: repetition
+  penalty, temperature, top-k, top-p, min-p. None leaves one out.
 
   Attributes:
-    temperature: divides the logits; at 0 the largest one is chosen.
+    temperature: divides the logits; 0 chooses the id with the largest logit.
     top_k: keeps the ids of the k largest logits.
-    top_p: keeps the most probable ids whose probabilities add up to p.
-    min_p: keeps the ids at least min_p times as probable as the first one.
-    repetition_penalty: divides positive logits of ids that the prompt or the
-      continuation holds, and multiplies negative ones (arXiv:1909.05858).
+    top_p: keeps the fewest ids, most probable first, with a total probability
+      of at least p.
+    min_p: keeps the ids at least min_p times as probable as the most probable.
+    repetition_penalty: divides the positive logits of ids in the prompt or the
+      continuation, and multiplies the negative ones (arXiv:1909.05858).
     seed: of all draws.
   """
 
@@ -57,7 +58,7 @@ class Sampling:
         )
 
   def arrays(self) -> "Filters":
-    """Returns the settings as what a compiled program takes."""
+    """Returns the settings as arguments of a compiled program."""
     as_float = (
       None if value is None else jnp.float32(value)
       for value in (self.top_p, self.min_p, self.repetition_penalty)
@@ -70,7 +71,7 @@ GREEDY = Sampling()
 
 
 class Filters(NamedTuple):
-  """`Sampling` as scalars; None is known to the compiler, values are not."""
+  """`Sampling` as scalar arrays; only whether one is None is static."""
 
   temperature: Array
   top_k: Array | None = None
@@ -82,46 +83,47 @@ class Filters(NamedTuple):
 def choose(
   logits_BV: Array, filters: Filters, seen_BV: Array | None, keys_B: Array
 ) -> Array:
-  """Returns an id of each row, int32 token_B.
+  """Returns token_B, int32: the chosen id of each row.
 
   Args:
     logits_BV: float32.
-    filters: of `Sampling`.
-    seen_BV: whether a row holds an id; with a repetition penalty only.
-    keys_B: a row's draw depends on its own alone.
+    filters: from `Sampling.arrays`.
+    seen_BV: whether a row contains an id; needed for a repetition penalty.
+    keys_B: a row's draw depends only on its own key.
   """
   if filters.repetition_penalty is not None:
-    logits_BV = penalised(logits_BV, seen_BV, filters.repetition_penalty)
+    logits_BV = penalise(logits_BV, seen_BV, filters.repetition_penalty)
   return jax.lax.cond(
     filters.temperature > 0,
     lambda: draw(
-      filtered(tempered(logits_BV, filters.temperature), filters), keys_B
+      apply_filters(apply_temperature(logits_BV, filters.temperature), filters),
+      keys_B,
     ),
     lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32),
   )
 
 
-def penalised(logits_BV: Array, seen_BV: Array, penalty: Array) -> Array:
-  """Returns logits_BV, those of ids that a row holds made less likely."""
+def penalise(logits_BV: Array, seen_BV: Array, penalty: Array) -> Array:
+  """Returns logits_BV with the penalty applied to ids that a row contains."""
   less_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
   return jnp.where(seen_BV, less_BV, logits_BV)
 
 
-def tempered(logits_BV: Array, temperature: Array) -> Array:
+def apply_temperature(logits_BV: Array, temperature: Array) -> Array:
   """Returns logits_BV / temperature, shifted so that the largest is 0."""
-  # Shifted first: then none overflows, however small the temperature.
+  # Shifted first, so that no logit overflows at a small temperature.
   shifted_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
   return shifted_BV / temperature
 
 
-def filtered(logits_BV: Array, filters: Filters) -> Array:
-  """Returns logits_BV, -inf for the ids that top-k, top-p and min-p drop.
+def apply_filters(logits_BV: Array, filters: Filters) -> Array:
+  """Returns logits_BV with -inf for ids that top-k, top-p or min-p remove.
 
   Ids with the same logit as the last one kept are kept too.
 
   Args:
-    logits_BV: from `tempered`.
-    filters: which to apply.
+    logits_BV: from `apply_temperature`.
+    filters: the ones to apply.
   """
   V = logits_BV.shape[-1]
   least_B1 = jnp.full((logits_BV.shape[0], 1), -jnp.inf)
@@ -143,11 +145,11 @@ def filtered(logits_BV: Array, filters: Filters) -> Array:
 
 
 def draw(logits_BV: Array, keys_B: Array) -> Array:
-  """Returns an id of each row, int32 token_B, drawn by softmax(logits_BV).
+  """Returns token_B, int32, drawn for each row from softmax(logits_BV).
 
-  First a block of ids is drawn, then an id of the block. The distribution is
-  that of one draw among all ids, which would need noise for each of them: more
-  work than a small model's own.
+  It draws a block of ids, and then an id in the block. The distribution is that
+  of one draw among all ids. One draw would need noise for every id, which takes
+  longer than a small model.
   """
   B, V = logits_BV.shape
   padded_BV = jnp.pad(

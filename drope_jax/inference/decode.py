@@ -1,4 +1,4 @@
-"""Decoding as pure functions, compiled once a shape.
+"""Decoding as pure functions, compiled once for each shape.
 
 Rotary frequencies are arguments, so that one compiled program serves RoPE, PI,
 NTK, YaRN and no positions.
@@ -57,14 +57,14 @@ def split_positions(
 
 
 class Rows(NamedTuple):
-  """Continuations under way, one a row.
+  """Continuations in progress, one in each row.
 
   Attributes:
-    logits_BV: float32, over each row's next token.
+    logits_BV: float32, for each row's next token.
     cache: of the prompt and the new tokens.
     ended_B: whether a row has ended.
-    seen_BV: which ids a row holds; None where no repetition penalty asks.
-    count: int32 new tokens so far.
+    seen_BV: which ids a row contains; None without a repetition penalty.
+    count: int32, new tokens so far.
   """
 
   logits_BV: Array
@@ -99,22 +99,23 @@ def start(
   with_seen: bool = False,
   backend: attention.Choice,
 ) -> Rows:
-  """Returns rows that have read their prompts.
+  """Returns rows after the prefill of their prompts.
 
   Args:
     config, positions: from `split_positions`.
-    params: the model's.
-    tokens_BS: prompts, padded on the right with anything.
-    length_B: real tokens of each prompt, at least 1.
+    params: of the model.
+    tokens_BS: prompts, padded on the right with any ids.
+    length_B: tokens of each prompt without padding, at least 1.
     logit_scale: multiplies attention logits; float32 [B].
-    max_tokens: the cache's slots, of prompt and new tokens; at least S.
-    shared_tokens: number of tokens that all prompts begin with, fewer than the
-      shortest has. They are read once, so `logit_scale` must be one for all.
-    chunk_tokens: of a row in a pass, which bounds the memory of activations;
-      divides S and `shared_tokens`. Chunks beyond the longest prompt are not
-      read. None: a pass reads all.
+    max_tokens: slots of the cache, for prompt and new tokens; at least S.
+    shared_tokens: length of a prefix that all prompts share; less than the
+      shortest prompt. Its prefill is done once, so `logit_scale` must be the
+      same for all rows.
+    chunk_tokens: tokens of a row in one forward pass, which limits the memory
+      of activations; divides S and `shared_tokens`. Chunks after the longest
+      prompt are skipped. None for one pass.
     with_seen: whether a repetition penalty will be applied.
-    backend: the attention's.
+    backend: of the attention.
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape
@@ -130,7 +131,7 @@ def start(
       max_tokens=max_tokens,
       **options,
     )
-    logits_BV, cache = read_on(
+    logits_BV, cache = prefill_chunks(
       config,
       params,
       tokens_BS,
@@ -180,18 +181,18 @@ def advance(
   end_ids: tuple[int, ...],
   backend: attention.Choice,
 ) -> tuple[Rows, Array]:
-  """Returns the rows with more tokens, and those tokens, int32 new_Bn.
+  """Returns the rows with more tokens, and these tokens, int32 new_Bn.
 
-  After the end of a row comes the first of `end_ids` alone. The loop ends early
-  where every row has ended.
+  A row that has ended is filled with the first of `end_ids`. The loop stops
+  when every row has ended.
 
   Args:
     config, positions, params, logit_scale, backend: as in `start`.
-    rows: from `start`, with room in their cache. Donated.
+    rows: from `start`, with free slots in their cache. Donated.
     filters: how a token is chosen.
-    keys_B: for sampling; a row depends on its own alone.
-    limit: tokens of each row, at most `steps`; may be traced.
-    steps: n.
+    keys_B: for sampling; a row depends only on its own key.
+    limit: new tokens of each row, at most `steps`; may be traced.
+    steps: n, the size of the result.
     end_ids: each of them ends a row.
   """
   config = with_positions(config, positions)
@@ -241,7 +242,7 @@ def prefill(
   dtype = params["embed"]["table"].dtype
   cache = caches.empty(config, B, max_tokens, dtype)
   if chunk_tokens is not None and chunk_tokens < S:
-    return read_on(
+    return prefill_chunks(
       config,
       params,
       tokens_BS,
@@ -267,7 +268,7 @@ def prefill(
   return logits_BV, cache._replace(length_B=length_B)
 
 
-def read_on(
+def prefill_chunks(
   config: ModelConfig,
   params: transformer.Params,
   tokens_BS: Array,
@@ -279,11 +280,11 @@ def read_on(
   chunk_tokens: int,
   backend: attention.Choice,
 ) -> tuple[Array, caches.Cache]:
-  """Returns what `prefill` does, by chunks, where some tokens were read before.
+  """Returns the same as `prefill`, in chunks, after the first tokens.
 
   Args:
     cache: of the first tokens of all rows.
-    first: how many those are.
+    first: how many tokens are in the cache.
     chunk_tokens: divides S - `first`.
     config, params, tokens_BS, length_B, logit_scale, backend: see `start`.
   """
@@ -345,7 +346,7 @@ def extend(
 
 
 def for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
-  """Returns a scale of each row as one of each query."""
+  """Returns a scale for each query, from one for each row."""
   if not jnp.ndim(logit_scale):
     return logit_scale
   return jnp.broadcast_to(logit_scale[:, None], tokens_BS.shape)

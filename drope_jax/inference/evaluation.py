@@ -1,4 +1,4 @@
-"""Evaluates checkpoints: each by every method that can read it."""
+"""Evaluates checkpoints, each with every method that fits it."""
 
 from collections.abc import Collection, Mapping
 
@@ -21,18 +21,17 @@ def plan(
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
 
-  A model without plain RoPE is read by "model" and "crop" alone.
+  A model without plain RoPE is evaluated only with "model" and "crop".
 
   Args:
     suite: what to evaluate.
-    lms: by the names that they have in the results.
+    lms: models by their names in the results.
     material: text.
-    record: where the steps add what they find; what is in it is not done again.
-    as_they_are: names of models of plain RoPE that no scaling is applied to.
+    record: results are added to it; those that it has are not computed again.
+    as_they_are: names of models with plain RoPE to which no scaling is applied.
 
   Raises:
-    ValueError: a method fits none of the models, or they cannot read the same
-      samples.
+    ValueError: a method fits none of the models, or their samples would differ.
   """
   _require_same_samples(lms)
   methods = {
@@ -44,9 +43,9 @@ def plan(
     for name, lm in lms.items()
   }
   for method in suite.methods:
-    readers = [lms[n] for n, fitting in methods.items() if method in fitting]
-    # Refuses a method that is unknown, or that no model can be read by.
-    variants([*readers, *lms.values()][0])(method, 1.0)
+    fitting = [lms[name] for name, own in methods.items() if method in own]
+    # Raises if a method is unknown, or fits no model.
+    variants([*fitting, *lms.values()][0])(method, 1.0)
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
   return [
     step
@@ -63,7 +62,7 @@ def packaged() -> suites.Material:
 
 
 def variants(lm: CheckpointLM) -> steps.Variant:
-  """Returns the function from (method, factor) to the model read that way."""
+  """Returns a function from (method, factor) to the model with that method."""
 
   def variant(method: str, factor: float) -> interface.LM:
     if method == "model":
@@ -83,7 +82,7 @@ def _is_rope(lm: CheckpointLM) -> bool:
 
 
 def _require_same_samples(lms: Mapping[str, CheckpointLM]) -> None:
-  """Raises ValueError where one sample would be of other lengths or ids."""
+  """Raises ValueError if samples would differ between the models."""
   for what, value in (
     ("context_tokens", lambda lm: str(lm.context_tokens)),
     ("tokenizer", lambda lm: f"SHA-256 {lm.tokenizer.fingerprint[:12]}"),

@@ -21,15 +21,15 @@ from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
-# Tokens of a forward pass on each device, and of a row in it where its prompt
-# is longer than that.
+# Tokens of a forward pass on each device, and tokens of a row in one pass if
+# its prompt is longer than that.
 BATCH_TOKENS = 8192
 CHUNK_TOKENS = 2048
 
-# What lengths are padded to a multiple of, at the least.
+# Lengths are padded to a multiple of this at least.
 LENGTH_MULTIPLE = 128
 
-# New tokens between two looks at them.
+# New tokens of each row in one call of the compiled loop.
 _STEPS = 16
 
 
@@ -86,7 +86,7 @@ class CheckpointLM:
     backend: attention.Choice = "blockwise",
     mesh: jax.sharding.Mesh | None = None,
   ) -> "CheckpointLM":
-    """Returns a model in memory, computing in `dtype`.
+    """Returns a language model from a model in memory, computing in `dtype`.
 
     Raises:
       ValueError: it has no tokenizer, or does not split evenly over the mesh.
@@ -94,8 +94,8 @@ class CheckpointLM:
     file = model.tokenizer_path
     if file is None:
       raise ValueError(
-        "A language model needs a tokenizer to read text, got a model without "
-        "one. Save it again with its tokenizer."
+        "A language model needs a tokenizer, got a model without one. Save it "
+        "again with its tokenizer."
       )
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     backend = backends.resolve(backend, model.config, dtype, device)
@@ -171,7 +171,7 @@ class CheckpointLM:
     sampling: choice.Sampling = choice.GREEDY,
     stop: Sequence[str] = (),
   ) -> list[list[int]]:
-    """Returns what `stream` yields of each prompt, as one list."""
+    """Returns the new ids of each prompt; arguments as of `stream`."""
     outputs: list[list[int]] = [[] for _ in prompts]
     for row, new in self.stream(prompts, max_new_tokens, sampling, stop):
       outputs[row] += new
@@ -186,22 +186,22 @@ class CheckpointLM:
   ) -> Iterator[tuple[int, list[int]]]:
     """Yields the index of a prompt and its next ids, until all have ended.
 
-    An end id ends a continuation, and so does the id that completes a stop
-    string; both are yielded. A sample is a function of the seed and of the
+    A continuation ends with an end id, or with the id that completes a stop
+    string; that id is yielded too. A sample is a function of the seed and the
     prompt's index.
 
     Args:
       prompts: ids.
-      max_new_tokens: of each.
+      max_new_tokens: of each prompt.
       sampling: how a token is chosen.
-      stop: strings; empty ones are refused.
+      stop: stop strings, not empty.
 
     Raises:
       ValueError: a prompt or a stop string is empty.
     """
     if "" in stop:
       raise ValueError(
-        "A stop string needs a character, got an empty one. Leave it out."
+        "A stop string must not be empty, got an empty one. Leave it out."
       )
     batches = self._batches(prompts, max_new_tokens)
     for scheme, rows, tokens_BS, lengths in batches:
@@ -258,7 +258,7 @@ class CheckpointLM:
           break
 
   def _in_chunks(self, tokens: int) -> bool:
-    """Returns whether prompts of so many tokens are read chunk by chunk."""
+    """Returns whether prompts of this length are read in chunks."""
     return self.mesh is None and tokens > BATCH_TOKENS
 
   @property
@@ -269,7 +269,7 @@ class CheckpointLM:
   def _until_end(
     self, before: Sequence[int], new: Sequence[int], stop: Sequence[str]
   ) -> tuple[list[int], bool]:
-    """Returns the new ids up to the first that ends a row, and if one does."""
+    """Returns the new ids up to the end of a row, and whether it has ended."""
     for n, token in enumerate(new, 1):
       if token in self.ends:
         return [*new[:n]], True
@@ -325,17 +325,17 @@ class CheckpointLM:
 
 
 def bucket(tokens: int) -> int:
-  """Returns the length that `tokens` are padded to, at most 5/4 of them or 128.
+  """Returns the padded length of `tokens`, at most 5/4 of it or 128.
 
-  There are four in each doubling: few programs are compiled, and little of a
-  pass is padding.
+  There are four lengths in each doubling, so that few programs are compiled and
+  little of a pass is padding.
   """
   step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
   return -(-tokens // step) * step
 
 
 def _shared(tokens_BS: np.ndarray, lengths_B: np.ndarray) -> int:
-  """Returns how many first tokens all rows share, before the last of any."""
+  """Returns the length of the shared prefix, less than the shortest row."""
   same_S = (tokens_BS == tokens_BS[:1]).all(axis=0)
   most = int(lengths_B.min()) - 1
   return most if same_S[:most].all() else int(np.argmin(same_S[:most]))

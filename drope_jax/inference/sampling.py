@@ -267,7 +267,9 @@ def advance(
         jax.random.fold_in(key, document), count
       )
     )(rows.document_B, cache.length_B)
-    token_B = choice.draw(choice.tempered(logits_BV, temperature), keys_B)
+    token_B = choice.draw(
+      choice.apply_temperature(logits_BV, temperature), keys_B
+    )
     # Anything but finite is larger than the rest, and so it was drawn.
     drawn_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
     finite_B = jnp.isfinite(drawn_B1[:, 0])

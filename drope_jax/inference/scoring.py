@@ -1,4 +1,4 @@
-"""The log-probabilities that a model gives to sequences, as a pure function."""
+"""Log-probabilities of sequences, as a pure function."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ from drope_jax.inference import decode
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 
-# Tokens, over all rows, whose logits are held at once.
+# Tokens, over all rows, for which logits are held at a time.
 SCORE_CHUNK = 512
 
 
@@ -26,8 +26,8 @@ def score(
 ) -> Array:
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
 
-  The last column has no next token and is 0. Logits of `SCORE_CHUNK` tokens
-  are held at once. Arguments are as of `decode.start`.
+  The last column has no next token and is 0. Logits are held for `SCORE_CHUNK`
+  tokens at a time. Arguments are as of `decode.start`.
   """
   config = decode.with_positions(config, positions)
   B, S = tokens_BS.shape

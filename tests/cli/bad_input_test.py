@@ -316,7 +316,7 @@ EVALUATE = [
   Mistake(
     "an unknown eval",
     "evaluate run --eval perplexity,needle",
-    ("some of perplexity, passkey", "got perplexity, needle", "Name"),
+    ("must be some of", "got needle", "Name"),
   ),
   Mistake(
     "an unknown method",
@@ -417,14 +417,14 @@ GENERATE = [
   Mistake(
     "a negative temperature",
     "generate run --prompt a --temperature -1",
-    ("at least 0", "-1.0", "Raise"),
+    ("at least 0", "-1.0", "Change"),
   ),
   Mistake(
     "no softmax scale",
     "generate run --prompt a --logit-scale nan",
     ("--logit-scale must be above 0", "got nan", "Raise it"),
   ),
-  Mistake("no prompt", "generate run", ("--prompt", "--help")),
+  Mistake("no prompt", "generate run", ("needs a prompt", "--prompt TEXT")),
   Mistake(
     "a word for a number",
     "generate run --prompt a --max-new-tokens many",

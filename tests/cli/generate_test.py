@@ -133,7 +133,7 @@ def test_several_samples_are_numbered_or_lines_of_json(drope, lm):
     (("--prompt-file", "absent.txt"), "absent.txt"),
   ],
 )
-def test_what_cannot_be_asked_is_refused(drope, lm, options, said):
+def test_invalid_options_are_refused(drope, lm, options, said):
   ran = drope("generate", "c", *options)
   assert ran.status == 2 and said in ran.err and not lm.asked
 
@@ -141,18 +141,18 @@ def test_what_cannot_be_asked_is_refused(drope, lm, options, said):
 @pytest.mark.parametrize(
   ("new", "options", "slope", "said"),
   [
-    (8, (), None, "9 tokens are more than the 8 that the model was trained at"),
+    (8, (), None, "9 tokens are more than the trained context of 8"),
     (7, (), None, ""),
     (8, ("--logit-scale", 1.5), None, ""),
     (
       8,
       (),
       0.5,
-      "9 tokens are more than the 8 that the model was trained at: ",
+      "9 tokens are more than the trained context of 8: ",
     ),
   ],
 )
-def test_beyond_the_context_the_scale_or_its_lack_is_said(
+def test_beyond_the_context_the_scale_is_reported(
   drope, lm, new, options, slope, said
 ):
   lm.config = dataclasses.replace(CONFIG, logit_scale_slope=slope)

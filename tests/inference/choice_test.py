@@ -55,9 +55,9 @@ def test_the_logits_kept_are_those_of_transformers(settings):
   if filters.repetition_penalty is not None:
     seen_BV = np.zeros(LOGITS_BV.shape, bool)
     np.put_along_axis(seen_BV, IDS_BS, True, axis=1)
-    logits_BV = choice.penalised(logits_BV, seen_BV, filters.repetition_penalty)
-  got_BV = choice.filtered(
-    choice.tempered(logits_BV, filters.temperature), filters
+    logits_BV = choice.penalise(logits_BV, seen_BV, filters.repetition_penalty)
+  got_BV = choice.apply_filters(
+    choice.apply_temperature(logits_BV, filters.temperature), filters
   )
   # Ours are shifted: the largest is 0.
   want_BV = want_BV - want_BV.max(axis=1, keepdims=True)
@@ -85,7 +85,7 @@ def test_draws_follow_the_softmax():
   draws, V = 4096, 300  # Ids of three blocks, the last of them part.
   logits_V = 2 * np.random.default_rng(0).normal(size=V).astype(np.float32)
   keys_B = jax.random.split(jax.random.key(0), draws)
-  logits_BV = choice.tempered(jnp.tile(2 * logits_V, (draws, 1)), 2.0)
+  logits_BV = choice.apply_temperature(jnp.tile(2 * logits_V, (draws, 1)), 2.0)
   ids_B = choice.draw(logits_BV, keys_B)
   p_V = np.exp(logits_V) / np.exp(logits_V).sum()
   # Up to 30 groups of ids, across the blocks; one likely id may fill several.

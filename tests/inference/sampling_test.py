@@ -77,7 +77,7 @@ def _expected(lm, number, begin_id, seed=3, temperature=1.0):
     logits_BSV = transformer.forward(lm.config, lm.params, padded_BS)
     logits_BV = logits_BSV[:, len(ids) - 1, : lm.tokenizer.vocab_size]
     keys_B = jax.random.fold_in(key, len(ids))[None]
-    logits_BV = choice.tempered(logits_BV, temperature)
+    logits_BV = choice.apply_temperature(logits_BV, temperature)
     (new,) = choice.draw(logits_BV, keys_B).tolist()
     ids.append(new)
     if new in (2, 7):

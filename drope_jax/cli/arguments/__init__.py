@@ -1,1 +1,1 @@
-"""What each command takes: light to import, as `--help` shows them."""
+"""The arguments of each command; imports nothing heavy, so help is fast."""

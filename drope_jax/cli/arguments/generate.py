@@ -1,8 +1,8 @@
 """Continues prompts.
 
-One continuation is printed as it is written; several follow when each is done.
-Beyond the trained context attention logits are multiplied by the softmax scale
-that the checkpoint holds.
+A single continuation is printed while it is generated; several are printed when
+all are done. Beyond the trained context, attention logits are multiplied by the
+checkpoint's softmax scale.
 
   drope generate runs/demo/live/recalibrate --prompt 'The President'
   drope generate CKPT --prompt-file letter.txt --temperature 0.8 --top-p 0.95
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--prompt-file",
     action="append",
     metavar="FILE",
-    help="holds one prompt; - is standard input; may be repeated (default: "
+    help="file with one prompt; - is standard input; may be repeated (default: "
     "none)",
   )
   parser.add_argument(
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--top-p",
     type=float,
     metavar="P",
-    help="draw from the most probable tokens that add up to P (default: from "
-    "all)",
+    help="draw from the most probable tokens with a total probability of P "
+    "(default: from all)",
   )
   parser.add_argument(
     "--min-p",
@@ -70,30 +70,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--repetition-penalty",
     type=float,
     metavar="X",
-    help="divide positive logits of tokens that were seen by X, and multiply "
-    "negative ones (default: none)",
+    help="divide positive logits of earlier tokens by X, and multiply negative "
+    "ones (default: none)",
   )
   parser.add_argument(
-    "--seed", type=int, default=0, help="of the sampling (default: %(default)s)"
+    "--seed", type=int, default=0, help="for sampling (default: %(default)s)"
   )
   parser.add_argument(
     "--stop",
     action="append",
     default=[],
     metavar="TEXT",
-    help="ends a continuation, which leaves it out; may be repeated (default: "
-    "none)",
+    help="text that ends a continuation, and is left out; may be repeated "
+    "(default: none)",
   )
   parser.add_argument(
     "--logit-scale",
     type=float,
-    help="of attention (default: the checkpoint's own at the whole length)",
+    help="multiplies attention logits (default: the checkpoint's own scale for "
+    "the total length)",
   )
   parser.add_argument(
-    "--bos", action="store_true", help="begin with BOS, as Llamas expect"
+    "--bos", action="store_true", help="begin with BOS, as Llama models expect"
   )
   parser.add_argument(
     "--json",
     action="store_true",
-    help="print one JSON object a line for each continuation",
+    help="print each continuation as one line of JSON",
   )

@@ -1,23 +1,23 @@
-"""What commands that take a recipe have in common."""
+"""Arguments that commands with a recipe share."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the recipe, and bindings over it."""
+  """Declares the recipe, and --set."""
   parser.add_argument("config", metavar="CONFIG.gin", help="the recipe")
   add_overrides(parser, "the file's")
 
 
 def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
-  """Declares --set, whose bindings are over those `of` a file."""
+  """Declares --set; its bindings override those `of` a file."""
   parser.add_argument(
     "--set",
     action="append",
     default=[],
     dest="overrides",
     metavar="'Class.param = value'",
-    help=f"a binding over {of}; may be repeated (default: none)",
+    help=f"a binding that overrides {of}; may be repeated (default: none)",
   )
 
 
@@ -26,6 +26,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     metavar="CONFIG.gin",
-    help="what the recipe starts from, where its checkpoint is not here "
-    "(default: read the checkpoint)",
+    help="config of the model that the recipe starts from, if its checkpoint "
+    "is not here (default: read the checkpoint)",
   )
