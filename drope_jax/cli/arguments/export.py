@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--architecture",
     metavar="NAME",
-    help="the stock architecture to write, such as llama (default: the plainest "
-    "one that can hold the model)",
+    help="the stock architecture to write, such as llama (default: the "
+    "plainest one that can hold the model)",
   )
   parser.add_argument(
     "--results",
