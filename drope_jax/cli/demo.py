@@ -232,7 +232,7 @@ def _compare(
     record,
     console,
     file.save,
-    as_they_are=("continued",),
+    unscaled=("continued",),
   )
   file.save(finished=True)
   console.print(_explanations(runs.load(out)))

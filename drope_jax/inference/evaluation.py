@@ -17,7 +17,7 @@ def plan(
   lms: Mapping[str, CheckpointLM],
   material: suites.Material,
   record: steps.Record,
-  as_they_are: Collection[str] = (),
+  unscaled: Collection[str] = (),
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
 
@@ -28,7 +28,7 @@ def plan(
     lms: models by their names in the results.
     material: text.
     record: results are added to it; those that it has are not computed again.
-    as_they_are: names of models with plain RoPE to which no scaling is applied.
+    unscaled: names of models with plain RoPE to which no scaling is applied.
 
   Raises:
     ValueError: a method fits none of the models, or their samples would differ.
@@ -38,7 +38,7 @@ def plan(
     name: tuple(
       method
       for method in suite.methods
-      if method in _ANY or (_is_rope(lm) and name not in as_they_are)
+      if method in _ANY or (_is_rope(lm) and name not in unscaled)
     )
     for name, lm in lms.items()
   }
