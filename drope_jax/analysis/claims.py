@@ -257,6 +257,7 @@ def _percent(score):
 def _evidence(difference):
   if difference is None:
     return "not compared, because they share no questions"
-  value, low, high = (100 * x for x in difference[:3])
+  ends = difference.value, difference.low, difference.high
+  value, low, high = (100 * x for x in ends)
   interval = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
   return f"{interval}, {difference.count} questions"

@@ -11,7 +11,7 @@ def test_common_seeds_are_pooled_and_others_left_out():
   first = _score({0: [3.0] * 6, 1: [5.0] * 6, 2: [9.0] * 6})
   second = _score({1: [1.0] * 6, 0: [2.0] * 6})
   found = paired.difference(first, second)
-  assert found == pytest.approx((2.5, found.low, found.high, 12))
+  assert (found.value, found.count) == (pytest.approx(2.5), 12)
   assert 1 <= found.low < 2.5 < found.high <= 4
   assert found.verdict == "ahead"
   assert paired.difference(second, first).verdict == "behind"
@@ -20,12 +20,13 @@ def test_common_seeds_are_pooled_and_others_left_out():
 def test_the_difficulty_of_samples_cancels():
   first = _score({0: [1.0, 9.0, 4.0, 2.0, 7.0, 3.0, 8.0, 5.0]})
   second = _score({0: [x + 0.5 for x in first.outcomes[0]]})
-  assert paired.difference(first, second)[:3] == (-0.5, -0.5, -0.5)
+  found = paired.difference(first, second)
+  assert (found.value, found.low, found.high) == (-0.5, -0.5, -0.5)
 
 
 def test_few_losses_have_a_difference_without_an_interval():
   found = paired.difference(_score({0: [2.5] * 7}), _score({0: [1.5] * 7}))
-  assert found == (1.0, None, None, 7)
+  assert found == paired.Difference(1.0, None, None, 7)
   assert found.verdict == "not told apart"
 
 

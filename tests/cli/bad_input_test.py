@@ -84,7 +84,7 @@ CONFIG = [
     "an unknown macro",
     "ModelConfig.width = %W",
     "%W is not defined",
-    "there is",
+    "use one of",
   ),
   _binding(
     "another type", "ModelConfig.width = 'wide'", "must be int, got 'wide'"
