@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax import attention
+from drope_jax.perf import rounds
 
 _TOKENS = 8192
 _SIDE = 2048
@@ -51,23 +52,24 @@ def main() -> None:
   )
   for length in args.lengths:
     for gradients in (False, True):
-      ours, peer = (
-        _call(backend, length, gradients, args)
+      calls = {
+        backend: _call(backend, length, gradients, args)
         for backend in ("blockwise", "xla")
-      )
-      times = np.array(
-        [(_seconds(ours), _seconds(peer)) for _ in range(args.rounds)]
-      )
-      ratios = times[:, 1] / times[:, 0]
-      seconds = np.median(times[:, 0])
+      }
+      times = {name: [] for name in calls}
+      for _ in range(args.rounds):
+        for name, call in calls.items():
+          times[name].append(_seconds(call))
+      ratio = rounds.ratio(times["xla"], times["blockwise"])
+      seconds = np.median(times["blockwise"])
       # Two products of a forward pass, of half of the square; five backward.
       products = 7 if gradients else 2
       width = args.heads * args.head_dim
       rate = products * _rows(length) * length**2 * width / seconds
-      name = f"{length} {'with gradients' if gradients else 'forward'}"
+      label = f"{length} {'with gradients' if gradients else 'forward'}"
       print(
-        f"{name:22}{1e3 * seconds:9.1f}{np.median(ratios):7.2f}"
-        f"{ratios.min():7.2f}-{ratios.max():4.2f}{rate / 1e9:9.1f}"
+        f"{label:22}{1e3 * seconds:9.1f}{ratio.median:7.2f}"
+        f"{ratio.least:7.2f}-{ratio.most:4.2f}{rate / 1e9:9.1f}"
         f"{rate / peak:7.0%}"
       )
 

@@ -19,8 +19,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -29,6 +27,7 @@ import sentencepiece
 import tokenizers
 
 from drope_jax.data import corpus, pipeline, sources, tokenizer, writer
+from drope_jax.perf import rounds
 
 _EOS = "<|endoftext|>"
 _BATCH = 8
@@ -53,20 +52,15 @@ def main() -> None:
   if args.row:
     print(_ROWS[args.row](pathlib.Path(args.folder), args.tokens))
     return
-  rates = {name: [] for name in _ROWS}
   with tempfile.TemporaryDirectory() as folder:
     _prepare(pathlib.Path(folder), args)
-    for _ in range(args.rounds):
-      for name in _ROWS:
-        command = [sys.executable, __file__, *sys.argv[1:]]
-        command += ["--row", name, "--folder", folder]
-        out = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        rates[name].append(float(out.stdout.split()[-1]))
-  ratios = {
-    name: statistics.median(
-      ours / theirs
-      for ours, theirs in zip(rates[peer], rates[name], strict=True)
+    rates = rounds.in_turn(
+      _ROWS,
+      args.rounds,
+      lambda name: rounds.in_process(name, "--folder", folder),
     )
+  ratios = {
+    name: rounds.ratio(rates[peer], rates[name]).median
     for name, peer in _PEERS.items()
   }
   print(f"{'':36}{'tokens/s':>12}{'ours / it':>11}")

@@ -11,9 +11,8 @@ computes under autocast from float32 weights, or with --torch-params bfloat16
 from weights that have no float32 master; attention is flash_attention_2 if
 installed, else SDPA; AdamW is fused, and on a GPU the model is compiled.
 
-MFU is the operations of the matrix products over the device's peak: a token
-takes 6 for each weight that is multiplied, the output head's included, and 12
-N H D S for attention by the non-causal count, half of that by the causal.
+MFU is the FLOPs of drope_jax/perf/flops.py over the device's peak, by the
+non-causal and by the causal count.
 
 python tools/bench_gpu.py --json gpu.json
 python tools/bench_gpu.py --model models/tiny.gin --batch 2 --tokens 64
@@ -26,7 +25,6 @@ import importlib.util
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any, NoReturn
@@ -43,6 +41,7 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.perf import flops, rounds
 from drope_jax.train import optimizer, phases
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
@@ -51,14 +50,6 @@ _WARMUP_STEPS = 3
 
 # float32's is for products in TF32, a GPU's default.
 _TOLERANCES = {"bfloat16": 1e-2, "float32": 2e-3}
-
-# Dense bfloat16, from NVIDIA's data sheets.
-_PEAK_TFLOPS = {
-  "NVIDIA A100-SXM4-40GB": 312,
-  "NVIDIA A100-SXM4-80GB": 312,
-  "NVIDIA H100 80GB HBM3": 989,
-  "NVIDIA H200": 989,
-}
 
 
 def main() -> None:
@@ -98,7 +89,7 @@ def main() -> None:
     )
   found: dict[str, Any] = {}
   if args.part != "speed":
-    found["correctness"] = _run_row("correctness")
+    found["correctness"] = rounds.in_process("correctness")
     _print_correctness(found["correctness"])
   if args.part != "correctness":
     found["speed"] = _compare_speed(args)
@@ -158,26 +149,6 @@ def attention_errors(
       ]
       passed = all(error <= _TOLERANCES[dtype] for error in errors)
       yield row | {"passed": passed, "errors": errors}
-
-
-def step_flops(
-  config: ModelConfig, step_tokens: int, context_tokens: int, causal: bool
-) -> float:
-  """Returns the operations of a step's matrix products, forward and backward.
-
-  Args:
-    config: the model's.
-    step_tokens: B S.
-    context_tokens: S.
-    causal: whether of attention only half is counted.
-  """
-  layers = transformer.param_shapes(config)["layers"]
-  weights = sum(x.size for x in jax.tree.leaves(layers) if x.ndim == 3)
-  weights += config.vocab_size * config.width
-  attended = config.num_layers * config.num_heads * config.head_dim
-  per_weight = 6 * weights
-  per_token = (6 if causal else 12) * attended * context_tokens
-  return float(step_tokens * (per_weight + per_token))
 
 
 def _outputs(backend, mask, inputs, cotangent_BSHD, dtype) -> list[np.ndarray]:
@@ -320,57 +291,49 @@ def _median_step_s(take, num_steps: int) -> float:
   return statistics.median(step_times)
 
 
-def _run_row(name: str) -> Any:
-  """Returns what a row found, in a process that then frees the GPU."""
-  command = [sys.executable, __file__, *sys.argv[1:], "--row", name]
-  out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-  return json.loads(out.stdout.splitlines()[-1])
-
-
 def _refuse(message: str) -> NoReturn:
   print(message, file=sys.stderr)
   sys.exit(2)
 
 
 def _compare_speed(args: argparse.Namespace) -> dict[str, Any]:
-  devices = _run_row("devices")
+  devices = rounds.in_process("devices")
   device = devices["jax"]
   if device != devices["torch"]:
     _refuse(
       f"A comparison needs one device, got {device} in JAX and "
       f"{devices['torch']} in torch. Install both for the same device."
     )
-  rounds = [
-    {name: _run_row(name) for name in ("ours", "theirs")}
-    for _ in range(args.rounds)
-  ]
-  num_params = rounds[0]["ours"]["parameters"]
-  assert num_params == rounds[0]["theirs"]["parameters"]
-  known = _PEAK_TFLOPS.get(device) if args.dtype == "bfloat16" else None
-  peak_tflops = args.peak_tflops or known
+  found = rounds.in_turn(("ours", "theirs"), args.rounds, rounds.in_process)
+  num_params = found["ours"][0]["parameters"]
+  assert num_params == found["theirs"][0]["parameters"]
+  peak = None
+  if args.peak_tflops:
+    peak = args.peak_tflops * 1e12
+  elif args.dtype == "bfloat16":
+    peak = flops.peak(device)
   step_tokens = args.batch * args.tokens
-  config = configure.build(args.model, ModelConfig)
+  work = flops.of_token(
+    configure.build(args.model, ModelConfig), args.tokens
+  )._asdict()
+  step_s = {
+    name: [row["step_s"] for row in rows] for name, rows in found.items()
+  }
   sides = {}
-  for name in ("ours", "theirs"):
-    step_s = statistics.median(row[name]["step_s"] for row in rounds)
-    sides[name] = {
-      "how": rounds[0][name]["how"],
-      "tokens_per_s": step_tokens / step_s,
-    }
-    for count in ("non_causal", "causal") if peak_tflops else ():
-      flops = step_flops(config, step_tokens, args.tokens, count == "causal")
-      sides[name][f"mfu_{count}"] = flops / step_s / (peak_tflops * 1e12)
+  for name, rows in found.items():
+    tokens_per_s = step_tokens / statistics.median(step_s[name])
+    sides[name] = {"how": rows[0]["how"], "tokens_per_s": tokens_per_s}
+    for count in work if peak else ():
+      sides[name][f"mfu_{count}"] = work[count] * tokens_per_s / peak
   return {
     "device": device,
-    "peak_tflops": peak_tflops,
+    "peak_tflops": peak and peak / 1e12,
     "parameters": num_params,
     "batch": args.batch,
     "context_tokens": args.tokens,
     **sides,
-    "ratio": statistics.median(
-      row["theirs"]["step_s"] / row["ours"]["step_s"] for row in rounds
-    ),
-    "step_s": {name: [row[name]["step_s"] for row in rounds] for name in sides},
+    "ratio": rounds.ratio(step_s["theirs"], step_s["ours"]).median,
+    "step_s": step_s,
   }
 
 
@@ -393,7 +356,7 @@ def _print_speed(speed: dict[str, Any]) -> None:
     shares = ""
     if speed["peak_tflops"]:
       shares = (
-        f", MFU {side['mfu_non_causal']:.1%} non-causal, "
+        f", MFU {side['mfu_noncausal']:.1%} non-causal, "
         f"{side['mfu_causal']:.1%} causal"
       )
     print(f"{name}: {side['tokens_per_s']:,.0f} tokens/s{shares}")

@@ -158,7 +158,7 @@ def _measure(row: _Row) -> dict[str, Any]:
     kernel_cycles,
   )
   work = flops.of_token(config, phase.context_tokens).causal * tokens
-  peak = flops.peak(mesh.devices.flat[0])
+  peak = flops.peak(mesh.devices.flat[0].device_kind)
   return {
     "temporaries": program.bytes - compiler.bytes_per_device(state),
     "cycles": found.total._asdict(),

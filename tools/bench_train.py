@@ -23,7 +23,6 @@ from collections.abc import Callable
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -39,7 +38,7 @@ from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.perf import flops
+from drope_jax.perf import flops, rounds
 from drope_jax.train import optimizer, phases
 from drope_jax.train import state as states
 from drope_jax.train import step as steps
@@ -71,12 +70,7 @@ def main() -> None:
   if args.row:
     print(json.dumps(_ROWS[args.row](args)))
     return
-  found = {name: [] for name in args.rows}
-  for _ in range(args.rounds):
-    for name in args.rows:
-      command = [sys.executable, __file__, *sys.argv[1:], "--row", name]
-      out = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-      found[name].append(json.loads(out.stdout.splitlines()[-1]))
+  found = rounds.in_turn(args.rows, args.rounds, rounds.in_process)
   _print(found, args)
   if args.json:
     figures = vars(args) | {"json": None, "found": found}
@@ -102,14 +96,14 @@ def _print(found: dict[str, list[dict[str, Any]]], args) -> None:
   first = args.rows[0]
   for name in found:
     step_s = column(name, "step_s")
-    ratios = step_s / column(first, "step_s")
-    cpu_ratios = column(name, "cpu_s") / column(first, "cpu_s")
+    ratio = rounds.ratio(step_s, column(first, "step_s"))
+    cpu = rounds.ratio(column(name, "cpu_s"), column(first, "cpu_s"))
     rates = column(name, "flops") / step_s
     peaks = column(name, "peak")
     print(
       f"{name:28}{args.batch * args.tokens / np.median(step_s):9.0f}"
-      f"{np.median(ratios):7.2f}{ratios.min():7.2f}-{ratios.max():4.2f}"
-      f"{np.median(cpu_ratios):6.2f}"
+      f"{ratio.median:7.2f}{ratio.least:7.2f}-{ratio.most:4.2f}"
+      f"{cpu.median:6.2f}"
       f"{np.median(rates) / 1e9:9.0f}{np.median(peaks) / 1e9:6.0f}"
       f"{np.median(rates / peaks):7.0%}"
     )

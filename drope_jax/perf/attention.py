@@ -8,6 +8,7 @@ bounds from the compiler, not hardware timings.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import importlib.util
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.attention.mask import Mask
 from drope_jax.perf import chips, schedule
 
-PRODUCTS = {"forward": 2, "backward": 5}
+Direction = Literal["forward", "backward"]
+
+PRODUCTS: dict[Direction, int] = {"forward": 2, "backward": 5}
 """Matrix products of a tile, by direction."""
 MASK_TOKENS = 1024
 """The window of the option "window", and the documents of "segments"."""
@@ -52,7 +55,7 @@ class Case:
 
   def compiled(self) -> schedule.Program:
     """Compiles the gradient; see `schedule.compiled` for what it raises."""
-    kwargs = {"tokens": self.tokens, "head_dim": self.head_dim}
+    kwargs: dict[str, Any] = {"tokens": self.tokens, "head_dim": self.head_dim}
     if self.kernel == "flash":
       kwargs |= {"option": self.option, "group_size": self.group_size}
       for direction in PRODUCTS:
@@ -62,13 +65,13 @@ class Case:
     target = f"{_TARGETS}:{self.kernel}"
     return schedule.compiled(target, f"{self.chip}:2x2", kwargs)
 
-  def blocks(self, direction: str) -> Blocks:
+  def blocks(self, direction: Direction) -> Blocks:
     """Returns the blocks of `flash_tpu`."""
     return blocks.nearest(self.chip, self.head_dim, direction)
 
-  def cycles(self, direction: str, kernel: schedule.Kernel) -> float:
+  def cycles(self, direction: Direction, kernel: schedule.Kernel) -> float:
     """Returns the cycles of one query head."""
-    if self.kernel == "flash":
+    if self.block is None:
       division = self.blocks(direction)
       return flash_cycles(
         direction,
@@ -81,22 +84,31 @@ class Case:
       )
     return splash_cycles(direction, kernel, self.block, self.tokens)
 
-  def mfu(self, direction: str, cycles: float) -> float:
-    """Returns the causal multiply-adds over those of the matrix units' peak.
+  def mfu(self, direction: Direction, cycles: float) -> float:
+    """Returns the visible multiply-adds over those of the matrix units' peak.
 
-    A product has T * T / 2 * D multiply-adds, T without padding.
+    A product has D of them for each of T * T / 2 causal scores, T without
+    padding; fewer with a window or documents.
     """
-    macs = PRODUCTS[direction] * self.head_dim * self.tokens**2 / 2
+    T = self.tokens
+    width = min(T, MASK_TOKENS)
+    scores = {
+      "window": T * width - width**2 / 2,
+      "segments": T * width / 2,
+    }.get(self.option, T**2 / 2)
+    macs = PRODUCTS[direction] * self.head_dim * scores
     return macs / chips.CORES[self.chip].macs / cycles
 
 
-def kernel_of(program: schedule.Program, direction: str) -> schedule.Kernel:
+def kernel_of(
+  program: schedule.Program, direction: Direction
+) -> schedule.Kernel:
   """Returns a program's forward or backward kernel, of any library."""
   return program.kernel(_NAMES[direction])
 
 
 def flash_cycles(
-  direction: str,
+  direction: Direction,
   kernel: schedule.Kernel,
   division: Blocks,
   tokens: int,
@@ -209,7 +221,7 @@ def _work(name, cycles, code, kinds) -> int:
 
 
 def splash_cycles(
-  direction: str,
+  direction: Direction,
   kernel: schedule.Kernel,
   block: Sequence[int],
   tokens: int,

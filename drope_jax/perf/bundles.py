@@ -73,7 +73,7 @@ def split(dump: str) -> list[str]:
   Raises:
     ValueError: the dump has another format than libtpu 0.0.51 writes.
   """
-  bundles = []
+  bundles: list[str] = []
   for line in dump.splitlines():
     if found := _BUNDLE.match(line):
       if int(found[1], 16) != len(bundles):
@@ -97,7 +97,7 @@ def cycles(dump: str) -> int:
   """
   code = split(dump)
   times = [1] * len(code)
-  ends = {}
+  ends: dict[int, tuple[int, str]] = {}
   for n, text in enumerate(code):
     for predicate, target in _BACK.findall(text):
       if int(target) <= n:

@@ -1,9 +1,10 @@
 """What one core of a TPU does in a cycle, from the maker's data sheets."""
 
-from typing import NamedTuple
+import dataclasses
 
 
-class Core(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Core:
   """One TensorCore, and its share of the chip's memory.
 
   Attributes:

@@ -29,7 +29,7 @@ class Collective(NamedTuple):
       device sends.
   """
 
-  count: int
+  count: int  # type: ignore[assignment]  # A tuple's method of that name.
   bytes: int
 
 
@@ -39,7 +39,8 @@ def read(hlo: str) -> dict[str, Collective]:
   Args:
     hlo: the text of the optimized program.
   """
-  counts, sizes = collections.Counter(), collections.Counter()
+  counts: dict[str, int] = collections.defaultdict(int)
+  sizes: dict[str, float] = collections.defaultdict(float)
   for operation in hlo_text.Module(hlo).operations():
     if found := _COLLECTIVE.match(operation.text):
       counts[found[2]] += operation.times

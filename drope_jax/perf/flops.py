@@ -8,8 +8,6 @@ count matrix products only, and no recomputation.
 import re
 from typing import NamedTuple
 
-import jax
-
 from drope_jax import parameters, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -117,8 +115,11 @@ def _seen(config: ModelConfig, context_tokens: int) -> list[int]:
   return [min(window or context_tokens, context_tokens) for window in windows]
 
 
-def peak(device: jax.Device) -> float | None:
-  """Returns a device's peak bfloat16 FLOP/s, or None if it is not known."""
-  kind = device.device_kind
+def peak(kind: str) -> float | None:
+  """Returns the peak bfloat16 FLOP/s of a kind of device, or None if unknown.
+
+  Args:
+    kind: `jax.Device.device_kind`.
+  """
   named = (p for name, p in _PEAKS if re.search(rf"\b{name}\b", kind))
   return next(named, None)

@@ -60,7 +60,7 @@ class Module:
 
   def __init__(self, text: str):
     self.computations = dict(_computations(text))
-    self.entry = re.search(rf"^ENTRY {_NAME}", text, re.M)[1]
+    (self.entry,) = re.findall(rf"^ENTRY {_NAME}", text, re.M)
 
   def operations(self) -> Iterator[Operation]:
     """Yields every operation that runs; a fusion comes before its parts."""
@@ -94,7 +94,7 @@ class Module:
     start = _constant(_part(around[loop[1]], int(place[1])), around)
     added = _ADD.search(body.get(_part(body[ROOT], int(place[1])), ""))
     step = _constant(added[2], body) if added else None
-    if None in (start, limit, step):
+    if start is None or limit is None or step is None:
       return 1
     return math.ceil((limit - start) / step)
 
@@ -116,7 +116,8 @@ def array_bytes(shape: str) -> list[float]:
 
 
 def _computations(text: str) -> Iterator[tuple[str, Computation]]:
-  name, operations = None, {}
+  name: str | None = None
+  operations: dict[str, str] = {}
   for line in text.splitlines():
     if found := _COMPUTATION.match(line):
       name, operations = found[1], {}
@@ -129,13 +130,13 @@ def _computations(text: str) -> Iterator[tuple[str, Computation]]:
         operations[ROOT] = found[3]
 
 
-def _part(text: str, index: int) -> str | None:
-  """Returns the name of an element of a tuple."""
+def _part(text: str, index: int) -> str:
+  """Returns the name of an element of a tuple, or nothing."""
   made = _TUPLE.search(text)
-  return re.findall(r"%([\w.\-]+)", made[1])[index] if made else None
+  return re.findall(r"%([\w.\-]+)", made[1])[index] if made else ""
 
 
-def _constant(name: str | None, around: Computation) -> int | None:
+def _constant(name: str, around: Computation) -> int | None:
   """Returns the value of a constant or of a copy of one, or None."""
   while copied := _COPY.search(around.get(name, "")):
     name = copied[1]
@@ -146,4 +147,5 @@ def _constant(name: str | None, around: Computation) -> int | None:
 def _width(dtype: str) -> float:
   if dtype == "pred":
     return 1
-  return int(re.search(r"\d+", dtype)[0]) / 8
+  bits, *_ = re.findall(r"\d+", dtype)
+  return int(bits) / 8

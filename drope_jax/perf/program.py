@@ -22,7 +22,7 @@ from drope_jax.perf import bundles, collectives, hlo
 from drope_jax.perf.chips import CORES
 
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
-_KIND = re.compile(r"(?:\(.*?\)|\S+) ([\w\-]+)\(")
+_KIND = re.compile(r"((?:\(.*?\)|\S+) )([\w\-]+)\(")
 _OPERANDS = re.compile(r" [\w\-]+\((.*?)\)")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 _INDEX = re.compile(r"index=(\d+)")
@@ -82,7 +82,7 @@ def total(
   operations = [
     o for o in module.operations() if o.fusion is None and _counts(o)
   ]
-  inside = collections.Counter()
+  inside: dict[str, int] = collections.defaultdict(int)
   for o in module.operations():
     if o.fusion is not None:
       inside[o.fusion] += _estimate(o.text) or 0
@@ -95,7 +95,7 @@ def total(
   twins = {
     _like(o): scheduled[o.name] for o in operations if o.name in scheduled
   }
-  parts = collections.defaultdict(lambda: [0.0, 0.0])
+  parts: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
   for o in operations:
     if _is_kernel(o.text):
       file = code.get(o.name) or _twin_file(o.name, code)
@@ -126,7 +126,7 @@ def _counts(o: hlo.Operation) -> bool:
 
 
 def _kind(text: str) -> str:
-  return _KIND.match(text)[1]
+  return _KIND.findall(text)[0][1]
 
 
 def _estimate(text: str) -> int | None:
@@ -158,7 +158,7 @@ def _holds(module: hlo.Module, text: str, kind: re.Pattern) -> bool:
 
 def _shape(text: str) -> str:
   """Returns the text of an operation's result shape."""
-  return text[: _KIND.match(text).start(1)]
+  return _KIND.findall(text)[0][0]
 
 
 def _operands(text: str) -> list[str]:

@@ -156,7 +156,8 @@ def read_kernel(name: str, dump: str) -> Kernel | None:
 
 def _spans(code: list[str]) -> tuple[list[_Span], set[_Span]]:
   """Returns the loops, and the regions that a branch skips."""
-  loops, regions = {}, set()
+  loops: dict[int, int] = {}
+  regions = set()
   for n, text in enumerate(code):
     for target in map(int, _BRANCH.findall(text)):
       after = n + 1 + bundles.DELAY_SLOTS

@@ -10,23 +10,29 @@ from concurrent import futures
 import dataclasses
 import itertools
 import pathlib
+from typing import Any
 
 from drope_jax.attention.flash_tpu import block_table
 from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.perf import schedule
-from drope_jax.perf.attention import PRODUCTS, flash_cycles, kernel_of
+from drope_jax.perf.attention import (
+  PRODUCTS,
+  Direction,
+  flash_cycles,
+  kernel_of,
+)
 
-_SIZES = {
-  "tile": (512, 1024, 2048),
+_SIZES: dict[str, tuple] = {
+  "q": (512, 1024, 2048),
   "unit_q": (128, 256, 512),
   "unit_k": (128, 256, 512),
   "ahead": (1, 2, 3, 4),
   "behind": (0, 1, 2),
   "mxu_total": (False, True),
 }
-"""Fields of `Blocks` that the search changes. Tiles stay square, since hidden
-units are skipped in square tiles only. `part` stays too: undivided tiles have
-the fewest cycles, but take minutes to compile."""
+"""Fields of `Blocks` that the search changes. Tiles stay square: hidden units
+are skipped in square tiles only. `part` stays too: undivided tiles have the
+fewest cycles, but take long to compile."""
 _TOKENS = (4096, 32768)
 _MOST_UNITS = 128
 """Of a tile: more take minutes to compile."""
@@ -49,7 +55,7 @@ class Search:
 
   chip: str
   head_dim: int
-  direction: str
+  direction: Direction
   limit: int
   report: Callable[[str], None]
   cycles: dict[Blocks, tuple[float, ...] | None] = dataclasses.field(
@@ -110,7 +116,9 @@ class Search:
     return True
 
   def _compiled(self, blocks: Blocks, tokens: int) -> schedule.Program:
-    kwargs = {direction: dataclasses.astuple(_OTHER) for direction in PRODUCTS}
+    kwargs: dict[str, Any] = dict.fromkeys(
+      PRODUCTS, dataclasses.astuple(_OTHER)
+    )
     kwargs |= {
       self.direction: dataclasses.astuple(blocks),
       "tokens": tokens,
@@ -129,13 +137,11 @@ def blocks_of(row: tuple) -> Blocks:
 
 def neighbours(blocks: Blocks) -> Iterator[Blocks]:
   """Yields the blocks that differ in one size by one step."""
-  tile, _, *rest, part = dataclasses.astuple(blocks)
-  current = dict(zip(_SIZES, (tile, *rest), strict=True))
   for (name, sizes), step in itertools.product(_SIZES.items(), (-1, 1)):
-    at = sizes.index(current[name]) + step
+    at = sizes.index(getattr(blocks, name)) + step
     if 0 <= at < len(sizes):
-      tile, *rest = (current | {name: sizes[at]}).values()
-      near = Blocks(tile, tile, *rest, part)
+      change = {name: sizes[at]} | ({"k": sizes[at]} if name == "q" else {})
+      near = dataclasses.replace(blocks, **change)
       if near.q * near.k <= _MOST_UNITS * near.unit_q * near.unit_k:
         yield near
 

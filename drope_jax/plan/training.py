@@ -138,8 +138,8 @@ def plan(
     teacher=teacher,
   )
   tokens = phase.num_steps * phase.step_tokens
-  hours = tokens * work.causal / (flops.peak(devices[0]) * target.chips * mfu)
-  hours /= 3600
+  peak = flops.peak(devices[0].device_kind)
+  hours = tokens * work.causal / (peak * target.chips * mfu) / 3600
   return Plan(
     phase=phase.name,
     remat=phase.remat,

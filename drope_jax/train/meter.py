@@ -30,7 +30,7 @@ class Meter:
     self._flops = flops
     self._step_tokens = step_tokens
     self._chips = devices.size
-    self._peak = flops_lib.peak(devices.flat[0])
+    self._peak = flops_lib.peak(devices.flat[0].device_kind)
     self._compiles = True
     self._paused_s = 0.0
     self.restart()

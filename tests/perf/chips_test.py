@@ -1,7 +1,5 @@
 """A core's rates are those that MFU is quoted by."""
 
-import types
-
 import pytest
 
 from drope_jax.perf import chips, flops
@@ -12,5 +10,5 @@ from drope_jax.perf import chips, flops
 )
 def test_a_chips_peak_is_its_cores_multiply_adds(chip, kind):
   core = chips.CORES[chip]
-  peak = flops.peak(types.SimpleNamespace(device_kind=kind))
+  peak = flops.peak(kind)
   assert 2 * core.macs * core.clock_hz * core.count == pytest.approx(peak, 2e-3)
