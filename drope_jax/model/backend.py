@@ -1,5 +1,7 @@
 """Which attention a model runs with on a device."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,10 @@ from drope_jax import attention
 from drope_jax.attention import Need
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
+
+_PREFERRED = types.MappingProxyType(
+  {"tpu": ("flash_tpu",), "gpu": ("cudnn", "xla")}
+)
 
 
 def resolve(
@@ -17,8 +23,9 @@ def resolve(
 ) -> attention.Choice:
   """Returns the backend that a choice means, with all its settings.
 
-  "auto" is our kernel on a TPU, and `blockwise` on a CPU. On a GPU it is the
-  first of cuDNN, XLA's products and `blockwise` that honours the model.
+  "auto" is the first that honours the model: on a TPU of our kernel and
+  `blockwise`, on a GPU of cuDNN, XLA's products and `blockwise`. On a CPU it is
+  `blockwise`.
 
   Args:
     choice: a backend, or "auto".
@@ -32,10 +39,6 @@ def resolve(
 
 
 def _automatic(config: ModelConfig, dtype: str, platform: str) -> str:
-  if platform == "tpu":
-    return "flash_tpu"
-  if platform != "gpu":
-    return "blockwise"
   plan = patterns.layer_plan(config.positional, config.num_layers)
   positions = plan.shapes(config.head_dim, config.num_heads)
   needs = {
@@ -45,8 +48,7 @@ def _automatic(config: ModelConfig, dtype: str, platform: str) -> str:
     Need.FLOAT32: jnp.dtype(dtype) == jnp.float32,
   }
   wanted = {need for need, needed in needs.items() if needed}
+  preferred = _PREFERRED.get(platform, ()) + ("blockwise",)
   return next(
-    name
-    for name in ("cudnn", "xla", "blockwise")
-    if wanted <= attention.BACKENDS[name].honours
+    name for name in preferred if wanted <= attention.BACKENDS[name].honours
   )

@@ -46,6 +46,7 @@ OURS = attention.Blocks(512, 256, 128, 256, 3, 0)
     (GPU, "bfloat16", {"positional": positional.Alibi()}, "xla"),
     (GPU, "bfloat16", {"positional": positional.Kerple()}, "xla"),
     (GPU, "bfloat16", {"logit_soft_cap": 50.0}, "blockwise"),
+    (V5E, "bfloat16", {"positional": positional.Kerple()}, "blockwise"),
   ],
 )
 def test_auto_is_a_backend_that_runs_the_model_there(
