@@ -84,7 +84,7 @@ CONFIG = [
     "an unknown macro",
     "ModelConfig.width = %W",
     "%W is not defined",
-    "use one of",
+    "there is none",
   ),
   _binding(
     "another type", "ModelConfig.width = 'wide'", "must be int, got 'wide'"
