@@ -143,4 +143,5 @@ def test_logits_are_transformers(
   got_BSV = forward(source.config, params_of(source), tokens_BS)
   want_BSV = theirs(torch.asarray(tokens_BS)).logits.numpy()
   assert 0.3 < np.std(want_BSV) < 3, "logits are not of order one"
-  np.testing.assert_allclose(got_BSV, want_BSV, atol=1e-5)
+  # Of logits up to 4; float32 sums in another order differ by up to 1.1e-5.
+  np.testing.assert_allclose(got_BSV, want_BSV, atol=2e-5)
