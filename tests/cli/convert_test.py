@@ -294,7 +294,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folder, drope, spoil, says):
     (("theirs/config.json", "--out", "ours", "--verify"), "needs a folder"),
     (("theirs", "--out", "theirs"), "theirs exists"),
     (("theirs", "--out", "theirs/config.json"), "config.json exists"),
-    (("theirs", "--out", "theirs/config.json/m"), "which is a file"),
+    (("theirs", "--out", "theirs/config.json/m"), "is a file"),
     (("theirs", "--out", "/dev/null/m"), "Not a directory"),
     (("theirs", "--out", "m" * 300), "File name too long"),
     (("theirs", "--out", "theirs", "--overwrite"), "theirs exists"),
