@@ -27,25 +27,26 @@ from drope_jax.positional import Nope, PartialRope, partial
 FORMATS = ("auto", "hf", "sakana")
 
 TIMES = 8
-"""The context of a model without positions, times its trained one.
+"""How many times its trained context a model without positions may read.
 
-As far as `drope evaluate` goes by default.
+`drope evaluate` goes as far by default.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a folder is to be.
+  """The form of an export.
 
   Attributes:
     format: "auto" and "hf": a stock architecture; "sakana": the layout of the
       DroPE paper's repository.
-    architecture: the stock one that it must be, of `hf_architecture.STOCK`;
-      None: the plainest that holds the model.
-    context_tokens: that a client may read, of a model without positions; None:
-      the longest of `figures`, else `TIMES` times the trained context.
-    logit_scale: multiplied into q's weights, in the place of the checkpoint's;
-      None: nothing is.
+    architecture: the stock architecture to write, one of
+      `hf_architecture.STOCK`; None: the plainest that can hold the model.
+    context_tokens: how many tokens a client may read, for a model without
+      positions; None: the longest of `figures`, or else `TIMES` times the
+      trained context.
+    logit_scale: multiplies q's weights, in place of the checkpoint's own scale;
+      None: nothing does.
     figures: for README.md.
   """
 
@@ -79,9 +80,9 @@ class Exported:
   """What was written.
 
   Attributes:
-    architecture: the class that reads it, and what to know of it.
-    differences: what a client does otherwise than the checkpoint does here,
-      each in a sentence.
+    architecture: the class that reads the folder, with notes for its users.
+    differences: how a client's use of the folder differs from ours, each in a
+      sentence.
   """
 
   architecture: str
@@ -96,7 +97,7 @@ def export(
   Args:
     checkpoint: as `store.locate` takes it.
     out: must not exist.
-    options: what it is to be.
+    options: the form to write.
 
   Raises:
     FileNotFoundError: there is no checkpoint.

@@ -2,7 +2,7 @@
 
 A record says what the family's weights are called, and by which fields of
 config.json it makes each choice. Readers and writers go by the record. Only
-`hf_architecture`, which orders the families, and `cli.export`, which knows what
+`hf_architecture`, which orders the families, and `export`, which knows what
 other clients make of them, name one.
 """
 
