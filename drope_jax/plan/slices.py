@@ -81,7 +81,10 @@ class Slice:
     """What `jax.experimental.topologies.get_topology_desc` takes."""
     chip = CHIPS[self.chip]
     grid = chip.grids[self.chips // self.slices]
-    arguments = {"platform": "tpu", "topology_name": f"{self.chip}:{grid}"}
+    arguments: dict[str, Any] = {
+      "platform": "tpu",
+      "topology_name": f"{self.chip}:{grid}",
+    }
     if chip.cores is not None:
       arguments["chip_config_name"] = chip.cores
     if self.slices > 1:

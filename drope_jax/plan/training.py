@@ -139,6 +139,7 @@ def plan(
   )
   tokens = phase.num_steps * phase.step_tokens
   peak = flops.peak(devices[0].device_kind)
+  assert peak is not None  # It is known of every TPU that a plan is for.
   hours = tokens * work.causal / (peak * target.chips * mfu) / 3600
   return Plan(
     phase=phase.name,
@@ -226,7 +227,7 @@ def with_less_memory(
   names = _REMAT
   if phase.remat in names:
     names = names[names.index(phase.remat) + 1 :]
-  changes = [{"remat": name} for name in names]
+  changes: list[dict[str, Any]] = [{"remat": name} for name in names]
   mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   accumulation = 2 * phase.accumulation

@@ -75,7 +75,9 @@ def attend(
   if rotation is not None:
     rotation = rotation._replace(index=jnp.reshape(rotation.index, (1,)))
   inputs = Inputs(
-    *(x.swapaxes(1, 2) for x in (q_BSHD, k_BTKD, v_BTKD)),
+    q_BSHD.swapaxes(1, 2),
+    k_BTKD.swapaxes(1, 2),
+    v_BTKD.swapaxes(1, 2),
     mask,
     slopes_H,
     rotation,

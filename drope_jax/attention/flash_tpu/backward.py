@@ -108,7 +108,8 @@ def _gradients(
   inputs, d_out_BHSD, lse_BH1S, delta_BH1S, blocks, soft_cap, interpret
 ):
   B, H, S, D = inputs.q_BHSD.shape
-  K, T, G = *inputs.k_BKTD.shape[1:3], inputs.group_size
+  K, T = inputs.k_BKTD.shape[1:3]
+  G = inputs.group_size
   causal = inputs.mask.offset_B is None
   visits = tiles.by_key((S, T), blocks.tile, causal, G)
   code = inputs.code(blocks)

@@ -49,6 +49,7 @@ class Inputs(NamedTuple):
     """Returns segments of queries (B1S) and keys (B1T), or nothing."""
     if self.mask.q_segment_BS is None:
       return []
+    assert self.mask.k_segment_BT is not None  # Both come together.
     return [self.mask.q_segment_BS[:, None], self.mask.k_segment_BT[:, None]]
 
   def tables(self) -> list[Array]:

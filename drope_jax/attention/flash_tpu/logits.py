@@ -74,6 +74,7 @@ def mask_logits(logits_TS: Array, unit: Unit, position: Position) -> Array:
     logits_TS = jnp.minimum(logits_TS, most_TS)
   if position.q_segment_1S is not None:
     q_1S = position.q_segment_1S[:, unit.q : unit.q + S]
+    assert position.k_segment_TL is not None  # Both come together.
     k_TL = position.k_segment_TL(unit.k)
     logits_TS = jnp.where(q_1S == _repeated(k_TL, S), logits_TS, HIDDEN)
   return logits_TS

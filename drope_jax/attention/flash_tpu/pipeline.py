@@ -82,7 +82,8 @@ def run(
   The compiler keeps the order of the matrix unit's work. While the matrix unit
   computes the scores of one unit, the vector unit computes another's weights.
   """
-  scores, weights = {}, {}
+  scores: dict[int, Any] = {}
+  weights: dict[int, Any] = {}
   for n in range(-blocks.ahead, len(units) + blocks.behind):
     if (coming := n + blocks.ahead) < len(units):
       scores[coming] = begin(units[coming])
