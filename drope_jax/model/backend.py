@@ -20,31 +20,37 @@ def resolve(
   config: ModelConfig,
   dtype: str,
   device: jax.Device,
+  *,
+  with_stats: bool = False,
 ) -> attention.Choice:
   """Returns the backend that a choice means, with all its settings.
 
-  "auto" is the first that honours the model: on a TPU of our kernel and
-  `blockwise`, on a GPU of cuDNN, XLA's products and `blockwise`. On a CPU it is
-  `blockwise`.
+  "auto" is the first that honours the model, and statistics where they are
+  wanted: on a TPU of our kernel and `blockwise`, on a GPU of cuDNN, XLA's
+  products and `blockwise`. On a CPU it is `blockwise`.
 
   Args:
     choice: a backend, or "auto".
     config: the model's.
     dtype: of activations.
     device: one of those that run it.
+    with_stats: whether `attention.Stats` are wanted.
   """
   if choice == "auto":
-    choice = _automatic(config, dtype, device.platform)
+    choice = _automatic(config, dtype, device.platform, with_stats)
   return attention.resolve(choice, device, config.head_dim)
 
 
-def _automatic(config: ModelConfig, dtype: str, platform: str) -> str:
+def _automatic(
+  config: ModelConfig, dtype: str, platform: str, with_stats: bool
+) -> str:
   plan = patterns.layer_plan(config.positional, config.num_layers)
   positions = plan.shapes(config.head_dim, config.num_heads)
   needs = {
     Need.SLOPES: positions.slopes_H is not None,
     Need.BIAS: positions.bias_HT is not None,
     Need.SOFT_CAP: config.logit_soft_cap is not None,
+    Need.STATS: with_stats,
     Need.FLOAT32: jnp.dtype(dtype) == jnp.float32,
   }
   wanted = {need for need, needed in needs.items() if needed}

@@ -190,9 +190,13 @@ def lower(
 
   def reader(config: ModelConfig):
     config = dataclasses.replace(config, context_tokens=phase.context_tokens)
-    device = mesh.devices.flat[0]
-    dtype = phase.compute_dtype
-    return config, backends.resolve(recipe.attention, config, dtype, device)
+    return config, backends.resolve(
+      recipe.attention,
+      config,
+      phase.compute_dtype,
+      mesh.devices.flat[0],
+      with_stats=phase.log_max_logit,
+    )
 
   config, backend = reader(config)
   state = states.abstract(phase, config, mesh)

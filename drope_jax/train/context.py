@@ -97,6 +97,7 @@ class Run:
       config,
       phase.compute_dtype,
       self.mesh.devices.flat[0],
+      with_stats=phase.log_max_logit,
     )
 
   def load(self, path: os.PathLike, dtype: str | None = None) -> Model:

@@ -57,6 +57,15 @@ def test_auto_is_a_backend_that_runs_the_model_there(
   assert backend.resolve("splash", config, dtype, device) == "splash"
 
 
+def test_auto_returns_statistics_where_they_are_wanted():
+  on_gpu, on_tpu = (
+    backend.resolve("auto", MODEL, "bfloat16", device, with_stats=True)
+    for device in (GPU, V5E)
+  )
+  assert on_gpu == "blockwise"
+  assert isinstance(on_tpu, attention.FlashTpu)
+
+
 @pytest.mark.parametrize("choice", ["auto", "flash_tpu", attention.FlashTpu()])
 @pytest.mark.parametrize("device,chip", [(V5E, "v5e"), (V6E, "v6e")])
 def test_our_kernel_has_the_blocks_of_its_chip(device, chip, choice):
