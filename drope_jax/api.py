@@ -232,8 +232,8 @@ def evaluate(
       packaged corpus.
 
   Raises:
-    ValueError: the models do not have the same context and tokenizer, a method
-      fits none of them, or the text is too short.
+    ValueError: there is no model, the models do not have the same context and
+      tokenizer, a method fits none of them, or the text is too short.
   """
   record = steps.Record()
   material = evaluation.packaged() if material is None else material

@@ -31,8 +31,14 @@ def plan(
     unscaled: names of models with plain RoPE to which no scaling is applied.
 
   Raises:
-    ValueError: a method fits none of the models, or their samples would differ.
+    ValueError: there is no model, a method fits none of them, or their samples
+      would differ.
   """
+  if not lms:
+    raise ValueError(
+      "An evaluation needs at least one model, got none. Give its name and the "
+      "model."
+    )
   _require_same_samples(lms)
   methods = {
     name: tuple(

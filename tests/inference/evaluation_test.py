@@ -1,3 +1,7 @@
+import pytest
+
+from drope_jax.evals import steps
+from drope_jax.evals.suite import Material, Suite
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 from drope_jax.model.config import ModelConfig
@@ -21,3 +25,8 @@ def test_a_method_reads_the_same_weights_under_its_positions():
     assert read.config.positional == scheme
     assert read.params is lm.params
     assert read.context_tokens == 32, "the base of the factors has moved"
+
+
+def test_an_evaluation_of_no_model_is_refused():
+  with pytest.raises(ValueError, match="at least one model, got none"):
+    evaluation.plan(Suite(), {}, Material([], []), steps.Record())
