@@ -96,7 +96,7 @@ Choice = str | FlashTpu | Divided
 def resolve(choice: Choice, device: jax.Device, head_dim: int) -> Choice:
   """Returns a backend with all the settings that it has on a device.
 
-  `attend` takes our kernel with its blocks alone, since it asks for no device.
+  `attend` does not know the device, so it needs our kernel's blocks from here.
   """
   if choice == "flash_tpu":
     choice = FlashTpu()

@@ -77,7 +77,7 @@ def attend(
   rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
   if B * H * min(S, MIN_STRIP) * T <= at_once:
     results = together(rows)
-  else:  # Other devices than CPUs are idle but for large operations.
+  else:  # Small operations would leave devices other than CPUs idle.
     results = jax.lax.platform_dependent(rows, cpu=in_loops, default=together)
   out_BKGSD, lse_BKGS, max_BKGS = results
   return (

@@ -270,7 +270,7 @@ def advance(
     token_B = choice.draw(
       choice.apply_temperature(logits_BV, temperature), keys_B
     )
-    # Anything but finite is larger than the rest, and so it was drawn.
+    # A logit of NaN or inf is drawn before all others.
     drawn_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
     finite_B = jnp.isfinite(drawn_B1[:, 0])
     ended_B = jnp.isin(token_B, jnp.asarray(end_ids))

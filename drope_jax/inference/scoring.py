@@ -1,11 +1,11 @@
 """Log-probabilities of sequences, as a pure function."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.inference import decode
 from drope_jax.model import transformer
@@ -22,7 +22,7 @@ def score(
   params: transformer.Params,
   tokens_BS: Array,
   logit_scale: Array,
-  backend: str,
+  backend: attention.Choice,
 ) -> Array:
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
 
@@ -57,6 +57,6 @@ def score(
   return scores_BS.at[:, -1].set(0.0)
 
 
-def _chunks(x_BS: Any, chunk: int) -> Array:
+def _chunks(x_BS: Array, chunk: int) -> Array:
   B, S = x_BS.shape[:2]
   return jnp.moveaxis(x_BS.reshape(B, S // chunk, chunk, *x_BS.shape[2:]), 1, 0)

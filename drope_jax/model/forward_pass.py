@@ -116,7 +116,7 @@ class ForwardPass:
   def join(self, x_BSM: Array) -> Array:
     """Returns an array with B and S as one axis, where this pass has them so.
 
-    XLA's CPU backend else copies an operand of each weight's gradient,
+    Otherwise XLA's CPU backend copies an operand of each weight's gradient,
     transposed.
     """
     return x_BSM.reshape(-1, *x_BSM.shape[2:]) if self.joined else x_BSM

@@ -322,7 +322,7 @@ def _bind(
     ValueError: they do not fit the config.
   """
   graph, state = _abstract(config)
-  # Many a misfit would compute: heads of another number, a head left unread.
+  # Many wrong trees would compute: with another number of heads, for example.
   trees.require_same_leaves(nnx.to_pure_dict(state), params, "this model")
   nnx.replace_by_pure_dict(state, params)
   model = nnx.merge(graph, state)

@@ -1,4 +1,4 @@
-"""Positional schemes: parameter-free objects that a model switches between.
+"""Positional schemes: frozen dataclasses that a model's config names.
 
 To add one: a file here with a frozen dataclass of `scheme.Scheme`, and its line
 in `CATALOGUE`.

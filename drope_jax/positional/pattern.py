@@ -70,7 +70,7 @@ class Positions(NamedTuple):
   Attributes:
     rotation_B2SD: see `Scheme.rotation`.
     slopes_H: see `Scheme.bias_slopes`.
-    bias_HT: see `Scheme.bias`.
+    bias_HT: see `Scheme.bias`; of a layer, with `Scheme.learned_bias`.
     scale_BS: see `Scheme.query_scale`.
   """
 

@@ -11,7 +11,7 @@ from drope_jax.axes import Array
 from drope_jax.positional.scheme import Scheme
 
 MOST_HEAD_DIM = 2**16
-"""Of a damaged config's billion, the frequencies alone would take gigabytes."""
+"""A damaged config may have a billion: frequencies of gigabytes."""
 
 
 class Rotary(Scheme, abc.ABC):

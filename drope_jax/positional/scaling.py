@@ -222,7 +222,7 @@ def scaled(
   if not isinstance(scheme, rotary.Rope):
     raise ValueError(
       f"The position method {method!r} needs a model with plain Rope, got "
-      f"{scheme}. Read it with its own positions: model."
+      f'{scheme}. Read it with its own positions, by the method "model".'
     )
   match method:
     case "pi":

@@ -8,10 +8,10 @@ from drope_jax.axes import Array
 class Scheme:
   """How positions enter attention; the model knows no more of a scheme.
 
-  A scheme is a frozen dataclass with scalar fields, so that a configuration
+  A scheme is a frozen dataclass of hashable fields, so that a configuration
   holding one can be hashed, compared and written to a manifest. Dropping
-  positions, or reading on with scaled frequencies, is a change of this object
-  and of nothing else.
+  positions, or reading with scaled frequencies, replaces this object. The
+  weights stay, except what the dropped scheme has learned.
 
   A scheme overrides the methods for what it does, and inherits the rest. Its
   arrays may be traced. `pattern.LayerPlan.prepare` calls the methods once a

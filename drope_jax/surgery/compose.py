@@ -75,7 +75,7 @@ class Surgery:
     norms = self.qk_norm_scope, self.qk_norm_init
     if self.qk_norm == "none" and norms != ("joint", "unit"):
       raise ValueError(
-        "Surgery.qk_norm_scope and qk_norm_init are of the norms to add, got "
+        "Surgery.qk_norm_scope and qk_norm_init need norms to add, got "
         f'{norms} with qk_norm "none". Set qk_norm, or leave them out.'
       )
     self._require_kept_of_dropped()

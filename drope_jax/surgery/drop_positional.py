@@ -1,4 +1,7 @@
-"""Dropping positional embeddings: a change of config, not of weights."""
+"""Dropping positional embeddings: a change of config.
+
+No weight changes. What a dropped scheme has learned is removed.
+"""
 
 import dataclasses
 from typing import Any

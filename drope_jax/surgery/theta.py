@@ -31,14 +31,16 @@ def change_theta(
     theta: for all of these layers, whatever theirs was.
 
   Raises:
-    ValueError: no layer's positions are rotary, or theta is not above 1.
+    ValueError: no layer's positions are rotary, or theta is not finite and
+      above 1.
   """
   N = config.num_layers
   schemes = patterns.layer_schemes(config.positional, N)
   changed = [_with_theta(scheme, theta) for scheme in schemes]
   if not any(changed):
     raise ValueError(
-      f"A theta is of rotary positions, got {config.positional}. Leave it out."
+      "A new theta needs rotary positions in some layer, got "
+      f"{config.positional}. Leave it out."
     )
   positional = patterns.of_layers(
     [new or old for new, old in zip(changed, schemes, strict=True)],

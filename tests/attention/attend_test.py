@@ -13,7 +13,7 @@ from drope_jax import attention
 from drope_jax.attention import BACKENDS, Mask, Need, Rotation, Stats
 
 # 150 queries: two tiles of a kernel, one of them ragged; for blockwise, a strip
-# of 128 that takes four turns, and a strip of 22.
+# of 128 in four iterations, and a strip of 22.
 B, S, D = 2, 150, 8
 SLOPES_H = np.array([0.5, 0.25, 0.0, 0.01], np.float32)
 BIAS_HT = np.random.default_rng(2).normal(size=(4, 230)).astype(np.float32)

@@ -49,7 +49,7 @@ def test_by_default_a_few_blocks_of_logits_are_held_at_once():
   assert _temporary_bytes(blockwise.attend, S, False) < 3 * block_bytes
 
 
-def test_heads_in_turns_compute_what_they_do_at_once():
+def test_loops_over_heads_compute_what_they_do_at_once():
   rng = np.random.default_rng(0)
   q_BSHD = jnp.asarray(rng.normal(size=(2, 300, 6, D)), jnp.float32)
   k_BTKD, v_BTKD = jnp.asarray(rng.normal(size=(2, 2, 300, 2, D)), jnp.float32)
@@ -65,7 +65,7 @@ def test_heads_in_turns_compute_what_they_do_at_once():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_on_a_cpu_heads_take_turns_and_on_other_devices_none():
+def test_heads_are_in_loops_on_a_cpu_alone():
   x = jax.ShapeDtypeStruct((1, 256, 2, D), jnp.float32)
 
   def loops(platform):

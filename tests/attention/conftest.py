@@ -9,7 +9,7 @@ from drope_jax.attention.flash_tpu.blocks import Blocks
 
 BLOCKS = Blocks(q=128, k=128, unit_q=128, unit_k=128, ahead=1, behind=1)
 OPTIONS = {
-  "blockwise": {"block": 32, "at_once": 0},  # Heads take turns, too.
+  "blockwise": {"block": 32, "at_once": 0},  # Loops over heads, too.
   "flash_tpu": {
     "forward_blocks": BLOCKS,
     "backward_blocks": BLOCKS,

@@ -50,5 +50,5 @@ def test_theta_changes_and_nothing_else(base, before, after):
 
 def test_a_model_without_rotary_positions_is_refused(base):
   for scheme in (Nope(), LogScaled(Nope())):
-    with pytest.raises(ValueError, match="of rotary positions, got"):
+    with pytest.raises(ValueError, match="needs rotary positions in some"):
       _changed(base, scheme)
