@@ -132,7 +132,7 @@ def test_norms_by_head_hold_one_gain_a_channel(config):
 
 
 @pytest.mark.parametrize("scheme", [Nope(), Alibi(), MIXED])
-def test_positions_have_no_parameters(config, scheme):
+def test_schemes_that_do_not_learn_have_no_parameters(config, scheme):
   config = dataclasses.replace(config, num_layers=4)
   dropped = dataclasses.replace(config, positional=scheme)
   assert _schema(dropped) == _schema(config)
