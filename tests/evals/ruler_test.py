@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from drope_jax.evals import interface, needles, ruler
@@ -106,6 +107,13 @@ def test_coded_words_need_a_length_for_what_is_asked(order, length):
   message = f"fwe needs a length of at least 250 tokens .* got {length}"
   with pytest.raises(ValueError, match=message):
     _task("fwe").draw(order)
+
+
+def test_a_chain_has_room_in_the_fewest_lines(order):
+  draft = _task("vt").kind().drafter(order, 2048)
+  drafted = draft(2, np.random.default_rng(0), 0)
+  assert len(drafted.answers) == 5
+  assert all(f"VAR {name} = " in drafted.prompt for name in drafted.answers)
 
 
 def _squad():
