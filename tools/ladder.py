@@ -19,8 +19,8 @@ The models of `drope demo`, with three seeds and more questions:
 It writes OUT/NAME/results.json for each NAME. --keep copies these files and
 metrics.jsonl to another folder, without the checkpoints.
 
-Hardware: a CPU core. Time of a variant, at 1,900 tokens/s: 4 minutes at 0.4M
-tokens, 10 at 1.2M, an hour at 6.2M, and about 5 minutes of evaluation.
+Hardware: a CPU core. Time of a variant, at 1,900 tokens/s: 9 minutes at 1.0M
+tokens, an hour at 6.2M, and about 5 minutes of evaluation.
 """
 
 import argparse

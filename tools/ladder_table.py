@@ -6,7 +6,7 @@ model to a rival on the same questions and texts, with the 95% interval of the
 paired difference.
 
   python tools/ladder_table.py runs/ladder
-  python tools/ladder_table.py runs/ladder --against keep16_1.2M
+  python tools/ladder_table.py runs/ladder --against keep16_1.0M
 """
 
 import argparse

@@ -2,8 +2,7 @@
 
 FUNCTION takes the keywords of --kwargs and returns a function to compile and
 its arguments, as jax.ShapeDtypeStructs. The figures are cycles of the
-compiler's
-schedule, not hardware timings: see drope_jax/perf/schedule.py.
+compiler's schedule, not hardware timings: see drope_jax/perf/schedule.py.
 
 python tools/tpu_schedule.py my_module:my_function --topology v6e:2x2
 """

@@ -191,16 +191,10 @@ def _kwargs(look):
   }
 
 
-def line(
-  ax: axes.Axes, curve: Curve, bars: bool = False, **changes: Any
-) -> None:
-  """Draws a curve with `changes` of its look; with `bars`, also intervals."""
+def line(ax: axes.Axes, curve: Curve, **changes: Any) -> None:
+  """Draws a curve with `changes` of its look, without its intervals."""
   kwargs = _kwargs(curve.look) | changes
   ax.plot(curve.x, curve.y, label=curve.look.label, **kwargs)
-  if bars and curve.low is not None:
-    ax.vlines(
-      curve.x, curve.low, curve.high, color=curve.look.colour, lw=1, alpha=0.7
-    )
 
 
 End = tuple[float, str, str]
@@ -279,10 +273,5 @@ def _positions(value, _):
   return f"{value:g}" if value < 1024 else f"{value / 1024:g}k"
 
 
-def _factors(value, _):
-  return f"{value:g}×"
-
-
 TOKENS = ticker.FuncFormatter(_tokens)
 POSITIONS = ticker.FuncFormatter(_positions)
-FACTORS = ticker.FuncFormatter(_factors)

@@ -73,7 +73,7 @@ def build(
   Args:
     path: a file, or the name of a shipped one, e.g. "models/tiny.gin".
     root: the dataclass to build, from the bindings without a scope.
-    overrides: bindings such as "pretrain/Phase.steps = 10", read after the
+    overrides: bindings such as "pretrain/TrainPhase.steps = 10", read after the
       file, which they override.
     classes: the dataclasses that can be bound, including `root`.
 

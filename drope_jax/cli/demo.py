@@ -36,7 +36,7 @@ from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, lock
 from drope_jax.evals import perplexity
 from drope_jax.evals import suite as suites
-from drope_jax.inference import choice
+from drope_jax.inference import choice, evaluation
 from drope_jax.inference import lm as lms
 from drope_jax.surgery import compose
 from drope_jax.train.phases import SurgeryPhase
@@ -216,9 +216,7 @@ def _compare(
 ) -> None:
   """Evaluates every model with every method, and writes results.json."""
   suite = configure.build("evals/demo.gin", suites.Suite)
-  material = suites.Material(
-    test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
-  )
+  material = evaluation.packaged()
   file = results.ResultsFile(out, suite, models, material)
   file.load()
   if file.finished:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int | None:
 
   Raises:
     FileNotFoundError, ValueError: a user's mistake, explained.
-    KeyboardInterrupt: Ctrl-C or SIGTERM came, and what it cost is saved.
+    KeyboardInterrupt: Ctrl-C or SIGTERM came; the last step is saved.
   """
   if args.distributed is not None:
     status = hosts.supervised()
@@ -92,10 +92,10 @@ def run_loop(
   on_model: Callable[[str, Model], None] = lambda name, model: None,
   **options: Any,
 ) -> None:
-  """Calls `loop.run`, with its `options`, and has `request` end it.
+  """Calls `loop.run` with `options`; `request` can end it.
 
   Raises:
-    KeyboardInterrupt: it did, and what it cost is saved.
+    KeyboardInterrupt: `request` ended it; the last step is saved.
   """
 
   def on_saved(name: str, model: Model) -> None:

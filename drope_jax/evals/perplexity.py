@@ -31,7 +31,7 @@ TAIL_LOSS = dataclasses.replace(
 class Perplexity:
   """Loss on runs of held-out text."""
 
-  name: str = "perplexity"
+  name = "perplexity"
 
   @property
   def metrics(self) -> tuple[Metric, ...]:
@@ -151,7 +151,7 @@ def evaluate(
     low, high = intervals.bootstrap(mean_B) or (None, None)
     results.append(
       interface.Result(
-        task="perplexity",
+        task=Perplexity.name,
         metric=metric.name,
         factor=length / lm.context_tokens,
         context_tokens=lm.context_tokens,

@@ -25,7 +25,7 @@ class Suite:
     samples: of each task with questions, one number for each factor.
     excerpts: documents of the longest length, for perplexity.
     max_new_tokens: of an answer; None is each task's own.
-    needles: what is hidden; one wording for all tasks.
+    needles: what is hidden, for tasks without needles of their own.
     begin_with_bos: whether every input begins with BOS. Imported Llamas expect
       it; models that were trained on documents joined by EOS do not.
     fit_factor: at which c of beta = 1 + c ln s is fitted for each method; c is

@@ -15,10 +15,7 @@ DUMPS = "xla"
 
 
 class Profiler:
-  """Traces a range of steps in every process.
-
-  A context manager, which at its end writes a trace that is not finished.
-  """
+  """Traces a range of steps in every process."""
 
   def __init__(self, directory: epath.Path, steps: tuple[int, int] | None):
     """Prepares to trace.
@@ -43,15 +40,9 @@ class Profiler:
     return self._under_way and step == self._last
 
   def write(self) -> None:
-    """Writes the trace once its steps are done."""
+    """Writes the trace, if one has started."""
     self._under_way = False
     self._traced.close()
-
-  def __enter__(self) -> "Profiler":
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.write()
 
 
 @contextlib.contextmanager

@@ -210,7 +210,10 @@ class Recipe:
 
   @property
   def base(self) -> TrainPhase | None:
-    """The training before the run's first surgery; None where none is."""
+    """The training before the run's first surgery, which there must be.
+
+    None: the surgery is on the model of `init_from`.
+    """
     return self.before(
       next(p for p in self.phases if isinstance(p, SurgeryPhase))
     )

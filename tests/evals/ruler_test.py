@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from drope_jax.evals import interface, needles, ruler
@@ -87,6 +88,32 @@ def test_a_missing_file_is_named_with_its_source(order, name, field):
     _task(name).draw(order)
   with pytest.raises(FileNotFoundError, match="Ruler.essays must be"):
     _task("niah_single_2", essays="nowhere.txt").draw(order)
+
+
+@pytest.mark.parametrize(
+  "name, field", [("niah_single_2", "essays"), ("cwe", "english_words")]
+)
+def test_a_file_of_another_form_is_named(order, tmp_path, name, field):
+  path = tmp_path / "file.json"
+  path.write_text("[]")
+  message = f"Ruler.{field} must be RULER's own file, got {path}"
+  with pytest.raises(ValueError, match=message):
+    _task(name, **{field: str(path)}).draw(order)
+
+
+@pytest.mark.parametrize("length", [60, 249])
+def test_coded_words_need_a_length_for_what_is_asked(order, length):
+  order = dataclasses.replace(order, lengths=(length,))
+  message = f"fwe needs a length of at least 250 tokens .* got {length}"
+  with pytest.raises(ValueError, match=message):
+    _task("fwe").draw(order)
+
+
+def test_a_chain_has_room_in_the_fewest_lines(order):
+  draft = _task("vt").kind().drafter(order, 2048)
+  drafted = draft(2, np.random.default_rng(0), 0)
+  assert len(drafted.answers) == 5
+  assert all(f"VAR {name} = " in drafted.prompt for name in drafted.answers)
 
 
 def _squad():

@@ -5,7 +5,7 @@ Samples are our own draws: the same for every model, and independent of how many
 are drawn. Beside RULER's score stands a strict one (`retrieval`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -121,7 +121,7 @@ class RulerTask:
         return tracking.Tracking()
       case "cwe":
         return frequency.CommonWords(
-          english_words=_read(settings.english_words, "english_words")
+          english_words=_english_words(settings.english_words)
         )
       case "fwe":
         return frequency.CodedWords()
@@ -149,15 +149,31 @@ class RulerTask:
 
 
 def _essays(path: str | None) -> str | None:
-  text = _read(path, "essays")
-  if path is not None and text is not None and path.endswith(".json"):
-    return json.loads(text)["text"]
-  return text
-
-
-def _read(path: str | None, field: str) -> str | None:
   if path is None:
     return None
+  if path.endswith(".json"):
+    return _parsed(path, "essays", lambda data: data["text"])
+  return _read(path, "essays")
+
+
+def _english_words(path: str | None) -> tuple[str, ...] | None:
+  if path is None:
+    return None
+  return _parsed(path, "english_words", lambda data: tuple(data.values()))
+
+
+def _parsed(path: str, field: str, choose: Callable[[Any], Any]) -> Any:
+  """Returns what `choose` takes from the JSON of one of RULER's files."""
+  try:
+    return choose(json.loads(_read(path, field)))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"Ruler.{field} must be RULER's own file, got {path}, which has another "
+      f"form ({type(error).__name__}: {error}). Download it again."
+    ) from error
+
+
+def _read(path: str, field: str) -> str:
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(
       f"Ruler.{field} must be the path of a file, got {path}, which does not "

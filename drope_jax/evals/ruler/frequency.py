@@ -6,7 +6,6 @@ common_words_extraction.py and freq_words_extraction.py.
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import string
 
 import numpy as np
@@ -32,6 +31,7 @@ CODED = (
   "are:"
 )
 _STEP, _SHORT_TOKENS, _ESTIMATED_WORDS = 10, 4096, 4096
+_ASKED, _TOKENS_A_CODED_WORD = 3, 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,12 @@ class CommonWords:
 
   Attributes:
     common: words that appear more often.
-    english_words: more words, for lists that take more than wonderwords has:
-      RULER's english_words.json, its content; None: there are no more.
+    english_words: those of RULER's english_words.json, for lists that take more
+      words than wonderwords has; None: there are no more.
   """
 
   common: int = 10
-  english_words: str | None = None
+  english_words: tuple[str, ...] | None = None
 
   new_tokens = 120
   ends = LINE_END
@@ -107,7 +107,7 @@ class CommonWords:
         "scripts/data/synthetic/json/english_words.json, or test it at a "
         "shorter length."
       )
-    return tuple(json.loads(self.english_words).values())
+    return self.english_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,13 @@ class CodedWords:
 
   def drafter(self, order: Order, length: int) -> task.Drafter:
     """See `task.Kind`; a size is the words that the law is scaled to."""
-    vocabulary_size = (length - self.new_tokens) // 50
+    vocabulary_size = (length - self.new_tokens) // _TOKENS_A_CODED_WORD
+    if vocabulary_size <= _ASKED:
+      least = self.new_tokens + (_ASKED + 1) * _TOKENS_A_CODED_WORD
+      raise ValueError(
+        f"fwe needs a length of at least {least} tokens for its coded words, "
+        f"got {length}. Test it at a longer length."
+      )
 
     def draft(size: int, rng: np.random.Generator, index: int) -> Draft:
       ranked = words.distinct(
@@ -140,7 +146,8 @@ class CodedWords:
       # The commonest stands for noise.
       shown = np.repeat(["...", *ranked[1:]], counts.astype(int))
       prompt = coded_prompt(rng.permutation(shown).tolist())
-      return Draft(prompt, tuple(ranked[1:4]), tuple(ranked[4:]))
+      answers, others = ranked[1 : _ASKED + 1], ranked[_ASKED + 1 :]
+      return Draft(prompt, tuple(answers), tuple(others))
 
     return draft
 

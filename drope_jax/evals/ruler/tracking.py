@@ -58,6 +58,8 @@ class Tracking:
     example_places = _places(rng, example_size, self.hops)
 
     def draft(size: int, rng: np.random.Generator, index: int) -> Draft:
+      # Lowered by a step, a size may have fewer lines than assignments.
+      size = max(size, self.hops + 1)
       example = self._example(example_size, example_places, rng)
       names = self._names(rng, _NAME_LETTERS)
       text = prompt(names, _value(rng), size, _places(rng, size, self.hops))
