@@ -157,6 +157,6 @@ def _tokens(manifest):
 def _is_from(run, model, base):
   """Returns whether the model's lineage continues the base's."""
   start, whole = (run.manifest(n).get("lineage") for n in (base, model))
-  return (
-    bool(start) and whole[: len(start)] == start and len(whole) > len(start)
-  )
+  if not start or not whole:
+    return False
+  return whole[: len(start)] == start and len(whole) > len(start)

@@ -270,10 +270,8 @@ def _training(gathered):
     ):
       continue  # A recalibration alone is in another plot.
     look = looks[run.name, "model"]
-    x, y = zip(
-      *((m["tokens"], m["loss"]) for m in run.metrics if m["loss"] is not None),
-      strict=True,
-    )
+    logged = [m for m in run.metrics if m["loss"] is not None]
+    x, y = ([m[name] for m in logged] for name in ("tokens", "loss"))
     curves.append(canvas.Curve(look, x, y))
     drop = runs.start_of(run.metrics, recovery.PHASE)
     if drop:

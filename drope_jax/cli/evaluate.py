@@ -23,7 +23,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import interface, overlap, registry, steps
+from drope_jax.evals import interface, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
@@ -154,8 +154,7 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
   suite = configure.build(args.suite, suites.Suite, args.overrides)
   changes: dict[str, Any] = {}
   if args.eval is not None:
-    named = registry.tasks(args.eval.split(","))
-    changes["evals"] = tuple(task.name for task in named)
+    changes["evals"] = suite.only(args.eval.split(","))
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

@@ -3,7 +3,7 @@
 `steps` runs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import math
 
@@ -86,6 +86,21 @@ class Suite:
   def tasks(self) -> tuple[Task, ...]:
     """The tasks that `evals` stand for."""
     return registry.tasks(self.evals)
+
+  def only(self, names: Iterable[str]) -> tuple[str | Group, ...]:
+    """Returns evals of these names, with the suite's settings where it has any.
+
+    Args:
+      names: in `registry`, of tasks or of groups of tasks.
+
+    Raises:
+      ValueError: a name is unknown.
+    """
+    wanted = [task.name for task in registry.tasks(names)]
+    groups = [entry for entry in self.evals if not isinstance(entry, str)]
+    own = [kept for group in groups if (kept := group.only(wanted))]
+    held = {task.name for task in registry.tasks(own)}
+    return (*own, *(name for name in wanted if name not in held))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a suite asks of an eval: one file, and its line in `registry`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 from typing import Any, Protocol
 
@@ -77,4 +77,8 @@ class Group(Protocol):
 
   def expand(self) -> tuple[Task, ...]:
     """Returns the tasks."""
+    ...
+
+  def only(self, names: Collection[str]) -> "Group | None":
+    """Returns the group with the tasks of these names; None if it has none."""
     ...

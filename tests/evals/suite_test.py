@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from drope_jax.evals import ruler
 from drope_jax.evals import suite as suites
 
 SUITE = suites.Suite(factors=(1.0, 4.0), samples=(3, 2))
@@ -31,3 +32,15 @@ SUITE = suites.Suite(factors=(1.0, 4.0), samples=(3, 2))
 def test_a_suite_that_says_nothing_or_too_much_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(SUITE, **changes)
+
+
+def test_tasks_chosen_by_name_keep_the_settings_that_the_suite_has_of_them():
+  mine = ruler.Ruler(tasks=("vt", "qa_1"), squad="dev-v2.0.json")
+  suite = suites.Suite(evals=("perplexity", mine))
+  assert suite.only(["vt", "perplexity", "passkey"]) == (
+    dataclasses.replace(mine, tasks=("vt",)),
+    "perplexity",
+    "passkey",
+  )
+  others = [name for name in ruler.TASKS if name not in mine.tasks]
+  assert suite.only(["ruler"]) == (mine, *others)

@@ -5,7 +5,7 @@ Samples are our own draws: the same for every model, and independent of how many
 are drawn. Beside RULER's score stands a strict one (`retrieval`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -72,6 +72,11 @@ class Ruler:
   def expand(self) -> tuple["RulerTask", ...]:
     """Returns the tasks, with these settings."""
     return tuple(RulerTask(name, self) for name in self.tasks)
+
+  def only(self, names: Collection[str]) -> "Ruler | None":
+    """Returns the group with the tasks of these names; None if it has none."""
+    kept = tuple(task.of for task in self.expand() if task.name in names)
+    return dataclasses.replace(self, tasks=kept) if kept else None
 
 
 @dataclasses.dataclass(frozen=True)
