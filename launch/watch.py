@@ -82,7 +82,7 @@ def _deleted(state: State) -> State:
 
 
 class Memory:
-  """watch.json; a write fails if somebody else has written since the last."""
+  """watch.json; a write is refused if somebody else has written."""
 
   def __init__(self, rented: Slice, do: Run):
     """Reads it."""
@@ -92,6 +92,7 @@ class Memory:
     text = None if self._generation == "0" else bucket.read(self.url, do)
     self.state = begin(1, 0.0) if text is None else parse(text)
     self._written = self.state
+    self._sent: State | None = None
 
   def keep(self, state: State) -> None:
     """Writes what has changed; if only times have, once in five minutes.
@@ -99,25 +100,41 @@ class Memory:
     Raises:
       ValueError: somebody else has written.
     """
-    before, self.state = self._written, state
+    self.state = state
+    if self._sent is not None:
+      self._confirm()
+    before = self._written
     timeless = dataclasses.replace(
       state, now=before.now, active_s=before.active_s
     )
     same = timeless == before
     if same and state.now - before.now < 300:
       return
+    self._sent = state
     content = dataclasses.asdict(state)
     try:
       self._do(bucket.write(self.url, content, self._generation))
     except commands.Failed as failed:
-      if failed.kind == "changed":
+      if failed.kind != "changed":
+        raise
+    self._confirm()
+
+  def _confirm(self) -> None:
+    """Reads what was sent: a command can fail after it has written.
+
+    Raises:
+      ValueError: somebody else has written.
+    """
+    generation = bucket.generation(self.url, self._do)
+    if generation != self._generation:
+      text = bucket.read(self.url, self._do)
+      if text is None or parse(text) != self._sent:
         raise ValueError(
-          f"One `watch` may look after a run, got another that writes "
+          "One `watch` may look after a run, got another that writes "
           f"{self.url}. End one of them."
-        ) from failed
-      raise
-    self._generation = bucket.generation(self.url, self._do)
-    self._written = state
+        )
+      self._generation, self._written = generation, self._sent
+    self._sent = None
 
 
 def begin(attempt: int, now: float) -> State:

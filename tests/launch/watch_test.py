@@ -201,6 +201,31 @@ def test_a_look_that_fails_is_taken_again(capsys):
   assert capsys.readouterr().err.count("looks again in 30 s") == 2
 
 
+@pytest.mark.parametrize("word", ["cp", "objects"])
+def test_a_state_whose_writing_seemed_to_fail_is_its_own(word):
+  """The command writes, and its answer or that of the next one is lost."""
+  world = World(["WAITING_FOR_RESOURCES", "ACTIVE", RUN, DONE])
+  failures = []
+
+  def do(command):
+    said = world(command)
+    mine = any("watch.json" in part for part in command.args)
+    if mine and word in command.args and world.now and not failures:
+      failures.append(command)
+      raise Failed(command, "HTTPError 503: try later")
+    return said
+
+  state = watch.watch(
+    RENTED,
+    POLICY,
+    do,
+    look_every_s=30,
+    clock=lambda: world.now,
+    sleep=world.sleep,
+  )
+  assert failures and state.phase is Phase.FINISHED
+
+
 def test_a_creation_that_is_refused_is_understood():
   world = World(["ACTIVE"], refusals=[("create", "Quota 'TPUS' exceeded")])
   state = world.watch()
