@@ -13,7 +13,7 @@ class Chip:
 
   Attributes:
     ways: to rent it: names in `launch.ways.WAYS`.
-    named: how many units of the number in a slice's name one chip counts for.
+    named: cores or chips that a slice's name counts for one chip.
     grids: the topology of a slice, by its number of chips.
     accelerator_type: the first part of a slice's name in the Cloud TPU API.
     runtime_version: of its virtual machines there.
@@ -46,40 +46,58 @@ _IMAGES = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 # docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
 CHIPS = {
   "v4": Chip(
-    ("queued", "jobset"),
-    *(2, slices.CHIPS["v4"].grids),
-    *("v4", "tpu-ubuntu2204-base", "ct4p-hightpu", None),
-    "tpu-v4-podslice",
+    ways=("queued", "jobset"),
+    named=slices.CHIPS["v4"].named,
+    grids=slices.CHIPS["v4"].grids,
+    accelerator_type="v4",
+    runtime_version="tpu-ubuntu2204-base",
+    machine_type="ct4p-hightpu",
+    image_family=None,
+    gke_accelerator="tpu-v4-podslice",
   ),
   "v5e": Chip(
-    ("queued", "jobset"),
-    *(1, slices.CHIPS["v5e"].grids),
-    *("v5litepod", "v2-alpha-tpuv5-lite", "ct5lp-hightpu", None),
-    "tpu-v5-lite-podslice",
+    ways=("queued", "jobset"),
+    named=slices.CHIPS["v5e"].named,
+    grids=slices.CHIPS["v5e"].grids,
+    accelerator_type="v5litepod",
+    runtime_version="v2-alpha-tpuv5-lite",
+    machine_type="ct5lp-hightpu",
+    image_family=None,
+    gke_accelerator="tpu-v5-lite-podslice",
     most_on_a_host=8,
   ),
   "v5p": Chip(
-    _EVERY_WAY,
-    *(2, slices.CHIPS["v5p"].grids),
-    *("v5p", "v2-alpha-tpuv5", "ct5p-hightpu", _IMAGES),
-    "tpu-v5p-slice",
+    ways=_EVERY_WAY,
+    named=slices.CHIPS["v5p"].named,
+    grids=slices.CHIPS["v5p"].grids,
+    accelerator_type="v5p",
+    runtime_version="v2-alpha-tpuv5",
+    machine_type="ct5p-hightpu",
+    image_family=_IMAGES,
+    gke_accelerator="tpu-v5p-slice",
     disk="pd-balanced",
   ),
   "v6e": Chip(
-    _EVERY_WAY,
-    *(1, slices.CHIPS["v6e"].grids),
-    *("v6e", "v2-alpha-tpuv6e", "ct6e-standard", _IMAGES),
-    "tpu-v6e-slice",
+    ways=_EVERY_WAY,
+    named=slices.CHIPS["v6e"].named,
+    grids=slices.CHIPS["v6e"].grids,
+    accelerator_type="v6e",
+    runtime_version="v2-alpha-tpuv6e",
+    machine_type="ct6e-standard",
+    image_family=_IMAGES,
+    gke_accelerator="tpu-v6e-slice",
     most_on_a_host=8,
   ),
   # Its name counts cores, two a chip: docs.cloud.google.com/tpu/docs/tpu7x.
   "tpu7x": Chip(
-    ("group", "jobset"),
-    *(2, slices.CHIPS["v5p"].grids),
-    "tpu7x",
-    None,
-    "tpu7x-standard",
-    *("ubuntu-accel-2404-amd64-tpu-tpu7x", "tpu7x"),
+    ways=("group", "jobset"),
+    named=2,
+    grids=slices.CHIPS["v5p"].grids,
+    accelerator_type="tpu7x",
+    runtime_version=None,
+    machine_type="tpu7x-standard",
+    image_family="ubuntu-accel-2404-amd64-tpu-tpu7x",
+    gke_accelerator="tpu7x",
   ),
 }
 

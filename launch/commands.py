@@ -82,7 +82,8 @@ class Failed(ValueError):
     self.said = " ".join(said.split()) or "nothing"
     words = " ".join(command.args[:5])
     remedy = _REMEDIES.get(self.kind, "Correct that, and try again.")
-    super().__init__(f"`{words} ...` failed: {self.said} {remedy}")
+    said = self.said.rstrip(".")
+    super().__init__(f"`{words} ...` failed: {said}. {remedy}")
 
 
 def kind_of(said: str) -> str:

@@ -33,23 +33,16 @@ class Group(Way):
   def create(self) -> list[Command]:
     """Source: gcloud reference, of each command.
 
-    compute resource-policies create workload-policy; compute
-    instance-templates create; compute instance-groups managed create. For
-    flex-start its beta variant, whose bulk mode asks for all machines at once
+    compute instance-templates create; compute instance-groups managed create.
+    For flex-start its beta variant, whose bulk mode asks for all machines at
+    once
     (docs.cloud.google.com/compute/docs/instance-groups/
     bulk-create-instances-in-mig).
     """
     rented, shape = self.rented, self.rented.shape
     policy = []
     if shape.hosts > 1:
-      policy = [
-        self.gcloud(
-          *("compute", "resource-policies", "create", "workload-policy"),
-          *(rented.name, f"--region={rented.region}", "--type=HIGH_THROUGHPUT"),
-          f"--accelerator-topology={shape.topology}",
-          settled_by=("exists",),
-        )
-      ]
+      policy = [self.create_policy()]
     bulk = rented.capacity == "flex-start"
     return [
       *policy,
@@ -144,17 +137,7 @@ class Group(Way):
         *("compute", "instance-templates", "delete", rented.name),
         settled_by=("missing",),
       ),
-      *(
-        [
-          self.gcloud(
-            *("compute", "resource-policies", "delete", rented.name),
-            f"--region={rented.region}",
-            settled_by=("missing",),
-          )
-        ]
-        if rented.shape.hosts > 1
-        else []
-      ),
+      *([self.delete_policy()] if rented.shape.hosts > 1 else []),
     ]
 
   def observe(self, do: Run) -> Seen:

@@ -60,14 +60,7 @@ class JobSet(Way):
     policy = []
     placed = (f"--tpu-topology={shape.topology}",) if shape.hosts > 1 else ()
     if self._needs_policy:
-      policy = [
-        self.gcloud(
-          *("compute", "resource-policies", "create", "workload-policy"),
-          *(rented.name, f"--region={rented.region}", "--type=HIGH_THROUGHPUT"),
-          f"--accelerator-topology={shape.topology}",
-          settled_by=("exists",),
-        )
-      ]
+      policy = [self.create_policy()]
       placed = (f"--placement-policy={rented.name}",)
     return [
       self.gcloud(
@@ -130,17 +123,7 @@ class JobSet(Way):
         self._pool("delete", name, "--async", settled_by=("missing",))
         for name in rented.slice_names
       ),
-      *(
-        [
-          self.gcloud(
-            *("compute", "resource-policies", "delete", rented.name),
-            f"--region={rented.region}",
-            settled_by=("missing",),
-          )
-        ]
-        if self._needs_policy
-        else []
-      ),
+      *([self.delete_policy()] if self._needs_policy else []),
     ]
 
   def observe(self, do: Run) -> Seen:

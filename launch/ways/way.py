@@ -125,6 +125,29 @@ class Way(abc.ABC):
       ("gcloud", *words, project, "--quiet"), settled_by=settled_by
     )
 
+  def create_policy(self) -> Command:
+    """Returns the command that creates the workload policy of the slices.
+
+    It joins machines to one slice. Source: gcloud reference, compute
+    resource-policies create workload-policy.
+    """
+    rented = self.rented
+    return self.gcloud(
+      *("compute", "resource-policies", "create", "workload-policy"),
+      *(rented.name, f"--region={rented.region}", "--type=HIGH_THROUGHPUT"),
+      f"--accelerator-topology={rented.shape.topology}",
+      settled_by=("exists",),
+    )
+
+  def delete_policy(self) -> Command:
+    """Source: gcloud reference, compute resource-policies delete."""
+    rented = self.rented
+    return self.gcloud(
+      *("compute", "resource-policies", "delete", rented.name),
+      f"--region={rented.region}",
+      settled_by=("missing",),
+    )
+
   def guest_records(
     self, begun: Collection[str], do: Run, *words: str
   ) -> list[Mapping[str, Any]]:
