@@ -1,11 +1,11 @@
-"""What one core of a TPU does in a cycle, from the maker's data sheets."""
+"""What a TPU's cores and memory do in a cycle, from the maker's data sheets."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-  """One TensorCore, and its share of the chip's memory.
+  """One TensorCore, and the memory of its chip.
 
   Attributes:
     macs: bfloat16 multiply-adds of its matrix units in a cycle.
@@ -21,7 +21,7 @@ class Core:
 
   @property
   def hbm_bytes(self) -> float:
-    """HBM bytes a cycle, of the whole chip."""
+    """HBM bytes of the whole chip in a cycle."""
     return self.chip_hbm_bytes / self.clock_hz
 
 

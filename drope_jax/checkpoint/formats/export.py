@@ -141,7 +141,7 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
   if _is_bound(config):
     if context_tokens is not None:
       raise ValueError(
-        "--context is for models without positions that are new beyond the "
+        "--context needs a model without positions that are new beyond the "
         f"trained {trained} tokens, got {context_tokens} for another model. "
         "Leave it out."
       )
@@ -162,11 +162,11 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
 
 
 def _is_bound(config: ModelConfig) -> bool:
-  """Returns whether any layer has positions it did not meet in training.
+  """Returns whether any layer has positions that are new beyond the context.
 
-  A layer has none beyond the trained context if it has no positions, if it
-  rotates only pairs that complete a rotation in that context, or if its window
-  is no longer than the context.
+  A layer has none if it has no positions, if it rotates only pairs that
+  complete a rotation in the trained context, or if its window is no longer than
+  that context.
   """
   layers = hf_layers.Layers.of(config)
   for scheme, window in zip(layers.schemes, layers.windows, strict=True):
