@@ -164,13 +164,18 @@ def _ssh(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
 
 
 def _stop(rented: Slice, args: argparse.Namespace, do: Run) -> None:
-  given = order.read(rented, do)
   if args.dry_run:
-    do(bucket.write(order.url(rented), {}))
+    url = order.url(rented)
+    for command in (
+      bucket.describe(url),
+      bucket.cat(url),
+      bucket.write(url, {}, "GENERATION"),
+    ):
+      do(command)
     return
-  if given is None:
-    given = order.require(rented, do)
-  do(order.write(rented, dataclasses.replace(given, stop=True)))
+  generation = bucket.generation(order.url(rented), do)
+  given = order.require(rented, do)
+  do(order.write(rented, dataclasses.replace(given, stop=True), generation))
   terminal.say(
     f"{rented.name}: its hosts save and end. `run` continues from that save. "
     "The slices still cost money until `delete`."

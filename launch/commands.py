@@ -64,6 +64,7 @@ _REMEDIES = {
   "quota": "Ask for more at console.cloud.google.com/iam-admin/quotas, or "
   "delete what holds it.",
   "stockout": "Try again, or another zone or capacity.",
+  "changed": "Somebody else wrote it at the same moment: try again.",
   "denied": "Grant the roles that docs/tpu.md lists.",
   "invalid": "Correct the description, or update gcloud and kubectl.",
 }

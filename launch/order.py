@@ -49,9 +49,11 @@ def url(rented: Slice) -> str:
   return f"{rented.folder}/run.json"
 
 
-def write(rented: Slice, order: Order) -> Command:
-  """Returns the command that writes an order."""
-  return bucket.write(url(rented), dataclasses.asdict(order))
+def write(
+  rented: Slice, order: Order, generation: str | None = None
+) -> Command:
+  """Returns the command that writes an order; see `bucket.write`."""
+  return bucket.write(url(rented), dataclasses.asdict(order), generation)
 
 
 def read(rented: Slice, do: Run) -> Order | None:

@@ -241,9 +241,12 @@ def perform(action: Action, rented: Slice, state: State, do: Run) -> None:
   if action is Action.DELETE:
     commands.run_all(way.delete(), do)
     return
+  # `stop` may write the order meanwhile, and must not be lost.
+  generation = bucket.generation(order.url(rented), do)
   given = order.require(rented, do)
   if given.attempt != state.attempt:
-    do(order.write(rented, dataclasses.replace(given, attempt=state.attempt)))
+    given = dataclasses.replace(given, attempt=state.attempt)
+    do(order.write(rented, given, generation))
   if action is Action.CREATE:
     commands.run_all(way.create(), do)
 

@@ -280,6 +280,22 @@ def test_a_stop_between_two_attempts_is_not_forgotten():
   assert (state.phase, state.attempt) == (Phase.STOPPED, 1)
 
 
+def test_a_stop_while_an_attempt_is_ordered_is_not_lost():
+  world = World([])
+  stopped = json.dumps(dataclasses.asdict(ORDER) | {"stop": True})
+
+  def do(command):
+    said = world(command)
+    if command.args[2] == "cat":
+      world.write(order.url(RENTED), stopped)
+    return said
+
+  second = watch.begin(2, 0.0)
+  with pytest.raises(Failed, match="412"):
+    watch.perform(states.Action.RESTART, RENTED, second, do)
+  assert world.objects[order.url(RENTED)][1] == stopped
+
+
 def test_a_host_that_never_began_is_asked_why(capsys):
   record = {
     "host": "h1",
