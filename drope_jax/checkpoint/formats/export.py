@@ -147,10 +147,12 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
       )
     return trained, "as its positions were trained"
   if context_tokens is None:
-    if longest is not None:
-      return max(longest, trained), "the longest that it was evaluated at"
-    reason = f"{TIMES} times the trained length, as no results were given"
-    return TIMES * trained, reason
+    if longest is None:
+      reason = f"{TIMES} times the trained length, as no results were given"
+      return TIMES * trained, reason
+    if longest <= trained:
+      return trained, "its trained length, as it was evaluated at no longer one"
+    return longest, "the longest that it was evaluated at"
   if context_tokens < 1:
     raise ValueError(
       f"--context must be 1 or more tokens, got {context_tokens}. Raise it."
