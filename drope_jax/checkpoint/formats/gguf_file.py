@@ -214,16 +214,15 @@ def _positions(
   fields: Mapping[str, Any], factors: Tensor | None, head_dim: int
 ) -> Scheme:
   theta = _shortest(fields["rope.freq_base"])
-  kind, factor = fields["rope.scaling.type"], fields["rope.scaling.factor"]
+  is_linear = fields["rope.scaling.type"] == "linear"
+  factor = float(fields["rope.scaling.factor"]) if is_linear else 1.0
   if factors is None:
-    if kind == "linear":
-      return PositionInterpolation(theta, float(factor))
-    return Rope(theta)
-  if kind != "none" or factors.shape != (head_dim // 2,):
+    return Rope(theta) if factor == 1 else PositionInterpolation(theta, factor)
+  if factor != 1 or factors.shape != (head_dim // 2,):
     raise ValueError(
       f"{_ROPE_FACTORS} must be {head_dim // 2} factors, one a channel pair, "
-      f"and all that scales positions, got {factors.shape} and {kind!r}. "
-      "Convert the Hugging Face folder instead."
+      f"and all that scales positions, got {factors.shape} and a linear factor "
+      f"of {factor:g}. Convert the Hugging Face folder instead."
     )
   divided_by_F = factors.array().astype(np.float32)
   given = RescaledRope(theta, tuple(map(_shortest, divided_by_F)))

@@ -65,7 +65,7 @@ _DEFAULTS: Mapping[str, Any] = {
   "attention.value_length": None,
   "rope.dimension_count": None,
   "rope.freq_base": 10_000.0,
-  "rope.scaling.type": "none",
+  "rope.scaling.type": "linear",  # As llama.cpp's loader has it.
   "rope.scaling.factor": 1.0,
   **_NEUTRAL,
 }

@@ -214,8 +214,12 @@ def test_positions(make_theirs, tmp_path, path):
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(4.0)
 
-  got = _positions(path, make_theirs, tmp_path, linear)
-  assert got == PositionInterpolation(1e4, 4.0)
+  def untyped(writer):
+    writer.add_rope_scaling_factor(4.0)
+
+  for settings in (linear, untyped):
+    got = _positions(path, make_theirs, tmp_path, settings)
+    assert got == PositionInterpolation(1e4, 4.0)
   llama3 = Llama3Rope(1e4, 32.0)
   got = _positions(path, make_theirs, tmp_path, _factors(llama3))
   assert got == llama3
