@@ -12,13 +12,13 @@ def num_chunks(num_tokens: int, context_tokens: int) -> int:
   return max(0, (num_tokens - 1) // context_tokens)
 
 
-def chunk(
+def begin_chunk(
   store: store_lib.Store,
   index: int,
   context_tokens: int,
   document_mask: bool = False,
-) -> dict[str, np.ndarray]:
-  """Returns sequence `index` of the documents, joined by EOS.
+) -> Callable[[], dict[str, np.ndarray]]:
+  """Starts to read sequence `index` of the documents, joined by EOS.
 
   It reads S + 1 tokens from `index * S`. Neighbouring sequences share one
   token, and each token except the store's first is a target once.
@@ -32,18 +32,9 @@ def chunk(
       everything is one segment and every weight is 1.
 
   Returns:
-    inputs_S, targets_S, segments_S (int32) and weights_S (float32).
+    A function that waits for inputs_S, targets_S, segments_S (int32) and
+    weights_S (float32).
   """
-  return begin_chunk(store, index, context_tokens, document_mask)()
-
-
-def begin_chunk(
-  store: store_lib.Store,
-  index: int,
-  context_tokens: int,
-  document_mask: bool = False,
-) -> Callable[[], dict[str, np.ndarray]]:
-  """Starts to read a `chunk`; returns a function that waits for it."""
   start = index * context_tokens
   read = store.begin_read(start, start + context_tokens + 1)
   return lambda: _packed(store, start, read(), document_mask)

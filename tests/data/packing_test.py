@@ -20,7 +20,9 @@ def made(tmp_path_factory):
 
 def _chunks(made, S, document_mask=False):
   count = packing.num_chunks(made.num_tokens, S)
-  return [packing.chunk(made, i, S, document_mask) for i in range(count)]
+  return [
+    packing.begin_chunk(made, i, S, document_mask)() for i in range(count)
+  ]
 
 
 @pytest.mark.parametrize("S", [1, 3, 4, 5, 15])

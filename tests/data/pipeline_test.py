@@ -79,7 +79,7 @@ def test_batches_hold_the_packed_sequences(batches, tmp_path, document_mask):
   short = writer.write(str(tmp_path / "s"), [made], corpus.tokenizer_path())
   (batch,) = batches(1, stores=(short.path,), document_mask=document_mask)
   chunks = [
-    packing.chunk(short, i, S, document_mask)
+    packing.begin_chunk(short, i, S, document_mask)()
     for i in range(packing.num_chunks(short.num_tokens, S))
   ]
   by_content = {chunk["targets_S"].tobytes(): chunk for chunk in chunks}

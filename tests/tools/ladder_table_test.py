@@ -41,12 +41,12 @@ def _run(*arguments):
 
 def test_seeds_are_one_line_and_differences_are_paired(tmp_path):
   _write(tmp_path / "base", "yarn", [1.0, 0.0, 0.0, 0.0] * 10)
-  _write(tmp_path / "keep12_1.2M_s0", "model", [1.0, 1.0, 0.0, 0.0] * 10)
-  _write(tmp_path / "keep12_1.2M_s1", "model", [1.0, 1.0, 1.0, 0.0] * 10)
+  _write(tmp_path / "keep12_1.0M_s0", "model", [1.0, 1.0, 0.0, 0.0] * 10)
+  _write(tmp_path / "keep12_1.0M_s1", "model", [1.0, 1.0, 1.0, 0.0] * 10)
   out = _run(tmp_path).stdout
   assert "| base · YaRN | 0.25 |" in out
-  assert "| keep12_1.2M | 0.62 (0.50–0.75) |" in out
-  assert "| keep12_1.2M | +0.38 [+0.24, +0.51] |" in out
+  assert "| keep12_1.0M | 0.62 (0.50–0.75) |" in out
+  assert "| keep12_1.0M | +0.38 [+0.24, +0.51] |" in out
 
 
 def test_missing_inputs_are_named(tmp_path):
