@@ -1,5 +1,8 @@
 """How Sphinx builds the guides and the API reference; see CONTRIBUTING.md."""
 
+from pygments.lexers import PythonLexer
+from sphinx.application import Sphinx
+
 import drope_jax
 
 project = "drope_jax"
@@ -14,6 +17,8 @@ extensions = [
 ]
 html_theme = "furo"
 exclude_patterns = ["ladder"]
+# In a type, `bytes` is Python's; two classes have attributes of that name.
+suppress_warnings = ["ref.python"]
 
 # Guides are Markdown, whose headings other pages link to.
 myst_heading_anchors = 3
@@ -57,3 +62,8 @@ apidoc_modules = [
     "include_private": False,
   }
 ]
+
+
+def setup(app: Sphinx) -> None:
+  """Highlights gin files as Python, whose values they have."""
+  app.add_lexer("gin", PythonLexer)

@@ -173,7 +173,7 @@ def compiled(target: str, topology: str, kwargs: Mapping[str, Any]) -> Program:
 
   Args:
     target: MODULE:FUNCTION. The function takes `kwargs` and returns a function
-      to compile and its arguments, as `jax.ShapeDtypeStruct`s.
+      to compile and its arguments, each a `jax.ShapeDtypeStruct`.
     topology: for example "v5e:2x2"; the program is for its first device.
     kwargs: of the function; JSON holds them.
 
