@@ -267,6 +267,18 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(
   assert read[-1] == ((3, 32), 16), "the shared tokens were read in each row"
 
 
+def test_prefixes_of_any_length_take_few_programs(lm, monkeypatch):
+  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 2)
+  monkeypatch.setattr(lms, "BATCH_TOKENS", 64)
+  lm = lm.with_logit_scale(1.0)
+  decode.start.clear_cache()
+  tokens = [*SEQUENCES[1], *SEQUENCES[1], 5, 6]  # 28 fill a padded length.
+  for shared in range(2, 28, 3):
+    other = [9 if n >= shared else token for n, token in enumerate(tokens)]
+    lm.generate([tokens, other], 1)
+  assert 2 <= decode.start._cache_size() <= 4
+
+
 def test_a_stop_string_ends_a_row_with_the_token_that_completes_it(lm):
   class Letters:
     """An id is a letter."""
