@@ -23,6 +23,7 @@ IDS_BS = np.random.default_rng(1).integers(0, 200, (4, 60))
     {"top_k": 7},
     {"top_p": 0.6},
     {"top_p": 1e-6},
+    {"top_k": 7, "top_p": 0.6},  # The 7 have less than 0.6 of the whole.
     {"min_p": 0.05},
     {"min_p": 0.0},
     {"repetition_penalty": 1.5},
