@@ -201,6 +201,28 @@ def test_page_has_the_sample_the_settings_and_the_share_of_tokens(page):
   assert "1.0%" in text and "10 after 1,000" in text
 
 
+def test_an_imported_base_has_no_tokens_to_take_a_share_of():
+  models = {
+    name: _manifest(
+      model["manifest"]["model"]["positional"]["__class__"],
+      *(("convert", 0), *[("recalibrate", 10)] * (name != "base")),
+    )
+    for name, model in MODELS.items()
+  }
+  demo = _demo()
+  imported = dataclasses.replace(
+    demo, results=demo.results | {"models": models}
+  )
+  facts = [
+    label
+    for section in summary.sections([imported])
+    for block in section.blocks
+    if isinstance(block, report.Facts)
+    for label, *_ in block.items
+  ]
+  assert facts and not any("tokens that" in label for label in facts)
+
+
 def test_what_was_not_measured_is_not_spoken_of():
   demo = _demo()
   rows = [r for r in demo.rows if r["method"] in ("model", "pi")]
@@ -325,6 +347,8 @@ def test_training_curves_of_several_runs_share_a_plot():
   phases = {
     "rope": ["pretrain"] * 8,
     "drope": ["pretrain"] * 6 + ["recalibrate"] * 2,
+    "recalibrated": ["recalibrate"] * 8,
+    "begun": ["pretrain"],
   }
   gathered = [
     runs.Run(name, metrics=_metrics(*names)) for name, names in phases.items()
@@ -333,6 +357,7 @@ def test_training_curves_of_several_runs_share_a_plot():
   (axes,) = sections["Training"].blocks[0].figure.axes
   labels = [line.get_label() for line in axes.lines]
   assert labels[:2] == ["rope", "drope"]
+  assert not {"recalibrated", "begun"} & {*labels}
   (drop,) = [li for li in axes.lines[2:] if len(set(li.get_xdata())) == 1]
   assert drop.get_xdata()[0] == 600
   assert "Recovery after the drop · drope" in sections

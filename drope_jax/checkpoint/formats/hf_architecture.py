@@ -73,7 +73,7 @@ def choose_papers(config: ModelConfig) -> str:
   reason = reasons["qwen2_drope" if config.qkv_bias else "llama_drope"]
   raise ValueError(
     "The layout of the paper's repository has no positions, no windows and "
-    f"norms over all heads jointly, got {reason}. Use --format hf."
+    f'norms over all heads jointly, got {reason}. Use `format="hf"`.'
   )
 
 
@@ -105,8 +105,8 @@ def _none_holds(config: ModelConfig) -> str:
     )
     if any(misfit(config, name) is None for name in PAPERS):
       advice = (
-        "Use --format sakana, the layout of the paper's repository, which runs "
-        f"with its code. Or: {advice}"
+        'Use `format="sakana"`, the layout of the paper\'s repository, which '
+        f"runs with its code. Or: {advice}"
       )
   return (
     f"No stock architecture holds this model: {FAMILIES[nearest].architecture}"

@@ -139,7 +139,7 @@ def test_a_required_architecture_may_neutralise_its_rotation():
   [
     (
       _with(JOINT, width=20),
-      "of 20, not the 4 heads.*--format sakana",
+      'of 20, not the 4 heads.*`format="sakana"`',
     ),
     (
       _with(JOINT, width=20, positional=ROPE),
