@@ -2,12 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 
-from drope_jax.evals import niah, perplexity, ruler
+from drope_jax.evals import (
+  niah,
+  perplexity,
+  recall,
+  ruler,
+  second_reading,
+  sliding,
+)
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.task import Group, Task
 
 _ALL: tuple[Task, ...] = (
   perplexity.Perplexity(),
+  sliding.SlidingPerplexity(),
+  recall.Recall(),
+  second_reading.SecondReading(),
   *niah.TASKS,
   *ruler.Ruler().expand(),
 )
