@@ -82,7 +82,7 @@ def compare(
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
-  unscaled: Collection[str] = (),
+  as_they_are: Collection[str] = (),
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -94,7 +94,7 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
-    unscaled: see `evaluation.plan`.
+    as_they_are: see `evaluation.plan`.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
@@ -104,7 +104,7 @@ def compare(
     name: CheckpointLM.load(path, mesh=mesh)
     for name, path in checkpoints.items()
   }
-  ahead = evaluation.plan(suite, lms, material, record, unscaled)
+  ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:

@@ -2,10 +2,11 @@
 
 Every method reads the same samples, once with the model's own softmax scale and
 once with a scale that is fitted for the method on other text. To fit it for one
-method alone would not be a fair comparison.
+method alone would not be a fair comparison. Two methods or scales that come to
+the same share one pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
 from drope_jax.evals import (
@@ -18,7 +19,10 @@ from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
 Variant = Callable[[str, float], interface.LM]
-"""From (method, factor) to the model under that method at that factor."""
+"""From (method, factor) to the model under that method at that factor.
+
+Where two methods are the same model, it is the same object.
+"""
 
 
 @dataclasses.dataclass
@@ -40,11 +44,19 @@ class Record:
   ) -> bool:
     """Returns whether there are results of a task at a length."""
     return any(
-      (row.task, round(row.factor * row.context_tokens)) == (task, length)
-      and (row.model, row.method, row.scale_fitted)
-      == (condition.model, condition.method, condition.scale_fitted)
-      for row in self.rows
+      (row.method, row.scale_fitted)
+      == (condition.method, condition.scale_fitted)
+      for row in self.of(task, length, condition.model)
     )
+
+  def of(
+    self, task: str, length: int, model: str
+  ) -> Iterator[interface.Result]:
+    """Yields the results of a task at a length by a model's methods."""
+    for row in self.rows:
+      found = row.task, round(row.factor * row.context_tokens), row.model
+      if found == (task, length, model):
+        yield row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +246,24 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     else:
       scale = lm.logit_scale_at(length)
     asked = dataclasses.replace(condition, logit_scale=scale)
-    record.rows += inputs.evaluate(task, length, lm, asked)
+    record.rows += same_pass(lm, scale) or inputs.evaluate(
+      task, length, lm, asked
+    )
+
+  def same_pass(lm, scale):
+    """Returns the results of a step that read with the same model and scale."""
+    found: dict[tuple[str, bool], list[interface.Result]] = {}
+    for row in record.of(task.name, length, model):
+      if row.logit_scale == scale and (
+        row.method == method or variant(row.method, factor) is lm
+      ):
+        found.setdefault((row.method, row.scale_fitted), []).append(row)
+    return [
+      dataclasses.replace(
+        row, method=method, scale_fitted=condition.scale_fitted
+      )
+      for row in next(iter(found.values()), ())
+    ]
 
   scaled = ", scaled" if condition.scale_fitted else ""
   return Step(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 
 import pytest
@@ -201,7 +202,7 @@ def command(trained, tmp_path):
 
 @pytest.fixture
 def stopped(drope, command, monkeypatch):
-  """The command after Ctrl-C in its seventh step, and what it left."""
+  """The command after Ctrl-C in its third reading, and what it left."""
   ran = []
   evaluation = retrieval.evaluate
 
@@ -226,8 +227,10 @@ def test_results_land_as_they_are_made_and_the_same_command_resumes(
   half = json.loads(path.read_text())
   assert not half["finished"]
   assert list(half["fits"]["m"]) == ["model", "yarn"]
-  # Three finished evals of perplexity's three metrics, two of passkey's two.
-  assert len(half["rows"]) == 3 * 3 + 2 * 2
+  # Passes that a fitted scale of 1 would repeat are not among the calls.
+  done = {(r["task"], r["method"], r["factor"]) for r in half["rows"]}
+  assert ("passkey", "model", 3.0) in done
+  assert ("passkey", "yarn", 4.0) not in done
   assert drope("report", tmp_path / "out", "--out", tmp_path / "r").status == 0
   assert "is not finished" in (tmp_path / "r").read_text()
 
@@ -314,8 +317,8 @@ def test_without_out_it_says_that_nothing_is_kept(drope, command, monkeypatch):
 def test_progress_counts_what_was_there(stopped, drope):
   _, command = stopped
   err = drope(*command).err
-  # Two fits and sixteen evaluations, of which seven are there.
-  assert "evaluate 8/18" in err or "evaluate 9/18" in err
+  # Two fits and sixteen evaluations, of which seven or more are there.
+  assert 8 <= int(re.search(r"evaluate (\d+)/18", err)[1]) < 18
   assert "evaluate 18/18: m by yarn at 4x, scaled: passkey" in err
 
 
