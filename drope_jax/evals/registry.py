@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from drope_jax.evals import (
   niah,
+  ordering,
   perplexity,
   recall,
   ruler,
@@ -19,6 +20,7 @@ _ALL: tuple[Task, ...] = (
   recall.Recall(),
   second_reading.SecondReading(),
   *niah.TASKS,
+  *ordering.TASKS,
   *ruler.Ruler().expand(),
 )
 
@@ -27,6 +29,7 @@ TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
   "niah": tuple(task.name for task in niah.TASKS),
+  "ordering": tuple(task.name for task in ordering.TASKS),
   "ruler": ruler.TASKS,
 }
 """Names that stand for several tasks."""
