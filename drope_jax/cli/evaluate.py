@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
+  if args.keep_outputs and args.out is None:
+    raise ValueError(
+      "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
+      "it out."
+    )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     consoles.Console().print(tables(record.rows))
     return
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material
+    pathlib.Path(args.out), suite, checkpoints, material, args.keep_outputs
   )
   with lock.held(args.out):
     file.load()
@@ -108,8 +114,10 @@ def compare(
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
-        with show(step):
-          step.run()
+        began_s = time.monotonic()
+        with show(step) as on_read:
+          step.run(on_read)
+        record.seconds[step.name] = round(time.monotonic() - began_s, 3)
         on_step()
 
 

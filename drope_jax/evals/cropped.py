@@ -52,6 +52,9 @@ class Cropped:
   def decode(self, ids: Sequence[int]) -> str:
     return self.lm.decode(ids)
 
+  def batch_size(self, tokens: int) -> int:
+    return self.lm.batch_size(min(tokens, self._window))
+
   def logit_scale_at(self, tokens: int) -> float:
     return self.lm.logit_scale_at(min(tokens, self._window))
 

@@ -32,7 +32,7 @@ def plan(
 
   Raises:
     ValueError: there is no model, a method fits none of them, or their samples
-      would differ.
+      would differ, from each other's or from those of the record.
   """
   if not lms:
     raise ValueError(
@@ -54,6 +54,7 @@ def plan(
     # Raises if a method is unknown, or fits no model.
     variants([*fitting, *lms.values()][0])(method, 1.0)
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
+  record.begin(inputs.digests)
   return [
     step
     for name, lm in lms.items()

@@ -47,6 +47,9 @@ class FakeLM:
   def decode(self, ids):
     return self.tokenizer.decode(ids)
 
+  def batch_size(self, tokens):
+    return 8192 // tokens or 1
+
   def logit_scale_at(self, tokens):
     return self.scale
 
