@@ -328,6 +328,24 @@ def test_a_metric_that_the_report_does_not_know_is_shown_as_it_says():
   assert not any("Order" in title for title in _titles(demo))
 
 
+def test_recall_is_drawn_by_distance_at_the_longest_length():
+  demo = _demo()
+  recalled = {"task": "recall", "metric": "hit_loss"}
+  demo.results["rows"] += [
+    row | recalled | {"series": [[9, 3.0], [90 * row["factor"], 2.0]]}
+    for row in demo.rows
+    if row["metric"] == "loss"
+  ]
+  section = _section(demo, "Recall in natural text beyond the")
+  (plot,) = section.blocks
+  (axes,) = plot.figure.axes
+  assert axes.get_xlabel() == "distance in tokens"
+  drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
+  drawn = [x for line in drawn for x in line.get_xdata() if x > 1]
+  assert {*drawn} >= {9, 720} and 90 not in drawn
+  assert "in texts of 512 tokens: those that follow the same" in plot.caption
+
+
 def test_kinds_of_errors_are_counted_by_model_and_length():
   demo = _demo()
   row = next(r for r in demo.rows if r["metric"] == "accuracy")
