@@ -179,6 +179,7 @@ class Inputs:
     suite = self.suite
     return Order(
       encode=self._lm.encode,
+      decode=self._lm.decode,
       documents=self._material.test,
       lengths=tuple(self.lengths),
       counts=suite.samples,

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from drope_jax.analysis import damage, report, runs, summary
+from drope_jax.evals.metric import SHARE, Metric
 
 CONTEXT = 64
 METHODS = [("base", m) for m in ("model", "pi", "ntk", "yarn")] + [
@@ -354,6 +355,30 @@ def test_kinds_of_errors_are_counted_by_model_and_length():
   (table,) = details.blocks
   assert table.columns[-2:] == ("nothing", "wrong value")
   assert [cells[-2:] for cells in table.rows] == [[3, 1]]
+
+
+def test_parts_of_a_score_stand_beside_the_whole_with_what_was_cut():
+  demo = _demo()
+  title = "LongBench's score"
+  metric = Metric("score", title, "LongBench", SHARE, True, ("part",))
+  demo.results["metrics"] = {"qasper": [dataclasses.asdict(metric)]}
+  part = {
+    "name": "4-8k",
+    "value": 0.25,
+    "low": 0.125,
+    "high": 0.5,
+    "count": 9,
+    "truncated": 1.0,
+  }
+  row = {"task": "qasper", "metric": "score", "parts": [part]}
+  demo.results["rows"].append(demo.rows[0] | row | {"truncated": 0.5})
+  (table,) = _section(demo, "LongBench beyond the").blocks
+  assert table.columns[-2:] == ("all", "4-8k")
+  whole, of_part = table.rows[0][-2:]
+  assert (whole.value, whole.beside) == (0.1, "10 inputs, 50% cut")
+  assert of_part == report.Interval(
+    0.25, 0.125, 0.5, 3, beside="9 inputs, 100% cut"
+  )
 
 
 def test_roles_of_unknown_names_come_from_their_manifests():
