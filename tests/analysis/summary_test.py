@@ -6,6 +6,7 @@ import re
 import pytest
 
 from drope_jax.analysis import damage, report, runs, summary
+from drope_jax.evals.metric import SHARE, Metric
 
 CONTEXT = 64
 METHODS = [("base", m) for m in ("model", "pi", "ntk", "yarn")] + [
@@ -328,6 +329,24 @@ def test_a_metric_that_the_report_does_not_know_is_shown_as_it_says():
   assert not any("Order" in title for title in _titles(demo))
 
 
+def test_recall_is_drawn_by_distance_at_the_longest_length():
+  demo = _demo()
+  recalled = {"task": "recall", "metric": "hit_loss"}
+  demo.results["rows"] += [
+    row | recalled | {"series": [[9, 3.0], [90 * row["factor"], 2.0]]}
+    for row in demo.rows
+    if row["metric"] == "loss"
+  ]
+  section = _section(demo, "Recall in natural text beyond the")
+  (plot,) = section.blocks
+  (axes,) = plot.figure.axes
+  assert axes.get_xlabel() == "distance in tokens"
+  drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
+  drawn = [x for line in drawn for x in line.get_xdata() if x > 1]
+  assert {*drawn} >= {9, 720} and 90 not in drawn
+  assert "in texts of 512 tokens: those that follow the same" in plot.caption
+
+
 def test_kinds_of_errors_are_counted_by_model_and_length():
   demo = _demo()
   row = next(r for r in demo.rows if r["metric"] == "accuracy")
@@ -336,6 +355,30 @@ def test_kinds_of_errors_are_counted_by_model_and_length():
   (table,) = details.blocks
   assert table.columns[-2:] == ("nothing", "wrong value")
   assert [cells[-2:] for cells in table.rows] == [[3, 1]]
+
+
+def test_parts_of_a_score_stand_beside_the_whole_with_what_was_cut():
+  demo = _demo()
+  title = "LongBench's score"
+  metric = Metric("score", title, "LongBench", SHARE, True, ("part",))
+  demo.results["metrics"] = {"qasper": [dataclasses.asdict(metric)]}
+  part = {
+    "name": "4-8k",
+    "value": 0.25,
+    "low": 0.125,
+    "high": 0.5,
+    "count": 9,
+    "truncated": 1.0,
+  }
+  row = {"task": "qasper", "metric": "score", "parts": [part]}
+  demo.results["rows"].append(demo.rows[0] | row | {"truncated": 0.5})
+  (table,) = _section(demo, "LongBench beyond the").blocks
+  assert table.columns[-2:] == ("all", "4-8k")
+  whole, of_part = table.rows[0][-2:]
+  assert (whole.value, whole.beside) == (0.1, "10 inputs, 50% cut")
+  assert of_part == report.Interval(
+    0.25, 0.125, 0.5, 3, beside="9 inputs, 100% cut"
+  )
 
 
 def test_roles_of_unknown_names_come_from_their_manifests():

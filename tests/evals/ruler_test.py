@@ -19,6 +19,7 @@ GENERATED = tuple(name for name in ruler.TASKS if not name.startswith("qa"))
 def order(tokenizer, documents):
   return Order(
     encode=tokenizer.encode,
+    decode=tokenizer.decode,
     documents=documents,
     lengths=(2048,),
     counts=(3,),

@@ -227,18 +227,21 @@ def _stock(
   options: Options, config: ModelConfig, preferred: Sequence[str]
 ) -> tuple[hf_export.Target, str]:
   scale = options.logit_scale
-  if scale is None and config.logit_scale != 1:
+  if scale is not None:
+    config = dataclasses.replace(config, logit_scale=1.0)
+  name = hf_architecture.choose(
+    config, preferred, required=options.architecture
+  )
+  family = families.FAMILIES[name]
+  if config.logit_scale != 1 and not family.softmax_scale.has_field:
     raise ValueError(
-      "A stock architecture has no field for a logit scale, got "
+      f"{family.architecture} has no field for a logit scale, got "
       f"{config.logit_scale:g}. Fold it into q's weights with "
       f"`logit_scale={config.logit_scale:g}`, or use "
       '`format="sakana"`, which has one.'
     )
-  name = hf_architecture.choose(
-    config, preferred, required=options.architecture
-  )
   target = hf_export.Target(
-    families.FAMILIES[name],
+    family,
     hf_config.to_dict(config, name),
     1.0 if scale is None else scale,
   )

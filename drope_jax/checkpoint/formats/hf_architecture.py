@@ -17,6 +17,7 @@ STOCK = (
   "olmo3",
   "seed_oss",
   "ernie4_5",
+  "gemma3_text",
 )
 """Of transformers, plainest first; Qwen2 needs biases: it is before Llama."""
 
@@ -86,7 +87,9 @@ def misfit(config: ModelConfig, model_type: str) -> str | None:
 
 def _none_holds(config: ModelConfig) -> str:
   """Returns what the error says: the nearest architecture, and what to do."""
-  if config.norm_placement != "pre":
+  if config.norm_placement == "both":
+    nearest = "gemma3_text"
+  elif config.norm_placement == "post":
     nearest = "olmo3" if Layers.of(config).sizes else "olmo2"
   elif config.qk_norm == "none":
     nearest = "smollm3"
