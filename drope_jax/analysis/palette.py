@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import dataclasses
 import itertools
 
+from drope_jax.analysis import methods
+
 INK = "#1b1f24"
 """`canvas.svg` replaces this by the text colour of the page, light or dark."""
 
@@ -54,20 +56,14 @@ _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
 _SPARE = (BASE, DROPPED, _YARN, _FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
 # Markers and dashes for using the same colours again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
-_METHODS = {
-  "rope": "RoPE",
-  "pi": "PI",
-  "ntk": "NTK",
-  "yarn": "YaRN",
-  "crop": "cropped",
-}
 
 
 def label(model: str, method: str) -> str:
   """Returns the name of a model under a method, for all plots and tables."""
   if method == "model":
     return model
-  return f"{model} · {_METHODS.get(method, method)}"
+  known = methods.METHODS.get(method)
+  return f"{model} · {known.label if known else method}"
 
 
 def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
