@@ -1,7 +1,7 @@
 """The label, colour, marker and dash of each compared model, in all plots.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
-unscaled RoPE has ink and grey. Two looks never differ by colour alone: markers
+unscaled RoPE has ink and gray. Two looks never differ by colour alone: markers
 and dashes differ as well.
 """
 

@@ -56,7 +56,7 @@ def test_the_logits_kept_are_those_of_transformers(settings):
   if filters.repetition_penalty is not None:
     seen_BV = np.zeros(LOGITS_BV.shape, bool)
     np.put_along_axis(seen_BV, IDS_BS, True, axis=1)
-    logits_BV = choice.penalise(logits_BV, seen_BV, filters.repetition_penalty)
+    logits_BV = choice.penalize(logits_BV, seen_BV, filters.repetition_penalty)
   got_BV = choice.apply_filters(
     choice.apply_temperature(logits_BV, filters.temperature), filters
   )

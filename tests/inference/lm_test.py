@@ -343,7 +343,7 @@ def test_a_sample_is_a_function_of_seed_and_place(lm):
   assert first != lm.generate(PROMPTS, NEW, choice.Sampling(3.0, seed=2))
   assert first != greedy
   assert lm.generate(PROMPTS, NEW, choice.Sampling(1e-6, seed=1)) == greedy
-  # Its neighbours and their number change nothing.
+  # Its neighbors and their number change nothing.
   swapped = [PROMPTS[0], PROMPTS[2], PROMPTS[2]]
   assert lm.generate(swapped, NEW, choice.Sampling(3.0, seed=1))[0] == first[0]
 
