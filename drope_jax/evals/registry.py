@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from drope_jax.evals import longbench, niah, perplexity, ruler
+from drope_jax.evals import harness, longbench, niah, perplexity, ruler
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.task import Group, Task
 
@@ -11,6 +11,7 @@ _ALL: tuple[Task, ...] = (
   *niah.TASKS,
   *ruler.Ruler().expand(),
   *longbench.LongBench(longbench.TASKS + longbench.TASKS_E).expand(),
+  *harness.Harness().expand(),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
@@ -21,10 +22,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
   "ruler": ruler.TASKS,
   "longbench": longbench.TASKS,
   "longbench_e": longbench.TASKS_E,
+  "harness": harness.TASKS,
 }
 """Names that stand for several tasks."""
 
-CLASSES: tuple[type, ...] = (ruler.Ruler, longbench.LongBench)
+CLASSES: tuple[type, ...] = (
+  ruler.Ruler,
+  longbench.LongBench,
+  harness.Harness,
+)
 """Groups of tasks with settings, which a suite can hold in place of names."""
 
 
