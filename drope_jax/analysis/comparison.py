@@ -52,6 +52,7 @@ def _blocks(metric, name, rows, scores) -> list[report.Block]:
     "table": lambda: [_table(metric, name, scores)],
     "part": lambda: _by_part(metric, name, rows),
     "position": lambda: _by_position(metric, name, rows),
+    "distance": lambda: _by_distance(metric, name, rows),
     "depth": lambda: _by_depth(metric, name, rows),
   }
   blocks = [block for kind in metric.plots for block in show[kind]()]
@@ -77,21 +78,9 @@ def _described(metric, name):
 
 def _by_position(metric, name, rows):
   """Returns a plot of the series at the longest length; [] without series."""
-  longest = max(row["factor"] for row in rows)
-  series = [r for r in rows if r["factor"] == longest and r["series"]]
-  if not series:
-    return []
-  context = series[0]["context_tokens"]
-  plot = plots.score_by_position(
-    panels.by_position(series),
-    context_tokens=context,
-    label=f"{metric.title} ({metric.unit})",
-    cut_off_far_above=not metric.higher_is_better,
-  )
   caption = (
-    f"{_described(metric, name)}, by position in texts of "
-    f"{longest * context:,.0f} tokens. No model was trained beyond the dotted "
-    "line."
+    "{what}, by position in texts of {length:,.0f} tokens. No model was "
+    "trained beyond the dotted line."
   )
   if not metric.higher_is_better:
     caption += (
@@ -99,7 +88,38 @@ def _by_position(metric, name, rows):
       f"line that leaves the top is above {plots.OFF_THE_TOP:g} times the "
       "lowest value."
     )
-  return [report.Plot(plot, caption)]
+  return _by_tokens(
+    metric, name, rows, caption, cut_off_far_above=not metric.higher_is_better
+  )
+
+
+def _by_distance(metric, name, rows):
+  """Returns a plot of the series at the longest length; [] without series."""
+  caption = (
+    "{what}, in texts of {length:,.0f} tokens: those that follow the same two "
+    "tokens as before, by how far back that was. A cropped model has not read "
+    "what is right of the dotted line; one that is no better there does not "
+    "use it."
+  )
+  return _by_tokens(metric, name, rows, caption, along="distance in tokens")
+
+
+def _by_tokens(metric, name, rows, caption, cut_off_far_above=False, **axis):
+  longest = max(row["factor"] for row in rows)
+  series = [r for r in rows if r["factor"] == longest and r["series"]]
+  if not series:
+    return []
+  context = series[0]["context_tokens"]
+  plot = plots.score_by_tokens(
+    panels.by_position(series),
+    context_tokens=context,
+    label=f"{metric.title} ({metric.unit})",
+    cut_off_far_above=cut_off_far_above,
+    **axis,
+  )
+  what = _described(metric, name)
+  said = caption.format(what=what, length=longest * context)
+  return [report.Plot(plot, said)]
 
 
 def _table(metric, name, scores):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
+  if args.keep_outputs and args.out is None:
+    raise ValueError(
+      "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
+      "it out."
+    )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     consoles.Console().print(tables(record.rows))
     return
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material
+    pathlib.Path(args.out), suite, checkpoints, material, args.keep_outputs
   )
   with lock.held(args.out):
     file.load()
@@ -82,7 +88,7 @@ def compare(
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
-  unscaled: Collection[str] = (),
+  as_they_are: Collection[str] = (),
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -94,7 +100,7 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
-    unscaled: see `evaluation.plan`.
+    as_they_are: see `evaluation.plan`.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
@@ -104,12 +110,14 @@ def compare(
     name: CheckpointLM.load(path, mesh=mesh)
     for name, path in checkpoints.items()
   }
-  ahead = evaluation.plan(suite, lms, material, record, unscaled)
+  ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
-        with show(step):
-          step.run()
+        began_s = time.monotonic()
+        with show(step) as on_read:
+          step.run(on_read)
+        record.seconds[step.name] = round(time.monotonic() - began_s, 3)
         on_step()
 
 

@@ -50,6 +50,10 @@ class LM(Protocol):
     """Returns the text of `ids`."""
     ...
 
+  def batch_size(self, tokens: int) -> int:
+    """Returns how many sequences of a length it reads at once."""
+    ...
+
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:

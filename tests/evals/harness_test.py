@@ -150,6 +150,13 @@ def test_a_suite_can_ask_for_the_first_questions_alone(lm, write):
   assert len(lm.read) == 5
 
 
+def test_samples_are_told_apart_by_their_text(lm, write):
+  file = write("choose", QUESTIONS, **CHOICE)
+  (task,) = harness.Harness(tasks=(file,)).expand()
+  once, again = (repr(task.draw(_order(lm))[16]) for _ in range(2))
+  assert once == again and "Q three" in once
+
+
 def test_a_long_context_loses_its_beginning(lm, write):
   question = " ".join(f"w{i}" for i in range(20))
   row = {"question": question, "choices": ["a", "b b"], "answer": 0}

@@ -102,6 +102,14 @@ def test_a_file_of_another_form_is_named(order, tmp_path, name, field):
     _task(name, **{field: str(path)}).draw(order)
 
 
+@pytest.mark.parametrize("ending", [".txt", ".json"])
+def test_essays_of_another_encoding_are_named(order, tmp_path, ending):
+  path = tmp_path / f"essays{ending}"
+  path.write_bytes('{"text": "café"}'.encode("latin-1"))
+  with pytest.raises(ValueError, match=f"Ruler.essays must be .*{path}"):
+    _task("niah_single_2", essays=str(path)).draw(order)
+
+
 @pytest.mark.parametrize("length", [60, 249])
 def test_coded_words_need_a_length_for_what_is_asked(order, length):
   order = dataclasses.replace(order, lengths=(length,))

@@ -5,6 +5,7 @@ Prompts, answers and metrics are lm_eval's; this is between it and a suite.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -38,12 +39,14 @@ class Question:
   """A question of a task.
 
   Attributes:
+    document: its fields, as JSON.
     task: lm_eval's object, which has all of its questions.
     length: tokens that a model may read.
     prefix: ids that every text begins with.
   """
 
-  task: Any
+  document: str
+  task: Any = dataclasses.field(repr=False)
   length: int
   prefix: tuple[int, ...]
 
@@ -81,11 +84,14 @@ class HarnessTask:
         several, or its data cannot be loaded.
     """
     loaded = self._load()
-    found = {}
-    for length, count in zip(order.lengths, order.counts, strict=True):
-      count = min(count, len(loaded.eval_docs))
-      found[length] = [Question(loaded, length, order.prefix)] * count
-    return found
+    documents = [json.dumps(doc, default=str) for doc in loaded.eval_docs]
+    return {
+      length: [
+        Question(document, loaded, length, order.prefix)
+        for document in documents[:count]
+      ]
+      for length, count in zip(order.lengths, order.counts, strict=True)
+    }
 
   def evaluate(
     self,
