@@ -24,7 +24,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import interface, overlap, steps
+from drope_jax.evals import harness, interface, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
@@ -175,10 +175,23 @@ def _table(
 
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
-  suite = configure.build(args.suite, suites.Suite, args.overrides)
+  asked = [] if args.eval is None else args.eval.split(",")
+  if args.tasks is not None and asked != ["harness"]:
+    raise ValueError(
+      f"--tasks names tasks for --eval harness, got --eval {args.eval}. Give "
+      "both, or name other evals in --eval."
+    )
+  shipped = "harness" if asked == ["harness"] else "standard"
+  path = args.suite or f"evals/{shipped}.gin"
+  suite = configure.build(path, suites.Suite, args.overrides)
   changes: dict[str, Any] = {}
-  if args.eval is not None:
-    changes["evals"] = suite.only(args.eval.split(","))
+  if args.tasks is not None:
+    own = [e for e in suite.evals if isinstance(e, harness.Harness)]
+    group = own[0] if own else harness.Harness()
+    tasks = tuple(args.tasks.split(","))
+    changes["evals"] = (dataclasses.replace(group, tasks=tasks),)
+  elif asked:
+    changes["evals"] = suite.only(asked)
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

@@ -1,4 +1,4 @@
-"""Perplexity by position and needle retrieval, at multiples of the context.
+"""Perplexity, retrieval and benchmarks, at multiples of the context.
 
 Every position method reads the same samples, without a softmax scale and with
 its own, fitted on a split of its own. Text is the packaged corpus, or yours.
@@ -10,6 +10,7 @@ those with plain RoPE.
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
   drope evaluate CKPT --factors 16,32 --mesh long
+  drope evaluate CKPT --eval harness --tasks arc_easy,hellaswag
 """
 
 import argparse
@@ -27,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--suite",
-    default="evals/standard.gin",
     metavar="SUITE.gin",
-    help="what to evaluate (default: %(default)s); the flags below override it",
+    help="what to evaluate (default: evals/standard.gin, or evals/harness.gin "
+    "with --eval harness); the flags below override it",
   )
   recipe_options.add_overrides(parser, "the suite's")
   parser.add_argument(
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="NAME,...",
     help="tasks such as perplexity and passkey, or groups of them such as "
     "niah; an unknown name is answered with all (default: the suite's)",
+  )
+  parser.add_argument(
+    "--tasks",
+    metavar="NAME,...",
+    help="of lm-evaluation-harness, or .yaml files of such, with --eval "
+    "harness (default: the suite's)",
   )
   parser.add_argument(
     "--factors", metavar="F,...", help="of the context (default: the suite's)"
