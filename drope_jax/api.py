@@ -24,7 +24,7 @@ from drope_jax.data.store import Store
 from drope_jax.evals import steps
 from drope_jax.evals.interface import Result
 from drope_jax.evals.suite import Material, Suite
-from drope_jax.inference import evaluation
+from drope_jax.inference import evaluation, measurement
 from drope_jax.inference.lm import CheckpointLM
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
@@ -201,7 +201,13 @@ def run_recipe(
       fit each other.
   """
   directory = epath.Path(out)
-  loop.run(recipe, directory, base_dir=base_dir, on_metrics=on_metrics)
+  loop.run(
+    recipe,
+    directory,
+    base_dir=base_dir,
+    on_metrics=on_metrics,
+    evaluator=measurement.Measurement,
+  )
   return models.load(directory / recipe.phases[-1].name)
 
 

@@ -17,6 +17,7 @@ from drope_jax.analysis import (
   roles,
   runs,
 )
+from drope_jax.analysis import scores as score_plots
 from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
@@ -96,6 +97,7 @@ def _of_run(run, more):
   for topic, blocks in comparison.by_topic(run, scores).items():
     yield f"{topic} beyond the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)
+  yield "Scores during training", score_plots.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)
   yield (
     "What scaling does to the frequencies",

@@ -41,12 +41,7 @@ def plan(
     )
   _require_same_samples(lms)
   methods = {
-    name: tuple(
-      method
-      for method in suite.methods
-      if method == "model"
-      or (name not in as_they_are and (method in _ANY or _is_rope(lm)))
-    )
+    name: ("model",) if name in as_they_are else methods_of(suite, lm)
     for name, lm in lms.items()
   }
   for method in suite.methods:
@@ -87,6 +82,11 @@ def variants(lm: CheckpointLM) -> steps.Variant:
     return lm if same else lm.with_positions(scheme)
 
   return variant
+
+
+def methods_of(suite: suites.Suite, lm: CheckpointLM) -> tuple[str, ...]:
+  """Returns the methods of the suite that fit a model."""
+  return tuple(m for m in suite.methods if m in _ANY or _is_rope(lm))
 
 
 def _is_rope(lm: CheckpointLM) -> bool:

@@ -324,6 +324,26 @@ def test_recall_is_drawn_by_distance_at_the_longest_length():
   assert "in texts of 512 tokens: those that follow the same" in plot.caption
 
 
+def test_scores_during_a_training_are_drawn_from_the_drop_on():
+  log = _metrics(*["pretrain"] * 3, *["recalibrate"] * 6)
+  for record in log:
+    record["niah.accuracy.2x"] = record["step"] / 10
+    record["niah.accuracy.4x.crop"] = 0.0 if record["step"] % 2 else None
+  run = runs.Run("run", metrics=log)
+  (plot,) = _section(run, "Scores during training").blocks
+  (axes,) = plot.figure.axes
+  drawn = {
+    line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+    for line in axes.lines
+    if len(line.get_xdata()) > 2
+  }
+  # The drop is after 300 tokens.
+  first, second = drawn.values()
+  assert first == ([*range(100, 700, 100)], [0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+  assert second == ([200, 400, 600], [0.0] * 3)
+  assert list(drawn) == ["run at 2×", "run at 4×, crop"]
+
+
 def test_kinds_of_errors_are_counted_by_model_and_length():
   demo = _demo()
   row = next(r for r in demo.rows if r["metric"] == "accuracy")
