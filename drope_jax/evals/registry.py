@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from drope_jax.evals import (
+  longbench,
   niah,
   ordering,
   perplexity,
@@ -22,6 +23,7 @@ _ALL: tuple[Task, ...] = (
   *niah.TASKS,
   *ordering.TASKS,
   *ruler.Ruler().expand(),
+  *longbench.LongBench(longbench.TASKS + longbench.TASKS_E).expand(),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
@@ -31,10 +33,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
   "niah": tuple(task.name for task in niah.TASKS),
   "ordering": tuple(task.name for task in ordering.TASKS),
   "ruler": ruler.TASKS,
+  "longbench": longbench.TASKS,
+  "longbench_e": longbench.TASKS_E,
 }
 """Names that stand for several tasks."""
 
-CLASSES: tuple[type, ...] = (ruler.Ruler,)
+CLASSES: tuple[type, ...] = (ruler.Ruler, longbench.LongBench)
 """Groups of tasks with settings, which a suite can hold in place of names."""
 
 

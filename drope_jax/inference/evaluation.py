@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from drope_jax.data import corpus
 from drope_jax.evals import cropped, interface, steps
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference.lm import CheckpointLM
 from drope_jax.positional import Rope, scaling
 
@@ -16,7 +17,7 @@ def plan(
   suite: suites.Suite,
   lms: Mapping[str, CheckpointLM],
   material: suites.Material,
-  record: steps.Record,
+  record: Record,
   as_they_are: Collection[str] = (),
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.

@@ -10,6 +10,7 @@ import jax
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import inputs, sources
 from drope_jax.evals import overlap, periodic, steps
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
@@ -56,7 +57,7 @@ class Measurement:
     self._mesh = mesh if mesh.size > 1 else None
     lm = self._lm(model.params)
     self._inputs = steps.Inputs(wanted.suite, lm, material)
-    self._steps(lm, steps.Record())  # Refuses a method that does not apply.
+    self._steps(lm, Record())  # Refuses a method that does not apply.
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the scores of parameters, by their names in `periodic`.
@@ -65,7 +66,7 @@ class Measurement:
     steps of the suite that the budget left no time for.
     """
     began_s = time.monotonic()
-    record, budget = steps.Record(), self._wanted.budget_minutes
+    record, budget = Record(), self._wanted.budget_minutes
     ahead = self._steps(self._lm(params), record)
     left_out = 0
     for step in ahead:
@@ -92,7 +93,7 @@ class Measurement:
     model = dataclasses.replace(self._model, params=params)
     return CheckpointLM.of(model, self._dtype, mesh=self._mesh)
 
-  def _steps(self, lm: CheckpointLM, record: steps.Record) -> list[steps.Step]:
+  def _steps(self, lm: CheckpointLM, record: Record) -> list[steps.Step]:
     return steps.steps(
       self._inputs,
       "model",

@@ -6,14 +6,14 @@ import math
 from typing import Any, NamedTuple
 
 from drope_jax.axes import Array
-from drope_jax.checkpoint import model as models
 from drope_jax.checkpoint import runs, store
+from drope_jax.checkpoint.model import Model
 from drope_jax.model import transformer
 from drope_jax.train import held_out
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib
 from drope_jax.train.cadence import Cadence
-from drope_jax.train.context import Model, Run, Training
+from drope_jax.train.context import Run, Training
 from drope_jax.train.heartbeat import Doing
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.stepping import Stepper
@@ -240,7 +240,7 @@ def _evaluation(training):
       "inference.measurement.Measurement to loop.run."
     )
   manifest = training.manifest_at(training.first, {})
-  model = models.Model(training.model.params, manifest, run.tokenizer_path)
+  model = Model(training.model.params, manifest, run.tokenizer_path)
   try:
     return run.evaluator(phase.evals, model, run.mesh, phase.compute_dtype)
   except (FileNotFoundError, ValueError) as error:

@@ -12,7 +12,7 @@ from drope_jax.cli import configure, evaluate
 from drope_jax.data import corpus, lock
 from drope_jax.evals import logit_scale, retrieval
 from drope_jax.evals import suite as suites
-from drope_jax.evals.interface import Result
+from drope_jax.evals.interface import Part, Result
 from drope_jax.inference import lm as lms
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope
@@ -172,6 +172,26 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
     assert at.split("  ")[1].strip() == name
     assert below.split("  ")[1].strip() == under
     assert all(interval in below for interval in intervals)
+
+
+def test_what_was_cut_and_each_range_of_lengths_stand_in_the_table():
+  parts = (
+    Part("0-4k", 0.875, 0.75, 1.0, 3, 0.0),
+    Part("4-8k", 0.125, None, None, 1, 1.0),
+  )
+  row = _row("model", 8.0, False, 0.5)
+  row = dataclasses.replace(row, truncated=0.25, parts=parts)
+  console = rich.console.Console(width=80)
+  with console.capture() as captured:
+    console.print(evaluate.tables([row]))
+  whole, by_range = captured.get().split("by input length")
+  assert "0.500" in whole and "25% cut" in whole
+  assert "tiny 8x" in by_range
+  lines = [line.split("  ") for line in by_range.splitlines()]
+  words = [[word.strip() for word in line if word.strip()] for line in lines]
+  assert ["0-4k", "4-8k"] in words
+  assert ["tiny 8x", "0.875", "0.125"] in words
+  assert ["0.75..1.00", "n/a"] in words and ["0% cut", "100% cut"] in words
 
 
 SUITE = """

@@ -10,9 +10,10 @@ import pytest
 
 from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest, store
+from drope_jax.checkpoint.model import Model
 from drope_jax.cli import train
 from drope_jax.data import lock
-from drope_jax.train import context, metrics
+from drope_jax.train import metrics
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def handed(monkeypatch):
 
   def run(recipe, directory, **others):
     calls.append((recipe, str(directory), others["base_dir"]))
-    model = context.Model({}, manifest.Manifest(recipe.model))
+    model = Model({}, manifest.Manifest(recipe.model))
     others["on_model"]("start", model)
 
   monkeypatch.setattr(train.loop, "run", run)
@@ -113,7 +114,7 @@ def test_init_from_starts_where_the_command_runs(drope, here):
 def test_ids_without_a_piece_are_said_once(drope, here, monkeypatch):
   def run(recipe, directory, **others):
     tokenizer = manifest.TokenizerRef("tiny.model", "ab", 335)
-    model = context.Model({}, manifest.Manifest(recipe.model, tokenizer))
+    model = Model({}, manifest.Manifest(recipe.model, tokenizer))
     for name in ("start", "pretrain"):
       others["on_model"](name, model)
 
@@ -182,3 +183,34 @@ def test_some_steps_are_traced_and_what_xla_makes_of_one_is_kept(drope, here):
     assert "HloModule jit_step" in file.read_text()
   # The run is the same one without.
   assert drope(*command, "--set", "Recipe.dump_xla = False").status == 0
+
+
+EVALS = """
+include 'evals/standard.gin'
+
+Suite:
+  evals = ('passkey',)
+  methods = ('model',)
+  factors = (4.0,)
+  samples = (1,)
+  max_new_tokens = 1
+  fit_factor = None
+TrainPhase.evals = @Periodic()
+Periodic:
+  suite = @Suite()
+  every_steps = 1
+  best = 'passkey.accuracy.4x'
+"""
+
+
+def test_a_suite_measures_a_training_as_it_goes(drope, here):
+  (here / "evals.gin").write_text((here / "tiny.gin").read_text() + EVALS)
+  ran = drope("train", "evals.gin", "--out", "measured")
+  assert ran.status == 0, ran.err
+  lines = (here / "measured/metrics.jsonl").read_text().splitlines()
+  scores = [json.loads(line)["passkey.accuracy.4x"] for line in lines]
+  assert len(scores) == 2 and {*scores} <= {0.0, 1.0}
+  assert drope("inspect", "measured/best").status == 0
+  page = here / "r.html"
+  assert drope("report", "measured", "--out", page).status == 0
+  assert "Scores during training" in page.read_text()

@@ -1,6 +1,6 @@
 import pytest
 
-from drope_jax.evals import steps
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
@@ -40,4 +40,4 @@ def test_methods_that_change_nothing_are_the_model_itself():
 
 def test_an_evaluation_of_no_model_is_refused():
   with pytest.raises(ValueError, match="at least one model, got none"):
-    evaluation.plan(Suite(), {}, Material([], []), steps.Record())
+    evaluation.plan(Suite(), {}, Material([], []), Record())

@@ -10,8 +10,8 @@ from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer
-from drope_jax.evals import steps
 from drope_jax.evals.periodic import Periodic
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Suite
 from drope_jax.inference import evaluation, lm, measurement
 from drope_jax.model import transformer
@@ -52,7 +52,7 @@ def test_scores_are_those_of_an_evaluation_of_the_parameters(model, mesh):
   got = measure(other)
   assert got.pop("evals_s") > 0 and got.pop("evals_left_out") == 0
   assert got.keys() == dict(Periodic(SUITE).scores()).keys()
-  record = steps.Record()
+  record = Record()
   lms = {"m": lm.CheckpointLM.of(dataclasses.replace(model, params=other))}
   for step in evaluation.plan(SUITE, lms, evaluation.packaged(), record):
     step.run()
