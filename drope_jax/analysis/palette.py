@@ -60,6 +60,9 @@ _METHODS = {
   "ntk": "NTK",
   "yarn": "YaRN",
   "crop": "cropped",
+  "dynamic_pi": "dynamic PI",
+  "dynamic_ntk": "dynamic NTK",
+  "dynamic_yarn": "dynamic YaRN",
 }
 
 

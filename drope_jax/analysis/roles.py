@@ -22,6 +22,9 @@ _METHODS = {
   "logits scaled up (YaRN)",
   "crop": "{model}, given only the end of each text, as much as its context "
   "holds",
+  "dynamic_pi": "{model}, position interpolation by each text's own length",
+  "dynamic_ntk": "{model}, NTK-aware scaling by each text's own length",
+  "dynamic_yarn": "{model}, YaRN by each text's own length",
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from drope_jax.analysis import (
+  beside_paper,
   canvas,
   claims,
   comparison,
@@ -94,6 +95,7 @@ def _of_run(run, more):
   who = roles.find(run)
   yield "The models", _models(run)
   yield "What showed and what did not", _verdicts(scores, who, more)
+  yield "Beside the paper", beside_paper.blocks(run)
   for topic, blocks in comparison.by_topic(run, scores).items():
     yield f"{topic} beyond the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)

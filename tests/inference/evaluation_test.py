@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from drope_jax.evals.record import Record
@@ -25,6 +26,21 @@ def test_a_method_reads_the_same_weights_under_its_positions():
     assert read.config.positional == scheme
     assert read.params is lm.params
     assert read.context_tokens == 32, "the base of the factors has moved"
+
+
+@pytest.mark.parametrize("rule", ["pi", "ntk", "yarn"])
+def test_a_dynamic_method_scales_by_the_texts_own_length(rule):
+  variant = evaluation.variants(CheckpointLM(CONFIG, {}, None, 1.0))
+  scheme = variant(f"dynamic_{rule}", 8.0).config.positional
+  # Not by the tested length, 8 times the trained 32 tokens.
+  for length in (32, 48, 256):
+    fixed = variant(rule, max(length / 32, 1.01)).config.positional
+    own = scheme.at(length)
+    assert own.factor == length / 32
+    if length > 32:
+      np.testing.assert_array_equal(own.frequencies(8), fixed.frequencies(8))
+  with pytest.raises(ValueError, match="dynamic_yarn, got 'dynamic_rope'"):
+    variant("dynamic_rope", 2.0)
 
 
 def test_methods_that_change_nothing_are_the_model_itself():
