@@ -24,8 +24,9 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import harness, interface, overlap, steps
+from drope_jax.evals import harness, interface, overlap
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
   material = _material(args)
   console = consoles.Console(stderr=True)
   if args.out is None:
-    record = steps.Record()
+    record = Record()
     try:
       compare(suite, checkpoints, material, record, console, mesh=_mesh(args))
     except KeyboardInterrupt as interrupt:
@@ -84,7 +85,7 @@ def compare(
   suite: suites.Suite,
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
-  record: steps.Record,
+  record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,

@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--positions",
     metavar="M,...",
     help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
+    "pi, ntk, yarn, dynamic_ntk (by each text's own length) and so on "
+    "(default: the suite's)",
   )
   parser.add_argument(
     "--samples",
