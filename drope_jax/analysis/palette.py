@@ -70,6 +70,11 @@ def label(model: str, method: str) -> str:
   return f"{model} · {_METHODS.get(method, method)}"
 
 
+def renamed(look: Look, label: str) -> Look:
+  """Returns a look under another label."""
+  return dataclasses.replace(look, label=label)
+
+
 def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
   """Returns the look of each (model, method) pair, in the order given.
 

@@ -4,11 +4,14 @@ MODEL is a checkpoint, or the CONFIG.gin of a model, which then has random
 weights. `drope analyse MODEL bias --help` explains an analysis and its options.
 
   bias   which positions heads prefer, and how fast they can learn to
+  heads  which heads are positional, which find a needle, and what scalings do
 
   drope analyse models/demo.gin bias --positions rope,partial,alibi,nope \
     --seeds 3 --out runs/bias
   drope analyse packaged:checkpoints/demo_base bias --out runs/base_bias
   drope analyse runs/mine bias --every-save --out runs/mine_bias
+  drope analyse packaged:checkpoints/demo_base heads \
+    --after packaged:checkpoints/demo_drope --out runs/base_heads
 """
 
 import argparse
@@ -25,14 +28,24 @@ Writes bias.json, gradients.svg, values.svg and spread.svg; with --every-save
 along_training.svg in their place.
 """
 
+_HEADS = """What each head attends to: a near offset, a needle, the first token.
+
+Heads are scored at the trained context by their bias to the offsets 0, 1 and 2,
+and by the last token's attention to a needle that it is asked for. The best are
+shown under each scaling of RoPE at longer lengths.
+Writes heads.json, scores.svg, offsets.svg, needle.svg, first_token.svg, and
+heads.html, a page on which head, positions and length are chosen.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument("model", metavar="MODEL", help="CKPT or CONFIG.gin")
   analyses = parser.add_subparsers(
-    dest="what", metavar="WHAT", required=True, help="bias"
+    dest="what", metavar="WHAT", required=True, help="bias or heads"
   )
   _add_bias(_analysis(analyses, "bias", _BIAS))
+  _add_heads(_analysis(analyses, "heads", _HEADS))
 
 
 def _analysis(analyses, name: str, text: str) -> argparse.ArgumentParser:
@@ -102,4 +115,43 @@ def _add_bias(parser: argparse.ArgumentParser) -> None:
     "--every-save",
     action="store_true",
     help="analyse each saved step of a run, with the model's own positions",
+  )
+
+
+def _add_factors(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--factors",
+    default="1,2,4,8",
+    metavar="F,...",
+    help="lengths, as multiples of the context (default: %(default)s)",
+  )
+
+
+def _add_prompts(parser: argparse.ArgumentParser, prompts: int) -> None:
+  parser.add_argument(
+    "--prompts",
+    type=int,
+    default=prompts,
+    metavar="N",
+    help="questions about one of four needles (default: %(default)s)",
+  )
+
+
+def _add_heads(parser: argparse.ArgumentParser) -> None:
+  _add_text(parser, 2)
+  _add_prompts(parser, 8)
+  _add_factors(parser)
+  parser.add_argument(
+    "--heads",
+    type=int,
+    default=4,
+    metavar="N",
+    help="most positional and most semantic heads that are shown (default: "
+    "%(default)s)",
+  )
+  parser.add_argument(
+    "--after",
+    metavar="CKPT",
+    help="the model after its drop, for the first token and the largest "
+    "activations (default: the model itself, without positions)",
   )
