@@ -83,3 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
   )
+  parser.add_argument(
+    "--keep-outputs",
+    action="store_true",
+    help="keep every prompt and output in --out as well, in samples.jsonl",
+  )
