@@ -119,6 +119,18 @@ def questions(
   return Questions(jnp.asarray(tokens_PS), jnp.asarray(at_PA))
 
 
+def scores(
+  config: ModelConfig,
+  params: transformer.Params,
+  tokens_BS: Array,
+  asked: Questions,
+) -> Scores:
+  """Returns a model's loss and what it recalls, with its own positions."""
+  compiled, rotation = rotated.split(config, config.positional)
+  found = _scores(compiled, rotation, params, tokens_BS, asked)
+  return Scores(*map(np.asarray, found))
+
+
 def measure(
   config: ModelConfig,
   params: transformer.Params,
@@ -152,21 +164,21 @@ def measure(
   compiled, rotation = rotated.split(config, scheme)
   assert rotation is not None
 
-  def scores(frequencies_F: Array) -> Scores:
-    changed = rotation._replace(frequencies_F=frequencies_F)
+  def changed(frequencies_F: Array) -> Scores:
+    other = rotation._replace(frequencies_F=frequencies_F)
     return Scores(
-      *map(np.asarray, _scores(compiled, changed, params, tokens_BS, asked))
+      *map(np.asarray, _scores(compiled, other, params, tokens_BS, asked))
     )
 
   omega_F = rotation.frequencies_F
-  whole = scores(omega_F)
+  whole = changed(omega_F)
   found = []
   rotations_F = partial.rotations(
     scheme, config.head_dim, config.context_tokens
   )
   for pair, rotations in enumerate(rotations_F.tolist()):
     removed, divided = (
-      _cost(whole, scores(omega_F.at[pair].multiply(factor)))
+      _cost(whole, changed(omega_F.at[pair].multiply(factor)))
       for factor in (0.0, 1 / divisor)
     )
     found.append(Pair(rotations, removed, divided))
@@ -195,7 +207,7 @@ def _cost(whole: Scores, changed: Scores) -> Cost:
 @functools.partial(jax.jit, static_argnums=0)
 def _scores(
   config: ModelConfig,
-  rotation: rotated.Rotation,
+  rotation: rotated.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
   asked: Questions,

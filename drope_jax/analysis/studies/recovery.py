@@ -79,6 +79,25 @@ class Spike:
   above: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Save:
+  """A saved step's scores at the trained context.
+
+  Attributes:
+    step, tokens: since the random weights.
+    loss: on held-out text, nats a token.
+    recall, recall_low, recall_high: share of answered questions, with its 95%
+      interval.
+  """
+
+  step: int
+  tokens: float
+  loss: float
+  recall: float
+  recall_low: float
+  recall_high: float
+
+
 def phases(log: records.Log) -> dict[str, records.Log]:
   """Returns the records of each phase, in order."""
   found: dict[str, list] = {}
@@ -185,8 +204,6 @@ def spikes(log: records.Log) -> list[Spike]:
       deviation = 1.4826 * float(np.median(np.abs(np.subtract(before, median))))
       if losses[i] - median > _SPIKE * max(deviation, 1e-6):
         found.append(
-          Spike(
-            own[i]["step"], own[i]["tokens"], losses[i], losses[i] - median
-          )
+          Spike(own[i]["step"], own[i]["tokens"], losses[i], losses[i] - median)
         )
   return found

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
   out.json("frequencies", model.about, {"scalings": gammas, "pairs": found})
   out.figure("costs", pairs_plots.costs(found))
   output.show(
-    f"each pair alone, of a loss of {found.loss:.3f} nats and {found.recall:.0%} "
-    "of questions answered",
+    f"each pair alone; with all, the loss is {found.loss:.3f} nats and "
+    f"{found.recall:.0%} of questions are answered",
     (
       "pair",
       "rotations",
