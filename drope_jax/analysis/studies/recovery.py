@@ -13,7 +13,7 @@ LOSSES = ("held_out_loss", "loss")
 
 _LEAST_POINTS = 16
 _BINS = 48
-_EXPONENTS = np.geomspace(0.05, 3.0, 60)
+_EXPONENTS = np.geomspace(0.05, 3.0, 600)
 _RESAMPLES = 400
 _BLOCK = 4
 _BEFORE = 32
@@ -149,19 +149,15 @@ def fit(
   parts = [part for part in parts if len(part)]
   x = np.asarray([tokens[part].mean() for part in parts]) / 1e6
   y = np.asarray([losses[part].mean() for part in parts])
-  designs = [
-    np.stack([np.ones_like(x), x**-exponent], 1) for exponent in _EXPONENTS
-  ]
-  inverses = [np.linalg.pinv(design) for design in designs]
+  powers_EP = x ** -_EXPONENTS[:, None]
+  designs_EP2 = np.stack([np.ones_like(powers_EP), powers_EP], -1)
+  inverses_E2P = np.linalg.pinv(designs_EP2)
 
   def best(y: np.ndarray) -> tuple[float, float, float]:
-    each = [inverse @ y for inverse in inverses]
-    errors = [
-      np.square(design @ own - y).sum()
-      for design, own in zip(designs, each, strict=True)
-    ]
-    at = int(np.argmin(errors))
-    return float(each[at][0]), float(each[at][1]), float(_EXPONENTS[at])
+    each_E2 = inverses_E2P @ y
+    fitted_EP = (designs_EP2 @ each_E2[..., None])[..., 0]
+    at = int(np.square(fitted_EP - y).sum(1).argmin())
+    return float(each_E2[at, 0]), float(each_E2[at, 1]), float(_EXPONENTS[at])
 
   limit, scale, exponent = best(y)
   fitted = limit + scale * x**-exponent

@@ -48,7 +48,7 @@ def _by_positions(args, given: Array | None, out: output.Output) -> None:
         spreads[name] = spread.measure(
           config, model.params, tokens_BS[0], lengths=lengths
         )
-  out.json("bias", model.about, {"bias": measured, "spread": spreads})
+  out.json("bias", model=model.about, bias=measured, spread=spreads)
   out.figure("gradients", bias_plots.by_layer(measured, _GRADIENTS))
   out.figure("values", bias_plots.by_layer(measured, ("value_H",)))
   out.figure("spread", bias_plots.spread(spreads))
@@ -71,7 +71,7 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
       model.config, model.params, _excerpts(args, model, 0), given
     )
     points.append((model.trained_tokens or 0, found))
-  out.json("bias", model.about, {"along_training": points})
+  out.json("bias", model=model.about, along_training=points)
   fields = (*_GRADIENTS, "value_H")
   out.figure("along_training", bias_plots.along_training(points, fields))
   ends = {f"{tokens:,} tokens": [found] for tokens, found in points}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
   out = output.Output.open(args.out)
   evaluate.take(ahead, record, consoles.Console(stderr=True))
   rows = [row.to_dict() for row in record.rows]
-  out.json("crop", model.about, {"rows": rows})
+  out.json("crop", model=model.about, rows=rows)
   shown = {}
   for (task, metric), title in _SHOWN.items():
     own = [r for r in rows if (r["task"], r["metric"]) == (task, metric)]

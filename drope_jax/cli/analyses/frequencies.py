@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     }
     for scaling in scalings
   ]
-  out.json("frequencies", model.about, {"scalings": gammas, "pairs": found})
+  out.json("frequencies", model=model.about, scalings=gammas, pairs=found)
   out.figure("costs", pairs_plots.costs(found))
   output.show(
     f"each pair alone; with all, the loss is {found.loss:.3f} nats and "
@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> None:
         str(index),
         f"{pair.rotations:.3g}",
         f"{pair.removed.loss:+.4f}",
-        f"{-pair.removed.recall:+.0%}",
+        f"{0 - pair.removed.recall:+.0%}",
         f"{pair.divided.loss:+.4f}",
-        f"{-pair.divided.recall:+.0%}",
+        f"{0 - pair.divided.recall:+.0%}",
       )
       for index, pair in enumerate(found.pairs)
     ],

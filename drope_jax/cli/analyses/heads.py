@@ -44,9 +44,13 @@ def run(args: argparse.Namespace) -> None:
     after = _after(args, model, look)
   activations = {"before": before.activations(), "after": after.activations()}
   scores = [dataclasses.asdict(head) | {"role": head.role} for head in scored]
-  found = {"heads": scores, "activations": activations}
   out.json(
-    "heads", model.about, found | {"offsets": profiles, "needle": around}
+    "heads",
+    model=model.about,
+    heads=scores,
+    activations=activations,
+    offsets=profiles,
+    needle=around,
   )
   out.figure("scores", heads_plots.scores(scored))
   if profiles:

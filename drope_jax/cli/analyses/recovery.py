@@ -34,9 +34,14 @@ def run(args: argparse.Namespace) -> None:
   laws, spikes = recovery.laws(log), recovery.spikes(log)
   out = output.Output.open(args.out)
   saves = _saves(args, folder)
-  about = {"run": os.fspath(folder), "log": list(log)}
-  found = {"laws": laws, "spikes": spikes, "saves": saves}
-  out.json("recovery", about, found)
+  out.json(
+    "recovery",
+    run=os.fspath(folder),
+    laws=laws,
+    spikes=spikes,
+    saves=saves,
+    log=list(log),
+  )
   out.figure("recovery", lengths_plots.training(log, laws, saves))
   out.figure("spikes", lengths_plots.spikes(log, spikes))
   _show(laws, spikes, saves)
