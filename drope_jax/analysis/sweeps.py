@@ -103,16 +103,14 @@ def table(
     for name, value in training.scores.items():
       own.setdefault(name, []).append(value)
   return {
-    labels: {
-      name: Cell(
-        float(np.mean(values)),
-        *(intervals.student(values) or (None, None)),
-        seeds=len(values),
-      )
-      for name, values in own.items()
-    }
+    labels: {name: _cell(values) for name, values in own.items()}
     for labels, own in found.items()
   }
+
+
+def _cell(values: Sequence[float]) -> Cell:
+  low, high = intervals.student(values) or (None, None)
+  return Cell(float(np.mean(values)), low, high, len(values))
 
 
 @matplotlib.rc_context(canvas.STYLE)

@@ -140,12 +140,10 @@ def _show(
 
 
 def _cell(cell: sweeps.Cell | None) -> str:
-  ends = "" if cell is None or cell.low is None else _ends(cell)
-  return _number(cell and cell.mean) + ends
-
-
-def _ends(cell: sweeps.Cell) -> str:
-  return f"\n{cell.low:.3f}..{cell.high:.3f}"
+  if cell is None:
+    return ""
+  ends = "" if cell.low is None else f"\n{cell.low:.3f}..{cell.high:.3f}"
+  return _number(cell.mean) + ends
 
 
 def _number(value: float | None) -> str:

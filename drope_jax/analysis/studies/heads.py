@@ -145,12 +145,13 @@ class Text:
     """Returns all heads' scores, with their mass on the needle."""
     return [
       Head(
-        *at,
-        tuple(self.bias_ONH[:, *at].tolist()),
-        float(needle_NH[at]),
-        float(self.first_NH[at]),
+        layer,
+        head,
+        tuple(self.bias_ONH[:, layer, head].tolist()),
+        float(needle_NH[layer, head]),
+        float(self.first_NH[layer, head]),
       )
-      for at in np.ndindex(*needle_NH.shape)
+      for layer, head in np.ndindex(*needle_NH.shape)
     ]
 
 
@@ -165,9 +166,11 @@ def best(
   by_bias = sorted(heads, key=lambda head: -max(head.bias))[:count]
   others = [head for head in heads if head not in by_bias]
   by_needle = sorted(others, key=lambda head: -head.needle)[:count]
-  return tuple(
-    [(h.layer, h.head) for h in some] for some in (by_bias, by_needle)
-  )
+  return _places(by_bias), _places(by_needle)
+
+
+def _places(heads: Sequence[Head]) -> list[tuple[int, int]]:
+  return [(head.layer, head.head) for head in heads]
 
 
 @functools.partial(jax.jit, static_argnums=0)

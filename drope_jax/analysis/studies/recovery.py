@@ -169,14 +169,13 @@ def fit(
     starts = rng.integers(0, len(y), blocks)
     at = (starts[:, None] + np.arange(_BLOCK)).ravel()[: len(y)] % len(y)
     again.append(best(fitted + residuals[at]))
-  low, high = np.quantile(again, (0.025, 0.975), axis=0)
+  low, high = np.quantile(again, (0.025, 0.975), axis=0).tolist()
   return Law(
     phase,
     field,
-    *(
-      Interval(value, float(a), float(b))
-      for value, a, b in zip((limit, scale, exponent), low, high, strict=True)
-    ),
+    limit=Interval(limit, low[0], high[0]),
+    scale=Interval(scale, low[1], high[1]),
+    exponent=Interval(exponent, low[2], high[2]),
     deviation=float(residuals.std()),
     first_tokens=float(tokens[0]),
     last_tokens=float(tokens[-1]),
