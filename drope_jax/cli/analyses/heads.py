@@ -16,7 +16,6 @@ from drope_jax.analysis.studies import (
 from drope_jax.cli import console as consoles
 from drope_jax.cli.analyses import output, subject
 from drope_jax.data import paths
-from drope_jax.positional import Nope
 
 _PROFILES = 2
 """Lengths beyond the context at which weights by offset are shown."""
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     before = look.text(model, model.config.positional, 1.0)
     scored = before.heads(look.needle_mass())
     positional, semantic = heads.best(scored, args.heads)
-    shown = [*positional, *semantic]
+    shown = [*semantic, *positional]
     profiles = look.profiles([f for f in factors if f > 1][:_PROFILES], shown)
     around = [row for f in factors for row in look.around(f, shown)]
     after = _after(args, model, look)
@@ -135,7 +134,8 @@ class _Look:
 
 def _after(args, model: subject.Subject, look: _Look) -> heads.Text:
   if args.after is None:
-    return look.text(model, Nope(), 1.0)
+    after = subject.without_positions(model)
+    return look.text(after, after.config.positional, 1.0)
   after = subject.of_checkpoint(paths.resolve(args.after))
   if (
     after.tokenizer.fingerprint != model.tokenizer.fingerprint
@@ -157,7 +157,7 @@ def _show(
 ) -> None:
   by_place = {(head.layer, head.head): head for head in scored}
   output.show(
-    "heads with the largest bias, and with the most attention to the needle",
+    "heads with the most attention to the needle, and with the largest bias",
     ("head", *(f"bias {d}" for d in heads.OFFSETS), "needle", "first", "role"),
     [
       (

@@ -30,6 +30,7 @@ from drope_jax.positional import (
   partial,
 )
 from drope_jax.positional import pattern as patterns
+from drope_jax.surgery import drop_positional
 
 _TEXT = ("packaged:test",)
 
@@ -119,6 +120,15 @@ def _random(args: argparse.Namespace, seed: int) -> Subject:
   }
   params = transformer.init(config, jax.random.key(seed))
   return Subject(config, params, tokenizer, about)
+
+
+def without_positions(subject: Subject) -> Subject:
+  """Returns the model without positions, and without training."""
+  config = subject.config
+  if config.positional == Nope():
+    return subject
+  config, params = drop_positional.drop_positional(config, subject.params)
+  return dataclasses.replace(subject, config=config, params=params)
 
 
 def positions(config: ModelConfig, names: str) -> dict[str, Scheme | Pattern]:
