@@ -112,6 +112,16 @@ def compare(
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
+  take(ahead, record, console, on_step)
+
+
+def take(
+  ahead: Sequence[steps.Step],
+  record: steps.Record,
+  console: consoles.Console,
+  on_step: Callable[[], None] = lambda: None,
+) -> None:
+  """Takes the steps that are not done, and shows progress; see `compare`."""
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
