@@ -210,10 +210,11 @@ def lm(model: Model, *, dtype: str = "float32") -> CheckpointLM:
 
   Args:
     model: with a tokenizer.
-    dtype: of its computations.
+    dtype: of its weights, and of computations; a CPU computes in float32 and
+      may have weights in "bfloat16" or "int8".
 
   Raises:
-    ValueError: the model has no tokenizer.
+    ValueError: the model has no tokenizer, or the device cannot have the dtype.
   """
   return CheckpointLM.of(model, dtype)
 

@@ -47,7 +47,15 @@ def run(args: argparse.Namespace) -> None:
   if args.out is None:
     record = steps.Record()
     try:
-      compare(suite, checkpoints, material, record, console, mesh=_mesh(args))
+      compare(
+        suite,
+        checkpoints,
+        material,
+        record,
+        console,
+        mesh=_mesh(args),
+        dtype=args.dtype,
+      )
     except KeyboardInterrupt as interrupt:
       raise type(interrupt)(
         "ended, and nothing is kept; with --out, the same command would resume"
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     consoles.Console().print(tables(record.rows))
     return
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material
+    pathlib.Path(args.out), suite, checkpoints, material, args.dtype
   )
   with lock.held(args.out):
     file.load()
@@ -68,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
         console,
         on_step=file.save,
         mesh=_mesh(args),
+        dtype=args.dtype,
       )
       file.save(finished=True)
   consoles.Console().print(tables(file.record.rows))
@@ -83,6 +92,7 @@ def compare(
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
   unscaled: Collection[str] = (),
+  dtype: str = "float32",
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -95,13 +105,14 @@ def compare(
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
     unscaled: see `evaluation.plan`.
+    dtype: see `CheckpointLM.of`.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
       `evaluation.plan`.
   """
   lms = {
-    name: CheckpointLM.load(path, mesh=mesh)
+    name: CheckpointLM.load(path, dtype, mesh=mesh)
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, unscaled)

@@ -83,3 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
   )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "int8"),
+    default="float32",
+    help="of the weights (default: %(default)s); a CPU computes in float32 and "
+    "reads few bits faster; int8 is for a CPU alone",
+  )
