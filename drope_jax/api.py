@@ -260,7 +260,8 @@ def export(
       holds the model.
     context_tokens: that a client may read, of a model without positions; None:
       8 times the trained context.
-    logit_scale: the softmax scale to multiply into q's weights; None: none.
+    logit_scale: the softmax scale to multiply into q's weights; None: that of
+      `context_tokens` by the checkpoint's slope, if it has one.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint.

@@ -15,6 +15,9 @@ from drope_jax.model.config import LayerGroup, ModelConfig
 HELD_OUT_LOSS = "held_out_loss"
 """The argument of a training's entry that holds its final held-out loss."""
 
+FITTED_SLOPE = "logit_scale_slope"
+"""The operation that fits the slope of the softmax scale, and no weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRef:
@@ -105,10 +108,11 @@ class Manifest:
 
   @property
   def held_out(self) -> tuple[str, float] | None:
-    """The last operation and its final held-out loss, if it is known."""
-    if not self.lineage or HELD_OUT_LOSS not in self.lineage[-1].arguments:
+    """The last operation on the weights, and its held-out loss if known."""
+    changes = [e for e in self.lineage if e.operation != FITTED_SLOPE]
+    if not changes or HELD_OUT_LOSS not in changes[-1].arguments:
       return None
-    last = self.lineage[-1]
+    last = changes[-1]
     return last.operation, last.arguments[HELD_OUT_LOSS]
 
   def appended(

@@ -29,7 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from drope_jax import trees
 from drope_jax.checkpoint import checksums, files, streaming, tokenizer_file
 from drope_jax.checkpoint.files import Path
-from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.checkpoint.manifest import FITTED_SLOPE, Manifest
 from drope_jax.data import paths
 from drope_jax.model import transformer
 
@@ -180,6 +180,35 @@ def load_model(
     for name, array in _read(checkpoint, group, saved).items()
   }
   return trees.unflatten({name: params[name] for name in leaves}), manifest
+
+
+def save_slope(path: Path, slope: float, arguments: Mapping[str, Any]) -> None:
+  """Gives a checkpoint a fitted slope of its softmax scale.
+
+  Its manifest is replaced as a whole, and says so in its lineage.
+
+  Args:
+    path: as for `locate`.
+    slope: `ModelConfig.logit_scale_slope`.
+    arguments: how it was fitted, for the lineage.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint at `path`.
+    ValueError: it is damaged.
+    OSError: it cannot be written.
+  """
+  checkpoint = locate(path)
+  manifest = files.describe(checkpoint)[0]
+  model = dataclasses.replace(manifest.model, logit_scale_slope=slope)
+  fitted = manifest.after(
+    FITTED_SLOPE,
+    {"slope": slope, **arguments},
+    str(checkpoint),
+    model=model,
+  )
+  if jax.process_index() == 0:
+    files.replace_manifest(checkpoint, fitted)
+  multihost_utils.sync_global_devices("softmax scale saved")
 
 
 def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:

@@ -14,6 +14,7 @@ import rich.table
 
 from drope_jax import sharding
 from drope_jax.analysis import palette
+from drope_jax.checkpoint import store
 from drope_jax.cli import (
   configure,
   progress,
@@ -41,6 +42,14 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
+  if args.save_scale and (
+    suite.fit_factor is None or "model" not in suite.methods
+  ):
+    raise ValueError(
+      "--save-scale needs a suite that fits the scale of the model's own "
+      f"positions, got fit_factor {suite.fit_factor} and the methods "
+      f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
+    )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
@@ -61,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
         "ended, and nothing is kept; with --out, the same command would resume"
       ) from interrupt
     consoles.Console().print(tables(record.rows))
+    if args.save_scale:
+      save_scales(checkpoints, record)
     return
   file = results.ResultsFile(
     pathlib.Path(args.out), suite, checkpoints, material, args.dtype
@@ -81,6 +92,8 @@ def run(args: argparse.Namespace) -> None:
       file.save(finished=True)
   consoles.Console().print(tables(file.record.rows))
   terminal.say(file.path)
+  if args.save_scale:
+    save_scales(checkpoints, file.record)
 
 
 def compare(
@@ -122,6 +135,30 @@ def compare(
         with show(step):
           step.run()
         on_step()
+
+
+def save_scales(
+  checkpoints: Mapping[str, os.PathLike], record: steps.Record
+) -> None:
+  """Writes the slope that was fitted for each model into its checkpoint.
+
+  It is 0 where a scale below 1 did best.
+
+  Raises:
+    ValueError: a checkpoint cannot be written.
+  """
+  for name, path in checkpoints.items():
+    fit = record.fits[name]["model"]
+    slope = max(fit.c, 0.0)
+    fitted = {"factor": fit.factor, "losses": [list(x) for x in fit.losses]}
+    try:
+      store.save_slope(path, slope, fitted)
+    except OSError as error:
+      raise ValueError(
+        f"--save-scale needs a checkpoint that it may write to, got {path} "
+        f"({error.strerror}). Copy it to a folder of yours."
+      ) from error
+    terminal.say(f"{path}: slope {slope:.3f} of the softmax scale")
 
 
 def tables(rows: Sequence[interface.Result]) -> rich.console.Group:

@@ -99,8 +99,8 @@ def _say_scale(
   )
   if lm.config.logit_scale_slope is None:
     message += (
-      ", and the model has no softmax scale for them: `drope evaluate` fits "
-      "one, and `drope surgery --drop none --logit-scale-slope` stores it."
+      ", and the model has no softmax scale for them: `drope evaluate "
+      "--save-scale` fits one and stores it."
     )
   else:
     message += (

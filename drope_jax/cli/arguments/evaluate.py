@@ -10,6 +10,7 @@ those with plain RoPE.
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
   drope evaluate CKPT --factors 16,32 --mesh long
+  drope evaluate CKPT --eval perplexity --save-scale
 """
 
 import argparse
@@ -74,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="INPUT",
     help="other held-out text, to fit the softmax scale on (default: "
     "packaged:fit)",
+  )
+  parser.add_argument(
+    "--save-scale",
+    action="store_true",
+    help="write the fitted softmax scale's slope into each checkpoint, whose "
+    "generation and later evaluations then use it beyond the trained context",
   )
   parser.add_argument(
     "--mesh",
