@@ -41,7 +41,7 @@ _TENSORBOARD = ["tensorboardX>=2.6.2"]
 
 _EXTRAS = {
   "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],
-  "eval": ["lm_eval>=0.4.9", "rapidfuzz>=3.9", "rouge_score>=0.1.2"],
+  "eval": ["jieba>=0.42.1", "lm_eval>=0.4.9", "rouge>=1.0.1"],
   "gcs": _GCS,
   "gguf": _GGUF,
   "gpu": ["jax[cuda13]>=0.10,<0.12"],

@@ -102,6 +102,7 @@ def convert(
   dtype: str = "keep",
   llama: str | None = None,
   tokenizer: str | None = None,
+  allow_nonfinite: bool = False,
 ) -> Model:
   """Writes a checkpoint of another project's weights, and returns it.
 
@@ -111,6 +112,7 @@ def convert(
     dtype: of the weights, "float32" or "bfloat16"; "keep" is the source's.
     llama: which Llama a Meta folder holds, such as "3.1"; None for the others.
     tokenizer: its file; None: the one that lies with the source.
+    allow_nonfinite: whether NaN and infinite weights are let through.
 
   Raises:
     FileNotFoundError: a part of the source is missing.
@@ -122,6 +124,7 @@ def convert(
     dtype=dtype,
     llama=llama,
     tokenizer=None if tokenizer is None else paths.local(tokenizer, "A file"),
+    allow_nonfinite=allow_nonfinite,
   )
   return models.load(out)
 
@@ -247,6 +250,7 @@ def export(
   checkpoint: Path,
   out: str,
   *,
+  format: str = "auto",
   architecture: str | None = None,
   context_tokens: int | None = None,
   logit_scale: float | None = None,
@@ -256,6 +260,8 @@ def export(
   Args:
     checkpoint: as `load` takes it.
     out: the new folder.
+    format: "auto" and "hf": a stock architecture; "sakana": the layout of the
+      DroPE paper's repository.
     architecture: of transformers, such as "llama"; None: the plainest that
       holds the model.
     context_tokens: that a client may read, of a model without positions; None:
@@ -268,6 +274,7 @@ def export(
     ValueError: no architecture holds the model exactly, or `out` exists.
   """
   options = exports.Options(
+    format=format,
     architecture=architecture,
     context_tokens=context_tokens,
     logit_scale=logit_scale,

@@ -32,6 +32,12 @@ USER = {
 }
 """Roles of the launcher's user, by way of renting."""
 
+POLICY = "roles/compute.instanceAdmin.v1"
+"""One role more of that user, where a JobSet needs a workload policy.
+
+It is the role that has `compute.resourcePolicies.create` in the way "group".
+"""
+
 APIS = {
   "group": ("compute", "storage", "logging"),
   "queued": ("tpu", "storage", "logging"),

@@ -39,6 +39,8 @@ def submit(rented: Slice, args: argparse.Namespace, do: Run) -> None:
         f"{path}. Copy it there with `gcloud storage cp -r`."
       )
   files = bundle.recipe_files(args.recipe)
+  # Before the order is read, so that of two `run`s at once the later fails.
+  generation = bucket.generation(order.url(rented), do)
   given = order.read(rented, do)
   if not args.dry_run:
     _require_ended(rented, given, do)
@@ -54,9 +56,9 @@ def submit(rented: Slice, args: argparse.Namespace, do: Run) -> None:
     for command in bundle.uploads(rented.folder, wheel, lock, files):
       do(command)
     made = _order(rented, args, files, wheel, attempt)
+  do(order.write(rented, made, generation))
   state = dataclasses.asdict(watch.begin(attempt, time.time()))
   do(bucket.write(f"{rented.folder}/watch.json", state))
-  do(order.write(rented, made))
   for command in ways.of(rented).create():
     do(command)
   if not args.dry_run:

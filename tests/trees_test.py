@@ -41,6 +41,12 @@ def test_trees_with_the_same_leaves_pass_in_any_order():
   trees.require_same_leaves(TREE, reordered, "it")
 
 
+def test_what_is_missing_is_named_in_order():
+  want = {name: np.zeros(1) for name in "hgfedcba"}
+  with pytest.raises(ValueError, match="missing a, b, c, d, e, f, g, h;"):
+    trees.require_same_leaves(want, {"z": np.zeros(1)}, "it")
+
+
 def test_every_mismatch_is_named():
   misfit = {
     "embed": {"table": np.zeros((5, 2))},

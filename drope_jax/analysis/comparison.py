@@ -10,6 +10,10 @@ _FEW = 10
 """With fewer samples in a cell of the heat map, the caption warns of chance."""
 
 
+_WHICH = ("", "length", "softmax scale")
+"""Columns that say what a row is of."""
+
+
 def by_topic(
   run: runs.Run, scores: runs.Scores
 ) -> dict[str, list[report.Block]]:
@@ -46,7 +50,9 @@ def _blocks(metric, name, rows, scores) -> list[report.Block]:
   show = {
     "length": lambda: [_by_length(metric, name, scores)],
     "table": lambda: [_table(metric, name, scores)],
+    "part": lambda: _by_part(metric, name, rows),
     "position": lambda: _by_position(metric, name, rows),
+    "distance": lambda: _by_distance(metric, name, rows),
     "depth": lambda: _by_depth(metric, name, rows),
   }
   blocks = [block for kind in metric.plots for block in show[kind]()]
@@ -72,21 +78,9 @@ def _described(metric, name):
 
 def _by_position(metric, name, rows):
   """Returns a plot of the series at the longest length; [] without series."""
-  longest = max(row["factor"] for row in rows)
-  series = [r for r in rows if r["factor"] == longest and r["series"]]
-  if not series:
-    return []
-  context = series[0]["context_tokens"]
-  plot = plots.score_by_position(
-    panels.by_position(series),
-    context_tokens=context,
-    label=f"{metric.title} ({metric.unit})",
-    cut_off_far_above=not metric.higher_is_better,
-  )
   caption = (
-    f"{_described(metric, name)}, by position in texts of "
-    f"{longest * context:,.0f} tokens. No model was trained beyond the dotted "
-    "line."
+    "{what}, by position in texts of {length:,.0f} tokens. No model was "
+    "trained beyond the dotted line."
   )
   if not metric.higher_is_better:
     caption += (
@@ -94,7 +88,38 @@ def _by_position(metric, name, rows):
       f"line that leaves the top is above {plots.OFF_THE_TOP:g} times the "
       "lowest value."
     )
-  return [report.Plot(plot, caption)]
+  return _by_tokens(
+    metric, name, rows, caption, cut_off_far_above=not metric.higher_is_better
+  )
+
+
+def _by_distance(metric, name, rows):
+  """Returns a plot of the series at the longest length; [] without series."""
+  caption = (
+    "{what}, in texts of {length:,.0f} tokens: those that follow the same two "
+    "tokens as before, by how far back that was. A cropped model has not read "
+    "what is right of the dotted line; one that is no better there does not "
+    "use it."
+  )
+  return _by_tokens(metric, name, rows, caption, along="distance in tokens")
+
+
+def _by_tokens(metric, name, rows, caption, cut_off_far_above=False, **axis):
+  longest = max(row["factor"] for row in rows)
+  series = [r for r in rows if r["factor"] == longest and r["series"]]
+  if not series:
+    return []
+  context = series[0]["context_tokens"]
+  plot = plots.score_by_tokens(
+    panels.by_position(series),
+    context_tokens=context,
+    label=f"{metric.title} ({metric.unit})",
+    cut_off_far_above=cut_off_far_above,
+    **axis,
+  )
+  what = _described(metric, name)
+  said = caption.format(what=what, length=longest * context)
+  return [report.Plot(plot, said)]
 
 
 def _table(metric, name, scores):
@@ -110,6 +135,40 @@ def _table(metric, name, scores):
   )
 
 
+def _by_part(metric, name, rows):
+  """Returns a table of the whole and of its parts; [] without parts."""
+  rows = [row for row in rows if row.get("parts")]
+  if not rows:
+    return []
+  names = {part["name"]: None for row in rows for part in row["parts"]}
+  cells = []
+  for row in rows:
+    by_name = {part["name"]: _of_part(part) for part in row["parts"]}
+    cells.append([*_which(row), _of_part(row), *map(by_name.get, names)])
+  caption = (
+    f"{_described(metric, name)}, of all inputs and by their own length before "
+    "they are cut, with 95% intervals, the number of inputs, and how many of "
+    "them were cut to the tested length."
+  )
+  return [report.Table((*_WHICH, "all", *names), cells, caption)]
+
+
+def _of_part(part):
+  beside = f"{part['count']} inputs"
+  if part["truncated"] is not None:
+    beside += f", {part['truncated']:.0%} cut"
+  return report.Interval(part["value"], part["low"], part["high"], 3, beside)
+
+
+def _which(row):
+  """Returns the cells that say which model a row is of, and where."""
+  return [
+    palette.label(row["model"], row["method"]),
+    f"{row['factor']:g}×",
+    "fitted" if row["scale_fitted"] else "its own",
+  ]
+
+
 def _errors(name, rows) -> list[report.Block]:
   """Returns a table of the kinds of wrong answers; [] if there are none."""
   rows = [row for row in rows if row.get("errors")]
@@ -118,15 +177,13 @@ def _errors(name, rows) -> list[report.Block]:
   kinds = list(dict.fromkeys(kind for row in rows for kind in row["errors"]))
   cells = [
     [
-      palette.label(row["model"], row["method"]),
-      f"{row['factor']:g}×",
-      "fitted" if row["scale_fitted"] else "its own",
+      *_which(row),
       row["count"],
       *(row["errors"].get(kind, 0) for kind in kinds),
     ]
     for row in rows
   ]
-  columns = ("", "length", "softmax scale", "questions", *kinds)
+  columns = (*_WHICH, "questions", *kinds)
   caption = f"{name}: how many answers were wrong, and in which way."
   table = report.Table(columns, cells, caption)
   return [report.Details(f"Kinds of errors in {name}", [table])]

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from drope_jax.analysis import loss
 from drope_jax.axes import Array
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, PartialRope, Scheme, partial, rotary
+from drope_jax.positional import (
+  LogScaled,
+  Nope,
+  PartialRope,
+  Scheme,
+  partial,
+  rotary,
+)
 from drope_jax.positional import pattern as patterns
 
 COLUMNS = ("pair", "rotations", "kept", "cost alone (nats)")
@@ -88,7 +95,10 @@ def _lost(
 ) -> tuple[tuple[int, ...], rotary.Rotary, Scheme] | None:
   """Returns the layers that lose positions, and their scheme then and now."""
   then, now = (
-    patterns.layer_schemes(config.positional, config.num_layers)
+    [
+      _unscaled(scheme)
+      for scheme in patterns.layer_schemes(config.positional, config.num_layers)
+    ]
     for config in (before, after)
   )
   layers = tuple(
@@ -103,6 +113,11 @@ def _lost(
   return (layers, scheme, left) if isinstance(scheme, rotary.Rotary) else None
 
 
+def _unscaled(scheme: Scheme) -> Scheme:
+  """Returns the scheme within one that also scales the queries' logits."""
+  return scheme.scheme if isinstance(scheme, LogScaled) else scheme
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loss_without(
   config: ModelConfig,
@@ -113,7 +128,7 @@ def _loss_without(
 ) -> Array:
   """Returns the loss where `pair` rotates in none of `layers`; -1: in all."""
   schemes = list(patterns.layer_schemes(config.positional, config.num_layers))
-  whole = schemes[layers[0]]
+  whole = _unscaled(schemes[layers[0]])
   assert isinstance(whole, rotary.Rotary)
   omega_F = jnp.asarray(whole.frequencies(config.head_dim))
   less = rotary.Given(
@@ -121,7 +136,12 @@ def _loss_without(
     jnp.asarray(whole.attention_factor, jnp.float32),
   )
   for layer in layers:
-    schemes[layer] = less
+    had = schemes[layer]
+    schemes[layer] = (
+      dataclasses.replace(had, scheme=less)
+      if isinstance(had, LogScaled)
+      else less
+    )
   windows = patterns.layer_plan(config.positional, config.num_layers).windows
   config = dataclasses.replace(
     config, positional=patterns.of_layers(schemes, windows)

@@ -100,22 +100,24 @@ def training(
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def score_by_position(
+def score_by_tokens(
   panels: Mapping[str, Sequence[Curve]],
   *,
   context_tokens: int,
   label: str,
   cut_off_far_above: bool,
+  along: str = "position in the document (tokens)",
 ) -> Figure:
-  """A score against the position of the token, the trained context marked.
+  """A score against a number of tokens, the trained context marked.
 
   Args:
-    panels: curves by title; x in tokens from the start. They are averaged over
-      half octaves, of which none crosses the end of the trained context.
+    panels: curves by title; x in tokens. They are averaged over half octaves,
+      of which none crosses the end of the trained context.
     context_tokens: the length the models were trained at.
     label: what is scored, for the y axis.
     cut_off_far_above: whether the y axis ends at `OFF_THE_TOP` times the lowest
       value.
+    along: what x is, for its axis.
   """
   fig, axes = canvas.panels(panels, 3.7)
   for ax, curves in zip(axes, panels.values(), strict=True):
@@ -132,7 +134,7 @@ def score_by_position(
     )
     for curve in curves:
       canvas.line(ax, _by_half_octaves(curve, context_tokens))
-    ax.set_xlabel("position in the document (tokens)")
+    ax.set_xlabel(along)
   if cut_off_far_above:
     _cut_off_far_above(axes[0])
   axes[0].set_ylabel(label)

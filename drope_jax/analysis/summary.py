@@ -25,7 +25,7 @@ _SCALINGS = {
   "ntk": "NTK-aware scaling",
   "yarn": "YaRN",
 }
-_LONG = ("outcomes", "series", "errors")
+_LONG = ("outcomes", "series", "errors", "parts")
 """Fields of a result that the table of all results leaves out."""
 _HOW_TO_READ = (
   "How to read this page: each name is a model, or a model under a position "

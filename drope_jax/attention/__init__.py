@@ -22,6 +22,8 @@ from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.mask import Mask
 from drope_jax.attention.reference import logits
 from drope_jax.attention.rotation import Rotation, rotate
+from drope_jax.attention.weights import Reader
+from drope_jax.attention.weights import read as read_weights
 from drope_jax.axes import Array
 
 
@@ -146,12 +148,14 @@ __all__ = [
   "FlashTpu",
   "Mask",
   "Need",
+  "Reader",
   "Rotation",
   "Stats",
   "attend",
   "is_kernel",
   "logits",
   "on_mesh",
+  "read_weights",
   "resolve",
   "rotate",
   "rotates",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 
+from drope_jax import tpus
 from drope_jax.attention import blockwise, flash_tpu, library, reference, splash
 from drope_jax.attention.divided import Divided
 from drope_jax.attention.flash_tpu import blocks
@@ -102,7 +103,7 @@ def resolve(choice: Choice, device: jax.Device, head_dim: int) -> Choice:
     choice = FlashTpu()
   if not isinstance(choice, FlashTpu):
     return choice
-  chip = blocks.chip(device)
+  chip = tpus.chip(device.device_kind)
   return FlashTpu(
     choice.forward or blocks.nearest(chip, head_dim, "forward"),
     choice.backward or blocks.nearest(chip, head_dim, "backward"),

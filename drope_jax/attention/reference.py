@@ -24,16 +24,10 @@ def attend(
   logits_BKGST = logits(
     q_BSHD, k_BTKD, mask, scale, slopes_H, soft_cap, bias_HT=bias_HT
   )
-  max_BKGS1 = jnp.max(logits_BKGST, axis=-1, keepdims=True)
-  # Finite, so that a row that sees nothing has weights of 0, not NaN.
-  shift_BKGS1 = jnp.maximum(max_BKGS1, jnp.finfo(jnp.float32).min)
-  weights_BKGST = jnp.exp(logits_BKGST - jax.lax.stop_gradient(shift_BKGS1))
-  sum_BKGS1 = jnp.sum(weights_BKGST, axis=-1, keepdims=True)
-  weights_BKGST /= jnp.where(sum_BKGS1 > 0, sum_BKGS1, 1)
+  weights_BKGST, lse_BKGS1, max_BKGS1 = softmax(logits_BKGST)
   out_BSKGD = _product(
     "bkgst,btkd->bskgd", weights_BKGST.astype(v_BTKD.dtype), v_BTKD
   )
-  lse_BKGS1 = shift_BKGS1 + jnp.log(sum_BKGS1)
   return (
     out_BSKGD.reshape(B, S, H, D).astype(v_BTKD.dtype),
     lse_BKGS1.reshape(B, H, S),
@@ -73,6 +67,20 @@ def logits(
     logits_BKGST += bias_BHST.reshape(-1, K, H // K, S, T)
   visible_BST = mask.visible_BST(*everything)
   return jnp.where(visible_BST[:, None, None], logits_BKGST, -jnp.inf)
+
+
+def softmax(logits_BKGST: Array) -> tuple[Array, Array, Array]:
+  """Returns weights_BKGST, their log-sum-exp lse_BKGS1, and max_BKGS1.
+
+  A query that sees nothing has weights of 0.
+  """
+  max_BKGS1 = jnp.max(logits_BKGST, axis=-1, keepdims=True)
+  # Finite, so that a row that sees nothing has weights of 0, not NaN.
+  shift_BKGS1 = jnp.maximum(max_BKGS1, jnp.finfo(jnp.float32).min)
+  weights_BKGST = jnp.exp(logits_BKGST - jax.lax.stop_gradient(shift_BKGS1))
+  sum_BKGS1 = jnp.sum(weights_BKGST, axis=-1, keepdims=True)
+  weights_BKGST /= jnp.where(sum_BKGS1 > 0, sum_BKGS1, 1)
+  return weights_BKGST, shift_BKGS1 + jnp.log(sum_BKGS1), max_BKGS1
 
 
 def _product(equation: str, *operands: Array) -> Array:

@@ -34,6 +34,11 @@ class Model:
     return self.manifest.model
 
   @property
+  def tokens(self) -> int:
+    """Tokens that it was trained on in its whole history."""
+    return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
+
+  @property
   def parent(self) -> str | None:
     """The name of this model in the lineage of one made from it.
 

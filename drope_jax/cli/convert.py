@@ -4,8 +4,10 @@ import argparse
 
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import convert, meta
-from drope_jax.cli import terminal, verify
+from drope_jax.cli import flags, terminal, verify
 from drope_jax.data import paths
+
+_FLAGS = {"llama": "--llama", "allow_nonfinite": "--allow-nonfinite"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -17,15 +19,16 @@ def run(args: argparse.Namespace) -> None:
       "it out; `drope export` writes such a folder."
     )
   tokenizer = args.tokenizer
-  converted = convert.convert(
-    path,
-    args.out,
-    dtype=args.dtype,
-    llama=args.llama,
-    tokenizer=tokenizer and paths.local(tokenizer, "--tokenizer"),
-    overwrite=args.overwrite,
-    allow_nonfinite=args.allow_nonfinite,
-  )
+  with flags.naming(_FLAGS):
+    converted = convert.convert(
+      path,
+      args.out,
+      dtype=args.dtype,
+      llama=args.llama,
+      tokenizer=tokenizer and paths.local(tokenizer, "--tokenizer"),
+      overwrite=args.overwrite,
+      allow_nonfinite=args.allow_nonfinite,
+    )
   manifest = converted.manifest
   name = manifest.tokenizer.filename if manifest.tokenizer else "no tokenizer"
   terminal.say(

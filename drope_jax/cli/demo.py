@@ -230,7 +230,7 @@ def _compare(
     record,
     console,
     file.save,
-    unscaled=("continued",),
+    as_they_are=[name for name in models if name != "base"],
   )
   file.save(finished=True)
   console.print(_explanations(runs.load(out)))

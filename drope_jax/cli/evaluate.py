@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -50,6 +51,11 @@ def run(args: argparse.Namespace) -> None:
       f"positions, got fit_factor {suite.fit_factor} and the methods "
       f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
     )
+  if args.keep_outputs and args.out is None:
+    raise ValueError(
+      "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
+      "it out."
+    )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
@@ -74,7 +80,12 @@ def run(args: argparse.Namespace) -> None:
       save_scales(checkpoints, record)
     return
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material, args.dtype
+    pathlib.Path(args.out),
+    suite,
+    checkpoints,
+    material,
+    args.keep_outputs,
+    args.dtype,
   )
   with lock.held(args.out):
     file.load()
@@ -104,7 +115,7 @@ def compare(
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
-  unscaled: Collection[str] = (),
+  as_they_are: Collection[str] = (),
   dtype: str = "float32",
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
@@ -117,7 +128,7 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
-    unscaled: see `evaluation.plan`.
+    as_they_are: see `evaluation.plan`.
     dtype: see `CheckpointLM.of`.
 
   Raises:
@@ -128,12 +139,14 @@ def compare(
     name: CheckpointLM.load(path, dtype, mesh=mesh)
     for name, path in checkpoints.items()
   }
-  ahead = evaluation.plan(suite, lms, material, record, unscaled)
+  ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
-        with show(step):
-          step.run()
+        began_s = time.monotonic()
+        with show(step) as on_read:
+          step.run(on_read)
+        record.seconds[step.name] = round(time.monotonic() - began_s, 3)
         on_step()
 
 
@@ -165,36 +178,52 @@ def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
   """Returns a table for each metric, with one column a factor.
 
   Under each value stands its 95% interval, n/a where there are too few samples
-  for one; "+scale" is a fitted softmax scale.
+  for one, and the share of inputs that were cut to the length, if inputs have
+  their own; "+scale" is a fitted softmax scale. A second table has a column for
+  each range of the inputs' own lengths.
   """
   by_metric: dict[tuple[str, str], list[interface.Result]] = {}
   for row in rows:
     by_metric.setdefault((row.task, row.metric), []).append(row)
-  return rich.console.Group(
-    *(
-      _table(f"{task}: {metric}", found)
-      for (task, metric), found in sorted(by_metric.items())
-    )
-  )
+  shown = []
+  for (task, metric), found in sorted(by_metric.items()):
+    factors = sorted({row.factor for row in found})
+    columns = {factor: f"{factor:g}x" for factor in factors}
+    cells: dict[str, dict[Any, str]] = {}
+    parts: dict[str, dict[Any, str]] = {}
+    for row in found:
+      name = palette.label(row.model, row.method)
+      scaled = "\n+scale" if row.scale_fitted else ""
+      cells.setdefault(f"{name}{scaled}", {})[row.factor] = _cell(row)
+      if row.parts:
+        parts[f"{name} {columns[row.factor]}{scaled}"] = {
+          part.name: _cell(part) for part in row.parts
+        }
+    shown.append(_table(f"{task}: {metric}", columns, cells))
+    if parts:
+      ranges = {name: name for by in parts.values() for name in by}
+      shown.append(_table(f"{task}: {metric} by input length", ranges, parts))
+  return rich.console.Group(*shown)
 
 
-def _table(title: str, rows: Sequence[interface.Result]) -> rich.table.Table:
-  factors = sorted({row.factor for row in rows})
+def _cell(row: interface.Result | interface.Part) -> str:
+  interval = "n/a" if row.low is None else f"{row.low:.2f}..{row.high:.2f}"
+  cut = "" if row.truncated is None else f"\n{row.truncated:.0%} cut"
+  return f"{row.value:.3f}\n{interval}{cut}"
+
+
+def _table(
+  title: str, columns: Mapping[Any, str], cells: Mapping[str, Mapping[Any, str]]
+) -> rich.table.Table:
+  """Returns a table of cells by row and column."""
   shown = rich.table.Table(
     title=title, title_justify="left", box=rich.box.SIMPLE
   )
   shown.add_column("", overflow="fold", min_width=12)
-  for factor in factors:
-    shown.add_column(f"{factor:g}x", justify="right", no_wrap=True)
-  cells: dict[str, dict[float, str]] = {}
-  for row in rows:
-    interval = "n/a" if row.low is None else f"{row.low:.2f}..{row.high:.2f}"
-    text = f"{row.value:.3f}\n{interval}"
-    name = palette.label(row.model, row.method)
-    name += "\n+scale" if row.scale_fitted else ""
-    cells.setdefault(name, {})[row.factor] = text
-  for name, by_factor in cells.items():
-    shown.add_row(name, *(by_factor.get(factor, "") for factor in factors))
+  for column in columns.values():
+    shown.add_column(column, justify="right", no_wrap=True)
+  for name, by_column in cells.items():
+    shown.add_row(name, *(by_column.get(column, "") for column in columns))
   return shown
 
 

@@ -6,25 +6,34 @@ from drope_jax.analysis import runs
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import export, model_card
-from drope_jax.cli import terminal
+from drope_jax.cli import flags, terminal
 from drope_jax.data import paths
+
+_FLAGS = {
+  "format": "--format",
+  "architecture": "--architecture",
+  "context_tokens": "--context",
+  "logit_scale": "--logit-scale",
+}
 
 
 def run(args: argparse.Namespace) -> None:
   """Writes the folder and says what it is."""
   out = paths.local(args.out, "An export's folder")
   checkpoint = store.locate(paths.resolve(args.checkpoint))
-  options = export.Options(
-    format=args.format,
-    architecture=args.architecture,
-    context_tokens=args.context,
-    logit_scale=args.logit_scale,
-    figures=_figures(args, store.describe(checkpoint)[0]),
-  )
-  exported = export.export(checkpoint, out, options)
-  terminal.say(f"{out}: {exported.architecture}")
+  figures = _figures(args, store.describe(checkpoint)[0])
+  with flags.naming(_FLAGS):
+    options = export.Options(
+      format=args.format,
+      architecture=args.architecture,
+      context_tokens=args.context,
+      logit_scale=args.logit_scale,
+      figures=figures,
+    )
+    exported = export.export(checkpoint, out, options)
+  terminal.say(flags.named(f"{out}: {exported.architecture}", _FLAGS))
   for line in exported.differences:
-    terminal.say(line)
+    terminal.say(flags.named(line, _FLAGS))
 
 
 def _figures(

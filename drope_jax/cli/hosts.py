@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +27,10 @@ from drope_jax.exits import Exit
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PORT, _TPU_PORT = "JAX_COORDINATOR_PORT", "8476"
 _HEARTBEAT_S = 30
-_GONE = ("Gloo", "heartbeat", "CoordinationService")
+# What JAX's runtime says of another process. A file of ours is named heartbeat.
+_GONE = re.compile(
+  r"Gloo|CoordinationService|heartbeat timeout|sending heartbeats"
+)
 
 
 def supervised() -> int | None:
@@ -52,7 +56,7 @@ def supervised() -> int | None:
   written = log.read_text(errors="replace")
   if status == Exit.STALLED:
     told = f"what each of its threads did is in {log}"
-  elif any(word in written for word in _GONE):
+  elif _GONE.search(written):
     status = Exit.HOST_LOST
     told = (
       "another process of the run has ended, so this one ends too. See what it "
@@ -193,7 +197,7 @@ def _require_same_devices(
 
 
 def _end(error: Exception) -> None:
-  if any(word in str(error) for word in _GONE):
+  if _GONE.search(str(error)):
     os.write(2, traceback.format_exc().encode())
     os.abort()  # As JAX does where it notices first.
   explained = mistakes.explain(error)

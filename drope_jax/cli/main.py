@@ -33,6 +33,7 @@ COMMANDS = {
   "inspect": "a checkpoint's config, lineage and parameter table",
   "recipes": "list the shipped recipes, models and evals, or print one",
   "plan": "whether a recipe fits a TPU slice, and its cost, without a TPU",
+  "analyse": "what attention does with positions: figures and a json",
   "report": "one self-contained HTML page with the plots",
 }
 

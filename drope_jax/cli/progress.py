@@ -10,6 +10,7 @@ import rich.table
 
 from drope_jax.cli import console as consoles
 from drope_jax.cli import terminal
+from drope_jax.evals.remembering import OnRead
 from drope_jax.evals.steps import Step
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
@@ -184,24 +185,43 @@ class EvaluationProgress:
     )
     # Steps done by an earlier start took no time, and do not count.
     self._tokens = sum(step.tokens for step in steps if not step.done)
+    self._began_s = time.monotonic()
     self._task = self._bar.add_task(
       "", total=self._tokens, finished=self._finished, count=self._count
     )
     self._tenths = 0
 
   @contextlib.contextmanager
-  def __call__(self, step: Step) -> Iterator[None]:
-    """Shows a step while it runs, and counts it when it ends."""
+  def __call__(self, step: Step) -> Iterator[OnRead]:
+    """Shows a step while it runs, and counts it when it ends.
+
+    Yields a function to call with the tokens that the step has read since.
+    """
     self._bar.update(self._task, description=terminal.printable(step.name))
-    yield
+    before = self._bar.tasks[0].completed
+    end = before + step.tokens
+
+    def on_read(tokens: int) -> None:
+      now = min(self._bar.tasks[0].completed + tokens, end)
+      self._bar.update(self._task, completed=now)
+
+    yield on_read
     self._finished += 1
-    self._bar.update(self._task, advance=step.tokens, finished=self._finished)
-    tenths = 10 * int(self._bar.tasks[0].completed) // self._tokens
+    self._bar.update(self._task, completed=end, finished=self._finished)
+    tenths = 10 * int(end) // self._tokens
     if not self._console.is_terminal and tenths > self._tenths:
       self._tenths = tenths
       self._console.print(
-        f"evaluate {self._finished}/{self._count}: {step.name}"
+        f"evaluate {self._finished}/{self._count}: {step.name}{self._left()}"
       )
+
+  def _left(self) -> str:
+    """Returns the time left in words, at the average speed so far."""
+    done = self._bar.tasks[0].completed
+    left_s = (time.monotonic() - self._began_s) * (self._tokens / done - 1)
+    if left_s < 60:
+      return ""
+    return f", about {left_s / 60:,.0f} min left"
 
   def __enter__(self) -> "EvaluationProgress":
     self._bar.start()

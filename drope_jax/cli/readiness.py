@@ -17,13 +17,12 @@ import uuid
 from etils import epath
 import jax
 
-from drope_jax import sharding
+from drope_jax import sharding, tpus
 from drope_jax.checkpoint import files, store
 from drope_jax.cli import agreement, machine, mistakes
 from drope_jax.cli.rendezvous import Hosts
 from drope_jax.data import paths
 from drope_jax.model.config import ModelConfig
-from drope_jax.plan import slices
 from drope_jax.plan import training as planning
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
@@ -158,7 +157,7 @@ def _try_to_write(folder: epath.Path) -> None:
 
 
 def _require_chips(topology: Slice, host_names: Mapping[int, str]) -> None:
-  kinds = slices.CHIPS[topology.chip].kinds
+  kinds = tpus.KINDS[topology.chip]
   devices = jax.devices()
   if len(devices) == topology.chips and all(
     device.device_kind in kinds for device in devices

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 import dataclasses
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import reprlib
 from typing import Any
 
 from drope_jax import artifacts, revision
 from drope_jax.analysis import runs
 from drope_jax.checkpoint import store
+from drope_jax.cli import readings
 from drope_jax.data import whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
@@ -41,6 +44,7 @@ class ResultsFile:
     suite: Suite,
     checkpoints: Mapping[str, os.PathLike],
     material: Material,
+    keep_outputs: bool = False,
     dtype: str = "float32",
   ):
     """Describes an evaluation; reads and writes no results yet.
@@ -50,6 +54,7 @@ class ResultsFile:
       suite: the settings.
       checkpoints: by the models' names.
       material: text.
+      keep_outputs: whether every prompt and output stays in samples.jsonl.
       dtype: of the models' weights.
 
     Raises:
@@ -62,12 +67,14 @@ class ResultsFile:
         "another --out."
       )
     self.path = directory / FILENAME
-    self.record, self.finished = Record(), False
+    self._readings = readings.Readings(directory, keep_outputs)
+    self.record, self.finished = Record(memory=self._readings), False
     self._about = {
       "created": datetime.datetime.now(datetime.UTC).isoformat(
         timespec="seconds"
       ),
       "code": [revision.describe()],
+      "versions": [_versions()],
       "models": {
         name: {
           "manifest": store.describe(path)[0].to_json(),
@@ -93,6 +100,7 @@ class ResultsFile:
     Raises:
       ValueError: it belongs to another evaluation, or to a later version.
     """
+    self._readings.load()
     if not self.path.exists():
       return
     found = runs.load_results(self.path)
@@ -104,24 +112,29 @@ class ResultsFile:
       )
     self._about["created"] = found["created"]
     # More than one where another revision continued the evaluation.
-    self._about["code"] = list(
-      dict.fromkeys([*found["code"], *self._about["code"]])
-    )
+    for field in ("code", "versions"):
+      before = found.get(field, [])
+      later = [one for one in self._about[field] if one not in before]
+      self._about[field] = [*before, *later]
     self.finished = found["finished"]
     self.record.rows = [Result.from_dict(row) for row in found["rows"]]
     self.record.fits = {
       name: {method: Fit.from_dict(fit) for method, fit in by.items()}
       for name, by in found["fits"].items()
     }
+    self.record.samples = found.get("samples", {})
+    self.record.seconds = found.get("seconds", {})
 
   def save(self, finished: bool = False) -> None:
-    """Writes the file atomically."""
+    """Writes the file atomically; samples of what is in it are not needed."""
     self.finished = finished
     rows, fits = self.record.rows, self.record.fits
     document = artifacts.stamp(
       {
         "finished": finished,
         **self._about,
+        "samples": self.record.samples,
+        "seconds": self.record.seconds,
         "fits": {
           name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
           for name, by in fits.items()
@@ -132,6 +145,14 @@ class ResultsFile:
     self.path.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(document, indent=1) + "\n"
     whole_file.write(self.path, written.encode())
+    self._readings.forget()
+
+
+def _versions() -> dict[str, str]:
+  """Returns the versions of what numbers depend on."""
+  names = ("jax", "jaxlib", "numpy", "sentencepiece", "tokenizers")
+  found = {name: importlib.metadata.version(name) for name in names}
+  return {"python": platform.python_version(), **found}
 
 
 def _digest(documents) -> str:

@@ -13,6 +13,7 @@ from etils import epath
 import jax
 from jax.experimental import multihost_utils
 
+from drope_jax.checkpoint.model import Model
 from drope_jax.cli import (
   agreement,
   configure,
@@ -28,7 +29,6 @@ from drope_jax.cli import console as consoles
 from drope_jax.exits import Exit
 from drope_jax.plan import slices
 from drope_jax.train import loop, training, watchdog
-from drope_jax.train.context import Model
 from drope_jax.train.recipe import Recipe
 
 

@@ -24,9 +24,11 @@ class Cropped:
 
   Attributes:
     lm: the model that reads.
+    window_tokens: that it reads at a time; None: its context.
   """
 
   lm: interface.LM
+  window_tokens: int | None = None
 
   @property
   def eos_id(self) -> int:
@@ -40,14 +42,21 @@ class Cropped:
   def context_tokens(self) -> int:
     return self.lm.context_tokens
 
+  @property
+  def _window(self) -> int:
+    return self.window_tokens or self.context_tokens
+
   def encode(self, text: str) -> list[int]:
     return self.lm.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
     return self.lm.decode(ids)
 
+  def batch_size(self, tokens: int) -> int:
+    return self.lm.batch_size(min(tokens, self._window))
+
   def logit_scale_at(self, tokens: int) -> float:
-    return self.lm.logit_scale_at(min(tokens, self.context_tokens))
+    return self.lm.logit_scale_at(min(tokens, self._window))
 
   def with_logit_scale(self, scale: float) -> Self:
     return dataclasses.replace(self, lm=self.lm.with_logit_scale(scale))
@@ -58,7 +67,7 @@ class Cropped:
     windows, counts, parts = [], [], []
     for sequence in sequences:
       bos, rest = self._split(sequence)
-      room = self.context_tokens - len(bos)
+      room = self._window - len(bos)
       stops = [*range(room, len(rest), room - room // 2), len(rest)]
       windows += [[*bos, *rest[max(stop - room, 0) : stop]] for stop in stops]
       parts += [len(bos) + stops[0] - 1, *np.diff(stops).tolist()]
@@ -75,11 +84,11 @@ class Cropped:
     cut = []
     for prompt in prompts:
       bos, rest = self._split(prompt)
-      room = self.context_tokens - len(bos) - max_new_tokens
+      room = self._window - len(bos) - max_new_tokens
       if room < 1:
         raise ValueError(
           "A cropped prompt needs a token beside its answer in a context of "
-          f"{self.context_tokens}, got an answer of {max_new_tokens}. Lower "
+          f"{self._window}, got an answer of {max_new_tokens}. Lower "
           "Suite.max_new_tokens."
         )
       cut.append([*bos, *rest[-room:]])

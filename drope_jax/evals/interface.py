@@ -38,6 +38,10 @@ class LM(Protocol):
     """Returns the text of `ids`."""
     ...
 
+  def batch_size(self, tokens: int) -> int:
+    """Returns how many sequences of a length it reads at once."""
+    ...
+
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
@@ -87,6 +91,23 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """The metric on some of the samples.
+
+  Attributes:
+    name: which samples these are, such as "4-8k".
+    value, low, high, count, truncated: as of `Result`, of these samples.
+  """
+
+  name: str
+  value: float
+  low: float | None
+  high: float | None
+  count: int
+  truncated: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """One number of an eval with its 95% interval: a row of results.json.
 
@@ -102,6 +123,10 @@ class Result:
     series: (position or depth, value) of the metric, if it has a series.
     errors: how many wrong answers there were of each kind, for a metric of
       answers.
+    truncated: the share of the samples from which something was cut to fit the
+      length; None for a task whose samples are made for a length.
+    parts: the metric on the samples of each range of lengths, if the task's
+      samples have lengths of their own.
   """
 
   task: str
@@ -121,6 +146,8 @@ class Result:
   outcomes: tuple[float, ...]
   series: tuple[tuple[int, float], ...] | None = None
   errors: Mapping[str, int] | None = None
+  truncated: float | None = None
+  parts: tuple[Part, ...] | None = None
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields as JSON values, with None for NaN."""
@@ -134,10 +161,11 @@ class Result:
   @classmethod
   def from_dict(cls, row: Mapping[str, Any]) -> Self:
     """Returns the result of a row from `to_dict`, after a pass through JSON."""
-    series = row["series"]
+    series, parts = row["series"], row.get("parts")
     return cls(
       **{
         **row,
+        "parts": parts and tuple(Part(**part) for part in parts),
         "value": _from_json(row["value"]),
         "outcomes": tuple(map(_from_json, row["outcomes"])),
         "series": series and tuple((x, _from_json(y)) for x, y in series),

@@ -70,6 +70,20 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float] | None:
   return float(low), float(high)
 
 
+def student(values: Sequence[float]) -> tuple[float, float] | None:
+  """Returns Student's interval of a mean; None for one value, or NaN.
+
+  It takes a few values, such as those of three seeds, to be normal.
+  """
+  values = np.asarray(values, np.float64)
+  n = len(values)
+  if n < 2 or np.isnan(values).any():
+    return None
+  reach = special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2) * values.std(ddof=1)
+  reach /= math.sqrt(n)
+  return float(values.mean() - reach), float(values.mean() + reach)
+
+
 def paired_shares(
   first: Sequence[bool], second: Sequence[bool]
 ) -> tuple[float, float]:

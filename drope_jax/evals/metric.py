@@ -8,7 +8,7 @@ SHARE = "share"
 NATS = "nats a token"
 """Unit of a loss."""
 
-PLOTS = ("length", "table", "position", "depth")
+PLOTS = ("length", "table", "part", "position", "distance", "depth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Metric:
     unit: `SHARE`, `NATS`, or another in a few words.
     higher_is_better: its direction.
     plots: the kinds of plot that show it, of `PLOTS`: "length", the value by
-      tested length; "table", the same in numbers; "position", the series by
-      position in tokens, at the longest length; "depth", a heat map of the
+      tested length; "table", the same in numbers; "part", a table of the whole
+      and of its parts (`interface.Part`); "position" or "distance", the series
+      by that in tokens, at the longest length; "depth", a heat map of the
       series by depth in percent of the text, and by length. Without any it
       stands only in the table of all results.
   """

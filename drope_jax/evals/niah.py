@@ -5,9 +5,9 @@ shortened for small vocabularies (`needles`). They fill the tested length;
 RULER's own tasks, to the letter, are in `ruler`.
 """
 
-import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 
@@ -150,35 +150,15 @@ def _sample(task, encode, text, length, rng, prefix) -> Sample:
   before, ask = needles.around(queries, task.num_values)
   stop = text.draw_end(rng)
 
-  def prompt(start: int) -> str:
-    haystack = text.sentences(start, stop)
-    places = len(haystack) * depths // 100
-    # From the end, so that earlier places do not move.
-    for place, pair in reversed(list(zip(places, hidden, strict=True))):
-      haystack.insert(place, needles.needle(*pair))
-    return before + " ".join(haystack) + ask
+  facts = [needles.needle(*pair) for pair in hidden]
 
-  # With most tokenizers the tokens of a word do not depend on its place, so the
-  # first guess is right. Where it is too long, bisection finds the cut.
-  room = length - task.max_new_tokens - len(prefix)
+  def prompt(haystack: list[str]) -> str:
+    return before + " ".join(hide(haystack, depths, facts)) + ask
 
-  def fits(start: int) -> bool:
-    return len(encode(prompt(start))) <= room
-
-  spare = max(room - len(encode(prompt(stop))), 0)
-  start = int(np.searchsorted(text.costs, text.costs[stop] - spare))
-  if start < stop and not fits(start):
-    start = bisect.bisect_left(range(stop), True, lo=start + 1, key=fits)
-  if start == stop:
-    needed = len(encode(prompt(stop - 1))) + length - room
-    raise ValueError(
-      f"Task {task.name} needs {needed} tokens for its needles, question, "
-      f"a word of text and {task.max_new_tokens} new tokens, got a length of "
-      f"{length}. Use a longer length or fewer keys."
-    )
+  made = filled(task, text, encode, prompt, stop, length, prefix)
   return Sample(
-    prompt=prompt(start),
-    prompt_tokens=(*prefix, *encode(prompt(start))),
+    prompt=made,
+    prompt_tokens=(*prefix, *encode(made)),
     queries=queries,
     answers=answers,
     length=length,
@@ -186,3 +166,65 @@ def _sample(task, encode, text, length, rng, prefix) -> Sample:
     others=tuple(v for _, v in hidden if v not in answers),
     depth=int(depths[[value for _, value in hidden].index(answers[0])]),
   )
+
+
+class Asking(Protocol):
+  """A task that asks for an answer."""
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def max_new_tokens(self) -> int: ...
+
+
+def hide(
+  haystack: Sequence[str], depths: Sequence[int], facts: Sequence[str]
+) -> list[str]:
+  """Returns sentences with facts between them.
+
+  Args:
+    haystack: sentences.
+    depths: where each fact stands, in percent of the sentences, rising.
+    facts: sentences to hide.
+  """
+  found = list(haystack)
+  places = len(haystack) * np.asarray(depths) // 100
+  # From the end, so that earlier places do not move.
+  for place, fact in reversed(list(zip(places, facts, strict=True))):
+    found.insert(place, fact)
+  return found
+
+
+def filled(
+  task: Asking,
+  text: running_text.RunningText,
+  encode: needles_lib.Encode,
+  prompt: Callable[[list[str]], str],
+  stop: int,
+  length: int,
+  prefix: tuple[int, ...],
+) -> str:
+  """Returns a task's prompt that fills a length with its answer.
+
+  Args:
+    task: whose answer needs room.
+    text: to fill it with.
+    encode: text to ids.
+    prompt: from sentences to the prompt.
+    stop: where the text ends.
+    length: tokens of prefix, prompt and answer together.
+    prefix: ids that the prompt begins with.
+
+  Raises:
+    ValueError: not even one word of text fits.
+  """
+  more = len(prefix) + task.max_new_tokens
+  try:
+    return text.fill(encode, prompt, stop, length - more)
+  except running_text.TooLong as error:
+    raise ValueError(
+      f"Task {task.name} needs {error.tokens + more} tokens for "
+      f"its needles, question, a word of text and {task.max_new_tokens} new "
+      f"tokens, got a length of {length}. Use a longer length or fewer keys."
+    ) from None

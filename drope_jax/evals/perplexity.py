@@ -6,6 +6,7 @@ where it is shown, since intervals and differences are taken in nats.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import math
 
 import numpy as np
 
@@ -25,6 +26,12 @@ LOSS = Metric(
 TAIL_LOSS = dataclasses.replace(
   LOSS, name="tail_loss", title=_SAME_TOKENS, plots=("table",)
 )
+BITS_PER_BYTE = dataclasses.replace(
+  TAIL_LOSS,
+  name="bits_per_byte",
+  title="bits per byte of each text's end, which no tokenizer changes",
+  unit="bits a byte",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Perplexity:
 
   @property
   def metrics(self) -> tuple[Metric, ...]:
-    return LOSS, TAIL_LOSS
+    return LOSS, TAIL_LOSS, BITS_PER_BYTE
 
   def draw(self, order: Order) -> Mapping[int, Sequence[Sequence[int]]]:
     """Returns the ends of the same excerpts for each length."""
@@ -113,12 +120,13 @@ def evaluate(
   sequences: Sequence[Sequence[int]],
   condition: interface.Condition,
 ) -> list[interface.Result]:
-  """Returns "loss" and "tail_loss" of sequences of one length.
+  """Returns "loss", "tail_loss" and "bits_per_byte" of sequences of one length.
 
   "tail_loss" is the mean over the last `lm.context_tokens - 1` tokens of each
   sequence. These are the same tokens at every length, after more or less text,
   so that it changes by context alone: that of a model that extrapolates falls
-  with the length.
+  with the length. "bits_per_byte" is the same loss by the bytes of these
+  tokens' text in UTF-8, by which models with other tokenizers compare.
 
   "loss" is the mean over all tokens, and so over other tokens at each length;
   compare it within one length. Its series is by position, in buckets of an
@@ -131,7 +139,7 @@ def evaluate(
   Each length is scored by itself, since a position scheme may depend on it.
   """
   length = len(sequences[0])
-  losses_BS = np.stack(_losses(lm, sequences, condition.logit_scale))
+  losses_BS = np.stack(losses(lm, sequences, condition.logit_scale))
   width = max(lm.context_tokens // 8, 1)
   # Prediction i is of token i + 1.
   series = tuple(
@@ -142,40 +150,72 @@ def evaluate(
     for start in range(0, length, width)
     if (stop := start + width) > 1
   )
-  tail = lm.context_tokens - 1
-  results = []
-  for metric, mean_B, points in (
-    (LOSS, losses_BS.mean(1), series),
-    (TAIL_LOSS, losses_BS[:, -tail:].mean(1), None),
-  ):
-    low, high = intervals.bootstrap(mean_B) or (None, None)
-    results.append(
-      interface.Result(
-        task=Perplexity.name,
-        metric=metric.name,
-        factor=length / lm.context_tokens,
-        context_tokens=lm.context_tokens,
-        value=float(mean_B.mean()),
-        low=low,
-        high=high,
-        count=len(mean_B),
-        mean_tokens=float(length),
-        outcomes=tuple(mean_B.tolist()),
-        series=points,
-        **vars(condition),
-      )
+  tail_BS = losses_BS[:, -(lm.context_tokens - 1) :]
+  size_B = [_bytes(lm, sequence, tail_BS.shape[1]) for sequence in sequences]
+  return [
+    result(Perplexity.name, metric, lm, length, mean_B, condition, points)
+    for metric, mean_B, points in (
+      (LOSS, losses_BS.mean(1), series),
+      (TAIL_LOSS, tail_BS.mean(1), None),
+      (BITS_PER_BYTE, tail_BS.sum(1) / math.log(2) / size_B, None),
     )
-  return results
+  ]
+
+
+def result(
+  task: str,
+  metric: Metric,
+  lm: interface.LM,
+  length: int,
+  mean_B: Sequence[float],
+  condition: interface.Condition,
+  series: tuple[tuple[int, float], ...] | None = None,
+) -> interface.Result:
+  """Returns the result of a metric whose interval is a bootstrap.
+
+  Args:
+    task: its name.
+    metric: what `mean_B` is.
+    lm: the model.
+    length: tokens of each text.
+    mean_B: the value of each text.
+    condition: of the model.
+    series: see `interface.Result`.
+  """
+  low, high = intervals.bootstrap(mean_B) or (None, None)
+  return interface.Result(
+    task=task,
+    metric=metric.name,
+    factor=length / lm.context_tokens,
+    context_tokens=lm.context_tokens,
+    value=float(np.mean(mean_B)),
+    low=low,
+    high=high,
+    count=len(mean_B),
+    mean_tokens=float(length),
+    outcomes=tuple(map(float, mean_B)),
+    series=series,
+    **vars(condition),
+  )
 
 
 def mean_loss(
   lm: interface.LM, documents: Sequence[Sequence[int]], logit_scale: float
 ) -> float:
   """Returns the mean loss over all of the documents' tokens, in nats."""
-  return float(np.concatenate(_losses(lm, documents, logit_scale)).mean())
+  return float(np.concatenate(losses(lm, documents, logit_scale)).mean())
 
 
-def _losses(lm, sequences, logit_scale) -> list[np.ndarray]:
-  """Returns the losses of each sequence's predictions."""
+def losses(
+  lm: interface.LM, sequences: Sequence[Sequence[int]], logit_scale: float
+) -> list[np.ndarray]:
+  """Returns the losses in nats of each sequence's tokens, from its second."""
   scored = lm.with_logit_scale(logit_scale).loglikelihood(sequences)
   return [-np.asarray(one, np.float64) for one in scored]
+
+
+def _bytes(lm: interface.LM, ids: Sequence[int], tail: int) -> int:
+  """Returns the bytes of the text of the last `tail` ids."""
+  # A tokenizer may treat the first id of a text in another way.
+  whole, before = (lm.decode(part) for part in (ids, ids[: len(ids) - tail]))
+  return max(len(whole.encode()) - len(before.encode()), 1)

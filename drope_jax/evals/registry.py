@@ -2,14 +2,28 @@
 
 from collections.abc import Iterable, Mapping
 
-from drope_jax.evals import niah, perplexity, ruler
+from drope_jax.evals import (
+  longbench,
+  niah,
+  ordering,
+  perplexity,
+  recall,
+  ruler,
+  second_reading,
+  sliding,
+)
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.task import Group, Task
 
 _ALL: tuple[Task, ...] = (
   perplexity.Perplexity(),
+  sliding.SlidingPerplexity(),
+  recall.Recall(),
+  second_reading.SecondReading(),
   *niah.TASKS,
+  *ordering.TASKS,
   *ruler.Ruler().expand(),
+  *longbench.LongBench(longbench.TASKS + longbench.TASKS_E).expand(),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
@@ -17,11 +31,14 @@ TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
   "niah": tuple(task.name for task in niah.TASKS),
+  "ordering": tuple(task.name for task in ordering.TASKS),
   "ruler": ruler.TASKS,
+  "longbench": longbench.TASKS,
+  "longbench_e": longbench.TASKS_E,
 }
 """Names that stand for several tasks."""
 
-CLASSES: tuple[type, ...] = (ruler.Ruler,)
+CLASSES: tuple[type, ...] = (ruler.Ruler, longbench.LongBench)
 """Groups of tasks with settings, which a suite can hold in place of names."""
 
 

@@ -55,6 +55,7 @@ class Sample:
     ends: regular expression; the strict score reads the output up to its first
       match.
     alternatives: whether one of the answers is enough.
+    ordered: whether the strict score needs the answers in this order.
   """
 
   prompt: str
@@ -67,6 +68,7 @@ class Sample:
   depth: int | None = None
   ends: str = SENTENCE_END
   alternatives: bool = False
+  ordered: bool = False
 
 
 def evaluate(
@@ -97,6 +99,7 @@ def evaluate(
   errors = collections.Counter(
     _error(*pair) for pair, right in zip(pairs, exact, strict=True) if not right
   )
+  kinds = matching.ORDERED_ERRORS if samples[0].ordered else matching.ERRORS
   match = MATCH_PART if samples[0].alternatives else MATCH_ALL
   return [
     _result(task, metric, lm, length, samples, values, condition, **more)
@@ -106,7 +109,7 @@ def evaluate(
         [float(right) for right in exact],
         {
           "series": _by_depth(samples, exact),
-          "errors": {kind: errors[kind] for kind in matching.ERRORS},
+          "errors": {kind: errors[kind] for kind in kinds},
         },
       ),
       (match, [_matched(*pair) for pair in pairs], {}),
@@ -129,6 +132,7 @@ def _is_exact(output: str, sample: Sample) -> bool:
     sample.answers,
     sample.others,
     alternatives=sample.alternatives,
+    ordered=sample.ordered,
   )
 
 

@@ -1,6 +1,7 @@
 """Text as a list of words with sentence ends, to cut haystacks from."""
 
-from collections.abc import Iterable
+import bisect
+from collections.abc import Callable, Iterable
 import dataclasses
 import itertools
 from typing import Self
@@ -88,3 +89,50 @@ class RunningText:
     low, high = np.searchsorted(self.ends, (start, stop), "right")
     bounds = [start, *self.ends[low:high]]
     return [" ".join(self.words[a:b]) for a, b in itertools.pairwise(bounds)]
+
+  def fill(
+    self,
+    encode: needles.Encode,
+    prompt: Callable[[list[str]], str],
+    stop: int,
+    room: int,
+  ) -> str:
+    """Returns the prompt with the most words of text that fits.
+
+    Args:
+      encode: text to ids.
+      prompt: from the sentences of a text to the prompt that holds them.
+      stop: where the text ends, the end of a sentence.
+      room: tokens of the prompt, at most.
+
+    Raises:
+      TooLong: it does not fit with a single word.
+    """
+
+    def made(start: int) -> str:
+      return prompt(self.sentences(start, stop))
+
+    def fits(start: int) -> bool:
+      return len(encode(made(start))) <= room
+
+    # With most tokenizers the tokens of a word do not depend on its place, so
+    # the first guess is right. Where it is too long, bisection finds the cut.
+    spare = max(room - len(encode(made(stop))), 0)
+    start = int(np.searchsorted(self.costs, self.costs[stop] - spare))
+    if start < stop and not fits(start):
+      start = bisect.bisect_left(range(stop), True, lo=start + 1, key=fits)
+    if start == stop:
+      raise TooLong(len(encode(made(stop - 1))))
+    return made(start)
+
+
+class TooLong(Exception):
+  """A prompt with one word of text is too long.
+
+  Attributes:
+    tokens: of the prompt.
+  """
+
+  def __init__(self, tokens: int):
+    super().__init__(tokens)
+    self.tokens = tokens

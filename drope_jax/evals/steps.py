@@ -2,23 +2,30 @@
 
 Every method reads the same samples, once with the model's own softmax scale and
 once with a scale that is fitted for the method on other text. To fit it for one
-method alone would not be a fair comparison.
+method alone would not be a fair comparison. Two methods or scales that come to
+the same share one pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import hashlib
+from typing import Protocol
 
 from drope_jax.evals import (
   interface,
   logit_scale,
   needle_documents,
   perplexity,
+  remembering,
 )
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
 Variant = Callable[[str, float], interface.LM]
-"""From (method, factor) to the model under that method at that factor."""
+"""From (method, factor) to the model under that method at that factor.
+
+Where two methods are the same model, it is the same object.
+"""
 
 
 @dataclasses.dataclass
@@ -28,23 +35,52 @@ class Record:
   Attributes:
     rows: results.
     fits: softmax scales by model and method.
+    samples: SHA-256 of the samples by task and length, all of them.
+    seconds: that each step took, by its name.
+    memory: of what models have read of a step that is not done.
   """
 
   rows: list[interface.Result] = dataclasses.field(default_factory=list)
   fits: dict[str, dict[str, logit_scale.Fit]] = dataclasses.field(
     default_factory=dict
   )
+  samples: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  memory: remembering.Memory = remembering.Forgetful()
+
+  def begin(self, samples: dict[str, dict[str, str]]) -> None:
+    """Notes the samples that results are of.
+
+    Raises:
+      ValueError: there are results of other samples.
+    """
+    if self.samples and self.samples != samples:
+      raise ValueError(
+        "An evaluation goes on with the samples that it began with, got others "
+        f"in {', '.join(_differing(self.samples, samples))}: this version "
+        "draws them in another way, or a file has changed. Go on with the "
+        "version that began it, or choose another --out."
+      )
+    self.samples = samples
 
   def holds(
     self, task: str, length: int, condition: interface.Condition
   ) -> bool:
     """Returns whether there are results of a task at a length."""
     return any(
-      (row.task, round(row.factor * row.context_tokens)) == (task, length)
-      and (row.model, row.method, row.scale_fitted)
-      == (condition.model, condition.method, condition.scale_fitted)
-      for row in self.rows
+      (row.method, row.scale_fitted)
+      == (condition.method, condition.scale_fitted)
+      for row in self.of(task, length, condition.model)
     )
+
+  def of(
+    self, task: str, length: int, model: str
+  ) -> Iterator[interface.Result]:
+    """Yields the results of a task at a length by a model's methods."""
+    for row in self.rows:
+      found = row.task, round(row.factor * row.context_tokens), row.model
+      if found == (task, length, model):
+        yield row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +97,15 @@ class Step:
   name: str
   tokens: int
   done: bool
-  run: Callable[[], None]
+  run: "Run"
+
+
+class Run(Protocol):
+  """Does a step."""
+
+  def __call__(
+    self, on_read: remembering.OnRead = lambda tokens: None
+  ) -> None: ...
 
 
 class Inputs:
@@ -106,6 +150,17 @@ class Inputs:
         *self._needle_documents(tokens),
       ]
 
+  @property
+  def digests(self) -> dict[str, dict[str, str]]:
+    """SHA-256 of the samples by task and length."""
+    return {
+      task: {
+        str(length): hashlib.sha256(repr(samples).encode()).hexdigest()
+        for length, samples in by_length.items()
+      }
+      for task, by_length in self._samples.items()
+    }
+
   def tokens(self, task: Task, length: int) -> int:
     """Returns about how many tokens a task reads at a length."""
     return length * len(self._samples[task.name][length])
@@ -124,6 +179,7 @@ class Inputs:
     suite = self.suite
     return Order(
       encode=self._lm.encode,
+      decode=self._lm.decode,
       documents=self._material.test,
       lengths=tuple(self.lengths),
       counts=suite.samples,
@@ -206,9 +262,12 @@ def _fit(inputs, model, method, variant, record):
   suite, documents = inputs.suite, inputs.fit_documents
   fits = record.fits.setdefault(model, {})
 
-  def run():
+  def run(on_read=lambda tokens: None):
+    about = {"step": "fit", "model": model, "method": method}
     fits[method] = logit_scale.fit(
-      variant(method, suite.fit_factor),
+      remembering.Remembering(
+        variant(method, suite.fit_factor), record.memory, about, on_read
+      ),
       documents,
       suite.fit_factor,
       evaluations=suite.fit_evaluations,
@@ -225,7 +284,7 @@ def _fit(inputs, model, method, variant, record):
 def _evaluation(inputs, task, factor, length, variant, condition, record):
   model, method = condition.model, condition.method
 
-  def run():
+  def run(on_read=lambda tokens: None):
     lm = variant(method, factor)
     if condition.scale_fitted:
       c = record.fits[model][method].c
@@ -234,7 +293,27 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     else:
       scale = lm.logit_scale_at(length)
     asked = dataclasses.replace(condition, logit_scale=scale)
-    record.rows += inputs.evaluate(task, length, lm, asked)
+    about = {"task": task.name, "length": length, "factor": factor}
+    about |= {"model": model, "method": method}
+    reader = remembering.Remembering(lm, record.memory, about, on_read)
+    record.rows += same_pass(lm, scale) or inputs.evaluate(
+      task, length, reader, asked
+    )
+
+  def same_pass(lm, scale):
+    """Returns the results of a step that read with the same model and scale."""
+    found: dict[tuple[str, bool], list[interface.Result]] = {}
+    for row in record.of(task.name, length, model):
+      if row.logit_scale == scale and (
+        row.method == method or variant(row.method, factor) is lm
+      ):
+        found.setdefault((row.method, row.scale_fitted), []).append(row)
+    return [
+      dataclasses.replace(
+        row, method=method, scale_fitted=condition.scale_fitted
+      )
+      for row in next(iter(found.values()), ())
+    ]
 
   scaled = ", scaled" if condition.scale_fitted else ""
   return Step(
@@ -243,3 +322,10 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     done=record.holds(task.name, length, condition),
     run=run,
   )
+
+
+def _differing(old, new):
+  """Yields the tasks of which samples differ."""
+  for task in old | new:
+    if old.get(task) != new.get(task):
+      yield task

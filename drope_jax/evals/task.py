@@ -15,6 +15,7 @@ class Order:
 
   Attributes:
     encode: text to ids, without BOS or EOS.
+    decode: ids to text.
     documents: held-out text.
     lengths: tokens of prompt and answer together, one for each tested length.
     counts: samples of each length.
@@ -27,6 +28,7 @@ class Order:
   """
 
   encode: Callable[[str], list[int]]
+  decode: Callable[[Sequence[int]], str]
   documents: Sequence[str]
   lengths: tuple[int, ...]
   counts: tuple[int, ...]

@@ -17,7 +17,7 @@ def plan(
   lms: Mapping[str, CheckpointLM],
   material: suites.Material,
   record: steps.Record,
-  unscaled: Collection[str] = (),
+  as_they_are: Collection[str] = (),
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
 
@@ -28,11 +28,11 @@ def plan(
     lms: models by their names in the results.
     material: text.
     record: results are added to it; those that it has are not computed again.
-    unscaled: names of models with plain RoPE to which no scaling is applied.
+    as_they_are: names of models that are evaluated only with "model".
 
   Raises:
     ValueError: there is no model, a method fits none of them, or their samples
-      would differ.
+      would differ, from each other's or from those of the record.
   """
   if not lms:
     raise ValueError(
@@ -44,7 +44,8 @@ def plan(
     name: tuple(
       method
       for method in suite.methods
-      if method in _ANY or (_is_rope(lm) and name not in unscaled)
+      if method == "model"
+      or (name not in as_they_are and (method in _ANY or _is_rope(lm)))
     )
     for name, lm in lms.items()
   }
@@ -53,6 +54,7 @@ def plan(
     # Raises if a method is unknown, or fits no model.
     variants([*fitting, *lms.values()][0])(method, 1.0)
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
+  record.begin(inputs.digests)
   return [
     step
     for name, lm in lms.items()
@@ -68,17 +70,21 @@ def packaged() -> suites.Material:
 
 
 def variants(lm: CheckpointLM) -> steps.Variant:
-  """Returns a function from (method, factor) to the model with that method."""
+  """Returns a function from (method, factor) to the model with that method.
+
+  At a factor of 1 it is the model itself: nothing is cropped or scaled there.
+  """
 
   def variant(method: str, factor: float) -> interface.LM:
     if method == "model":
       return lm
     if method == "crop":
-      return cropped.Cropped(lm)
+      return lm if factor == 1 else cropped.Cropped(lm)
     scheme = scaling.scaled(
       lm.config.positional, method, factor, lm.context_tokens
     )
-    return lm.with_positions(scheme)
+    same = factor == 1 or scheme == lm.config.positional
+    return lm if same else lm.with_positions(scheme)
 
   return variant
 

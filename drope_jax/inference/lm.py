@@ -141,6 +141,16 @@ class CheckpointLM:
   def decode(self, ids: Sequence[int]) -> str:
     return self.tokenizer.decode(ids)
 
+  def batch_size(self, tokens: int) -> int:
+    devices = row_shards = 1
+    if self.mesh is not None:
+      devices = self.mesh.size
+      row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+    padded = bucket(tokens)
+    at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
+    size = max(devices * BATCH_TOKENS // at_once, 1)
+    return -(-size // row_shards) * row_shards
+
   def logit_scale_at(self, tokens: int) -> float:
     if self.logit_scale is not None:
       return self.logit_scale
@@ -308,9 +318,8 @@ class CheckpointLM:
     with `new_tokens` counted. An incomplete batch is filled with copies of its
     first row, so that its shape is not compiled again and splits over devices.
     """
-    devices = row_shards = 1
+    row_shards = 1
     if self.mesh is not None:
-      devices = self.mesh.size
       row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
     for row, sequence in enumerate(sequences):
@@ -323,9 +332,8 @@ class CheckpointLM:
       fixed = self.config.positional.at(len(sequence) + new_tokens)
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
-      at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
-      size = min(max(devices * BATCH_TOKENS // at_once, 1), len(rows))
-      size = -(-size // row_shards) * row_shards
+      fewest = -(-len(rows) // row_shards) * row_shards
+      size = min(self.batch_size(padded), fewest)
       for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         tokens_BS = np.zeros((size, padded), np.int32)

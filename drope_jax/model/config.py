@@ -81,6 +81,8 @@ class ModelConfig:
     embedding_scale: multiplies the embeddings that the first layer reads, in
       their dtype (sqrt(M): Gemma), but not the head, where the two are tied.
     norm_eps: added to the mean square in every RMSNorm.
+    norm_gain_offset: added to the gain of every RMSNorm (1: Gemma, whose gains
+      are stored as differences from 1).
     logit_scale: multiplies the attention logits, besides 1 / sqrt(D).
     logit_scale_slope: c. Logits of a sequence of s * context_tokens, s > 1, are
       also multiplied by 1 + c ln s. None: no slope was fitted.
@@ -111,6 +113,7 @@ class ModelConfig:
   mlp_activation: str = "silu"
   embedding_scale: float = 1.0
   layer_groups: tuple[LayerGroup, ...] = ()
+  norm_gain_offset: float = 0.0
 
   def __post_init__(self):
     for name in (
@@ -149,6 +152,11 @@ class ModelConfig:
           f"ModelConfig.{name} must be finite and above 0, got {value}. Set it "
           "to the model's."
         )
+    if not math.isfinite(self.norm_gain_offset):
+      raise ValueError(
+        "ModelConfig.norm_gain_offset must be finite, got "
+        f"{self.norm_gain_offset}. Set it to the model's."
+      )
     if not 0 <= (self.logit_scale_slope or 0) < math.inf:
       raise ValueError(
         "ModelConfig.logit_scale_slope must be finite and at least 0, got "

@@ -17,16 +17,20 @@ from drope_jax.model.cache import Cache
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 
-CAPTURES = ("projections", "attention_inputs", "max_logit", "outputs")
+CAPTURES = (
+  "projections",
+  "attention_inputs",
+  "max_logit",
+  "weights",
+  "outputs",
+)
 """What a pass can show of every layer, by name.
 
   projections       QKV, biased, before QK norm and positions
   attention_inputs  `AttentionInputs`, of the pass's own tokens
   max_logit         attention's largest logit, float32; it has no gradient
+  weights           what the pass's reader found in attention's weights
   outputs           the residual stream after the layer, x_BSM
-
-Attention weights would be captured in `LayerPass.attend`, which has the
-queries, the keys and the mask that they follow from.
 """
 
 
@@ -92,6 +96,7 @@ class ForwardPass:
     from_empty: whether the cache, if there is one, holds nothing yet.
     joined: whether B and S are one axis outside attention.
     captures: names in `CAPTURES`.
+    reader: of attention's weights; None: they are not captured.
     remat: which activations the backward pass finds, in `remat.POLICIES`.
     unroll: whether the layers are compiled one by one, not as a loop's body.
     groups: what differs from layer to layer, of each group of layers.
@@ -109,6 +114,7 @@ class ForwardPass:
   from_empty: bool
   joined: bool
   captures: frozenset[str]
+  reader: attention.Reader | None
   remat: str
   unroll: bool
   groups: tuple[PerLayer, ...]
@@ -174,16 +180,25 @@ class LayerPass:
     )
     self.capture("attention_inputs", inputs)
     qkv, cache, offset_B = self._with_cache(qkv, cache)
+    mask = attention.Mask(
+      offset_B, own.window, shared.segments_BS, shared.segments_BS
+    )
+    terms: dict[str, Any] = {
+      "logit_scale": logit_scale,
+      "slopes_H": positions.slopes_H,
+      "bias_HT": positions.bias_HT,
+      "soft_cap": cap,
+    }
+    if shared.reader is not None:
+      found = attention.read_weights(
+        shared.reader, qkv.q_BSHD, qkv.k_BSKD, mask, **terms
+      )
+      self.capture("weights", found)
     with_stats = "max_logit" in shared.captures
     attended = attention.attend(
       *qkv,
-      mask=attention.Mask(
-        offset_B, own.window, shared.segments_BS, shared.segments_BS
-      ),
-      logit_scale=logit_scale,
-      slopes_H=positions.slopes_H,
-      bias_HT=positions.bias_HT,
-      soft_cap=cap,
+      mask=mask,
+      **terms,
       rotation=rotation,
       with_stats=with_stats,
       backend=shared.backend,
@@ -242,6 +257,7 @@ def start(
   unroll: bool = False,
   join_sequences: bool = False,
   capture: Sequence[str] = (),
+  reader: attention.Reader | None = None,
 ) -> ForwardPass:
   """Returns a pass over tokens.
 
@@ -260,15 +276,23 @@ def start(
     join_sequences: whether B and S are one axis outside attention; where
       devices share sequences, XLA would move them.
     capture: names in `CAPTURES`.
+    reader: of attention's weights, where "weights" are captured.
 
   Raises:
-    ValueError: there is no such capture; or a cache, whose keys would be
+    ValueError: there is no such capture; weights are captured without a reader,
+      or a reader given without that; or a cache, whose keys would be
       stale, meets positions that follow the length.
   """
   if unknown := sorted({*capture} - {*CAPTURES}):
     raise ValueError(
       f"A pass can capture {', '.join(CAPTURES)}, got {', '.join(unknown)}. "
       "Name some of these."
+    )
+  if (reader is None) == ("weights" in capture):
+    raise ValueError(
+      "A reader is needed where weights are captured, and nowhere else, got "
+      f"{reader} and the captures {', '.join(capture) or 'none'}. Give both, "
+      "or neither."
     )
   plan = patterns.layer_plan(config.positional, config.num_layers)
   for scheme in plan.schemes:
@@ -287,8 +311,9 @@ def start(
     plan.scheme_array(),
     plan.window_array(),
   )
-  # Keys are cached, and captured, with their rotation in them.
-  wants_rotated = cache is not None or "attention_inputs" in capture
+  # Keys are cached, captured and read with their rotation in them.
+  shown = {"attention_inputs", "weights"} & {*capture}
+  wants_rotated = cache is not None or bool(shown)
   return ForwardPass(
     shape=tokens_BS.shape,
     plan=plan,
@@ -302,6 +327,7 @@ def start(
     from_empty=from_empty,
     joined=join_sequences,
     captures=frozenset(capture),
+    reader=reader,
     remat=remat,
     unroll=unroll,
     groups=tuple(

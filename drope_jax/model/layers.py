@@ -58,17 +58,24 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-  """x / rms(x) * gain over the last axis, in float32, in x's dtype."""
+  """x / rms(x) * (gain + offset) over the last axis, in float32, in x's dtype.
 
-  def __init__(self, size: int, eps: float):
-    self.gain = nnx.Param(jnp.ones(size, jnp.float32))
+  Gains start so that their sum with the offset is 1.
+  """
+
+  def __init__(self, size: int, eps: float, offset: float = 0.0):
+    self.gain = nnx.Param(jnp.full(size, 1 - offset, jnp.float32))
     self.eps = eps
+    self.offset = offset
 
   def __call__(self, x_BSM: Array) -> Array:
     y_BSM = x_BSM.astype(jnp.float32)
     mean_BS1 = jnp.mean(jnp.square(y_BSM), axis=-1, keepdims=True)
     y_BSM *= jax.lax.rsqrt(mean_BS1 + self.eps)
-    return _stored((y_BSM * self.gain[...]).astype(x_BSM.dtype))
+    gain_M = self.gain[...]
+    if self.offset:
+      gain_M = gain_M.astype(jnp.float32) + self.offset
+    return _stored((y_BSM * gain_M).astype(x_BSM.dtype))
 
 
 class Attention(nnx.Module):
@@ -83,9 +90,9 @@ class Attention(nnx.Module):
     self.v = Linear(M, KD, rngs=rngs, bias=bias)
     self.o = Linear(HD, M, rngs=rngs, gain=residual_gain(config))
     joint = config.qk_norm_scope == "joint"
-    eps = config.norm_eps
-    self.q_norm = RMSNorm(HD if joint else D, eps) if config.norms_q else None
-    self.k_norm = RMSNorm(KD if joint else D, eps) if config.norms_k else None
+    q_size, k_size = (HD, KD) if joint else (D, D)
+    self.q_norm = rms_norm(config, q_size) if config.norms_q else None
+    self.k_norm = rms_norm(config, k_size) if config.norms_k else None
     plan = patterns.layer_plan(config.positional, config.num_layers)
     self.positions = nnx.Dict()
     if plan.learner is not None:
@@ -166,7 +173,7 @@ class Layer(nnx.Module):
     def norm(*placements: str) -> RMSNorm | None:
       if group.norm_placement not in placements:
         return None
-      return RMSNorm(config.width, config.norm_eps)
+      return rms_norm(config, config.width)
 
     self.attention_norm = norm("pre", "both")
     self.attention = Attention(config, rngs=rngs)
@@ -186,6 +193,11 @@ class Layer(nnx.Module):
     x_BSM += _normalized(self.mlp_post_norm, y_BSM)
     layer_pass.capture("outputs", layer_pass.shared.split(x_BSM))
     return x_BSM, cache
+
+
+def rms_norm(config: ModelConfig, size: int) -> RMSNorm:
+  """Returns a norm over so many channels, as the model has them."""
+  return RMSNorm(size, config.norm_eps, config.norm_gain_offset)
 
 
 def residual_gain(config: ModelConfig) -> float:

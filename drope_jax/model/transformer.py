@@ -88,7 +88,7 @@ class Transformer(nnx.Module):
       self.layers = stacks[0]
     else:
       self.layers = nnx.Dict({str(i): group for i, group in enumerate(stacks)})
-    self.final_norm = layers.RMSNorm(M, config.norm_eps)
+    self.final_norm = layers.rms_norm(config, M)
     self.head = (
       None if config.tied_embeddings else layers.Linear(M, V, rngs=rngs)
     )

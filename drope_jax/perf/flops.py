@@ -8,21 +8,15 @@ count matrix products only, and no recomputation.
 import re
 from typing import NamedTuple
 
-from drope_jax import parameters, trees
+from drope_jax import parameters, tpus, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 
-# Dense bfloat16 FLOP/s of one device, by its maker's data sheet. The first name
-# that is a whole word of a device's kind counts.
-_PEAKS = (
-  ("TPU v6 lite", 918e12),
-  ("TPU v6e", 918e12),
-  ("TPU v5 lite", 197e12),
-  ("TPU v5e", 197e12),
-  ("TPU v5p", 459e12),
-  ("TPU v5", 459e12),
-  ("TPU v4", 275e12),
+# Dense bfloat16 FLOP/s of one device, by its maker's data sheet. Of GPUs the
+# first name that is a whole word of a device's kind counts.
+_TPUS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12}
+_GPUS = (
   ("B200", 2250e12),
   ("H200", 989e12),
   ("H100 PCIe", 756e12),
@@ -121,5 +115,7 @@ def peak(kind: str) -> float | None:
   Args:
     kind: `jax.Device.device_kind`.
   """
-  named = (p for name, p in _PEAKS if re.search(rf"\b{name}\b", kind))
+  if (chip := tpus.chip(kind)) is not None:
+    return _TPUS[chip]
+  named = (p for name, p in _GPUS if re.search(rf"\b{name}\b", kind))
   return next(named, None)

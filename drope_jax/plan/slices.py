@@ -12,7 +12,6 @@ class Chip:
   """A kind of chip; the compiler treats each chip as one device.
 
   Attributes:
-    kinds: JAX's device kinds, the current name first.
     named: cores or chips that a slice's name counts for one chip.
     hbm_bytes: what a program may use.
     grids: the compiler's topology name by the number of chips.
@@ -20,7 +19,6 @@ class Chip:
       default.
   """
 
-  kinds: tuple[str, ...]
   named: int
   hbm_bytes: int
   grids: dict[int, str]
@@ -52,10 +50,10 @@ _CUBIC = {
 # libtpu 0.0.51 reports when a program is too large. Google Cloud joins the two
 # cores of a v4; the compiler's default does not.
 CHIPS = {
-  "v4": Chip(("TPU v4",), 2, int(30.75 * _GIB), _CUBIC, "megacore"),
-  "v5e": Chip(("TPU v5 lite", "TPU v5e"), 1, int(15.75 * _GIB), _FLAT),
-  "v5p": Chip(("TPU v5", "TPU v5p"), 2, int(95.73 * _GIB), _CUBIC),
-  "v6e": Chip(("TPU v6 lite", "TPU v6e"), 1, int(31.24 * _GIB), _FLAT),
+  "v4": Chip(2, int(30.75 * _GIB), _CUBIC, "megacore"),
+  "v5e": Chip(1, int(15.75 * _GIB), _FLAT),
+  "v5p": Chip(2, int(95.73 * _GIB), _CUBIC),
+  "v6e": Chip(1, int(31.24 * _GIB), _FLAT),
 }
 
 

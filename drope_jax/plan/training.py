@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from drope_jax import parameters, sharding, trees
-from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.perf import compiler, flops
@@ -189,14 +188,8 @@ def lower(
   sharding.require_even_batch(mesh, phase.microbatch_size, phase.context_tokens)
 
   def reader(config: ModelConfig):
-    config = dataclasses.replace(config, context_tokens=phase.context_tokens)
-    return config, backends.resolve(
-      recipe.attention,
-      config,
-      phase.compute_dtype,
-      mesh.devices.flat[0],
-      with_stats=phase.log_max_logit,
-    )
+    config = phase.config_of(config)
+    return config, recipe.backend(phase, config, mesh.devices.flat[0])
 
   config, backend = reader(config)
   state = states.abstract(phase, config, mesh)

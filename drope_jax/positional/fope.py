@@ -21,7 +21,9 @@ class Fope(Scheme):
   the trained context are not rotated, and are in no sum.
 
   The weights are those of `seed`, and are the same for all heads. The authors
-  draw others for each head. A `Pattern` of seeds gives each layer its own.
+  draw others for each head. Here a rotation table has no axis of heads: it
+  would be H times as large, and no kernel reads one. A `Pattern` of seeds gives
+  each layer its own weights.
 
   Attributes:
     theta: RoPE's.

@@ -34,6 +34,11 @@ class LogScaled(Scheme):
   slope: float | None = None
 
   def __post_init__(self):
+    if not isinstance(self.scheme, Scheme):
+      raise ValueError(
+        f"LogScaled needs one scheme, got {self.scheme}. In a Pattern, wrap "
+        "each scheme that is to be scaled."
+      )
     if isinstance(self.scheme, LogScaled):
       raise ValueError(
         "LogScaled needs a scheme without a scale of its own, got "

@@ -102,7 +102,7 @@ def add_qk_norm(
     if statistics is not None:
       moments = statistics["q" if "q_norm" in path else "k"]
       gain = _matched(moments, scope)[transformer.layers_of(config, path)]
-    flat[path] = gain
+    flat[path] = gain - config.norm_gain_offset
   return config, trees.unflatten(flat)
 
 

@@ -1,4 +1,4 @@
-"""What the phases of a run share, and the model that one gives to the next."""
+"""What the phases of a run share, and what each trains."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -12,8 +12,8 @@ import jax
 from drope_jax import attention, sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
+from drope_jax.checkpoint.model import Model
 from drope_jax.data import paths
-from drope_jax.model import backend as backends
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import tuning as tunings
@@ -25,27 +25,6 @@ from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """A model between two phases, with its history."""
-
-  params: transformer.Params
-  manifest: manifests.Manifest
-
-  @property
-  def config(self) -> ModelConfig:
-    return self.manifest.model
-
-  @property
-  def tokens(self) -> int:
-    """Tokens that it was trained on in its whole history."""
-    return self.manifest.lineage[-1].tokens if self.manifest.lineage else 0
-
-  def config_in(self, phase: TrainPhase) -> ModelConfig:
-    """Returns its config with the context length of a training."""
-    return dataclasses.replace(self.config, context_tokens=phase.context_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +71,7 @@ class Run:
 
   def backend(self, phase: TrainPhase, config: ModelConfig) -> attention.Choice:
     """Returns the attention backend of a phase's steps."""
-    return backends.resolve(
-      self.recipe.attention,
-      config,
-      phase.compute_dtype,
-      self.mesh.devices.flat[0],
-      with_stats=phase.log_max_logit,
-    )
+    return self.recipe.backend(phase, config, self.mesh.devices.flat[0])
 
   def load(self, path: os.PathLike, dtype: str | None = None) -> Model:
     """Returns a checkpoint's model, sharded over the run's mesh."""
@@ -160,7 +133,7 @@ class Training:
     Raises:
       ValueError: the phase names parameters that the model does not have.
     """
-    config = model.config_in(phase)
+    config = phase.config_of(model.config)
     tuning = tunings.of(phase, model.params)
     return cls(
       run=run,

@@ -47,7 +47,7 @@ def measurement(
   if phase.until_recovered is None:
     return lambda params: {"held_out_loss": held_out_loss(params)}
   base = run.base(phase.compute_dtype)
-  base_config = base.config_in(phase)
+  base_config = phase.config_of(base.config)
   base_backend = run.backend(phase, base_config)
   base_loss = loss(base_config, base_backend)(base.params)
 

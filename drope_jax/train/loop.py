@@ -18,11 +18,12 @@ import numpy as np
 from drope_jax import sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
+from drope_jax.checkpoint.model import Model
 from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
 from drope_jax.train import batches, claim, preflight, training
-from drope_jax.train.context import Listener, Model, Probe, Run
+from drope_jax.train.context import Listener, Probe, Run
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.heartbeat import Doing
 from drope_jax.train.phases import SurgeryPhase, TrainPhase

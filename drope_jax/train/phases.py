@@ -5,6 +5,7 @@ import dataclasses
 
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
+from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import loss
 from drope_jax.train.guard import Guard
@@ -223,6 +224,10 @@ class TrainPhase:
           f"{', '.join(names)}, got {getattr(self, field)!r}. Name one of "
           "these."
         )
+
+  def config_of(self, model: ModelConfig) -> ModelConfig:
+    """Returns a model's config with the context length of the phase."""
+    return dataclasses.replace(model, context_tokens=self.context_tokens)
 
   @property
   def step_tokens(self) -> int:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 import dataclasses
 import re
 
+import jax
 import optax
 
 from drope_jax import sharding
-from drope_jax.attention import BACKENDS, FlashTpu
+from drope_jax.attention import BACKENDS, Choice, FlashTpu
+from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 
@@ -182,6 +184,24 @@ class Recipe:
     earlier = self.phases[: self.phases.index(phase)]
     trained = [p for p in earlier if isinstance(p, TrainPhase)]
     return trained[-1] if trained else None
+
+  def backend(
+    self, phase: TrainPhase, config: ModelConfig, device: jax.Device
+  ) -> Choice:
+    """Returns the attention backend of a phase's steps.
+
+    Args:
+      phase: of the recipe.
+      config: of the model that attends.
+      device: one of those that run it.
+    """
+    return backends.resolve(
+      self.attention,
+      config,
+      phase.compute_dtype,
+      device,
+      with_stats=phase.log_max_logit,
+    )
 
   def learning_rate(self, phase: TrainPhase) -> optax.Schedule:
     """Returns a phase's learning rate by the run's step.

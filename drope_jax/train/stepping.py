@@ -94,5 +94,5 @@ def _teacher(training):
   if phase.teacher is None:
     return None, None
   base = run.base(phase.compute_dtype)
-  config = base.config_in(phase)
+  config = phase.config_of(base.config)
   return (config, run.backend(phase, config)), base.params

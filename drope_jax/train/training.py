@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from drope_jax.axes import Array
 from drope_jax.checkpoint import runs, store
+from drope_jax.checkpoint.model import Model
 from drope_jax.model import transformer
 from drope_jax.train import held_out
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib
 from drope_jax.train.cadence import Cadence
-from drope_jax.train.context import Model, Run, Training
+from drope_jax.train.context import Run, Training
 from drope_jax.train.heartbeat import Doing
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.stepping import Stepper

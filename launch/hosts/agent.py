@@ -126,7 +126,12 @@ class Agent:
       order["token"],
       str(root),
     )
-    arguments = [self._recipe(attempt), *order["arguments"]]
+    try:
+      arguments = [self._recipe(attempt), *order["arguments"]]
+    except ValueError as error:
+      code = int(Exit.MISTAKE)
+      self._tell(state="exited", code=code, said=str(error))
+      return
     work = root / "work"
     running = training.Training(arguments, variables, work, log)
     sender = _LogSender(self._folder, order["project"], self._place, attempt)
@@ -162,14 +167,24 @@ class Agent:
     return "stop" if order["stop"] else None
 
   def _recipe(self, attempt: int) -> str:
-    """Returns the recipe's path on this host, or a shipped recipe's name."""
+    """Returns the recipe's path on this host, or a shipped recipe's name.
+
+    Raises:
+      ValueError: the bucket lacks one of its files.
+    """
     order = self._order
     folder = bootstrap.root() / f"recipe-{attempt}"
     shutil.rmtree(folder, ignore_errors=True)
     for name in order["files"]:
+      url = f"{self._folder}/recipe/{name}"
+      content = bootstrap.get(url)
+      if content is None:
+        raise ValueError(
+          f"The recipe needs {url}, got nothing there. `run` uploads it."
+        )
       file = folder / name
       file.parent.mkdir(parents=True, exist_ok=True)
-      file.write_bytes(bootstrap.get(f"{self._folder}/recipe/{name}") or b"")
+      file.write_bytes(content)
     return str(folder / order["recipe"]) if order["files"] else order["recipe"]
 
   def _read_order(self) -> dict[str, Any]:

@@ -10,7 +10,14 @@ import pytest
 from drope_jax.analysis import damage, pair_damage
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Alibi, Nope, PartialRope, Pattern, Rope
+from drope_jax.positional import (
+  Alibi,
+  LogScaled,
+  Nope,
+  PartialRope,
+  Pattern,
+  Rope,
+)
 
 CONFIG = ModelConfig(
   vocab_size=31,
@@ -72,6 +79,23 @@ def test_a_pair_is_measured_in_the_dropped_layers_alone(params, tokens_BS):
   np.testing.assert_allclose(found.cost_F[3], cost, atol=1e-5)
   everywhere = pair_damage.measure(CONFIG, _with(less), params, tokens_BS)
   assert abs(everywhere.cost_F[3] - cost) > 1e-4
+
+
+def test_a_scale_by_the_position_is_kept_while_pairs_are_measured(
+  params, tokens_BS
+):
+  before, after = (
+    _with(LogScaled(scheme, trained_tokens=4, slope=1.0))
+    for scheme in (Rope(100.0), PartialRope(Rope(100.0), 3))
+  )
+  found = pair_damage.measure(before, after, params, tokens_BS)
+  cost = _loss(after, params, tokens_BS) - _loss(before, params, tokens_BS)
+  np.testing.assert_allclose(found.cost_F[3], cost, atol=1e-5)
+  assert found.kept == 3
+  bare = pair_damage.measure(
+    CONFIG, _with(PartialRope(Rope(100.0), 3)), params, tokens_BS
+  )
+  assert abs(bare.cost_F[3] - cost) > 1e-4, "the scale had no effect"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def _accuracy():
 
 
 def _by_position(*curves, context_tokens=2, lower_is_better=True):
-  return plots.score_by_position(
+  return plots.score_by_tokens(
     {"": curves},
     context_tokens=context_tokens,
     label="loss",

@@ -44,6 +44,11 @@ def test_roles_are_found_from_manifests():
   assert found.reference == "further"
 
 
+def test_a_base_is_no_continuation_of_itself():
+  found = roles.find(_run("start", "none"))
+  assert found == roles.Roles("start", None, ("none",))
+
+
 def test_known_names_come_first_and_need_no_manifest():
   found = roles.find(_run("some", "full", "live", "base", "start"))
   assert found == roles.Roles("base", None, ("live", "full", "some"))

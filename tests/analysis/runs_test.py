@@ -70,6 +70,7 @@ def test_a_phase_starts_where_the_one_before_it_ended():
   assert runs.start_of((*pretrain, *after), "recalibrate") == 20
   # An imported model's run begins with it, and its totals include the import.
   assert runs.start_of(tuple(after), "recalibrate") == 20
+  assert runs.start_of((*after, after[1] | {"tokens": 90}), "recalib") == 20
   assert runs.start_of(tuple(after), "pretrain") is None
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from drope_jax.analysis import damage, report, runs, summary
+from drope_jax.evals.metric import SHARE, Metric
 
 CONTEXT = 64
 METHODS = [("base", m) for m in ("model", "pi", "ntk", "yarn")] + [
@@ -201,6 +202,28 @@ def test_page_has_the_sample_the_settings_and_the_share_of_tokens(page):
   assert "1.0%" in text and "10 after 1,000" in text
 
 
+def test_an_imported_base_has_no_tokens_to_take_a_share_of():
+  models = {
+    name: _manifest(
+      model["manifest"]["model"]["positional"]["__class__"],
+      *(("convert", 0), *[("recalibrate", 10)] * (name != "base")),
+    )
+    for name, model in MODELS.items()
+  }
+  demo = _demo()
+  imported = dataclasses.replace(
+    demo, results=demo.results | {"models": models}
+  )
+  facts = [
+    label
+    for section in summary.sections([imported])
+    for block in section.blocks
+    if isinstance(block, report.Facts)
+    for label, *_ in block.items
+  ]
+  assert facts and not any("tokens that" in label for label in facts)
+
+
 def test_what_was_not_measured_is_not_spoken_of():
   demo = _demo()
   rows = [r for r in demo.rows if r["method"] in ("model", "pi")]
@@ -306,6 +329,24 @@ def test_a_metric_that_the_report_does_not_know_is_shown_as_it_says():
   assert not any("Order" in title for title in _titles(demo))
 
 
+def test_recall_is_drawn_by_distance_at_the_longest_length():
+  demo = _demo()
+  recalled = {"task": "recall", "metric": "hit_loss"}
+  demo.results["rows"] += [
+    row | recalled | {"series": [[9, 3.0], [90 * row["factor"], 2.0]]}
+    for row in demo.rows
+    if row["metric"] == "loss"
+  ]
+  section = _section(demo, "Recall in natural text beyond the")
+  (plot,) = section.blocks
+  (axes,) = plot.figure.axes
+  assert axes.get_xlabel() == "distance in tokens"
+  drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
+  drawn = [x for line in drawn for x in line.get_xdata() if x > 1]
+  assert {*drawn} >= {9, 720} and 90 not in drawn
+  assert "in texts of 512 tokens: those that follow the same" in plot.caption
+
+
 def test_kinds_of_errors_are_counted_by_model_and_length():
   demo = _demo()
   row = next(r for r in demo.rows if r["metric"] == "accuracy")
@@ -314,6 +355,30 @@ def test_kinds_of_errors_are_counted_by_model_and_length():
   (table,) = details.blocks
   assert table.columns[-2:] == ("nothing", "wrong value")
   assert [cells[-2:] for cells in table.rows] == [[3, 1]]
+
+
+def test_parts_of_a_score_stand_beside_the_whole_with_what_was_cut():
+  demo = _demo()
+  title = "LongBench's score"
+  metric = Metric("score", title, "LongBench", SHARE, True, ("part",))
+  demo.results["metrics"] = {"qasper": [dataclasses.asdict(metric)]}
+  part = {
+    "name": "4-8k",
+    "value": 0.25,
+    "low": 0.125,
+    "high": 0.5,
+    "count": 9,
+    "truncated": 1.0,
+  }
+  row = {"task": "qasper", "metric": "score", "parts": [part]}
+  demo.results["rows"].append(demo.rows[0] | row | {"truncated": 0.5})
+  (table,) = _section(demo, "LongBench beyond the").blocks
+  assert table.columns[-2:] == ("all", "4-8k")
+  whole, of_part = table.rows[0][-2:]
+  assert (whole.value, whole.beside) == (0.1, "10 inputs, 50% cut")
+  assert of_part == report.Interval(
+    0.25, 0.125, 0.5, 3, beside="9 inputs, 100% cut"
+  )
 
 
 def test_roles_of_unknown_names_come_from_their_manifests():
@@ -325,6 +390,8 @@ def test_training_curves_of_several_runs_share_a_plot():
   phases = {
     "rope": ["pretrain"] * 8,
     "drope": ["pretrain"] * 6 + ["recalibrate"] * 2,
+    "recalibrated": ["recalibrate"] * 8,
+    "begun": ["pretrain"],
   }
   gathered = [
     runs.Run(name, metrics=_metrics(*names)) for name, names in phases.items()
@@ -333,6 +400,7 @@ def test_training_curves_of_several_runs_share_a_plot():
   (axes,) = sections["Training"].blocks[0].figure.axes
   labels = [line.get_label() for line in axes.lines]
   assert labels[:2] == ["rope", "drope"]
+  assert not {"recalibrated", "begun"} & {*labels}
   (drop,) = [li for li in axes.lines[2:] if len(set(li.get_xdata())) == 1]
   assert drop.get_xdata()[0] == 600
   assert "Recovery after the drop · drope" in sections

@@ -197,6 +197,15 @@ def test_appending_keeps_earlier_lineage_entries():
     first.lineage[0].tokens = 0
 
 
+def test_an_operation_adds_its_tokens_and_steps_to_those_before():
+  fresh = manifests.Manifest(_config())
+  begun = fresh.after("surgery", {}, None)
+  trained = begun.after("pretrain", {}, None, steps=2, tokens=64)
+  again = trained.after("recalibrate", {}, None, steps=3, tokens=48)
+  totals = [(entry.steps, entry.tokens) for entry in again.lineage]
+  assert totals == [(0, 0), (2, 64), (5, 112)]
+
+
 @pytest.mark.parametrize(("tokens", "steps"), [(99, 10), (100, 9)])
 def test_lineage_totals_must_not_decrease(tokens, steps):
   manifest = manifests.Manifest(_config(), lineage=(_entry(),))

@@ -122,7 +122,7 @@ def test_the_demo_runs_to_its_report_and_repeats_no_step(run_demo, tmp_path):
     (row["model"], row["method"]) for row in found["rows"]
   )
   assert list(methods) == [
-    *(("base", method) for method in ("model", "pi", "ntk", "yarn")),
+    *(("base", method) for method in ("model", "pi", "ntk", "yarn", "crop")),
     *((name, "model") for name in ("continued", "live", "partial", "full")),
   ]
   # Each has the scale of its checkpoint; none is fitted.

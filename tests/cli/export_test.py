@@ -55,6 +55,13 @@ CONFIG = ModelConfig(
 HEAD_NORM = {"qk_norm": "qk", "qk_norm_scope": "head"}
 POST_NORM = {"qk_norm": "qk", "norm_placement": "post"}
 JOINT_NORM = {"qk_norm": "qk", "head_dim": 8}  # The heads fill the width.
+GEMMA3 = HEAD_NORM | {
+  "norm_placement": "both",
+  "norm_gain_offset": 1.0,
+  "mlp_activation": "gelu_tanh",
+  "embedding_scale": 32**0.5,
+  "positional": Pattern((Rope(), Nope()), (100, None)),
+}
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
 
@@ -125,6 +132,16 @@ CASES = {
     [],
     "Olmo2ForCausalLM",
   ),
+  "Gemma 3, positions dropped in layers without a window": (
+    GEMMA3,
+    [],
+    "Gemma3ForCausalLM",
+  ),
+  "Gemma 3, a logit scale in q's norm": (
+    GEMMA3,
+    ["--logit-scale", "1.5"],
+    "Gemma3ForCausalLM",
+  ),
   "slow pairs dropped, as ERNIE 4.5": (
     {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
     ["--architecture", "ernie4_5"],
@@ -154,6 +171,7 @@ ARCHITECTURES = {
   "olmo3": POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
   "seed_oss": {"qkv_bias": True},
   "ernie4_5": {},
+  "gemma3_text": GEMMA3 | {"logit_scale": (16 / 24) ** 0.5},
 }
 
 
@@ -163,7 +181,7 @@ def _random_params(config):
   def leaf(path, shape):
     x = rng.normal(size=shape)
     if path.endswith("gain"):
-      x = 1 + 0.3 * x
+      x = 1 - config.norm_gain_offset + 0.3 * x
     else:
       x *= 0.3 if path.endswith("bias") else shape[-2] ** -0.5
     return np.float32(x)
@@ -379,7 +397,7 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
 
 
 @pytest.mark.parametrize(
-  "name", ["olmoe", "olmo2", "olmo3", "seed_oss", "ernie4_5"]
+  "name", ["olmoe", "olmo2", "olmo3", "seed_oss", "ernie4_5", "gemma3_text"]
 )
 def test_a_folder_says_all_of_a_model_without_its_manifest(
   name, tmp_path, drope
@@ -539,7 +557,7 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   assert (ran.status, ran.err) == (0, "")
   _, context, scale, bos = ran.out.splitlines()
   assert "4,096 tokens, the longest that it was evaluated at" in context
-  assert "--context 4096" in scale and "1.35" in scale  # 1 + 0.25 ln 4
+  assert "context_tokens=4096" in scale and "1.35" in scale  # 1 + 0.25 ln 4
   assert "training here put none there" in bos
   own, out_own = tmp_path / "own", tmp_path / "own_out"
   _save(dataclasses.replace(config, logit_scale_slope=0.1), own, tokenizer)

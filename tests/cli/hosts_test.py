@@ -78,3 +78,28 @@ def test_a_place_that_cannot_be_told_is_refused(monkeypatch, values, told):
     monkeypatch.setenv(name, value)
   with pytest.raises(ValueError, match=told):
     hosts.find(1)
+
+
+@pytest.mark.parametrize(
+  ("error", "aborts"),
+  [
+    (RuntimeError("/job:a/task:1 heartbeat timeout. This indicates"), True),
+    (RuntimeError("(stopped sending heartbeats): /job:a/task:1"), True),
+    (OSError(28, "No space left", "run/heartbeats/0.json"), False),
+    (ValueError("No heartbeat is in run/heartbeats."), False),
+  ],
+)
+def test_only_jaxs_word_of_a_lost_process_aborts(monkeypatch, error, aborts):
+  class Aborted(Exception):
+    pass
+
+  class Ended(Exception):
+    pass
+
+  def end(*of):
+    raise Aborted if not of else Ended
+
+  monkeypatch.setattr(hosts.os, "abort", end)
+  monkeypatch.setattr(hosts.os, "_exit", end)
+  with pytest.raises(Aborted if aborts else Ended):
+    hosts._end(error)

@@ -10,9 +10,10 @@ import pytest
 
 from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest, store
+from drope_jax.checkpoint.model import Model
 from drope_jax.cli import train
 from drope_jax.data import lock
-from drope_jax.train import context, metrics
+from drope_jax.train import metrics
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def handed(monkeypatch):
 
   def run(recipe, directory, **others):
     calls.append((recipe, str(directory), others["base_dir"]))
-    model = context.Model({}, manifest.Manifest(recipe.model))
+    model = Model({}, manifest.Manifest(recipe.model))
     others["on_model"]("start", model)
 
   monkeypatch.setattr(train.loop, "run", run)
@@ -113,7 +114,7 @@ def test_init_from_starts_where_the_command_runs(drope, here):
 def test_ids_without_a_piece_are_said_once(drope, here, monkeypatch):
   def run(recipe, directory, **others):
     tokenizer = manifest.TokenizerRef("tiny.model", "ab", 335)
-    model = context.Model({}, manifest.Manifest(recipe.model, tokenizer))
+    model = Model({}, manifest.Manifest(recipe.model, tokenizer))
     for name in ("start", "pretrain"):
       others["on_model"](name, model)
 

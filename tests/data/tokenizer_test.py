@@ -158,6 +158,26 @@ def test_saved_truncation_and_padding_are_not_applied(saved, tmp_path):
   assert tok.fingerprint == hashlib.sha256(content).hexdigest()
 
 
+def test_a_file_without_saved_lengths_is_copied_to_the_byte(tmp_path):
+  path = _hugging_face(tmp_path)
+  path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
+  assert tokenizer.contents(path) == path.read_bytes()
+
+
+def test_sentencepiece_may_begin_with_the_id_0(tmp_path):
+  sentencepiece.SentencePieceTrainer.Train(
+    sentence_iterator=iter(["the sea and the whale"] * 9),
+    model_prefix=str(tmp_path / "t"),
+    vocab_size=20,
+    hard_vocab_limit=False,
+    bos_id=0,
+    unk_id=1,
+    minloglevel=2,
+  )
+  tok = tokenizer.load(str(tmp_path / "t.model"))
+  assert (tok.bos_id, tok.eos_id) == (0, 2)
+
+
 def test_a_pattern_that_does_not_terminate_is_an_error(tmp_path):
   path = _hugging_face(tmp_path)
   raw = tokenizers.Tokenizer.from_file(str(path))

@@ -97,10 +97,15 @@ def test_its_tables_have_every_verb_role_and_flag_file():
     word.split()[0] for row in rows for word in re.findall(r"`(.+?)`", row)
   }
   assert cli._VERBS.keys() <= named
-  roles = {*re.findall(r"`(roles/[\w.]+)`", TEXT)}
-  wanted = {*access.HOSTS, *access.BUCKET}
-  wanted |= {role for of in access.USER.values() for role in of}
-  assert roles == wanted
+  rows = {
+    who: {*re.findall(r"`(roles/[\w.]+)`", roles)}
+    for who, roles in re.findall(r"^\| (.+?) \| (.*`roles/.*) \|$", TEXT, re.M)
+  }
+  assert rows == {
+    "the hosts' service account": {*access.HOSTS, *access.BUCKET},
+    **{f"you, `{way}`": {*roles} for way, roles in access.USER.items()},
+    "you, `jobset` with several TPU7x hosts a slice": {access.POLICY},
+  }
   assert f"`--retries` {states.Policy.retries} in all" in TEXT
   assert str(flags.PORT) == "8476"
 

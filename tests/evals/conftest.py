@@ -22,7 +22,7 @@ class PieceTokenizer:
     return ids
 
   def decode(self, ids):
-    return "".join(self.pieces[i] for i in ids)
+    return "".join(self.pieces[i] for i in ids if i < len(self.pieces))
 
 
 class FakeLM:
@@ -47,6 +47,9 @@ class FakeLM:
   def decode(self, ids):
     return self.tokenizer.decode(ids)
 
+  def batch_size(self, tokens):
+    return 8192 // tokens or 1
+
   def logit_scale_at(self, tokens):
     return self.scale
 
@@ -64,6 +67,21 @@ class FakeLM:
   def generate(self, prompts, max_new_tokens):
     outputs = [self.encode(self.answer(self.decode(p))) for p in prompts]
     return [[*ids[: max_new_tokens - 1], self.eos_id] for ids in outputs]
+
+
+class TokensAsLosses(FakeLM):
+  """Its loss at a token is the token's id, whatever its scale."""
+
+  def with_logit_scale(self, scale):
+    return self
+
+  def loglikelihood(self, sequences):
+    return [-np.asarray(s[1:], np.float32) for s in sequences]
+
+
+@pytest.fixture
+def token_losses():
+  return TokensAsLosses()
 
 
 @pytest.fixture

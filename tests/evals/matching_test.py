@@ -57,3 +57,15 @@ def test_kinds_of_errors(said, kind):
   answers = ["1234567", "2468101"]
   assert not matching.is_exact(said, answers, ["7654321"])
   assert matching.error(said, answers, ["7654321"]) == kind
+
+
+def test_an_order_counts_where_it_is_asked_for():
+  said = " ship, mast and sea"
+  for answers, right in (
+    (["ship", "mast", "sea"], True),
+    (["mast", "ship", "sea"], False),
+  ):
+    assert matching.is_exact(said, answers)
+    assert matching.is_exact(said, answers, ordered=True) == right
+  assert matching.error(said, answers, []) == matching.DISORDER
+  assert matching.error(" mast", answers, []) == matching.INCOMPLETE

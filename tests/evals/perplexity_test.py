@@ -14,7 +14,12 @@ def _evaluate(lm, excerpts, length, prefix=()):
 
 def test_a_uniform_model_loses_log_vocabulary_everywhere(fake_lm):
   lm = fake_lm(loss=lambda position, scale: np.log(50) + 0 * position)
-  for result in _evaluate(lm, [list(range(512))] * 8, 512).values():
+  got = _evaluate(lm, [list(range(512))] * 8, 512)
+  assert got.keys() == {"loss", "tail_loss", "bits_per_byte"}
+  # The fake's tokenizer has no text for these tokens, which counts as a byte.
+  per_byte = got.pop("bits_per_byte")
+  assert per_byte.value == pytest.approx(63 * np.log2(50), rel=1e-6)
+  for result in got.values():
     assert result.value == pytest.approx(np.log(50), rel=1e-6)
     assert result.low == pytest.approx(result.high, rel=1e-6)
     assert result.count == 8 and result.factor == 8
@@ -36,27 +41,12 @@ def test_means_and_series_are_those_of_the_positions(fake_lm, factor):
   assert got["tail_loss"].series is None
 
 
-class TokensAsLosses:
-  """Returns an LM whose loss at a token is the token's id."""
-
-  def __new__(cls, fake_lm):
-    class Lm(fake_lm):
-      def with_logit_scale(self, scale):
-        return self
-
-      def loglikelihood(self, sequences):
-        return [-np.asarray(s[1:], np.float32) for s in sequences]
-
-    return Lm()
-
-
 @pytest.mark.parametrize("prefix", [(), (7,)])
-def test_the_tail_is_of_the_same_tokens_at_every_length(fake_lm, prefix):
+def test_the_tail_is_of_the_same_tokens_at_every_length(token_losses, prefix):
   excerpts = np.random.default_rng(0).integers(100, size=(9, 512)).tolist()
-  lm = TokensAsLosses(fake_lm)
   tails = []
   for length in (64, 100, 512):
-    got = _evaluate(lm, excerpts, length, prefix)
+    got = _evaluate(token_losses, excerpts, length, prefix)
     tails.append(got["tail_loss"].outcomes)
     means = [np.mean(e[-(length - 1) :]) for e in excerpts]
     if prefix or length < 512:
@@ -65,12 +55,19 @@ def test_the_tail_is_of_the_same_tokens_at_every_length(fake_lm, prefix):
   assert tails[0] == pytest.approx([np.mean(e[-63:]) for e in excerpts])
 
 
-def test_an_interval_is_over_excerpts_and_none_of_few(fake_lm):
-  lm = TokensAsLosses(fake_lm)
-  many = _evaluate(lm, [[d] * 64 for d in range(9)], 64)["loss"]
+def test_bits_per_byte_are_of_the_bytes_of_the_tails_text(fake_lm):
+  lm = fake_lm(loss=lambda position, scale: 2 + 0 * position, context_tokens=5)
+  # The last four tokens are " sea", " ä", " ship" and ".": 13 bytes.
+  ids = lm.encode("In the sea ä ship.")
+  (got,) = _evaluate(lm, [ids], 6)["bits_per_byte"].outcomes
+  assert got == pytest.approx(4 * 2 / np.log(2) / 13)
+
+
+def test_an_interval_is_over_excerpts_and_none_of_few(token_losses):
+  many = _evaluate(token_losses, [[d] * 64 for d in range(9)], 64)["loss"]
   assert many.outcomes == tuple(range(9))
   assert 0 <= many.low < 4 < many.high <= 8
-  few = _evaluate(lm, [[d] * 64 for d in range(7)], 64)["loss"]
+  few = _evaluate(token_losses, [[d] * 64 for d in range(7)], 64)["loss"]
   assert (few.value, few.low, few.high) == (3, None, None)
 
 
@@ -80,9 +77,9 @@ def test_the_scale_of_the_condition_reaches_the_model(fake_lm):
   assert perplexity.mean_loss(lm, [[0] * 64], 0.5) == 0.5
 
 
-def test_a_mean_loss_is_over_tokens_whatever_their_documents(fake_lm):
+def test_a_mean_loss_is_over_tokens_whatever_their_documents(token_losses):
   documents = [[1] * 11, [4] * 31]
-  got = perplexity.mean_loss(TokensAsLosses(fake_lm), documents, 1.0)
+  got = perplexity.mean_loss(token_losses, documents, 1.0)
   assert got == (10 * 1 + 30 * 4) / 40
 
 

@@ -194,8 +194,10 @@ def test_scores_are_rulers(golden):
 def test_the_length_search_finds_rulers_sizes(golden, test_data, name, line):
   pytest.importorskip("wonderwords")
   model = str(test_data / "stories15M" / "tokenizer.model")
+  processor = sentencepiece.SentencePieceProcessor(model_file=model)
   order = Order(
-    encode=sentencepiece.SentencePieceProcessor(model_file=model).encode,
+    encode=processor.encode,
+    decode=processor.decode,
     documents=("A word.",),
     lengths=(1024, 4096),
     counts=(1, 1),

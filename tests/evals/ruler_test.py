@@ -19,6 +19,7 @@ GENERATED = tuple(name for name in ruler.TASKS if not name.startswith("qa"))
 def order(tokenizer, documents):
   return Order(
     encode=tokenizer.encode,
+    decode=tokenizer.decode,
     documents=documents,
     lengths=(2048,),
     counts=(3,),
@@ -99,6 +100,14 @@ def test_a_file_of_another_form_is_named(order, tmp_path, name, field):
   message = f"Ruler.{field} must be RULER's own file, got {path}"
   with pytest.raises(ValueError, match=message):
     _task(name, **{field: str(path)}).draw(order)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".json"])
+def test_essays_of_another_encoding_are_named(order, tmp_path, ending):
+  path = tmp_path / f"essays{ending}"
+  path.write_bytes('{"text": "café"}'.encode("latin-1"))
+  with pytest.raises(ValueError, match=f"Ruler.essays must be .*{path}"):
+    _task("niah_single_2", essays=str(path)).draw(order)
 
 
 @pytest.mark.parametrize("length", [60, 249])

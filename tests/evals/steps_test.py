@@ -61,7 +61,7 @@ def test_every_method_is_run_without_and_with_its_own_scale(lm, material):
     *(("model", 1.0, False), ("model", 4.0, False), ("model", 4.0, True)),
     *(("yarn", 1.0, False), ("yarn", 4.0, False), ("yarn", 4.0, True)),
   }
-  assert len(rows) == 6 * 2 * 2
+  assert len(rows) == 6 * (3 + 2)
   assert fits.keys() == {"model", "yarn"}
   for (_, _, method, factor, fitted), row in rows.items():
     assert row.seed == 7
@@ -185,8 +185,63 @@ def test_what_is_in_the_record_is_not_done_again(lm, material):
   rows = whole.rows
   half = steps.Record(rows[:10], {"m": {"model": whole.fits["m"]["model"]}})
   resumed, rest = _run(SUITE, lambda *by: lm, material, half)
-  assert rest == [names[1], *names[2 + 10 // 2 :]]
+  # Both methods at 1x: perplexity has three metrics, passkey two.
+  assert rest == [names[1], *names[2 + 4 :]]
   assert (resumed.rows, resumed.fits) == (rows, whole.fits)
+
+
+class Reads:
+  """Methods to a model each, which note every call; "crop" is "model" at 1x."""
+
+  def __init__(self, fake_lm, best_scale):
+    self.calls = []
+    calls = self.calls
+
+    class Noting(fake_lm):
+      def with_logit_scale(self, scale):
+        other = Noting(self.answer, self.loss, scale=scale)
+        other.tokenizer = self.tokenizer
+        return other
+
+      def loglikelihood(self, sequences):
+        calls.append((len(sequences[0]), self.scale))
+        return super().loglikelihood(sequences)
+
+    def loss(position, scale):
+      return 3 + (scale - best_scale) ** 2 + 0 * position
+
+    self.lms = {name: Noting(loss=loss) for name in ("model", "crop")}
+    self.lms["crop"].tokenizer = self.lms["model"].tokenizer
+
+  def __call__(self, method, factor):
+    return self.lms["model" if factor == 1 else method]
+
+
+@pytest.mark.parametrize(("best", "scaled"), [(1.0, 0), (1.5, 2)])
+def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
+  suite = dataclasses.replace(
+    SUITE,
+    evals=("perplexity",),
+    methods=("model", "crop"),
+    fit_needle_documents=0,
+    fit_evaluations=3,
+  )
+  reads = Reads(fake_lm, best)
+  record, _ = _run(suite, reads, material)
+  # Two fits, once at 1x for both methods, and at 4x once for each, and once
+  # more for each whose fitted scale is not 1.
+  assert len(reads.calls) == 2 * 3 + 1 + 2 + scaled
+  cells = {
+    (row.metric, row.method, row.factor, row.scale_fitted): row
+    for row in record.rows
+  }
+  assert len(cells) == len(record.rows) == 3 * (2 + 2 * 2)
+  for (metric, method, factor, fitted), row in cells.items():
+    own = cells[metric, method, factor, False]
+    assert (row.value == own.value) == (not fitted or not scaled)
+    if factor == 1:
+      copied = dataclasses.replace(cells[metric, "model", 1.0, False])
+      assert row == dataclasses.replace(copied, method=method)
 
 
 def test_a_step_that_fails_leaves_nothing_behind(lm, material):
@@ -222,7 +277,14 @@ def test_steps_weigh_what_they_read(lm, material):
   counter = Counter(loss=lm.loss)
   inputs = steps.Inputs(SUITE, counter, material)
   record = steps.Record()
-  for step in steps.steps(inputs, "m", ("model",), lambda *by: counter, record):
+  fit, *ahead = steps.steps(
+    inputs, "m", ("model",), lambda *by: counter, record
+  )
+  fit.run()
+  # The counter has no best scale. With a slope of 0 nothing is read again.
+  found = record.fits["m"]
+  found["model"] = dataclasses.replace(found["model"], c=0.5)
+  for step in ahead:
     read.clear()
     step.run()
     # A prompt may be short of its length by a word and its mark.

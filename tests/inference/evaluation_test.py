@@ -27,6 +27,17 @@ def test_a_method_reads_the_same_weights_under_its_positions():
     assert read.context_tokens == 32, "the base of the factors has moved"
 
 
+def test_methods_that_change_nothing_are_the_model_itself():
+  lm = CheckpointLM(CONFIG, {"embed": 1}, None, 1.0)
+  variant = evaluation.variants(lm)
+  for method in ("model", "crop", "rope", "pi", "ntk", "yarn"):
+    assert variant(method, 1.0) is lm
+  assert variant("rope", 4.0) is lm
+  assert variant("crop", 4.0) is not lm
+  with pytest.raises(ValueError, match="got 'yarnn'"):
+    variant("yarnn", 1.0)
+
+
 def test_an_evaluation_of_no_model_is_refused():
   with pytest.raises(ValueError, match="at least one model, got none"):
     evaluation.plan(Suite(), {}, Material([], []), steps.Record())

@@ -144,6 +144,17 @@ def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
   assert len(Training.started) == 1 and asked.count(own) > 2
 
 
+def test_a_recipe_that_the_bucket_lacks_is_a_mistake(host):
+  host.order(files=["mine.gin", "shape.gin"], recipe="mine.gin")
+  host.objects["gs://b/x/recipe/mine.gin"] = b"include 'shape.gin'"
+  host.start()
+  found = host.await_state(1, "exited")
+  host.end()
+  assert found["code"] == Exit.MISTAKE
+  assert "gs://b/x/recipe/shape.gin" in found["said"]
+  assert Training.started == []
+
+
 def test_stopped_before_its_training_it_begins_none(host):
   host.order(stop=True)
   host.start()

@@ -132,6 +132,18 @@ def test_a_crash_is_tried_again_after_a_wait_on_the_same_machines():
   assert (state.phase, state.attempt) == (Phase.RUNNING, 2)
 
 
+def test_each_wait_after_a_crash_is_twice_the_one_before():
+  state = _running()
+  waits = []
+  for crash in range(POLICY.retries):
+    crashed = _sight(Standing.ACTIVE, _both(1, 1), step=crash)
+    state, _ = _walk(state, crashed)
+    waits.append(state.again_at)
+    again = _running(crashes=state.crashes, failed_step=state.failed_step)
+    state = again
+  assert waits == [10, 20, 40]
+
+
 def test_the_same_step_never_fails_a_third_time():
   state = _running()
   for now in (0, 100):

@@ -90,6 +90,12 @@ def test_an_ai_zone_is_of_its_region(tmp_path):
   assert rented.region == "us-central1"
 
 
+@pytest.mark.parametrize("hours", [1, 168])
+def test_flex_start_may_last_an_hour_to_a_week(tmp_path, hours):
+  changes = {"capacity": '"flex-start"', "max_run_hours": str(hours)}
+  assert slice.read(_write(tmp_path, **changes), {}).max_run_hours == hours
+
+
 @pytest.mark.parametrize(
   ("changes", "told"),
   [
@@ -103,6 +109,10 @@ def test_an_ai_zone_is_of_its_region(tmp_path):
     ({"capacity": '"flex-start"'}, "Flex-start capacity needs max_run_hours"),
     (
       {"capacity": '"flex-start"', "max_run_hours": "200"},
+      "max_run_hours must be 1 to 168",
+    ),
+    (
+      {"capacity": '"flex-start"', "max_run_hours": "0"},
       "max_run_hours must be 1 to 168",
     ),
     ({"way": '"jobset"'}, "A JobSet needs a cluster and its location"),

@@ -312,6 +312,19 @@ def test_a_host_that_never_began_is_asked_why(capsys):
   assert "host (h1): HTTP Error 403" in state.reason
 
 
+def test_a_host_that_began_after_a_failed_start_has_not_failed():
+  world = World()
+  failed = {"host": "h0", "state": "failed", "said": "no disk", "updated": 0.0}
+  began = failed | {"state": "running", "slice": 0, "worker": 0, "code": None}
+  folder = f"{RENTED.folder}/hosts/1"
+  world.write(f"{folder}/startup-h0.json", json.dumps(failed) + "\n")
+  (host,) = watch.look(RENTED, ORDER, watch.begin(1, 0.0), world, 0.0).hosts
+  assert not host.started
+  world.write(f"{folder}/0-0.json", json.dumps(began) + "\n")
+  (host,) = watch.look(RENTED, ORDER, watch.begin(1, 0.0), world, 0.0).hosts
+  assert host.started and host.code is None
+
+
 def test_ended_at_any_command_it_goes_on_and_ends_the_same():
   def world():
     return World(

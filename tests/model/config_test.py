@@ -61,6 +61,7 @@ def test_a_size_below_one_is_refused(config, name):
     ({"vocab_size": 2**31}, r"vocab_size must be at most 2147483647, got 2147"),
     ({"norm_eps": 0.0}, r"norm_eps must be finite and above 0, got 0\.0"),
     ({"logit_scale": float("nan")}, r"logit_scale must be finite.*got nan"),
+    ({"norm_gain_offset": float("nan")}, "offset must be finite, got nan"),
     ({"logit_soft_cap": 0.0}, r"soft_cap must be finite and above 0, got 0\.0"),
     ({"logit_scale_slope": -0.1}, r"slope must be finite.*got -0\.1\. Set"),
     ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),

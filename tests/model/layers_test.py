@@ -92,6 +92,13 @@ def test_a_norm_of_bfloat16_is_float32_until_its_result():
   )
 
 
+def test_gains_begin_so_that_a_norm_only_normalizes():
+  x = jax.random.normal(jax.random.key(0), (4, 8, 64))
+  plain, offset = layers.RMSNorm(64, 1e-5), layers.RMSNorm(64, 1e-5, 1.0)
+  np.testing.assert_array_equal(offset.gain[...], np.zeros(64))
+  np.testing.assert_array_equal(offset(x), plain(x))
+
+
 @pytest.fixture(scope="module")
 def initial(config):
   wide = dataclasses.replace(config, width=96, num_layers=3, qk_norm="qk")

@@ -467,9 +467,15 @@ def test_a_soft_cap_bounds_the_logits(config, params, tokens_BS):
 
 
 def test_another_capture_is_refused(config, params, tokens_BS):
-  message = "projections, attention_inputs, .*, got weights. Name some"
+  message = "projections, attention_inputs, .*, got logits. Name some"
   with pytest.raises(ValueError, match=message):
-    transformer.hidden(config, params, tokens_BS, capture=("weights",))
+    transformer.hidden(config, params, tokens_BS, capture=("logits",))
+
+
+def test_weights_are_captured_with_a_reader_alone(config, params, tokens_BS):
+  for options in ({"capture": ("weights",)}, {"reader": object()}):
+    with pytest.raises(ValueError, match="Give both, or neither"):
+      transformer.hidden(config, params, tokens_BS, **options)
 
 
 def test_how_layers_are_compiled_changes_no_gradient(config, params, tokens_BS):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import Alibi, LogScaled, Nope, Rope
+from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
 
 POS_BS = jnp.asarray([[0, 7, 8, 63, 511]])
 
@@ -37,6 +37,7 @@ def test_the_rest_is_the_scheme_within():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
+    (lambda: LogScaled(Pattern((Rope(),))), r"one scheme, got Pattern.*wrap"),
     (lambda: LogScaled(LogScaled()), r"without a scale of its own.*Give its"),
     (lambda: LogScaled(trained_tokens=1), r"at least 2, got 1\. Give the"),
     (lambda: LogScaled(slope=-0.1), r"slope of at least 0, or None, got -0\.1"),

@@ -78,7 +78,7 @@ def test_a_huge_factor_drops_a_pairs_positions():
     (lambda: RescaledRope(1e4, (1.0, 0.0)), r"above 0.*got 0\.0"),
     (lambda: RescaledRope(1e4, (math.nan,)), r"finite.*got nan"),
     (lambda: RescaledRope(1.0, (1.0,)), r"theta above 1, got 1\.0"),
-    (lambda: RescaledRope(1e4, (1.0,), -1.0), r"attention_factor.*got -1"),
+    (lambda: RescaledRope(1e4, (1.0,), 0.0), r"attention_factor.*got 0\.0"),
     (
       lambda: RescaledRope(1e4, (1.0,)).frequencies(D),
       r"pair, 8 at head_dim 16, got 1\. Give as many",

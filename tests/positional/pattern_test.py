@@ -64,7 +64,7 @@ def test_layers_become_their_shortest_period():
   assert patterns.of_layers(schemes, plan.windows) == RNOPE
   assert patterns.of_layers(schemes) == Pattern(RNOPE.schemes)
   assert patterns.of_layers([Nope()] * 3, [None] * 3) == Nope()
-  assert patterns.of_layers([Nope()] * 3, [8] * 3) == Pattern((Nope(),), (8,))
+  assert patterns.of_layers([Nope()] * 3, [1] * 3) == Pattern((Nope(),), (1,))
 
 
 def test_each_layer_has_what_its_own_scheme_does():

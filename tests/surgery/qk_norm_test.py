@@ -64,8 +64,10 @@ def test_the_norm_is_the_one_asked_for_and_old_leaves_are_shared(
   ]
 
 
-def test_unit_gains_make_each_token_the_same_size(params):
-  config, normed = qk_norm.add_qk_norm(CONFIG, params)
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_unit_gains_make_each_token_the_same_size(params, offset):
+  config = dataclasses.replace(CONFIG, norm_gain_offset=offset)
+  config, normed = qk_norm.add_qk_norm(config, params)
   q_NBSHD, k_NBSKD, *_ = transformer.attention_inputs(config, normed, TOKENS_BS)
   raw_q_NBSHD, _ = transformer.qk_projections(CONFIG, params, TOKENS_BS)
   for x in (q_NBSHD, k_NBSKD):

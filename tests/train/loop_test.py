@@ -18,12 +18,13 @@ import pytest
 from drope_jax import positional, sharding, trees
 from drope_jax.analysis import records
 from drope_jax.checkpoint import store
+from drope_jax.checkpoint.model import Model
 from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import context, guard, loop, lora, optimizer, training
+from drope_jax.train import guard, loop, lora, optimizer, training
 from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
@@ -198,9 +199,7 @@ def test_every_phase_leaves_a_checkpoint_with_its_history(whole, base):
   for name in ("pretrain", "surgery", "recalibrate"):
     params, manifest = store.load_model(folder / name)
     # What listeners were given is theirs: later steps do not take it away.
-    _assert_same_bits(
-      _leaves(context.Model(params, manifest)), _leaves(models[name])
-    )
+    _assert_same_bits(_leaves(Model(params, manifest)), _leaves(models[name]))
     lineages[name] = manifest.lineage
     kept = tokenizer.load(str(store.tokenizer_path(folder / name)))
     assert kept.fingerprint == manifest.tokenizer.fingerprint
@@ -312,9 +311,7 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
   assert _lines(folder) == _lines(want_folder)
   for name in ("pretrain", "surgery"):
     params, manifest = store.load_model(folder / name)
-    _assert_same_bits(
-      _leaves(context.Model(params, manifest)), _leaves(want[name])
-    )
+    _assert_same_bits(_leaves(Model(params, manifest)), _leaves(want[name]))
 
 
 def test_told_to_stop_it_saves_the_step_or_the_phase(whole, base, tmp_path):

@@ -5,12 +5,9 @@ import math
 from typing import Literal
 
 from absl import logging
-import jax
 
 from drope_jax.attention.flash_tpu import block_table
 
-_CHIPS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e"}
-"""Chips by a part of the device's kind; the first match counts."""
 _LANES = 128
 
 
@@ -73,12 +70,6 @@ class Blocks:
     if (q, k, unit_q, unit_k) != (self.part, self.part, *sizes[2:]):
       return self.tile
     return self.part, self.part
-
-
-def chip(device: jax.Device) -> str | None:
-  """Returns the table's name of a device's chip, or None if it has none."""
-  kind = device.device_kind
-  return next((_CHIPS[part] for part in _CHIPS if part in kind), None)
 
 
 def nearest(

@@ -45,7 +45,7 @@ def open_source(
     return meta.open_folder(path, scratch, llama=llama, **options)
   if llama is not None:
     raise ValueError(
-      f"--llama is of Meta's folders, with {meta.PARAMS} and no config.json, "
+      f"`llama` is of Meta's folders, with {meta.PARAMS} and no config.json, "
       f"got {path}. Leave it out."
     )
   if path.is_dir():

@@ -65,13 +65,13 @@ class Options:
       )
     if self.architecture not in (None, *hf_architecture.STOCK):
       raise ValueError(
-        "--architecture must be one of "
+        "`architecture` must be one of "
         f"{', '.join(hf_architecture.STOCK)}, got {self.architecture!r}. Name "
         "one of these, or leave it out."
       )
     if self.logit_scale is not None and not self.logit_scale > 0:
       raise ValueError(
-        "--logit-scale must be above 0, or every key weighs alike, got "
+        "`logit_scale` must be above 0, or every key weighs alike, got "
         f"{self.logit_scale}. Raise it, or leave it out."
       )
 
@@ -143,9 +143,9 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
   if _is_bound(config):
     if context_tokens is not None:
       raise ValueError(
-        "--context needs a model without positions that are new beyond the "
-        f"trained {trained} tokens, got {context_tokens} for another model. "
-        "Leave it out."
+        "`context_tokens` needs a model without positions that are new beyond "
+        f"the trained {trained} tokens, got {context_tokens} for another "
+        "model. Leave it out."
       )
     return trained, "as its positions were trained"
   if context_tokens is None:
@@ -157,7 +157,7 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
     return longest, "the longest that it was evaluated at"
   if context_tokens < 1:
     raise ValueError(
-      f"--context must be 1 or more tokens, got {context_tokens}. Raise it."
+      f"`context_tokens` must be 1 or more, got {context_tokens}. Raise it."
     )
   beyond = longest is not None and context_tokens > longest
   return context_tokens, "as asked for" + (
@@ -213,7 +213,7 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
     yield (
       "No client applies the softmax scale that was fitted"
       + (
-        f": --context {card.context_tokens} would put that of this "
+        f": `context_tokens={card.context_tokens}` would put that of this "
         f"length, {scale:.3g}, into the weights."
         if card.is_stock
         else "."
@@ -244,17 +244,21 @@ def _stock(
   scale: float | None,
   preferred: Sequence[str],
 ) -> tuple[hf_export.Target, str]:
-  if scale is None and config.logit_scale != 1:
-    raise ValueError(
-      "A stock architecture has no field for a logit scale, got "
-      f"{config.logit_scale:g}. Fold it into q's weights with --logit-scale "
-      f"{config.logit_scale:g}, or use --format sakana, which has one."
-    )
+  if scale is not None:
+    config = dataclasses.replace(config, logit_scale=1.0)
   name = hf_architecture.choose(
     config, preferred, required=options.architecture
   )
+  family = families.FAMILIES[name]
+  if config.logit_scale != 1 and not family.softmax_scale.has_field:
+    raise ValueError(
+      f"{family.architecture} has no field for a logit scale, got "
+      f"{config.logit_scale:g}. Fold it into q's weights with "
+      f"`logit_scale={config.logit_scale:g}`, or use "
+      '`format="sakana"`, which has one.'
+    )
   target = hf_export.Target(
-    families.FAMILIES[name],
+    family,
     hf_config.to_dict(config, name),
     1.0 if scale is None else scale,
   )
@@ -282,7 +286,7 @@ def _for_other_clients(config: ModelConfig, model_type: str) -> str:
     return ""
   for name in ("llama", "mistral"):
     if hf_architecture.misfit(config, name) is None:
-      return f"; llama.cpp needs --architecture {name}"
+      return f'; llama.cpp needs `architecture="{name}"`'
   return "; llama.cpp would run another model: see docs/convert.md"
 
 
@@ -291,8 +295,8 @@ def _sakana(
 ) -> tuple[hf_export.Target, str]:
   if options.logit_scale is not None or options.architecture is not None:
     raise ValueError(
-      "--format sakana has one architecture and a field for the softmax scale, "
-      "got --architecture or --logit-scale. Leave them out; "
+      '`format="sakana"` has one architecture and a field for the softmax '
+      "scale, got `architecture` or `logit_scale`. Leave them out; "
       "`drope surgery --logit-scale` sets the checkpoint's."
     )
   if scale is not None:

@@ -15,9 +15,12 @@ from drope_jax.checkpoint.formats.hf_choices import (
   AttentionType,
   Choice,
   Constant,
+  Embeddings,
   Heads,
   Norms,
+  NoSoftmaxScale,
   QkNorm,
+  QueryPreAttnScalar,
   SoftmaxScale,
 )
 from drope_jax.checkpoint.formats.hf_positions import (
@@ -30,16 +33,18 @@ from drope_jax.checkpoint.formats.hf_projections import (
   AttentionBias,
   Biases,
   DenseMlp,
+  GeluMlp,
   InputBias,
+  Mlp,
   NoBiases,
   SingleExpert,
 )
 from drope_jax.checkpoint.formats.hf_windows import (
   OneWindow,
-  ThreeInFour,
   UpperWindows,
   Windows,
   WindowsByLayer,
+  WindowsByType,
 )
 from drope_jax.model.config import ModelConfig
 
@@ -74,6 +79,11 @@ _POST_NORMS = {
   "layers/mlp_post_norm/gain": _LAYER + "post_feedforward_layernorm.weight",
 }
 
+_NORMS_ON_BOTH_SIDES = {
+  **_POST_NORMS,
+  "layers/mlp_norm/gain": _LAYER + "pre_feedforward_layernorm.weight",
+}
+
 _ATTENTION_BIAS = AttentionBias(o_bias=_LAYER + "self_attn.o_proj.bias")
 
 BUFFERS = tuple(
@@ -88,8 +98,8 @@ class Family:
 
   Attributes:
     architecture: the causal language model's class.
-    heads, norms, qk_norm, biases, positions, windows, mlp, softmax_scale: how
-      config.json says each choice.
+    heads, embeddings, norms, qk_norm, biases, positions, windows, mlp,
+      softmax_scale: how config.json says each choice.
     interleaved: whether RoPE rotates channels (2i, 2i + 1) of a head, and not
       (i, i + D/2), so that q and k are stored in another order.
     merged: tensors that hold the rows of several parameters, which `names` has
@@ -102,13 +112,14 @@ class Family:
 
   architecture: str
   heads: Heads = Heads()
+  embeddings: Embeddings = Embeddings()
   norms: Choice = Norms()
   qk_norm: Choice = QkNorm()
   biases: Choice = Biases()
   positions: Positions = Positions()
   windows: Windows = Windows()
-  mlp: Choice = Choice()
-  softmax_scale: Choice = Choice()
+  mlp: Mlp = Mlp()
+  softmax_scale: NoSoftmaxScale = NoSoftmaxScale()
   interleaved: bool = False
   merged: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
@@ -119,6 +130,7 @@ class Family:
     """All of its choices."""
     return (
       self.heads,
+      self.embeddings,
       self.norms,
       self.qk_norm,
       self.biases,
@@ -186,9 +198,25 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       qk_norm=QkNorm("joint"),
       biases=_ATTENTION_BIAS,
       positions=PositionsByType(no_rotation="linear"),
-      windows=ThreeInFour(),
+      windows=WindowsByType(period=4),
       names=_LLAMA | _POST_NORMS,
       defaults={"rms_norm_eps": 1e-5, "rope_theta": 5e5},
+    ),
+    "gemma3_text": Family(
+      "Gemma3ForCausalLM",
+      heads=Heads(default=256, divide_width=True),
+      embeddings=Embeddings(by_root_of_width=True),
+      norms=Norms("both", gain_offset=1.0),
+      qk_norm=QkNorm("head"),
+      biases=_ATTENTION_BIAS,
+      positions=PositionsByType(
+        no_rotation="linear", period=6, windowed_theta="rope_local_base_freq"
+      ),
+      windows=WindowsByType(period=6),
+      mlp=GeluMlp(),
+      softmax_scale=QueryPreAttnScalar(),
+      names=_LLAMA | _NORMS_ON_BOTH_SIDES,
+      defaults={"rope_theta": 1e6, "tie_word_embeddings": True},
     ),
     "seed_oss": Family(
       "SeedOssForCausalLM",

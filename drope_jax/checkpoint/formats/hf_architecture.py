@@ -17,6 +17,7 @@ STOCK = (
   "olmo3",
   "seed_oss",
   "ernie4_5",
+  "gemma3_text",
 )
 """Of transformers, plainest first; Qwen2 needs biases: it is before Llama."""
 
@@ -72,7 +73,7 @@ def choose_papers(config: ModelConfig) -> str:
   reason = reasons["qwen2_drope" if config.qkv_bias else "llama_drope"]
   raise ValueError(
     "The layout of the paper's repository has no positions, no windows and "
-    f"norms over all heads jointly, got {reason}. Use --format hf."
+    f'norms over all heads jointly, got {reason}. Use `format="hf"`.'
   )
 
 
@@ -86,7 +87,9 @@ def misfit(config: ModelConfig, model_type: str) -> str | None:
 
 def _none_holds(config: ModelConfig) -> str:
   """Returns what the error says: the nearest architecture, and what to do."""
-  if config.norm_placement != "pre":
+  if config.norm_placement == "both":
+    nearest = "gemma3_text"
+  elif config.norm_placement == "post":
     nearest = "olmo3" if Layers.of(config).sizes else "olmo2"
   elif config.qk_norm == "none":
     nearest = "smollm3"
@@ -102,8 +105,8 @@ def _none_holds(config: ModelConfig) -> str:
     )
     if any(misfit(config, name) is None for name in PAPERS):
       advice = (
-        "Use --format sakana, the layout of the paper's repository, which runs "
-        f"with its code. Or: {advice}"
+        'Use `format="sakana"`, the layout of the paper\'s repository, which '
+        f"runs with its code. Or: {advice}"
       )
   return (
     f"No stock architecture holds this model: {FAMILIES[nearest].architecture}"

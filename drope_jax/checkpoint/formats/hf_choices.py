@@ -114,31 +114,56 @@ class Heads(Choice):
       return f"a width of {M}, no multiple of {H} heads"
     if self.fill_width and M != H * D:
       return f"a width of {M}, not the {H} heads times head_dim {D}"
-    # No family has these yet.
-    for name in ("logit_soft_cap", "mlp_activation", "embedding_scale"):
-      if (value := getattr(config, name)) != getattr(ModelConfig, name):
-        return f"{name} {value}"
     return None
 
 
 @dataclasses.dataclass(frozen=True)
+class Embeddings(Choice):
+  """What the embeddings that the first layer reads are multiplied by.
+
+  Attributes:
+    by_root_of_width: sqrt(width), or nothing.
+  """
+
+  by_root_of_width: bool = False
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"embedding_scale": self._scale(values["hidden_size"])}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if (scale := config.embedding_scale) != self._scale(config.width):
+      return f"embeddings that are multiplied by {scale:g}"
+    return None
+
+  def _scale(self, width: int) -> float:
+    return width**0.5 if self.by_root_of_width else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Norms(Choice):
-  """Where the norms of a layer are, the same in all layers.
+  """Where the norms of a layer are, the same in all layers, and their gains.
 
   Attributes:
     placement: `ModelConfig.norm_placement`.
+    gain_offset: `ModelConfig.norm_gain_offset`.
   """
 
   placement: str = "pre"
+  gain_offset: float = 0.0
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"norm_placement": self.placement}
+    return {
+      "norm_placement": self.placement,
+      "norm_gain_offset": self.gain_offset,
+    }
 
   def misfit(self, config: ModelConfig) -> str | None:
     if config.layer_groups:
       return "groups of layers that differ"
     if config.norm_placement != self.placement:
       return f"{config.norm_placement!r} as its placement of norms"
+    if config.norm_gain_offset != self.gain_offset:
+      return f"gains to which {config.norm_gain_offset:g} is added"
     return None
 
 
@@ -222,8 +247,21 @@ class AttentionType(Choice):
     return (Constant(name, (size,), 1.0, like="final_norm/gain"),)
 
 
-class SoftmaxScale(Choice):
+class NoSoftmaxScale(Choice):
+  """Logits are multiplied by 1 / sqrt(D), and not capped."""
+
+  has_field = False
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if (cap := config.logit_soft_cap) is not None:
+      return f"a cap of {cap:g} on attention's logits"
+    return None
+
+
+class SoftmaxScale(NoSoftmaxScale):
   """A field for all of what logits are multiplied by, 1 / sqrt(D) included."""
+
+  has_field = True
 
   kinds = types.MappingProxyType({"softmax_scale": Number(above=0)})
   defaults = types.MappingProxyType({"softmax_scale": None})
@@ -236,3 +274,45 @@ class SoftmaxScale(Choice):
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     return {"softmax_scale": config.logit_scale * config.head_dim**-0.5}
+
+
+class QueryPreAttnScalar(NoSoftmaxScale):
+  """A whole number, by whose root logits are divided in place of D's.
+
+  Caps of logits and attention to later tokens, which have fields too, must be
+  absent.
+  """
+
+  has_field = True
+  kinds = types.MappingProxyType(
+    {
+      "query_pre_attn_scalar": Number(above=0),
+      "attn_logit_softcapping": OneOf(None),
+      "final_logit_softcapping": OneOf(None),
+      "use_bidirectional_attention": OneOf(False),
+    }
+  )
+  defaults = types.MappingProxyType(
+    {
+      "query_pre_attn_scalar": 256,
+      "attn_logit_softcapping": None,
+      "final_logit_softcapping": None,
+      "use_bidirectional_attention": False,
+    }
+  )
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    scalar, head_dim = values["query_pre_attn_scalar"], values["head_dim"]
+    return {"logit_scale": (head_dim / scalar) ** 0.5}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"query_pre_attn_scalar": round(self._scalar(config))}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    scalar = self._scalar(config)
+    if abs(scalar - round(scalar)) > 1e-9 * scalar:
+      return f"a logit scale of {config.logit_scale:g}"
+    return super().misfit(config)
+
+  def _scalar(self, config: ModelConfig) -> float:
+    return config.head_dim / config.logit_scale**2

@@ -44,7 +44,6 @@ _KINDS: Mapping[str, Kind] = {
   "torch_dtype": OneOf("auto", *tensors_lib.FLOATS),
   "dtype": OneOf("auto", *tensors_lib.FLOATS),
   # Of which one value is what the model here does.
-  "hidden_act": OneOf("silu", "swish"),
   "mlp_bias": OneOf(False),
   "use_sliding_window": OneOf(False),
   "partial_rotary_factor": OneOf(1.0, 1),
@@ -139,7 +138,6 @@ def to_dict(config: ModelConfig, model_type: str) -> dict[str, Any]:
     "num_hidden_layers": config.num_layers,
     "num_attention_heads": config.num_heads,
     "num_key_value_heads": config.num_kv_heads,
-    "hidden_act": "silu",
     "max_position_embeddings": config.context_tokens,
     "rms_norm_eps": config.norm_eps,
     "tie_word_embeddings": config.tied_embeddings,

@@ -118,8 +118,9 @@ def _arrays(
   for path, leaf in flat.items():
     array = np.asarray(store.load_leaf(checkpoint, path, leaf))
     if path in scaled:
-      folded = array.astype(np.float32) * np.float32(target.logit_scale)
-      array = folded.astype(array.dtype)
+      offset = config.norm_gain_offset if config.norms_q else 0
+      folded = (array.astype(np.float32) + offset) * target.logit_scale
+      array = (folded - offset).astype(array.dtype)
     parameter = parameters.describe(path)
     for one in array if parameter.is_stacked else [array]:
       rows = one.T if parameter.is_matrix else one

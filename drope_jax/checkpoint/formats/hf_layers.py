@@ -42,8 +42,13 @@ class Layers:
     return tuple(dict.fromkeys(w for w in self.windows if w is not None))
 
 
-def three_in_four(values: Mapping[str, Any]) -> list[str]:
-  """Returns each layer's type: without layer_types, every fourth sees all."""
+def types(values: Mapping[str, Any], period: int) -> list[str]:
+  """Returns each layer's type.
+
+  Args:
+    values: config.json's fields.
+    period: without layer_types, the last of so many layers sees all tokens.
+  """
   N = values["num_hidden_layers"]
-  by_default = [FULL if (n + 1) % 4 == 0 else SLIDING for n in range(N)]
+  by_default = [FULL if (n + 1) % period == 0 else SLIDING for n in range(N)]
   return values["layer_types"] or by_default

@@ -8,7 +8,13 @@ from typing import Any
 from drope_jax.checkpoint.formats import hf_layers, rope_parameters
 from drope_jax.checkpoint.formats.hf_choices import Choice
 from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
-from drope_jax.checkpoint.formats.kinds import ListOf, OneOf, Whole
+from drope_jax.checkpoint.formats.kinds import (
+  Kind,
+  ListOf,
+  Number,
+  OneOf,
+  Whole,
+)
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Rope, Scheme, rotary
 
@@ -92,9 +98,28 @@ class PositionsByType(Positions):
   """Plain RoPE for layers with a window, one rotation for those without.
 
   transformers 5 has both in rope_parameters, by layer type. transformers 4 has
-  rope_theta for all layers, and rope_scaling for those without a window: it
-  always rotates the others. Both forms are written.
+  rope_theta, and rope_scaling for layers without a window: it always rotates
+  the others. Both forms are written.
+
+  Attributes:
+    period: where layer_types is absent, the last of so many layers has no
+      window.
+    windowed_theta: transformers 4's field for the theta of layers with a
+      window; None: it is rope_theta.
   """
+
+  period: int = 4
+  windowed_theta: str | None = None
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    if self.windowed_theta is None:
+      return {}
+    return {self.windowed_theta: Number(above=1)}
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    return {} if self.windowed_theta is None else {self.windowed_theta: 1e4}
 
   def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
     by_type = values["rope_parameters"] or {
@@ -106,11 +131,22 @@ class PositionsByType(Positions):
         f"rope_parameters must have positions for {FULL} and for {SLIDING}, "
         f"got {', '.join(by_type)}. Put the model's there."
       )
+    theta = {
+      FULL: values["rope_theta"],
+      SLIDING: values[self.windowed_theta or "rope_theta"],
+    }
     read = {
-      kind: _rope({**values, "rope_parameters": given, "rope_scaling": None})
+      kind: _rope(
+        {
+          **values,
+          "rope_parameters": given,
+          "rope_scaling": None,
+          "rope_theta": theta[kind],
+        }
+      )
       for kind, given in by_type.items()
     }
-    return [read[kind] for kind in hf_layers.three_in_four(values)]
+    return [read[kind] for kind in hf_layers.types(values, self.period)]
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     windowed, others = _by_window(config)
@@ -126,7 +162,10 @@ class PositionsByType(Positions):
     sliding = rope_parameters.write(
       plain, config.head_dim, config.context_tokens
     )
-    return _old_form(rope) | {"rope_parameters": {FULL: rope, SLIDING: sliding}}
+    written = _old_form(rope)
+    if self.windowed_theta is not None:
+      written[self.windowed_theta] = plain.theta
+    return written | {"rope_parameters": {FULL: rope, SLIDING: sliding}}
 
   def misfit(self, config: ModelConfig) -> str | None:
     windowed, others = _by_window(config)
@@ -140,7 +179,7 @@ class PositionsByType(Positions):
     rotary_others = [scheme for scheme in others if scheme != Nope()]
     if reason := _not_rotary(rotary_others):
       return reason
-    for scheme in rotary_others:
+    for scheme in rotary_others if self.windowed_theta is None else ():
       written = rope_parameters.write(
         scheme, config.head_dim, config.context_tokens
       )

@@ -96,15 +96,49 @@ class NoBiases(Biases):
     return {"use_bias": False}
 
 
-class DenseMlp(Choice):
-  """An MLP of which mlp_bias says that it has no biases."""
+class Mlp(Choice):
+  """A gated MLP with SiLU."""
+
+  kinds: Mapping[str, Kind] = types.MappingProxyType(
+    {"hidden_act": OneOf("silu", "swish")}
+  )
+  defaults: Mapping[str, Any] = types.MappingProxyType({"hidden_act": "silu"})
+  activation = "silu"
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mlp_activation": self.activation}
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
-    return {"mlp_bias": False}
+    return {"hidden_act": "silu"}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.mlp_activation != self.activation:
+      return f"{config.mlp_activation!r} as the MLP's activation"
+    return None
+
+
+class DenseMlp(Mlp):
+  """A gated MLP with SiLU, of which mlp_bias says that it has no biases."""
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return super().write(config) | {"mlp_bias": False}
+
+
+class GeluMlp(Mlp):
+  """A gated MLP with GELU, approximated by tanh."""
+
+  kinds = types.MappingProxyType(
+    {"hidden_activation": OneOf("gelu_pytorch_tanh")}
+  )
+  defaults = types.MappingProxyType({"hidden_activation": "gelu_pytorch_tanh"})
+  activation = "gelu_tanh"
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"hidden_activation": "gelu_pytorch_tanh"}
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleExpert(Choice):
+class SingleExpert(Mlp):
   """An MLP as the only expert of a mixture.
 
   Whatever the router says, the softmax of one logit is one.
@@ -117,6 +151,7 @@ class SingleExpert(Choice):
 
   kinds = types.MappingProxyType(
     {
+      **Mlp.kinds,
       "num_experts": OneOf(1),
       "num_experts_per_tok": OneOf(1),
       "norm_topk_prob": Flag(),
@@ -128,6 +163,7 @@ class SingleExpert(Choice):
   # Absent, the first two are 64 and 8.
   defaults = types.MappingProxyType(
     {
+      **Mlp.defaults,
       "norm_topk_prob": False,
       "output_router_logits": False,
       "router_aux_loss_coef": 0.0,
@@ -136,7 +172,8 @@ class SingleExpert(Choice):
   )
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
-    return {"num_experts": 1, "num_experts_per_tok": 1, "clip_qkv": None}
+    written = {"num_experts": 1, "num_experts_per_tok": 1, "clip_qkv": None}
+    return super().write(config) | written
 
   def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
     shape = (1, config.width)

@@ -8,7 +8,13 @@ from typing import Any
 from drope_jax.checkpoint.formats import hf_layers
 from drope_jax.checkpoint.formats.hf_choices import Choice
 from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
-from drope_jax.checkpoint.formats.kinds import Flag, Optional, Whole
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  OneOf,
+  Optional,
+  Whole,
+)
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, Scheme
 
@@ -98,22 +104,39 @@ class WindowsByLayer(Windows):
     return _size_misfit(Layers.of(config).sizes)
 
 
-class ThreeInFour(Windows):
+@dataclasses.dataclass(frozen=True)
+class WindowsByType(Windows):
   """One window, in the layers that layer_types names.
 
-  Where layer_types is absent, it is in all but every fourth layer.
+  Attributes:
+    period: where layer_types is absent, the last of so many layers has none.
   """
 
-  kinds = types.MappingProxyType({"sliding_window": Optional(Whole())})
-  defaults = types.MappingProxyType({"sliding_window": 4096})
+  period: int
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    period = OneOf(self.period)
+    return {
+      "sliding_window": Optional(Whole()),
+      "sliding_window_pattern": period,
+      "_sliding_window_pattern": period,
+    }
+
+  defaults = types.MappingProxyType(
+    {
+      "sliding_window": 4096,
+      "sliding_window_pattern": None,
+      "_sliding_window_pattern": None,
+    }
+  )
 
   def windows(
     self, values: Mapping[str, Any], schemes: Sequence[Scheme]
   ) -> list[int | None]:
     window = values["sliding_window"]
-    return [
-      window if t == SLIDING else None for t in hf_layers.three_in_four(values)
-    ]
+    kinds = hf_layers.types(values, self.period)
+    return [window if kind == SLIDING else None for kind in kinds]
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     layers = Layers.of(config)

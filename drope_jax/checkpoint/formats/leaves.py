@@ -132,7 +132,7 @@ def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
       if not allow_nonfinite and not tensors_lib.is_finite(rows):
         raise ValueError(
           f"Weights must be finite, got NaN or infinity in {name} as "
-          f"{dtype.name}. Use another copy, or --allow-nonfinite."
+          f"{dtype.name}. Use another copy, or `allow_nonfinite=True`."
         )
       part = slice(start - along.start, stop - along.start)
       if transposed:

@@ -137,7 +137,7 @@ def open_folder(
     raise ValueError(
       f"{folder} must be said to be Llama {', '.join(RELEASES)}, since its "
       f"{PARAMS} does not say how long its context is, got {llama}. Name it "
-      "with --llama."
+      "with `llama`."
     )
   data = json_object.read(folder / PARAMS)
   files = meta_shards.open_files(folder)
@@ -217,8 +217,8 @@ def _require_release(
   ):
     if got != want:
       raise ValueError(
-        f"Llama {llama} must have {name}: {want}, got {got}. Name with --llama "
-        "which one this is."
+        f"Llama {llama} must have {name}: {want}, got {got}. Name with "
+        "`llama` which one this is."
       )
 
 

@@ -52,7 +52,7 @@ def figures(
     raise ValueError(
       "Results of the checkpoint that is exported are needed, got those of "
       f"{', '.join(models) or 'none'} in {where}. Evaluate this one, or leave "
-      "--results out."
+      "the results out."
     )
   name = names[0]
   slopes = [
@@ -159,7 +159,7 @@ class Card:
         f"{trained:,}) do better, with c fitted on held-out text"
         f"{f': here {slope:.3g}' if slope is not None else ''}. No stock "
         "client applies it. To have it in the weights for one length, export "
-        "the checkpoint again with `--context` of that length.\n"
+        "the checkpoint again with `drope export --context`.\n"
       )
 
   def _figures(self) -> Iterator[str]:

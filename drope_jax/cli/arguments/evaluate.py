@@ -97,3 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="of the weights (default: %(default)s); a CPU computes in float32 and "
     "reads few bits faster; int8 is for a CPU alone",
   )
+  parser.add_argument(
+    "--keep-outputs",
+    action="store_true",
+    help="keep every prompt and output in --out as well, in samples.jsonl",
+  )

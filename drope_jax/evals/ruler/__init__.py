@@ -184,4 +184,10 @@ def _read(path: str, field: str) -> str:
       f"Ruler.{field} must be the path of a file, got {path}, which does not "
       "exist. Correct it."
     )
-  return pathlib.Path(path).read_text("utf-8")
+  try:
+    return pathlib.Path(path).read_text("utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"Ruler.{field} must be UTF-8 text, got other bytes in {path}. Convert "
+      "it."
+    ) from error

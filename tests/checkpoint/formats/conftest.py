@@ -25,15 +25,17 @@ def make_theirs():
 
   @torch.no_grad()
   def make(family, **settings):
-    config = getattr(transformers, f"{family}Config")(
-      **SIZES | settings, attn_implementation="eager"
-    )
+    # Families with images have a configuration for the text alone.
+    config_class = getattr(
+      transformers, f"{family}TextConfig", None
+    ) or getattr(transformers, f"{family}Config")
+    config = config_class(**SIZES | settings, attn_implementation="eager")
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
       weight.normal_(generator=generator)
       if name.endswith("norm.weight"):
-        weight.mul_(0.3).add_(1)
+        weight.mul_(0.3).add_(family != "Gemma3")  # It adds one by itself.
       elif name.endswith("o_proj.bias"):
         weight.zero_()
       else:

@@ -44,7 +44,19 @@ CONFIG = ModelConfig(
 DROPPED = dataclasses.replace(CONFIG, positional=Nope())
 ROPE = Rope(5e5)
 POST = dataclasses.replace(DROPPED, norm_placement="post", qk_norm="qk")
+GEMMA = dataclasses.replace(
+  CONFIG,
+  norm_placement="both",
+  norm_gain_offset=1.0,
+  qk_norm="qk",
+  qk_norm_scope="head",
+  mlp_activation="gelu_tanh",
+  embedding_scale=8**0.5,
+)
 JOINT = dataclasses.replace(DROPPED, width=16, qk_norm="qk")
+
+
+GEMMA3 = "gemma3_text"
 
 
 def _with(config=CONFIG, **fields):
@@ -85,6 +97,8 @@ def _same_model(one, other):
     (_with(POST, positional=_swa(ROPE)), "olmo3"),
     (_with(POST, positional=_swa(Yarn(5e5, 4.0, 16))), "olmo3"),
     (_with(POST, positional=_swa(Nope())), "olmo3"),
+    (_with(GEMMA, positional=_swa(Rope(1e6)), logit_scale=2**0.5), GEMMA3),
+    (_with(GEMMA, positional=_swa(Nope()), tied_embeddings=True), GEMMA3),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
     (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
@@ -125,7 +139,7 @@ def test_a_required_architecture_may_neutralise_its_rotation():
   [
     (
       _with(JOINT, width=20),
-      "of 20, not the 4 heads.*--format sakana",
+      'of 20, not the 4 heads.*`format="sakana"`',
     ),
     (
       _with(JOINT, width=20, positional=ROPE),
@@ -139,9 +153,23 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     (_with(POST, positional=_swa(PartialRope(Rope(1e4), 1))), "of theta"),
     (_with(POST, positional=_swa(Alibi())), "Olmo3ForCausalLM.* got Alibi"),
     (_with(POST, qk_norm="none"), "Olmo2ForCausalLM.* got no QK norm"),
+    (_with(DROPPED, norm_placement="both"), "multiplied by 1. Export"),
+    (_with(GEMMA, positional=ROPE), "Gemma3ForCausalLM.* got no windows"),
     (
-      _with(DROPPED, norm_placement="both"),
-      "'both' as its placement of norms",
+      _with(GEMMA, positional=_swa(ROPE), logit_scale=1.1),
+      "got a logit scale of 1.1",
+    ),
+    (
+      _with(GEMMA, positional=_swa(ROPE), norm_gain_offset=0.0),
+      "gains to which 0 is added",
+    ),
+    (
+      _with(GEMMA, positional=_swa(ROPE), mlp_activation="silu"),
+      "'silu' as the MLP's activation",
+    ),
+    (
+      _with(GEMMA, positional=_swa(ROPE), logit_soft_cap=50.0),
+      "a cap of 50 on attention's logits",
     ),
     (
       _with(layer_groups=(LayerGroup(1), LayerGroup(3))),

@@ -92,6 +92,23 @@ CASES = {
       "max_position_embeddings": 4096,
     },
   ),
+  "Gemma 3, two thetas, a scale": (
+    "Gemma3",
+    {
+      "num_hidden_layers": 6,
+      "head_dim": 16,
+      "query_pre_attn_scalar": 24,
+      "sliding_window": 100,
+      "rope_parameters": {
+        "full_attention": {
+          "rope_type": "linear",
+          "rope_theta": 2.0**20,
+          "factor": 8.0,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2.0**16},
+      },
+    },
+  ),
   "Phi-3, a window": ("Phi3", {"sliding_window": 100}),
   "Phi-3, LongRoPE": (
     "Phi3",

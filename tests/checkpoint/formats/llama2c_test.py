@@ -84,6 +84,15 @@ def test_the_same_model_as_from_hugging_face(
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_model_may_have_one_head(tmp_path):
+  sizes = {"width": 2, "mlp": 2, "N": 1, "H": 1, "K": 1, "V": 4, "context": 8}
+  header = struct.pack("<Ii7iB", 0x616B3432, 1, *sizes.values(), True)
+  floats = 3 * 2 + 4 * 2 + 4 * 4 + 3 * 4  # Gains, embedding, attention, MLP.
+  path = tmp_path / "model.bin"
+  path.write_bytes(header.ljust(256, b"\0") + bytes(4 * floats))
+  assert _open(path).config.num_heads == 1
+
+
 def test_files_that_are_cut_short_or_of_another_kind(make_theirs, tmp_path):
   path = tmp_path / "model.bin"
   _write(path, make_theirs("Llama"), 1)

@@ -101,6 +101,12 @@ def test_the_figures_are_those_of_the_checkpoint():
   assert "| 0.000 |" not in text, "another model's"
 
 
+@pytest.mark.parametrize("context_tokens", [512, 513])
+def test_a_scale_beyond_the_context_is_said_beyond_it_alone(context_tokens):
+  text = _text(_manifest(), context_tokens=context_tokens)
+  assert ("Beyond the trained context" in text) == (context_tokens > 512)
+
+
 def test_results_of_others_are_refused():
   results = _results(_manifest())
   with pytest.raises(ValueError, match="got those of base, dropped in r"):

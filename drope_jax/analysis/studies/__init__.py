@@ -1,0 +1,1 @@
+"""The analyses of `drope analyse`: one module measures each, one draws it."""

@@ -1,0 +1,1 @@
+"""What `drope analyse` runs: a module for each analysis."""

@@ -1,0 +1,139 @@
+"""`drope analyse MODEL bias`."""
+
+import argparse
+import dataclasses
+
+import numpy as np
+
+from drope_jax.analysis.studies import bias, bias_plots, spread
+from drope_jax.axes import Array
+from drope_jax.checkpoint import store
+from drope_jax.cli import console as consoles
+from drope_jax.cli.analyses import output, subject
+from drope_jax.data import paths
+
+_MOST_TOKENS = 512
+_GRADIENTS = ("query_gradient_H", "key_gradient_H")
+
+
+def run(args: argparse.Namespace) -> None:
+  """Measures the bias, and writes it.
+
+  Raises:
+    FileNotFoundError, ValueError: a user's mistake, explained.
+  """
+  if args.seeds < 1:
+    raise ValueError(f"--seeds must be at least 1, got {args.seeds}. Raise it.")
+  given = None if args.weights is None else _weights(args.weights)
+  out = output.Output.open(args.out)
+  with consoles.Console(stderr=True).status("measuring the bias"):
+    (_along_training if args.every_save else _by_positions)(args, given, out)
+
+
+def _by_positions(args, given: Array | None, out: output.Output) -> None:
+  measured: dict[str, list[list[bias.LayerBias]]] = {}
+  spreads: dict[str, list[spread.Spread]] = {}
+  for seed in range(args.seeds):
+    model = subject.load(args, seed)
+    tokens_BS = _excerpts(args, model, seed)
+    for name, positional in subject.positions(
+      model.config, args.positions
+    ).items():
+      config = dataclasses.replace(model.config, positional=positional)
+      found = bias.measure(config, model.params, tokens_BS, given)
+      measured.setdefault(name, []).append(found)
+      if seed == 0:
+        S = tokens_BS.shape[1]
+        lengths = sorted({max(S // 4, 2), S})
+        spreads[name] = spread.measure(
+          config, model.params, tokens_BS[0], lengths=lengths
+        )
+  out.json("bias", model.about, {"bias": measured, "spread": spreads})
+  out.figure("gradients", bias_plots.by_layer(measured, _GRADIENTS))
+  out.figure("values", bias_plots.by_layer(measured, ("value_H",)))
+  out.figure("spread", bias_plots.spread(spreads))
+  _show(measured, spreads)
+
+
+def _along_training(args, given: Array | None, out: output.Output) -> None:
+  run = paths.resolve(args.model)
+  steps = [] if subject.is_config(args) else store.finished_steps(run)
+  if len(steps) < 2 or args.overrides or args.seeds > 1:
+    raise ValueError(
+      "--every-save needs a run with two saved steps or more, without --set "
+      f"and --seeds, got {args.model} with {len(steps)}. Train with "
+      "Recipe.keep_every_steps."
+    )
+  points = []
+  for step in steps:
+    model = subject.of_checkpoint(run / str(step))
+    found = bias.measure(
+      model.config, model.params, _excerpts(args, model, 0), given
+    )
+    points.append((model.trained_tokens or 0, found))
+  out.json("bias", model.about, {"along_training": points})
+  fields = (*_GRADIENTS, "value_H")
+  out.figure("along_training", bias_plots.along_training(points, fields))
+  ends = {f"{tokens:,} tokens": [found] for tokens, found in points}
+  _show(ends, {})
+
+
+def _excerpts(args, model: subject.Subject, seed: int) -> Array:
+  context = model.config.context_tokens
+  tokens = args.tokens or min(context, _MOST_TOKENS)
+  if not 2 <= tokens <= context:
+    raise ValueError(
+      f"--tokens must lie in 2..{context}, the model's context, got {tokens}. "
+      "Change it."
+    )
+  return subject.excerpts(model, args.text, args.sequences, tokens, seed)
+
+
+def _weights(path: str) -> Array:
+  try:
+    return np.load(path, allow_pickle=False)
+  except ValueError as error:
+    raise ValueError(
+      f"--weights must be an array that numpy.save wrote, got {path} "
+      f"({error}). Write it again."
+    ) from error
+
+
+def _show(measured, spreads) -> None:
+  rows = []
+  for name, seeds in measured.items():
+    for pattern in dict.fromkeys(row.pattern for row in seeds[0]):
+      layers = [
+        [row for rows in seeds for row in rows if row.pattern == pattern]
+      ]
+      cells = [f"{name}, {pattern}"]
+      first, last = 0, max(row.layer for row in layers[0])
+      for field in ("value_H", *_GRADIENTS):
+        ends = [
+          np.mean([getattr(r, field) for r in layers[0] if r.layer == layer])
+          for layer in (first, last)
+        ]
+        cells.append(f"{ends[0]:.2g} → {ends[1]:.2g}")
+      rows.append(cells)
+  output.show(
+    "means over heads, first layer → last",
+    ("positions, head", "bias", "gradient to W_Q", "to W_K"),
+    rows,
+  )
+  constants = [
+    (
+      f"{name}, {points[0].num_tokens} tokens",
+      *(f"{x:.3g}" for x in points[-1].constants),
+    )
+    for name, of_name in spreads.items()
+    for points in [
+      [p for p in of_name if p.num_tokens == length]
+      for length in dict.fromkeys(p.num_tokens for p in of_name)
+    ]
+  ]
+  if constants:
+    output.show(
+      "largest value of a layer / spread of embeddings, as that goes to 0",
+      ("positions", "spread", "bias", "gradient"),
+      constants,
+    )

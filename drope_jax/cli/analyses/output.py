@@ -1,0 +1,88 @@
+"""The folder that an analysis writes its figures and its json to."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import matplotlib
+import rich.box
+import rich.table
+
+from drope_jax import artifacts
+from drope_jax.analysis import canvas
+from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
+from drope_jax.data import whole_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """Writes files, each as a whole, and names them on the terminal."""
+
+  folder: pathlib.Path
+
+  @classmethod
+  def open(cls, folder: str) -> "Output":
+    """Makes the folder.
+
+    Raises:
+      NotADirectoryError: it is a file.
+    """
+    path = pathlib.Path(folder)
+    if path.exists() and not path.is_dir():
+      raise NotADirectoryError(
+        f"--out must be a folder, got the file {path}. Choose another."
+      )
+    path.mkdir(parents=True, exist_ok=True)
+    return cls(path)
+
+  def json(self, what: str, about: Mapping[str, Any], found: Any) -> None:
+    """Writes WHAT.json: what was analysed and what was found.
+
+    Args:
+      what: the analysis.
+      about: of the model.
+      found: dicts, lists and dataclasses of scalars.
+    """
+    data = artifacts.stamp(
+      {
+        "analysis": what,
+        "model": about,
+        "found": artifacts.encode(found, tagged=False),
+      }
+    )
+    self._write(f"{what}.json", json.dumps(data).encode() + b"\n")
+
+  def figure(self, name: str, figure: canvas.Figure) -> None:
+    """Writes NAME.svg, on white."""
+    path = self.folder / f"{name}.svg"
+    # The same figure gives the same bytes, and stays searchable text.
+    with matplotlib.rc_context({"svg.hashsalt": "", "svg.fonttype": "none"}):
+      figure.savefig(path, facecolor="white", metadata={"Date": None})
+    terminal.say(path)
+
+  def text(self, name: str, content: str) -> None:
+    """Writes a text file."""
+    self._write(name, content.encode())
+
+  def _write(self, name: str, content: bytes) -> None:
+    whole_file.write(self.folder / name, content)
+    terminal.say(self.folder / name)
+
+
+def show(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+  """Prints a table; its first column is text, and the others are numbers."""
+  table = rich.table.Table(
+    title=title, title_justify="left", box=rich.box.SIMPLE
+  )
+  first, *others = columns
+  table.add_column(first, overflow="fold")
+  for column in others:
+    table.add_column(column, justify="right")
+  for row in rows:
+    table.add_row(*row)
+  consoles.Console().print(table)

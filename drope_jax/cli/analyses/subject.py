@@ -1,0 +1,191 @@
+"""The model that `drope analyse` looks at, and the text that it reads."""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.axes import Array
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import model as models
+from drope_jax.checkpoint import store
+from drope_jax.cli import configure, text_inputs
+from drope_jax.data import corpus, paths, sources
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.evals import perplexity
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import (
+  Alibi,
+  Nope,
+  PartialRope,
+  Pattern,
+  Rope,
+  Scheme,
+  partial,
+)
+from drope_jax.positional import pattern as patterns
+
+_TEXT = ("packaged:test",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A model to be analysed.
+
+  Attributes:
+    config, params: float32.
+    tokenizer: of its text.
+    about: what the json says of it.
+    trained_tokens: None for random weights.
+  """
+
+  config: ModelConfig
+  params: transformer.Params
+  tokenizer: tokenizers.Tokenizer
+  about: dict[str, Any]
+  trained_tokens: int | None = None
+
+
+def is_config(args: argparse.Namespace) -> bool:
+  """Returns whether MODEL is a config, whose weights are random."""
+  return args.model.endswith(".gin")
+
+
+def load(args: argparse.Namespace, seed: int = 0) -> Subject:
+  """Returns the model that the command line names.
+
+  Args:
+    args: with `model` and `overrides`.
+    seed: of random weights.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no such model; or --set is given
+      with a checkpoint.
+  """
+  if is_config(args):
+    return _random(args, seed)
+  if args.overrides:
+    raise ValueError(
+      "--set changes a CONFIG.gin, got a checkpoint, which has its own config. "
+      "Leave it out."
+    )
+  return of_checkpoint(paths.resolve(args.model))
+
+
+def of_checkpoint(path: os.PathLike) -> Subject:
+  """Returns a checkpoint's model.
+
+  Raises:
+    FileNotFoundError, ValueError: there is none, or none with a tokenizer.
+  """
+  file = store.tokenizer_path(path)
+  model = models.load(path, dtype=jnp.float32)
+  lineage = model.manifest.lineage
+  about = {
+    "checkpoint": os.fspath(model.path or path),
+    "fingerprint": store.fingerprint(path),
+    "manifest": model.manifest.to_json(),
+  }
+  return Subject(
+    model.config,
+    model.params,
+    tokenizers.load(os.fspath(file)),
+    about,
+    lineage[-1].tokens if lineage else None,
+  )
+
+
+def _random(args: argparse.Namespace, seed: int) -> Subject:
+  config = configure.build(args.model, ModelConfig, args.overrides)
+  tokenizer = tokenizers.load(os.fspath(corpus.tokenizer_path()))
+  # Random weights know no token, and a larger table changes no other weight's
+  # distribution.
+  config = dataclasses.replace(
+    config, vocab_size=max(config.vocab_size, tokenizer.vocab_size)
+  )
+  about = {
+    "config": args.model,
+    "overrides": args.overrides,
+    "manifest": manifests.Manifest(config).to_json(),
+  }
+  params = transformer.init(config, jax.random.key(seed))
+  return Subject(config, params, tokenizer, about)
+
+
+def positions(config: ModelConfig, names: str) -> dict[str, Scheme | Pattern]:
+  """Returns positions to put in place of a model's, by name.
+
+  Two names of the same positions are one, the first.
+
+  Args:
+    config: the model's.
+    names: joined by commas; see `drope analyse MODEL bias --help`.
+
+  Raises:
+    ValueError: a name is unknown or fits no such model.
+  """
+  own = config.positional
+  rope = own if isinstance(own, Rope) else Rope()
+  complete = partial.complete_pairs(
+    rope, config.head_dim, config.context_tokens
+  )
+  known: dict[str, Scheme | Pattern] = {
+    "model": own,
+    "rope": rope,
+    "partial": PartialRope(rope, max(complete, 1)),
+    "alibi": Alibi(),
+    "nope": Nope(),
+  }
+  found: dict[str, Scheme | Pattern] = {}
+  for name in names.split(","):
+    if name not in known:
+      raise ValueError(
+        f"--positions takes {', '.join(known)}, got {name!r}. Name some of "
+        "these, joined by commas."
+      )
+    if known[name] not in found.values():
+      found[name] = known[name]
+  plan = patterns.layer_plan(own, config.num_layers)
+  if plan.learner is not None and [*found] != ["model"]:
+    raise ValueError(
+      f"Positions that learn, {plan.learner}, have weights of the model, and "
+      f"cannot be replaced here, got --positions {names}. Use --positions "
+      "model."
+    )
+  return found
+
+
+def excerpts(
+  subject: Subject,
+  text: Sequence[str] | None,
+  count: int,
+  tokens: int,
+  seed: int,
+) -> Array:
+  """Returns int32 tokens_BS of held-out text.
+
+  Args:
+    subject: whose tokenizer is used.
+    text: --text; None: the packaged test split.
+    count: B.
+    tokens: S.
+    seed: of the draw.
+
+  Raises:
+    FileNotFoundError, ValueError: the text cannot be read or is too short.
+  """
+  if count < 1:
+    raise ValueError(f"--sequences must be at least 1, got {count}. Raise it.")
+  documents = map(subject.tokenizer.encode, documents_of(text))
+  found = perplexity.excerpts(documents, tokens, count, seed)
+  return jnp.asarray(found, jnp.int32)
+
+
+def documents_of(text: Sequence[str] | None) -> list[str]:
+  """Returns the documents of --text; by default of the packaged test split."""
+  return list(sources.texts(text_inputs.expand(text or _TEXT)))

@@ -1,0 +1,159 @@
+"""A model that remembers what it has read, so that a cut loses little.
+
+An evaluation that was cut off asks again for all samples of the step it was
+in. Those that are remembered are not read again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from drope_jax.evals import interface
+
+OnRead = Callable[[int], None]
+"""Called with the tokens of samples that have been read."""
+
+
+class Memory(Protocol):
+  """Readings by key, each of one sample."""
+
+  def recall(self, key: str) -> Any | None:
+    """Returns what was added under the key; None if nothing was."""
+    ...
+
+  def add(self, readings: Mapping[str, Any], about: Sequence[Any]) -> None:
+    """Keeps new readings, and returns when a crash would not lose them.
+
+    Args:
+      readings: by key: ids that were generated, or log-likelihoods.
+      about: of each reading, the fields that describe it.
+    """
+    ...
+
+
+class Forgetful:
+  """A `Memory` that keeps nothing."""
+
+  def recall(self, key: str) -> None:
+    return None
+
+  def add(self, readings: Mapping[str, Any], about: Sequence[Any]) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembering:
+  """An `interface.LM` that keeps each sample's reading, batch by batch.
+
+  Attributes:
+    lm: the model that reads.
+    memory: of its readings.
+    about: what tells this model apart from others in the memory: its name,
+      method and length.
+    on_read: called after each batch.
+    scale: of the attention logits, once one is set.
+  """
+
+  lm: interface.LM
+  memory: Memory
+  about: Mapping[str, Any]
+  on_read: OnRead = lambda tokens: None
+  scale: float | None = None
+
+  @property
+  def eos_id(self) -> int:
+    return self.lm.eos_id
+
+  @property
+  def bos_id(self) -> int | None:
+    return self.lm.bos_id
+
+  @property
+  def context_tokens(self) -> int:
+    return self.lm.context_tokens
+
+  def encode(self, text: str) -> list[int]:
+    return self.lm.encode(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self.lm.decode(ids)
+
+  def batch_size(self, tokens: int) -> int:
+    return self.lm.batch_size(tokens)
+
+  def logit_scale_at(self, tokens: int) -> float:
+    return self.lm.logit_scale_at(tokens)
+
+  def with_logit_scale(self, scale: float) -> Self:
+    lm = self.lm.with_logit_scale(scale)
+    return dataclasses.replace(self, lm=lm, scale=scale)
+
+  def loglikelihood(
+    self, sequences: Sequence[Sequence[int]]
+  ) -> list[np.ndarray]:
+    return self._read("loglikelihood", sequences, self.lm.loglikelihood)
+
+  def generate(
+    self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+  ) -> list[list[int]]:
+    return self._read(
+      "generate",
+      prompts,
+      lambda part: self.lm.generate(part, max_new_tokens),
+      max_new_tokens,
+    )
+
+  def _read(self, how, sequences, read, *options):
+    """Returns the readings of all sequences, from the memory or the model."""
+    keys = [self._key(how, ids, options) for ids in sequences]
+    found = {key: self.memory.recall(key) for key in keys}
+    missing = {
+      key: ids
+      for key, ids in zip(keys, sequences, strict=True)
+      if found[key] is None
+    }
+    self.on_read(sum(map(len, sequences)) - sum(map(len, missing.values())))
+    for part in self._batches(missing):
+      read_part = read([missing[key] for key in part])
+      new = dict(zip(part, read_part, strict=True))
+      self.memory.add(
+        new, [self._described(missing[key], new[key], how) for key in part]
+      )
+      found |= new
+      self.on_read(sum(len(missing[key]) for key in part))
+    return [found[key] for key in keys]
+
+  def _batches(self, missing):
+    """Yields keys that are read together, of sequences of similar length.
+
+    The last one may be nearly two of the model's batches: a small rest by
+    itself would be a shape of its own, for which a program is compiled.
+    """
+    keys = sorted(missing, key=lambda key: -len(missing[key]))
+    while keys:
+      size = self.lm.batch_size(len(missing[keys[0]]))
+      if len(keys) < 2 * size:
+        size = len(keys)
+      yield keys[:size]
+      keys = keys[size:]
+
+  def _key(self, how, ids, options) -> str:
+    """Returns a SHA-256 of all that a reading depends on."""
+    asked = json.dumps([how, options, self.about, self.scale], sort_keys=True)
+    digest = hashlib.sha256(asked.encode())
+    digest.update(np.asarray(ids, np.int64).tobytes())
+    return digest.hexdigest()
+
+  def _described(self, ids, reading, how):
+    if how == "loglikelihood":
+      return {}
+    return {
+      **self.about,
+      "logit_scale": self.scale,
+      "prompt": self.decode(ids),
+      "output": self.decode([i for i in reading if i != self.eos_id]),
+    }

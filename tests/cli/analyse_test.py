@@ -1,0 +1,91 @@
+"""`drope analyse`: files, a table, and one clear line where it cannot."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+CONFIG = """
+ModelConfig:
+  vocab_size = 340
+  num_layers = 2
+  width = 16
+  num_heads = 2
+  num_kv_heads = 1
+  head_dim = 8
+  mlp_width = 16
+  context_tokens = 32
+  positional = @Rope()
+"""
+
+
+@pytest.fixture
+def config(here):
+  """A config in the working directory."""
+  (here / "model.gin").write_text(CONFIG)
+  return "model.gin"
+
+
+def _found(what):
+  data = json.loads(pathlib.Path(f"out/{what}.json").read_text())
+  assert data["analysis"] == what
+  assert data["schema_version"] >= 1
+  return data
+
+
+def test_bias_of_random_weights_over_seeds_and_positions(drope, config):
+  np.save("c.npy", np.tril(np.zeros((8, 8))))
+  ran = drope(
+    *("analyse", config, "bias", "--out", "out", "--seeds", 2),
+    *("--positions", "model,rope,nope", "--tokens", 8, "--sequences", 1),
+    *("--weights", "c.npy", "--set", "ModelConfig.num_layers = 1"),
+  )
+  assert ran.status == 0, ran.err
+  data = _found("bias")
+  assert data["model"]["config"] == config
+  assert data["model"]["manifest"]["model"]["num_layers"] == 1
+  measured = data["found"]["bias"]
+  assert [*measured] == ["model", "nope"]  # The model's own are RoPE.
+  first, second = measured["nope"]
+  assert first != second  # Other weights, other text.
+  given = [row for row in first if row["pattern"] == "given weights"]
+  assert [row["value_H"] for row in given] == [[0, 0]]
+  for name in ("gradients", "values", "spread"):
+    assert pathlib.Path(f"out/{name}.svg").read_text().startswith("<?xml")
+    assert f"out/{name}.svg" in ran.out
+  assert "nope, current token" in ran.out
+
+
+def test_bias_along_a_training(drope, here):
+  (step,) = [p for p in (here / "run").iterdir() if p.name.isdecimal()]
+  shutil.copytree(step, here / "run/1")
+  ran = drope("analyse", "run", "bias", "--every-save", "--out", "out")
+  assert ran.status == 0, ran.err
+  points = _found("bias")["found"]["along_training"]
+  assert [tokens for tokens, _ in points] == [512, 512]
+  assert (here / "out/along_training.svg").exists()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ("bias --seeds 0", "--seeds must be at least 1, got 0"),
+    ("bias --tokens 33", "must lie in 2..32, the model's context, got 33"),
+    ("bias --sequences 0", "--sequences must be at least 1, got 0"),
+    ("bias --positions rope,pi", "--positions takes model, .*, got 'pi'"),
+    ("bias --every-save", "needs a run with two saved steps or more"),
+    ("bias --weights model.gin", "array that numpy.save wrote, got model.gin"),
+    ("bias --set Rope.theta=5", "model.gin"),
+    ("nothing", "invalid choice: 'nothing'"),
+  ],
+)
+def test_a_mistake_is_one_line(drope, config, arguments, message):
+  if "theta" in arguments:  # A checkpoint has its own.
+    config, message = "run", "--set changes a CONFIG.gin, got a checkpoint"
+  ran = drope("analyse", config, *arguments.split(), "--out", "out")
+  assert ran.status == 2
+  assert len(ran.err.splitlines()) == 1, ran.err
+  assert re.search(message, ran.err), ran.err

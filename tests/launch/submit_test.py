@@ -1,0 +1,82 @@
+"""`run` orders once, however many are started."""
+
+import dataclasses
+import json
+import types
+
+import pytest
+
+from launch import bundle, order, slice, submit
+from launch.commands import Failed
+
+RENTED = slice.Slice(
+  name="mine",
+  slice="v4-16",
+  way="queued",
+  capacity="spot",
+  zone="us-central2-b",
+  project="p",
+  bucket="gs://b",
+  service_account="s",
+)
+ARGS = types.SimpleNamespace(
+  recipe="recipes/tiny.gin",
+  data=None,
+  out=None,
+  overrides=[],
+  dry_run=False,
+  report_every_s=10.0,
+  config="mine.toml",
+)
+
+
+class Bucket:
+  """Runs commands: objects with generations; all else succeeds."""
+
+  def __init__(self):
+    self.objects: dict[str, tuple[int, str]] = {}
+    self.created = 0
+
+  def __call__(self, command) -> str:
+    words = command.args
+    if words[1] != "storage":
+      self.created += words[4] == "create"
+      return ""
+    url = words[-2] if words[2] == "objects" else words[-1]
+    generation, text = self.objects.get(url, (0, ""))
+    if words[2] == "cp":
+      guard = [word for word in words if word.startswith("--if-generation")]
+      if guard and guard != [f"--if-generation-match={generation}"]:
+        raise Failed(command, "HTTPError 412: conditionNotMet")
+      self.objects[url] = generation + 1, command.stdin
+      return ""
+    if not generation:
+      raise Failed(command, "matched no objects")
+    if words[2] == "objects":
+      return json.dumps({"generation": generation})
+    return text
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_runs_at_once_one_orders(monkeypatch, tmp_path, is_first):
+  bucket = Bucket()
+  wheel = tmp_path / "w.whl"
+  wheel.write_bytes(b"")
+  monkeypatch.setattr(bundle, "build_wheel", lambda folder: wheel)
+  if not is_first:
+    submit.submit(RENTED, ARGS, bucket)
+    done = dataclasses.replace(order.require(RENTED, bucket), stop=True)
+    bucket(order.write(RENTED, done))
+  before, created = order.read(RENTED, bucket), bucket.created
+
+  def meanwhile(folder):  # A second `run`, while the first builds its wheel.
+    monkeypatch.setattr(bundle, "build_wheel", lambda folder: wheel)
+    submit.submit(RENTED, ARGS, bucket)
+    return wheel
+
+  monkeypatch.setattr(bundle, "build_wheel", meanwhile)
+  with pytest.raises(Failed, match="at the same moment"):
+    submit.submit(RENTED, ARGS, bucket)
+  given = order.require(RENTED, bucket)
+  assert given != before and given.attempt == (1 if is_first else 2)
+  assert bucket.created == created + 1
