@@ -25,7 +25,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import harness, interface, overlap
+from drope_jax.evals import harness, interface, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
@@ -146,7 +146,7 @@ def compare(
 
 def take(
   ahead: Sequence[steps.Step],
-  record: steps.Record,
+  record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
 ) -> None:
@@ -162,7 +162,7 @@ def take(
 
 
 def save_scales(
-  checkpoints: Mapping[str, os.PathLike], record: steps.Record
+  checkpoints: Mapping[str, os.PathLike], record: Record
 ) -> None:
   """Writes the slope that was fitted for each model into its checkpoint.
 
