@@ -43,6 +43,21 @@ METHODS = types.MappingProxyType(
       "cropped",
       "{model}, given only the end of each text, as much as its context holds",
     ),
+    "dynamic_pi": Method(
+      "dynamic PI",
+      "{model}, position interpolation by each text's own length",
+      "dynamic position interpolation",
+    ),
+    "dynamic_ntk": Method(
+      "dynamic NTK",
+      "{model}, NTK-aware scaling by each text's own length",
+      "dynamic NTK-aware scaling",
+    ),
+    "dynamic_yarn": Method(
+      "dynamic YaRN",
+      "{model}, YaRN by each text's own length",
+      "dynamic YaRN",
+    ),
   }
 )
 """By the name that results have. "model", a model as it is, has no words."""

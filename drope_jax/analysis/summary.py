@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from drope_jax.analysis import (
+  beside_paper,
   canvas,
   claims,
   comparison,
@@ -18,6 +19,7 @@ from drope_jax.analysis import (
   roles,
   runs,
 )
+from drope_jax.analysis import scores as score_plots
 from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
@@ -89,9 +91,11 @@ def _of_run(run, more):
   who = roles.find(run)
   yield "The models", _models(run)
   yield "What showed and what did not", _verdicts(scores, who, more)
+  yield "Beside the paper", beside_paper.blocks(run)
   for topic, blocks in comparison.by_topic(run, scores).items():
     yield f"{topic} beyond the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)
+  yield "Scores during training", score_plots.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)
   yield (
     "What scaling does to the frequencies",

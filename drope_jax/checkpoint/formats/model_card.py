@@ -146,7 +146,7 @@ class Card:
       f"{self.context_tokens:,}, {self.context_reason}.\n"
     )
     scale, slope = self.folded_scale, self.slope
-    if scale is not None:
+    if scale is not None and self.is_stock:
       yield (
         f"Attention logits are multiplied by {scale:g}, by way of q's weights: "
         "every client applies it, at every length.\n"
@@ -159,7 +159,7 @@ class Card:
         f"{trained:,}) do better, with c fitted on held-out text"
         f"{f': here {slope:.3g}' if slope is not None else ''}. No stock "
         "client applies it. To have it in the weights for one length, export "
-        "the checkpoint again with `drope export --logit-scale`.\n"
+        "the checkpoint again with `drope export --context`.\n"
       )
 
   def _figures(self) -> Iterator[str]:
