@@ -31,13 +31,16 @@ COMMANDS = {
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",
   "inspect": "a checkpoint's config, lineage and parameter table",
-  "recipes": "list the shipped recipes, models and evals, or print one",
+  "recipes": "list the shipped recipes, models, evals and sweeps, or print one",
+  "sweep": "train every combination of changes to a recipe, over seeds",
   "plan": "whether a recipe fits a TPU slice, and its cost, without a TPU",
   "analyse": "what attention does with positions: figures and a json",
   "report": "one self-contained HTML page with the plots",
 }
 
-_RESUMABLE = frozenset({"demo", "evaluate", "sample", "tokenize", "train"})
+_RESUMABLE = frozenset(
+  {"demo", "evaluate", "sample", "sweep", "tokenize", "train"}
+)
 
 
 class _Parser(argparse.ArgumentParser):

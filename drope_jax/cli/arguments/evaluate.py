@@ -11,6 +11,7 @@ those with plain RoPE.
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
   drope evaluate CKPT --factors 16,32 --mesh long
   drope evaluate CKPT --eval harness --tasks arc_easy,hellaswag
+  drope evaluate CKPT --eval perplexity --save-scale
 """
 
 import argparse
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--positions",
     metavar="M,...",
     help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
+    "pi, ntk, yarn, dynamic_ntk (by each text's own length) and so on "
+    "(default: the suite's)",
   )
   parser.add_argument(
     "--samples",
@@ -83,12 +85,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "packaged:fit)",
   )
   parser.add_argument(
+    "--save-scale",
+    action="store_true",
+    help="write the fitted softmax scale's slope into each checkpoint, whose "
+    "generation and later evaluations then use it beyond the trained context",
+  )
+  parser.add_argument(
     "--mesh",
     choices=("single", "fsdp", "fsdp_tp", "long"),
     help="how all devices share the work (default: the first does it alone)",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "int8"),
+    default="float32",
+    help="of the weights (default: %(default)s); a CPU computes in float32 and "
+    "reads few bits faster; int8 is for a CPU alone",
   )
   parser.add_argument(
     "--keep-outputs",
