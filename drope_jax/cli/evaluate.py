@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -24,7 +25,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import interface, overlap
+from drope_jax.evals import interface, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
@@ -43,11 +44,15 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
-  if args.keep_outputs and args.out is None:
-    raise ValueError(
-      "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
-      "it out."
-    )
+  for flag, given in (
+    ("--keep-outputs", args.keep_outputs),
+    ("--share", args.share),
+  ):
+    if given and args.out is None:
+      raise ValueError(
+        f"{flag} keeps results in a folder, got no --out. Name one, or leave "
+        f"{flag} out."
+      )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
@@ -61,11 +66,17 @@ def run(args: argparse.Namespace) -> None:
       ) from interrupt
     consoles.Console().print(tables(record.rows))
     return
+  share = _share(args)
+  out = pathlib.Path(args.out)
+  if share is not None:
+    out /= f"share_{share[0]}_of_{share[1]}"
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material, args.keep_outputs
+    out, suite, checkpoints, material, args.keep_outputs
   )
-  with lock.held(args.out):
+  with lock.held(out):
     file.load()
+    if share is None and not file.finished:
+      file.gather()
     if not file.finished:
       compare(
         suite,
@@ -75,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         console,
         on_step=file.save,
         mesh=_mesh(args),
+        share=share,
       )
       file.save(finished=True)
   consoles.Console().print(tables(file.record.rows))
@@ -90,6 +102,7 @@ def compare(
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
   as_they_are: Collection[str] = (),
+  share: tuple[int, int] | None = None,
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -102,6 +115,8 @@ def compare(
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
     as_they_are: see `evaluation.plan`.
+    share: number of a share of the work and how many there are, see
+      `steps.share`; None: all.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
@@ -112,6 +127,8 @@ def compare(
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
+  if share is not None:
+    ahead = steps.share(ahead, *share)
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
@@ -213,6 +230,18 @@ def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
 
 def _mesh(args: argparse.Namespace) -> jax.sharding.Mesh | None:
   return None if args.mesh is None else sharding.make_mesh(args.mesh)
+
+
+def _share(args: argparse.Namespace) -> tuple[int, int] | None:
+  if args.share is None:
+    return None
+  found = re.fullmatch(r"(\d+)/(\d+)", args.share)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise ValueError(
+      "--share takes its number and how many there are, such as 1/4, got "
+      f"{args.share}. Number them from 1."
+    )
+  return int(found[1]), int(found[2])
 
 
 def _numbers(text: str) -> tuple[float, ...]:

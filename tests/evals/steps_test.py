@@ -365,3 +365,25 @@ def test_text_too_short_is_refused_by_the_name_of_its_field(
   short = dataclasses.replace(material, **{split: ["A word."]})
   with pytest.raises(ValueError, match=f"Suite.{field}: 2 excerpts of 256"):
     _run(SUITE, lambda *by: lm, short)
+
+
+def test_shares_are_even_and_are_all_steps_with_the_fits_they_need(
+  lm, material
+):
+  inputs = steps.Inputs(SUITE, lm, material)
+  ahead = steps.steps(inputs, "m", SUITE.methods, lambda *by: lm, Record())
+  shares = [steps.share(ahead, number, 3) for number in (1, 2, 3)]
+  names = [[step.name for step in share] for share in shares]
+  order = [step.name for step in ahead]
+  fits = {name for name in order if "softmax" in name}
+  for share, own in zip(shares, names, strict=True):
+    assert own == [name for name in order if name in own]
+    needed = {step.needs for step in share} - {None}
+    assert needed == fits & {*own}
+  evaluated = [n for own in names for n in own if n not in fits]
+  assert sorted(evaluated) == sorted({*order} - fits)
+  loads = [
+    sum(step.tokens for step in share if step.name not in fits)
+    for share in shares
+  ]
+  assert max(loads) - min(loads) <= max(step.tokens for step in ahead)
