@@ -265,7 +265,15 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     asked = dataclasses.replace(condition, logit_scale=scale)
     about = {"task": task.name, "length": length, "factor": factor}
     about |= {"model": model, "method": method}
-    reader = remembering.Remembering(lm, record.memory, about, on_read)
+    reader = remembering.Remembering(
+      lm,
+      record.memory,
+      about,
+      on_read,
+      keeps_scale=inputs.suite.scale_by_own_length,
+    )
+    if inputs.suite.scale_by_own_length and condition.scale_fitted:
+      reader = reader.with_logit_slope(record.fits[model][method].c)
     record.rows += same_pass(lm, scale) or inputs.evaluate(
       task, length, reader, asked
     )

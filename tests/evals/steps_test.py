@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from drope_jax.evals import needle_documents, steps
@@ -216,6 +217,44 @@ class Reads:
 
   def __call__(self, method, factor):
     return self.lms["model" if factor == 1 else method]
+
+
+def test_a_scale_by_each_texts_own_length_is_a_slope(fake_lm, material):
+  asked = []
+
+  class Noting(fake_lm):
+    def with_logit_scale(self, scale):
+      asked.append(("scale", scale))
+      return self
+
+    def with_logit_slope(self, c):
+      asked.append(("slope", c))
+      return self
+
+  lm = Noting(loss=lambda position, scale: 1 + 0 * position)
+  suite = dataclasses.replace(
+    SUITE,
+    evals=("perplexity",),
+    methods=("model",),
+    factors=(4.0,),
+    samples=(1,),
+    scale_by_own_length=True,
+  )
+  inputs = steps.Inputs(suite, lm, material)
+  record = Record()
+  fit, own, fitted = steps.steps(
+    inputs, "m", ("model",), lambda *by: lm, record
+  )
+  fit.run()
+  found = record.fits["m"]
+  found["model"] = dataclasses.replace(found["model"], c=0.5)
+  asked.clear()
+  own.run()
+  assert not asked, "the model's own scale, whatever the length"
+  fitted.run()
+  assert asked == [("slope", 0.5)]
+  # The row has that of the tested length.
+  assert record.rows[-1].logit_scale == 1 + 0.5 * np.log(4)
 
 
 @pytest.mark.parametrize(("best", "scaled"), [(1.0, 0), (1.5, 2)])
