@@ -219,10 +219,11 @@ def lm(model: Model, *, dtype: str = "float32") -> CheckpointLM:
 
   Args:
     model: with a tokenizer.
-    dtype: of its computations.
+    dtype: of its weights, and of computations; a CPU computes in float32 and
+      may have weights in "bfloat16" or "int8".
 
   Raises:
-    ValueError: the model has no tokenizer.
+    ValueError: the model has no tokenizer, or the device cannot have the dtype.
   """
   return CheckpointLM.of(model, dtype)
 
@@ -271,7 +272,8 @@ def export(
       holds the model.
     context_tokens: that a client may read, of a model without positions; None:
       8 times the trained context.
-    logit_scale: the softmax scale to multiply into q's weights; None: none.
+    logit_scale: the softmax scale to multiply into q's weights; None: that of
+      `context_tokens` by the checkpoint's slope, if it has one.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint.

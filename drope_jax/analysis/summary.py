@@ -9,6 +9,7 @@ from drope_jax.analysis import (
   comparison,
   damage,
   frequencies,
+  methods,
   outline,
   pair_damage,
   palette,
@@ -22,11 +23,6 @@ from drope_jax.analysis import scores as score_plots
 from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
-_SCALINGS = {
-  "pi": "position interpolation (PI)",
-  "ntk": "NTK-aware scaling",
-  "yarn": "YaRN",
-}
 _LONG = ("outcomes", "series", "errors", "parts")
 """Fields of a result that the table of all results leaves out."""
 _HOW_TO_READ = (
@@ -156,7 +152,7 @@ def _story(run, who):
 def _stretched(scores, base):
   """Returns the end of a sentence: how the base's positions were scaled."""
   used = {cell.method for cell in scores if cell.model == base}
-  ways = [name for method, name in _SCALINGS.items() if method in used]
+  ways = [name for method, name in methods.SCALINGS.items() if method in used]
   if not ways:
     return ""
   *others, last = ways

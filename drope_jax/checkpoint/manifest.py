@@ -18,6 +18,9 @@ HELD_OUT_LOSS = "held_out_loss"
 BEST_BY = "best_by"
 """The argument that holds the score by which a training's best is chosen."""
 
+FITTED_SLOPE = "logit_scale_slope"
+"""The operation that fits the slope of the softmax scale, and no weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRef:
@@ -108,14 +111,15 @@ class Manifest:
 
   @property
   def held_out(self) -> tuple[str, float] | None:
-    """The last operation, and what its best save has the least of.
+    """The last operation on the weights, and what its best save has least of.
 
     That is the score of `BEST_BY`, less than 0 where more of it is better, or
     else the held-out loss. None: it is not known.
     """
-    if not self.lineage:
+    changes = [e for e in self.lineage if e.operation != FITTED_SLOPE]
+    if not changes:
       return None
-    last = self.lineage[-1]
+    last = changes[-1]
     value = last.arguments.get(HELD_OUT_LOSS)
     if (best := last.arguments.get(BEST_BY)) is not None:
       value = best["value"]

@@ -22,7 +22,15 @@ from drope_jax.data import pipeline
 from drope_jax.evals import needles, periodic, registry, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import guard, lora, optimizer, phases, recipe, teacher
+from drope_jax.train import (
+  guard,
+  lora,
+  optimizer,
+  phases,
+  recipe,
+  sweep,
+  teacher,
+)
 
 T = TypeVar("T")
 
@@ -51,6 +59,8 @@ CLASSES = (
   *registry.CLASSES,
   suite.Suite,
   periodic.Periodic,
+  sweep.Axis,
+  sweep.Sweep,
 )
 
 # Surgery is left out because its defaults matter: they drop all positions.

@@ -175,7 +175,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
   shardings = sharding.param_shardings(
     run.mesh, transformer.param_shapes(config)
   )
-  initialise = jax.jit(
+  initialize = jax.jit(
     lambda key: transformer.init(config, key), out_shardings=shardings
   )
   tokens = tokenizer.load(run.tokenizer_path)
@@ -188,7 +188,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
     ),
     lineage=(),
   )
-  return Model(initialise(jax.random.key(run.recipe.seed)), manifest), 0
+  return Model(initialize(jax.random.key(run.recipe.seed)), manifest), 0
 
 
 def _start_tokens(recipe: Recipe) -> int:

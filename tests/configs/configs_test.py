@@ -31,10 +31,16 @@ from drope_jax.train.optimizer import (
 )
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
+from drope_jax.train.sweep import Sweep
 from drope_jax.train.teacher import Teacher
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-ROOTS = {"models": model_config.ModelConfig, "recipes": Recipe, "evals": Suite}
+ROOTS = {
+  "models": model_config.ModelConfig,
+  "recipes": Recipe,
+  "evals": Suite,
+  "sweeps": Sweep,
+}
 MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 
 # As published by the authors; an error in any dimension changes the sum.
@@ -105,6 +111,28 @@ def test_every_config_is_built_by_its_shipped_name(path):
   name = path.relative_to(CONFIGS)
   root = ROOTS[path.parent.name]
   assert isinstance(configure.build(str(name), root), root)
+
+
+@pytest.mark.parametrize(
+  "path", sorted((CONFIGS / "sweeps").glob("*.gin")), ids=lambda p: p.stem
+)
+def test_a_sweeps_points_are_recipes_of_as_many_tokens_as_it_says(path):
+  header = path.read_text().split("\n\n")[0]
+  for field in ("Paper: ", "Hardware: ", "Time: ", "Result: ", "\n# Run: "):
+    assert field in header
+  assert f"drope sweep sweeps/{path.name}" in header
+  sweep = configure.build(str(path), Sweep)
+  if sweep.suite is not None:
+    configure.build(sweep.suite, Suite)
+  points = list(sweep.points())
+  tokens = [
+    configure.build(sweep.recipe, Recipe, point.overrides).tokens
+    for point in points[: len(points) // len(sweep.seeds)]
+  ]
+  words = " ".join(header.replace("#", " ").split())
+  if found := re.search(r"\((\d+) (?:trainings )?of ([\d.]+)M", words):
+    assert len(points) == int(found[1])
+    assert min(tokens) == pytest.approx(1e6 * float(found[2]), rel=0.05)
 
 
 def test_options_of_the_compiler_are_given_as_docs_scale_md_does():

@@ -115,7 +115,7 @@ def test_methods_read_the_same_samples(fake_lm, material):
       self.seen += [tuple(s) for s in sequences]
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       self.seen += [tuple(p) for p in prompts]
       return [[self.eos_id] for _ in prompts]
 
@@ -286,7 +286,7 @@ def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
 
 def test_a_step_that_fails_leaves_nothing_behind(lm, material):
   class Fails(type(lm)):
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       raise KeyboardInterrupt
 
   broken = Fails(loss=lm.loss)
@@ -310,7 +310,7 @@ def test_steps_weigh_what_they_read(lm, material):
       read.append(sum(map(len, sequences)))
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       read.append(sum(map(len, prompts)) + max_new_tokens * len(prompts))
       return [[self.eos_id] for _ in prompts]
 
@@ -364,7 +364,7 @@ def test_begin_with_bos_puts_it_before_every_input(lm, material, fake_lm):
       begun.extend((s[0], len(s)) for s in sequences)
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       begun.extend((p[0], 64) for p in prompts)
       return [[self.eos_id] for _ in prompts]
 

@@ -30,6 +30,7 @@ from drope_jax.train import guard, loop, lora, optimizer, training
 from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
+from tests import xla
 
 MODEL = ModelConfig(
   vocab_size=288,
@@ -374,7 +375,7 @@ def test_two_processes_run_as_two_devices_of_one_do(
     subprocess.Popen(
       [sys.executable, "-c", _ONE_OF_TWO, __file__]
       + [str(index), address, axis, str(base), str(tmp_path / "run")],
-      env=os.environ | {"XLA_FLAGS": ""},
+      env=os.environ | {"XLA_FLAGS": xla.flags(devices=1)},
     )
     for index in range(2)
   ]
