@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> None:
     )
   if args.save_scale and args.share is not None:
     raise ValueError(
-      "--save-scale needs all of the fits, got --share, which has some. Give it "
-      "to the command that gathers the shares."
+      "--save-scale needs all of the fits, got --share, which has some. Give "
+      "it to the command that gathers the shares."
     )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
