@@ -115,8 +115,8 @@ TABLES: Mapping[str, Table] = {
     },
   ),
   "5": Table(
-    about="in the trained context, by lighteval, whose prompts differ; ours are "
-    "acc_norm, and acc of WinoGrande",
+    about="in the trained context, by lighteval, whose prompts differ; ours "
+    "are acc_norm, and acc of WinoGrande",
     columns=tuple(
       Column(title, (task,), 1.0, metric)
       for title, task, metric in (
