@@ -129,6 +129,7 @@ class Inputs:
       encode=self._lm.encode,
       decode=self._lm.decode,
       documents=self._material.test,
+      context_tokens=self._lm.context_tokens,
       lengths=tuple(self.lengths),
       counts=suite.samples,
       excerpts=suite.excerpts,
