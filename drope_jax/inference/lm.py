@@ -160,6 +160,10 @@ class CheckpointLM:
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
     return dataclasses.replace(self, logit_scale=scale)
 
+  def with_logit_slope(self, c: float) -> "CheckpointLM":
+    config = dataclasses.replace(self.config, logit_scale_slope=c)
+    return dataclasses.replace(self, config=config, logit_scale=None)
+
   def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
     """Returns the same weights with other positions."""
     config = dataclasses.replace(self.config, positional=positional)

@@ -450,7 +450,7 @@ def test_positions_and_scale_replace_earlier_ones(lm):
 
 def test_the_scale_beyond_the_context_follows_each_rows_length(lm):
   sloped = dataclasses.replace(CONFIG, logit_scale_slope=4.0)
-  lm = dataclasses.replace(lm, config=sloped)
+  lm = lm.with_logit_scale(9.0).with_logit_slope(4.0)
   longer, shorter = SEQUENCES[1], SEQUENCES[4]  # Of 13 and 7; the context is 8.
   for ids, got in zip(
     (longer, shorter), lm.loglikelihood([longer, shorter]), strict=True
