@@ -1,6 +1,6 @@
 """Nested dicts of arrays, and the same as flat dicts with paths as keys."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 SEPARATOR = "/"
@@ -38,6 +38,15 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
       node = node.setdefault(folder, {})
     node[name] = leaf
   return tree
+
+
+def map_with_path(
+  function: Callable[[str, Any], Any], tree: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the tree of what a function makes of each path and leaf."""
+  return unflatten(
+    {path: function(path, leaf) for path, leaf in flatten(tree).items()}
+  )
 
 
 def require_same_leaves(

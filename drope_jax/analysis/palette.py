@@ -1,13 +1,15 @@
 """The label, colour, marker and dash of each compared model, in all plots.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
-unscaled RoPE has ink and grey. Two looks never differ by colour alone: markers
+unscaled RoPE has ink and gray. Two looks never differ by colour alone: markers
 and dashes differ as well.
 """
 
 from collections.abc import Iterable
 import dataclasses
 import itertools
+
+from drope_jax.analysis import methods
 
 INK = "#1b1f24"
 """`canvas.svg` replaces this by the text colour of the page, light or dark."""
@@ -54,20 +56,14 @@ _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
 _SPARE = (BASE, DROPPED, _YARN, FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
 # Markers and dashes for using the same colours again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
-_METHODS = {
-  "rope": "RoPE",
-  "pi": "PI",
-  "ntk": "NTK",
-  "yarn": "YaRN",
-  "crop": "cropped",
-}
 
 
 def label(model: str, method: str) -> str:
   """Returns the name of a model under a method, for all plots and tables."""
   if method == "model":
     return model
-  return f"{model} · {_METHODS.get(method, method)}"
+  known = methods.METHODS.get(method)
+  return f"{model} · {known.label if known else method}"
 
 
 def renamed(look: Look, label: str) -> Look:

@@ -99,6 +99,29 @@ def training(
 
 
 @matplotlib.rc_context(canvas.STYLE)
+def score_by_training(
+  curves: Sequence[Curve], *, label: str, is_share: bool
+) -> Figure:
+  """A score against training tokens (the paper's Figures 9 and 10).
+
+  Args:
+    curves: x in tokens.
+    label: what is scored, for the y axis.
+    is_share: whether it is a share in 0 to 1, shown in percent.
+  """
+  fig, ax = canvas.single(3.5)
+  canvas.label_ends(ax, canvas.named_lines(ax, curves))
+  ax.set_xlim(left=0)
+  ax.xaxis.set_major_formatter(canvas.TOKENS)
+  if is_share:
+    ax.set_ylim(-0.03, 1.03)
+    ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  ax.set_xlabel("tokens")
+  ax.set_ylabel(label)
+  return fig
+
+
+@matplotlib.rc_context(canvas.STYLE)
 def score_by_tokens(
   panels: Mapping[str, Sequence[Curve]],
   *,

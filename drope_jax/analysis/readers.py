@@ -33,7 +33,7 @@ class ByOffset:
 
 @dataclasses.dataclass(frozen=True)
 class OffsetBias:
-  """The positional bias towards a key at an offset, A_BH.
+  """The positional bias toward a key at an offset, A_BH.
 
   A query i has i keys, itself included. c is 1 for the key at the offset and
   -1 / (i - 1) for the others, so that the row's sum is 0. A query without a key

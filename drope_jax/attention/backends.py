@@ -116,6 +116,12 @@ def rotates(backend: Choice) -> bool:
   return named is not None and Need.ROTATION in named.honours
 
 
+def is_kernel(backend: Choice) -> bool:
+  """Returns whether a backend is a kernel, not products of XLA or a library."""
+  named = BACKENDS.get(_name(backend))
+  return named is not None and named.is_kernel
+
+
 def on_mesh(
   backend: Choice,
   mesh: jax.sharding.Mesh,
@@ -125,8 +131,7 @@ def on_mesh(
   heads: tuple[str, ...],
 ) -> Choice:
   """Returns a backend as it runs on a mesh; see `Divided` for the axes."""
-  named = BACKENDS.get(_name(backend))
-  if mesh.size == 1 or named is None or not named.is_kernel:
+  if mesh.size == 1 or not is_kernel(backend):
     return backend
   return Divided(backend, mesh, batch, tokens, heads)
 

@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from drope_jax import trees
 from drope_jax.checkpoint import checksums, streaming, tokenizer_file
 from drope_jax.checkpoint.manifest import Manifest
-from drope_jax.data import paths
+from drope_jax.data import paths, whole_file
 from drope_jax.model import transformer
 
 Path = str | os.PathLike
@@ -126,6 +126,17 @@ def metadata(manifest, arrays=None):
     _MANIFEST: data,
     _CHECKSUMS: found | {_MANIFEST: checksums.of_json(data)},
   }
+
+
+def replace_manifest(checkpoint, manifest):
+  """Writes another manifest into a checkpoint, completely or not at all."""
+  file = checkpoint / METADATA
+  content = json.loads(file.read_text())
+  written = metadata(manifest)
+  saved = content["custom_metadata"].get(_CHECKSUMS, {})
+  written[_CHECKSUMS] = saved | written[_CHECKSUMS]
+  content["custom_metadata"] |= written
+  whole_file.write(file, json.dumps(content).encode())
 
 
 def check(arrays, saved):

@@ -50,19 +50,17 @@ class Model:
     return lineage[-1].operation if lineage else None
 
 
-def load(path: Path, *, shardings: Any = None, dtype: Any = None) -> Model:
+def load(path: Path, **options: Any) -> Model:
   """Returns the checkpoint at `path`.
 
   Args:
-    path, shardings, dtype: as for `store.load_model`.
+    path, options: as for `store.load_model`.
 
   Raises:
     FileNotFoundError, ValueError: as `store.load_model`.
   """
   checkpoint = store.locate(path)
-  params, manifest = store.load_model(
-    checkpoint, shardings=shardings, dtype=dtype
-  )
+  params, manifest = store.load_model(checkpoint, **options)
   tokenizer = manifest.tokenizer and store.tokenizer_path(checkpoint)
   return Model(params, manifest, tokenizer, checkpoint)
 

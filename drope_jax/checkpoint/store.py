@@ -15,7 +15,7 @@ a checkpoint. In a program of several processes, each must call each function
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 import threading
@@ -29,7 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from drope_jax import trees
 from drope_jax.checkpoint import checksums, files, streaming, tokenizer_file
 from drope_jax.checkpoint.files import Path
-from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.checkpoint.manifest import FITTED_SLOPE, Manifest
 from drope_jax.data import paths
 from drope_jax.model import transformer
 
@@ -132,15 +132,24 @@ def require_new(directory: Path) -> epath.Path:
 
 
 def load_model(
-  path: Path, *, shardings: Any = None, dtype: Any = None
+  path: Path,
+  *,
+  shardings: Any = None,
+  dtype: Any = None,
+  convert: Callable[[str, jax.Array], Any] = lambda path, array: array,
 ) -> tuple[Any, Manifest]:
   """Returns a checkpoint's params and manifest, without optimizer state.
+
+  Without shardings it reads one array after the other, so that the memory it
+  takes is that of what it returns and little more than one array.
 
   Args:
     path: as for `locate`.
     shardings: pytree of `Sharding` like the params; None puts them on the
       first local device.
     dtype: to which params are cast while reading; None keeps each leaf's.
+    convert: what stands in the tree for a parameter, given its path in the tree
+      and its array.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint at `path`.
@@ -151,19 +160,55 @@ def load_model(
   trees.require_same_leaves(
     transformer.param_shapes(manifest.model), stored, f"{checkpoint}"
   )
-  if shardings is None:
-    shardings = jax.tree.map(lambda _: files.first_device(), stored)
-  abstract = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, dtype or leaf.dtype, sharding=sharding
-    ),
-    stored,
-    shardings,
+  leaves = trees.flatten(stored)
+  where = None if shardings is None else trees.flatten(shardings)
+  abstract = {
+    name: jax.ShapeDtypeStruct(
+      leaf.shape,
+      dtype or leaf.dtype,
+      sharding=files.first_device() if where is None else where[name],
+    )
+    for name, leaf in leaves.items()
+  }
+  groups = [abstract]
+  if where is None:  # The largest first: the others fit where it was read.
+    names = sorted(leaves, key=lambda name: -leaves[name].size)
+    groups = [{name: abstract[name]} for name in names]
+  params = {
+    name: convert(name, array)
+    for group in groups
+    for name, array in _read(checkpoint, group, saved).items()
+  }
+  return trees.unflatten({name: params[name] for name in leaves}), manifest
+
+
+def save_slope(path: Path, slope: float, arguments: Mapping[str, Any]) -> None:
+  """Gives a checkpoint a fitted slope of its softmax scale.
+
+  Its manifest is replaced as a whole, and says so in its lineage.
+
+  Args:
+    path: as for `locate`.
+    slope: `ModelConfig.logit_scale_slope`.
+    arguments: how it was fitted, for the lineage.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint at `path`.
+    ValueError: it is damaged.
+    OSError: it cannot be written.
+  """
+  checkpoint = locate(path)
+  manifest = files.describe(checkpoint)[0]
+  model = dataclasses.replace(manifest.model, logit_scale_slope=slope)
+  fitted = manifest.after(
+    FITTED_SLOPE,
+    {"slope": slope, **arguments},
+    str(checkpoint),
+    model=model,
   )
-  with files.context(), files.reading(checkpoint):
-    params = ocp.load(checkpoint, abstract, checkpointable_name=files.PARAMS)
-    files.check({files.PARAMS: params}, saved)
-  return params, manifest
+  if jax.process_index() == 0:
+    files.replace_manifest(checkpoint, fitted)
+  multihost_utils.sync_global_devices("softmax scale saved")
 
 
 def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
@@ -179,13 +224,23 @@ def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
   """
   checkpoint = files.absolute(checkpoint)
   saved = files.describe(checkpoint)[2]
-  abstract = trees.unflatten({path: files.abstract(leaf)})
+  return _read(checkpoint, {path: files.abstract(leaf)}, saved)[path]
+
+
+def _read(
+  checkpoint: epath.Path,
+  abstract: Mapping[str, jax.ShapeDtypeStruct],
+  saved: Mapping[str, str],
+) -> dict[str, jax.Array]:
+  """Returns some parameters of a checkpoint by path, after their checks."""
   context = files.context()
   context.pytree.loading.partial_load = True
   with context, files.reading(checkpoint):
-    tree = ocp.load(checkpoint, abstract, checkpointable_name=files.PARAMS)
+    tree = ocp.load(
+      checkpoint, trees.unflatten(abstract), checkpointable_name=files.PARAMS
+    )
     files.check({files.PARAMS: tree}, saved)
-  return trees.flatten(tree)[path]
+  return trees.flatten(tree)
 
 
 def describe(path: Path) -> tuple[Manifest, Any]:

@@ -15,6 +15,7 @@ import rich.table
 
 from drope_jax import sharding
 from drope_jax.analysis import palette
+from drope_jax.checkpoint import store
 from drope_jax.cli import (
   configure,
   progress,
@@ -24,8 +25,9 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import interface, overlap, steps
+from drope_jax.evals import harness, interface, overlap, steps
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 
@@ -42,6 +44,14 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
+  if args.save_scale and (
+    suite.fit_factor is None or "model" not in suite.methods
+  ):
+    raise ValueError(
+      "--save-scale needs a suite that fits the scale of the model's own "
+      f"positions, got fit_factor {suite.fit_factor} and the methods "
+      f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
+    )
   if args.keep_outputs and args.out is None:
     raise ValueError(
       "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
@@ -51,17 +61,32 @@ def run(args: argparse.Namespace) -> None:
   material = _material(args)
   console = consoles.Console(stderr=True)
   if args.out is None:
-    record = steps.Record()
+    record = Record()
     try:
-      compare(suite, checkpoints, material, record, console, mesh=_mesh(args))
+      compare(
+        suite,
+        checkpoints,
+        material,
+        record,
+        console,
+        mesh=_mesh(args),
+        dtype=args.dtype,
+      )
     except KeyboardInterrupt as interrupt:
       raise type(interrupt)(
         "ended, and nothing is kept; with --out, the same command would resume"
       ) from interrupt
     consoles.Console().print(tables(record.rows))
+    if args.save_scale:
+      save_scales(checkpoints, record)
     return
   file = results.ResultsFile(
-    pathlib.Path(args.out), suite, checkpoints, material, args.keep_outputs
+    pathlib.Path(args.out),
+    suite,
+    checkpoints,
+    material,
+    args.keep_outputs,
+    args.dtype,
   )
   with lock.held(args.out):
     file.load()
@@ -74,21 +99,25 @@ def run(args: argparse.Namespace) -> None:
         console,
         on_step=file.save,
         mesh=_mesh(args),
+        dtype=args.dtype,
       )
       file.save(finished=True)
   consoles.Console().print(tables(file.record.rows))
   terminal.say(file.path)
+  if args.save_scale:
+    save_scales(checkpoints, file.record)
 
 
 def compare(
   suite: suites.Suite,
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
-  record: steps.Record,
+  record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
   as_they_are: Collection[str] = (),
+  dtype: str = "float32",
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -101,13 +130,14 @@ def compare(
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
     as_they_are: see `evaluation.plan`.
+    dtype: see `CheckpointLM.of`.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
       `evaluation.plan`.
   """
   lms = {
-    name: CheckpointLM.load(path, mesh=mesh)
+    name: CheckpointLM.load(path, dtype, mesh=mesh)
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
@@ -116,7 +146,7 @@ def compare(
 
 def take(
   ahead: Sequence[steps.Step],
-  record: steps.Record,
+  record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
 ) -> None:
@@ -129,6 +159,30 @@ def take(
           step.run(on_read)
         record.seconds[step.name] = round(time.monotonic() - began_s, 3)
         on_step()
+
+
+def save_scales(
+  checkpoints: Mapping[str, os.PathLike], record: Record
+) -> None:
+  """Writes the slope that was fitted for each model into its checkpoint.
+
+  It is 0 where a scale below 1 did best.
+
+  Raises:
+    ValueError: a checkpoint cannot be written.
+  """
+  for name, path in checkpoints.items():
+    fit = record.fits[name]["model"]
+    slope = max(fit.c, 0.0)
+    fitted = {"factor": fit.factor, "losses": [list(x) for x in fit.losses]}
+    try:
+      store.save_slope(path, slope, fitted)
+    except OSError as error:
+      raise ValueError(
+        f"--save-scale needs a checkpoint that it may write to, got {path} "
+        f"({error.strerror}). Copy it to a folder of yours."
+      ) from error
+    terminal.say(f"{path}: slope {slope:.3f} of the softmax scale")
 
 
 def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
@@ -185,10 +239,23 @@ def _table(
 
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
-  suite = configure.build(args.suite, suites.Suite, args.overrides)
+  asked = [] if args.eval is None else args.eval.split(",")
+  if args.tasks is not None and asked != ["harness"]:
+    raise ValueError(
+      f"--tasks names tasks for --eval harness, got --eval {args.eval}. Give "
+      "both, or name other evals in --eval."
+    )
+  shipped = "harness" if asked == ["harness"] else "standard"
+  path = args.suite or f"evals/{shipped}.gin"
+  suite = configure.build(path, suites.Suite, args.overrides)
   changes: dict[str, Any] = {}
-  if args.eval is not None:
-    changes["evals"] = suite.only(args.eval.split(","))
+  if args.tasks is not None:
+    own = [e for e in suite.evals if isinstance(e, harness.Harness)]
+    group = own[0] if own else harness.Harness()
+    tasks = tuple(args.tasks.split(","))
+    changes["evals"] = (dataclasses.replace(group, tasks=tasks),)
+  elif asked:
+    changes["evals"] = suite.only(asked)
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

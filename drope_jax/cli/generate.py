@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
   )
   _check(args)
   texts = [*(args.prompt or []), *map(_read, args.prompt_file or [])]
-  lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint))
+  lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint), args.dtype)
   if args.logit_scale is not None:
     lm = lm.with_logit_scale(args.logit_scale)
   if args.bos and lm.bos_id is None:
@@ -99,8 +99,8 @@ def _say_scale(
   )
   if lm.config.logit_scale_slope is None:
     message += (
-      ", and the model has no softmax scale for them: `drope evaluate` fits "
-      "one, and `drope surgery --drop none --logit-scale-slope` stores it."
+      ", and the model has no softmax scale for them: `drope evaluate "
+      "--save-scale` fits one and stores it."
     )
   else:
     message += (

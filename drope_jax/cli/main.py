@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     args = parser(name).parse_args(argv[1:])
     with termination.stop_request(name, name in _RESUMABLE):
-      _prepare_libraries()
+      prepare_libraries()
       command = importlib.import_module(f"drope_jax.cli.{name}")
     status = command.run(args) or 0
     sys.stdout.flush()  # Here, where a closed pipe is handled.
@@ -131,7 +131,7 @@ def _command_name(argv: list[str]) -> str:
   return name
 
 
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
   """Silences the libraries, and sets their memory and compilation cache.
 
   The environment is set here, before jax is imported, because only the program

@@ -67,7 +67,9 @@ def _plan(
       _save(step, phase.name, args.save)
   for name in evaluation.PROGRAMS if args.eval is not None else ():
     _say(f"compiling {name} at {args.eval:,} tokens")
-    plan, program = evaluation.plan(name, recipe, config, args.eval, target)
+    plan, program = evaluation.plan(
+      name, recipe, config, args.eval, target, args.eval_dtype
+    )
     evaluated.append(plan)
     _save(program, name, args.save)
   return trained, evaluated

@@ -23,7 +23,7 @@ from drope_jax.cli import readings
 from drope_jax.data import whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
-from drope_jax.evals.steps import Record
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 
 FILENAME = "results.json"
@@ -45,6 +45,7 @@ class ResultsFile:
     checkpoints: Mapping[str, os.PathLike],
     material: Material,
     keep_outputs: bool = False,
+    dtype: str = "float32",
   ):
     """Describes an evaluation; reads and writes no results yet.
 
@@ -54,6 +55,7 @@ class ResultsFile:
       checkpoints: by the models' names.
       material: text.
       keep_outputs: whether every prompt and output stays in samples.jsonl.
+      dtype: of the models' weights.
 
     Raises:
       NotADirectoryError: `directory` is a file.
@@ -84,6 +86,7 @@ class ResultsFile:
         "test": _digest(material.test),
         "fit": _digest(material.fit),
       },
+      "dtype": dtype,
       "settings": artifacts.encode(suite, tagged=False),
       "metrics": {
         task.name: [dataclasses.asdict(metric) for metric in task.metrics]
@@ -172,6 +175,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]):
       # The fingerprint covers the manifest, whose form depends on the version.
       if there["models"][name]["fingerprint"] != model["fingerprint"]:
         yield f"its checkpoint {name} has other weights or another lineage"
+  # Evaluations of earlier versions are all in float32.
+  yield from _changes("dtype", there.get("dtype", "float32"), here["dtype"])
   for role in ("test", "fit"):
     if there["text"][role] != here["text"][role]:
       yield f"its text to {role} on is another"

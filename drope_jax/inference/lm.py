@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
-from drope_jax import attention, sharding
+from drope_jax import attention, sharding, trees
 from drope_jax.checkpoint import model as models
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
-from drope_jax.inference import choice, decode, scoring
+from drope_jax.evals import interface
+from drope_jax.inference import choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
@@ -61,21 +62,19 @@ class CheckpointLM:
     cls,
     path: os.PathLike,
     dtype: str = "float32",
-    backend: attention.Choice = "blockwise",
+    backend: attention.Choice = "auto",
     mesh: jax.sharding.Mesh | None = None,
   ) -> "CheckpointLM":
-    """Returns the checkpoint at `path`, computing in `dtype`.
-
-    The backend may be "auto", see `model.backend`.
+    """Returns the checkpoint at `path`; arguments as of `of`.
 
     Raises:
-      FileNotFoundError, ValueError: as `checkpoint.store.load_model`; or the
-        model does not split evenly over the mesh.
+      FileNotFoundError, ValueError: as `checkpoint.store.load_model`, or `of`.
     """
     shardings = None
     if mesh is not None:
       shardings = sharding.param_shardings(mesh, store.describe(path)[1])
-    model = models.load(path, shardings=shardings, dtype=dtype)
+    hold = weights.holder(dtype, mesh)
+    model = models.load(path, shardings=shardings, convert=hold)
     return cls.of(model, dtype, backend, mesh)
 
   @classmethod
@@ -83,13 +82,21 @@ class CheckpointLM:
     cls,
     model: Model,
     dtype: str = "float32",
-    backend: attention.Choice = "blockwise",
+    backend: attention.Choice = "auto",
     mesh: jax.sharding.Mesh | None = None,
   ) -> "CheckpointLM":
-    """Returns a language model from a model in memory, computing in `dtype`.
+    """Returns a language model from a model in memory.
+
+    Args:
+      model: with a tokenizer.
+      dtype: of the weights, and of computations. One CPU device computes in
+        float32, and may hold the weights in "bfloat16" or "int8".
+      backend: of the attention; "auto": see `model.backend`.
+      mesh: splits the weights and the batch; None for the first device.
 
     Raises:
-      ValueError: it has no tokenizer, or does not split evenly over the mesh.
+      ValueError: it has no tokenizer, does not split evenly over the mesh, or
+        the device cannot have the dtype.
     """
     file = model.tokenizer_path
     if file is None:
@@ -97,9 +104,14 @@ class CheckpointLM:
         "A language model needs a tokenizer, got a model without one. Save it "
         "again with its tokenizer."
       )
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    backend = backends.resolve(backend, model.config, dtype, device)
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+    params = trees.map_with_path(weights.holder(dtype, mesh), model.params)
+    backend = backends.resolve(
+      backend,
+      model.config,
+      weights.computed_dtype(dtype, mesh),
+      weights.device(mesh),
+      any_length=True,
+    )
     if mesh is not None:
       params = jax.device_put(params, sharding.param_shardings(mesh, params))
       backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
@@ -156,11 +168,15 @@ class CheckpointLM:
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
-    scores: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    return [scored.log_p for scored in self.score(sequences)]
+
+  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
+    found: dict[int, interface.Scored] = {}
     batches = self._batches(sequences)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
-      scores_BS = np.asarray(
+      scores_BS, top_BS = map(
+        np.asarray,
         scoring.score(
           config,
           positions,
@@ -168,11 +184,12 @@ class CheckpointLM:
           self._put(tokens_BS),
           self._logit_scale_B(lengths),
           self.backend,
-        )
+        ),
       )
-      for row, scores_S, length in zip(rows, scores_BS, lengths, strict=False):
-        scores[row] = scores_S[: length - 1]
-    return scores
+      for i, row in enumerate(rows):
+        known = slice(lengths[i] - 1)
+        found[row] = interface.Scored(scores_BS[i, known], top_BS[i, known])
+    return [found[row] for row in range(len(sequences))]
 
   def generate(
     self,
@@ -257,7 +274,7 @@ class CheckpointLM:
           jnp.int32(min(_STEPS, max_new_tokens - count)),
           steps=_STEPS,
           end_ids=self.ends,
-          backend=self.backend,
+          backend=backends.for_one_token(self.backend),
         )
         new_Bn = np.asarray(new_Bn)[:, : max_new_tokens - count]
         for i in np.flatnonzero(~ended_B).tolist():

@@ -21,8 +21,9 @@ from drope_jax import attention, sharding
 from drope_jax.axes import Array
 from drope_jax.inference import choice, decode
 from drope_jax.inference import lm as lms
+from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
-from drope_jax.model import transformer
+from drope_jax.model import packed, transformer
 from drope_jax.model.config import ModelConfig
 
 # Tokens of each row in one call of the compiled loop.
@@ -103,7 +104,7 @@ class ModelText:
         "begin_with_bos": self.begin_with_bos,
         "seed": self.seed,
         "temperature": self.temperature,
-        "dtype": jax.tree.leaves(self.lm.params)[0].dtype.name,
+        "dtype": packed.dtype_name(self.lm.params["embed"]["table"]),
       }
     )
 
@@ -158,7 +159,7 @@ class ModelText:
 
   def _start(self, number_B: np.ndarray) -> Rows:
     """Returns rows with empty caches."""
-    dtype = jax.tree.leaves(self.lm.params)[0].dtype
+    dtype = self.lm.params["embed"]["table"].dtype
     # The last token of a context is never an input.
     slots = self.lm.context_tokens - 1
     make = functools.partial(
@@ -188,7 +189,7 @@ class ModelText:
       num_ids=min(lm.tokenizer.vocab_size, config.vocab_size),
       begin_id=self._begin_id,
       end_ids=(lm.eos_id, *lm.end_ids),
-      backend=lm.backend,
+      backend=backends.for_one_token(lm.backend),
       shardings=self._shardings,
     )
 

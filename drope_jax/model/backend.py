@@ -22,12 +22,14 @@ def resolve(
   device: jax.Device,
   *,
   with_stats: bool = False,
+  any_length: bool = False,
 ) -> attention.Choice:
   """Returns the backend that a choice means, with all its settings.
 
   "auto" is the first that honours the model, and statistics where they are
   wanted: on a TPU of our kernel and `blockwise`, on a GPU of cuDNN, XLA's
-  products and `blockwise`. On a CPU it is `blockwise`.
+  products and `blockwise`. On a CPU it is `blockwise`. In float32, our kernel
+  multiplies at full precision, and a GPU has no kernel.
 
   Args:
     choice: a backend, or "auto".
@@ -35,14 +37,30 @@ def resolve(
     dtype: of activations.
     device: one of those that run it.
     with_stats: whether `attention.Stats` are wanted.
+    any_length: whether sequences may be so long that their logits must not be
+      held whole, as XLA's products do.
   """
   if choice == "auto":
-    choice = _automatic(config, dtype, device.platform, with_stats)
+    preferred = [*_PREFERRED.get(device.platform, ()), "blockwise"]
+    if any_length:
+      preferred = [name for name in preferred if name != "xla"]
+    choice = _first_able(preferred, config, dtype, with_stats)
   return attention.resolve(choice, device, config.head_dim)
 
 
-def _automatic(
-  config: ModelConfig, dtype: str, platform: str, with_stats: bool
+def for_one_token(choice: attention.Choice) -> attention.Choice:
+  """Returns the backend that decodes one token a row.
+
+  Args:
+    choice: for many tokens, resolved.
+  """
+  # A kernel's tiles have many queries. XLA's products have one, and split a
+  # cache over devices without gathering it.
+  return "blockwise" if attention.is_kernel(choice) else choice
+
+
+def _first_able(
+  preferred: list[str], config: ModelConfig, dtype: str, with_stats: bool
 ) -> str:
   plan = patterns.layer_plan(config.positional, config.num_layers)
   positions = plan.shapes(config.head_dim, config.num_heads)
@@ -54,7 +72,6 @@ def _automatic(
     Need.FLOAT32: jnp.dtype(dtype) == jnp.float32,
   }
   wanted = {need for need, needed in needs.items() if needed}
-  preferred = _PREFERRED.get(platform, ()) + ("blockwise",)
   return next(
     name for name in preferred if wanted <= attention.BACKENDS[name].honours
   )

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from drope_jax.axes import Array
+from drope_jax.model import packed
 from drope_jax.model.cache import Cache
 from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.model.forward_pass import QKV, LayerPass
@@ -48,7 +49,7 @@ class Linear(nnx.Module):
     self.lora_a, self.lora_b = nnx.data(None), nnx.data(None)
 
   def __call__(self, x_BSM: Array) -> Array:
-    y_BSM = x_BSM @ self.kernel[...].astype(x_BSM.dtype)
+    y_BSM = packed.product(x_BSM, self.kernel.get_value())
     if self.bias is not None:
       y_BSM += self.bias[...].astype(x_BSM.dtype)
     if self.lora_a is not None:

@@ -38,10 +38,11 @@ import jax.numpy as jnp
 
 from drope_jax import trees
 from drope_jax.axes import Array
-from drope_jax.model import forward_pass, layers, stack
+from drope_jax.model import forward_pass, layers, packed, stack
 from drope_jax.model.cache import Cache
 from drope_jax.model.config import ModelConfig
 from drope_jax.model.forward_pass import AttentionInputs, ForwardPass
+from drope_jax.model.packed import Matrix
 from drope_jax.positional import Nope
 from drope_jax.positional import pattern as patterns
 
@@ -107,7 +108,8 @@ class Transformer(nnx.Module):
       shared: of the pass over these tokens.
       cache: what was read before; its `length_B` stays.
     """
-    x_BSM = shared.join(self.embed.table[...][tokens_BS])
+    table = self.embed.table.get_value()
+    x_BSM = shared.join(packed.lookup(table, tokens_BS))
     if self.embedding_scale != 1:
       x_BSM *= self.embedding_scale
     captured = []
@@ -120,20 +122,16 @@ class Transformer(nnx.Module):
 
   def unembed(self, x_BSM: Array) -> Array:
     """Returns float32 logits_BSV from the last layer's states."""
-    return jnp.einsum(
-      "bsm,mv->bsv",
-      *self.normed_and_kernel(x_BSM),
-      preferred_element_type=jnp.float32,
+    return packed.product(
+      *self.normed_and_kernel(x_BSM), result_dtype=jnp.float32
     )
 
-  def normed_and_kernel(self, x_BSM: Array) -> tuple[Array, Array]:
+  def normed_and_kernel(self, x_BSM: Array) -> tuple[Array, Matrix]:
     """Returns what logits are the product of: normed states, and kernel_MV."""
     x_BSM = self.final_norm(x_BSM)
     if self.head is None:
-      kernel_MV = self.embed.table[...].T
-    else:
-      kernel_MV = self.head.kernel[...]
-    return x_BSM, kernel_MV.astype(x_BSM.dtype)
+      return x_BSM, self.embed.table.get_value().T
+    return x_BSM, self.head.kernel.get_value()
 
   @property
   def stacks(self) -> list[layers.Layer]:
@@ -264,7 +262,8 @@ def head(
   config: ModelConfig, params: Params, x_BSM: Array
 ) -> tuple[Array, Array]:
   """Returns what logits are the product of: normed states, and kernel_MV."""
-  return _bind(config, params).normed_and_kernel(x_BSM)
+  x_BSM, kernel_MV = _bind(config, params).normed_and_kernel(x_BSM)
+  return x_BSM, kernel_MV.astype(x_BSM.dtype)
 
 
 def qk_projections(

@@ -25,9 +25,6 @@ from drope_jax.plan import placement, slices
 from drope_jax.plan.slices import Slice
 from drope_jax.train.recipe import Recipe
 
-DTYPE = "bfloat16"
-"""Of parameters and cache."""
-
 PROGRAMS = ("prefill", "decode")
 
 _TEXTS, _TOKENS = sharding.BATCH
@@ -80,15 +77,17 @@ def plan(
   config: ModelConfig,
   context_tokens: int,
   target: Slice,
+  dtype: str = "float32",
 ) -> tuple[Plan, jax.stages.Compiled | None]:
   """Compiles a program and returns what it needs.
 
   Args:
     program: one of `PROGRAMS`.
-    recipe: its mesh and attention are used.
+    recipe: its mesh is used.
     config: the model's, at the end of the recipe.
     context_tokens: of a sequence.
     target: the slice to compile for.
+    dtype: of parameters and cache.
 
   Returns:
     The plan, and the compiled program or None if it does not fit.
@@ -102,9 +101,9 @@ def plan(
   sharding.require_even_batch(mesh, texts, context_tokens)
   positional = config.positional.at(context_tokens)
   config = dataclasses.replace(config, positional=positional)
-  chosen = backends.resolve(recipe.attention, config, DTYPE, devices[0])
-  params = placement.params(config, mesh, DTYPE)
-  cache = _empty_cache(config, mesh, texts, context_tokens)
+  chosen = backends.resolve("auto", config, dtype, devices[0], any_length=True)
+  params = placement.params(config, mesh, dtype)
+  cache = _empty_cache(config, mesh, texts, context_tokens, dtype)
   held = compiler.bytes_per_device(params)
   cached = compiler.bytes_per_device(cache)
 
@@ -112,14 +111,8 @@ def plan(
     where = jax.NamedSharding(mesh, spec)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
-  def jitted(function, tokens, donated=(), **options):
-    over = {**sharding.ATTENTION, "tokens": tokens}
-    run = functools.partial(
-      function,
-      config,
-      backend=attention.on_mesh(chosen, mesh, **over),
-      **options,
-    )
+  def jitted(function, backend, donated=(), **options):
+    run = functools.partial(function, config, backend=backend, **options)
     logits = jax.NamedSharding(mesh, P(_TEXTS, "tensor"))
     where = jax.tree.map(lambda leaf: leaf.sharding, cache)
     return jax.jit(run, donate_argnums=donated, out_shardings=(logits, where))
@@ -128,12 +121,13 @@ def plan(
   number_B = array((texts,), jnp.int32, P(_TEXTS))
   if program == "prefill":
     tokens_BS = array((texts, context_tokens), jnp.int32, sharding.BATCH)
-    function = jitted(decode.prefill, (_TOKENS,), max_tokens=context_tokens)
+    backend = attention.on_mesh(chosen, mesh, **sharding.ATTENTION)
+    function = jitted(decode.prefill, backend, max_tokens=context_tokens)
     lowered = function.lower(params, tokens_BS, number_B, scale)
     work = flops.of_prefill(config, context_tokens)
   else:
-    # One token is not sharded: each device gathers the keys of a layer.
-    function = jitted(decode.extend, (), donated=2)
+    backend = backends.for_one_token(chosen)
+    function = jitted(decode.extend, backend, donated=2)
     lowered = function.lower(params, number_B, cache, scale)
     work = flops.of_decoding(config, context_tokens)
   found = compiler.compile(lowered)
@@ -152,9 +146,9 @@ def plan(
   ), found.compiled
 
 
-def _empty_cache(config, mesh, texts, context_tokens):
+def _empty_cache(config, mesh, texts, context_tokens, dtype):
   """Returns the cache as shapes with shardings."""
-  empty = functools.partial(caches.empty, config, texts, context_tokens, DTYPE)
+  empty = functools.partial(caches.empty, config, texts, context_tokens, dtype)
   return jax.tree.map(
     lambda leaf, spec: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)

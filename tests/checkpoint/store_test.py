@@ -93,6 +93,41 @@ def test_a_model_is_loaded_bit_for_bit(tmp_path, params, tokenizer):
   assert copy.read_bytes() == CONTENT
 
 
+def test_each_array_is_converted_as_it_is_read(tmp_path, params):
+  store.save_model(tmp_path / "m", params, BARE)
+  sizes = []
+
+  def convert(path, array):
+    sizes.append(array.size)
+    return path, array.shape
+
+  got, _ = store.load_model(tmp_path / "m", convert=convert)
+  # So that each fits into the memory where one before it was read.
+  assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
+  assert trees.flatten(got) == {
+    path: (path, leaf.shape) for path, leaf in trees.flatten(params).items()
+  }
+
+
+def test_a_fitted_slope_is_in_the_manifest_and_the_lineage(tmp_path, params):
+  trained = BARE.after("pretrain", {"held_out_loss": 2.5}, None, steps=3)
+  store.save_model(tmp_path / "m", params, trained)
+  before = store.fingerprint(tmp_path / "m")
+  store.save_slope(tmp_path / "m", 0.25, {"factor": 4.0})
+  got, manifest = store.load_model(tmp_path / "m")
+  _assert_same(got, params)
+  assert manifest.model == dataclasses.replace(
+    BARE.model, logit_scale_slope=0.25
+  )
+  *earlier, last = manifest.lineage
+  assert tuple(earlier) == trained.lineage
+  assert (last.operation, last.steps) == ("logit_scale_slope", 3)
+  assert last.arguments == {"slope": 0.25, "factor": 4.0}
+  assert manifest.held_out == ("pretrain", 2.5)
+  assert store.fingerprint(tmp_path / "m") != before
+  assert not [*tmp_path.glob("m/*.tmp")]
+
+
 def test_dtype_casts_every_leaf(tmp_path, params):
   store.save_model(tmp_path / "m", params, BARE)
   got, _ = store.load_model(tmp_path / "m", dtype=jnp.bfloat16)

@@ -41,7 +41,7 @@ def asked(monkeypatch):
     calls.append(Asked(name=name, methods=methods, **asked))
     return []
 
-  def load(path, mesh=None):
+  def load(path, dtype="float32", mesh=None):
     context = 64 if path.name == "long" else 32
     config = dataclasses.replace(CONFIG, context_tokens=context)
     fingerprint = ("b" if path.name == "foreign" else "a") * 64
@@ -61,6 +61,42 @@ def test_without_flags_it_is_the_standard_suite_on_the_corpus(drope, asked):
   assert call.name == "tiny"
   assert call.suite.factors == (1.0, 2.0, 4.0, 8.0)
   assert (len(call.text.test), len(call.text.fit)) == (18, 19)
+
+
+def test_the_fitted_slopes_are_saved(monkeypatch, tmp_path):
+  saved = {}
+  monkeypatch.setattr(
+    evaluate.store, "save_slope", lambda path, *rest: saved.update({path: rest})
+  )
+  fits = {
+    name: {"model": logit_scale.Fit(4.0, c, 1.0, ((c, 2.0),))}
+    for name, c in (("a", 0.3), ("b", -0.1))
+  }
+  paths = {name: tmp_path / name for name in fits}
+  record = evaluate.steps.Record(fits=fits)
+  evaluate.save_scales(paths, record)
+  assert saved == {
+    paths["a"]: (0.3, {"factor": 4.0, "losses": [[0.3, 2.0]]}),
+    paths["b"]: (0.0, {"factor": 4.0, "losses": [[-0.1, 2.0]]}),
+  }
+
+  def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(evaluate.store, "save_slope", refuse)
+  with pytest.raises(ValueError, match="may write to, got .* Copy it"):
+    evaluate.save_scales(paths, record)
+
+
+def test_a_scale_that_is_not_fitted_is_not_saved(drope, asked):
+  for options in (
+    ["--set", "Suite.fit_factor = None"],
+    ["--positions", "yarn"],
+  ):
+    ran = drope("evaluate", "runs/tiny", "--save-scale", *options)
+    assert ran.status == 2 and "--save-scale needs" in ran.err
+    assert ran.err.count("\n") == 1
+  assert not asked
 
 
 def test_flags_override_the_suite(drope, asked, tmp_path):
@@ -413,7 +449,7 @@ def test_ids_without_a_piece_are_wrong_answers(drope, command, monkeypatch):
   monkeypatch.setattr(
     lms.CheckpointLM,
     "generate",
-    lambda self, prompts, count: [[10**6 + count, 5]] * len(prompts),
+    lambda self, prompts, count, stop: [[10**6 + count, 5]] * len(prompts),
   )
   ran = drope(
     *(*command, "--eval", "passkey", "--positions", "model", "--factors", 3)

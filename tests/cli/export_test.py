@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -233,45 +234,6 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
   if scale != 1:
     unscaled = _logits(config, params)
     assert np.abs(unscaled - want).max() > 1e-3, "the scale does nothing"
-
-
-@pytest.mark.parametrize(
-  ("fields", "options", "says"),
-  [
-    ({}, [], ""),
-    ({"positional": Nope()}, [], "; llama.cpp needs --architecture llama"),
-    ({"positional": Nope()}, ["--architecture", "llama"], ""),
-    (
-      {"positional": Nope(), "num_heads": 6},
-      [],
-      "; llama.cpp needs --architecture mistral",
-    ),
-    (
-      {"positional": Pattern((Rope(),) * 3 + (Nope(),)), "num_layers": 4},
-      [],
-      "",
-    ),
-    ({"positional": Pattern((Rope(), Nope()))}, [], "; llama.cpp would run"),
-    (HEAD_NORM | {"positional": Nope()}, [], "; llama.cpp would run"),
-    ({"positional": PartialRope(Rope(100.0), 6)}, [], ""),
-    (
-      HEAD_NORM | {"positional": PartialRope(Rope(100.0), 6)},
-      [],
-      "; llama.cpp would run",
-    ),
-    (HEAD_NORM, [], ""),
-    (JOINT_NORM, [], "; vLLM and llama.cpp run it as docs/convert.md says"),
-  ],
-)
-def test_what_llama_cpp_misreads_is_said(
-  fields, options, says, tmp_path, drope
-):
-  _save(dataclasses.replace(CONFIG, **fields), tmp_path / "ours")
-  out = tmp_path / "theirs"
-  ran = drope("export", tmp_path / "ours", "--out", out, *options)
-  assert ran.status == 0
-  _, _, note = ran.out.splitlines()[0].partition("CausalLM")
-  assert note.startswith(says) and bool(note) == bool(says)
 
 
 class _Normed(torch.nn.Module):
@@ -554,18 +516,38 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   out = tmp_path / "theirs"
   ran = drope("export", ours, "--out", out, "--results", tmp_path)
   assert (ran.status, ran.err) == (0, "")
-  _, context, scale, bos = ran.out.splitlines()
+  first, context, scale, bos = ran.out.splitlines()
+  assert first.endswith("llama.cpp needs --architecture llama")
   assert "4,096 tokens, the longest that it was evaluated at" in context
-  assert "--logit-scale 1.35" in scale  # 1 + 0.25 ln 4
+  assert "context_tokens=4096" in scale and "1.35" in scale  # 1 + 0.25 ln 4
   assert "training here put none there" in bos
   own, out_own = tmp_path / "own", tmp_path / "own_out"
   _save(dataclasses.replace(config, logit_scale_slope=0.1), own, tokenizer)
-  ran = drope("export", own, "--out", out_own, "--context", 4096)
-  assert "--logit-scale 1.14" in ran.out  # The checkpoint's: 1 + 0.1 ln 4.
+  ran = drope("export", own, "--out", out_own)
+  assert "1.21, into the weights" in ran.out  # The checkpoint's: 1 + 0.1 ln 8.
   assert "here 0.1" in (out_own / "README.md").read_text()
   assert "| 0.500 | 0.400..0.600 |" in (out / "README.md").read_text()
   ids = transformers.AutoTokenizer.from_pretrained(out)("a whale")["input_ids"]
   assert ids[0] == 1
+
+
+def test_the_scale_of_the_context_asked_for_is_in_the_weights(tmp_path, drope):
+  config = dataclasses.replace(CONFIG, positional=Nope(), logit_scale_slope=0.1)
+  ours, fitted, by_hand = (tmp_path / name for name in ("a", "b", "c"))
+  _save(config, ours)
+  context = ("export", ours, "--context", 4096)
+  ran = drope(*context, "--out", fitted)
+  scale = 1 + 0.1 * math.log(4)
+  assert f"logit scale {scale:g} in q's weights" in ran.out
+  assert (
+    f"multiplied by {scale:g}, by way" in (fitted / "README.md").read_text()
+  )
+  drope(*context, "--out", by_hand, "--logit-scale", scale)
+  weights = [p / "model.safetensors" for p in (fitted, by_hand)]
+  assert weights[0].read_bytes() == weights[1].read_bytes()
+  plain = tmp_path / "d"
+  drope("export", ours, "--out", plain)
+  assert (plain / "model.safetensors").read_bytes() != weights[0].read_bytes()
 
 
 def test_a_changed_weight_does_not_come_back(tmp_path, drope):

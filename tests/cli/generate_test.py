@@ -53,7 +53,9 @@ class FakeLM:
 @pytest.fixture
 def lm(monkeypatch):
   fake = FakeLM()
-  monkeypatch.setattr(generate.lms.CheckpointLM, "load", lambda path: fake)
+  monkeypatch.setattr(
+    generate.lms.CheckpointLM, "load", lambda path, dtype: fake
+  )
   return fake
 
 

@@ -10,11 +10,12 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from drope_jax import sharding, trees
 from drope_jax.cli import configure
-from drope_jax.evals import logit_scale
+from drope_jax.evals import logit_scale, paper
 from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
@@ -160,6 +161,31 @@ def test_an_evals_header_says_how_to_run_it(path):
   header = path.read_text().split("\n\n")[0]
   assert "\n# Source: " in header and "\n# Hardware: " in header
   assert f"\n# Use: drope evaluate CKPT --suite evals/{path.name}" in header
+
+
+TABLES = sorted((CONFIGS / "evals").glob("paper_table*.gin"))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_a_suite_of_the_papers_table_measures_its_columns(path):
+  suite = configure.build(str(path), Suite)
+  assert f"paper_table{suite.paper_table}" == path.stem
+  assert suite.factors[0] == 1, "retrieval in context is reported as well"
+  table = paper.TABLES[suite.paper_table]
+  tasks = {task.name: task for task in suite.tasks}
+  for column in table.columns:
+    assert column.factor in (None, *suite.factors)
+    for task in column.tasks:
+      metrics = {metric.name for metric in tasks[task].metrics}
+      assert column.metric is None or column.metric in metrics
+  for figures in table.rows.values():
+    means = figures[len(table.columns) :]
+    own = figures[: len(table.columns)]
+    assert all(abs(np.mean(own) - mean) < 0.01 for mean in means)
+
+
+def test_every_table_of_the_paper_has_a_suite():
+  assert {p.stem for p in TABLES} == {f"paper_table{n}" for n in paper.TABLES}
 
 
 PLANNED = sorted(

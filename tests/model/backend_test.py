@@ -57,6 +57,17 @@ def test_auto_is_a_backend_that_runs_the_model_there(
   assert backend.resolve("splash", config, dtype, device) == "splash"
 
 
+def test_sequences_of_any_length_take_no_memory_of_their_square():
+  on_gpu, on_tpu = (
+    backend.resolve("auto", MODEL, "float32", device, any_length=True)
+    for device in (GPU, V5E)
+  )
+  assert on_gpu == "blockwise"
+  assert isinstance(on_tpu, attention.FlashTpu)
+  assert backend.for_one_token(on_tpu) == "blockwise"
+  assert backend.for_one_token("reference") == "reference"
+
+
 def test_auto_returns_statistics_where_they_are_wanted():
   on_gpu, on_tpu = (
     backend.resolve("auto", MODEL, "bfloat16", device, with_stats=True)

@@ -3,7 +3,7 @@
 Without positions, layers keep what is nearly uniform so: the spread of the
 hidden states, the positional bias and its gradients are all at most constants
 times the spread of the embeddings, whatever the length. The constants are
-measured here by drawing the embeddings together, towards their mean.
+measured here by drawing the embeddings together, toward their mean.
 
 Source: arXiv:2512.12167, Theorem 3.4.
 """

@@ -46,7 +46,8 @@ class Options:
       positions; None: the longest of `figures`, or else `TIMES` times the
       trained context.
     logit_scale: multiplies q's weights, in place of the checkpoint's own scale;
-      None: nothing does.
+      None: that of `context_tokens` by the slope of the checkpoint, or else of
+      `figures`; without either, nothing does.
     figures: for README.md.
   """
 
@@ -110,10 +111,11 @@ def export(
   context_tokens, reason = _context(options, manifest.model)
   # For config.json. The manifest in the folder keeps the trained context.
   config = dataclasses.replace(manifest.model, context_tokens=context_tokens)
+  scale = _scale(options, manifest.model)
   if options.format == "sakana":
-    target, note = _sakana(options, config)
+    target, note = _sakana(options, config, scale)
   else:
-    target, note = _stock(options, config, _preferred(manifest))
+    target, note = _stock(options, config, scale, _preferred(manifest))
   parameters = trees.flatten(shapes).values()
   count = sum(math.prod(leaf.shape) for leaf in parameters)
   names = sorted({np.dtype(leaf.dtype).name for leaf in parameters})
@@ -124,7 +126,7 @@ def export(
     parameters=f"{count:,} parameters in {' and '.join(names)}",
     context_tokens=context_tokens,
     context_reason=reason,
-    folded_scale=options.logit_scale,
+    folded_scale=scale,
     figures=options.figures,
     is_stock=options.format != "sakana",
   )
@@ -163,6 +165,19 @@ def _context(options: Options, config: ModelConfig) -> tuple[int, str]:
   )
 
 
+def _scale(options: Options, config: ModelConfig) -> float | None:
+  """Returns the softmax scale to export in place of the model's; None: none."""
+  slope = config.logit_scale_slope
+  if slope is None:
+    slope = options.figures.slope
+  if options.logit_scale is not None or not slope:
+    return options.logit_scale
+  if (options.context_tokens or 0) <= config.context_tokens:
+    return None
+  factor = options.context_tokens / config.context_tokens
+  return config.logit_scale * logit_scale.scale_at(slope, factor)
+
+
 def _is_bound(config: ModelConfig) -> bool:
   """Returns whether any layer has positions that are new beyond the context.
 
@@ -198,8 +213,8 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
     yield (
       "No client applies the softmax scale that was fitted"
       + (
-        f": `logit_scale={scale:.3g}` would put that of "
-        f"{card.context_tokens:,} tokens into the weights."
+        f": `context_tokens={card.context_tokens}` would put that of this "
+        f"length, {scale:.3g}, into the weights."
         if card.is_stock
         else "."
       )
@@ -224,9 +239,11 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
 
 
 def _stock(
-  options: Options, config: ModelConfig, preferred: Sequence[str]
+  options: Options,
+  config: ModelConfig,
+  scale: float | None,
+  preferred: Sequence[str],
 ) -> tuple[hf_export.Target, str]:
-  scale = options.logit_scale
   if scale is not None:
     config = dataclasses.replace(config, logit_scale=1.0)
   name = hf_architecture.choose(
@@ -274,7 +291,7 @@ def _for_other_clients(config: ModelConfig, model_type: str) -> str:
 
 
 def _sakana(
-  options: Options, config: ModelConfig
+  options: Options, config: ModelConfig, scale: float | None
 ) -> tuple[hf_export.Target, str]:
   if options.logit_scale is not None or options.architecture is not None:
     raise ValueError(
@@ -282,6 +299,8 @@ def _sakana(
       "scale, got `architecture` or `logit_scale`. Leave them out; "
       "`drope surgery --logit-scale` sets the checkpoint's."
     )
+  if scale is not None:
+    config = dataclasses.replace(config, logit_scale=scale)
   name = hf_architecture.choose_papers(config)
   target = hf_export.Target(
     families.FAMILIES[name], hf_config.to_dict(config, name)

@@ -113,8 +113,8 @@ class Card:
       ),
       "`drope_manifest.json` has all of it, and a hash of every other file but "
       "this one.\n",
-      "## Licence\n",
-      f"The licence is not recorded. {self._source()}\n",
+      "## License\n",
+      f"The license is not recorded. {self._source()}\n",
     ]
     return "\n".join(parts)
 
@@ -146,7 +146,7 @@ class Card:
       f"{self.context_tokens:,}, {self.context_reason}.\n"
     )
     scale, slope = self.folded_scale, self.slope
-    if scale is not None:
+    if scale is not None and self.is_stock:
       yield (
         f"Attention logits are multiplied by {scale:g}, by way of q's weights: "
         "every client applies it, at every length.\n"
@@ -159,7 +159,7 @@ class Card:
         f"{trained:,}) do better, with c fitted on held-out text"
         f"{f': here {slope:.3g}' if slope is not None else ''}. No stock "
         "client applies it. To have it in the weights for one length, export "
-        "the checkpoint again with `drope export --logit-scale`.\n"
+        "the checkpoint again with `drope export --context`.\n"
       )
 
   def _figures(self) -> Iterator[str]:
@@ -211,7 +211,7 @@ class Card:
       )
 
   def _source(self) -> str:
-    """Returns where to look for the licence; of a path, the last name alone."""
+    """Returns where to look for the license; of a path, the last name alone."""
     sources = [
       pathlib.PurePath(entry.parent).name
       for entry in self.manifest.lineage
@@ -220,7 +220,7 @@ class Card:
     if not sources:
       return "The weights were trained from random ones."
     return (
-      f"The weights were made from `{sources[0]}`, whose licence holds for "
+      f"The weights were made from `{sources[0]}`, whose license holds for "
       "them too: look it up before you pass them on."
     )
 

@@ -1,4 +1,4 @@
-"""Perplexity by position and needle retrieval, at multiples of the context.
+"""Perplexity, retrieval and benchmarks, at multiples of the context.
 
 Every position method reads the same samples, without a softmax scale and with
 its own, fitted on a split of its own. Text is the packaged corpus, or yours.
@@ -10,6 +10,8 @@ those with plain RoPE.
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
   drope evaluate CKPT --factors 16,32 --mesh long
+  drope evaluate CKPT --eval harness --tasks arc_easy,hellaswag
+  drope evaluate CKPT --eval perplexity --save-scale
 """
 
 import argparse
@@ -27,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--suite",
-    default="evals/standard.gin",
     metavar="SUITE.gin",
-    help="what to evaluate (default: %(default)s); the flags below override it",
+    help="what to evaluate (default: evals/standard.gin, or evals/harness.gin "
+    "with --eval harness); the flags below override it",
   )
   recipe_options.add_overrides(parser, "the suite's")
   parser.add_argument(
@@ -39,13 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "niah; an unknown name is answered with all (default: the suite's)",
   )
   parser.add_argument(
+    "--tasks",
+    metavar="NAME,...",
+    help="of lm-evaluation-harness, or .yaml files of such, with --eval "
+    "harness (default: the suite's)",
+  )
+  parser.add_argument(
     "--factors", metavar="F,...", help="of the context (default: the suite's)"
   )
   parser.add_argument(
     "--positions",
     metavar="M,...",
     help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
+    "pi, ntk, yarn, dynamic_ntk (by each text's own length) and so on "
+    "(default: the suite's)",
   )
   parser.add_argument(
     "--samples",
@@ -76,12 +85,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "packaged:fit)",
   )
   parser.add_argument(
+    "--save-scale",
+    action="store_true",
+    help="write the fitted softmax scale's slope into each checkpoint, whose "
+    "generation and later evaluations then use it beyond the trained context",
+  )
+  parser.add_argument(
     "--mesh",
     choices=("single", "fsdp", "fsdp_tp", "long"),
     help="how all devices share the work (default: the first does it alone)",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "int8"),
+    default="float32",
+    help="of the weights (default: %(default)s); a CPU computes in float32 and "
+    "reads few bits faster; int8 is for a CPU alone",
   )
   parser.add_argument(
     "--keep-outputs",

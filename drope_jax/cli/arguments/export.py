@@ -10,6 +10,7 @@ else 8 times the trained one.
 
   drope export runs/drope --out drope-hf
   drope export runs/drope --out drope-hf --results runs/scores
+  drope export runs/drope --out drope-hf --context 32768
   drope export runs/drope --out drope-hf --logit-scale 1.2
   drope export runs/drope --out drope-sakana --format sakana
 """
@@ -44,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--context",
     type=int,
     metavar="N",
-    help="how many tokens a client may read, for a model without positions "
-    "(default: the longest of --results, or 8 times the trained context)",
+    help="how many tokens a client may read, for a model without positions; if "
+    "a slope was fitted, q's weights are multiplied by the softmax scale of "
+    "this length (default: the longest of --results, or 8 times the trained "
+    "context, without a scale)",
   )
   parser.add_argument(
     "--logit-scale",
     type=float,
     metavar="S",
     help="multiply q's weights by this softmax scale, in place of the "
-    "checkpoint's own scale (default: none)",
+    "checkpoint's own and of that of --context (default: none)",
   )

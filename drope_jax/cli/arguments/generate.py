@@ -98,3 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="print each continuation as one line of JSON",
   )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "int8"),
+    default="float32",
+    help="of the weights (default: %(default)s); a CPU computes in float32 and "
+    "reads few bits faster; int8 is for a CPU alone",
+  )

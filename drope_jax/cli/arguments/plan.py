@@ -3,8 +3,8 @@ r"""Compiles a recipe's training steps for a TPU slice, without a TPU.
 It reports for each phase whether it fits, the memory of a chip, the computation
 and communication, and the time at an assumed share of the peak. If a phase does
 not fit, it searches for settings that do: first more rematerialization, then
-more microbatches. With --eval it reports the same for the recipe's last model
-in bfloat16, for prefill of a context and for decoding after it.
+more microbatches. With --eval it reports the same for `drope evaluate` of the
+recipe's last model: prefill of a context, and decoding after it.
 It needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 
   drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16 --eval 8192
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="CONTEXT",
     help="also plan prefill and decoding at this many tokens (default: only "
     "training)",
+  )
+  parser.add_argument(
+    "--eval-dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="of --eval, as --dtype of `drope evaluate` (default: %(default)s)",
   )
   parser.add_argument(
     "--save",

@@ -1,0 +1,151 @@
+"""Weight matrices as generation on a CPU reads them, in few bits by choice.
+
+Decoding multiplies one token by every matrix, so its speed is that of reading
+them. XLA's CPU backend reads a matrix in place, on all cores, only if it is
+given row by row of its outputs and is narrow enough. It then also takes the
+layer out of its stack, and widens the numbers, on the way. Of a matrix [in,
+out] it first copies the layer's part, and then reads the copy on one core.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax import parameters
+from drope_jax.axes import Array
+from drope_jax.parameters import Role
+
+DTYPES = ("float32", "bfloat16", "int8")
+"""Of the numbers of a packed matrix."""
+
+# XLA reads a matrix in place beside a vector of less than 16 KiB (kFusion-
+# ThresholdBytes of its cpu_instruction_fusion.cc). Of a wider one it would make
+# a transposed copy, which takes a hundred times as long.
+_MOST_INPUTS = 4095
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("values", "scale", "ones"),
+  meta_fields=("transposed",),
+)
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """A matrix, [..., in, out], in another form; computed with as float32.
+
+  Attributes:
+    values: float32; bfloat16 as its bits in uint16, since XLA's CPU backend
+      would widen a whole stack of bfloat16 before its loop; or int8.
+    scale: float32, of each row of the values; None without int8.
+    ones: float32, 1 for each column of the values.
+    transposed: whether the values are [..., out, in].
+  """
+
+  values: Array
+  scale: Array | None
+  ones: Array
+  transposed: bool
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    *lead, rows, columns = self.values.shape
+    return (*lead, columns, rows) if self.transposed else (*lead, rows, columns)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """Of what is computed with it."""
+    return jnp.dtype(jnp.float32)
+
+  @property
+  def T(self) -> "Packed":
+    return dataclasses.replace(self, transposed=not self.transposed)
+
+
+Matrix = Array | Packed
+
+
+def pack(path: str, leaf: Array, dtype: str) -> Matrix:
+  """Returns a parameter as generation on a CPU reads it fastest.
+
+  Args:
+    path: of the parameter in the tree; all but matrices are only cast.
+    leaf: the parameter.
+    dtype: one of `DTYPES`. int8 is the nearest of 255 steps between the largest
+      of a row and its opposite.
+  """
+  leaf = leaf.astype(jnp.float32)
+  role = parameters.describe(path).role
+  if role not in (Role.TABLE, Role.PROJECTION, Role.HEAD):
+    return leaf
+  # A table is [V, M], as the head reads it.
+  transposed = role is not Role.TABLE and leaf.shape[-2] <= _MOST_INPUTS
+  if dtype == "float32" and not transposed:
+    return leaf
+  values = leaf.swapaxes(-1, -2) if transposed else leaf
+  scale = None
+  match dtype:
+    case "bfloat16":
+      values = values.astype(jnp.bfloat16).view(jnp.uint16)
+    case "int8":
+      largest = jnp.maximum(jnp.abs(values).max(axis=-1), 1e-30)
+      scale = largest / 127
+      values = jnp.round(values / scale[..., None]).astype(jnp.int8)
+  *lead, _, columns = values.shape
+  ones = jnp.ones((*lead, columns), jnp.float32)
+  return Packed(values, scale, ones, transposed)
+
+
+def dtype_name(matrix: Matrix) -> str:
+  """Returns the name of the dtype of a matrix's numbers."""
+  held = matrix.values if isinstance(matrix, Packed) else matrix
+  return "bfloat16" if held.dtype == jnp.uint16 else held.dtype.name
+
+
+def product(
+  x_BSM: Array, kernel: Matrix, result_dtype: Any | None = None
+) -> Array:
+  """Returns x @ kernel, computed in x's dtype.
+
+  Args:
+    x_BSM: what is multiplied.
+    kernel: [in, out].
+    result_dtype: to which the product is summed; None for x's dtype.
+  """
+  multiply = functools.partial(jnp.matmul, preferred_element_type=result_dtype)
+  if not isinstance(kernel, Packed):
+    return multiply(x_BSM, kernel.astype(x_BSM.dtype))
+  # Tied to x, so that no loop over tokens widens the matrix before it.
+  values, x_BSM = jax.lax.optimization_barrier((kernel.values, x_BSM))
+  values = _wide(values).astype(x_BSM.dtype)
+  if not kernel.transposed:
+    if kernel.scale is not None:
+      x_BSM *= kernel.scale
+    return multiply(x_BSM, values)
+  if x_BSM.size == x_BSM.shape[-1]:
+    # XLA computes one token's channels anew for each output if that is cheap.
+    # It stores quotients, and does not know that these are x.
+    x_BSM /= kernel.ones.astype(x_BSM.dtype)
+  y_BSM = multiply(x_BSM, values.T)
+  return y_BSM if kernel.scale is None else y_BSM * kernel.scale
+
+
+def lookup(table: Matrix, tokens_BS: Array) -> Array:
+  """Returns the rows x_BSM of a table [V, M]."""
+  if not isinstance(table, Packed):
+    return table[tokens_BS]
+  assert not table.transposed
+  x_BSM = _wide(table.values[tokens_BS])
+  if table.scale is not None:
+    x_BSM *= table.scale[tokens_BS][..., None]
+  return x_BSM
+
+
+def _wide(values: Array) -> Array:
+  """Returns values as float32, but for the scale."""
+  if values.dtype == jnp.uint16:
+    bits = values.astype(jnp.uint32) << 16
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+  return values.astype(jnp.float32)
