@@ -214,6 +214,19 @@ def test_a_token_is_top_where_it_is_the_argmax_of_forward(lm):
   assert not want.all(), "every token is the likeliest"
 
 
+def test_short_sequences_are_padded_to_few_lengths():
+  lengths = (1, 32, 33, 64, 65, 128, 129)
+  assert [lms.bucket(n, 32) for n in lengths] == [
+    32,
+    32,
+    64,
+    64,
+    *[128] * 2,
+    256,
+  ]
+  assert [lms.bucket(n) for n in lengths] == [128] * 6 + [256]
+
+
 def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
   assert lm.loglikelihood([]) == []
   assert lm.generate([], 3) == []
