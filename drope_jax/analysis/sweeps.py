@@ -59,8 +59,8 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   log = records.read_metrics(folder, _FIELDS)
   if not log:
     raise ValueError(
-      f"A training of a sweep needs a record in {folder / records.METRICS}, got "
-      "none. Copy the file again, or lower Recipe.log_every_steps."
+      f"A training of a sweep needs a record in {folder / records.METRICS}, "
+      "got none. Copy the file again, or lower Recipe.log_every_steps."
     )
   scores: dict[str, float] = {}
   last = [record for record in log if record["phase"] == log[-1]["phase"]]
