@@ -1,15 +1,18 @@
 """Compares generation on a CPU with transformers, and with what memory allows.
 
-Both have the same shape, random float32 weights and the same prompts. Each
-prefills, then decodes greedily; transformers runs SDPA with a static cache. A
+Both have the same shape, random weights and the same prompts. Ours are loaded
+from a checkpoint, and are float32 or, with --dtype, of fewer bits; transformers
+makes its own, float32. Each prefills, then decodes greedily; transformers runs
+SDPA with a static cache. A
 round runs both and the bounds, one after the other, in processes of their own.
 The bounds are the products of prefill at the rate of one large matrix product,
-and reading all weights once for each decoding step. Peak memory is the largest
-resident set of a process. Figures are medians over the rounds; ratios are taken
-within each.
+and reading all float32 weights once for each decoding step. Peak memory is the
+largest resident set of a process. Figures are medians over the rounds; ratios
+are taken within each.
 
   python tools/bench_generate.py
   python tools/bench_generate.py --batch 16
+  python tools/bench_generate.py --dtype int8
   python tools/bench_generate.py --prompt-tokens 16384 --new-tokens 8
 
 Hardware: two CPU cores. Time: a minute a round at the defaults.
@@ -21,6 +24,7 @@ import dataclasses
 import json
 import resource
 import statistics
+import tempfile
 import time
 
 import jax
@@ -28,10 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax import trees
-from drope_jax.cli import configure
-from drope_jax.inference import choice, decode
+from drope_jax.checkpoint import store
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.cli import configure, memory
+from drope_jax.inference import choice, decode, weights
 from drope_jax.inference import lm as lms
-from drope_jax.model import transformer
+from drope_jax.model import packed, transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.perf import flops, rounds
 
@@ -69,20 +75,34 @@ def main() -> None:
   parser.add_argument(
     "--new-tokens", type=int, default=64, help="(default: %(default)s)"
   )
+  parser.add_argument(
+    "--dtype", choices=packed.DTYPES, default="float32", help="of our weights"
+  )
   parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
   parser.add_argument("--row", choices=_ROWS, help=argparse.SUPPRESS)
+  parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
   args = parser.parse_args()
   config = configure.build(args.model, ModelConfig)
   if args.row is not None:
     print(json.dumps(dataclasses.asdict(_ROWS[args.row](config, args))))
     return
-  found = rounds.in_turn(_ROWS, args.rounds, rounds.in_process)
+  with tempfile.TemporaryDirectory() as folder:
+    checkpoint = f"{folder}/random"
+    init = jax.jit(transformer.init, static_argnums=0)
+    params = init(config, jax.random.key(0))
+    store.save_model(checkpoint, params, Manifest(config))
+
+    def in_process(row: str) -> Mapping[str, float]:
+      return rounds.in_process(row, "--checkpoint", checkpoint)
+
+    found = rounds.in_turn(_ROWS, args.rounds, in_process)
   _print_table(config, args, found)
 
 
 def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
-  params = jax.jit(transformer.init, static_argnums=0)(
-    config, jax.random.key(0)
+  memory.keep_freed_memory()  # As the command does.
+  params, _ = store.load_model(
+    args.checkpoint, convert=weights.holder(args.dtype, mesh=None)
   )
   B, S = args.batch, args.prompt_tokens
   tokens_BS = np.zeros((B, lms.bucket(S)), np.int32)
@@ -190,8 +210,8 @@ def _bounds(config: ModelConfig, args: argparse.Namespace) -> Measured:
   byte_s = _best(jax.jit(jnp.sum), x) / x.nbytes
   flop_s = _best(jax.jit(jnp.matmul), square, square) / (2 * n**3)
   work = args.batch * flops.of_prefill(config, args.prompt_tokens)
-  weights = _weight_bytes(config)
-  return Measured(work * flop_s, weights * byte_s, weights / 2**20)
+  held = _weight_bytes(config)
+  return Measured(work * flop_s, held * byte_s, held / 2**20)
 
 
 def _weight_bytes(config: ModelConfig) -> int:

@@ -17,6 +17,7 @@ here.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import gc
 import pathlib
 import threading
 from typing import Any
@@ -174,11 +175,16 @@ def load_model(
   if where is None:  # The largest first: the others fit where it was read.
     names = sorted(leaves, key=lambda name: -leaves[name].size)
     groups = [{name: abstract[name]} for name in names]
-  params = {
-    name: convert(name, array)
-    for group in groups
-    for name, array in _read(checkpoint, group, saved).items()
-  }
+  params: dict[str, Any] = {}
+  read, most = 0, max(leaf.size for leaf in leaves.values())
+  for group in groups:
+    arrays = _read(checkpoint, group, saved)
+    for name in group:
+      read += leaves[name].size
+      params[name] = convert(name, arrays.pop(name))
+    if where is None and read >= most:
+      gc.collect()  # Orbax's objects refer to each other, and to the arrays.
+      read = 0
   return trees.unflatten({name: params[name] for name in leaves}), manifest
 
 

@@ -76,14 +76,19 @@ def pack(path: str, leaf: Array, dtype: str) -> Matrix:
     dtype: one of `DTYPES`. int8 is the nearest of 255 steps between the largest
       of a row and its opposite.
   """
-  leaf = leaf.astype(jnp.float32)
   role = parameters.describe(path).role
   if role not in (Role.TABLE, Role.PROJECTION, Role.HEAD):
-    return leaf
+    return leaf.astype(jnp.float32)
   # A table is [V, M], as the head reads it.
   transposed = role is not Role.TABLE and leaf.shape[-2] <= _MOST_INPUTS
   if dtype == "float32" and not transposed:
-    return leaf
+    return leaf.astype(jnp.float32)
+  return _packed(leaf, transposed, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _packed(leaf: Array, transposed: bool, dtype: str) -> Packed:
+  leaf = leaf.astype(jnp.float32)
   values = leaf.swapaxes(-1, -2) if transposed else leaf
   scale = None
   match dtype:
