@@ -34,6 +34,7 @@ _RUNTIME = [
   "zstandard>=0.23",
 ]
 
+_EVAL = ["jieba>=0.42.1", "lm_eval>=0.4.13,<0.5", "rouge>=1.0.1"]
 _GCS = ["gcsfs>=2026.1"]
 _GGUF = ["gguf>=0.17"]
 _PARQUET = ["pyarrow>=18"]
@@ -41,12 +42,13 @@ _TENSORBOARD = ["tensorboardX>=2.6.2"]
 
 _EXTRAS = {
   "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],
-  "eval": ["jieba>=0.42.1", "lm_eval>=0.4.9", "rouge>=1.0.1"],
+  "eval": _EVAL,
   "gcs": _GCS,
   "gguf": _GGUF,
   "gpu": ["jax[cuda13]>=0.10,<0.12"],
   "parquet": _PARQUET,
   "test": [
+    *_EVAL,
     *_GCS,
     *_GGUF,
     *_PARQUET,
@@ -97,6 +99,7 @@ setuptools.setup(
     "console_scripts": [
       "drope = drope_jax.cli.main:main",
       "drope-launch = launch.cli:main",
+      "drope-lm-eval = drope_jax.cli.harness:main",
     ]
   },
 )

@@ -21,10 +21,10 @@ from drope_jax.checkpoint.model import Model
 from drope_jax.data import inputs, paths, writer
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.data.store import Store
-from drope_jax.evals import steps
 from drope_jax.evals.interface import Result
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
-from drope_jax.inference import evaluation
+from drope_jax.inference import evaluation, measurement
 from drope_jax.inference.lm import CheckpointLM
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery import compose
@@ -204,7 +204,13 @@ def run_recipe(
       fit each other.
   """
   directory = epath.Path(out)
-  loop.run(recipe, directory, base_dir=base_dir, on_metrics=on_metrics)
+  loop.run(
+    recipe,
+    directory,
+    base_dir=base_dir,
+    on_metrics=on_metrics,
+    evaluator=measurement.Measurement,
+  )
   return models.load(directory / recipe.phases[-1].name)
 
 
@@ -239,7 +245,7 @@ def evaluate(
     ValueError: there is no model, the models do not have the same context and
       tokenizer, a method fits none of them, or the text is too short.
   """
-  record = steps.Record()
+  record = Record()
   material = evaluation.packaged() if material is None else material
   for step in evaluation.plan(suite, lms, material, record):
     step.run()

@@ -1,7 +1,7 @@
 """What every test shares: eight virtual CPU devices, and real data if any.
 
-Compiling was most of the suite's time. So tests compile without LLVM's
-optimisations, and what one of them has compiled, the others and the programs
+Compiling was most of the suite's time. So tests compile without optimizations
+(`tests.xla`), and what one of them has compiled, the others and the programs
 that they start find in a cache.
 """
 
@@ -13,14 +13,12 @@ import pathlib
 import shutil
 import tempfile
 
+from tests import xla
+
 # Before any test imports jax, which reads them once.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
-  [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-  ]
+  [os.environ.get("XLA_FLAGS", ""), xla.flags(devices=8)]
 ).strip()
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -95,7 +95,7 @@ def test_the_evaluations_use_known_methods_and_factors():
   assert any(args.positions for args in evaluations)
   for args in evaluations:
     assert set((args.positions or "model").split(",")) <= known
-    built = configure.build(args.suite, suite.Suite)
+    built = configure.build(args.suite or "evals/standard.gin", suite.Suite)
     assert max(built.factors) == 8, "the README speaks of 1 to 8 times"
 
 

@@ -4,12 +4,12 @@ A step is forward, backward, clipping and AdamW in float32: as `drope train`
 compiles it here, and as transformers' Llama takes it with torch's fused AdamW,
 eager or under torch.compile. Each row is a fresh process on the same cores that
 starts from the same weights and reads the same batch; rows take turns, round
-after round, so that a busy neighbour slows all alike. Exit status 1: the losses
+after round, so that a busy neighbor slows all alike. Exit status 1: the losses
 of the first steps differ by more than 1e-4. One row more is our step with a
 teacher, which is the first weights; its losses are others.
 
 "ratio" is our tokens/s over the row's, in the median of rounds, and its range;
-"CPU" is that of the processor's seconds, which a busy neighbour changes less.
+"CPU" is that of the processor's seconds, which a busy neighbor changes less.
 "peak" is the rate of the model's own matrix products (of each kernel with the
 batch, forward and twice backward), each timed alone in the same process, and
 "share" the step's operations a second over that, attention's count causal.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from drope_jax.analysis import methods as methods_lib
 from drope_jax.analysis import paired, palette, runs
 from drope_jax.analysis.roles import Roles
 from drope_jax.evals import intervals
@@ -17,8 +18,6 @@ RETRIEVAL_FACTORS = (4.0, 8.0)
 """Length factors at which retrieval is compared, if it was measured."""
 
 SHOWN, OPEN, NOT_SHOWN = "shown", "not told apart", "not shown"
-
-_SCALINGS = ("pi", "ntk", "yarn")
 
 
 class Verdict(NamedTuple):
@@ -143,7 +142,9 @@ def _ahead(scores, roles, task, factor):
   found = []
   for model in roles.dropped:
     cell = runs.Cell(task, "accuracy", model, "model", factor, False)
-    against = _against(scores, cell, roles.base, ("model", *_SCALINGS))
+    against = _against(
+      scores, cell, roles.base, ("model", *methods_lib.SCALINGS)
+    )
     if not against:
       continue
     # Better than all: the comparison with each must be decided.
@@ -179,7 +180,7 @@ def _far_loss(scores, roles):
   factor, found, name = max(factors), [], None
   for model in roles.dropped:
     cell = runs.Cell("perplexity", "tail_loss", model, "model", factor, False)
-    against = _against(scores, cell, roles.base, _SCALINGS)
+    against = _against(scores, cell, roles.base, tuple(methods_lib.SCALINGS))
     if not against:
       continue
     rival, _ = min(against, key=lambda pair: scores[pair[0]].value)

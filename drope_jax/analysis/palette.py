@@ -1,13 +1,15 @@
 """The label, colour, marker and dash of each compared model, in all plots.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
-unscaled RoPE has ink and grey. Two looks never differ by colour alone: markers
+unscaled RoPE has ink and gray. Two looks never differ by colour alone: markers
 and dashes differ as well.
 """
 
 from collections.abc import Iterable
 import dataclasses
 import itertools
+
+from drope_jax.analysis import methods
 
 INK = "#1b1f24"
 """`canvas.svg` replaces this by the text colour of the page, light or dark."""
@@ -39,7 +41,7 @@ _NTK = Look("base · NTK", "#56b4e9", "s", (0, (5, 1.5)))
 _YARN = Look("base · YaRN", "#1f77c0", "^")
 _CONTINUED = Look("continued", "#6f7783", "h", (0, (6, 1.5, 1, 1.5)))
 _PARTIAL = Look("partial", "#cc79a7", "P", (0, (4, 1.5)), strong=True)
-_FULL = Look("full", "#009e73", "X", (0, (3, 1, 1, 1)), strong=True)
+FULL = Look("full", "#009e73", "X", (0, (3, 1, 1, 1)), strong=True)
 
 _MODELS = {
   "base": BASE,
@@ -47,27 +49,26 @@ _MODELS = {
   "continued": _CONTINUED,
   "live": DROPPED,
   "partial": _PARTIAL,
-  "full": _FULL,
-  "drope": _FULL,
+  "full": FULL,
+  "drope": FULL,
 }
 _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
-_SPARE = (BASE, DROPPED, _YARN, _FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
+_SPARE = (BASE, DROPPED, _YARN, FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
 # Markers and dashes for using the same colours again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
-_METHODS = {
-  "rope": "RoPE",
-  "pi": "PI",
-  "ntk": "NTK",
-  "yarn": "YaRN",
-  "crop": "cropped",
-}
 
 
 def label(model: str, method: str) -> str:
   """Returns the name of a model under a method, for all plots and tables."""
   if method == "model":
     return model
-  return f"{model} · {_METHODS.get(method, method)}"
+  known = methods.METHODS.get(method)
+  return f"{model} · {known.label if known else method}"
+
+
+def renamed(look: Look, label: str) -> Look:
+  """Returns a look under another label."""
+  return dataclasses.replace(look, label=label)
 
 
 def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:

@@ -5,7 +5,6 @@ take the page's text colour and background.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import math
 
 import matplotlib
@@ -96,6 +95,29 @@ def training(
   canvas.label_ends(ax, ends)
   ax.set_xlabel("training tokens")
   ax.set_ylabel("loss (nats per token)")
+  return fig
+
+
+@matplotlib.rc_context(canvas.STYLE)
+def score_by_training(
+  curves: Sequence[Curve], *, label: str, is_share: bool
+) -> Figure:
+  """A score against training tokens (the paper's Figures 9 and 10).
+
+  Args:
+    curves: x in tokens.
+    label: what is scored, for the y axis.
+    is_share: whether it is a share in 0 to 1, shown in percent.
+  """
+  fig, ax = canvas.single(3.5)
+  canvas.label_ends(ax, canvas.named_lines(ax, curves))
+  ax.set_xlim(left=0)
+  ax.xaxis.set_major_formatter(canvas.TOKENS)
+  if is_share:
+    ax.set_ylim(-0.03, 1.03)
+    ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  ax.set_xlabel("tokens")
+  ax.set_ylabel(label)
   return fig
 
 
@@ -239,7 +261,7 @@ def frequency_scaling(
   curves = [Curve(looks["base", s.method], index, s.gamma_F) for s in scalings]
   for curve in curves:
     canvas.line(ax, curve, markevery=max(len(index) // 16, 1))
-  _mark_rotations(ax, pairs.rotations_F, (32, 1))
+  mark_rotations(ax, pairs.rotations_F, (32, 1))
   factor = max((s.factor for s in scalings), default=1.0)
   ax.set_ylim(0, 1.08)
   ax.axhline(1 / factor, color=canvas.INK, lw=0.8, ls=":", zorder=1)
@@ -254,8 +276,8 @@ def frequency_scaling(
 @matplotlib.rc_context(canvas.STYLE)
 def damage(report: damages.Damage) -> Figure:
   """Each of `damage.BY_LAYER` by layer, before and after a surgery."""
-  before = _renamed(palette.BASE, "before")
-  after = _renamed(palette.DROPPED, "after")
+  before = palette.renamed(palette.BASE, "before")
+  after = palette.renamed(palette.DROPPED, "after")
   fig = Figure(figsize=(canvas.WIDTH_IN, 4.6), layout="constrained")
   axes = fig.subplots(2, 2, sharex=True)
   for ax, (title, field) in zip(
@@ -285,8 +307,8 @@ def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
   index = np.arange(len(pairs.cost_F))
   kept = index < pairs.kept
   for look, chosen in (
-    (_renamed(palette.BASE, "kept"), kept),
-    (_renamed(palette.DROPPED, "dropped"), ~kept),
+    (palette.renamed(palette.BASE, "kept"), kept),
+    (palette.renamed(palette.DROPPED, "dropped"), ~kept),
   ):
     if chosen.any():
       ax.bar(
@@ -295,7 +317,7 @@ def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
         color=look.colour,
         label=look.label,
       )
-  _mark_rotations(ax, np.asarray(pairs.rotations_F), (1,))
+  mark_rotations(ax, np.asarray(pairs.rotations_F), (1,))
   ax.axhline(0, color=canvas.INK, lw=0.8)
   ax.set_xlabel("rotary pair (fast to slow)")
   ax.set_ylabel("loss it alone is worth (nats)")
@@ -317,7 +339,7 @@ def _cut_off_far_above(ax):
     ax.set_ylim(top=top)
 
 
-def _mark_rotations(ax, rotations_F, marks):
+def mark_rotations(ax, rotations_F, marks):
   """Marks the pairs that complete these numbers of rotations in the context."""
   for rotations in marks:
     at = _crossing(rotations_F, rotations)
@@ -367,7 +389,3 @@ def _crossing(rotations_F, rotations):
     return None
   rising_F, index_F = np.log(rotations_F)[::-1], np.arange(len(rotations_F))
   return float(np.interp(np.log(rotations), rising_F, index_F[::-1]))
-
-
-def _renamed(look, label):
-  return dataclasses.replace(look, label=label)

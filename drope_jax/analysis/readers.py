@@ -33,7 +33,7 @@ class ByOffset:
 
 @dataclasses.dataclass(frozen=True)
 class OffsetBias:
-  """The positional bias towards a key at an offset, A_BH.
+  """The positional bias toward a key at an offset, A_BH.
 
   A query i has i keys, itself included. c is 1 for the key at the offset and
   -1 / (i - 1) for the others, so that the row's sum is 0. A query without a key
@@ -84,16 +84,22 @@ class GivenBias:
     return found + total_BH / weights_BHcT.shape[-1]
 
 
-@dataclasses.dataclass(frozen=True)
-class LastQuery:
-  """The weights of the last query, weights_BHT."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfQuery:
+  """The weights of one query, weights_BHT.
+
+  Attributes:
+    query: its index; int32 scalar.
+  """
+
+  query: Array | int
 
   def start(self, num_rows: int, num_heads: int, num_queries: int) -> Array:
     return jnp.zeros((num_rows, num_heads, num_queries))
 
   def read(self, found: Array, weights_BHcT: Array, query_c: Array) -> Array:
-    del found, query_c  # Blocks come in order, the last one last.
-    return weights_BHcT[:, :, -1]
+    at = jnp.clip(self.query - query_c[0], 0, len(query_c) - 1)
+    return jnp.where(query_c[at] == self.query, weights_BHcT[:, :, at], found)
 
 
 @dataclasses.dataclass(frozen=True)

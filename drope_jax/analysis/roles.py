@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from drope_jax.analysis import palette, runs
+from drope_jax.analysis import methods, palette, runs
 
 COLUMNS = ("name", "what it is", "softmax scale")
 """Column titles of `explain`."""
@@ -12,17 +12,6 @@ _BASES = ("base", "rope")
 _CONTINUED = ("continued",)
 _DROPPED = ("live", "partial", "full", "drope", "dropped")
 _PARTLY = ("Nope", "PartialRope", "Pattern")
-_METHODS = {
-  "rope": "{model}, with unchanged RoPE",
-  "pi": "{model}, every frequency of its RoPE divided by the length factor "
-  "(position interpolation)",
-  "ntk": "{model}, the theta of its RoPE raised with the length, which lowers "
-  "slow frequencies more than fast ones (NTK-aware)",
-  "yarn": "{model}, only the slow frequencies of its RoPE divided, and its "
-  "logits scaled up (YaRN)",
-  "crop": "{model}, given only the end of each text, as much as its context "
-  "holds",
-}
 
 
 class Roles(NamedTuple):
@@ -87,9 +76,9 @@ def explain(run: runs.Run) -> list[tuple[str, str, str]]:
     if method == "model":
       what = _what(run, model, base)
     else:
-      what = _METHODS.get(method, "{model}, evaluated with {method}").format(
-        model=model, method=method
-      )
+      known = methods.METHODS.get(method)
+      words = known.what if known else "{model}, evaluated with {method}"
+      what = words.format(model=model, method=method)
     slope = manifest["model"].get("logit_scale_slope")
     scale = "none" if slope is None else f"1 + {slope:.2g} ln s"
     found.append((palette.label(model, method), what, scale))

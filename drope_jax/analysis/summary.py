@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from drope_jax.analysis import (
+  beside_paper,
   canvas,
   claims,
   comparison,
   damage,
   frequencies,
+  methods,
   outline,
   pair_damage,
   palette,
@@ -17,14 +19,10 @@ from drope_jax.analysis import (
   roles,
   runs,
 )
+from drope_jax.analysis import scores as score_plots
 from drope_jax.evals import suite
 from drope_jax.positional import rotary
 
-_SCALINGS = {
-  "pi": "position interpolation (PI)",
-  "ntk": "NTK-aware scaling",
-  "yarn": "YaRN",
-}
 _LONG = ("outcomes", "series", "errors", "parts")
 """Fields of a result that the table of all results leaves out."""
 _HOW_TO_READ = (
@@ -93,9 +91,11 @@ def _of_run(run, more):
   who = roles.find(run)
   yield "The models", _models(run)
   yield "What showed and what did not", _verdicts(scores, who, more)
+  yield "Beside the paper", beside_paper.blocks(run)
   for topic, blocks in comparison.by_topic(run, scores).items():
     yield f"{topic} beyond the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)
+  yield "Scores during training", score_plots.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)
   yield (
     "What scaling does to the frequencies",
@@ -152,7 +152,7 @@ def _story(run, who):
 def _stretched(scores, base):
   """Returns the end of a sentence: how the base's positions were scaled."""
   used = {cell.method for cell in scores if cell.model == base}
-  ways = [name for method, name in _SCALINGS.items() if method in used]
+  ways = [name for method, name in methods.SCALINGS.items() if method in used]
   if not ways:
     return ""
   *others, last = ways

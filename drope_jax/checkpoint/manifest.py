@@ -15,6 +15,9 @@ from drope_jax.model.config import LayerGroup, ModelConfig
 HELD_OUT_LOSS = "held_out_loss"
 """The argument of a training's entry that holds its final held-out loss."""
 
+BEST_BY = "best_by"
+"""The argument that holds the score by which a training's best is chosen."""
+
 FITTED_SLOPE = "logit_scale_slope"
 """The operation that fits the slope of the softmax scale, and no weights."""
 
@@ -108,12 +111,21 @@ class Manifest:
 
   @property
   def held_out(self) -> tuple[str, float] | None:
-    """The last operation on the weights, and its held-out loss if known."""
+    """The last operation on the weights, and what its best save has least of.
+
+    That is the score of `BEST_BY`, less than 0 where more of it is better, or
+    else the held-out loss. None: it is not known.
+    """
     changes = [e for e in self.lineage if e.operation != FITTED_SLOPE]
-    if not changes or HELD_OUT_LOSS not in changes[-1].arguments:
+    if not changes:
       return None
     last = changes[-1]
-    return last.operation, last.arguments[HELD_OUT_LOSS]
+    value = last.arguments.get(HELD_OUT_LOSS)
+    if (best := last.arguments.get(BEST_BY)) is not None:
+      value = best["value"]
+      if value is not None and best["higher_is_better"]:
+        value = -value
+    return None if value is None else (last.operation, value)
 
   def appended(
     self, entry: LineageEntry, model: ModelConfig | None = None

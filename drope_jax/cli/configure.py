@@ -19,10 +19,18 @@ import drope_jax
 from drope_jax import attention, positional, sharding
 from drope_jax.cli import bindings
 from drope_jax.data import pipeline
-from drope_jax.evals import needles, registry, suite
+from drope_jax.evals import needles, periodic, registry, suite
 from drope_jax.model import config as model_config
 from drope_jax.surgery import compose
-from drope_jax.train import guard, lora, optimizer, phases, recipe, teacher
+from drope_jax.train import (
+  guard,
+  lora,
+  optimizer,
+  phases,
+  recipe,
+  sweep,
+  teacher,
+)
 
 T = TypeVar("T")
 
@@ -50,6 +58,9 @@ CLASSES = (
   needles.Needles,
   *registry.CLASSES,
   suite.Suite,
+  periodic.Periodic,
+  sweep.Axis,
+  sweep.Sweep,
 )
 
 # Surgery is left out because its defaults matter: they drop all positions.

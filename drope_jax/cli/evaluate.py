@@ -25,8 +25,9 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import interface, overlap, steps
+from drope_jax.evals import harness, interface, overlap, steps
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
   material = _material(args)
   console = consoles.Console(stderr=True)
   if args.out is None:
-    record = steps.Record()
+    record = Record()
     try:
       compare(
         suite,
@@ -111,7 +112,7 @@ def compare(
   suite: suites.Suite,
   checkpoints: Mapping[str, os.PathLike],
   material: suites.Material,
-  record: steps.Record,
+  record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
@@ -140,6 +141,16 @@ def compare(
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
+  take(ahead, record, console, on_step)
+
+
+def take(
+  ahead: Sequence[steps.Step],
+  record: Record,
+  console: consoles.Console,
+  on_step: Callable[[], None] = lambda: None,
+) -> None:
+  """Takes the steps that are not done, and shows progress; see `compare`."""
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
       if not step.done:
@@ -151,7 +162,7 @@ def compare(
 
 
 def save_scales(
-  checkpoints: Mapping[str, os.PathLike], record: steps.Record
+  checkpoints: Mapping[str, os.PathLike], record: Record
 ) -> None:
   """Writes the slope that was fitted for each model into its checkpoint.
 
@@ -228,10 +239,23 @@ def _table(
 
 
 def _suite(args: argparse.Namespace) -> suites.Suite:
-  suite = configure.build(args.suite, suites.Suite, args.overrides)
+  asked = [] if args.eval is None else args.eval.split(",")
+  if args.tasks is not None and asked != ["harness"]:
+    raise ValueError(
+      f"--tasks names tasks for --eval harness, got --eval {args.eval}. Give "
+      "both, or name other evals in --eval."
+    )
+  shipped = "harness" if asked == ["harness"] else "standard"
+  path = args.suite or f"evals/{shipped}.gin"
+  suite = configure.build(path, suites.Suite, args.overrides)
   changes: dict[str, Any] = {}
-  if args.eval is not None:
-    changes["evals"] = suite.only(args.eval.split(","))
+  if args.tasks is not None:
+    own = [e for e in suite.evals if isinstance(e, harness.Harness)]
+    group = own[0] if own else harness.Harness()
+    tasks = tuple(args.tasks.split(","))
+    changes["evals"] = (dataclasses.replace(group, tasks=tasks),)
+  elif asked:
+    changes["evals"] = suite.only(asked)
   if args.positions is not None:
     changes["methods"] = tuple(args.positions.split(","))
   if args.factors is not None:

@@ -9,12 +9,13 @@ from drope_jax.checkpoint.formats import export, model_card
 from drope_jax.cli import flags, terminal
 from drope_jax.data import paths
 
-_FLAGS = {
+FLAGS = {
   "format": "--format",
   "architecture": "--architecture",
   "context_tokens": "--context",
   "logit_scale": "--logit-scale",
 }
+"""Of the library's parameters."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
   out = paths.local(args.out, "An export's folder")
   checkpoint = store.locate(paths.resolve(args.checkpoint))
   figures = _figures(args, store.describe(checkpoint)[0])
-  with flags.naming(_FLAGS):
+  with flags.naming(FLAGS):
     options = export.Options(
       format=args.format,
       architecture=args.architecture,
@@ -31,9 +32,9 @@ def run(args: argparse.Namespace) -> None:
       figures=figures,
     )
     exported = export.export(checkpoint, out, options)
-  terminal.say(flags.named(f"{out}: {exported.architecture}", _FLAGS))
+  terminal.say(flags.named(f"{out}: {exported.architecture}", FLAGS))
   for line in exported.differences:
-    terminal.say(flags.named(line, _FLAGS))
+    terminal.say(flags.named(line, FLAGS))
 
 
 def _figures(

@@ -31,13 +31,16 @@ COMMANDS = {
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",
   "inspect": "a checkpoint's config, lineage and parameter table",
-  "recipes": "list the shipped recipes, models and evals, or print one",
+  "recipes": "list the shipped recipes, models, evals and sweeps, or print one",
+  "sweep": "train every combination of changes to a recipe, over seeds",
   "plan": "whether a recipe fits a TPU slice, and its cost, without a TPU",
   "analyse": "what attention does with positions: figures and a json",
   "report": "one self-contained HTML page with the plots",
 }
 
-_RESUMABLE = frozenset({"demo", "evaluate", "sample", "tokenize", "train"})
+_RESUMABLE = frozenset(
+  {"demo", "evaluate", "sample", "sweep", "tokenize", "train"}
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     args = parser(name).parse_args(argv[1:])
     with termination.stop_request(name, name in _RESUMABLE):
-      _prepare_libraries()
+      prepare_libraries()
       command = importlib.import_module(f"drope_jax.cli.{name}")
     status = command.run(args) or 0
     sys.stdout.flush()  # Here, where a closed pipe is handled.
@@ -128,7 +131,7 @@ def _command_name(argv: list[str]) -> str:
   return name
 
 
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
   """Silences the libraries, and sets their memory and compilation cache.
 
   The environment is set here, before jax is imported, because only the program

@@ -10,7 +10,7 @@ import rich.table
 from drope_jax.cli import configure, terminal
 from drope_jax.cli import console as consoles
 
-_KINDS = ("recipes", "models", "evals")
+_KINDS = ("recipes", "models", "evals", "sweeps")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from drope_jax.cli import readings
 from drope_jax.data import whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
-from drope_jax.evals.steps import Record
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 
 FILENAME = "results.json"

@@ -18,7 +18,7 @@ from drope_jax.axes import Array
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.formats import hf_architecture
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal, text_inputs
+from drope_jax.cli import export, flags, terminal, text_inputs
 from drope_jax.data import paths, sources
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import perplexity
@@ -207,7 +207,8 @@ def _say_if_not_stock(config: ModelConfig) -> None:
   try:
     hf_architecture.choose(config)
   except ValueError as error:
-    terminal.say(f"`drope export` will not write this model as it is: {error}")
+    reason = flags.named(str(error), export.FLAGS)
+    terminal.say(f"`drope export` will not write this model as it is: {reason}")
 
 
 def _summary(args: argparse.Namespace) -> str:

@@ -27,6 +27,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.exits import Exit
+from drope_jax.inference import measurement
 from drope_jax.plan import slices
 from drope_jax.train import loop, training, watchdog
 from drope_jax.train.recipe import Recipe
@@ -109,6 +110,7 @@ def run_loop(
       on_model=on_saved,
       stopping=_stopping(request),
       on_stall=_on_stall(request),
+      evaluator=measurement.Measurement,
       **options,
     )
   except training.Stopped as stopped:

@@ -1,4 +1,4 @@
-"""Compressed files, recognised by the ending of their names."""
+"""Compressed files, recognized by the ending of their names."""
 
 import bz2
 from collections.abc import Callable, Iterator, Mapping

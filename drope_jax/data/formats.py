@@ -1,4 +1,4 @@
-"""Document formats, recognised by the ending of a file's name."""
+"""Document formats, recognized by the ending of a file's name."""
 
 from collections.abc import Callable, Iterator
 import io

@@ -20,7 +20,7 @@ def begin_chunk(
 ) -> Callable[[], dict[str, np.ndarray]]:
   """Starts to read sequence `index` of the documents, joined by EOS.
 
-  It reads S + 1 tokens from `index * S`. Neighbouring sequences share one
+  It reads S + 1 tokens from `index * S`. Neighboring sequences share one
   token, and each token except the store's first is a target once.
 
   Args:

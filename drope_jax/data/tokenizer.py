@@ -217,7 +217,7 @@ def special_name(described: Mapping[str, Any], role: str) -> str | None:
 
   Args:
     described: the content of a file that names special tokens. A name is text,
-      or a serialised AddedToken.
+      or a serialized AddedToken.
     role: for example "eos_token".
   """
   name = described.get(role)
@@ -230,7 +230,7 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
   """Trains a lossless BPE model on `texts`, writes it, and returns it.
 
-  Text is kept as it is: no Unicode normalisation, no dummy space in front,
+  Text is kept as it is: no Unicode normalization, no dummy space in front,
   every space and newline. Each digit is a token, and a character that the
   model does not know becomes bytes. Ids: 0 unk, 1 BOS, 2 EOS. Training uses one
   thread, so that the same text always gives the same file.

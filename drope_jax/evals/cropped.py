@@ -64,22 +64,27 @@ class Cropped:
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
-    windows, counts, parts = [], [], []
-    for sequence in sequences:
-      bos, rest = self._split(sequence)
-      room = self._window - len(bos)
-      stops = [*range(room, len(rest), room - room // 2), len(rest)]
-      windows += [[*bos, *rest[max(stop - room, 0) : stop]] for stop in stops]
-      parts += [len(bos) + stops[0] - 1, *np.diff(stops).tolist()]
-      counts.append(len(stops))
-    scored = zip(self.lm.loglikelihood(windows), parts, strict=True)
-    new = iter([scores[len(scores) - part :] for scores, part in scored])
+    windows, counts, parts = self._windows(sequences)
+    return _joined(self.lm.loglikelihood(windows), counts, parts)
+
+  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
+    windows, counts, parts = self._windows(sequences)
+    scored = self.lm.score(windows)
     return [
-      np.concatenate([next(new) for _ in range(count)]) for count in counts
+      interface.Scored(*both)
+      for both in zip(
+        _joined([window.log_p for window in scored], counts, parts),
+        _joined([window.is_top for window in scored], counts, parts),
+        strict=True,
+      )
     ]
 
   def generate(
-    self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Sequence[str] = (),
   ) -> list[list[int]]:
     cut = []
     for prompt in prompts:
@@ -92,10 +97,37 @@ class Cropped:
           "Suite.max_new_tokens."
         )
       cut.append([*bos, *rest[-room:]])
-    return self.lm.generate(cut, max_new_tokens)
+    return self.lm.generate(cut, max_new_tokens, stop=stop)
+
+  def _windows(
+    self, sequences: Sequence[Sequence[int]]
+  ) -> tuple[list[list[int]], list[int], list[int]]:
+    """Returns windows, how many a sequence has, and each one's new tokens."""
+    windows, counts, parts = [], [], []
+    for sequence in sequences:
+      bos, rest = self._split(sequence)
+      room = self._window - len(bos)
+      stops = [*range(room, len(rest), room - room // 2), len(rest)]
+      windows += [[*bos, *rest[max(stop - room, 0) : stop]] for stop in stops]
+      parts += [len(bos) + stops[0] - 1, *np.diff(stops).tolist()]
+      counts.append(len(stops))
+    return windows, counts, parts
 
   def _split(
     self, sequence: Sequence[int]
   ) -> tuple[Sequence[int], Sequence[int]]:
     begins = len(sequence) and sequence[0] == self.bos_id
     return sequence[:begins], sequence[begins:]
+
+
+def _joined(
+  windows: Sequence[np.ndarray], counts: Sequence[int], parts: Sequence[int]
+) -> list[np.ndarray]:
+  """Returns the new tokens' values of each sequence's windows, joined."""
+  new = iter(
+    [
+      values[len(values) - part :]
+      for values, part in zip(windows, parts, strict=True)
+    ]
+  )
+  return [np.concatenate([next(new) for _ in range(count)]) for count in counts]

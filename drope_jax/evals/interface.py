@@ -7,9 +7,21 @@ DroPE checkpoint, on another library's model, and on a fake in a test.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
+
+
+class Scored(NamedTuple):
+  """What a model finds of the tokens of a sequence, from the second on.
+
+  Attributes:
+    log_p: log p(token i | tokens before) in nats, i = 1 .. len - 1.
+    is_top: whether no other token was likelier than token i.
+  """
+
+  log_p: np.ndarray
+  is_top: np.ndarray
 
 
 class LM(Protocol):
@@ -48,13 +60,21 @@ class LM(Protocol):
     """Returns log p(token i | tokens before) in nats, i = 1 .. len - 1."""
     ...
 
+  def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
+    """Returns `loglikelihood`, and whether each token is the likeliest."""
+    ...
+
   def generate(
-    self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Sequence[str] = (),
   ) -> list[list[int]]:
     """Returns greedy continuations, without the prompts.
 
     EOS ends a continuation, or another end id of the model, such as that of a
-    chat's turn.
+    chat's turn, or the id that completes one of the strings of `stop`.
     """
     ...
 

@@ -109,7 +109,7 @@ def paired_shares(
   )
   product = (a + b) * (c + d) * (a + c) * (b + d)
   covariance = a * d - b * c
-  if covariance > 0:  # Corrected for continuity, towards 0.
+  if covariance > 0:  # Corrected for continuity, toward 0.
     covariance = max(covariance - n / 2, 0)
   phi = covariance / math.sqrt(product) if product else 0.0
   (low_x, high_x), (low_y, high_y) = wilson(a + b, n), wilson(a + c, n)

@@ -1,7 +1,7 @@
 """The softmax temperature at longer lengths: beta(s) = 1 + c ln s.
 
 Source: the DroPE paper (arXiv:2512.12167): logits times beta, c fitted by
-minimising held-out perplexity at the target length, s = test / trained length.
+minimizing held-out perplexity at the target length, s = test / trained length.
 """
 
 from collections.abc import Mapping, Sequence

@@ -75,8 +75,8 @@ def require_disjoint(test: Sequence[Document], fit: Sequence[Document]) -> None:
 
 
 def _words(text: str) -> Iterable[str]:
-  normalised = unicodedata.normalize("NFKC", text).casefold()
-  return (match[0] for match in re.finditer(r"\w+", normalised))
+  normalized = unicodedata.normalize("NFKC", text).casefold()
+  return (match[0] for match in re.finditer(r"\w+", normalized))
 
 
 def _shingles(text: str) -> np.ndarray:

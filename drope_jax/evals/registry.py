@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from drope_jax.evals import (
+  harness,
   longbench,
   niah,
   ordering,
@@ -24,6 +25,7 @@ _ALL: tuple[Task, ...] = (
   *ordering.TASKS,
   *ruler.Ruler().expand(),
   *longbench.LongBench(longbench.TASKS + longbench.TASKS_E).expand(),
+  *harness.Harness().expand(),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
@@ -35,10 +37,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
   "ruler": ruler.TASKS,
   "longbench": longbench.TASKS,
   "longbench_e": longbench.TASKS_E,
+  "harness": harness.TASKS,
 }
 """Names that stand for several tasks."""
 
-CLASSES: tuple[type, ...] = (ruler.Ruler, longbench.LongBench)
+CLASSES: tuple[type, ...] = (
+  ruler.Ruler,
+  longbench.LongBench,
+  harness.Harness,
+)
 """Groups of tasks with settings, which a suite can hold in place of names."""
 
 

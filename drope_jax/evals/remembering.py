@@ -97,14 +97,31 @@ class Remembering:
   ) -> list[np.ndarray]:
     return self._read("loglikelihood", sequences, self.lm.loglikelihood)
 
+  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
+    def read(part):
+      # One array each, as a memory keeps them.
+      return [np.concatenate(scored) for scored in self.lm.score(part)]
+
+    halves = (
+      np.split(joined, 2) for joined in self._read("score", sequences, read)
+    )
+    return [
+      interface.Scored(log_p, is_top.astype(bool)) for log_p, is_top in halves
+    ]
+
   def generate(
-    self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Sequence[str] = (),
   ) -> list[list[int]]:
     return self._read(
       "generate",
       prompts,
-      lambda part: self.lm.generate(part, max_new_tokens),
+      lambda part: self.lm.generate(part, max_new_tokens, stop=stop),
       max_new_tokens,
+      *stop,
     )
 
   def _read(self, how, sequences, read, *options):
@@ -149,7 +166,7 @@ class Remembering:
     return digest.hexdigest()
 
   def _described(self, ids, reading, how):
-    if how == "loglikelihood":
+    if how != "generate":
       return {}
     return {
       **self.about,

@@ -6,7 +6,7 @@ method alone would not be a fair comparison. Two methods or scales that come to
 the same share one pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
 from typing import Protocol
@@ -18,6 +18,7 @@ from drope_jax.evals import (
   perplexity,
   remembering,
 )
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
@@ -26,61 +27,6 @@ Variant = Callable[[str, float], interface.LM]
 
 Where two methods are the same model, it is the same object.
 """
-
-
-@dataclasses.dataclass
-class Record:
-  """The results so far; a step adds to them.
-
-  Attributes:
-    rows: results.
-    fits: softmax scales by model and method.
-    samples: SHA-256 of the samples by task and length, all of them.
-    seconds: that each step took, by its name.
-    memory: of what models have read of a step that is not done.
-  """
-
-  rows: list[interface.Result] = dataclasses.field(default_factory=list)
-  fits: dict[str, dict[str, logit_scale.Fit]] = dataclasses.field(
-    default_factory=dict
-  )
-  samples: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
-  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-  memory: remembering.Memory = remembering.Forgetful()
-
-  def begin(self, samples: dict[str, dict[str, str]]) -> None:
-    """Notes the samples that results are of.
-
-    Raises:
-      ValueError: there are results of other samples.
-    """
-    if self.samples and self.samples != samples:
-      raise ValueError(
-        "An evaluation goes on with the samples that it began with, got others "
-        f"in {', '.join(_differing(self.samples, samples))}: this version "
-        "draws them in another way, or a file has changed. Go on with the "
-        "version that began it, or choose another --out."
-      )
-    self.samples = samples
-
-  def holds(
-    self, task: str, length: int, condition: interface.Condition
-  ) -> bool:
-    """Returns whether there are results of a task at a length."""
-    return any(
-      (row.method, row.scale_fitted)
-      == (condition.method, condition.scale_fitted)
-      for row in self.of(task, length, condition.model)
-    )
-
-  def of(
-    self, task: str, length: int, model: str
-  ) -> Iterator[interface.Result]:
-    """Yields the results of a task at a length by a model's methods."""
-    for row in self.rows:
-      found = row.task, round(row.factor * row.context_tokens), row.model
-      if found == (task, length, model):
-        yield row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,10 +268,3 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     done=record.holds(task.name, length, condition),
     run=run,
   )
-
-
-def _differing(old, new):
-  """Yields the tasks of which samples differ."""
-  for task in old | new:
-    if old.get(task) != new.get(task):
-      yield task

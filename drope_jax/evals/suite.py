@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from drope_jax.evals import needles as needles_lib
-from drope_jax.evals import registry
+from drope_jax.evals import paper, registry
 from drope_jax.evals.task import Group, Task
 
 
@@ -20,7 +20,8 @@ class Suite:
     evals: names in `registry`, of tasks or of groups of tasks; or such groups
       with settings, such as `Ruler`.
     methods: "model" (the checkpoint as it is), "crop" (`cropped`), "rope",
-      "pi", "ntk", "yarn".
+      "pi", "ntk", "yarn"; "dynamic_pi", "dynamic_ntk" and "dynamic_yarn"
+      scale by each text's own length, for texts of many lengths.
     factors: tested length / trained length.
     samples: of each task with questions, one number for each factor.
     excerpts: documents of the longest length, for perplexity.
@@ -35,6 +36,8 @@ class Suite:
       is fitted on as well.
     fit_evaluations: passes over these documents, for each method.
     seed: of all draws.
+    paper_table: the table of the DroPE paper that this makes, whose figures
+      the report shows beside ours; None: none.
   """
 
   evals: tuple[str | Group, ...] = ("perplexity", "passkey", "multi_key")
@@ -52,6 +55,7 @@ class Suite:
   fit_needle_documents: int = 0
   fit_evaluations: int = 9
   seed: int = 0
+  paper_table: str | None = None
 
   def __post_init__(self):
     registry.tasks(self.evals)  # Refuses unknown names.
@@ -80,6 +84,11 @@ class Suite:
       raise ValueError(
         "Suite.fit_factor must be above 1, where no slope shows, got "
         f"{self.fit_factor}. Raise it, or set None."
+      )
+    if self.paper_table not in (None, *paper.TABLES):
+      raise ValueError(
+        f"Suite.paper_table must be one of {', '.join(paper.TABLES)}, got "
+        f"{self.paper_table!r}. Name one of these, or None."
       )
 
   @property

@@ -92,7 +92,7 @@ def choose(
     keys_B: a row's draw depends only on its own key.
   """
   if filters.repetition_penalty is not None:
-    logits_BV = penalise(logits_BV, seen_BV, filters.repetition_penalty)
+    logits_BV = penalize(logits_BV, seen_BV, filters.repetition_penalty)
   return jax.lax.cond(
     filters.temperature > 0,
     lambda: draw(
@@ -103,7 +103,7 @@ def choose(
   )
 
 
-def penalise(logits_BV: Array, seen_BV: Array, penalty: Array) -> Array:
+def penalize(logits_BV: Array, seen_BV: Array, penalty: Array) -> Array:
   """Returns logits_BV with the penalty applied to ids that a row contains."""
   less_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
   return jnp.where(seen_BV, less_BV, logits_BV)

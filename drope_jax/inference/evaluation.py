@@ -5,18 +5,22 @@ from collections.abc import Collection, Mapping
 from drope_jax.data import corpus
 from drope_jax.evals import cropped, interface, steps
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference.lm import CheckpointLM
-from drope_jax.positional import Rope, scaling
+from drope_jax.positional import Rope, Scheme, scaling
 
 _ANY = ("model", "crop")
 """Methods that need no RoPE."""
+
+_DYNAMIC = "dynamic_"
+"""Begins the name of a scaling by each text's own length."""
 
 
 def plan(
   suite: suites.Suite,
   lms: Mapping[str, CheckpointLM],
   material: suites.Material,
-  record: steps.Record,
+  record: Record,
   as_they_are: Collection[str] = (),
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
@@ -41,12 +45,7 @@ def plan(
     )
   _require_same_samples(lms)
   methods = {
-    name: tuple(
-      method
-      for method in suite.methods
-      if method == "model"
-      or (name not in as_they_are and (method in _ANY or _is_rope(lm)))
-    )
+    name: ("model",) if name in as_they_are else methods_of(suite, lm)
     for name, lm in lms.items()
   }
   for method in suite.methods:
@@ -80,13 +79,33 @@ def variants(lm: CheckpointLM) -> steps.Variant:
       return lm
     if method == "crop":
       return lm if factor == 1 else cropped.Cropped(lm)
-    scheme = scaling.scaled(
-      lm.config.positional, method, factor, lm.context_tokens
-    )
+    scheme = _scheme(lm, method, factor)
     same = factor == 1 or scheme == lm.config.positional
     return lm if same else lm.with_positions(scheme)
 
   return variant
+
+
+def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
+  own, trained = lm.config.positional, lm.context_tokens
+  rule = method.removeprefix(_DYNAMIC)
+  if rule == method:
+    return scaling.scaled(own, method, factor, trained)
+  if rule not in scaling.STRETCHES:
+    raise ValueError(
+      f"A dynamic position method must be one of "
+      f"{', '.join(_DYNAMIC + name for name in scaling.STRETCHES)}, got "
+      f"{method!r}. Name one of these."
+    )
+  # The factor of a text is then its length / trained length.
+  grown = scaling.scaled(own, rule, 1.0, trained)
+  assert not isinstance(grown, Rope)  # Refused above.
+  return scaling.Dynamic(grown, trained)
+
+
+def methods_of(suite: suites.Suite, lm: CheckpointLM) -> tuple[str, ...]:
+  """Returns the methods of the suite that fit a model."""
+  return tuple(m for m in suite.methods if m in _ANY or _is_rope(lm))
 
 
 def _is_rope(lm: CheckpointLM) -> bool:

@@ -16,6 +16,7 @@ from drope_jax.checkpoint import model as models
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
+from drope_jax.evals import interface
 from drope_jax.inference import choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
@@ -167,11 +168,15 @@ class CheckpointLM:
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
-    scores: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    return [scored.log_p for scored in self.score(sequences)]
+
+  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
+    found: dict[int, interface.Scored] = {}
     batches = self._batches(sequences)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
-      scores_BS = np.asarray(
+      scores_BS, top_BS = map(
+        np.asarray,
         scoring.score(
           config,
           positions,
@@ -179,11 +184,12 @@ class CheckpointLM:
           self._put(tokens_BS),
           self._logit_scale_B(lengths),
           self.backend,
-        )
+        ),
       )
-      for row, scores_S, length in zip(rows, scores_BS, lengths, strict=False):
-        scores[row] = scores_S[: length - 1]
-    return scores
+      for i, row in enumerate(rows):
+        known = slice(lengths[i] - 1)
+        found[row] = interface.Scored(scores_BS[i, known], top_BS[i, known])
+    return [found[row] for row in range(len(sequences))]
 
   def generate(
     self,

@@ -23,10 +23,11 @@ def score(
   tokens_BS: Array,
   logit_scale: Array,
   backend: attention.Choice,
-) -> Array:
-  """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS.
+) -> tuple[Array, Array]:
+  """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS, and top_BS.
 
-  The last column has no next token and is 0. Logits are held for `SCORE_CHUNK`
+  `top_BS` says whether no token had a larger logit than token i + 1. The last
+  column has no next token: it is 0 and False. Logits are held for `SCORE_CHUNK`
   tokens at a time. Arguments are as of `decode.start`.
   """
   config = decode.with_positions(config, positions)
@@ -44,17 +45,20 @@ def score(
     x_BcM, next_Bc = chunk
     logits_BcV = transformer.unembed(config, params, x_BcM)
     log_p_BcV = jax.nn.log_softmax(logits_BcV)
-    return jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
+    log_p_Bc = jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
+    return log_p_Bc, log_p_Bc >= log_p_BcV.max(axis=-1)
 
   chunk = min(max(SCORE_CHUNK // B, 1), S)
   padding = -S % chunk
   x_BSM = jnp.pad(x_BSM, ((0, 0), (0, padding), (0, 0)))
   padded_BS = jnp.pad(next_BS, ((0, 0), (0, padding)))
-  scores_nBc = jax.lax.map(
+  found = jax.lax.map(
     score_chunk, (_chunks(x_BSM, chunk), _chunks(padded_BS, chunk))
   )
-  scores_BS = jnp.moveaxis(scores_nBc, 0, 1).reshape(B, -1)[:, :S]
-  return scores_BS.at[:, -1].set(0.0)
+  scores_BS, top_BS = (
+    jnp.moveaxis(x_nBc, 0, 1).reshape(B, -1)[:, :S] for x_nBc in found
+  )
+  return scores_BS.at[:, -1].set(0.0), top_BS.at[:, -1].set(False)
 
 
 def _chunks(x_BS: Array, chunk: int) -> Array:

@@ -1,6 +1,6 @@
 """Timing rounds that benchmarks share.
 
-Rows of a benchmark take turns in each round, so that a busy neighbour slows all
+Rows of a benchmark take turns in each round, so that a busy neighbor slows all
 of them alike. A ratio is taken within each round.
 """
 

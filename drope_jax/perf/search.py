@@ -2,7 +2,7 @@
 
 Each candidate is compiled, and judged by the cycles of its static schedule for
 one head's causal attention at 4096 and at 32768 tokens. From the best row of
-the table the search moves to a better neighbour until there is none.
+the table the search moves to a better neighbor until there is none.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,7 @@ class Search:
     ]
     best, before = self._best(pool, known), None
     while best != before and len(self.cycles) < self.limit:
-      best, before = self._best(pool, [best, *neighbours(best)]), best
+      best, before = self._best(pool, [best, *neighbors(best)]), best
     return best
 
   def _best(self, pool: futures.Executor, some: list[Blocks]) -> Blocks:
@@ -135,7 +135,7 @@ def blocks_of(row: tuple) -> Blocks:
   return Blocks(row[3], *row[3:10])
 
 
-def neighbours(blocks: Blocks) -> Iterator[Blocks]:
+def neighbors(blocks: Blocks) -> Iterator[Blocks]:
   """Yields the blocks that differ in one size by one step."""
   for (name, sizes), step in itertools.product(_SIZES.items(), (-1, 1)):
     at = sizes.index(getattr(blocks, name)) + step

@@ -29,7 +29,7 @@ class Fope(Scheme):
     theta: RoPE's.
     trained_tokens: the context the weights were trained at.
     gain: of the random weights: F of them have a deviation of gain / sqrt(F),
-      as Xavier's initialisation of an F x F matrix has.
+      as Xavier's initialization of an F x F matrix has.
     seed: of the random weights.
 
   Source: Hua et al. 2024 (arXiv:2412.17739), section 4; the authors' code,

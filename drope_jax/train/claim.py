@@ -29,6 +29,8 @@ _WITHOUT_EFFECT = (
   "prefetch_batches",
 )
 
+_OF_A_PHASE_WITHOUT_EFFECT = ("evals",)
+
 
 def folder(
   recipe: Recipe, stores: Mapping[str, str], directory: epath.Path
@@ -82,7 +84,12 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
 
 def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
   """Returns the fields that may not change between two starts of a run."""
-  return {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
+  found = {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
+  found["phases"] = [
+    {k: v for k, v in phase.items() if k not in _OF_A_PHASE_WITHOUT_EFFECT}
+    for phase in encoded["phases"]
+  ]
+  return found
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:

@@ -14,6 +14,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import paths
+from drope_jax.evals.periodic import Periodic
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import tuning as tunings
@@ -24,6 +25,9 @@ from drope_jax.train.state import State, averaged
 from drope_jax.train.watchdog import Watchdog
 
 Listener = Callable[[Mapping[str, Any]], None]
+Measure = Callable[[transformer.Params], Mapping[str, float]]
+Evaluator = Callable[[Periodic, Model, jax.sharding.Mesh, str], Measure]
+"""From evals, the model they begin with, its mesh and a dtype to a measure."""
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
@@ -49,6 +53,7 @@ class Run:
   watchdog: Watchdog
   on_metrics: Listener
   probe: Probe | None
+  evaluator: Evaluator | None
   stopping: Callable[[int], bool]
 
   @property
@@ -167,12 +172,14 @@ class Training:
 
     Args:
       step: of the run.
-      measured: on held-out text after this step; {} without a measurement.
+      measured: on held-out text and by evals after this step; {} without a
+        measurement.
     """
     phase, taken = self.phase, step - self.first
     stores = {path: self.run.stores[path] for path in phase.data.stores}
     arguments: dict[str, Any] = {
-      "phase": phase,
+      # Evals change nothing of the model, and a suite is long.
+      "phase": dataclasses.replace(phase, evals=None),
       "attention": self.backend,
       "seed": self.run.recipe.seed,
       "stores": stores,
@@ -181,8 +188,17 @@ class Training:
       arguments["weights"] = "averaged"
     if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
       arguments[manifests.HELD_OUT_LOSS] = loss
+    if phase.evals is not None and phase.evals.best is not None:
+      arguments[manifests.BEST_BY] = {
+        "score": phase.evals.best,
+        "value": measured.get(phase.evals.best),
+        "higher_is_better": phase.evals.best_is_highest,
+      }
     if "tokens" in measured:
-      arguments["recovery"] = measured
+      arguments["recovery"] = {
+        name: measured[name]
+        for name in ("held_out_loss", "base_loss", "recovered", "tokens")
+      }
     return self.model.manifest.after(
       phase.name,
       arguments,

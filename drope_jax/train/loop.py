@@ -23,7 +23,7 @@ from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
 from drope_jax.train import batches, claim, preflight, training
-from drope_jax.train.context import Listener, Probe, Run
+from drope_jax.train.context import Evaluator, Listener, Probe, Run
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.heartbeat import Doing
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
@@ -39,6 +39,7 @@ def run(
   on_metrics: Listener = lambda line: None,
   on_model: Callable[[str, Model], None] = lambda name, model: None,
   probe: Probe | None = None,
+  evaluator: Evaluator | None = None,
   stopping: Callable[[int], bool] = lambda step: False,
   on_stall: OnStall = lambda told, too_long: None,
   from_step: int | None = None,
@@ -56,6 +57,7 @@ def run(
     on_model: gets "start" and the initial model, then the name and model of
       each phase as it ends, except phases that an earlier start finished.
     probe: measures the model for each line of metrics.jsonl.
+    evaluator: evaluates the model for a phase with `evals`.
     stopping: whether to save and end after this step. Once true it must stay
       true, and it must be the same in every process.
     on_stall: called in a thread when no step has ended for as long as
@@ -98,6 +100,7 @@ def run(
         watchdog,
         on_metrics,
         probe,
+        evaluator,
         stopping_if_held,
       )
       return _take_phases(context, saved, on_model)
@@ -172,7 +175,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
   shardings = sharding.param_shardings(
     run.mesh, transformer.param_shapes(config)
   )
-  initialise = jax.jit(
+  initialize = jax.jit(
     lambda key: transformer.init(config, key), out_shardings=shardings
   )
   tokens = tokenizer.load(run.tokenizer_path)
@@ -185,7 +188,7 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
     ),
     lineage=(),
   )
-  return Model(initialise(jax.random.key(run.recipe.seed)), manifest), 0
+  return Model(initialize(jax.random.key(run.recipe.seed)), manifest), 0
 
 
 def _start_tokens(recipe: Recipe) -> int:

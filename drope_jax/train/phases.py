@@ -4,6 +4,7 @@ from collections.abc import Collection
 import dataclasses
 
 from drope_jax.data.pipeline import DataConfig
+from drope_jax.evals.periodic import Periodic
 from drope_jax.model import remat
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
@@ -96,6 +97,7 @@ class TrainPhase:
 
   What is measured:
     held_out: text for a loss in the metrics; None: none.
+    evals: a suite whose scores are in the metrics; None: none.
     until_recovered: ends the phase early, once a measurement finds the base's
       held-out loss / the model's at or above this share.
     log_max_logit: whether metrics have attention's largest logit, which needs
@@ -129,6 +131,7 @@ class TrainPhase:
   unroll: bool | None = None
 
   held_out: HeldOut | None = None
+  evals: Periodic | None = None
   until_recovered: float | None = None
   log_max_logit: bool = False
 

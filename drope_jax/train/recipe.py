@@ -96,7 +96,7 @@ class Recipe:
     self._require_at_least(0, "seed")
     if (self.model is None) == (self.init_from is None):
       raise ValueError(
-        "A Recipe needs either a model to initialise or a checkpoint to start "
+        "A Recipe needs either a model to initialize or a checkpoint to start "
         f"from, got model={self.model} and init_from={self.init_from!r}. Set "
         "Recipe.model or Recipe.init_from."
       )

@@ -57,11 +57,11 @@ def start(
 ) -> State:
   """Returns `init` of the model, sharded over the mesh as `abstract`."""
   like = abstract(phase, config, mesh)
-  initialise = jax.jit(
+  initialize = jax.jit(
     lambda params: init(phase, params, step, seed),
     out_shardings=jax.tree.map(lambda x: x.sharding, like),
   )
-  return initialise(params)
+  return initialize(params)
 
 
 def abstract(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:

@@ -138,6 +138,7 @@ class _Due(NamedTuple):
   """What follows a step."""
 
   measure: bool
+  evaluate: bool
   log: bool
   save: bool
   stop: bool
@@ -150,10 +151,13 @@ def _due(training, cadence, step) -> _Due:
   measure = phase.held_out is not None and (
     is_last or step % phase.held_out.every_steps == 0
   )
-  log = measure or is_last or step % run.recipe.log_every_steps == 0
+  evaluate = phase.evals is not None and (
+    is_last or step % phase.evals.every_steps == 0
+  )
+  log = measure or evaluate or is_last or step % run.recipe.log_every_steps == 0
   stop = run.stopping(step) and not is_last
   save = (cadence.due(step, log) or stop) and not is_last
-  return _Due(measure, log, save, stop)
+  return _Due(measure, evaluate, log, save, stop)
 
 
 def _take_steps(training, state, saves):
@@ -165,6 +169,7 @@ def _take_steps(training, state, saves):
   run, phase = training.run, training.phase
   recovered = phase.until_recovered or math.inf
   measure = held_out.measurement(run, phase, training.config, training.backend)
+  evaluate = _evaluation(training)
   cadence = Cadence(run.recipe.save_every_steps, run.recipe.save_every_minutes)
   measured: Mapping[str, float] = {}
   with (
@@ -178,9 +183,8 @@ def _take_steps(training, state, saves):
         metrics = _taken(phase, step, metrics)
       if due.log:
         speed = stepper.meter.line() | run.goodput.line(stepper.meter.steps_s())
-        measured, probed = _measure(
-          training, stepper.state, measure if due.measure else None
-        )
+        measures = [measure] * due.measure + [evaluate] * due.evaluate
+        measured, probed = _measure(training, stepper.state, measures)
         line = {
           "step": step,
           "phase": phase.name,
@@ -199,7 +203,7 @@ def _take_steps(training, state, saves):
       if due.save:
         with stepper.meter.paused():
           log.flush()
-          manifest = training.manifest_at(step, measured if due.measure else {})
+          manifest = training.manifest_at(step, measured if due.log else {})
           _save(training, saves, step, stepper.state, manifest)
         cadence.restart()
       if due.stop:
@@ -207,16 +211,40 @@ def _take_steps(training, state, saves):
     return stepper.state, measured
 
 
-def _measure(training, state, measure):
-  """Returns the model's metrics by `measure` and the run's probe, or {}."""
+def _measure(training, state, measures):
+  """Returns the model's metrics by `measures`, and by the run's probe."""
   probe = training.run.probe
-  if measure is None and probe is None:
+  if not measures and probe is None:
     return {}, {}
   with training.run.watchdog.doing(Doing.MEASURING):
     params = training.params(state)
-    measured = {} if measure is None else measure(params)
+    measured = {}
+    for measure in measures:
+      measured |= measure(params)
     probed = {} if probe is None else probe(training.config, params)
   return measured, probed
+
+
+def _evaluation(training):
+  """Returns the measure of a phase's evals; None if it has none.
+
+  Raises:
+    ValueError: the evals cannot be run.
+  """
+  run, phase = training.run, training.phase
+  if phase.evals is None:
+    return None
+  if run.evaluator is None:
+    raise ValueError(
+      f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
+      "inference.measurement.Measurement to loop.run."
+    )
+  manifest = training.manifest_at(training.first, {})
+  model = Model(training.model.params, manifest, run.tokenizer_path)
+  try:
+    return run.evaluator(phase.evals, model, run.mesh, phase.compute_dtype)
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(f"{phase.name}: {error}") from error
 
 
 def _taken(

@@ -40,8 +40,8 @@ TABLE = (
   Flag(
     "JAX_PROCESS_ID",
     "{process}",
-    "The TPU's own worker number, so that neighbours in the slice are "
-    "neighbours in the mesh.",
+    "The TPU's own worker number, so that neighbors in the slice are "
+    "neighbors in the mesh.",
   ),
   Flag(
     "DROPE_RENDEZVOUS_TOKEN",

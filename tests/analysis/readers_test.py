@@ -36,7 +36,7 @@ READERS = {
   "diagonal": readers.OffsetBias(0),
   "previous": readers.OffsetBias(1),
   "far": readers.OffsetBias(4),
-  "last": readers.LastQuery(),
+  "one": readers.OfQuery(S - 3),
   "first": readers.FirstKey(),
 }
 
@@ -116,20 +116,19 @@ def test_given_weights_are_read_like_those_of_an_offset(model):
   np.testing.assert_allclose(captured["weights"], want_NBH, atol=2e-6)
 
 
-def test_weights_by_offset_the_first_keys_and_the_last_queries(model, found):
+def test_weights_by_offset_of_the_first_key_and_of_one_query(model, found):
   *_, weights_NBHST = model
   for i, offset in enumerate((0, 1, 4)):
     diagonal = np.diagonal(weights_NBHST, -offset, -2, -1)
     np.testing.assert_allclose(
       found["offsets"][..., i], diagonal.mean(-1), atol=2e-6
     )
-  np.testing.assert_allclose(
-    found["last"], weights_NBHST[..., -1, :], atol=2e-6
-  )
+  one_NBHT = found["one"]
+  np.testing.assert_allclose(one_NBHT, weights_NBHST[..., S - 3, :], atol=2e-6)
   np.testing.assert_allclose(
     found["first"], weights_NBHST[..., 1:, 0].mean(-1), atol=2e-6
   )
-  assert np.all(found["last"][1, ..., : S - 7] == 0)  # The window of layer 1.
+  assert np.all(one_NBHT[1, ..., : S - 9] == 0)  # The window of layer 1.
 
 
 def test_extreme_heads_have_the_extreme_biases():
@@ -151,5 +150,5 @@ def test_where_weights_are_read_no_kernel_rotates(model):
   )
   assert start().kernel_rotates
   assert not start(
-    capture=("weights",), reader=readers.LastQuery()
+    capture=("weights",), reader=readers.OfQuery(0)
   ).kernel_rotates

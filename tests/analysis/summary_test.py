@@ -347,6 +347,58 @@ def test_recall_is_drawn_by_distance_at_the_longest_length():
   assert "in texts of 512 tokens: those that follow the same" in plot.caption
 
 
+def test_scores_during_a_training_are_drawn_from_the_drop_on():
+  log = _metrics(*["pretrain"] * 3, *["recalibrate"] * 6)
+  for record in log:
+    record["niah.accuracy.2x"] = record["step"] / 10
+    record["niah.accuracy.4x.crop"] = 0.0 if record["step"] % 2 else None
+  run = runs.Run("run", metrics=log)
+  (plot,) = _section(run, "Scores during training").blocks
+  (axes,) = plot.figure.axes
+  drawn = {
+    line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+    for line in axes.lines
+    if len(line.get_xdata()) > 2
+  }
+  # The drop is after 300 tokens.
+  first, second = drawn.values()
+  assert first == ([*range(100, 700, 100)], [0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+  assert second == ([200, 400, 600], [0.0] * 3)
+  assert list(drawn) == ["run at 2×", "run at 4×, crop"]
+
+
+def test_the_papers_figures_stand_beside_ours():
+  demo = _demo(treatments=(False, True))
+  demo.results["settings"]["paper_table"] = "1"
+  tasks = ("niah_multiquery", "niah_multikey_1", "niah_multivalue")
+  of_base = [
+    row
+    for row in demo.rows
+    if row["model"] == "base" and row["metric"] == "string_match_all"
+  ]
+  demo.results["rows"] = [
+    row | {"task": task, "value": row["factor"] / 10 + i / 100}
+    for i, task in enumerate(tasks)
+    for row in of_base
+    if not (row["factor"] == 2 and row["method"] == "pi")
+  ]
+  (table,) = _section(demo, "Beside the paper").blocks
+  assert table.columns == (
+    *("", "softmax scale", "multi-query", "multi-key", "multi-value"),
+  )
+  rows = {
+    (name, scale): [cell and cell.value for cell in cells]
+    for name, scale, *cells in table.rows
+  }
+  assert rows["paper: DroPE", ""] == [28.0, 41.6, 23.3]
+  assert rows["base · YaRN", "fitted"] == pytest.approx([20, 21, 22])
+  assert rows["base", "its own"] == pytest.approx([20, 21, 22])
+  # PI was not tested at the paper's length.
+  assert not any(name == "base · PI" for name, _ in rows)
+  del demo.results["settings"]["paper_table"]
+  assert "Beside the paper" not in _titles(demo)
+
+
 def test_kinds_of_errors_are_counted_by_model_and_length():
   demo = _demo()
   row = next(r for r in demo.rows if r["metric"] == "accuracy")

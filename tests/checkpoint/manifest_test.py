@@ -90,7 +90,7 @@ def _through_json(manifest):
   return manifests.Manifest.from_json(json.loads(text))
 
 
-def test_defaults_of_added_fields_keep_the_old_behaviour():
+def test_defaults_of_added_fields_keep_the_old_behavior():
   config = _config(positional.Yarn(factor=4.0))
   data = manifests.Manifest(config).to_json()
   assert data["model"].pop("logit_scale_slope") is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -115,3 +116,11 @@ def test_a_checkpoint_to_start_from_is_compared_with_its_sums(here):
   file.unlink()
   line = _of(before, describe())
   assert "start.run is '" in line and "a finished step, is needed" in line
+
+
+def test_the_source_is_the_same_in_whatever_order_a_disk_lists_it(monkeypatch):
+  want, listed = agreement._source(), pathlib.Path.rglob
+  monkeypatch.setattr(
+    pathlib.Path, "rglob", lambda *args: reversed([*listed(*args)])
+  )
+  assert agreement._source() == want

@@ -47,7 +47,7 @@ def test_bias_of_random_weights_over_seeds_and_positions(drope, config):
   data = _found("bias")
   assert data["model"]["config"] == config
   assert data["model"]["manifest"]["model"]["num_layers"] == 1
-  measured = data["found"]["bias"]
+  measured = data["bias"]
   assert [*measured] == ["model", "nope"]  # The model's own are RoPE.
   first, second = measured["nope"]
   assert first != second  # Other weights, other text.
@@ -64,9 +64,51 @@ def test_bias_along_a_training(drope, here):
   shutil.copytree(step, here / "run/1")
   ran = drope("analyse", "run", "bias", "--every-save", "--out", "out")
   assert ran.status == 0, ran.err
-  points = _found("bias")["found"]["along_training"]
+  points = _found("bias")["along_training"]
   assert [tokens for tokens, _ in points] == [512, 512]
   assert (here / "out/along_training.svg").exists()
+
+
+@pytest.mark.slow
+def test_heads_frequencies_and_crop_of_random_weights(drope, config):
+  """All that read text and needles; the vocabulary becomes the packaged one."""
+  sizes = ("--prompts", 2, "--set", "ModelConfig.context_tokens = 96")
+  heads = drope(
+    *("analyse", config, "heads", "--out", "out", *sizes, "--heads", 1),
+    *("--factors", "1,2", "--sequences", 1),
+  )
+  assert heads.status == 0, heads.err
+  data = _found("heads")
+  assert data["model"]["manifest"]["model"]["vocab_size"] == 2048
+  assert len(data["heads"]) == 4
+  methods = {(row["factor"], row["method"]) for row in data["needle"]}
+  assert methods == {(1, "rope")} | {
+    (2, method) for method in ("rope", "pi", "ntk", "yarn")
+  }
+  page = pathlib.Path("out/heads.html").read_text()
+  assert page.count("within_one") > len(data["needle"])
+  frequencies = drope("analyse", config, "frequencies", "--out", "out", *sizes)
+  assert frequencies.status == 0, frequencies.err
+  data = _found("frequencies")
+  assert len(data["pairs"]["pairs"]) == 4
+  assert len(data["scalings"]) == 9
+  crop = drope(
+    *("analyse", config, "crop", "--out", "out", *sizes),
+    *("--factors", "1,2", "--sequences", 2),
+  )
+  assert crop.status == 0, crop.err
+  cropped = [r for r in _found("crop")["rows"] if r["method"] == "crop"]
+  assert {row["factor"] for row in cropped} == {1, 2}
+
+
+def test_recovery_of_a_run_with_saves(drope, here):
+  (step,) = [p for p in (here / "run").iterdir() if p.name.isdecimal()]
+  ran = drope("analyse", "run", "recovery", "--out", "out")
+  assert ran.status == 0, ran.err
+  data = _found("recovery")
+  assert (data["laws"], data["saves"]) == ([], [])  # Too few records, one save.
+  assert [record["step"] for record in data["log"]] == [2]
+  assert pathlib.Path("out/recovery.svg").exists()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +121,10 @@ def test_bias_along_a_training(drope, here):
     ("bias --every-save", "needs a run with two saved steps or more"),
     ("bias --weights model.gin", "array that numpy.save wrote, got model.gin"),
     ("bias --set Rope.theta=5", "model.gin"),
+    ("heads --factors 1,x", "--factors takes numbers of at least 1"),
+    ("heads --heads 0", "--heads must be at least 1, got 0"),
+    ("frequencies --prompts 0", "--prompts must be at least 1, got 0"),
+    ("recovery", "needs a run's folder, got model.gin, which was not trained"),
     ("nothing", "invalid choice: 'nothing'"),
   ],
 )

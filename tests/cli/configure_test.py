@@ -231,7 +231,7 @@ def test_a_file_without_bindings_gives_the_defaults(build):
 
 
 def test_text_that_is_not_utf_8_is_located(build, tmp_path):
-  text = b"Plan.phases = [@Phase()]\n# caf\xe9\nPhase.steps = 1\n"
+  text = b"\nPlan.phases = [@Phase()]  # caf\xe9\nPhase.steps = 1\n"
   (tmp_path / "more.gin").write_bytes(text)
   message = (
     r"more.gin:2: a config must be UTF-8 text, got the byte 0xe9\. Save it"

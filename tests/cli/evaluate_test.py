@@ -449,7 +449,7 @@ def test_ids_without_a_piece_are_wrong_answers(drope, command, monkeypatch):
   monkeypatch.setattr(
     lms.CheckpointLM,
     "generate",
-    lambda self, prompts, count: [[10**6 + count, 5]] * len(prompts),
+    lambda self, prompts, count, stop: [[10**6 + count, 5]] * len(prompts),
   )
   ran = drope(
     *(*command, "--eval", "passkey", "--positions", "model", "--factors", 3)

@@ -21,6 +21,7 @@ from drope_jax.data import lock
 from drope_jax.data import store as data_store
 from drope_jax.exits import Exit
 from drope_jax.train import heartbeat, metrics
+from tests import xla
 
 STEPS = 120
 BINDINGS = (
@@ -36,7 +37,7 @@ def environment() -> dict[str, str]:
   """An environment of one device."""
   return os.environ | {
     "PYTHONPATH": os.pathsep.join(sys.path),
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": xla.flags(devices=1),
   }
 
 

@@ -1,11 +1,14 @@
 """A process finds its place by variables, or as JAX knows the cluster."""
 
+import signal
+
 from jax._src import cloud_tpu_init, clusters
 from jax._src.clusters import cloud_tpu_cluster
 import pytest
 
-from drope_jax.cli import hosts
+from drope_jax.cli import hosts, machine, supervisor
 from drope_jax.cli.rendezvous import Place
+from drope_jax.exits import Exit
 
 _SLURM = {
   "SLURM_JOB_ID": "5",
@@ -103,3 +106,29 @@ def test_only_jaxs_word_of_a_lost_process_aborts(monkeypatch, error, aborts):
   monkeypatch.setattr(hosts.os, "_exit", end)
   with pytest.raises(Aborted if aborts else Ended):
     hosts._end(error)
+
+
+@pytest.mark.parametrize(
+  ("status", "said", "kills", "told"),
+  [
+    (0, "", 0, 0),
+    (2, "Gloo", 0, 2),
+    (Exit.STALLED, "a thread", 0, Exit.STALLED),
+    (-signal.SIGABRT, "task:1 heartbeat timeout.", 0, Exit.HOST_LOST),
+    (-signal.SIGSEGV, "File train/heartbeat.py", 0, 128 + signal.SIGSEGV),
+    (-signal.SIGKILL, "", 0, 128 + signal.SIGKILL),
+    (-signal.SIGKILL, "", 1, Exit.OUT_OF_MEMORY),
+  ],
+)
+def test_how_the_child_ended_becomes_a_status(
+  monkeypatch, capsys, status, said, kills, told
+):
+  def fork(log):
+    log.write_text(said)
+    return status
+
+  counts = iter([4, 4 + kills])
+  monkeypatch.setattr(machine, "out_of_memory_kills", lambda: next(counts))
+  monkeypatch.setattr(supervisor, "fork", fork)
+  assert hosts.supervised() == told
+  assert capsys.readouterr().err.count("\n") == (status not in (0, 2))

@@ -25,7 +25,7 @@ def command(monkeypatch):
     return lambda *arguments: main.main([name, *arguments])
 
   monkeypatch.delenv("DROPE_DEBUG", raising=False)
-  monkeypatch.setattr(main, "_prepare_libraries", lambda: None)
+  monkeypatch.setattr(main, "prepare_libraries", lambda: None)
   return install
 
 
@@ -187,7 +187,7 @@ assert not heavy, heavy
 
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_each_command_has_a_help_text(name, capsys, monkeypatch):
-  monkeypatch.setattr(main, "_prepare_libraries", lambda: None)
+  monkeypatch.setattr(main, "prepare_libraries", lambda: None)
   with pytest.raises(SystemExit) as exit_info:
     main.main([name, "--help"])
   assert exit_info.value.code == 0
@@ -228,7 +228,7 @@ def test_the_users_environment_is_kept(monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
   monkeypatch.setattr(os, "environ", dict(os.environ))
-  main._prepare_libraries()
+  main.prepare_libraries()
   assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
   assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
 
@@ -236,7 +236,7 @@ def test_the_users_environment_is_kept(monkeypatch, tmp_path):
 def test_compiled_programs_go_to_the_users_cache(monkeypatch, tmp_path):
   environment = {"XDG_CACHE_HOME": str(tmp_path)}
   monkeypatch.setattr(os, "environ", environment)
-  main._prepare_libraries()
+  main.prepare_libraries()
   assert environment["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path))
 
 

@@ -86,7 +86,7 @@ def _load(folder):
 def smollm2(source, tmp_path_factory):
   """A folder with the checkpoint and its export, before and after the drop.
 
-  The file is quantised; both load the values that the gguf library decodes.
+  The file is quantized; both load the values that the gguf library decodes.
   """
   folder = tmp_path_factory.mktemp("smollm2")
   path = source("smollm2", ".gguf")

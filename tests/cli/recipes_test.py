@@ -6,8 +6,14 @@ from drope_jax.cli import configure, recipes
 from drope_jax.evals.suite import Suite
 from drope_jax.model.config import ModelConfig
 from drope_jax.train.recipe import Recipe
+from drope_jax.train.sweep import Sweep
 
-ROOTS = {"recipes": Recipe, "models": ModelConfig, "evals": Suite}
+ROOTS = {
+  "recipes": Recipe,
+  "models": ModelConfig,
+  "evals": Suite,
+  "sweeps": Sweep,
+}
 FILES = sorted(configure.shipped().rglob("*.gin"))
 
 
@@ -21,7 +27,7 @@ def test_the_list_shows_each_config_and_its_purpose(
   lines = ran.out.splitlines()
   assert max(map(len, lines)) <= columns
   listed = [line.split()[0] for line in lines if line[2:3].strip()]
-  kinds = {"recipes", "models", "evals"}
+  kinds = {"recipes", "models", "evals", "sweeps"}
   assert sorted({*listed} - kinds) == sorted({file.stem for file in FILES})
   assert "Every phase of DroPE in seconds" in " ".join(ran.out.split())
 

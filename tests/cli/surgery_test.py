@@ -119,6 +119,8 @@ def test_the_damage_is_shown_and_kept_for_the_report(checkpoint, drope):
   want = damage.compare((CONFIG, params), (config, params), _excerpts(16, 8))
   kept = damage.Damage.from_json(json.loads((out / "damage.json").read_text()))
   assert kept == want
+  lineage = store.describe(out)[0].lineage
+  assert lineage[-1].arguments["calibration"] is None, "no gains are matched"
   losses = want.before.loss, want.after.loss
   assert abs(np.diff(losses)) > 1e-3, "the drop did nothing"
   for words in (
@@ -223,7 +225,7 @@ def test_a_second_surgery_of_one_kind_is_refused(
     (["--qk-norm=qk", "--qk-norm-init=matched"], "Name it with --text"),
     (["--qk-norm-init=matched", "--text=packaged:fit"], "Set qk_norm"),
     (["--excerpt-tokens=16"], "without a text"),
-    (["--excerpt-tokens=0", "--text=packaged:fit"], r"2\.\.32.*got 0"),
+    (["--excerpt-tokens=1", "--text=packaged:fit"], r"2\.\.32.*got 1"),
     (["--excerpt-tokens=33", "--text=packaged:fit"], r"2\.\.32.*got 33"),
     (["--text=packaged:valid"], "'valid'"),
   ],

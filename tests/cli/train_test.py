@@ -183,3 +183,34 @@ def test_some_steps_are_traced_and_what_xla_makes_of_one_is_kept(drope, here):
     assert "HloModule jit_step" in file.read_text()
   # The run is the same one without.
   assert drope(*command, "--set", "Recipe.dump_xla = False").status == 0
+
+
+EVALS = """
+include 'evals/standard.gin'
+
+Suite:
+  evals = ('passkey',)
+  methods = ('model',)
+  factors = (4.0,)
+  samples = (1,)
+  max_new_tokens = 1
+  fit_factor = None
+TrainPhase.evals = @Periodic()
+Periodic:
+  suite = @Suite()
+  every_steps = 1
+  best = 'passkey.accuracy.4x'
+"""
+
+
+def test_a_suite_measures_a_training_as_it_goes(drope, here):
+  (here / "evals.gin").write_text((here / "tiny.gin").read_text() + EVALS)
+  ran = drope("train", "evals.gin", "--out", "measured")
+  assert ran.status == 0, ran.err
+  lines = (here / "measured/metrics.jsonl").read_text().splitlines()
+  scores = [json.loads(line)["passkey.accuracy.4x"] for line in lines]
+  assert len(scores) == 2 and {*scores} <= {0.0, 1.0}
+  assert drope("inspect", "measured/best").status == 0
+  page = here / "r.html"
+  assert drope("report", "measured", "--out", page).status == 0
+  assert "Scores during training" in page.read_text()

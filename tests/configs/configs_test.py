@@ -10,11 +10,12 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from drope_jax import sharding, trees
 from drope_jax.cli import configure
-from drope_jax.evals import logit_scale
+from drope_jax.evals import logit_scale, paper
 from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
@@ -30,10 +31,16 @@ from drope_jax.train.optimizer import (
 )
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
+from drope_jax.train.sweep import Sweep
 from drope_jax.train.teacher import Teacher
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-ROOTS = {"models": model_config.ModelConfig, "recipes": Recipe, "evals": Suite}
+ROOTS = {
+  "models": model_config.ModelConfig,
+  "recipes": Recipe,
+  "evals": Suite,
+  "sweeps": Sweep,
+}
 MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 
 # As published by the authors; an error in any dimension changes the sum.
@@ -106,6 +113,28 @@ def test_every_config_is_built_by_its_shipped_name(path):
   assert isinstance(configure.build(str(name), root), root)
 
 
+@pytest.mark.parametrize(
+  "path", sorted((CONFIGS / "sweeps").glob("*.gin")), ids=lambda p: p.stem
+)
+def test_a_sweeps_points_are_recipes_of_as_many_tokens_as_it_says(path):
+  header = path.read_text().split("\n\n")[0]
+  for field in ("Paper: ", "Hardware: ", "Time: ", "Result: ", "\n# Run: "):
+    assert field in header
+  assert f"drope sweep sweeps/{path.name}" in header
+  sweep = configure.build(str(path), Sweep)
+  if sweep.suite is not None:
+    configure.build(sweep.suite, Suite)
+  points = list(sweep.points())
+  tokens = [
+    configure.build(sweep.recipe, Recipe, point.overrides).tokens
+    for point in points[: len(points) // len(sweep.seeds)]
+  ]
+  words = " ".join(header.replace("#", " ").split())
+  if found := re.search(r"\((\d+) (?:trainings )?of ([\d.]+)M", words):
+    assert len(points) == int(found[1])
+    assert min(tokens) == pytest.approx(1e6 * float(found[2]), rel=0.05)
+
+
 def test_options_of_the_compiler_are_given_as_docs_scale_md_does():
   text = (CONFIGS.parent / "docs" / "scale.md").read_text()
   (override,) = re.findall(r'"(Recipe\.compiler_options = .*?)"', text)
@@ -132,6 +161,31 @@ def test_an_evals_header_says_how_to_run_it(path):
   header = path.read_text().split("\n\n")[0]
   assert "\n# Source: " in header and "\n# Hardware: " in header
   assert f"\n# Use: drope evaluate CKPT --suite evals/{path.name}" in header
+
+
+TABLES = sorted((CONFIGS / "evals").glob("paper_table*.gin"))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_a_suite_of_the_papers_table_measures_its_columns(path):
+  suite = configure.build(str(path), Suite)
+  assert f"paper_table{suite.paper_table}" == path.stem
+  assert suite.factors[0] == 1, "retrieval in context is reported as well"
+  table = paper.TABLES[suite.paper_table]
+  tasks = {task.name: task for task in suite.tasks}
+  for column in table.columns:
+    assert column.factor in (None, *suite.factors)
+    for task in column.tasks:
+      metrics = {metric.name for metric in tasks[task].metrics}
+      assert column.metric is None or column.metric in metrics
+  for figures in table.rows.values():
+    means = figures[len(table.columns) :]
+    own = figures[: len(table.columns)]
+    assert all(abs(np.mean(own) - mean) < 0.01 for mean in means)
+
+
+def test_every_table_of_the_paper_has_a_suite():
+  assert {p.stem for p in TABLES} == {f"paper_table{n}" for n in paper.TABLES}
 
 
 PLANNED = sorted(

@@ -64,7 +64,7 @@ class FakeLM:
       for s in sequences
     ]
 
-  def generate(self, prompts, max_new_tokens):
+  def generate(self, prompts, max_new_tokens, stop=()):
     outputs = [self.encode(self.answer(self.decode(p))) for p in prompts]
     return [[*ids[: max_new_tokens - 1], self.eos_id] for ids in outputs]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drope_jax.evals import cropped
+from drope_jax.evals import cropped, interface
 
 
 class Spy:
@@ -21,7 +21,11 @@ class Spy:
       for s in sequences
     ]
 
-  def generate(self, prompts, max_new_tokens):
+  def score(self, sequences):
+    log_p = self.loglikelihood(sequences)
+    return [interface.Scored(x, x % 2 == 0) for x in log_p]
+
+  def generate(self, prompts, max_new_tokens, stop=()):
     self.read += [list(p) for p in prompts]
     return [[0]] * len(prompts)
 
@@ -36,6 +40,9 @@ def test_each_token_is_scored_once_after_half_a_context_or_more(bos, length):
   sequence = [*bos, *range(10, 10 + length)]
   other = [7, 8, 9]
   first, second = cropped.Cropped(spy).loglikelihood([sequence, other])
+  scored = cropped.Cropped(spy).score([sequence, other])
+  np.testing.assert_array_equal(scored[0].log_p, first)
+  np.testing.assert_array_equal(scored[0].is_top, first % 2 == 0)
   tokens, before = np.divmod(first, 1000)
   assert tokens.tolist() == sequence[1:]
   assert np.divmod(second, 1000)[0].tolist() == [8, 9]

@@ -75,7 +75,7 @@ def test_every_question_is_answered_by_needles_before_it(tokenizer, documents):
   assert 0.1 < midway / asked < 0.3, "config.midway is 0.3, less late places"
 
 
-def test_no_key_is_asked_twice_and_none_is_favoured(tokenizer, documents):
+def test_no_key_is_asked_twice_and_none_is_favored(tokenizer, documents):
   config = _config(min_keys=4, max_keys=4, midway=0.0)
   ranks = np.zeros(4)
   for text in _texts(config, tokenizer, documents, count=600):

@@ -7,6 +7,7 @@ import pytest
 from drope_jax.evals import interface, needles, registry, ruler, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.metric import Metric
+from drope_jax.evals.record import Record
 
 CHARS = Metric("chars", "characters", "Writing", "characters", True)
 
@@ -69,7 +70,7 @@ def test_a_suite_runs_a_task_that_it_does_not_know(fake_lm):
     evals=(Lengths(),), factors=(1.0,), samples=(2,), fit_factor=None
   )
   lm = fake_lm(answer=lambda prompt: " whale")
-  record = steps.Record()
+  record = Record()
   material = suites.Material(["text"], ["other"])
   inputs = steps.Inputs(suite, lm, material)
   for step in steps.steps(inputs, "m", ("model",), lambda *by: lm, record):

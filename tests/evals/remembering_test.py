@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drope_jax.evals import remembering
+from drope_jax.evals import interface, remembering
 
 ABOUT = {"model": "m", "method": "yarn"}
 
@@ -41,7 +41,7 @@ class Model:
     other.read = self.read
     return other
 
-  def generate(self, prompts, max_new_tokens):
+  def generate(self, prompts, max_new_tokens, stop=()):
     if self.fails_at is not None and len(self.read) >= self.fails_at:
       raise KeyboardInterrupt
     self.read.append([list(p) for p in prompts])
@@ -50,6 +50,10 @@ class Model:
   def loglikelihood(self, sequences):
     self.read.append([list(s) for s in sequences])
     return [self.scale * np.array(s[1:], np.float32) for s in sequences]
+
+  def score(self, sequences):
+    log_p = self.loglikelihood(sequences)
+    return [interface.Scored(x, x % 2 == 0) for x in log_p]
 
 
 PROMPTS = [[1, 2], [3, 4, 5], [6], [7, 8, 9, 10], [1, 2], [11, 12]]
@@ -65,6 +69,10 @@ def test_readings_come_in_the_order_of_the_prompts():
     lm.loglikelihood(PROMPTS), Model().loglikelihood(PROMPTS), strict=True
   ):
     np.testing.assert_array_equal(got, want)
+  for got, want in zip(lm.score(PROMPTS), Model().score(PROMPTS), strict=True):
+    np.testing.assert_array_equal(got.log_p, want.log_p)
+    np.testing.assert_array_equal(got.is_top, want.is_top)
+    assert got.is_top.dtype == bool
 
 
 def test_what_was_read_before_a_cut_is_not_read_again():
@@ -85,6 +93,8 @@ def test_what_was_read_before_a_cut_is_not_read_again():
   [
     lambda lm: lm.generate([[1, 2]], 2),
     lambda lm: lm.generate([[2]], 1),
+    lambda lm: lm.generate([[1, 2]], 1, stop=["."]),
+    lambda lm: lm.score([[1, 2]]),
     lambda lm: lm.with_logit_scale(2.0).generate([[1, 2]], 1),
     lambda lm: lm.loglikelihood([[1, 2]]),
     lambda lm: remembering.Remembering(

@@ -157,6 +157,14 @@ def _hotpotqa():
   ]
 
 
+def test_no_question_is_asked_twice(order, tmp_path):
+  path = tmp_path / "data.json"
+  path.write_text(json.dumps(_hotpotqa()))
+  order = dataclasses.replace(order, lengths=(300, 600), counts=(3, 31))
+  with pytest.raises(ValueError, match="has 30 questions, got 31 samples"):
+    _task("qa_2", hotpotqa=str(path)).draw(order)
+
+
 @pytest.mark.parametrize(
   "name, field, data, own",
   [

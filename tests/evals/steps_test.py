@@ -6,6 +6,7 @@ import pytest
 
 from drope_jax.evals import needle_documents, steps
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 
 SUITE = suites.Suite(
   evals=("perplexity", "passkey"),
@@ -35,7 +36,7 @@ def lm(fake_lm):
 
 def _run(suite, variant, material, record=None):
   """Returns the record, and the names of the steps that were run."""
-  record = steps.Record() if record is None else record
+  record = Record() if record is None else record
   inputs = steps.Inputs(suite, variant("model", 1.0), material)
   ahead = steps.steps(inputs, "m", suite.methods, variant, record)
   names = [step.name for step in ahead if not step.done]
@@ -113,7 +114,7 @@ def test_methods_read_the_same_samples(fake_lm, material):
       self.seen += [tuple(s) for s in sequences]
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       self.seen += [tuple(p) for p in prompts]
       return [[self.eos_id] for _ in prompts]
 
@@ -183,7 +184,7 @@ def test_what_is_in_the_record_is_not_done_again(lm, material):
   assert again is whole and not done_again
 
   rows = whole.rows
-  half = steps.Record(rows[:10], {"m": {"model": whole.fits["m"]["model"]}})
+  half = Record(rows[:10], {"m": {"model": whole.fits["m"]["model"]}})
   resumed, rest = _run(SUITE, lambda *by: lm, material, half)
   # Both methods at 1x: perplexity has three metrics, passkey two.
   assert rest == [names[1], *names[2 + 4 :]]
@@ -246,12 +247,12 @@ def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
 
 def test_a_step_that_fails_leaves_nothing_behind(lm, material):
   class Fails(type(lm)):
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       raise KeyboardInterrupt
 
   broken = Fails(loss=lm.loss)
   broken.with_logit_scale = lambda scale: broken
-  record = steps.Record()
+  record = Record()
   with pytest.raises(KeyboardInterrupt):
     _run(SUITE, lambda *by: broken, material, record)
   assert {row.task for row in record.rows} == {"perplexity"}
@@ -270,13 +271,13 @@ def test_steps_weigh_what_they_read(lm, material):
       read.append(sum(map(len, sequences)))
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       read.append(sum(map(len, prompts)) + max_new_tokens * len(prompts))
       return [[self.eos_id] for _ in prompts]
 
   counter = Counter(loss=lm.loss)
   inputs = steps.Inputs(SUITE, counter, material)
-  record = steps.Record()
+  record = Record()
   fit, *ahead = steps.steps(
     inputs, "m", ("model",), lambda *by: counter, record
   )
@@ -324,7 +325,7 @@ def test_begin_with_bos_puts_it_before_every_input(lm, material, fake_lm):
       begun.extend((s[0], len(s)) for s in sequences)
       return super().loglikelihood(sequences)
 
-    def generate(self, prompts, max_new_tokens):
+    def generate(self, prompts, max_new_tokens, stop=()):
       begun.extend((p[0], 64) for p in prompts)
       return [[self.eos_id] for _ in prompts]
 

@@ -80,3 +80,4 @@ def test_the_console_commands_are_declared(installed):
   declared = entry_points.read_text()
   assert "drope = drope_jax.cli.main:main" in declared
   assert "drope-launch = launch.cli:main" in declared
+  assert "drope-lm-eval = drope_jax.cli.harness:main" in declared

@@ -23,6 +23,7 @@ IDS_BS = np.random.default_rng(1).integers(0, 200, (4, 60))
     {"top_k": 7},
     {"top_p": 0.6},
     {"top_p": 1e-6},
+    {"top_k": 7, "top_p": 0.6},  # The 7 have less than 0.6 of the whole.
     {"min_p": 0.05},
     {"min_p": 0.0},
     {"repetition_penalty": 1.5},
@@ -55,7 +56,7 @@ def test_the_logits_kept_are_those_of_transformers(settings):
   if filters.repetition_penalty is not None:
     seen_BV = np.zeros(LOGITS_BV.shape, bool)
     np.put_along_axis(seen_BV, IDS_BS, True, axis=1)
-    logits_BV = choice.penalise(logits_BV, seen_BV, filters.repetition_penalty)
+    logits_BV = choice.penalize(logits_BV, seen_BV, filters.repetition_penalty)
   got_BV = choice.apply_filters(
     choice.apply_temperature(logits_BV, filters.temperature), filters
   )

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from drope_jax.evals import steps
+from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
@@ -27,6 +28,21 @@ def test_a_method_reads_the_same_weights_under_its_positions():
     assert read.context_tokens == 32, "the base of the factors has moved"
 
 
+@pytest.mark.parametrize("rule", ["pi", "ntk", "yarn"])
+def test_a_dynamic_method_scales_by_the_texts_own_length(rule):
+  variant = evaluation.variants(CheckpointLM(CONFIG, {}, None, 1.0))
+  scheme = variant(f"dynamic_{rule}", 8.0).config.positional
+  # Not by the tested length, 8 times the trained 32 tokens.
+  for length in (32, 48, 256):
+    fixed = variant(rule, max(length / 32, 1.01)).config.positional
+    own = scheme.at(length)
+    assert own.factor == length / 32
+    if length > 32:
+      np.testing.assert_array_equal(own.frequencies(8), fixed.frequencies(8))
+  with pytest.raises(ValueError, match="dynamic_yarn, got 'dynamic_rope'"):
+    variant("dynamic_rope", 2.0)
+
+
 def test_methods_that_change_nothing_are_the_model_itself():
   lm = CheckpointLM(CONFIG, {"embed": 1}, None, 1.0)
   variant = evaluation.variants(lm)
@@ -40,4 +56,4 @@ def test_methods_that_change_nothing_are_the_model_itself():
 
 def test_an_evaluation_of_no_model_is_refused():
   with pytest.raises(ValueError, match="at least one model, got none"):
-    evaluation.plan(Suite(), {}, Material([], []), steps.Record())
+    evaluation.plan(Suite(), {}, Material([], []), Record())

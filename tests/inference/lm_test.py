@@ -126,10 +126,12 @@ def test_a_loaded_checkpoint_implements_the_lm_protocol(lm):
     want, got = getattr(interface.LM, name), getattr(lm, name)
     if isinstance(want, property):
       continue
-    wanted = list(inspect.signature(want).parameters)[1:]
+    _, *wanted = inspect.signature(want).parameters.values()
     have = inspect.signature(got).parameters
-    assert list(have)[: len(wanted)] == wanted, name
-    for extra in list(have)[len(wanted) :]:
+    assert {parameter.name for parameter in wanted} <= {*have}, name
+    in_order = [p.name for p in wanted if p.kind is not p.KEYWORD_ONLY]
+    assert list(have)[: len(in_order)] == in_order, name
+    for extra in list(have)[len(in_order) :]:
       assert have[extra].default is not inspect.Parameter.empty, name
 
 
@@ -199,6 +201,17 @@ def test_scores_are_log_softmax_of_forward_in_the_order_given(lm):
   alone = [lm.loglikelihood([s])[0] for s in SEQUENCES[4:6]]
   np.testing.assert_allclose(alone[0], got[4], atol=1e-4)
   np.testing.assert_allclose(alone[1], got[5], atol=1e-4)
+
+
+def test_a_token_is_top_where_it_is_the_argmax_of_forward(lm):
+  (greedy,) = lm.generate(PROMPTS[:1], NEW)
+  sequence = [*PROMPTS[0], *greedy]
+  (scored,) = lm.score([sequence])
+  assert scored.is_top[len(PROMPTS[0]) - 1 :].all()
+  best = _logits(CONFIG, lm.params, sequence).argmax(-1)
+  want = best[:-1] == np.asarray(sequence[1:])
+  np.testing.assert_array_equal(scored.is_top, want)
+  assert not want.all(), "every token is the likeliest"
 
 
 def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
@@ -378,7 +391,7 @@ def test_a_sample_is_a_function_of_seed_and_place(lm):
   assert first != lm.generate(PROMPTS, NEW, choice.Sampling(3.0, seed=2))
   assert first != greedy
   assert lm.generate(PROMPTS, NEW, choice.Sampling(1e-6, seed=1)) == greedy
-  # Its neighbours and their number change nothing.
+  # Its neighbors and their number change nothing.
   swapped = [PROMPTS[0], PROMPTS[2], PROMPTS[2]]
   assert lm.generate(swapped, NEW, choice.Sampling(3.0, seed=1))[0] == first[0]
 

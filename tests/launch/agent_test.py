@@ -144,6 +144,20 @@ def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
   assert len(Training.started) == 1 and asked.count(own) > 2
 
 
+def test_a_recipe_of_several_files_is_read_from_the_bucket(host, tmp_path):
+  files = {"mine.gin": b"include 'shape.gin'", "shape.gin": b"# A shape."}
+  host.order(files=[*files], recipe="mine.gin")
+  for name, content in files.items():
+    host.objects[f"gs://b/x/recipe/{name}"] = content
+  host.start()
+  assert host.await_state(1, "exited")["code"] == 0
+  host.end()
+  ((recipe, *_),) = Training.started
+  folder = tmp_path / "recipe-1"
+  assert recipe == str(folder / "mine.gin")
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
 def test_a_recipe_that_the_bucket_lacks_is_a_mistake(host):
   host.order(files=["mine.gin", "shape.gin"], recipe="mine.gin")
   host.objects["gs://b/x/recipe/mine.gin"] = b"include 'shape.gin'"

@@ -208,6 +208,10 @@ def test_a_training_ends_with_a_shells_status_and_its_last_words(tmp_path):
   assert code == 0
   assert "drope train" in log.read_text()
   assert running.last_line() in " ".join(log.read_text().split())
+  log.write_text("the only  line\n\n")
+  assert running.last_line() == "the only line"
+  log.write_bytes(b"x" * training._TAIL_BYTES + b"\nthe end\n")
+  assert running.last_line() == "the end"
 
 
 def test_what_is_set_on_a_host_stays(tmp_path, monkeypatch):

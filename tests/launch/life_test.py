@@ -17,7 +17,7 @@ import pytest
 from drope_jax.checkpoint import store
 from drope_jax.cli import main
 from drope_jax.data import corpus
-from tests import emulator
+from tests import emulator, xla
 from tests.launch.fakes import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,11 +68,7 @@ zone = "us-west4-a"
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> pathlib.Path:
   """A recipe's file; each host has four devices, as the slices' hosts have."""
-  monkeypatch.setenv(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 "
-    "--xla_backend_optimization_level=0",
-  )
+  monkeypatch.setenv("XLA_FLAGS", xla.flags(devices=4))
   with socket.create_server(("127.0.0.1", 0)) as server:
     # Other runs on this machine may have Google's own port.
     monkeypatch.setenv("JAX_COORDINATOR_PORT", str(server.getsockname()[1]))

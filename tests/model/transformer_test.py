@@ -16,7 +16,7 @@ from drope_jax.model import layers, transformer
 from drope_jax.model.config import LayerGroup
 from drope_jax.positional import Alibi, Nope, Pattern, Rope, Yarn
 
-# One of each, so that a layer that took its neighbour's shows.
+# One of each, so that a layer that took its neighbor's shows.
 MIXED = Pattern((Rope(), Nope(), Alibi(), Yarn(factor=4.0)), (4, None, 9, 1))
 
 

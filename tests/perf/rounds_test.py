@@ -15,7 +15,7 @@ def test_rows_take_turns():
 
 
 def test_a_ratio_is_of_each_round():
-  # A neighbour made the second round ten times as slow for both.
+  # A neighbor made the second round ten times as slow for both.
   assert rounds.ratio([2, 20, 3], [1, 10, 1]) == (2, 2, 3)
 
 

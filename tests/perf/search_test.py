@@ -21,12 +21,12 @@ def test_the_table_is_written_as_it_is_read(monkeypatch, tmp_path):
   assert '  ("v9", 8, "forward", 1, 2, 3, 4, 5),' in lines
 
 
-def test_neighbours_lie_one_step_away_and_lead_back():
+def test_neighbors_lie_one_step_away_and_lead_back():
   blocks = Blocks(1024, 1024, 256, 128, 4, 2)
-  near = list(search.neighbours(blocks))
+  near = list(search.neighbors(blocks))
   # Two steps for each of six choices, but for four that are at their ends.
   assert len(set(near)) == 2 * 6 - 4
-  assert all(blocks in search.neighbours(other) for other in near)
+  assert all(blocks in search.neighbors(other) for other in near)
 
 
 def test_a_row_holds_the_blocks():

@@ -21,6 +21,8 @@ from drope_jax.checkpoint import store
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import pipeline, sources, tokenizer, writer
 from drope_jax.data import store as data_store
+from drope_jax.evals.periodic import Periodic
+from drope_jax.evals.suite import Suite
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.surgery.compose import Surgery
@@ -28,6 +30,7 @@ from drope_jax.train import guard, loop, lora, optimizer, training
 from drope_jax.train.phases import HeldOut, SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 from drope_jax.train.teacher import Teacher
+from tests import xla
 
 MODEL = ModelConfig(
   vocab_size=288,
@@ -372,7 +375,7 @@ def test_two_processes_run_as_two_devices_of_one_do(
     subprocess.Popen(
       [sys.executable, "-c", _ONE_OF_TWO, __file__]
       + [str(index), address, axis, str(base), str(tmp_path / "run")],
-      env=os.environ | {"XLA_FLAGS": ""},
+      env=os.environ | {"XLA_FLAGS": xla.flags(devices=1)},
     )
     for index in range(2)
   ]
@@ -580,6 +583,76 @@ def test_a_recalibration_ends_once_the_base_is_recovered(base, tmp_path):
   assert best == store.locate(folder / "10"), "the last that was measured"
   phase, loss = store.describe(best)[0].held_out
   assert (phase, loss) == ("recalibrate", measured["held_out_loss"])
+
+
+_EVALS = Periodic(
+  suite=Suite(evals=("passkey",), factors=(1.0,), samples=(1,)),
+  every_steps=2,
+  best="passkey.accuracy.1x",
+)
+
+
+def _with_evals(evals=_EVALS):
+  phases = (
+    PRETRAIN,
+    SURGERY,
+    dataclasses.replace(RECALIBRATE, evals=evals),
+  )
+  return dataclasses.replace(RECIPE, phases=phases, keep_saves=1)
+
+
+def _scores(wanted, model, mesh, dtype):
+  """An evaluator whose score depends on the weights."""
+  assert (wanted, dtype) == (_EVALS, "float32")
+  assert model.tokenizer_path.exists() and model.config.context_tokens == 8
+  return lambda params: {
+    wanted.best: float(params["embed"]["table"].sum()) % 0.01,
+    "evals_s": 1.0,
+  }
+
+
+def test_evals_measure_a_training_and_change_none_of_its_bits(
+  whole, base, tmp_path
+):
+  folder = tmp_path / "run"
+  # Begun without evals, and cut off between two measurements.
+  with pytest.raises(Stop):
+    _run(RECIPE, folder, base, **_stop_at([], step=7))
+  with pytest.raises(Stop):
+    _run(_with_evals(), folder, base, evaluator=_scores, **_stop_at([], step=9))
+  final = _run(_with_evals(), folder, base, evaluator=_scores)
+  _assert_same_bits(_leaves(final), _leaves(whole[1]["recalibrate"]))
+  lines = _lines(folder)
+  scores = {
+    line["step"]: line[_EVALS.best] for line in lines if _EVALS.best in line
+  }
+  assert list(scores) == [8, 10]
+  assert scores[10] == float(final.params["embed"]["table"].sum()) % 0.01
+  best = max(scores, key=scores.get)
+  assert store.locate(folder / "best") == store.locate(folder / str(best))
+  entry = final.manifest.lineage[-1].arguments
+  assert entry["best_by"] == {
+    "score": _EVALS.best,
+    "value": scores[10],
+    "higher_is_better": True,
+  }
+  assert entry["phase"]["evals"] is None, "a suite is long"
+
+
+def test_evals_that_cannot_be_run_are_refused_before_a_step(base, tmp_path):
+  folder = tmp_path / "run"
+  recipe = dataclasses.replace(
+    RECIPE, phases=(dataclasses.replace(PRETRAIN, evals=_EVALS),)
+  )
+  with pytest.raises(ValueError, match="pretrain: .* got none. Pass infer"):
+    _run(recipe, folder, base)
+
+  def refuse(*_):
+    raise ValueError("no text")
+
+  with pytest.raises(ValueError, match="pretrain: no text"):
+    _run(recipe, folder, base, evaluator=refuse)
+  assert not _lines(folder) and not store.finished_steps(folder)
 
 
 _TAUGHT = dataclasses.replace(

@@ -108,8 +108,8 @@ def test_a_surgery_is_measured_on_some_text():
   "changes,message",
   [
     ({"phases": ()}, "at least one phase, got none"),
-    ({"init_from": "there"}, "either a model to initialise or a checkpoint"),
-    ({"model": None}, "either a model to initialise or a checkpoint"),
+    ({"init_from": "there"}, "either a model to initialize or a checkpoint"),
+    ({"model": None}, "either a model to initialize or a checkpoint"),
     ({"tokenizer": None}, "names a tokenizer with a model"),
     ({"model": None, "init_from": "there"}, "takes a checkpoint's own"),
     ({"phases": (PHASE, PHASE)}, "names that differ.*got pretrain, pretrain"),

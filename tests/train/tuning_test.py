@@ -111,6 +111,16 @@ GROUPED = dataclasses.replace(
 )
 
 
+def test_groups_count_their_layers_in_order_of_their_numbers():
+  # As a tree sorts its keys: the group 10 comes before the group 2.
+  flat = {f"layers/{i}/x": np.zeros(i + 1) for i in (0, 1, 10, *range(2, 10))}
+  firsts, count = tuning._firsts(flat)
+  assert [firsts[f"layers/{i}/"] for i in range(11)] == [
+    i * (i + 1) // 2 for i in range(11)
+  ]
+  assert count == 66
+
+
 def test_names_and_ranges_are_of_all_layers_whatever_their_groups():
   def choose(*names):
     phase = dataclasses.replace(PHASE, trainable=names, lora=None)

@@ -133,6 +133,9 @@ def alone(
   at = layer - config.group_slices[group].start
   plan = patterns.layer_plan(config.positional, config.num_layers)
   kind = config.groups[group]
+  # `ModelConfig.groups` has filled them in.
+  assert kind.mlp_width is not None
+  assert kind.norm_placement is not None and kind.mlp_activation is not None
   config = dataclasses.replace(
     config,
     num_layers=1,

@@ -3,7 +3,7 @@
 Without positions, layers keep what is nearly uniform so: the spread of the
 hidden states, the positional bias and its gradients are all at most constants
 times the spread of the embeddings, whatever the length. The constants are
-measured here by drawing the embeddings together, towards their mean.
+measured here by drawing the embeddings together, toward their mean.
 
 Source: arXiv:2512.12167, Theorem 3.4.
 """
@@ -48,8 +48,11 @@ class Spread:
   def constants(self) -> tuple[float, float, float]:
     """C_1, C_2 and C_3 of the theorem, at least, by this sequence."""
     start, *after = self.spread_L
-    largest = max(after), max(self.value_N), max(self.gradient_N)
-    return tuple(x / start for x in largest)
+    return (
+      max(after) / start,
+      max(self.value_N) / start,
+      max(self.gradient_N) / start,
+    )
 
 
 def measure(
@@ -99,7 +102,7 @@ def prefix_spread(h_SM: Array) -> Array:
 
 
 def _of(config, params, tokens_1S, shrink) -> Spread:
-  layers = [[] for _ in range(config.num_layers)]
+  layers: list[list[bias.LayerBias]] = [[] for _ in range(config.num_layers)]
   for row in bias.measure(config, params, tokens_1S):
     layers[row.layer].append(row)
   return Spread(

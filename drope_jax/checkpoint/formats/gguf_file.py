@@ -1,6 +1,6 @@
 """GGUF files of the architectures in `ARCHITECTURES`.
 
-Floats are read as they are, and quantised types as what the `gguf` library
+Floats are read as they are, and quantized types as what the `gguf` library
 makes of them, in float32.
 """
 
@@ -106,7 +106,7 @@ def open_file(
   Args:
     path: one file, not split.
     scratch: where its tokenizer is written to.
-    dtype: as `leaves.build` takes it; to keep a quantised type is float32.
+    dtype: as `leaves.build` takes it; to keep a quantized type is float32.
     allow_nonfinite: likewise.
 
   Raises:
@@ -166,8 +166,8 @@ def _tensor(
       return quants.dequantize(packed.rows(start, stop), info.kind)
     except NotImplementedError as error:
       raise ValueError(
-        "Weights must be of a type that the gguf library dequantises, got "
-        f"{kind} for {name}. Use another quantisation."
+        "Weights must be of a type that the gguf library dequantizes, got "
+        f"{kind} for {name}. Use another quantization."
       ) from error
 
   return Tensor(info.shape, tensors_lib.FLOATS["float32"], rows)

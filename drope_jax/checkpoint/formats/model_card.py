@@ -113,8 +113,8 @@ class Card:
       ),
       "`drope_manifest.json` has all of it, and a hash of every other file but "
       "this one.\n",
-      "## Licence\n",
-      f"The licence is not recorded. {self._source()}\n",
+      "## License\n",
+      f"The license is not recorded. {self._source()}\n",
     ]
     return "\n".join(parts)
 
@@ -211,7 +211,7 @@ class Card:
       )
 
   def _source(self) -> str:
-    """Returns where to look for the licence; of a path, the last name alone."""
+    """Returns where to look for the license; of a path, the last name alone."""
     sources = [
       pathlib.PurePath(entry.parent).name
       for entry in self.manifest.lineage
@@ -220,7 +220,7 @@ class Card:
     if not sources:
       return "The weights were trained from random ones."
     return (
-      f"The weights were made from `{sources[0]}`, whose licence holds for "
+      f"The weights were made from `{sources[0]}`, whose license holds for "
       "them too: look it up before you pass them on."
     )
 

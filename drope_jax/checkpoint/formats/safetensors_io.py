@@ -63,7 +63,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     if entry["dtype"] not in DTYPES:
       raise ValueError(
         f"Weights must be of {', '.join(DTYPES)}, got {entry['dtype']} for "
-        f"{name} in {path}. Use an unquantised checkpoint."
+        f"{name} in {path}. Use an unquantized checkpoint."
       )
     tensors_lib.require_axes(f"{name} in {path}", entry["shape"])
     tensors[name] = tensors_lib.in_file(

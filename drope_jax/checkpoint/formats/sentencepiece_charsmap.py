@@ -1,4 +1,4 @@
-"""sentencepiece's table of normalised characters, for the tokenizers library.
+"""sentencepiece's table of normalized characters, for the tokenizers library.
 
 sentencepiece replaces the longest sequence of characters that its table has,
 as e and an acute accent by é. The library's `Precompiled` looks at grapheme

@@ -153,7 +153,7 @@ def _replace(pattern: str, text: str) -> tokenizers.normalizers.Normalizer:
 def _require_kept(
   model: protos.ModelProto, normalizer: tokenizers.normalizers.Normalizer
 ) -> None:
-  """Raises ValueError for a user-defined symbol that would be normalised.
+  """Raises ValueError for a user-defined symbol that would be normalized.
 
   sentencepiece finds these in the text as it is.
   """
@@ -162,7 +162,7 @@ def _require_kept(
       continue
     if normalizer.normalize_str(piece.piece) != piece.piece:
       raise ValueError(
-        "A user-defined symbol must be what the normalisation leaves of it, "
+        "A user-defined symbol must be what the normalization leaves of it, "
         f"got {piece.piece!r}: a tokenizer.json would not find it in a text. "
-        "Train the model without it, or with another normalisation."
+        "Train the model without it, or with another normalization."
       )

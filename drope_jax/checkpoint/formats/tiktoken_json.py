@@ -1,6 +1,6 @@
 """Llama 3's tokenizer.model, tiktoken's list of ranks, as a tokenizer.json.
 
-Each line is a token in base64 and its rank, which is its id; of two neighbours
+Each line is a token in base64 and its rank, which is its id; of two neighbors
 those are merged first that make the token of the lowest rank. The special
 tokens and the way that text is cut beforehand are in Meta's code alone.
 Source: github.com/meta-llama/llama-models, models/llama3/tokenizer.py.

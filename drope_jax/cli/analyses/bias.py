@@ -1,6 +1,7 @@
 """`drope analyse MODEL bias`."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -48,7 +49,7 @@ def _by_positions(args, given: Array | None, out: output.Output) -> None:
         spreads[name] = spread.measure(
           config, model.params, tokens_BS[0], lengths=lengths
         )
-  out.json("bias", model.about, {"bias": measured, "spread": spreads})
+  out.json("bias", model=model.about, bias=measured, spread=spreads)
   out.figure("gradients", bias_plots.by_layer(measured, _GRADIENTS))
   out.figure("values", bias_plots.by_layer(measured, ("value_H",)))
   out.figure("spread", bias_plots.spread(spreads))
@@ -71,7 +72,7 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
       model.config, model.params, _excerpts(args, model, 0), given
     )
     points.append((model.trained_tokens or 0, found))
-  out.json("bias", model.about, {"along_training": points})
+  out.json("bias", model=model.about, along_training=points)
   fields = (*_GRADIENTS, "value_H")
   out.figure("along_training", bias_plots.along_training(points, fields))
   ends = {f"{tokens:,} tokens": [found] for tokens, found in points}
@@ -99,41 +100,42 @@ def _weights(path: str) -> Array:
     ) from error
 
 
-def _show(measured, spreads) -> None:
+def _show(
+  measured: bias_plots.Measured, spreads: Mapping[str, Sequence[spread.Spread]]
+) -> None:
   rows = []
   for name, seeds in measured.items():
-    for pattern in dict.fromkeys(row.pattern for row in seeds[0]):
-      layers = [
-        [row for rows in seeds for row in rows if row.pattern == pattern]
-      ]
-      cells = [f"{name}, {pattern}"]
-      first, last = 0, max(row.layer for row in layers[0])
-      for field in ("value_H", *_GRADIENTS):
-        ends = [
-          np.mean([getattr(r, field) for r in layers[0] if r.layer == layer])
-          for layer in (first, last)
-        ]
-        cells.append(f"{ends[0]:.2g} → {ends[1]:.2g}")
-      rows.append(cells)
+    every = [row for of_seed in seeds for row in of_seed]
+    for pattern in dict.fromkeys(row.pattern for row in every):
+      own = [row for row in every if row.pattern == pattern]
+      fields = ("value_H", *_GRADIENTS)
+      rows.append((f"{name}, {pattern}", *(_ends(own, x) for x in fields)))
   output.show(
     "means over heads, first layer → last",
     ("positions, head", "bias", "gradient to W_Q", "to W_K"),
     rows,
   )
-  constants = [
-    (
-      f"{name}, {points[0].num_tokens} tokens",
-      *(f"{x:.3g}" for x in points[-1].constants),
-    )
-    for name, of_name in spreads.items()
-    for points in [
-      [p for p in of_name if p.num_tokens == length]
-      for length in dict.fromkeys(p.num_tokens for p in of_name)
-    ]
-  ]
-  if constants:
+  if spreads:
     output.show(
-      "largest value of a layer / spread of embeddings, as that goes to 0",
+      "the largest of any layer / spread of embeddings, where that is "
+      f"{min(spread.SHRINKS):.2g} of the model's",
       ("positions", "spread", "bias", "gradient"),
-      constants,
+      [
+        (
+          f"{name}, {point.num_tokens} tokens",
+          *(f"{x:.3g}" for x in point.constants),
+        )
+        for name, points in spreads.items()
+        for point in points
+        if point.shrink == min(spread.SHRINKS)
+      ],
     )
+
+
+def _ends(rows: Sequence[bias.LayerBias], field: str) -> str:
+  """Returns a field's mean over heads in the first layer and in the last."""
+  means = [
+    np.mean([getattr(row, field) for row in rows if row.layer == layer])
+    for layer in (0, max(row.layer for row in rows))
+  ]
+  return " → ".join(f"{mean:.2g}" for mean in means)

@@ -1,6 +1,6 @@
 """The folder that an analysis writes its figures and its json to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -38,21 +38,15 @@ class Output:
     path.mkdir(parents=True, exist_ok=True)
     return cls(path)
 
-  def json(self, what: str, about: Mapping[str, Any], found: Any) -> None:
-    """Writes WHAT.json: what was analysed and what was found.
+  def json(self, what: str, **fields: Any) -> None:
+    """Writes WHAT.json.
 
     Args:
       what: the analysis.
-      about: of the model.
-      found: dicts, lists and dataclasses of scalars.
+      fields: dicts, lists and dataclasses of scalars.
     """
-    data = artifacts.stamp(
-      {
-        "analysis": what,
-        "model": about,
-        "found": artifacts.encode(found, tagged=False),
-      }
-    )
+    fields = artifacts.encode(fields, tagged=False)
+    data = artifacts.stamp({"analysis": what, **fields})
     self._write(f"{what}.json", json.dumps(data).encode() + b"\n")
 
   def figure(self, name: str, figure: canvas.Figure) -> None:
@@ -76,9 +70,9 @@ def show(
   title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
   """Prints a table; its first column is text, and the others are numbers."""
-  table = rich.table.Table(
-    title=title, title_justify="left", box=rich.box.SIMPLE
-  )
+  # A table's own title would be wrapped to its width.
+  terminal.say(title)
+  table = rich.table.Table(box=rich.box.SIMPLE)
   first, *others = columns
   table.add_column(first, overflow="fold")
   for column in others:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -16,7 +17,7 @@ from drope_jax.checkpoint import store
 from drope_jax.cli import configure, text_inputs
 from drope_jax.data import corpus, paths, sources
 from drope_jax.data import tokenizer as tokenizers
-from drope_jax.evals import perplexity
+from drope_jax.evals import needles, niah, perplexity, retrieval
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
@@ -29,8 +30,12 @@ from drope_jax.positional import (
   partial,
 )
 from drope_jax.positional import pattern as patterns
+from drope_jax.surgery import drop_positional
 
 _TEXT = ("packaged:test",)
+
+NEEDLES = needles.Needles()
+MULTI_KEY = niah.Niah("multi_key", num_keys=4, needles=NEEDLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +122,15 @@ def _random(args: argparse.Namespace, seed: int) -> Subject:
   return Subject(config, params, tokenizer, about)
 
 
+def without_positions(subject: Subject) -> Subject:
+  """Returns the model without positions, and without training."""
+  config = subject.config
+  if config.positional == Nope():
+    return subject
+  config, params = drop_positional.drop_positional(config, subject.params)
+  return dataclasses.replace(subject, config=config, params=params)
+
+
 def positions(config: ModelConfig, names: str) -> dict[str, Scheme | Pattern]:
   """Returns positions to put in place of a model's, by name.
 
@@ -189,3 +203,38 @@ def excerpts(
 def documents_of(text: Sequence[str] | None) -> list[str]:
   """Returns the documents of --text; by default of the packaged test split."""
   return list(sources.texts(text_inputs.expand(text or _TEXT)))
+
+
+def prompts(
+  subject: Subject, documents: Sequence[str], count: int, tokens: int
+) -> list[retrieval.Sample]:
+  """Returns questions that fill `tokens` with their answers.
+
+  Each asks for one of four needles in held-out text.
+
+  Raises:
+    ValueError: there are none, or their needles do not fit.
+  """
+  if count < 1:
+    raise ValueError(f"--prompts must be at least 1, got {count}. Raise it.")
+  return niah.samples(
+    MULTI_KEY, subject.tokenizer.encode, documents, tokens, count, seed=0
+  )
+
+
+def factors(text: str) -> tuple[float, ...]:
+  """Returns the numbers of --factors, rising.
+
+  Raises:
+    ValueError: one is not a number of at least 1.
+  """
+  try:
+    found = sorted({float(number) for number in text.split(",")})
+  except ValueError:
+    found = []
+  if not found or not all(1 <= factor < math.inf for factor in found):
+    raise ValueError(
+      f"--factors takes numbers of at least 1 such as 1,2,4, got {text!r}. "
+      "Separate them by commas only."
+    )
+  return tuple(found)

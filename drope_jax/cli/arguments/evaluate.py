@@ -1,4 +1,4 @@
-"""Perplexity by position and needle retrieval, at multiples of the context.
+"""Perplexity, retrieval and benchmarks, at multiples of the context.
 
 Every position method reads the same samples, without a softmax scale and with
 its own, fitted on a split of its own. Text is the packaged corpus, or yours.
@@ -10,6 +10,7 @@ those with plain RoPE.
   drope evaluate CKPT --suite evals/standard.gin --text t.txt --fit-text f.txt
   drope evaluate base=runs/a dropped=runs/b --positions model,yarn --out OUT
   drope evaluate CKPT --factors 16,32 --mesh long
+  drope evaluate CKPT --eval harness --tasks arc_easy,hellaswag
   drope evaluate CKPT --eval perplexity --save-scale
 """
 
@@ -28,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--suite",
-    default="evals/standard.gin",
     metavar="SUITE.gin",
-    help="what to evaluate (default: %(default)s); the flags below override it",
+    help="what to evaluate (default: evals/standard.gin, or evals/harness.gin "
+    "with --eval harness); the flags below override it",
   )
   recipe_options.add_overrides(parser, "the suite's")
   parser.add_argument(
@@ -40,13 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "niah; an unknown name is answered with all (default: the suite's)",
   )
   parser.add_argument(
+    "--tasks",
+    metavar="NAME,...",
+    help="of lm-evaluation-harness, or .yaml files of such, with --eval "
+    "harness (default: the suite's)",
+  )
+  parser.add_argument(
     "--factors", metavar="F,...", help="of the context (default: the suite's)"
   )
   parser.add_argument(
     "--positions",
     metavar="M,...",
     help="model, crop (the end alone, which the context has room for), rope, "
-    "pi, ntk, yarn (default: the suite's)",
+    "pi, ntk, yarn, dynamic_ntk (by each text's own length) and so on "
+    "(default: the suite's)",
   )
   parser.add_argument(
     "--samples",

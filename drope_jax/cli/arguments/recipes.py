@@ -1,4 +1,4 @@
-"""Lists the shipped recipes, models and evals, or prints one.
+"""Lists the shipped recipes, models, evals and sweeps, or prints one.
 
 drope recipes
 drope recipes llama2_7b_drope

@@ -94,7 +94,7 @@ def _write(
   *,
   arch="llama",
   before="smollm",
-  quantised=None,
+  quantized=None,
   settings=lambda writer: None,
 ):
   """Writes transformers' model as llama.cpp's converter lays it out."""
@@ -130,9 +130,9 @@ def _write(
     permuted = ("q_proj", "k_proj")
     if arch == "llama" and any(part in name for part in permuted):
       array = rope_layout.to_interleaved(array, head_dim)
-    if quantised is not None and array.ndim == 2:
-      packed = gguf.quants.quantize(array, quantised)
-      writer.add_tensor(_name(name, arch), packed, raw_dtype=quantised)
+    if quantized is not None and array.ndim == 2:
+      packed = gguf.quants.quantize(array, quantized)
+      writer.add_tensor(_name(name, arch), packed, raw_dtype=quantized)
     else:
       writer.add_tensor(_name(name, arch), array)
   writer.write_header_to_file()
@@ -178,14 +178,14 @@ def test_the_same_model_as_from_hugging_face(
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "BF16", "F16"])
-def test_quantised_types_are_what_the_library_makes_of_them(
+def test_quantized_types_are_what_the_library_makes_of_them(
   kind, make_theirs, params_of, tmp_path, path
 ):
   theirs = make_theirs(
     "Llama", vocab_size=300, hidden_size=64, intermediate_size=64
   )
   kind = gguf.GGMLQuantizationType[kind]
-  _write(path, theirs, quantised=kind)
+  _write(path, theirs, quantized=kind)
   source = _open(path, tmp_path)
   got = params_of(source)["layers"]["attention"]["q"]["kernel"][1]
   name = "model.layers.1.self_attn.q_proj.weight"

@@ -1,6 +1,7 @@
 """A config.json says exactly what is read, or is refused by name."""
 
 import json
+import math
 
 import pytest
 
@@ -180,6 +181,18 @@ def test_one_means_that_a_layer_has_rope():
   assert _positional(data) == Pattern((Nope(), rope, rope, rope))
 
 
+def test_the_two_scales_of_yarn_are_one_length_factor():
+  # transformers' `_compute_yarn_parameters`, of DeepSeek's two numbers.
+  scaling = {"rope_type": "yarn", "factor": 40.0, "mscale": 0.7}
+  data = LLAMA3 | {"rope_scaling": scaling | {"mscale_all_dim": 1.0}}
+  log = 0.1 * math.log(40.0)
+  want = (0.7 * log + 1) / (log + 1)
+  assert _positional(data).attention_factor == pytest.approx(want)
+  # One alone is ignored there: the paper's.
+  alone = _positional(LLAMA3 | {"rope_scaling": scaling})
+  assert alone.attention_factor == pytest.approx(log + 1)
+
+
 def test_windows():
   assert _positional(MISTRAL) == Pattern((Rope(5e5),), (100,))
   assert _positional(MISTRAL | {"sliding_window": None}) == Rope(5e5)
@@ -188,6 +201,8 @@ def test_windows():
   used = unused | {"use_sliding_window": True, "max_window_layers": 2}
   rope = Rope(1e6)
   assert _positional(used) == Pattern((rope,) * 4, (None, None, 100, 100))
+  every = used | {"max_window_layers": 0}
+  assert _positional(every) == Pattern((rope,), (100,))
   kinds = ["sliding_attention", "full_attention"] * 2
   listed = used | {"layer_types": kinds}
   assert _positional(listed) == Pattern((rope,) * 2, (100, None))

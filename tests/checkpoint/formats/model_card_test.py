@@ -120,7 +120,7 @@ def test_it_tells_what_a_reader_must_know():
     "Trained at 512 tokens; `max_position_embeddings` is 4,096, as asked for",
     "1 + c ln(length / 512)",
     "| recalibrate | 2,000,000 | 100 | 2026-01-02 |",
-    "The licence is not recorded. The weights were made from `SmolLM-135M`",
+    "The license is not recorded. The weights were made from `SmolLM-135M`",
     'from_pretrained("mine")',
   ):
     assert words in text

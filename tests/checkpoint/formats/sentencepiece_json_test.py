@@ -6,6 +6,7 @@ import random
 
 import pytest
 import sentencepiece
+import tokenizers
 
 from drope_jax.checkpoint.formats import sentencepiece_json
 from drope_jax.data import corpus
@@ -121,6 +122,18 @@ def test_names_of_symbols_are_text_though_a_character_is_unknown(options):
   model = _train(LINES, **options)
   assert model.piece_to_id("<") == model.unk_id()
   assert not _differ(model)
+
+
+def test_an_added_token_may_give_the_first_piece_a_name():
+  model = _train(LINES)
+  names = {0: "<nothing>", 2: "</s>", 500: "<after>"}
+  added = {
+    i: tokenizers.AddedToken(name, special=True) for i, name in names.items()
+  }
+  converted = sentencepiece_json.convert(model, added)
+  assert {i: converted.id_to_token(i) for i in names} == names
+  with pytest.raises(ValueError, match="must have an id of its own.*got -1"):
+    sentencepiece_json.convert(model, {-1: tokenizers.AddedToken("<x>")})
 
 
 def test_our_own_model_and_llamas(test_data):

@@ -1,0 +1,52 @@
+r"""Trains a recipe with every combination of some changes, over seeds.
+
+SWEEP.gin binds a Sweep: a recipe, axes of labelled bindings, and seeds. Each
+combination is a `drope train` in a folder of its own, and a `drope evaluate` of
+its last model. Those that are finished are left out, one that was interrupted
+resumes, and one that failed is tried again. Then a table of all that is there,
+sweep.json and sweep.svg.
+
+  drope sweep sweeps/when_to_drop.gin --data runs/demo_data --out runs/when
+  drope sweep mine.gin --part 2/8 --out runs/mine  # On the second of 8 hosts.
+  drope sweep mine.gin --list
+"""
+
+import argparse
+import re
+
+from drope_jax.cli.arguments import recipe_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument("config", metavar="SWEEP.gin", help="the sweep")
+  recipe_options.add_overrides(parser, "the sweep's")
+  parser.add_argument(
+    "--data",
+    metavar="DIR",
+    help="as of `drope train` (default: the current folder)",
+  )
+  parser.add_argument(
+    "--out", metavar="DIR", help="the sweep's folder (default: runs/SWEEP)"
+  )
+  parser.add_argument(
+    "--part",
+    type=_part,
+    default=(1, 1),
+    metavar="K/N",
+    help="train only every Nth point, from the Kth; each part on a machine of "
+    "its own (default: all)",
+  )
+  parser.add_argument(
+    "--list", action="store_true", help="print the points and their bindings"
+  )
+
+
+def _part(text: str) -> tuple[int, int]:
+  found = re.fullmatch(r"(\d+)/(\d+)", text)
+  k, n = map(int, found.groups()) if found else (0, 0)
+  if not 1 <= k <= n:
+    raise argparse.ArgumentTypeError(
+      f"a part is K/N such as 2/8, with 1 <= K <= N, got {text!r}"
+    )
+  return k, n

@@ -1,0 +1,39 @@
+"""Access to lm-evaluation-harness, which is imported only where it is used."""
+
+from collections.abc import Iterator
+import contextlib
+import importlib
+import io
+import logging
+from typing import Any
+
+NAME = "lm_eval"
+
+
+def module(name: str) -> Any:
+  """Returns a module of lm_eval by its name within it, such as "tasks".
+
+  Raises:
+    ValueError: lm_eval, or a library that it needs, is not installed.
+  """
+  try:
+    return importlib.import_module(f"{NAME}.{name}")
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      "The eval harness needs lm-evaluation-harness, but the library "
+      f"{error.name} is missing. Install it with `pip install "
+      "'drope_jax[eval]'`."
+    ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Keeps lm_eval's progress bars and warnings off the terminal."""
+  log = logging.getLogger(NAME)
+  level = log.level
+  log.setLevel(logging.ERROR)
+  try:
+    with contextlib.redirect_stderr(io.StringIO()):
+      yield
+  finally:
+    log.setLevel(level)

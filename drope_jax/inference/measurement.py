@@ -1,0 +1,111 @@
+"""The scores of a model again and again, as it is trained."""
+
+from collections.abc import Sequence
+import dataclasses
+import time
+from typing import Any
+
+import jax
+
+from drope_jax.checkpoint.model import Model
+from drope_jax.data import inputs, sources
+from drope_jax.evals import overlap, periodic, steps
+from drope_jax.evals.record import Record
+from drope_jax.evals.suite import Material
+from drope_jax.inference import evaluation
+from drope_jax.inference.lm import CheckpointLM
+
+
+class Measurement:
+  """A function from a model's parameters to its scores.
+
+  The samples are drawn once, and are the same each time.
+  """
+
+  def __init__(
+    self,
+    wanted: periodic.Periodic,
+    model: Model,
+    mesh: jax.sharding.Mesh,
+    dtype: str,
+  ):
+    """Reads the text and draws the samples.
+
+    Args:
+      wanted: the suite and its text.
+      model: with a tokenizer.
+      mesh: of the parameters.
+      dtype: of the computations.
+
+    Raises:
+      FileNotFoundError, ValueError: the text cannot be read, or is too short;
+        its two parts overlap; or a length or method does not do.
+    """
+    if jax.process_count() > 1:
+      raise ValueError(
+        "TrainPhase.evals needs a run of one process, got "
+        f"{jax.process_count()}. Leave it out, and evaluate the saves by "
+        "drope evaluate."
+      )
+    test, fit = (_documents(names) for names in (wanted.text, wanted.fit_text))
+    overlap.require_disjoint(test, fit)
+    material = Material(
+      test=[document.text for document in test],
+      fit=[document.text for document in fit],
+    )
+    self._wanted, self._model, self._dtype = wanted, model, dtype
+    self._mesh = mesh if mesh.size > 1 else None
+    lm = self._lm(model.params)
+    self._inputs = steps.Inputs(wanted.suite, lm, material)
+    self._steps(lm, Record())  # Refuses a method that does not apply.
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """Returns the scores of parameters, by their names in `periodic`.
+
+    Also returned are "evals_s", the seconds it took, and "evals_left_out", the
+    steps of the suite that the budget left no time for.
+    """
+    began_s = time.monotonic()
+    record, budget = Record(), self._wanted.budget_minutes
+    ahead = self._steps(self._lm(params), record)
+    left_out = 0
+    for step in ahead:
+      if budget is not None and time.monotonic() - began_s >= 60 * budget:
+        left_out += 1
+      else:
+        step.run()
+    suite = self._wanted.suite
+    factor_of = dict(zip(self._inputs.lengths, suite.factors, strict=True))
+    found = {
+      periodic.score_name(
+        row.task,
+        row.metric,
+        factor_of[round(row.factor * row.context_tokens)],
+        row.method,
+        row.scale_fitted,
+      ): row.value
+      for row in record.rows
+    }
+    passed_s = time.monotonic() - began_s
+    return {**found, "evals_s": passed_s, "evals_left_out": left_out}
+
+  def _lm(self, params: Any) -> CheckpointLM:
+    model = dataclasses.replace(self._model, params=params)
+    return CheckpointLM.of(model, self._dtype, mesh=self._mesh)
+
+  def _steps(self, lm: CheckpointLM, record: Record) -> list[steps.Step]:
+    return steps.steps(
+      self._inputs,
+      "model",
+      evaluation.methods_of(self._wanted.suite, lm),
+      evaluation.variants(lm),
+      record,
+    )
+
+
+def _documents(names: Sequence[str]) -> list[overlap.Document]:
+  return [
+    overlap.Document(f"{source.name} (document {number})", text)
+    for source in inputs.expand(names)[0]
+    for number, text in enumerate(sources.texts([source]), 1)
+  ]

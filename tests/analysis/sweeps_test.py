@@ -1,0 +1,82 @@
+"""What is read of a sweep's trainings, and their means over seeds."""
+
+import json
+
+import pytest
+
+from drope_jax.analysis import sweeps
+from drope_jax.evals import interface
+
+
+def _log(folder, losses, **more):
+  folder.mkdir()
+  lines = [
+    {"step": i, "phase": "a" if i < 50 else "b", "tokens": 10 * i, "loss": x}
+    for i, x in enumerate(losses)
+  ]
+  lines[-1] |= more
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (folder / "metrics.jsonl").write_text(text)
+  return folder
+
+
+def test_a_training_has_the_end_of_its_loss_its_spikes_and_its_results(
+  tmp_path,
+):
+  losses = [3 + 0.01 * (i % 3) for i in range(50)]
+  losses += [2 + 0.01 * (i % 3) for i in range(90)]
+  losses[130], losses[138], losses[139] = 4.0, 1.0, 1.5
+  folder = _log(tmp_path / "run", losses, held_out_loss=1.7)
+  row = interface.Result(
+    task="multi_key",
+    metric="accuracy",
+    model="qk_s1",
+    method="yarn",
+    factor=4.0,
+    context_tokens=512,
+    logit_scale=1.2,
+    scale_fitted=True,
+    value=0.5,
+    low=None,
+    high=None,
+    count=2,
+    seed=0,
+    mean_tokens=9.0,
+    outcomes=(0.0, 1.0),
+  ).to_dict()
+  rows = [row, row | {"metric": "string_match_all", "value": 0.9}]
+  results = {"finished": True, "rows": rows, "schema_version": 5}
+  (folder / "results.json").write_text(json.dumps(results))
+  found = sweeps.read(folder, ("qk",), 1).scores
+  # The last 5% of 90 records are 4.
+  assert found.pop("loss") == pytest.approx(
+    (2 + 2.01 + 1.0 + 1.5) / 4, abs=0.01
+  )
+  assert found == {
+    "held-out loss": 1.7,
+    "spikes": 1,
+    "multi_key accuracy 4x yarn +scale": 0.5,
+  }
+  (folder / "results.json").write_text(
+    json.dumps(results | {"finished": False})
+  )
+  assert (
+    "multi_key accuracy 4x yarn +scale" not in sweeps.read(folder, (), 1).scores
+  )
+
+
+def test_a_table_has_means_over_seeds_with_students_intervals():
+  trainings = [
+    sweeps.Training(("a",), seed, {"loss": loss})
+    for seed, loss in enumerate((1.0, 2.0, 3.0))
+  ]
+  trainings.append(sweeps.Training(("b",), 0, {"loss": 5.0, "spikes": 1.0}))
+  table = sweeps.table(trainings)
+  # t of 2 degrees of freedom, 4.303, times 1 / sqrt(3).
+  cell = table["a",]["loss"]
+  assert (cell.mean, cell.seeds) == (2.0, 3)
+  assert (cell.low, cell.high) == pytest.approx((-0.484, 4.484), abs=1e-3)
+  assert table["b",]["loss"] == sweeps.Cell(5.0, None, None, 1)
+  left, right = sweeps.plot(table, ("loss", "spikes")).axes
+  assert [line.get_xdata()[0] for line in left.lines] == [2.0, 5.0]
+  assert [line.get_ydata()[0] for line in right.lines] == [1]

@@ -1,0 +1,103 @@
+"""`drope sweep`: every point, in parts, and only what is left."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from drope_jax.cli import main, sweep
+
+SWEEP = """
+Sweep:
+  recipe = 'tiny.gin'
+  axes = (@Axis(),)
+  seeds = (0, 1)
+  shown = ('loss',)
+Axis:
+  name = 'rate'
+  values = {'low': ('Constant.peak = 1e-4',), 'high': ()}
+"""
+
+
+@pytest.fixture
+def ran(here, monkeypatch):
+  """The commands that a sweep in `here` ran, in this process."""
+  (here / "sweep.gin").write_text(SWEEP)
+  commands = []
+
+  def run(what, command):
+    commands.append((what, command))
+    return main.main(command) or None
+
+  monkeypatch.setattr(sweep, "_run", run)
+  return commands
+
+
+def test_parts_train_their_points_and_the_table_has_what_is_there(drope, ran):
+  first = drope("sweep", "sweep.gin", "--part", "1/2", "--out", "out")
+  assert first.status == 0, first.err
+  assert [what for what, _ in ran] == ["low_s0", "low_s1"]
+  assert "2 of 4 trainings" in first.out
+  second = drope("sweep", "sweep.gin", "--part", "2/2", "--out", "out")
+  assert [what for what, _ in ran[2:]] == ["high_s0", "high_s1"]
+  assert "4 of 4 trainings" in second.out
+  data = json.loads(pathlib.Path("out/sweep.json").read_text())
+  losses = {
+    (*row["labels"], row["seed"]): row["scores"]["loss"]
+    for row in data["trainings"]
+  }
+  assert len(set(losses.values())) == 4
+  for (label, seed), loss in losses.items():
+    log = pathlib.Path(f"out/{label}_s{seed}/metrics.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["loss"] == loss
+  written = pathlib.Path("out/low_s0/pretrain").stat().st_mtime_ns
+  again = drope("sweep", "sweep.gin", "--out", "out")
+  assert (
+    again.out.split("out/sweep.json")[1]
+    == second.out.split("out/sweep.json")[1]
+  )
+  assert pathlib.Path("out/low_s0/pretrain").stat().st_mtime_ns == written
+
+
+def test_a_failed_point_leaves_the_others(drope, here, ran, monkeypatch):
+  def run(what, command):
+    return 80 if what == "low_s0" else main.main(command) or None
+
+  monkeypatch.setattr(sweep, "_run", run)
+  found = drope("sweep", "sweep.gin", "--set", "Sweep.seeds = (0,)")
+  assert found.status == 80
+  assert "1 of 2 trainings" in found.out  # In runs/sweep.
+
+
+def test_a_list_has_each_points_bindings(drope, ran):
+  found = drope("sweep", "sweep.gin", "--list")
+  assert found.out.splitlines()[0] == (
+    "low_s0: Recipe.seed = 0; Constant.peak = 1e-4"
+  )
+  assert len(found.out.splitlines()) == 4 and not ran
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ("--set Axis.values={'low':('Constant.peek=1',)}", "point low_s0: .*peek"),
+    ("--set Sweep.recipe='no.gin'", "no.gin is neither a file nor"),
+    ("--part 3/2", "a part is K/N such as 2/8, .* got '3/2'"),
+  ],
+)
+def test_a_mistake_is_one_line_before_any_training(
+  drope, ran, arguments, message
+):
+  found = drope("sweep", "sweep.gin", *arguments.split())
+  assert found.status == 2
+  assert re.search(message, found.err) and found.err.count("\n") == 1
+  assert not ran
+
+
+def test_a_command_runs_in_its_own_process_and_says_how_it_ended(capfd):
+  assert sweep._run("one", ["recipes", "tiny"]) is None
+  assert sweep._run("two", ["recipes", "nothing-like-it"]) == 2
+  out, err = capfd.readouterr()
+  assert not out
+  assert "two ended with status 2" in err

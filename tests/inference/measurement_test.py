@@ -1,0 +1,91 @@
+"""Scores of parameters are those of an evaluation, and keep to a budget."""
+
+import dataclasses
+import pathlib
+
+import jax
+import pytest
+
+from drope_jax import sharding
+from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint.model import Model
+from drope_jax.data import tokenizer
+from drope_jax.evals.periodic import Periodic
+from drope_jax.evals.record import Record
+from drope_jax.evals.suite import Suite
+from drope_jax.inference import evaluation, lm, measurement
+from drope_jax.model import transformer
+from drope_jax.model.config import ModelConfig
+
+CONFIG = ModelConfig(512, 1, 16, 2, 1, 8, 16, context_tokens=32)
+SUITE = Suite(
+  evals=("perplexity", "passkey"),
+  methods=("model", "yarn"),
+  factors=(2.0, 4.0),
+  samples=(2, 2),
+  excerpts=2,
+  max_new_tokens=2,
+  fit_factor=None,
+)
+
+
+@pytest.fixture(scope="module")
+def model(test_data):
+  path = test_data / "stories260K" / "tok512.model"
+  opened = tokenizer.load(str(path))
+  reference = manifests.TokenizerRef(
+    path.name, opened.fingerprint, opened.vocab_size
+  )
+  manifest = manifests.Manifest(CONFIG, reference, ())
+  params = transformer.init(CONFIG, jax.random.key(0))
+  return Model(params, manifest, pathlib.Path(path))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh("fsdp", devices=jax.devices()[:1])
+
+
+def test_scores_are_those_of_an_evaluation_of_the_parameters(model, mesh):
+  measure = measurement.Measurement(Periodic(SUITE), model, mesh, "float32")
+  other = transformer.init(CONFIG, jax.random.key(1))
+  got = measure(other)
+  assert got.pop("evals_s") > 0 and got.pop("evals_left_out") == 0
+  assert got.keys() == dict(Periodic(SUITE).scores()).keys()
+  record = Record()
+  lms = {"m": lm.CheckpointLM.of(dataclasses.replace(model, params=other))}
+  for step in evaluation.plan(SUITE, lms, evaluation.packaged(), record):
+    step.run()
+  for row in record.rows:
+    method = "" if row.method == "model" else f".{row.method}"
+    name = f"{row.task}.{row.metric}.{row.factor:g}x{method}"
+    assert got[name] == row.value
+  assert (
+    measure(model.params)["perplexity.loss.4x"] != got["perplexity.loss.4x"]
+  )
+
+
+def test_what_has_not_begun_within_the_budget_is_left_out(
+  model, mesh, monkeypatch
+):
+  measure = measurement.Measurement(
+    Periodic(SUITE, budget_minutes=2.0), model, mesh, "float32"
+  )
+  minutes = iter(range(99))
+  monkeypatch.setattr(
+    measurement.time, "monotonic", lambda: 60.0 * next(minutes)
+  )
+  got = measure(model.params)
+  # The clock is read at the start and before each step; one begins at 1.
+  assert got["evals_left_out"] == 7
+  assert "perplexity.loss.2x" in got and "passkey.accuracy.2x" not in got
+
+
+def test_text_that_does_not_do_is_refused_at_once(model, mesh, tmp_path):
+  (tmp_path / "short.txt").write_text("A word.")
+  short = Periodic(SUITE, text=(str(tmp_path / "short.txt"),))
+  with pytest.raises(ValueError, match="Suite.excerpts: 2 excerpts of 128"):
+    measurement.Measurement(short, model, mesh, "float32")
+  same = Periodic(SUITE, fit_text=("packaged:test",))
+  with pytest.raises(ValueError, match="must not overlap"):
+    measurement.Measurement(same, model, mesh, "float32")
