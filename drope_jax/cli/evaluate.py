@@ -161,9 +161,7 @@ def take(
         on_step()
 
 
-def save_scales(
-  checkpoints: Mapping[str, os.PathLike], record: Record
-) -> None:
+def save_scales(checkpoints: Mapping[str, os.PathLike], record: Record) -> None:
   """Writes the slope that was fitted for each model into its checkpoint.
 
   It is 0 where a scale below 1 did best.

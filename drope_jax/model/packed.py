@@ -9,7 +9,7 @@ out] it first copies the layer's part, and then reads the copy on one core.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Packed:
     return dataclasses.replace(self, transposed=not self.transposed)
 
 
-Matrix = Array | Packed
+Matrix: TypeAlias = Array | Packed
 
 
 def pack(path: str, leaf: Array, dtype: str) -> Matrix:
