@@ -92,8 +92,10 @@ def _of_run(run, more):
   yield "The models", _models(run)
   yield "What showed and what did not", _verdicts(scores, who, more)
   yield "Beside the paper", beside_paper.blocks(run)
+  longest = max((cell.factor for cell in scores), default=1)
+  where = "beyond" if longest > 1 else "within"
   for topic, blocks in comparison.by_topic(run, scores).items():
-    yield f"{topic} beyond the trained context", blocks
+    yield f"{topic} {where} the trained context", blocks
   yield "Recovery after the drop", recovery.blocks(run)
   yield "Scores during training", score_plots.blocks(run)
   yield "Damage of the surgery, before any training", _damage(run)

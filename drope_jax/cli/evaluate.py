@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -44,6 +45,15 @@ def run(args: argparse.Namespace) -> None:
       "--text and --fit-text come together, so that no scale is fitted on what "
       f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
     )
+  for flag, given in (
+    ("--keep-outputs", args.keep_outputs),
+    ("--share", args.share),
+  ):
+    if given and args.out is None:
+      raise ValueError(
+        f"{flag} keeps results in a folder, got no --out. Name one, or leave "
+        f"{flag} out."
+      )
   if args.save_scale and (
     suite.fit_factor is None or "model" not in suite.methods
   ):
@@ -52,10 +62,10 @@ def run(args: argparse.Namespace) -> None:
       f"positions, got fit_factor {suite.fit_factor} and the methods "
       f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
     )
-  if args.keep_outputs and args.out is None:
+  if args.save_scale and args.share is not None:
     raise ValueError(
-      "--keep-outputs keeps them in a folder, got no --out. Name one, or leave "
-      "it out."
+      "--save-scale needs all of the fits, got --share, which has some. Give "
+      "it to the command that gathers the shares."
     )
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
@@ -80,16 +90,22 @@ def run(args: argparse.Namespace) -> None:
     if args.save_scale:
       save_scales(checkpoints, record)
     return
+  share = _share(args)
+  out = pathlib.Path(args.out)
+  if share is not None:
+    out /= f"share_{share[0]}_of_{share[1]}"
   file = results.ResultsFile(
-    pathlib.Path(args.out),
+    out,
     suite,
     checkpoints,
     material,
     args.keep_outputs,
     args.dtype,
   )
-  with lock.held(args.out):
+  with lock.held(out):
     file.load()
+    if share is None and not file.finished:
+      file.gather()
     if not file.finished:
       compare(
         suite,
@@ -99,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
         console,
         on_step=file.save,
         mesh=_mesh(args),
+        share=share,
         dtype=args.dtype,
       )
       file.save(finished=True)
@@ -117,6 +134,7 @@ def compare(
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
   as_they_are: Collection[str] = (),
+  share: tuple[int, int] | None = None,
   dtype: str = "float32",
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
@@ -130,6 +148,8 @@ def compare(
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
     as_they_are: see `evaluation.plan`.
+    share: number of a share of the work and how many there are, see
+      `steps.share`; None: all.
     dtype: see `CheckpointLM.of`.
 
   Raises:
@@ -141,6 +161,8 @@ def compare(
     for name, path in checkpoints.items()
   }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
+  if share is not None:
+    ahead = steps.share(ahead, *share)
   take(ahead, record, console, on_step)
 
 
@@ -287,6 +309,18 @@ def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
 
 def _mesh(args: argparse.Namespace) -> jax.sharding.Mesh | None:
   return None if args.mesh is None else sharding.make_mesh(args.mesh)
+
+
+def _share(args: argparse.Namespace) -> tuple[int, int] | None:
+  if args.share is None:
+    return None
+  found = re.fullmatch(r"(\d+)/(\d+)", args.share)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise ValueError(
+      "--share takes its number and how many there are, such as 1/4, got "
+      f"{args.share}. Number them from 1."
+    )
+  return int(found[1]), int(found[2])
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -69,6 +69,7 @@ class ResultsFile:
     self.path = directory / FILENAME
     self._readings = readings.Readings(directory, keep_outputs)
     self.record, self.finished = Record(memory=self._readings), False
+    self._gathered = False
     self._about = {
       "created": datetime.datetime.now(datetime.UTC).isoformat(
         timespec="seconds"
@@ -101,34 +102,73 @@ class ResultsFile:
       ValueError: it belongs to another evaluation, or to a later version.
     """
     self._readings.load()
-    if not self.path.exists():
-      return
-    found = runs.load_results(self.path)
+    if self.path.exists():
+      found = self._read(self.path)
+      self._about["created"] = found["created"]
+      self.finished = found["finished"]
+      self._take(found)
+
+  def gather(self) -> None:
+    """Takes what the shares of the evaluation have, from folders in this one.
+
+    Raises:
+      ValueError: one belongs to another evaluation, or to a later version.
+    """
+    for path in sorted(self.path.parent.glob(f"share_*/{FILENAME}")):
+      self._take(self._read(path))
+      self._gathered = True
+
+  def _rows(self) -> list[Result]:
+    """Returns the results in the order of an evaluation without shares."""
+    rows = self.record.rows
+    if not self._gathered:
+      return rows
+    models, tasks = list(self._about["models"]), list(self._about["metrics"])
+    settings = self._about["settings"]
+    context = rows[0].context_tokens if rows else 0
+    lengths = [round(factor * context) for factor in settings["factors"]]
+    return sorted(
+      rows,
+      key=lambda row: (
+        models.index(row.model),
+        lengths.index(round(row.factor * context)),
+        settings["methods"].index(row.method),
+        row.scale_fitted,
+        tasks.index(row.task),
+      ),
+    )
+
+  def _read(self, path: pathlib.Path) -> Mapping[str, Any]:
+    found = runs.load_results(path)
     differences = list(_differences(found, self._about))
     if differences:
       raise ValueError(
-        f"A folder holds one evaluation, got {self.path} of another: "
+        f"A folder holds one evaluation, got {path} of another: "
         f"{'; '.join(differences)}. Choose another --out, or remove that file."
       )
-    self._about["created"] = found["created"]
+    return found
+
+  def _take(self, found: Mapping[str, Any]) -> None:
+    """Adds what a file has to the record."""
     # More than one where another revision continued the evaluation.
     for field in ("code", "versions"):
       before = found.get(field, [])
       later = [one for one in self._about[field] if one not in before]
       self._about[field] = [*before, *later]
-    self.finished = found["finished"]
-    self.record.rows = [Result.from_dict(row) for row in found["rows"]]
-    self.record.fits = {
-      name: {method: Fit.from_dict(fit) for method, fit in by.items()}
-      for name, by in found["fits"].items()
-    }
-    self.record.samples = found.get("samples", {})
-    self.record.seconds = found.get("seconds", {})
+    self.record.begin(found.get("samples") or self.record.samples)
+    self.record.add(
+      [Result.from_dict(row) for row in found["rows"]],
+      {
+        name: {method: Fit.from_dict(fit) for method, fit in by.items()}
+        for name, by in found["fits"].items()
+      },
+      found.get("seconds", {}),
+    )
 
   def save(self, finished: bool = False) -> None:
     """Writes the file atomically; samples of what is in it are not needed."""
     self.finished = finished
-    rows, fits = self.record.rows, self.record.fits
+    rows, fits = self._rows(), self.record.fits
     document = artifacts.stamp(
       {
         "finished": finished,

@@ -61,6 +61,9 @@ class Cropped:
   def with_logit_scale(self, scale: float) -> Self:
     return dataclasses.replace(self, lm=self.lm.with_logit_scale(scale))
 
+  def with_logit_slope(self, c: float) -> Self:
+    return dataclasses.replace(self, lm=self.lm.with_logit_slope(c))
+
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:

@@ -90,6 +90,14 @@ class LM(Protocol):
     """
     ...
 
+  def with_logit_slope(self, c: float) -> Self:
+    """Returns the model with a scale of 1 + c ln s for each text by itself.
+
+    s is the text's length / trained length, at least 1. The scale multiplies
+    the model's own within the trained length.
+    """
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -98,7 +106,8 @@ class Condition:
   Attributes:
     model: the checkpoint's name in a report.
     method: the position method: "model", "yarn", ...
-    logit_scale: that the eval passes to `LM.with_logit_scale`.
+    logit_scale: that the eval passes to `LM.with_logit_scale`; where a suite
+      scales by each text's own length, that of a text of the tested length.
     scale_fitted: whether the scale was fitted, on other text.
     seed: of the samples.
   """

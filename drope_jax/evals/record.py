@@ -1,6 +1,6 @@
 """The results of an evaluation so far."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
 from drope_jax.evals import interface, logit_scale, remembering
@@ -41,6 +41,20 @@ class Record:
       )
     self.samples = samples
 
+  def add(
+    self,
+    rows: Sequence[interface.Result],
+    fits: Mapping[str, Mapping[str, logit_scale.Fit]],
+    seconds: Mapping[str, float],
+  ) -> None:
+    """Adds results of the same evaluation, those that are not there."""
+    known = {_cell(row) for row in self.rows}
+    self.rows += [row for row in rows if _cell(row) not in known]
+    for model, by_method in fits.items():
+      own = self.fits.setdefault(model, {})
+      self.fits[model] = {**by_method, **own}
+    self.seconds = {**seconds, **self.seconds}
+
   def holds(
     self, task: str, length: int, condition: interface.Condition
   ) -> bool:
@@ -59,6 +73,12 @@ class Record:
       found = row.task, round(row.factor * row.context_tokens), row.model
       if found == (task, length, model):
         yield row
+
+
+def _cell(row):
+  """Returns what a result is of."""
+  measured = row.task, row.metric, row.factor
+  return (*measured, row.model, row.method, row.scale_fitted)
 
 
 def _differing(old, new):

@@ -56,6 +56,8 @@ class Remembering:
       method and length.
     on_read: called after each batch.
     scale: of the attention logits, once one is set.
+    keeps_scale: whether the model scales each text by its own length, so that
+      no scale is set.
   """
 
   lm: interface.LM
@@ -63,6 +65,7 @@ class Remembering:
   about: Mapping[str, Any]
   on_read: OnRead = lambda tokens: None
   scale: float | None = None
+  keeps_scale: bool = False
 
   @property
   def eos_id(self) -> int:
@@ -89,8 +92,15 @@ class Remembering:
     return self.lm.logit_scale_at(tokens)
 
   def with_logit_scale(self, scale: float) -> Self:
-    lm = self.lm.with_logit_scale(scale)
+    lm = self.lm if self.keeps_scale else self.lm.with_logit_scale(scale)
     return dataclasses.replace(self, lm=lm, scale=scale)
+
+  def with_logit_slope(self, c: float) -> Self:
+    about = {**self.about, "logit_scale_slope": c}
+    lm = self.lm.with_logit_slope(c)
+    return dataclasses.replace(
+      self, lm=lm, about=about, scale=None, keeps_scale=True
+    )
 
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]

@@ -23,7 +23,7 @@ LOSS = Metric(
 )
 
 _SHARE = 4
-"""The shortest length is this many passages long."""
+"""The trained context is this many passages long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Reading:
 class SecondReading:
   """Held-out text that begins and ends with the same passage.
 
-  The passage is a quarter of the shortest tested length, so that from one
-  reading to the next there are three quarters of it or more. At every length
-  the same passage follows the same text.
+  The passage is a quarter of the trained context, so that from one reading to
+  the next there are three quarters of it or more. At every length the same
+  passage follows the same text.
   """
 
   name = "second_reading"
@@ -58,14 +58,14 @@ class SecondReading:
     """Returns, for each length, the start and the end of the same excerpts.
 
     Raises:
-      ValueError: the documents are too short, or the shortest length is.
+      ValueError: the documents are too short, or the context or a length is.
     """
-    shortest = min(order.lengths) - len(order.prefix)
-    passage = shortest // _SHARE
-    if passage < 2:
+    passage = (order.context_tokens - len(order.prefix)) // _SHARE
+    if passage < 2 or min(order.lengths) < order.context_tokens:
       raise ValueError(
-        f"{self.name} needs lengths of at least {2 * _SHARE} tokens, got "
-        f"{shortest}. Test longer ones."
+        f"{self.name} needs a context of at least {2 * _SHARE} tokens, and "
+        f"lengths of at least the context, got {order.context_tokens} and "
+        f"{min(order.lengths)}. Test longer ones."
       )
     longest = max(order.lengths) - len(order.prefix)
     encoded = map(order.encode, order.documents)

@@ -38,12 +38,14 @@ class Step:
     tokens: that it reads, as a measure of its work.
     done: whether the record already has its results.
     run: does it, and adds its results to the record.
+    needs: the name of a step to be done before; None: none.
   """
 
   name: str
   tokens: int
   done: bool
   run: "Run"
+  needs: str | None = None
 
 
 class Run(Protocol):
@@ -127,6 +129,7 @@ class Inputs:
       encode=self._lm.encode,
       decode=self._lm.decode,
       documents=self._material.test,
+      context_tokens=self._lm.context_tokens,
       lengths=tuple(self.lengths),
       counts=suite.samples,
       excerpts=suite.excerpts,
@@ -204,6 +207,28 @@ def steps(
   return found
 
 
+def share(ahead: Sequence[Step], number: int, of: int) -> list[Step]:
+  """Returns one of several shares of the steps, of about as many tokens each.
+
+  All shares together are all steps. A fit is in each share that needs it.
+
+  Args:
+    ahead: all steps, in order.
+    number: of the share, from 1.
+    of: how many shares there are.
+  """
+  fits = {step.needs for step in ahead}
+  loads = [0] * of
+  own: set[str | None] = set()
+  for step in sorted(ahead, key=lambda step: -step.tokens):
+    if step.name not in fits:
+      least = loads.index(min(loads))
+      loads[least] += step.tokens
+      if least == number - 1:
+        own |= {step.name, step.needs}
+  return [step for step in ahead if step.name in own]
+
+
 def _fit(inputs, model, method, variant, record):
   suite, documents = inputs.suite, inputs.fit_documents
   fits = record.fits.setdefault(model, {})
@@ -220,7 +245,7 @@ def _fit(inputs, model, method, variant, record):
     )
 
   return Step(
-    name=f"{model} by {method}: softmax scale",
+    name=_fit_name(model, method),
     tokens=suite.fit_evaluations * sum(map(len, documents)),
     done=method in fits,
     run=run,
@@ -241,7 +266,15 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     asked = dataclasses.replace(condition, logit_scale=scale)
     about = {"task": task.name, "length": length, "factor": factor}
     about |= {"model": model, "method": method}
-    reader = remembering.Remembering(lm, record.memory, about, on_read)
+    reader = remembering.Remembering(
+      lm,
+      record.memory,
+      about,
+      on_read,
+      keeps_scale=inputs.suite.scale_by_own_length,
+    )
+    if inputs.suite.scale_by_own_length and condition.scale_fitted:
+      reader = reader.with_logit_slope(record.fits[model][method].c)
     record.rows += same_pass(lm, scale) or inputs.evaluate(
       task, length, reader, asked
     )
@@ -267,4 +300,9 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     tokens=inputs.tokens(task, length),
     done=record.holds(task.name, length, condition),
     run=run,
+    needs=_fit_name(model, method) if condition.scale_fitted else None,
   )
+
+
+def _fit_name(model: str, method: str) -> str:
+  return f"{model} by {method}: softmax scale"

@@ -35,6 +35,8 @@ class Suite:
     fit_needle_documents: documents with needles and answered questions that it
       is fitted on as well.
     fit_evaluations: passes over these documents, for each method.
+    scale_by_own_length: whether the softmax scale follows each text's own
+      length, for texts of many lengths; else it is that of the tested length.
     seed: of all draws.
     paper_table: the table of the DroPE paper that this makes, whose figures
       the report shows beside ours; None: none.
@@ -54,6 +56,7 @@ class Suite:
   fit_excerpts: int = 4
   fit_needle_documents: int = 0
   fit_evaluations: int = 9
+  scale_by_own_length: bool = False
   seed: int = 0
   paper_table: str | None = None
 

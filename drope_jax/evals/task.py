@@ -17,6 +17,7 @@ class Order:
     encode: text to ids, without BOS or EOS.
     decode: ids to text.
     documents: held-out text.
+    context_tokens: the trained length.
     lengths: tokens of prompt and answer together, one for each tested length.
     counts: samples of each length.
     excerpts: runs of text, for a task that needs no questions.
@@ -30,6 +31,7 @@ class Order:
   encode: Callable[[str], list[int]]
   decode: Callable[[Sequence[int]], str]
   documents: Sequence[str]
+  context_tokens: int
   lengths: tuple[int, ...]
   counts: tuple[int, ...]
   excerpts: int

@@ -99,7 +99,9 @@ def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
     )
   # The factor of a text is then its length / trained length.
   grown = scaling.scaled(own, rule, 1.0, trained)
-  assert not isinstance(grown, Rope)  # Refused above.
+  assert isinstance(  # Each of `STRETCHES` is one of them.
+    grown, scaling.PositionInterpolation | scaling.NtkAware | scaling.Yarn
+  )
   return scaling.Dynamic(grown, trained)
 
 

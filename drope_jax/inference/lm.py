@@ -160,6 +160,10 @@ class CheckpointLM:
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
     return dataclasses.replace(self, logit_scale=scale)
 
+  def with_logit_slope(self, c: float) -> "CheckpointLM":
+    config = dataclasses.replace(self.config, logit_scale_slope=c)
+    return dataclasses.replace(self, config=config, logit_scale=None)
+
   def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
     """Returns the same weights with other positions."""
     config = dataclasses.replace(self.config, positional=positional)
@@ -172,7 +176,7 @@ class CheckpointLM:
 
   def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
     found: dict[int, interface.Scored] = {}
-    batches = self._batches(sequences)
+    batches = self._batches(sequences, shortest=LENGTH_MULTIPLE // 4)
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
       scores_BS, top_BS = map(
@@ -316,13 +320,17 @@ class CheckpointLM:
     return jax.device_put(tokens_BS, NamedSharding(self.mesh, sharding.BATCH))
 
   def _batches(
-    self, sequences: Sequence[Sequence[int]], new_tokens: int = 0
+    self,
+    sequences: Sequence[Sequence[int]],
+    new_tokens: int = 0,
+    shortest: int | None = None,
   ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
     """Yields positions, row indices, tokens_BS padded on the right, lengths_B.
 
     Sequences of similar length share a batch if their positions are the same,
     with `new_tokens` counted. An incomplete batch is filled with copies of its
     first row, so that its shape is not compiled again and splits over devices.
+    `shortest` is as of `bucket`.
     """
     row_shards = 1
     if self.mesh is not None:
@@ -334,7 +342,7 @@ class CheckpointLM:
           "A sequence needs at least one token, got an empty one. Begin it "
           "with BOS, or with text."
         )
-      padded = bucket(len(sequence))
+      padded = bucket(len(sequence), shortest)
       fixed = self.config.positional.at(len(sequence) + new_tokens)
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
@@ -351,12 +359,19 @@ class CheckpointLM:
         yield fixed, batch, tokens_BS, lengths_B
 
 
-def bucket(tokens: int) -> int:
+def bucket(tokens: int, shortest: int | None = None) -> int:
   """Returns the padded length of `tokens`, at most 5/4 of it or 128.
 
   There are four lengths in each doubling, so that few programs are compiled and
   little of a pass is padding.
+
+  Args:
+    tokens: to pad.
+    shortest: below 128, a power of two from which there is a length for each
+      doubling, for the short questions of benchmarks; None: 128 is the first.
   """
+  if shortest is not None and tokens <= LENGTH_MULTIPLE:
+    return max(2 ** math.ceil(math.log2(tokens)), shortest)
   step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
   return -(-tokens // step) * step
 

@@ -433,6 +433,14 @@ def test_parts_of_a_score_stand_beside_the_whole_with_what_was_cut():
   )
 
 
+def test_a_section_says_whether_texts_were_longer_than_in_training():
+  demo = _demo()
+  assert "Retrieval beyond the trained context" in _titles(demo)
+  rows = [row for row in demo.rows if row["factor"] == 1]
+  demo.results["rows"] = rows
+  assert "Retrieval within the trained context" in _titles(demo)
+
+
 def test_roles_of_unknown_names_come_from_their_manifests():
   renamed = _demo(dict(zip(MODELS, "vwxyz", strict=True)))
   assert _titles(renamed) == _titles(_demo())

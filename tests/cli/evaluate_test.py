@@ -196,7 +196,8 @@ def test_the_table_has_a_row_a_method_and_scale_and_a_column_a_factor():
   with console.capture() as captured:
     console.print(evaluate.tables(rows))
   lines = captured.get().splitlines()
-  assert "1x" in "".join(lines) and "8x" in "".join(lines)
+  (head,) = (line for line in lines if "1x" in line)
+  assert head.index("1x") < head.index("8x")
   assert max(map(len, map(str.rstrip, lines))) <= 80
   for name, values, under, intervals in (
     ("tiny", ("0.500", "0.250"), "", ("0.38..0.62", "0.12..0.38")),
@@ -359,6 +360,40 @@ def test_a_cut_within_a_step_loses_a_batch_at_most(
     assert (sample["task"], sample["model"]) == ("passkey", "m")
 
 
+def test_shares_of_several_hosts_are_gathered(
+  drope, command, tmp_path, monkeypatch
+):
+  flags = ("--eval", "passkey", "--set", "Suite.fit_evaluations = 3")
+  assert drope(*command[:-1], tmp_path / "whole", *flags).status == 0
+  for share in ("1/3", "3/3"):
+    assert drope(*command, *flags, "--share", share).status == 0
+  # The second share is missing, and is evaluated by who gathers.
+  names = []
+  run = evaluate.progress.EvaluationProgress.__call__
+
+  def noting(self, step):
+    names.append(step.name)
+    return run(self, step)
+
+  monkeypatch.setattr(evaluate.progress.EvaluationProgress, "__call__", noting)
+  ran = drope(*command, *flags)
+  assert ran.status == 0, ran.err
+  gathered, whole = (
+    json.loads((tmp_path / name / "results.json").read_text())
+    for name in ("out", "whole")
+  )
+  assert gathered["rows"] == whole["rows"]
+  assert gathered["fits"] == whole["fits"] and gathered["finished"]
+  assert gathered["seconds"].keys() == whole["seconds"].keys()
+  assert 0 < len(names) < len(whole["seconds"])
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "2", "a/b"])
+def test_a_share_that_there_is_not_is_refused(drope, command, share):
+  ran = drope(*command, "--share", share)
+  assert ran.status == 2 and f"such as 1/4, got {share}. Number" in ran.err
+
+
 def test_samples_of_another_version_are_refused(
   drope, stopped, tmp_path, monkeypatch
 ):
@@ -375,7 +410,7 @@ def test_samples_of_another_version_are_refused(
 
 def test_outputs_need_a_folder(drope, command):
   ran = drope(*command[:-2], "--keep-outputs")
-  assert ran.status == 2 and "--keep-outputs keeps them in" in ran.err
+  assert ran.status == 2 and "--keep-outputs keeps results in" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`drope surgery`: a checkpoint in, a checkpoint with one entry more out."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -105,6 +106,13 @@ def test_the_result_is_the_function_surgery_applied(checkpoint):
   assert entry.arguments["calibration"] == text
   copied = store.tokenizer_path(out)
   assert copied.read_bytes() == store.tokenizer_path(checkpoint).read_bytes()
+
+
+def test_an_excerpt_has_a_token_and_the_next_at_least(checkpoint):
+  args = argparse.Namespace(excerpt_tokens=2, text=["packaged:fit"])
+  dropped = compose.Surgery("all")
+  reported_BS, _ = command._excerpts(args, dropped, checkpoint, 32)
+  assert reported_BS.shape == (8, 2)
 
 
 def test_the_damage_is_shown_and_kept_for_the_report(checkpoint, drope):

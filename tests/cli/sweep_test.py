@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from drope_jax.cli import main, sweep
+from drope_jax.cli import main, sweep, termination
 
 SWEEP = """
 Sweep:
@@ -101,3 +101,36 @@ def test_a_command_runs_in_its_own_process_and_says_how_it_ended(capfd):
   out, err = capfd.readouterr()
   assert not out
   assert "two ended with status 2" in err
+
+
+@pytest.mark.parametrize(
+  ("interrupt", "sent"),
+  [(KeyboardInterrupt, []), (termination.Terminated, ["SIGTERM"])],
+)
+def test_an_interrupted_training_is_waited_for(monkeypatch, interrupt, sent):
+  """Ctrl-C reaches both processes by itself; SIGTERM is passed on."""
+  done = []
+
+  class Process:
+    waits = 0
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *_):
+      pass
+
+    def terminate(self):
+      done.append("SIGTERM")
+
+    def wait(self):
+      self.waits += 1
+      if self.waits == 1:
+        raise interrupt
+      done.append("saved")
+      return 143
+
+  monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: Process())
+  with pytest.raises(interrupt):
+    sweep._run("one", ["train"])
+  assert done == [*sent, "saved"]

@@ -171,6 +171,9 @@ def test_a_suite_of_the_papers_table_measures_its_columns(path):
   suite = configure.build(str(path), Suite)
   assert f"paper_table{suite.paper_table}" == path.stem
   assert suite.factors[0] == 1, "retrieval in context is reported as well"
+  # Texts of many lengths are scaled by their own.
+  by_own = any(method.startswith("dynamic") for method in suite.methods)
+  assert suite.scale_by_own_length == by_own
   table = paper.TABLES[suite.paper_table]
   tasks = {task.name: task for task in suite.tasks}
   for column in table.columns:

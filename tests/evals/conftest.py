@@ -58,6 +58,11 @@ class FakeLM:
     other.tokenizer = self.tokenizer
     return other
 
+  def with_logit_slope(self, c):
+    other = self.with_logit_scale(self.scale)
+    other.slope = c
+    return other
+
   def loglikelihood(self, sequences):
     return [
       -np.asarray(self.loss(np.arange(1.0, len(s)), self.scale), np.float32)

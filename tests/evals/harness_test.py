@@ -95,6 +95,7 @@ def _order(lm, length=16, count=100, prefix=()):
     encode=lm.encode,
     decode=lm.decode,
     documents=(),
+    context_tokens=64,
     lengths=(length,),
     counts=(count,),
     excerpts=1,

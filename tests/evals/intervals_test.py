@@ -117,3 +117,11 @@ def test_pairing_tells_apart_what_two_intervals_do_not():
 def test_outcomes_that_are_not_paired_are_refused(pair):
   with pytest.raises(ValueError, match="of the same samples, at least one"):
     intervals.paired_shares(*pair)
+
+
+def test_students_interval_of_three_is_the_published_one():
+  low, high = intervals.student([1.0, 2.0, 3.0])
+  # t of 2 degrees of freedom at 97.5%, 4.3027, times 1 / sqrt(3).
+  assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+  assert intervals.student([1.0]) is None
+  assert intervals.student([1.0, math.nan]) is None

@@ -46,6 +46,7 @@ def order(tokenizer):
     encode=tokenizer.encode,
     decode=tokenizer.decode,
     documents=(),
+    context_tokens=64,
     lengths=(512,),
     counts=(500,),
     excerpts=1,

@@ -15,7 +15,9 @@ TASKS = {task.name: task for task in ordering.TASKS}
 def _samples(name, tokenizer, documents, length=300, count=30, **more):
   fields = {
     "encode": tokenizer.encode,
+    "decode": tokenizer.decode,
     "documents": documents,
+    "context_tokens": 64,
     "lengths": (length,),
     "counts": (count,),
     "excerpts": 1,

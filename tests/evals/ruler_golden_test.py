@@ -199,6 +199,7 @@ def test_the_length_search_finds_rulers_sizes(golden, test_data, name, line):
     encode=processor.encode,
     decode=processor.decode,
     documents=("A word.",),
+    context_tokens=64,
     lengths=(1024, 4096),
     counts=(1, 1),
     excerpts=1,

@@ -21,6 +21,7 @@ def order(tokenizer, documents):
     encode=tokenizer.encode,
     decode=tokenizer.decode,
     documents=documents,
+    context_tokens=64,
     lengths=(2048,),
     counts=(3,),
     excerpts=1,

@@ -1,5 +1,7 @@
 """A passage stands at both ends, and its second reading is scored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,9 @@ def _order(lengths=(64, 128, 512), prefix=(), documents=("text",), excerpts=2):
     encode=lambda text: (
       np.random.default_rng(0).integers(1, 10**6, size=2000).tolist()
     ),
+    decode=lambda ids: "",
     documents=documents,
+    context_tokens=64,
     lengths=lengths,
     counts=(1,) * len(lengths),
     excerpts=excerpts,
@@ -77,7 +81,13 @@ def test_a_reader_recalls_the_passage_and_a_cropped_one_does_not():
 
 def test_too_short_a_length_or_text_is_refused():
   task = second_reading.SecondReading()
-  with pytest.raises(ValueError, match="lengths of at least 8 tokens, got 7"):
-    task.draw(_order(lengths=(7, 64)))
+  with pytest.raises(ValueError, match="at least the context, got 64 and 63"):
+    task.draw(_order(lengths=(63, 64)))
+  short = dataclasses.replace(_order(), context_tokens=7)
+  with pytest.raises(ValueError, match="at least 8 tokens, .* got 7 and 64"):
+    task.draw(short)
+  # Whatever else is tested, the passage is the same.
+  drawn = task.draw(_order())[512]
+  assert task.draw(_order(lengths=(512,)))[512] == drawn
   with pytest.raises(ValueError, match="Suite.excerpts: 9 excerpts of 496"):
     task.draw(_order(excerpts=9))

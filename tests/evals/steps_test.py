@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from drope_jax.evals import needle_documents, steps
@@ -218,6 +219,44 @@ class Reads:
     return self.lms["model" if factor == 1 else method]
 
 
+def test_a_scale_by_each_texts_own_length_is_a_slope(fake_lm, material):
+  asked = []
+
+  class Noting(fake_lm):
+    def with_logit_scale(self, scale):
+      asked.append(("scale", scale))
+      return self
+
+    def with_logit_slope(self, c):
+      asked.append(("slope", c))
+      return self
+
+  lm = Noting(loss=lambda position, scale: 1 + 0 * position)
+  suite = dataclasses.replace(
+    SUITE,
+    evals=("perplexity",),
+    methods=("model",),
+    factors=(4.0,),
+    samples=(1,),
+    scale_by_own_length=True,
+  )
+  inputs = steps.Inputs(suite, lm, material)
+  record = Record()
+  fit, own, fitted = steps.steps(
+    inputs, "m", ("model",), lambda *by: lm, record
+  )
+  fit.run()
+  found = record.fits["m"]
+  found["model"] = dataclasses.replace(found["model"], c=0.5)
+  asked.clear()
+  own.run()
+  assert not asked, "the model's own scale, whatever the length"
+  fitted.run()
+  assert asked == [("slope", 0.5)]
+  # The row has that of the tested length.
+  assert record.rows[-1].logit_scale == 1 + 0.5 * np.log(4)
+
+
 @pytest.mark.parametrize(("best", "scaled"), [(1.0, 0), (1.5, 2)])
 def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
   suite = dataclasses.replace(
@@ -365,3 +404,25 @@ def test_text_too_short_is_refused_by_the_name_of_its_field(
   short = dataclasses.replace(material, **{split: ["A word."]})
   with pytest.raises(ValueError, match=f"Suite.{field}: 2 excerpts of 256"):
     _run(SUITE, lambda *by: lm, short)
+
+
+def test_shares_are_even_and_are_all_steps_with_the_fits_they_need(
+  lm, material
+):
+  inputs = steps.Inputs(SUITE, lm, material)
+  ahead = steps.steps(inputs, "m", SUITE.methods, lambda *by: lm, Record())
+  shares = [steps.share(ahead, number, 3) for number in (1, 2, 3)]
+  names = [[step.name for step in share] for share in shares]
+  order = [step.name for step in ahead]
+  fits = {name for name in order if "softmax" in name}
+  for share, own in zip(shares, names, strict=True):
+    assert own == [name for name in order if name in own]
+    needed = {step.needs for step in share} - {None}
+    assert needed == fits & {*own}
+  evaluated = [n for own in names for n in own if n not in fits]
+  assert sorted(evaluated) == sorted({*order} - fits)
+  loads = [
+    sum(step.tokens for step in share if step.name not in fits)
+    for share in shares
+  ]
+  assert max(loads) - min(loads) <= max(step.tokens for step in ahead)

@@ -214,6 +214,19 @@ def test_a_token_is_top_where_it_is_the_argmax_of_forward(lm):
   assert not want.all(), "every token is the likeliest"
 
 
+def test_short_sequences_are_padded_to_few_lengths():
+  lengths = (1, 32, 33, 64, 65, 128, 129)
+  assert [lms.bucket(n, 32) for n in lengths] == [
+    32,
+    32,
+    64,
+    64,
+    *[128] * 2,
+    256,
+  ]
+  assert [lms.bucket(n) for n in lengths] == [128] * 6 + [256]
+
+
 def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
   assert lm.loglikelihood([]) == []
   assert lm.generate([], 3) == []
@@ -437,7 +450,7 @@ def test_positions_and_scale_replace_earlier_ones(lm):
 
 def test_the_scale_beyond_the_context_follows_each_rows_length(lm):
   sloped = dataclasses.replace(CONFIG, logit_scale_slope=4.0)
-  lm = dataclasses.replace(lm, config=sloped)
+  lm = lm.with_logit_scale(9.0).with_logit_slope(4.0)
   longer, shorter = SEQUENCES[1], SEQUENCES[4]  # Of 13 and 7; the context is 8.
   for ids, got in zip(
     (longer, shorter), lm.loglikelihood([longer, shorter]), strict=True

@@ -6,6 +6,7 @@ import types
 import jax
 import pytest
 
+from drope_jax import sharding
 from drope_jax.cli import plan as cli
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.model import remat
@@ -68,3 +69,14 @@ def test_each_policy_and_microbatch_comes_once_after_the_recipes(
   assert steps[-4:] == [("full", n) for n in (1, 2, 4, 8)]
   for start, (name, _) in enumerate(steps[:-4]):
     assert _tried(name, -1, monkeypatch)[0] == steps[start:]
+
+
+@pytest.mark.parametrize(("chunk_tokens", "held"), [(64, 64), (4096, 128)])
+def test_a_device_holds_the_logits_of_a_chunk_or_of_all_its_tokens(
+  chunk_tokens, held
+):
+  phase = dataclasses.replace(PHASE, loss_chunk_tokens=chunk_tokens)
+  mesh = sharding.make_mesh("fsdp", jax.devices())
+  assert mesh.size == 8 and phase.batch_size * phase.context_tokens == 1024
+  config = types.SimpleNamespace(vocab_size=100)
+  assert training._logits(phase, config, mesh) == 4 * held * 100

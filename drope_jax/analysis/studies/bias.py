@@ -131,7 +131,12 @@ def alone(
   if len(config.groups) > 1:
     stack = stack[str(group)]
   at = layer - config.group_slices[group].start
+  own = jax.tree.map(lambda x_N: x_N[at : at + 1], stack)
   plan = patterns.layer_plan(config.positional, config.num_layers)
+  scheme = plan.schemes[plan.scheme_N[layer]]
+  if plan.learner is not None and not scheme.learns:
+    attention = {k: v for k, v in own["attention"].items() if k != "positions"}
+    own = own | {"attention": attention}
   kind = config.groups[group]
   # `ModelConfig.groups` has filled them in.
   assert kind.mlp_width is not None
@@ -143,19 +148,16 @@ def alone(
     mlp_width=kind.mlp_width,
     norm_placement=kind.norm_placement,
     mlp_activation=kind.mlp_activation,
-    positional=patterns.of_layers(
-      [plan.schemes[plan.scheme_N[layer]]], plan.windows[layer : layer + 1]
-    ),
+    positional=patterns.of_layers([scheme], plan.windows[layer : layer + 1]),
     vocab_size=x_BSM.shape[0] * x_BSM.shape[1],
     tied_embeddings=True,
     embedding_scale=1.0,
   )
-  own = {
+  return config, {
     "embed": {"table": x_BSM.reshape(-1, x_BSM.shape[-1])},
-    "layers": jax.tree.map(lambda x_N: x_N[at : at + 1], stack),
+    "layers": own,
     "final_norm": params["final_norm"],
   }
-  return config, own
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

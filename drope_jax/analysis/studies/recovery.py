@@ -35,7 +35,7 @@ class Interval:
 class Law:
   """loss = limit + scale * (tokens / 1e6)^-exponent, of one phase.
 
-  Intervals are of resampled residuals, in blocks of neighbours. They say how
+  Intervals are of resampled residuals, in blocks of neighbors. They say how
   well the curve is known, and not whether another law would fit.
 
   Attributes:

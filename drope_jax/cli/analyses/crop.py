@@ -2,8 +2,12 @@
 
 import argparse
 
+from etils import epath
+
 from drope_jax.analysis import panels, runs
 from drope_jax.analysis.studies import lengths_plots
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.checkpoint.model import Model
 from drope_jax.cli import console as consoles
 from drope_jax.cli import evaluate
 from drope_jax.cli.analyses import output, subject
@@ -41,7 +45,13 @@ def run(args: argparse.Namespace) -> None:
   material = suites.Material(test=subject.documents_of(args.text), fit=[])
   # By this name RoPE and its scalings have their colours in all plots.
   name = "base" if is_rope else "model"
-  lm = CheckpointLM(model.config, model.params, model.tokenizer)
+  lm = CheckpointLM.of(
+    Model(
+      model.params,
+      Manifest(model.config),
+      epath.Path(model.tokenizer.path),
+    )
+  )
   record = steps.Record()
   ahead = evaluation.plan(suite, {name: lm}, material, record)
   out = output.Output.open(args.out)

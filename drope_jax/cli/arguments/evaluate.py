@@ -110,3 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="keep every prompt and output in --out as well, in samples.jsonl",
   )
+  parser.add_argument(
+    "--share",
+    metavar="K/N",
+    help="evaluate the K-th of N shares, for N hosts with one --out; then the "
+    "same command without --share gathers them",
+  )

@@ -84,10 +84,10 @@ class Answers:
     return totals
 
   def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-    normalise = library.module("models.utils").normalize_gen_kwargs
+    normalize = library.module("models.utils").normalize_gen_kwargs
     groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for i, request in enumerate(requests):
-      options = normalise(request.args[1], _NEW_TOKENS)
+      options = normalize(request.args[1], _NEW_TOKENS)
       if options["do_sample"]:
         raise ValueError(
           "The harness generates greedily, got a task with do_sample or a "

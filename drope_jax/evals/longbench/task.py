@@ -88,7 +88,7 @@ class LongBenchTask:
     return (
       Metric(
         name="score",
-        title=f"LongBench's score, {KINDS[self.of].score.measures}",
+        title=f"LongBench's full score, by {KINDS[self.of].score.measures}",
         topic="LongBench",
         unit=SHARE,
         higher_is_better=True,

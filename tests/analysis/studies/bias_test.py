@@ -11,7 +11,7 @@ from drope_jax import attention
 from drope_jax.analysis.studies import bias, bias_plots, spread
 from drope_jax.model import transformer
 from drope_jax.model.config import LayerGroup, ModelConfig
-from drope_jax.positional import Nope, Pattern, Rope
+from drope_jax.positional import Kerple, Nope, Pattern, Rope
 
 S = 12
 CONFIG = ModelConfig(
@@ -93,6 +93,19 @@ def test_value_and_gradients_are_those_of_the_whole_model():
       norm_BH = np.linalg.norm(jacobian_BH.reshape(2, 4, -1), axis=-1)
       np.testing.assert_allclose(got_H, norm_BH.mean(0), rtol=1e-4)
       assert min(got_H) > 1e-3
+
+
+def test_a_layer_alone_does_what_it_does_in_its_model():
+  config = dataclasses.replace(
+    CONFIG, positional=Pattern((Kerple(), Nope()), (5, None))
+  )
+  params = _params(config)
+  tokens_BS = jax.random.randint(jax.random.key(1), (2, S), 0, 31)
+  embedded_BSM, outputs_NBSM = bias.states(config, params, tokens_BS)
+  for layer, x_BSM in enumerate([embedded_BSM, outputs_NBSM[0]]):
+    alone = bias.alone(config, params, layer, x_BSM)
+    got_BSM = transformer.hidden(*alone, jnp.arange(2 * S).reshape(2, S))
+    np.testing.assert_allclose(got_BSM, outputs_NBSM[layer], atol=1e-5)
 
 
 def test_without_positions_a_constant_sequence_is_uniform(params):

@@ -38,7 +38,10 @@ def folder(tmp_path):
 
 
 def _config(ids, **others):
-  decoder = {str(i): {"content": name, **FLAGS} for name, i in ids.items()}
+  # The last comes first: their ids count, and not their order.
+  decoder = {
+    str(i): {"content": name, **FLAGS} for name, i in reversed(ids.items())
+  }
   names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
   return names | {"added_tokens_decoder": decoder} | others
 
@@ -73,6 +76,18 @@ def test_added_tokens_are_ids_as_in_transformers(folder, tmp_path, legacy):
     assert ours.decode(want) == text
   assert exported("a")["input_ids"][0] == 1
   assert 2048 in ours.encode(TEXTS[0]) and 2049 in ours.encode(TEXTS[0])
+
+
+def test_a_token_without_flags_takes_no_space_beside_it(folder, tmp_path):
+  decoder = {"2048": {"content": "<think>"}}
+  _write(
+    folder,
+    "tokenizer_config.json",
+    _config({}) | {"added_tokens_decoder": decoder},
+  )
+  ours = tokenizer_lib.load(str(_prepared(folder, tmp_path)))
+  ids = ours.encode("a <think> b")
+  assert 2048 in ids and ours.decode(ids) == "a <think> b"
 
 
 def test_added_tokens_json_gives_ids_within_the_pieces_and_beyond(
