@@ -54,9 +54,14 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   """Returns what the folder of a finished training holds.
 
   Raises:
-    ValueError: a file is damaged.
+    ValueError: a file is damaged, or the log is empty.
   """
   log = records.read_metrics(folder, _FIELDS)
+  if not log:
+    raise ValueError(
+      f"A training of a sweep needs a record in {folder / records.METRICS}, "
+      "got none. Copy the file again, or lower Recipe.log_every_steps."
+    )
   scores: dict[str, float] = {}
   last = [record for record in log if record["phase"] == log[-1]["phase"]]
   losses = [

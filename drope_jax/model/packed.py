@@ -9,7 +9,7 @@ out] it first copies the layer's part, and then reads the copy on one core.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 _MOST_INPUTS = 4095
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=("values", "scale", "ones"),
-  meta_fields=("transposed",),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
   """A matrix, [..., in, out], in another form; computed with as float32.
@@ -47,7 +43,7 @@ class Packed:
   values: Array
   scale: Array | None
   ones: Array
-  transposed: bool
+  transposed: bool = dataclasses.field(metadata={"static": True})
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -64,7 +60,7 @@ class Packed:
     return dataclasses.replace(self, transposed=not self.transposed)
 
 
-Matrix = Array | Packed
+Matrix: TypeAlias = Array | Packed
 
 
 def pack(path: str, leaf: Array, dtype: str) -> Matrix:

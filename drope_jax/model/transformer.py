@@ -263,6 +263,7 @@ def head(
 ) -> tuple[Array, Array]:
   """Returns what logits are the product of: normed states, and kernel_MV."""
   x_BSM, kernel_MV = _bind(config, params).normed_and_kernel(x_BSM)
+  assert isinstance(kernel_MV, Array)  # Training packs nothing.
   return x_BSM, kernel_MV.astype(x_BSM.dtype)
 
 

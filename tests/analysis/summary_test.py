@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from drope_jax.analysis import damage, report, runs, summary
+from drope_jax.analysis import comparison, damage, report, runs, summary
 from drope_jax.evals.metric import SHARE, Metric
 
 CONTEXT = 64
@@ -145,6 +145,22 @@ def test_every_row_of_the_results_is_on_the_page(page):
     )
     assert re.search(cells, page)
     assert f">{row['value']:.4g}</td>" in page
+
+
+def test_a_models_row_has_its_own_values_by_length():
+  rows = [r for r in _rows((False, True)) if r["metric"] == "tail_loss"]
+  table = comparison._by_factor(runs.scores(rows), "Far loss.")
+  found = [[cell.value for cell in row[2:]] for row in table.rows]
+  want = [
+    [r["value"] for r in rows if r["scale_fitted"] == fitted and _is(r, way)]
+    for fitted in (False, True)
+    for way in METHODS
+  ]
+  assert found == want and table.columns[2:] == ["1×", "2×", "8×"]
+
+
+def _is(row, way):
+  return (row["model"], row["method"]) == way
 
 
 def test_a_demo_gets_all_of_its_sections():

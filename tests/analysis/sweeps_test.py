@@ -65,6 +65,11 @@ def test_a_training_has_the_end_of_its_loss_its_spikes_and_its_results(
   )
 
 
+def test_a_training_without_a_log_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="needs a record in .*, got none"):
+    sweeps.read(tmp_path, ("qk",), 0)
+
+
 def test_a_table_has_means_over_seeds_with_students_intervals():
   trainings = [
     sweeps.Training(("a",), seed, {"loss": loss})

@@ -1,9 +1,10 @@
 import logging as std_logging
 
+import jax.numpy as jnp
 import pytest
 
 from drope_jax import attention
-from drope_jax.attention import backends
+from drope_jax.attention import backends, flash_tpu
 from drope_jax.attention.flash_tpu import block_table, blocks
 from drope_jax.cli import configure
 from drope_jax.train.recipe import Recipe
@@ -29,6 +30,18 @@ def test_what_the_table_lacks_takes_the_nearest(direction, caplog):
   assert blocks.nearest(None, 64, direction) == blocks.nearest(
     "v5e", 64, direction
   )
+
+
+@pytest.mark.parametrize("missing", DIRECTIONS)
+def test_blocks_are_needed_in_both_directions(missing):
+  given = {
+    f"{direction}_blocks": blocks.nearest("v5e", 64, direction)
+    for direction in DIRECTIONS
+    if direction != missing
+  }
+  x_BSHD = jnp.zeros((1, 8, 1, 64))
+  with pytest.raises(ValueError, match="needs blocks for its chip, got none"):
+    flash_tpu.attend(*(x_BSHD,) * 3, attention.Mask(), 1.0, **given)
 
 
 def test_a_tile_is_made_of_whole_units():

@@ -519,7 +519,7 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   first, context, scale, bos = ran.out.splitlines()
   assert first.endswith("llama.cpp needs --architecture llama")
   assert "4,096 tokens, the longest that it was evaluated at" in context
-  assert "context_tokens=4096" in scale and "1.35" in scale  # 1 + 0.25 ln 4
+  assert "--context 4096" in scale and "1.35" in scale  # 1 + 0.25 ln 4
   assert "training here put none there" in bos
   own, out_own = tmp_path / "own", tmp_path / "own_out"
   _save(dataclasses.replace(config, logit_scale_slope=0.1), own, tokenizer)

@@ -53,9 +53,12 @@ class FakeLM:
 @pytest.fixture
 def lm(monkeypatch):
   fake = FakeLM()
-  monkeypatch.setattr(
-    generate.lms.CheckpointLM, "load", lambda path, dtype: fake
-  )
+
+  def load(path, dtype):
+    fake.dtype = dtype
+    return fake
+
+  monkeypatch.setattr(generate.lms.CheckpointLM, "load", load)
   return fake
 
 
@@ -164,6 +167,13 @@ def test_beyond_the_context_the_scale_is_reported(
   assert ran.status == 0
   assert ran.err.startswith(said) and bool(ran.err) == bool(said)
   assert ("1.059" in ran.err) == (slope is not None)  # 1 + 0.5 ln(9 / 8)
+
+
+def test_weights_have_the_dtype_asked_for(drope, lm):
+  assert drope("generate", "c", "--prompt", "a").status == 0
+  assert lm.dtype == "float32"
+  drope("generate", "c", "--prompt", "a", "--dtype", "int8")
+  assert lm.dtype == "int8"
 
 
 def test_an_empty_prompt_begins_a_document(drope, lm):

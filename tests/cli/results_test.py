@@ -35,12 +35,13 @@ FIT = Fit(4.0, 0.1, 1.1, ((0.0, 3.6), (0.1, 3.5)))
 def opened(trained, tmp_path):
   """Opens tmp_path/deep/results, for a suite's `changes`."""
 
-  def opened(**changes):
+  def opened(dtype="float32", **changes):
     file = results.ResultsFile(
       tmp_path / "deep" / "results",
       Suite(seed=5, **changes),
       {"tiny": trained / "run"},
       Material(["test"], ["fit"]),
+      dtype=dtype,
     )
     file.load()
     return file
@@ -95,6 +96,15 @@ def test_the_report_reads_what_was_written(written):
 
 def test_nothing_else_is_left_in_the_folder(written):
   assert [path.name for path in written.parent.iterdir()] == ["results.json"]
+
+
+def test_weights_of_another_dtype_are_another_evaluation(written, opened):
+  with pytest.raises(ValueError, match="its dtype is 'float32', not 'int8'"):
+    opened(dtype="int8")
+  found = json.loads(written.read_text())
+  del found["dtype"]  # As earlier versions wrote it.
+  written.write_text(json.dumps(found))
+  assert opened().record.rows == [ROW]
 
 
 def test_long_settings_are_named_in_short(written, opened):

@@ -172,9 +172,9 @@ def _scale(options: Options, config: ModelConfig) -> float | None:
     slope = options.figures.slope
   if options.logit_scale is not None or not slope:
     return options.logit_scale
-  if (options.context_tokens or 0) <= config.context_tokens:
+  factor = (options.context_tokens or 0) / config.context_tokens
+  if factor <= 1:
     return None
-  factor = options.context_tokens / config.context_tokens
   return config.logit_scale * logit_scale.scale_at(slope, factor)
 
 

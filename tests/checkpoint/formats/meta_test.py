@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from drope_jax.checkpoint.formats import hf, meta, rope_layout
+from drope_jax.checkpoint.formats import hf, meta, meta_shards, rope_layout
 from drope_jax.model import transformer
 
 torch = pytest.importorskip("torch")
@@ -143,6 +144,18 @@ def _assert_same(got, want):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+
+
+def test_ranks_are_in_order_however_the_disk_lists_them(tmp_path, monkeypatch):
+  for rank in range(3):
+    tensor = {"x": torch.full((1,), float(rank))}
+    torch.save(tensor, tmp_path / f"consolidated.{rank:02}.pth")
+  listed = pathlib.Path.glob
+  monkeypatch.setattr(
+    pathlib.Path, "glob", lambda *args: sorted(listed(*args), reverse=True)
+  )
+  files = meta_shards.open_files(tmp_path)
+  assert [float(file["x"].array()[0]) for file in files] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
