@@ -128,9 +128,9 @@ def last_pairs(ids_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ids_S: a text.
 
   Returns:
-    distance_S: tokens from each token back to the one that followed the same
-      pair the last time; 0 where the pair is new, or there is none.
-    hit_S: whether that one is the same token.
+    distance_S, tokens from each token back to the one that followed the same
+    pair the last time (0 where the pair is new, or there is none); and hit_S,
+    whether that one is the same token.
   """
   size = len(ids_S)
   distance_S, hit_S = np.zeros(size, int), np.zeros(size, bool)

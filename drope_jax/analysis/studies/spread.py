@@ -33,7 +33,7 @@ class Spread:
     shrink: of the embeddings' distances to their mean.
     spread_L: prefix-spread of the embeddings and after each layer, N + 1
       values.
-    value_N: the largest |A^c| of a layer's heads, over the patterns of `bias`.
+    value_N: the largest absolute A^c of a layer's heads, over the patterns of `bias`.
     gradient_N: the largest norm of a gradient of A^c with respect to W_Q or
       W_K.
   """
@@ -85,7 +85,7 @@ def measure(
 def prefix_spread(h_SM: Array) -> Array:
   """Returns the largest distance of a state to the mean of a prefix with it.
 
-  It is max over j <= i of |mean(h_1 .. h_i) - h_j|.
+  It is the largest norm of mean(h_1 .. h_i) - h_j over all j <= i.
   """
   # Relative to the first, so that a small spread is no difference of large
   # numbers.
