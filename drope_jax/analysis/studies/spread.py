@@ -33,7 +33,8 @@ class Spread:
     shrink: of the embeddings' distances to their mean.
     spread_L: prefix-spread of the embeddings and after each layer, N + 1
       values.
-    value_N: the largest absolute A^c of a layer's heads, over the patterns of `bias`.
+    value_N: the largest absolute A^c of a layer's heads, over the patterns of
+      `bias`.
     gradient_N: the largest norm of a gradient of A^c with respect to W_Q or
       W_K.
   """
