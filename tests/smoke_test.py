@@ -147,18 +147,19 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
     *("schema_version", "finished", "created", "code", "models", "text"),
-    *("settings", "metrics", "fits", "rows"),
+    *("settings", "metrics", "fits", "rows", "samples"),
+    *("dtype", "versions", "seconds"),
   }
   assert found["settings"]["samples"] == [3]
   lineage = found["models"]["pretrain"]["manifest"]["lineage"]
   assert [entry["operation"] for entry in lineage] == ["pretrain"]
   assert found["fits"]["pretrain"].keys() == {"model", "yarn"}
   rows = found["rows"]
-  # Three evals of two metrics, for each method, with and without its scale.
+  # Perplexity has three metrics, two evals two; for each method, with and without its scale.
   cells = {
     (r["task"], r["metric"], r["method"], r["scale_fitted"]) for r in rows
   }
-  assert len(cells) == len(rows) == 3 * 2 * 2 * 2
+  assert len(cells) == len(rows) == (3 + 2 + 2) * 2 * 2
   for row in rows:
     assert (row["seed"], row["factor"], row["context_tokens"]) == (7, 4.0, 64)
     assert row["count"] == (2 if row["task"] == "perplexity" else 3)

@@ -30,6 +30,8 @@ def _row(**changes):
     "outcomes": [1.0, 0.0],
     "series": None,
     "errors": None,
+    "truncated": None,
+    "parts": None,
   }
   return row | changes
 

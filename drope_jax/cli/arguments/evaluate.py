@@ -114,5 +114,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--share",
     metavar="K/N",
     help="evaluate the K-th of N shares, for N hosts with one --out; then the "
-    "same command without --share gathers them",
+    "same command without --share gathers them (default: evaluate all)",
   )

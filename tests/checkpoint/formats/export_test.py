@@ -54,5 +54,5 @@ PARTIAL = {"positional": PartialRope(Rope(100.0), 6)}
 def test_what_llama_cpp_misreads_is_said(fields, architecture, says):
   options = export.Options(architecture=architecture)
   config = dataclasses.replace(CONFIG, **fields)
-  _, note = export._stock(options, config, preferred=())
+  _, note = export._stock(options, config, None, preferred=())
   assert note.startswith(says) and bool(note) == bool(says)
