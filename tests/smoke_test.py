@@ -155,7 +155,8 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   assert [entry["operation"] for entry in lineage] == ["pretrain"]
   assert found["fits"]["pretrain"].keys() == {"model", "yarn"}
   rows = found["rows"]
-  # Perplexity has three metrics, two evals two; for each method, with and without its scale.
+  # Perplexity has three metrics, two evals have two; for each method, with and
+  # without its scale.
   cells = {
     (r["task"], r["metric"], r["method"], r["scale_fitted"]) for r in rows
   }
