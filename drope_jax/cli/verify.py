@@ -9,6 +9,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from drope_jax.checkpoint import store
 from drope_jax.data import corpus
@@ -50,8 +51,12 @@ def compare(folder: pathlib.Path, checkpoint: os.PathLike) -> str:
   )
   with torch.no_grad():
     want_SV = model.eval()(torch.asarray(tokens_BS)).logits[0].numpy()
-  got_log, want_log = jax.nn.log_softmax(got_SV), jax.nn.log_softmax(want_SV)
-  kl_S = jnp.sum(jnp.exp(want_log) * (want_log - got_log), axis=-1)
+  # In float64: rounding in float32 is larger than the divergence itself.
+  got_log, want_log = (
+    special.log_softmax(x_SV.astype(np.float64), axis=-1)
+    for x_SV in (got_SV, want_SV)
+  )
+  kl_S = np.sum(np.exp(want_log) * (want_log - got_log), axis=-1)
   return (
     f"{tokens_BS.size} tokens against transformers: largest difference of a "
     f"logit {np.abs(got_SV - want_SV).max():.2g}, mean KL "

@@ -14,7 +14,7 @@ from drope_jax.evals import interface
 
 
 @dataclasses.dataclass(frozen=True)
-class Cropped:
+class Cropped(interface.Wrapper):
   """An `interface.LM` that reads no more than its context at a time.
 
   A prompt keeps its last tokens, so that prompt and answer fill the context. A
@@ -23,34 +23,14 @@ class Cropped:
   before it. BOS stays at the beginning.
 
   Attributes:
-    lm: the model that reads.
     window_tokens: that it reads at a time; None: its context.
   """
 
-  lm: interface.LM
   window_tokens: int | None = None
-
-  @property
-  def eos_id(self) -> int:
-    return self.lm.eos_id
-
-  @property
-  def bos_id(self) -> int | None:
-    return self.lm.bos_id
-
-  @property
-  def context_tokens(self) -> int:
-    return self.lm.context_tokens
 
   @property
   def _window(self) -> int:
     return self.window_tokens or self.context_tokens
-
-  def encode(self, text: str) -> list[int]:
-    return self.lm.encode(text)
-
-  def decode(self, ids: Sequence[int]) -> str:
-    return self.lm.decode(ids)
 
   def batch_size(self, tokens: int) -> int:
     return self.lm.batch_size(min(tokens, self._window))

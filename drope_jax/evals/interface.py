@@ -100,6 +100,35 @@ class LM(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Wrapper:
+  """What an `LM` that reads by way of another one takes from it as it is.
+
+  Attributes:
+    lm: the model that reads.
+  """
+
+  lm: LM
+
+  @property
+  def eos_id(self) -> int:
+    return self.lm.eos_id
+
+  @property
+  def bos_id(self) -> int | None:
+    return self.lm.bos_id
+
+  @property
+  def context_tokens(self) -> int:
+    return self.lm.context_tokens
+
+  def encode(self, text: str) -> list[int]:
+    return self.lm.encode(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self.lm.decode(ids)
+
+
+@dataclasses.dataclass(frozen=True)
 class Condition:
   """How a model is evaluated.
 

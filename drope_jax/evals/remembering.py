@@ -46,11 +46,10 @@ class Forgetful:
 
 
 @dataclasses.dataclass(frozen=True)
-class Remembering:
+class Remembering(interface.Wrapper):
   """An `interface.LM` that keeps each sample's reading, batch by batch.
 
   Attributes:
-    lm: the model that reads.
     memory: of its readings.
     about: what tells this model apart from others in the memory: its name,
       method and length.
@@ -60,30 +59,11 @@ class Remembering:
       no scale is set.
   """
 
-  lm: interface.LM
   memory: Memory
   about: Mapping[str, Any]
   on_read: OnRead = lambda tokens: None
   scale: float | None = None
   keeps_scale: bool = False
-
-  @property
-  def eos_id(self) -> int:
-    return self.lm.eos_id
-
-  @property
-  def bos_id(self) -> int | None:
-    return self.lm.bos_id
-
-  @property
-  def context_tokens(self) -> int:
-    return self.lm.context_tokens
-
-  def encode(self, text: str) -> list[int]:
-    return self.lm.encode(text)
-
-  def decode(self, ids: Sequence[int]) -> str:
-    return self.lm.decode(ids)
 
   def batch_size(self, tokens: int) -> int:
     return self.lm.batch_size(tokens)
