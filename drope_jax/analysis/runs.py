@@ -119,7 +119,7 @@ def load(directory: str | os.PathLike) -> Run:
   if not found:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
-      f"{folder}. Name the --out of a drope train, surgery, evaluate or demo."
+      f"{folder}. Name one that drope train, surgery, evaluate or demo wrote."
     )
   results = folder / "results.json"
   results = load_results(results) if results.is_file() else None

@@ -93,7 +93,7 @@ def _files(
       raise ValueError(
         f"An input must end in {', '.join(formats.READERS)}, optionally "
         f"followed by {', '.join(compression.ENDINGS)}, got {text}. Give its "
-        "format with --format, rename it or convert it."
+        "format with `ending`, rename it or convert it."
       )
     paths = [text]
   elif glob.has_magic(text):
@@ -105,7 +105,7 @@ def _files(
     raise FileNotFoundError(
       "An input must name a file, a folder or a glob of files that end in "
       f"{', '.join(formats.READERS)}, got {text}, {got}. Check the path, or "
-      "give the format with --format."
+      "give the format with `ending`."
     )
   for why, names in here.items():
     left_out[why].extend(names)

@@ -89,7 +89,7 @@ def _read(
   return reading.reject(
     options,
     f"{required}, got {got} at {where}. Correct or delete it, or leave it out "
-    "(--skip-bad).",
+    "(`skip_bad`).",
   )
 
 
