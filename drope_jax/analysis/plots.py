@@ -1,7 +1,7 @@
 """The project's plots: each function returns a matplotlib `Figure`.
 
 Figures stand on white; `canvas.svg` returns them for a web page, where they
-take the page's text colour and background.
+take the page's text color and background.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def recovery(
   Args:
     curves: x in tokens since the drop, y in nats a token; they are smoothed.
     levels: losses of other models at the same context, by name. Each is a
-      horizontal line in the colour of its model.
+      horizontal line in the color of its model.
     dropped_loss: the loss right after the drop, before any training; another
       horizontal line.
     log_x: whether the axis of tokens is logarithmic.
@@ -50,7 +50,7 @@ def recovery(
   levels = levels or {}
   looks = palette.looks((name, "model") for name in levels)
   for (name, loss), look in zip(levels.items(), looks.values(), strict=True):
-    ends.append(canvas.level(ax, loss, name, look.colour))
+    ends.append(canvas.level(ax, loss, name, look.color))
   ax.margins(y=0.08)
   canvas.label_ends(ax, ends)
   ax.xaxis.set_major_formatter(canvas.TOKENS)
@@ -75,14 +75,14 @@ def training(
   for curve in smooth:
     x_drop = (drops or {}).get(curve.look.label)
     if x_drop is not None:
-      ax.axvline(x_drop, color=curve.look.colour, lw=1, ls=":")
+      ax.axvline(x_drop, color=curve.look.color, lw=1, ls=":")
       ax.annotate(
         "positions dropped ",
         (x_drop, 0.97),
         xycoords=("data", "axes fraction"),
         ha="right",
         va="top",
-        color=curve.look.colour,
+        color=curve.look.color,
       )
   # The first tenth, where all curves fall, would flatten the rest.
   later = [y for curve in smooth for y in curve.y[len(curve.y) // 10 :]]
@@ -183,13 +183,13 @@ def score_by_factor(
     for i, curve in enumerate(curves):
       middle = (i - (len(curves) - 1) / 2) * width
       at = [factors.index(x) + middle for x in curve.x]
-      colour = curve.look.colour
-      ax.bar(at, curve.y, 0.88 * width, color=colour, alpha=0.75, zorder=2)
+      color = curve.look.color
+      ax.bar(at, curve.y, 0.88 * width, color=color, alpha=0.75, zorder=2)
       if curve.low is not None:
         ax.vlines(at, curve.low, curve.high, color=canvas.INK, lw=0.8, zorder=3)
-      # A marker shows bars of no height, and tells models apart without colour.
+      # A marker shows bars of no height, and tells models apart without color.
       ax.plot(
-        at, curve.y, curve.look.marker, color=colour, ms=4.5, mew=0, zorder=4
+        at, curve.y, curve.look.marker, color=color, ms=4.5, mew=0, zorder=4
       )
     ax.grid(axis="x", visible=False)
     ax.set_xticks(range(len(factors)), [f"{x:g}×" for x in factors])
@@ -314,7 +314,7 @@ def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
       ax.bar(
         index[chosen],
         np.asarray(pairs.cost_F)[chosen],
-        color=look.colour,
+        color=look.color,
         label=look.label,
       )
   mark_rotations(ax, np.asarray(pairs.rotations_F), (1,))

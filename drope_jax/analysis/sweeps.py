@@ -134,7 +134,7 @@ def plot(
         continue
       if cell.low is not None:
         ax.hlines(y, cell.low, cell.high, color=canvas.INK, lw=1)
-      ax.plot(cell.mean, y, "o", color=palette.DROPPED.colour)
+      ax.plot(cell.mean, y, "o", color=palette.DROPPED.color)
     ax.set_title(name, fontsize=8)
   grid[0].set_yticks(range(len(labels)), labels)
   grid[0].set_ylim(len(labels) - 0.5, -0.5)

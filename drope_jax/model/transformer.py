@@ -217,7 +217,7 @@ def hidden(
 
   Raises:
     ValueError: `params` do not fit `config`; an option is refused; the backend
-      does not honour what is asked of it.
+      does not honor what is asked of it.
   """
   shared = forward_pass.start(config, tokens_BS, capture=capture, **options)
   model = _bind(config, params, adapters)

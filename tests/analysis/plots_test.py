@@ -83,7 +83,7 @@ def test_every_axis_is_named_and_every_figure_is_valid_svg():
     assert bottom and all(ax.get_xlabel() or shared for ax in bottom), name
 
 
-def test_svg_takes_the_pages_colours_and_fetches_nothing():
+def test_svg_takes_the_pages_colors_and_fetches_nothing():
   for name, figure in _figures().items():
     svg = canvas.svg(figure, name)
     assert "currentColor" in svg and "#1b1f24" not in svg

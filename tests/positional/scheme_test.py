@@ -74,7 +74,7 @@ def tokens_BS():
   return jax.random.randint(jax.random.key(1), (2, S), 0, CONFIG.vocab_size)
 
 
-ABLE = [name for name, b in BACKENDS.items() if Need.BIAS in b.honours]
+ABLE = [name for name, b in BACKENDS.items() if Need.BIAS in b.honors]
 
 
 def test_a_bias_enters_the_forward_pass_of_every_able_backend(

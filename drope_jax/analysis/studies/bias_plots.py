@@ -41,7 +41,7 @@ def by_layer(measured: Measured, fields: Sequence[str]) -> Figure:
       canvas.line(ax, curve)
       if curve.low is not None:
         ax.fill_between(
-          curve.x, curve.low, curve.high, color=look.colour, alpha=0.15, lw=0
+          curve.x, curve.low, curve.high, color=look.color, alpha=0.15, lw=0
         )
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 
@@ -91,7 +91,7 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
         ax, Curve(look, *zip(*of_length[max(lengths)], strict=True)), marker=""
       )
       ax.plot(
-        *zip(*of_length[min(lengths)], strict=True), "x", color=look.colour
+        *zip(*of_length[min(lengths)], strict=True), "x", color=look.color
       )
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -23,7 +23,7 @@ def by_length(panels: Mapping[str, Sequence[Curve]]) -> Figure:
       canvas.line(ax, curve)
       if curve.low is not None:
         ax.fill_between(
-          curve.x, curve.low, curve.high, color=curve.look.colour, alpha=0.12
+          curve.x, curve.low, curve.high, color=curve.look.color, alpha=0.12
         )
     factors = sorted({x for curve in curves for x in curve.x})
     ax.set_xscale("log", base=2)
@@ -51,7 +51,7 @@ def training(
     if len(tokens):
       label = field.replace("_", " ").replace("held out", "held-out")
       grid[0].plot(
-        tokens, values, ".", ms=2.5, color=look.colour, alpha=0.5, label=label
+        tokens, values, ".", ms=2.5, color=look.color, alpha=0.5, label=label
       )
   start = 0.0
   starts = {}
@@ -62,7 +62,7 @@ def training(
     grid[0].plot(
       starts[law.phase] + since,
       law.at(since),
-      color=palette.DROPPED.colour,
+      color=palette.DROPPED.color,
       lw=2,
       label=None if index else "law",
     )
@@ -107,7 +107,7 @@ def spikes(log: records.Log, found: Sequence[recovery.Spike]) -> Figure:
     [spike.tokens for spike in found],
     [spike.loss for spike in found],
     "v",
-    color=palette.DROPPED.colour,
+    color=palette.DROPPED.color,
     label=f"{len(found)} spikes",
   )
   grid[0].legend(loc="upper right")

@@ -55,7 +55,7 @@ def costs(found: Pairs) -> Figure:
         x + shift,
         [getattr(cost, score) for cost in each],
         0.38,
-        color=look.colour,
+        color=look.color,
         label=look.label,
         alpha=0.75,
       )

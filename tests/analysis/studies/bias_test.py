@@ -189,7 +189,7 @@ def test_the_prefix_spread_is_the_largest_distance_to_a_mean():
   )
 
 
-def test_weights_that_are_not_centred_are_refused(params):
+def test_weights_that_are_not_centered_are_refused(params):
   tokens_BS = jnp.zeros((1, S), jnp.int32)
   for c_SS, message in (
     (np.eye(S), "sum to 0 .* got 1"),
