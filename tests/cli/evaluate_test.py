@@ -92,6 +92,7 @@ def test_a_scale_that_is_not_fitted_is_not_saved(drope, asked):
   for options in (
     ["--set", "Suite.fit_factor = None"],
     ["--positions", "yarn"],
+    ["--set", "Suite.scale_by_query = True"],
   ):
     ran = drope("evaluate", "runs/tiny", "--save-scale", *options)
     assert ran.status == 2 and "--save-scale needs" in ran.err
@@ -229,6 +230,20 @@ def test_what_was_cut_and_each_range_of_lengths_stand_in_the_table():
   assert ["0-4k", "4-8k"] in words
   assert ["tiny 8x", "0.875", "0.125"] in words
   assert ["0.75..1.00", "n/a"] in words and ["0% cut", "100% cut"] in words
+
+
+def test_the_tasks_of_longbench_have_a_table_of_their_mean():
+  rows = [
+    dataclasses.replace(_row("model", 8.0, False, value), task=task)
+    for task, value in (("qasper", 0.5), ("trec", 0.25))
+  ]
+  rows = [dataclasses.replace(row, truncated=0.5) for row in rows]
+  console = rich.console.Console(width=80)
+  with console.capture() as captured:
+    console.print(evaluate.tables(rows))
+  shown = " ".join(captured.get().split())
+  _, mean = shown.split("longbench: mean of 2 tasks")
+  assert "0.375" in mean and "50% cut" in mean
 
 
 SUITE = """
