@@ -242,6 +242,7 @@ def _fit(inputs, model, method, variant, record):
       documents,
       suite.fit_factor,
       evaluations=suite.fit_evaluations,
+      by_query=suite.scale_by_query,
     )
 
   return Step(
@@ -273,18 +274,26 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
       on_read,
       keeps_scale=inputs.suite.scale_by_own_length,
     )
-    if inputs.suite.scale_by_own_length and condition.scale_fitted:
-      reader = reader.with_logit_slope(record.fits[model][method].c)
+    by_query = inputs.suite.scale_by_query
+    sloped = by_query or inputs.suite.scale_by_own_length
+    if sloped and condition.scale_fitted:
+      c = record.fits[model][method].c
+      reader = reader.with_logit_slope(c, by_query=by_query)
     record.rows += same_pass(lm, scale) or inputs.evaluate(
       task, length, reader, asked
     )
 
   def same_pass(lm, scale):
     """Returns the results of a step that read with the same model and scale."""
+    one_form = not inputs.suite.scale_by_query or (
+      scale == lm.logit_scale_at(lm.context_tokens)
+    )
     found: dict[tuple[str, bool], list[interface.Result]] = {}
     for row in record.of(task.name, length, model):
-      if row.logit_scale == scale and (
-        row.method == method or variant(row.method, factor) is lm
+      if (
+        row.logit_scale == scale
+        and (row.method == method or variant(row.method, factor) is lm)
+        and (one_form or row.scale_fitted == condition.scale_fitted)
       ):
         found.setdefault((row.method, row.scale_fitted), []).append(row)
     return [
