@@ -100,11 +100,20 @@ class Inputs:
 
   @property
   def digests(self) -> dict[str, dict[str, str]]:
-    """SHA-256 of the samples by task and length."""
+    """SHA-256 of the samples by task and length, all of them together."""
+    return self._of_samples(_digest)
+
+  @property
+  def hashes(self) -> dict[str, dict[str, list[str]]]:
+    """The first 16 digits of each sample's own SHA-256, by task and length."""
+    return self._of_samples(
+      lambda samples: [_digest(sample)[:16] for sample in samples]
+    )
+
+  def _of_samples(self, function):
     return {
       task: {
-        str(length): hashlib.sha256(repr(samples).encode()).hexdigest()
-        for length, samples in by_length.items()
+        str(length): function(samples) for length, samples in by_length.items()
       }
       for task, by_length in self._samples.items()
     }
@@ -311,6 +320,10 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     run=run,
     needs=_fit_name(model, method) if condition.scale_fitted else None,
   )
+
+
+def _digest(samples) -> str:
+  return hashlib.sha256(repr(samples).encode()).hexdigest()
 
 
 def _fit_name(model: str, method: str) -> str:

@@ -34,7 +34,9 @@ def asked(monkeypatch):
   calls = []
 
   def inputs(suite, lm, material):
-    return types.SimpleNamespace(suite=suite, text=material, digests={})
+    return types.SimpleNamespace(
+      suite=suite, text=material, digests={}, hashes={}
+    )
 
   def found(inputs, name, methods, variant, record):
     asked = {"suite": inputs.suite, "text": inputs.text}
@@ -300,6 +302,8 @@ def test_results_land_as_they_are_made_and_the_same_command_resumes(
   half = json.loads(path.read_text())
   assert not half["finished"]
   assert list(half["fits"]["m"]) == ["model", "yarn"]
+  counts = {length: len(x) for length, x in half["hashes"]["passkey"].items()}
+  assert counts == {"96": 2, "128": 2}
   # Passes that a fitted scale of 1 would repeat are not among the calls.
   done = {(r["task"], r["method"], r["factor"]) for r in half["rows"]}
   assert ("passkey", "model", 3.0) in done

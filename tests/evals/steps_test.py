@@ -129,6 +129,19 @@ def test_methods_read_the_same_samples(fake_lm, material):
   assert {64, 256} <= lengths
 
 
+def test_each_sample_has_a_hash_of_its_own(lm, material):
+  def hashes(**changes):
+    suite = dataclasses.replace(SUITE, **changes)
+    return steps.Inputs(suite, lm, material).hashes["passkey"]
+
+  few, more = hashes(), hashes(samples=(3, 5))
+  assert [len(few["64"]), len(few["256"])] == [3, 2]
+  assert more["256"][:2] == few["256"]
+  drawn = {*more["64"], *more["256"]}
+  assert len(drawn) == 8 and {len(one) for one in drawn} == {16}
+  assert drawn.isdisjoint(hashes(seed=8)["64"])
+
+
 def test_the_scale_is_fitted_on_text_that_is_not_tested(fake_lm, material):
   calls = []
 
