@@ -26,7 +26,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import harness, interface, overlap, steps
+from drope_jax.evals import harness, interface, longbench, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> None:
       "--save-scale needs a suite that fits the scale of the model's own "
       f"positions, got fit_factor {suite.fit_factor} and the methods "
       f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
+    )
+  if args.save_scale and suite.scale_by_query:
+    raise ValueError(
+      "--save-scale needs one scale for a length, got Suite.scale_by_query. "
+      "Set it to False, or leave --save-scale out."
     )
   if args.save_scale and args.share is not None:
     raise ValueError(
@@ -213,13 +218,15 @@ def save_scales(checkpoints: Mapping[str, os.PathLike], record: Record) -> None:
 def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
   """Returns a table for each metric, with one column a factor.
 
+  LongBench's tasks have a table of their mean as well.
+
   Under each value stands its 95% interval, n/a where there are too few samples
   for one, and the share of inputs that were cut to the length, if inputs have
   their own; "+scale" is a fitted softmax scale. A second table has a column for
   each range of the inputs' own lengths.
   """
   by_metric: dict[tuple[str, str], list[interface.Result]] = {}
-  for row in rows:
+  for row in [*rows, *longbench.means(rows)]:
     by_metric.setdefault((row.task, row.metric), []).append(row)
   shown = []
   for (task, metric), found in sorted(by_metric.items()):

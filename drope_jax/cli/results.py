@@ -180,6 +180,7 @@ class ResultsFile:
         "finished": finished,
         **self._about,
         "samples": self.record.samples,
+        "hashes": self.record.hashes,
         "seconds": self.record.seconds,
         "fits": {
           name: {method: dataclasses.asdict(fit) for method, fit in by.items()}
