@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import Nope, PartialRope, Pattern, Rope
+from drope_jax.positional import Nope, PartialRope, Pattern, Rope, Yarn
 from drope_jax.surgery import compose, qk_norm
 
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (3, 16)))
@@ -101,6 +101,32 @@ def test_theta_and_windows_come_before_the_drop(base, params):
   half = PartialRope(Rope(10.0), 2)
   assert config.positional == Pattern((half, half), (4, None))
   assert same is params
+
+
+def test_theta_comes_before_a_scaling(base, params):
+  surgery = compose.Surgery(
+    "none", theta=10.0, scaling="yarn", scaling_factor=8.0
+  )
+  config, same = compose.apply(surgery, base, params)
+  assert config.positional == Yarn(10.0, 8.0, 16)
+  assert same is params
+  unscaled = compose.Surgery("none", scaling="rope")
+  assert compose.apply(unscaled, base, params) == (base, params)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"scaling": "linear"}, "one of rope, pi, ntk, yarn, got 'linear'"),
+    ({"scaling": "yarn"}, "got None with scaling 'yarn'"),
+    ({"scaling": "rope", "scaling_factor": 2.0}, "got 2.0 with scaling 'rope'"),
+    ({"scaling_factor": 2.0}, "got 2.0 with scaling None"),
+    ({"drop": "all", "scaling": "rope"}, "positions that stay, got 'rope'"),
+  ],
+)
+def test_a_scaling_that_cannot_be_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    compose.Surgery(**({"drop": "none"} | fields))
 
 
 @pytest.mark.parametrize(
