@@ -218,8 +218,7 @@ def _summary(args: argparse.Namespace) -> str:
   if args.theta is not None:
     done.append(f"theta {args.theta:g}")
   if args.scaling is not None:
-    by = "" if args.scaling_factor is None else f" by {args.scaling_factor:g}"
-    done.append(f"scaling {args.scaling}{by}")
+    done.append(f"scaling {args.scaling} by {args.scaling_factor:g}")
   for layer, tokens in args.window:
     done.append(f"a window of {tokens} tokens in layer {layer}")
   if args.drop != "none":

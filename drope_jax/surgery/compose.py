@@ -41,10 +41,9 @@ class Surgery:
     windows: (layer, tokens) for each layer whose queries see that many tokens
       from now on, themselves included.
     theta: of the rotary positions, before any drop; None keeps the old.
-    scaling: of RoPE from now on, at every length: "rope" (as it is: RoPE
-      trained on), "pi", "ntk" or "yarn"; None where it is not the question.
-    scaling_factor: longest length / trained context that "pi", "ntk" or "yarn"
-      is for.
+    scaling: of RoPE from now on, at every length: "pi", "ntk" or "yarn"; None
+      keeps the old.
+    scaling_factor: longest length / trained context that it is for.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
     qk_norm_init: of the added norms' gains, "unit" or "matched".
@@ -123,17 +122,15 @@ class Surgery:
       )
 
   def _require_scaling_alone(self) -> None:
-    if self.scaling not in (None, *scalings.METHODS):
+    if self.scaling not in (None, *scalings.STRETCHES):
       raise ValueError(
-        f"Surgery.scaling must be one of {', '.join(scalings.METHODS)}, got "
+        f"Surgery.scaling must be one of {', '.join(scalings.STRETCHES)}, got "
         f"{self.scaling!r}. Name one of these."
       )
-    stretches = self.scaling in scalings.STRETCHES
-    if (self.scaling_factor is not None) != stretches:
+    if (self.scaling_factor is None) != (self.scaling is None):
       raise ValueError(
-        f"Surgery.scaling_factor is of {', '.join(scalings.STRETCHES)}, which "
-        f"need one, got {self.scaling_factor} with scaling {self.scaling!r}. "
-        "Set both, or leave the factor out."
+        "Surgery.scaling and scaling_factor come together, got "
+        f"{self.scaling!r} and {self.scaling_factor}. Set both, or neither."
       )
     if self.scaling is not None and self.drop != "none":
       raise ValueError(
@@ -200,9 +197,9 @@ def apply(
     )
   if surgery.theta is not None:
     config, params = theta.change_theta(config, params, surgery.theta)
-  if surgery.scaling is not None:
+  if surgery.scaling is not None and surgery.scaling_factor is not None:
     config, params = scaling.scale_rotation(
-      config, params, surgery.scaling, surgery.scaling_factor or 1.0
+      config, params, surgery.scaling, surgery.scaling_factor
     )
   if surgery.windows:
     config, params = windows.set_windows(config, params, surgery.windows)

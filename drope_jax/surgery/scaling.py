@@ -20,7 +20,7 @@ def scale_rotation(
   Args:
     config: has plain RoPE in some layer; its context is the trained one.
     params: returned as they are.
-    method: in `scaling.METHODS`; "rope" changes nothing.
+    method: in `scaling.STRETCHES`.
     factor: by which the context may grow; the same at every length.
 
   Raises:

@@ -110,18 +110,21 @@ def test_theta_comes_before_a_scaling(base, params):
   config, same = compose.apply(surgery, base, params)
   assert config.positional == Yarn(10.0, 8.0, 16)
   assert same is params
-  unscaled = compose.Surgery("none", scaling="rope")
-  assert compose.apply(unscaled, base, params) == (base, params)
 
 
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"scaling": "linear"}, "one of rope, pi, ntk, yarn, got 'linear'"),
-    ({"scaling": "yarn"}, "got None with scaling 'yarn'"),
-    ({"scaling": "rope", "scaling_factor": 2.0}, "got 2.0 with scaling 'rope'"),
-    ({"scaling_factor": 2.0}, "got 2.0 with scaling None"),
-    ({"drop": "all", "scaling": "rope"}, "positions that stay, got 'rope'"),
+    (
+      {"scaling": "rope", "scaling_factor": 2.0},
+      "one of pi, ntk, yarn, got 'rope'",
+    ),
+    ({"scaling": "yarn"}, "come together, got 'yarn' and None"),
+    ({"scaling_factor": 2.0}, "come together, got None and 2.0"),
+    (
+      {"drop": "all", "scaling": "pi", "scaling_factor": 2.0},
+      "positions that stay, got 'pi'",
+    ),
   ],
 )
 def test_a_scaling_that_cannot_be_is_refused(fields, message):

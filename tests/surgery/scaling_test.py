@@ -28,7 +28,6 @@ def _scaled(base, positional, method="yarn", factor=4.0):
 @pytest.mark.parametrize(
   ("method", "factor", "scheme"),
   [
-    ("rope", 1.0, ROPE),
     ("pi", 4.0, PositionInterpolation(100.0, 4.0)),
     ("ntk", 8.0, NtkAware(100.0, 8.0)),
     ("yarn", 4.0, Yarn(100.0, 4.0, 16)),
