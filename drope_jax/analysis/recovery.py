@@ -1,6 +1,7 @@
 """The report's plots of how models recover after a drop, from their logs."""
 
-from drope_jax.analysis import canvas, palette, plots, report, runs
+from drope_jax.analysis import canvas, palette, report, runs
+from drope_jax.analysis.plots import training
 
 PHASE = "recalibrate"
 """The beginning of the names of a recalibration's phases."""
@@ -52,7 +53,7 @@ def _held_out(run, curves):
       "; dotted, the loss of the others on the same text, each at the end of "
       "its training"
     )
-  plot = plots.recovery(curves, levels=levels, dropped_loss=after)
+  plot = training.recovery(curves, levels=levels, dropped_loss=after)
   return report.Plot(plot, f"{caption}.")
 
 
@@ -65,4 +66,4 @@ def _training_loss(curves):
       "text: each run draws other batches, and short sequences have a higher "
       "loss."
     )
-  return report.Plot(plots.recovery(curves, log_x=several), caption)
+  return report.Plot(training.recovery(curves, log_x=several), caption)

@@ -1,6 +1,7 @@
 """The report's plots of scores during a training: `TrainPhase.evals`."""
 
-from drope_jax.analysis import canvas, palette, plots, recovery, report, runs
+from drope_jax.analysis import canvas, palette, recovery, report, runs
+from drope_jax.analysis.plots import training
 from drope_jax.evals import registry
 from drope_jax.evals.metric import NATS, SHARE, Metric
 
@@ -39,7 +40,7 @@ def _plot(task, metric, lines):
     canvas.Curve(look, *zip(*lines[line], strict=True))
     for (line, _), look in looks.items()
   ]
-  plot = plots.score_by_training(
+  plot = training.score(
     curves, label=described.title, is_share=described.unit == SHARE
   )
   name = task.replace("_", "-")
