@@ -141,6 +141,7 @@ def compare(
   as_they_are: Collection[str] = (),
   share: tuple[int, int] | None = None,
   dtype: str = "float32",
+  stopping: Callable[[], bool] = lambda: False,
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -156,6 +157,7 @@ def compare(
     share: number of a share of the work and how many there are, see
       `steps.share`; None: all.
     dtype: see `CheckpointLM.of`.
+    stopping: whether to leave the rest, asked before each step.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
@@ -168,7 +170,7 @@ def compare(
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   if share is not None:
     ahead = steps.share(ahead, *share)
-  take(ahead, record, console, on_step)
+  take(ahead, record, console, on_step, stopping)
 
 
 def take(
@@ -176,10 +178,13 @@ def take(
   record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
+  stopping: Callable[[], bool] = lambda: False,
 ) -> None:
   """Takes the steps that are not done, and shows progress; see `compare`."""
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
+      if stopping():
+        return
       if not step.done:
         began_s = time.monotonic()
         with show(step) as on_read:

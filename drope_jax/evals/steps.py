@@ -22,10 +22,11 @@ from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
-Variant = Callable[[str, float], interface.LM]
+Variant = Callable[[str, float], interface.LM | None]
 """From (method, factor) to the model under that method at that factor.
 
-Where two methods are the same model, it is the same object.
+Where two methods are the same model, it is the same object. None: by that
+method the model cannot read so long a text.
 """
 
 
@@ -196,18 +197,21 @@ def steps(
     ValueError: a method does not apply to the model.
   """
   suite = inputs.suite
-  found = []
+  found, fitted = [], set()
   for method in methods:
     variant(method, 1.0)
-    if suite.fit_factor is not None:
+    if suite.fit_factor is not None and variant(method, suite.fit_factor):
       found.append(_fit(inputs, model, method, variant, record))
+      fitted.add(method)
   recent = remembering.Recent(record.memory)
   for factor, length in zip(suite.factors, inputs.lengths, strict=True):
     for method in methods:
+      if variant(method, factor) is None:
+        continue
       condition = interface.Condition(model, method, seed=suite.seed)
       conditions = [condition]
       # At the trained length the fitted scale is 1, and changes no number.
-      if suite.fit_factor is not None and factor != 1:
+      if method in fitted and factor != 1:
         conditions.append(dataclasses.replace(condition, scale_fitted=True))
       found += [
         _evaluation(
@@ -247,10 +251,10 @@ def _fit(inputs, model, method, variant, record):
 
   def run(on_read=lambda tokens: None):
     about = {"step": "fit", "model": model, "method": method}
+    lm = variant(method, suite.fit_factor)
+    assert lm is not None  # Else there is no such step.
     fits[method] = logit_scale.fit(
-      remembering.Remembering(
-        variant(method, suite.fit_factor), record.memory, about, on_read
-      ),
+      remembering.Remembering(lm, record.memory, about, on_read),
       documents,
       suite.fit_factor,
       evaluations=suite.fit_evaluations,
@@ -272,6 +276,7 @@ def _evaluation(
 
   def run(on_read=lambda tokens: None):
     lm = variant(method, factor)
+    assert lm is not None  # Else there is no such step.
     if condition.scale_fitted:
       c = record.fits[model][method].c
       scale = lm.logit_scale_at(lm.context_tokens)

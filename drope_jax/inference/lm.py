@@ -307,7 +307,8 @@ class CheckpointLM:
 
   def _in_chunks(self, tokens: int) -> bool:
     """Returns whether prompts of this length are read in chunks."""
-    return self.mesh is None and tokens > BATCH_TOKENS
+    whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
+    return self.mesh is None and tokens > BATCH_TOKENS and whole
 
   @property
   def ends(self) -> tuple[int, ...]:
@@ -357,8 +358,9 @@ class CheckpointLM:
           "A sequence needs at least one token, got an empty one. Begin it "
           "with BOS, or with text."
         )
-      padded = bucket(len(sequence), shortest)
       fixed = self.config.positional.at(len(sequence) + new_tokens)
+      padded = bucket(len(sequence), shortest)
+      padded = min(padded, fixed.most_tokens or padded)
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
       fewest = -(-len(rows) // row_shards) * row_shards
