@@ -20,6 +20,7 @@ class Role(enum.Enum):
   BIAS = "added to a projection"
   GAIN = "multiplies what is normalized"
   POSITION = "what a positional scheme learns, a few numbers a head"
+  POSITION_TABLE = "rows are looked up by position"
   ADAPTER = "one of the two low-rank factors beside a projection"
 
 
@@ -103,6 +104,7 @@ def _layer() -> dict[str, Parameter]:
 PARAMETERS: Mapping[str, Parameter] = types.MappingProxyType(
   {
     "embed/table": Parameter(("V", "M"), Role.TABLE),
+    "embed/positions": Parameter(("P", "M"), Role.POSITION_TABLE),
     **{f"layers/{path}": one for path, one in _layer().items()},
     "final_norm/gain": Parameter(("M",), Role.GAIN),
     "head/kernel": Parameter(("M", "V"), Role.HEAD),

@@ -9,7 +9,7 @@ from drope_jax import parameters, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.parameters import Role
-from drope_jax.positional import Kerple
+from drope_jax.positional import Kerple, LearnedAbsolute
 
 CONFIG = ModelConfig(
   vocab_size=32,
@@ -21,13 +21,24 @@ CONFIG = ModelConfig(
   mlp_width=24,
   context_tokens=8,
 )
-SIZES = {"V": 32, "N": 3, "M": 20, "H": 4, "HD": 16, "KD": 8, "D": 4, "I": 24}
+SIZES = {
+  "V": 32,
+  "P": 12,
+  "N": 3,
+  "M": 20,
+  "H": 4,
+  "HD": 16,
+  "KD": 8,
+  "D": 4,
+  "I": 24,
+}
 VARIANTS = {
   "plain": {},
   "tied": {"tied_embeddings": True},
   "joint norms, biases": {"qk_norm": "qk", "qkv_bias": True},
   "norms before and after": {"norm_placement": "both"},
   "a scheme that learns": {"positional": Kerple()},
+  "a table of positions": {"positional": LearnedAbsolute(12)},
   "norms per head": {"qk_norm": "qk", "qk_norm_scope": "head"},
 }
 _QK_GAINS = {f"layers/attention/{x}_norm/gain" for x in "qk"}

@@ -11,6 +11,7 @@ import pytest
 from drope_jax import sharding, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import LayerGroup, ModelConfig
+from drope_jax.positional import LearnedAbsolute
 from drope_jax.train import optimizer
 
 CONFIG = ModelConfig(
@@ -29,6 +30,7 @@ VARIANTS = {
   "biased": {"qkv_bias": True},
   "joint norms": {"qk_norm": "qk"},
   "head norms": {"qk_norm": "qk", "qk_norm_scope": "head", "qkv_bias": True},
+  "positions": {"positional": LearnedAbsolute(8)},
   "q norm": {"qk_norm": "q"},
   "norms before and after": {"norm_placement": "both"},
   "groups": {"layer_groups": (LayerGroup(1), LayerGroup(1, mlp_width=16))},

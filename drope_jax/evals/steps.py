@@ -22,10 +22,11 @@ from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
 from drope_jax.evals.task import Order, Task
 
-Variant = Callable[[str, float], interface.LM]
+Variant = Callable[[str, float], interface.LM | None]
 """From (method, factor) to the model under that method at that factor.
 
-Where two methods are the same model, it is the same object.
+Where two methods are the same model, it is the same object. None: by that
+method the model cannot read so long a text.
 """
 
 
@@ -100,11 +101,20 @@ class Inputs:
 
   @property
   def digests(self) -> dict[str, dict[str, str]]:
-    """SHA-256 of the samples by task and length."""
+    """SHA-256 of the samples by task and length, all of them together."""
+    return self._of_samples(_digest)
+
+  @property
+  def hashes(self) -> dict[str, dict[str, list[str]]]:
+    """The first 16 digits of each sample's own SHA-256, by task and length."""
+    return self._of_samples(
+      lambda samples: [_digest(sample)[:16] for sample in samples]
+    )
+
+  def _of_samples(self, function):
     return {
       task: {
-        str(length): hashlib.sha256(repr(samples).encode()).hexdigest()
-        for length, samples in by_length.items()
+        str(length): function(samples) for length, samples in by_length.items()
       }
       for task, by_length in self._samples.items()
     }
@@ -187,17 +197,20 @@ def steps(
     ValueError: a method does not apply to the model.
   """
   suite = inputs.suite
-  found = []
+  found, fitted = [], set()
   for method in methods:
     variant(method, 1.0)
-    if suite.fit_factor is not None:
+    if suite.fit_factor is not None and variant(method, suite.fit_factor):
       found.append(_fit(inputs, model, method, variant, record))
+      fitted.add(method)
   for factor, length in zip(suite.factors, inputs.lengths, strict=True):
     for method in methods:
+      if variant(method, factor) is None:
+        continue
       condition = interface.Condition(model, method, seed=suite.seed)
       conditions = [condition]
       # At the trained length the fitted scale is 1, and changes no number.
-      if suite.fit_factor is not None and factor != 1:
+      if method in fitted and factor != 1:
         conditions.append(dataclasses.replace(condition, scale_fitted=True))
       found += [
         _evaluation(inputs, task, factor, length, variant, condition, record)
@@ -235,13 +248,14 @@ def _fit(inputs, model, method, variant, record):
 
   def run(on_read=lambda tokens: None):
     about = {"step": "fit", "model": model, "method": method}
+    lm = variant(method, suite.fit_factor)
+    assert lm is not None  # Else there is no such step.
     fits[method] = logit_scale.fit(
-      remembering.Remembering(
-        variant(method, suite.fit_factor), record.memory, about, on_read
-      ),
+      remembering.Remembering(lm, record.memory, about, on_read),
       documents,
       suite.fit_factor,
       evaluations=suite.fit_evaluations,
+      by_query=suite.scale_by_query,
     )
 
   return Step(
@@ -257,6 +271,7 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
 
   def run(on_read=lambda tokens: None):
     lm = variant(method, factor)
+    assert lm is not None  # Else there is no such step.
     if condition.scale_fitted:
       c = record.fits[model][method].c
       scale = lm.logit_scale_at(lm.context_tokens)
@@ -273,18 +288,26 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
       on_read,
       keeps_scale=inputs.suite.scale_by_own_length,
     )
-    if inputs.suite.scale_by_own_length and condition.scale_fitted:
-      reader = reader.with_logit_slope(record.fits[model][method].c)
+    by_query = inputs.suite.scale_by_query
+    sloped = by_query or inputs.suite.scale_by_own_length
+    if sloped and condition.scale_fitted:
+      c = record.fits[model][method].c
+      reader = reader.with_logit_slope(c, by_query=by_query)
     record.rows += same_pass(lm, scale) or inputs.evaluate(
       task, length, reader, asked
     )
 
   def same_pass(lm, scale):
     """Returns the results of a step that read with the same model and scale."""
+    one_form = not inputs.suite.scale_by_query or (
+      scale == lm.logit_scale_at(lm.context_tokens)
+    )
     found: dict[tuple[str, bool], list[interface.Result]] = {}
     for row in record.of(task.name, length, model):
-      if row.logit_scale == scale and (
-        row.method == method or variant(row.method, factor) is lm
+      if (
+        row.logit_scale == scale
+        and (row.method == method or variant(row.method, factor) is lm)
+        and (one_form or row.scale_fitted == condition.scale_fitted)
       ):
         found.setdefault((row.method, row.scale_fitted), []).append(row)
     return [
@@ -302,6 +325,10 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     run=run,
     needs=_fit_name(model, method) if condition.scale_fitted else None,
   )
+
+
+def _digest(samples) -> str:
+  return hashlib.sha256(repr(samples).encode()).hexdigest()
 
 
 def _fit_name(model: str, method: str) -> str:

@@ -7,7 +7,7 @@ from drope_jax.evals import cropped, interface, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference.lm import CheckpointLM
-from drope_jax.positional import Rope, Scheme, scaling
+from drope_jax.positional import LearnedAbsolute, Rope, Scheme, scaling
 
 _ANY = ("model", "crop")
 """Methods that need no RoPE."""
@@ -25,7 +25,8 @@ def plan(
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
 
-  A model without plain RoPE is evaluated only with "model" and "crop".
+  A model without plain RoPE is evaluated only with "model" and "crop"; one with
+  learned positions with "pi" too, and with "model" up to the end of its table.
 
   Args:
     suite: what to evaluate.
@@ -35,8 +36,9 @@ def plan(
     as_they_are: names of models that are evaluated only with "model".
 
   Raises:
-    ValueError: there is no model, a method fits none of them, or their samples
-      would differ, from each other's or from those of the record.
+    ValueError: there is no model, a method fits none of them, one can read no
+      length by any method, or their samples would differ, from each other's or
+      from those of the record.
   """
   if not lms:
     raise ValueError(
@@ -54,11 +56,14 @@ def plan(
     variants([*fitting, *lms.values()][0])(method, 1.0)
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
   record.begin(inputs.digests)
-  return [
-    step
-    for name, lm in lms.items()
-    for step in steps.steps(inputs, name, methods[name], variants(lm), record)
-  ]
+  record.hashes = inputs.hashes
+  found = []
+  for name, lm in lms.items():
+    own = steps.steps(inputs, name, methods[name], variants(lm), record)
+    if not own:
+      lm.config.positional.at(min(inputs.lengths))  # Says what it can read.
+    found += own
+  return found
 
 
 def packaged() -> suites.Material:
@@ -74,9 +79,11 @@ def variants(lm: CheckpointLM) -> steps.Variant:
   At a factor of 1 it is the model itself: nothing is cropped or scaled there.
   """
 
-  def variant(method: str, factor: float) -> interface.LM:
+  def variant(method: str, factor: float) -> interface.LM | None:
     if method == "model":
-      return lm
+      most = lm.config.positional.most_tokens
+      ends = most is not None and round(factor * lm.context_tokens) > most
+      return None if ends else lm
     if method == "crop":
       return lm if factor == 1 else cropped.Cropped(lm)
     scheme = _scheme(lm, method, factor)
@@ -107,11 +114,15 @@ def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
 
 def methods_of(suite: suites.Suite, lm: CheckpointLM) -> tuple[str, ...]:
   """Returns the methods of the suite that fit a model."""
-  return tuple(m for m in suite.methods if m in _ANY or _is_rope(lm))
-
-
-def _is_rope(lm: CheckpointLM) -> bool:
-  return isinstance(lm.config.positional, Rope)
+  own = lm.config.positional
+  is_learned = isinstance(own, LearnedAbsolute)
+  return tuple(
+    method
+    for method in suite.methods
+    if method in _ANY
+    or isinstance(own, Rope)
+    or (is_learned and method == "pi")
+  )
 
 
 def _require_same_samples(lms: Mapping[str, CheckpointLM]) -> None:

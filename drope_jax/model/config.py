@@ -164,8 +164,11 @@ class ModelConfig:
       )
     for name in _CHOICES:
       _require_choice(self, name)
-    for scheme in patterns.layer_plan(self.positional, self.num_layers).schemes:
+    plan = patterns.layer_plan(self.positional, self.num_layers)
+    for scheme in plan.schemes:
       scheme.check(self.head_dim)
+    if plan.embedder is not None:
+      plan.embedder.at(self.context_tokens)  # It refuses what is beyond it.
     layers = [group.num_layers for group in self.layer_groups]
     if layers and (len(layers) < 2 or sum(layers) != self.num_layers):
       raise ValueError(

@@ -85,6 +85,7 @@ class ForwardPass:
   Attributes:
     shape: (B, S) of the tokens.
     plan: the positional scheme of each layer.
+    pos_BS: int32 positions of the tokens, from 0. B may be 1.
     positions: what the distinct schemes do, stacked.
     num_keys: of the keys that attention reads.
     kernel_rotates: whether the backend rotates queries and keys as it loads
@@ -104,6 +105,7 @@ class ForwardPass:
 
   shape: tuple[int, int]
   plan: patterns.LayerPlan
+  pos_BS: Array
   positions: patterns.Positions
   num_keys: int
   kernel_rotates: bool
@@ -280,8 +282,8 @@ def start(
 
   Raises:
     ValueError: there is no such capture; weights are captured without a reader,
-      or a reader given without that; or a cache, whose keys would be
-      stale, meets positions that follow the length.
+      or a reader given without that; a cache, whose keys would be stale, meets
+      positions that follow the length; or there are more tokens than positions.
   """
   if unknown := sorted({*capture} - {*CAPTURES}):
     raise ValueError(
@@ -302,6 +304,8 @@ def start(
         f"got {scheme}. Fix them with its at(length)."
       )
   num_keys = tokens_BS.shape[1]
+  if plan.embedder is not None and cache is None:
+    plan.embedder.at(num_keys)  # It refuses what is beyond its table.
   pos_BS = jnp.arange(num_keys)[None]
   if cache is not None and not from_empty:
     pos_BS += cache.length_B[:, None]
@@ -317,6 +321,7 @@ def start(
   return ForwardPass(
     shape=tokens_BS.shape,
     plan=plan,
+    pos_BS=pos_BS,
     positions=plan.prepare(pos_BS, num_keys, config.head_dim, config.num_heads),
     num_keys=num_keys,
     kernel_rotates=attention.rotates(backend) and not wants_rotated,

@@ -7,6 +7,7 @@ across meshes; the functions here take the two and build the module of them.
 Schema version 1 of the parameters; leaves under "layers" lead with N:
 
   embed/table                              [V, M]
+  embed/positions                          [P, M] of schemes with a table
   layers/attention_norm/gain               [N, M]
   layers/attention/q/kernel (bias)         [N, M, H*D] ([N, H*D])
   layers/attention/{k,v}/kernel (bias)     [N, M, K*D] ([N, K*D])
@@ -79,6 +80,12 @@ class Transformer(nnx.Module):
         0.02 * jax.random.normal(rngs.params(), (V, M), jnp.float32)
       )
     )
+    plan = patterns.layer_plan(config.positional, config.num_layers)
+    if plan.embedder is not None:
+      shape = (plan.embedder.table_tokens, M)
+      self.embed.positions = nnx.Param(
+        0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
+      )
     keys_N = jax.random.split(rngs.layers.key[...], config.num_layers)
     stacks = [
       stack.create(config, group, keys_N[part])
@@ -108,10 +115,7 @@ class Transformer(nnx.Module):
       shared: of the pass over these tokens.
       cache: what was read before; its `length_B` stays.
     """
-    table = self.embed.table.get_value()
-    x_BSM = shared.join(packed.lookup(table, tokens_BS))
-    if self.embedding_scale != 1:
-      x_BSM *= self.embedding_scale
+    x_BSM = shared.join(self.embedded(tokens_BS, shared))
     captured = []
     for group, own in zip(self.stacks, shared.groups, strict=True):
       x_BSM, cache, of_group = stack.run(group, x_BSM, cache, shared, own)
@@ -119,6 +123,17 @@ class Transformer(nnx.Module):
     if len(captured) > 1:
       captured = [jax.tree.map(lambda *x_N: jnp.concatenate(x_N), *captured)]
     return shared.split(x_BSM), cache, captured[0]
+
+  def embedded(self, tokens_BS: Array, shared: ForwardPass) -> Array:
+    """Returns what the first layer reads, x_BSM."""
+    x_BSM = packed.lookup(self.embed.table.get_value(), tokens_BS)
+    if self.embedding_scale != 1:
+      x_BSM *= self.embedding_scale
+    if shared.plan.embedder is not None:
+      table_PM = self.embed.positions[...]
+      added_BSM = shared.plan.embedder.embedding(table_PM, shared.pos_BS)
+      x_BSM += added_BSM.astype(x_BSM.dtype)
+    return x_BSM
 
   def unembed(self, x_BSM: Array) -> Array:
     """Returns float32 logits_BSV from the last layer's states."""
@@ -253,6 +268,12 @@ def forward_cached(
   return x_BSM, filled._replace(length_B=advanced_B)
 
 
+def embed(config: ModelConfig, params: Params, tokens_BS: Array) -> Array:
+  """Returns what the first layer reads of a sequence's tokens, x_BSM."""
+  shared = forward_pass.start(config, tokens_BS)
+  return _bind(config, params).embedded(tokens_BS, shared)
+
+
 def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:
   """Returns float32 logits_BSV from the last layer's states."""
   return _bind(config, params).unembed(x_BSM)
@@ -302,8 +323,9 @@ def _initial(config: ModelConfig, key: Array) -> Transformer:
 def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
   """Returns the module split in two, with shapes in place of parameters."""
   # Schemes that do not learn have no parameters, and may hold traced arrays.
-  learner = patterns.layer_plan(config.positional, config.num_layers).learner
-  config = dataclasses.replace(config, positional=learner or Nope())
+  plan = patterns.layer_plan(config.positional, config.num_layers)
+  learned = plan.learner or plan.embedder or Nope()
+  config = dataclasses.replace(config, positional=learned)
   graph, state = _cached(config)
   return graph, jax.tree.map(lambda leaf: leaf, state)  # New dicts.
 

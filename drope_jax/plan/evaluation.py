@@ -161,6 +161,7 @@ def _empty_cache(config, mesh, texts, context_tokens, dtype):
 def _read(config, params) -> int:
   """Returns the bytes of the weights that one token reads."""
   leaves = trees.flatten(params)
+  leaves.pop("embed/positions", None)
   if not config.tied_embeddings:
     del leaves["embed/table"]
   return sum(

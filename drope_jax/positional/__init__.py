@@ -9,6 +9,7 @@ import types
 from drope_jax.positional.alibi import Alibi
 from drope_jax.positional.fope import Fope
 from drope_jax.positional.kerple import Kerple
+from drope_jax.positional.learned_absolute import LearnedAbsolute
 from drope_jax.positional.log_scaled import LogScaled
 from drope_jax.positional.longrope import LongRope, RescaledRope
 from drope_jax.positional.nope import Nope
@@ -34,6 +35,7 @@ CATALOGUE = types.MappingProxyType(
       Nope,
       Alibi,
       Kerple,
+      LearnedAbsolute,
       PositionInterpolation,
       NtkAware,
       Yarn,

@@ -65,6 +65,17 @@ class LogScaled(Scheme):
   def at(self, length: int) -> "LogScaled":
     return dataclasses.replace(self, scheme=self.scheme.at(length))
 
+  @property
+  def most_tokens(self) -> int | None:
+    return self.scheme.most_tokens
+
+  @property
+  def table_tokens(self) -> int | None:
+    return self.scheme.table_tokens
+
+  def embedding(self, table_PM: Array, pos_BS: Array) -> Array:
+    return self.scheme.embedding(table_PM, pos_BS)
+
   def rotation(self, pos_BS: Array, head_dim: int) -> Array | None:
     return self.scheme.rotation(pos_BS, head_dim)
 

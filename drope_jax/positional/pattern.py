@@ -60,6 +60,11 @@ class Pattern:
     fixed = tuple(scheme.at(length) for scheme in self.schemes)
     return dataclasses.replace(self, schemes=fixed)
 
+  @property
+  def most_tokens(self) -> int | None:
+    """As a scheme's; all of a model's schemes have the same."""
+    return self.schemes[0].most_tokens
+
 
 class Positions(NamedTuple):
   """What a scheme does to attention in one forward pass, as arrays.
@@ -131,6 +136,12 @@ class LayerPlan:
     """The scheme that layers have parameters of, if there is one."""
     return next((scheme for scheme in self.schemes if scheme.learns), None)
 
+  @property
+  def embedder(self) -> Scheme | None:
+    """The scheme whose table is added to the embeddings, if there is one."""
+    first = self.schemes[0]
+    return None if first.table_tokens is None else first
+
   def of_layer(
     self,
     stacked: Positions,
@@ -201,8 +212,8 @@ def layer_plan(positional: Scheme | Pattern, num_layers: int) -> LayerPlan:
   """Returns the plan of `num_layers` layers under a scheme or a pattern.
 
   Raises:
-    ValueError: the pattern's period does not divide the layers, or two of its
-      schemes learn.
+    ValueError: the pattern's period does not divide the layers, two of its
+      schemes learn, or only some layers have a table of positions.
   """
   by_layer = layer_schemes(positional, num_layers)
   windows = getattr(positional, "windows", ())
@@ -212,6 +223,13 @@ def layer_plan(positional: Scheme | Pattern, num_layers: int) -> LayerPlan:
     raise ValueError(
       "A model has the parameters of one scheme that learns, got "
       f"{' and '.join(map(str, learners))}. Keep one of them."
+    )
+  if len({(s.table_tokens, s.most_tokens) for s in distinct}) > 1:
+    raise ValueError(
+      "A table of positions is added to the embeddings, which every layer "
+      "reads, so that all layers must have it alike, got "
+      f"{' and '.join(map(str, distinct))}. Keep it in all layers, or drop it "
+      "in all."
     )
   return LayerPlan(
     distinct,

@@ -1,4 +1,4 @@
-"""What a positional scheme is: all that it does to attention, in one place."""
+"""What a positional scheme is: all that it does to a model, in one place."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from drope_jax.axes import Array
 
 
 class Scheme:
-  """How positions enter attention; the model knows no more of a scheme.
+  """How positions enter a model; the model knows no more of a scheme.
 
   A scheme is a frozen dataclass of hashable fields, so that a configuration
   holding one can be hashed, compared and written to a manifest. Dropping
@@ -27,9 +27,37 @@ class Scheme:
     return type(self).at is Scheme.at
 
   def at(self, length: int) -> "Scheme":
-    """Returns the scheme that sequences of `length` tokens have."""
+    """Returns the scheme that sequences of `length` tokens have.
+
+    Raises:
+      ValueError: `length` is above `most_tokens`.
+    """
     del length
     return self
+
+  @property
+  def most_tokens(self) -> int | None:
+    """The longest sequence that has positions; None: any has."""
+    return None
+
+  @property
+  def table_tokens(self) -> int | None:
+    """P, rows of the table "embed/positions"; None: the scheme has no table.
+
+    Each row is a learned vector of the model's width. AdamW decays them where
+    it decays embeddings.
+    """
+    return None
+
+  def embedding(self, table_PM: Array, pos_BS: Array) -> Array:
+    """Returns x_BSM, which is added to the tokens' embeddings.
+
+    Args:
+      table_PM: what the model has learned by now.
+      pos_BS: int32 positions, from 0. B may be 1. What is returned for those
+        from `most_tokens` on is not read.
+    """
+    raise NotImplementedError
 
   def rotation(self, pos_BS: Array, head_dim: int) -> Array | None:
     """Returns the table that rotates q and k; None: they are not rotated.

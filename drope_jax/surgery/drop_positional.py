@@ -6,7 +6,8 @@ No weight changes. What a dropped scheme has learned is removed.
 import dataclasses
 from typing import Any
 
-from drope_jax import parameters, trees
+from drope_jax import trees
+from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   LogScaled,
@@ -38,8 +39,8 @@ def drop_positional(
 
   Args:
     config: has positions to drop in each of the layers.
-    params: returned as they are, but for those of a scheme that learns and
-      that no layer has any more.
+    params: returned as they are, but for what a scheme has learned that no
+      layer has any more.
     layers: "all" that have such positions, or indices from 0; the others keep
       their schemes.
     keep_rotations: the pairs to keep complete at least as many rotations in
@@ -78,24 +79,15 @@ def drop_positional(
     )
   windows = patterns.layer_plan(config.positional, N).windows
   positional = patterns.of_layers(left, windows)
-  learned_before, learns_now = (
-    patterns.layer_plan(scheme, N).learner is not None
-    for scheme in (config.positional, positional)
+  dropped = dataclasses.replace(config, positional=positional)
+  had, needed = (
+    trees.flatten(transformer.param_shapes(model)).keys()
+    for model in (config, dropped)
   )
-  if learned_before and not learns_now:
-    params = _without_learned(params)
-  return dataclasses.replace(config, positional=positional), params
-
-
-def _without_learned(params: Any) -> Any:
-  """Returns the parameters but for those of a scheme that learns."""
-  return trees.unflatten(
-    {
-      path: leaf
-      for path, leaf in trees.flatten(params).items()
-      if parameters.describe(path).role is not parameters.Role.POSITION
-    }
-  )
+  if had != needed:
+    flat = trees.flatten(params)
+    params = trees.unflatten({path: flat[path] for path in needed})
+  return dropped, params
 
 
 def _what_is_left(

@@ -206,7 +206,8 @@ Optimizer = AdamW | Muon
 
 def _decays(embeddings: bool, params: Any) -> Any:
   def decays(parameter: Parameter) -> bool:
-    return parameter.decays or (embeddings and parameter.role is Role.TABLE)
+    is_table = parameter.role in (Role.TABLE, Role.POSITION_TABLE)
+    return parameter.decays or (embeddings and is_table)
 
   return _by_parameter(decays, params)
 

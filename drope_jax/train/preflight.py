@@ -88,6 +88,7 @@ def check(
             f"{opened.path}. Tokenize the text again."
           )
     if isinstance(phase, TrainPhase):
+      phase.config_of(config)  # Refuses a context beyond its positions.
       tuning.of(phase, transformer.param_shapes(config))  # Refuses its names.
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens

@@ -95,6 +95,7 @@ def _random(scale, seed):
   rng = np.random.default_rng(seed)
   shapes = {
     "embed/table": (12, 6),
+    "embed/positions": (5, 6),
     "layers/attention/q/kernel": (2, 6, 8),
     "layers/attention/q/bias": (2, 8),
     "layers/mlp/down/kernel": (2, 8, 6),
@@ -213,7 +214,7 @@ def test_weight_decay_shrinks_kernels_and_by_choice_the_table(kind, embeddings):
   decaying = kind(weight_decay=decay, decay_embeddings=embeddings)
   (with_decay,) = _updates(decaying, rate, params, gradients)
   (without,) = _updates(kind(), rate, params, gradients)
-  shrunk = ("kernel", "table") if embeddings else ("kernel",)
+  shrunk = ("kernel", "table", "positions") if embeddings else ("kernel",)
   for path, p in params.items():
     want = -rate[0] * decay * p if path.endswith(shrunk) else np.zeros_like(p)
     # Float32 rounding of updates below 1.

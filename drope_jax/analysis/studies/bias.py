@@ -112,7 +112,7 @@ def states(
   _, captured = transformer.hidden(
     config, params, tokens_BS, backend="blockwise", capture=("outputs",)
   )
-  embedded_BSM = params["embed"]["table"][tokens_BS] * config.embedding_scale
+  embedded_BSM = transformer.embed(config, params, tokens_BS)
   return embedded_BSM, captured["outputs"]
 
 
@@ -153,8 +153,12 @@ def alone(
     tied_embeddings=True,
     embedding_scale=1.0,
   )
+  embed = {"table": x_BSM.reshape(-1, x_BSM.shape[-1])}
+  if scheme.table_tokens is not None:  # The input has its positions already.
+    shape = (scheme.table_tokens, x_BSM.shape[-1])
+    embed["positions"] = jnp.zeros(shape, x_BSM.dtype)
   return config, {
-    "embed": {"table": x_BSM.reshape(-1, x_BSM.shape[-1])},
+    "embed": embed,
     "layers": own,
     "final_norm": params["final_norm"],
   }

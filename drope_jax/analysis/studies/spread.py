@@ -77,8 +77,8 @@ def measure(
   found = []
   for length in lengths:
     for shrink in shrinks:
-      drawn = {"table": mean_M + shrink * (table_VM - mean_M)}
-      drawn = params | {"embed": drawn}
+      table = {"table": mean_M + shrink * (table_VM - mean_M)}
+      drawn = params | {"embed": params["embed"] | table}
       found.append(_of(config, drawn, tokens_S[None, :length], shrink))
   return found
 

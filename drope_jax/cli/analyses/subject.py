@@ -165,9 +165,10 @@ def positions(config: ModelConfig, names: str) -> dict[str, Scheme | Pattern]:
     if known[name] not in found.values():
       found[name] = known[name]
   plan = patterns.layer_plan(own, config.num_layers)
-  if plan.learner is not None and [*found] != ["model"]:
+  learned = plan.learner or plan.embedder
+  if learned is not None and [*found] != ["model"]:
     raise ValueError(
-      f"Positions that learn, {plan.learner}, have weights of the model, and "
+      f"Positions that learn, {learned}, have weights of the model, and "
       f"cannot be replaced here, got --positions {names}. Use --positions "
       "model."
     )
