@@ -110,6 +110,7 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   .controls label { flex-basis: 100%; }
   .controls input { flex: 1; min-width: 0; }
   .bars { height: 180px; }
+  .found { min-height: 6.2em; }
   th, td { padding: 5px 3px; font-size: .8rem; }
   td.words { min-width: 8rem; }
   td small { font-size: .66rem; white-space: normal; }
