@@ -127,8 +127,8 @@ def load(directory: str | os.PathLike) -> Run:
   if not found:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
-      f"{folder}. Name one that drope train, surgery, evaluate, demo or analyse "
-      "heads wrote."
+      f"{folder}. Name one that drope train, surgery, evaluate, demo or "
+      "analyse heads wrote."
     )
   results = folder / "results.json"
   results = load_results(results) if results.is_file() else None

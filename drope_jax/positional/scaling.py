@@ -7,6 +7,7 @@ rotation itself is `rotary.Rotary`'s.
 
 import dataclasses
 import math
+import typing
 
 import numpy as np
 
@@ -243,6 +244,18 @@ class Dynamic(rotary.LengthDependent):
 
 STRETCHES = ("pi", "ntk", "yarn")
 METHODS = ("rope", *STRETCHES, "longrope2")
+
+
+@typing.overload
+def scaled(
+  scheme: rotary.Rope, method: str, factor: float, trained_tokens: int
+) -> rotary.Rotary: ...
+
+
+@typing.overload
+def scaled(
+  scheme: Scheme | Pattern, method: str, factor: float, trained_tokens: int
+) -> rotary.Rotary | LearnedAbsolute: ...
 
 
 def scaled(
