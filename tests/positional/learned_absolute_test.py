@@ -231,7 +231,7 @@ def test_an_evaluation_reads_by_each_method_what_it_can(params):
   lm = lms.CheckpointLM(CONFIG, params, _Words())
   suite = Suite(
     evals=("perplexity",),
-    methods=("model", "crop", "pi", "yarn"),
+    methods=("model", "crop", "pi"),
     factors=(1.0, 2.0),
     samples=(1, 1),
     excerpts=1,
