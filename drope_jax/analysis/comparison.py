@@ -4,11 +4,15 @@ import dataclasses
 import math
 
 from drope_jax.analysis import palette, panels, plots, report, runs
+from drope_jax.evals import interface, longbench
 from drope_jax.evals.metric import NATS, SHARE
 
 _FEW = 10
 """With fewer samples in a cell of the heat map, the caption warns of chance."""
 
+
+_LONGBENCH = "LongBench"
+"""The topic of its tasks, which have a mean."""
 
 _WHICH = ("", "length", "softmax scale")
 """Columns that say what a row is of."""
@@ -42,6 +46,8 @@ def by_topic(
         found.setdefault(metric.topic, []).extend(
           _blocks(metric, task.replace("_", "-"), rows, of_metric)
         )
+  if _LONGBENCH in found:
+    found[_LONGBENCH] += _means(run.rows)
   return found
 
 
@@ -138,19 +144,30 @@ def _table(metric, name, scores):
 def _by_part(metric, name, rows):
   """Returns a table of the whole and of its parts; [] without parts."""
   rows = [row for row in rows if row.get("parts")]
-  if not rows:
-    return []
+  return [_parts(rows, _described(metric, name))] if rows else []
+
+
+def _means(rows):
+  """Returns a table of LongBench's means and of LongBench-E's, if any."""
+  by_name: dict[str, list] = {}
+  for mean in longbench.means(map(interface.Result.from_dict, rows)):
+    what = f"{mean.task.replace('_', '-')}: {mean.metric}"
+    by_name.setdefault(what, []).append(mean.to_dict())
+  return [_parts(found, what) for what, found in by_name.items()]
+
+
+def _parts(rows, what):
   names = {part["name"]: None for row in rows for part in row["parts"]}
   cells = []
   for row in rows:
     by_name = {part["name"]: _of_part(part) for part in row["parts"]}
     cells.append([*_which(row), _of_part(row), *map(by_name.get, names)])
   caption = (
-    f"{_described(metric, name)}, of all inputs and by their own length before "
-    "they are cut, with 95% intervals, the number of inputs, and how many of "
-    "them were cut to the tested length."
+    f"{what}, of all inputs and by their own length before they are cut, with "
+    "95% intervals, the number of inputs, and how many of them were cut to the "
+    "tested length."
   )
-  return [report.Table((*_WHICH, "all", *names), cells, caption)]
+  return report.Table((*_WHICH, "all", *names), cells, caption)
 
 
 def _of_part(part):

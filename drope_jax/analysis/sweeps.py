@@ -1,13 +1,15 @@
 """What the trainings of a sweep came to: one row a combination, over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import pathlib
+import re
+from typing import Any
 
 import matplotlib
 import numpy as np
 
-from drope_jax.analysis import canvas, palette, records, runs
+from drope_jax.analysis import canvas, paired, palette, records, runs
 from drope_jax.analysis.canvas import Figure
 from drope_jax.analysis.studies import recovery
 from drope_jax.evals import intervals
@@ -16,6 +18,10 @@ _FIELDS = ("step", "phase", "tokens", "loss")
 _METRICS = ("accuracy", "tail_loss")
 _LAST = 0.05
 """Share of the last phase's records that its loss is the mean of."""
+_SEED = re.compile(r"_s\d+$")
+
+Results = Sequence[Mapping[str, Any]]
+"""Rows of results.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +31,20 @@ class Training:
   Attributes:
     labels: of its values on the sweep's axes.
     seed: its own.
-    scores: by name: "loss" (over the last 5% of the last phase),
-      "held-out loss", "spikes", and each score of its results.
+    scores: of its log, by name: "loss" (over the last 5% of the last phase),
+      "held-out loss", "spikes".
+    results: of its evaluation, under the name of its labels.
   """
 
   labels: tuple[str, ...]
   seed: int
   scores: dict[str, float]
+  results: Results
+
+  @property
+  def name(self) -> str:
+    """Of its row, which it shares with the other seeds."""
+    return row_name(self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +61,15 @@ class Cell:
   low: float | None
   high: float | None
   seeds: int
+
+
+Table = dict[str, dict[str, Cell]]
+"""Cells by row, then by score. A row is a combination, read by a method."""
+
+
+def row_name(labels: Sequence[str]) -> str:
+  """Returns the name that the trainings of a combination have in tables."""
+  return " · ".join(labels)
 
 
 def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
@@ -73,44 +95,108 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   if held_out:
     scores["held-out loss"] = held_out[-1]
   scores["spikes"] = float(len(recovery.spikes(tuple(log))))
-  return Training(labels, seed, scores | results(folder))
+  name = row_name(labels)
+  rows = [{**row, "model": name} for row in results(folder)]
+  return Training(labels, seed, scores, rows)
 
 
-def results(folder: pathlib.Path) -> dict[str, float]:
-  """Returns the scores of a folder's finished results.json, by name."""
-  file = folder / "results.json"
-  if not file.exists():
-    return {}
-  found = runs.load_results(file)
-  if not found["finished"]:
-    return {}
+def summary(training: Training) -> dict[str, Any]:
+  """Returns a training as JSON: the results' scores by method and name."""
+  by_method: dict[str, dict[str, float]] = {}
+  for row in training.results:
+    by_method.setdefault(row["method"], {})[score_name(row)] = row["value"]
   return {
-    _name(row): row["value"]
-    for row in found["rows"]
-    if row["value"] is not None and row["metric"] in _METRICS
+    "labels": training.labels,
+    "seed": training.seed,
+    "scores": training.scores,
+    "results": by_method,
   }
 
 
-def _name(row) -> str:
+def results(folder: pathlib.Path) -> Results:
+  """Returns the rows of a folder's finished results.json, if it has one.
+
+  Models have their own names; what ends them as a seed, such as "_s0", is left
+  out.
+  """
+  file = folder / "results.json"
+  if not file.exists():
+    return []
+  found = runs.load_results(file)
+  if not found["finished"]:
+    return []
+  return [
+    {**row, "model": _SEED.sub("", row["model"])}
+    for row in found["rows"]
+    if row["value"] is not None and row["metric"] in _METRICS
+  ]
+
+
+def score_name(row: Mapping[str, Any]) -> str:
+  """Returns the name of a result's score, such as "multi_key accuracy 4x"."""
   name = f"{row['task']} {row['metric']} {row['factor']:g}x"
-  if row["method"] != "model":
-    name += f" {row['method']}"
   return name + (" +scale" if row["scale_fitted"] else "")
 
 
-def table(
-  trainings: Sequence[Training],
-) -> dict[tuple[str, ...], dict[str, Cell]]:
-  """Returns each combination's scores over its seeds."""
-  found: dict[tuple[str, ...], dict[str, list[float]]] = {}
+def digits(name: str) -> int:
+  """Returns how many decimals of a score are shown."""
+  return 2 if " accuracy " in name else 3
+
+
+def table(trainings: Iterable[Training], references: Results = ()) -> Table:
+  """Returns every score over its seeds, those of the references last."""
+  found: dict[str, dict[str, list[float]]] = {}
+
+  def add(row: str, name: str, value: float) -> None:
+    found.setdefault(row, {}).setdefault(name, []).append(value)
+
+  def add_results(rows: Results) -> None:
+    for row in rows:
+      label = palette.label(row["model"], row["method"])
+      add(label, score_name(row), row["value"])
+
   for training in trainings:
-    own = found.setdefault(training.labels, {})
     for name, value in training.scores.items():
-      own.setdefault(name, []).append(value)
+      add(training.name, name, value)
+    add_results(training.results)
+  add_results(references)
   return {
-    labels: {name: _cell(values) for name, values in own.items()}
-    for labels, own in found.items()
+    row: {name: _cell(values) for name, values in own.items()}
+    for row, own in found.items()
   }
+
+
+def differences(
+  rows: Results, against: str
+) -> dict[str, dict[str, paired.Difference]]:
+  """Returns each row minus another on the same samples, by row and score.
+
+  Args:
+    rows: of all results.
+    against: the name of the other row; nothing is returned without it.
+  """
+  scores = runs.scores(rows)
+
+  def names(cell: runs.Cell) -> tuple[str, str]:
+    return palette.label(cell.model, cell.method), score_name(cell._asdict())
+
+  rivals = {
+    name: score
+    for cell, score in scores.items()
+    for row, name in [names(cell)]
+    if row == against
+  }
+  found: dict[str, dict[str, paired.Difference]] = {}
+  for cell, score in scores.items():
+    row, name = (
+      palette.label(cell.model, cell.method),
+      score_name(cell._asdict()),
+    )
+    if row == against or name not in rivals:
+      continue
+    if (apart := paired.difference(score, rivals[name])) is not None:
+      found.setdefault(row, {})[name] = apart
+  return found
 
 
 def _cell(values: Sequence[float]) -> Cell:
@@ -118,14 +204,25 @@ def _cell(values: Sequence[float]) -> Cell:
   return Cell(float(np.mean(values)), low, high, len(values))
 
 
+def groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
+  """Returns score names by what they measure, then by the end of the name.
+
+  "multi_key accuracy 4x +scale" is "4x +scale" of "multi_key accuracy". The
+  scores of a log are together, under "training".
+  """
+  found: dict[str, dict[str, str]] = {}
+  for name in names:
+    parts = re.fullmatch(r"(.+) ([\d.]+x(?: \+scale)?)", name)
+    group, end = parts.groups() if parts else ("training", name)
+    found.setdefault(group, {})[end] = name
+  return found
+
+
 @matplotlib.rc_context(canvas.STYLE)
-def plot(
-  found: dict[tuple[str, ...], dict[str, Cell]], names: Sequence[str]
-) -> Figure:
-  """Each score by combination, with intervals over seeds, a panel a score."""
-  labels = [" · ".join(key) for key in found]
+def plot(found: Table, names: Sequence[str]) -> Figure:
+  """Each score by row, with intervals over seeds, a panel a score."""
   fig = Figure(
-    figsize=(canvas.WIDTH_IN, 0.8 + 0.28 * len(labels)), layout="constrained"
+    figsize=(canvas.WIDTH_IN, 0.8 + 0.28 * len(found)), layout="constrained"
   )
   grid = np.atleast_1d(fig.subplots(1, len(names), sharey=True))
   for ax, name in zip(grid, names, strict=True):
@@ -136,6 +233,6 @@ def plot(
         ax.hlines(y, cell.low, cell.high, color=canvas.INK, lw=1)
       ax.plot(cell.mean, y, "o", color=palette.DROPPED.colour)
     ax.set_title(name, fontsize=8)
-  grid[0].set_yticks(range(len(labels)), labels)
-  grid[0].set_ylim(len(labels) - 0.5, -0.5)
+  grid[0].set_yticks(range(len(found)), list(found))
+  grid[0].set_ylim(len(found) - 0.5, -0.5)
   return fig

@@ -171,6 +171,9 @@ class Bindings:
       case list() | tuple():
         for part in value:
           self._mark_used(part, scope, inside)
+      case dict():
+        for part in value.values():
+          self._mark_used(part, scope, inside)
 
   def _resolve(
     self,
@@ -199,6 +202,11 @@ class Bindings:
         return self._resolve(binding.value, scope, binding.where, inside)
       case list() | tuple():
         return tuple(self._resolve(v, scope, where, inside) for v in value)
+      case dict():
+        return {
+          key: self._resolve(part, scope, where, inside)
+          for key, part in value.items()
+        }
     return value
 
   def _find(self, name: str, where: str) -> type:

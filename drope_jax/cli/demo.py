@@ -1,7 +1,9 @@
 """`drope demo`: the whole story on the packaged corpus."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,6 +11,7 @@ import pathlib
 import shlex
 import shutil
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +39,7 @@ from drope_jax.cli import progress as progress_lib
 from drope_jax.data import corpus, lock
 from drope_jax.evals import perplexity
 from drope_jax.evals import suite as suites
+from drope_jax.evals.record import Record
 from drope_jax.inference import choice, evaluation
 from drope_jax.inference import lm as lms
 from drope_jax.surgery import compose
@@ -67,13 +71,15 @@ def _run(out: pathlib.Path, args: argparse.Namespace, console) -> None:
   else:
     others = demo_models.packaged()
   recipe = configure.build("recipes/demo_live.gin", Recipe, args.overrides)
-  live = _recalibrate(out, recipe, others, console)
+  suite = configure.build("evals/demo.gin", suites.Suite)
+  with _evaluating(out, suite, others) as evaluated:
+    live = _recalibrate(out, recipe, others, console)
   trained = {name: others[name] for name in ("base", "continued")}
   trained |= {"live": live, **others}
   for name, model in trained.items():
     if name != "base":  # Its log is of another training run.
       shutil.copy(model.log, out / f"{name}.{records.METRICS}")
-  _compare(out, {n: m.checkpoint for n, m in trained.items()}, console)
+  _compare(out, suite, trained, evaluated, console)
   _samples(out, live.checkpoint, console)
   _report(out, console)
 
@@ -211,31 +217,78 @@ def _show_damage(damage: damages.Damage, console) -> None:
   console.print(surgery.damage_table(damage))
 
 
+@contextlib.contextmanager
+def _evaluating(
+  out: pathlib.Path,
+  suite: suites.Suite,
+  models: Mapping[str, demo_models.Trained],
+) -> Iterator[Record]:
+  """Evaluates models in a thread until the body ends, and yields the results.
+
+  A training step of a model so small leaves most of a second core idle.
+  """
+  file = _results_file(out / "others", suite, models)
+  file.load()
+  if (out / results.FILENAME).exists():  # The training has ended before.
+    yield file.record
+    return
+  ended = threading.Event()
+  quiet = consoles.Console(quiet=True)
+  with futures.ThreadPoolExecutor(1) as pool:
+    work = pool.submit(
+      _evaluate, suite, models, file, quiet, stopping=ended.is_set
+    )
+    try:
+      yield file.record
+    finally:
+      ended.set()
+    work.result()  # Raises what the thread raised.
+
+
 def _compare(
-  out: pathlib.Path, models: Mapping[str, pathlib.Path], console
+  out: pathlib.Path,
+  suite: suites.Suite,
+  models: Mapping[str, demo_models.Trained],
+  evaluated: Record,
+  console,
 ) -> None:
-  """Evaluates every model with every method, and writes results.json."""
-  suite = configure.build("evals/demo.gin", suites.Suite)
-  material = evaluation.packaged()
-  file = results.ResultsFile(out, suite, models, material)
+  """Evaluates what is left of every model, and writes results.json."""
+  file = _results_file(out, suite, models)
   file.load()
   if file.finished:
     return
+  file.add(evaluated)
   console.rule("reading on, zero-shot")
-  record = file.record
+  _evaluate(suite, models, file, console)
+  file.save(finished=True)
+  console.print(_explanations(runs.load(out)))
+  shown = [r for r in file.rows if r.metric in ("accuracy", "tail_loss")]
+  console.print(evaluate.tables(shown))
+
+
+def _results_file(out, suite, models) -> results.ResultsFile:
+  checkpoints = {name: model.checkpoint for name, model in models.items()}
+  return results.ResultsFile(out, suite, checkpoints, evaluation.packaged())
+
+
+def _evaluate(
+  suite: suites.Suite,
+  models: Mapping[str, demo_models.Trained],
+  file: results.ResultsFile,
+  console: consoles.Console,
+  stopping: Callable[[], bool] = lambda: False,
+) -> None:
+  """Adds to a file what it lacks; only the base has methods beside its own."""
   evaluate.compare(
     suite,
-    models,
-    material,
-    record,
+    {name: model.checkpoint for name, model in models.items()},
+    evaluation.packaged(),
+    file.record,
     console,
     file.save,
     as_they_are=[name for name in models if name != "base"],
+    stopping=stopping,
   )
-  file.save(finished=True)
-  console.print(_explanations(runs.load(out)))
-  shown = [r for r in record.rows if r.metric in ("accuracy", "tail_loss")]
-  console.print(evaluate.tables(shown))
 
 
 def _explanations(run: runs.Run) -> rich.table.Table:

@@ -26,7 +26,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.data import lock, paths, sources
-from drope_jax.evals import harness, interface, overlap, steps
+from drope_jax.evals import harness, interface, longbench, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> None:
       "--save-scale needs a suite that fits the scale of the model's own "
       f"positions, got fit_factor {suite.fit_factor} and the methods "
       f"{', '.join(suite.methods)}. Set Suite.fit_factor, and add model."
+    )
+  if args.save_scale and suite.scale_by_query:
+    raise ValueError(
+      "--save-scale needs one scale for a length, got Suite.scale_by_query. "
+      "Set it to False, or leave --save-scale out."
     )
   if args.save_scale and args.share is not None:
     raise ValueError(
@@ -136,6 +141,7 @@ def compare(
   as_they_are: Collection[str] = (),
   share: tuple[int, int] | None = None,
   dtype: str = "float32",
+  stopping: Callable[[], bool] = lambda: False,
 ) -> None:
   """Adds to the record what it lacks of several checkpoints' results.
 
@@ -151,6 +157,7 @@ def compare(
     share: number of a share of the work and how many there are, see
       `steps.share`; None: all.
     dtype: see `CheckpointLM.of`.
+    stopping: whether to leave the rest, asked before each step.
 
   Raises:
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
@@ -163,7 +170,7 @@ def compare(
   ahead = evaluation.plan(suite, lms, material, record, as_they_are)
   if share is not None:
     ahead = steps.share(ahead, *share)
-  take(ahead, record, console, on_step)
+  take(ahead, record, console, on_step, stopping)
 
 
 def take(
@@ -171,10 +178,13 @@ def take(
   record: Record,
   console: consoles.Console,
   on_step: Callable[[], None] = lambda: None,
+  stopping: Callable[[], bool] = lambda: False,
 ) -> None:
   """Takes the steps that are not done, and shows progress; see `compare`."""
   with progress.EvaluationProgress(ahead, console) as show:
     for step in ahead:
+      if stopping():
+        return
       if not step.done:
         began_s = time.monotonic()
         with show(step) as on_read:
@@ -208,13 +218,15 @@ def save_scales(checkpoints: Mapping[str, os.PathLike], record: Record) -> None:
 def tables(rows: Sequence[interface.Result]) -> rich.console.Group:
   """Returns a table for each metric, with one column a factor.
 
+  LongBench's tasks have a table of their mean as well.
+
   Under each value stands its 95% interval, n/a where there are too few samples
   for one, and the share of inputs that were cut to the length, if inputs have
   their own; "+scale" is a fitted softmax scale. A second table has a column for
   each range of the inputs' own lengths.
   """
   by_metric: dict[tuple[str, str], list[interface.Result]] = {}
-  for row in rows:
+  for row in [*rows, *longbench.means(rows)]:
     by_metric.setdefault((row.task, row.metric), []).append(row)
   shown = []
   for (task, metric), found in sorted(by_metric.items()):

@@ -118,8 +118,14 @@ class ResultsFile:
       self._take(self._read(path))
       self._gathered = True
 
-  def _rows(self) -> list[Result]:
-    """Returns the results in the order of an evaluation without shares."""
+  def add(self, record: Record) -> None:
+    """Takes the results of another evaluation with the same settings."""
+    self.record.add(record.rows, record.fits, record.seconds)
+    self._gathered = True
+
+  @property
+  def rows(self) -> list[Result]:
+    """The results, in the order of one evaluation of everything."""
     rows = self.record.rows
     if not self._gathered:
       return rows
@@ -168,12 +174,13 @@ class ResultsFile:
   def save(self, finished: bool = False) -> None:
     """Writes the file atomically; samples of what is in it are not needed."""
     self.finished = finished
-    rows, fits = self._rows(), self.record.fits
+    rows, fits = self.rows, self.record.fits
     document = artifacts.stamp(
       {
         "finished": finished,
         **self._about,
         "samples": self.record.samples,
+        "hashes": self.record.hashes,
         "seconds": self.record.seconds,
         "fits": {
           name: {method: dataclasses.asdict(fit) for method, fit in by.items()}

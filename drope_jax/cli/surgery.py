@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     keep_pairs=args.keep_pairs,
     windows=tuple(args.window),
     theta=args.theta,
+    scaling=args.scaling,
+    scaling_factor=args.scaling_factor,
     qk_norm=args.qk_norm,
     qk_norm_scope=args.qk_norm_scope,
     qk_norm_init=args.qk_norm_init,
@@ -215,6 +217,8 @@ def _summary(args: argparse.Namespace) -> str:
   done = []
   if args.theta is not None:
     done.append(f"theta {args.theta:g}")
+  if args.scaling is not None:
+    done.append(f"scaling {args.scaling} by {args.scaling_factor:g}")
   for layer, tokens in args.window:
     done.append(f"a window of {tokens} tokens in layer {layer}")
   if args.drop != "none":

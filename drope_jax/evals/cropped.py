@@ -41,8 +41,9 @@ class Cropped(interface.Wrapper):
   def with_logit_scale(self, scale: float) -> Self:
     return dataclasses.replace(self, lm=self.lm.with_logit_scale(scale))
 
-  def with_logit_slope(self, c: float) -> Self:
-    return dataclasses.replace(self, lm=self.lm.with_logit_slope(c))
+  def with_logit_slope(self, c: float, *, by_query: bool = False) -> Self:
+    lm = self.lm.with_logit_slope(c, by_query=by_query)
+    return dataclasses.replace(self, lm=lm)
 
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]

@@ -90,11 +90,16 @@ class LM(Protocol):
     """
     ...
 
-  def with_logit_slope(self, c: float) -> Self:
+  def with_logit_slope(self, c: float, *, by_query: bool = False) -> Self:
     """Returns the model with a scale of 1 + c ln s for each text by itself.
 
     s is the text's length / trained length, at least 1. The scale multiplies
     the model's own within the trained length.
+
+    Args:
+      c: the slope.
+      by_query: whether s is of each query by itself: its place in the text,
+        from 1, / trained length.
     """
     ...
 
@@ -136,7 +141,8 @@ class Condition:
     model: the checkpoint's name in a report.
     method: the position method: "model", "yarn", ...
     logit_scale: that the eval passes to `LM.with_logit_scale`; where a suite
-      scales by each text's own length, that of a text of the tested length.
+      scales by each text's own length, that of a text of the tested length;
+      where it scales by each query's place, that of the last one.
     scale_fitted: whether the scale was fitted, on other text.
     seed: of the samples.
   """

@@ -1,7 +1,11 @@
 """The softmax temperature at longer lengths: beta(s) = 1 + c ln s.
 
+s is test / trained length, one for a length; or a query's place / trained
+length, beyond the trained length ("log-n").
+
 Source: the DroPE paper (arXiv:2512.12167): logits times beta, c fitted by
-minimizing held-out perplexity at the target length, s = test / trained length.
+minimizing held-out perplexity at the target length. Log-n is Su 2021
+(kexue.fm/archives/8823).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +25,8 @@ class Fit:
   Attributes:
     factor: s, target length / trained length.
     c: the slope; 0 where factor is 1, which no slope changes.
-    scale: beta(s), which multiplies the model's own scale at its context.
+    scale: beta(s), which multiplies the model's own scale at its context; where
+      each query has its own, that of the last one.
     losses: (c, mean loss in nats) of every c that was tried, by rising c.
   """
 
@@ -59,6 +64,7 @@ def fit(
   low: float = -0.2,
   high: float = 1.2,
   evaluations: int = 9,
+  by_query: bool = False,
 ) -> Fit:
   """Returns the c with the lowest mean token loss at `factor`.
 
@@ -71,10 +77,13 @@ def fit(
     documents: token lists of `factor` times the context, neither trained on nor
       evaluated on.
     evaluations: passes over the documents, c = 0 included.
+    by_query: see `interface.LM.with_logit_slope`. c is then at least 0.
 
   Raises:
     ValueError: an empty range of c, or too few evaluations.
   """
+  if by_query:
+    low = max(low, 0.0)
   if not low < high or evaluations < 3:
     raise ValueError(
       "A fit needs low < high and 3 evaluations or more, got "
@@ -87,8 +96,12 @@ def fit(
 
   def loss(c: float) -> float:
     if c not in losses:
-      scale = trained * scale_at(c, factor)
-      losses[c] = perplexity.mean_loss(lm, documents, scale)
+      if by_query:
+        sloped = lm.with_logit_slope(c, by_query=True)
+        losses[c] = perplexity.mean_loss(sloped, documents, trained)
+      else:
+        scale = trained * scale_at(c, factor)
+        losses[c] = perplexity.mean_loss(lm, documents, scale)
     return losses[c]
 
   loss(0.0)

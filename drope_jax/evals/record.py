@@ -14,6 +14,7 @@ class Record:
     rows: results.
     fits: softmax scales by model and method.
     samples: SHA-256 of the samples by task and length, all of them.
+    hashes: the same of each sample, see `steps.Inputs.hashes`.
     seconds: that each step took, by its name.
     memory: of what models have read of a step that is not done.
   """
@@ -23,6 +24,9 @@ class Record:
     default_factory=dict
   )
   samples: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+  hashes: dict[str, dict[str, list[str]]] = dataclasses.field(
+    default_factory=dict
+  )
   seconds: dict[str, float] = dataclasses.field(default_factory=dict)
   memory: remembering.Memory = remembering.Forgetful()
 

@@ -75,9 +75,10 @@ class Remembering(interface.Wrapper):
     lm = self.lm if self.keeps_scale else self.lm.with_logit_scale(scale)
     return dataclasses.replace(self, lm=lm, scale=scale)
 
-  def with_logit_slope(self, c: float) -> Self:
-    about = {**self.about, "logit_scale_slope": c}
-    lm = self.lm.with_logit_slope(c)
+  def with_logit_slope(self, c: float, *, by_query: bool = False) -> Self:
+    form = "query_scale_slope" if by_query else "logit_scale_slope"
+    about = {**self.about, form: c}
+    lm = self.lm.with_logit_slope(c, by_query=by_query)
     return dataclasses.replace(
       self, lm=lm, about=about, scale=None, keeps_scale=True
     )

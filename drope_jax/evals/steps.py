@@ -101,11 +101,20 @@ class Inputs:
 
   @property
   def digests(self) -> dict[str, dict[str, str]]:
-    """SHA-256 of the samples by task and length."""
+    """SHA-256 of the samples by task and length, all of them together."""
+    return self._of_samples(_digest)
+
+  @property
+  def hashes(self) -> dict[str, dict[str, list[str]]]:
+    """The first 16 digits of each sample's own SHA-256, by task and length."""
+    return self._of_samples(
+      lambda samples: [_digest(sample)[:16] for sample in samples]
+    )
+
+  def _of_samples(self, function):
     return {
       task: {
-        str(length): hashlib.sha256(repr(samples).encode()).hexdigest()
-        for length, samples in by_length.items()
+        str(length): function(samples) for length, samples in by_length.items()
       }
       for task, by_length in self._samples.items()
     }
@@ -246,6 +255,7 @@ def _fit(inputs, model, method, variant, record):
       documents,
       suite.fit_factor,
       evaluations=suite.fit_evaluations,
+      by_query=suite.scale_by_query,
     )
 
   return Step(
@@ -278,18 +288,26 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
       on_read,
       keeps_scale=inputs.suite.scale_by_own_length,
     )
-    if inputs.suite.scale_by_own_length and condition.scale_fitted:
-      reader = reader.with_logit_slope(record.fits[model][method].c)
+    by_query = inputs.suite.scale_by_query
+    sloped = by_query or inputs.suite.scale_by_own_length
+    if sloped and condition.scale_fitted:
+      c = record.fits[model][method].c
+      reader = reader.with_logit_slope(c, by_query=by_query)
     record.rows += same_pass(lm, scale) or inputs.evaluate(
       task, length, reader, asked
     )
 
   def same_pass(lm, scale):
     """Returns the results of a step that read with the same model and scale."""
+    one_form = not inputs.suite.scale_by_query or (
+      scale == lm.logit_scale_at(lm.context_tokens)
+    )
     found: dict[tuple[str, bool], list[interface.Result]] = {}
     for row in record.of(task.name, length, model):
-      if row.logit_scale == scale and (
-        row.method == method or variant(row.method, factor) is lm
+      if (
+        row.logit_scale == scale
+        and (row.method == method or variant(row.method, factor) is lm)
+        and (one_form or row.scale_fitted == condition.scale_fitted)
       ):
         found.setdefault((row.method, row.scale_fitted), []).append(row)
     return [
@@ -307,6 +325,10 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     run=run,
     needs=_fit_name(model, method) if condition.scale_fitted else None,
   )
+
+
+def _digest(samples) -> str:
+  return hashlib.sha256(repr(samples).encode()).hexdigest()
 
 
 def _fit_name(model: str, method: str) -> str:

@@ -37,6 +37,8 @@ class Suite:
     fit_evaluations: passes over these documents, for each method.
     scale_by_own_length: whether the softmax scale follows each text's own
       length, for texts of many lengths; else it is that of the tested length.
+    scale_by_query: whether a fitted softmax scale is each query's own:
+      s is then its place in the text / trained length.
     seed: of all draws.
     paper_table: the table of the DroPE paper that this makes, whose figures
       the report shows beside ours; None: none.
@@ -57,6 +59,7 @@ class Suite:
   fit_needle_documents: int = 0
   fit_evaluations: int = 9
   scale_by_own_length: bool = False
+  scale_by_query: bool = False
   seed: int = 0
   paper_table: str | None = None
 
@@ -87,6 +90,11 @@ class Suite:
       raise ValueError(
         "Suite.fit_factor must be above 1, where no slope shows, got "
         f"{self.fit_factor}. Raise it, or set None."
+      )
+    if self.scale_by_own_length and self.scale_by_query:
+      raise ValueError(
+        "A softmax scale has one form, got Suite.scale_by_own_length and "
+        "scale_by_query. Set one of them to False."
       )
     if self.paper_table not in (None, *paper.TABLES):
       raise ValueError(

@@ -56,6 +56,7 @@ def plan(
     variants([*fitting, *lms.values()][0])(method, 1.0)
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
   record.begin(inputs.digests)
+  record.hashes = inputs.hashes
   found = []
   for name, lm in lms.items():
     own = steps.steps(inputs, name, methods[name], variants(lm), record)

@@ -20,7 +20,7 @@ from drope_jax.evals import interface
 from drope_jax.inference import choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Pattern, Scheme
+from drope_jax.positional import LogScaled, Pattern, Scheme
 
 # Tokens of a forward pass on each device, and tokens of a row in one pass if
 # its prompt is longer than that.
@@ -160,9 +160,23 @@ class CheckpointLM:
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
     return dataclasses.replace(self, logit_scale=scale)
 
-  def with_logit_slope(self, c: float) -> "CheckpointLM":
-    config = dataclasses.replace(self.config, logit_scale_slope=c)
-    return dataclasses.replace(self, config=config, logit_scale=None)
+  def with_logit_slope(
+    self, c: float, *, by_query: bool = False
+  ) -> "CheckpointLM":
+    slope = None if by_query else c
+    config = dataclasses.replace(self.config, logit_scale_slope=slope)
+    lm = dataclasses.replace(self, config=config, logit_scale=None)
+    if not by_query:
+      return lm
+
+    def scaled(scheme: Scheme) -> Scheme:
+      return LogScaled(scheme, self.context_tokens, c)
+
+    own = config.positional
+    if isinstance(own, Pattern):
+      schemes = tuple(map(scaled, own.schemes))
+      return lm.with_positions(dataclasses.replace(own, schemes=schemes))
+    return lm.with_positions(scaled(own))
 
   def with_positions(self, positional: Scheme | Pattern) -> "CheckpointLM":
     """Returns the same weights with other positions."""

@@ -7,12 +7,20 @@ from drope_jax import trees
 from drope_jax.axes import Array
 from drope_jax.model import transformer
 from drope_jax.model.config import QK_NORM_SCOPES, QK_NORMS, ModelConfig
-from drope_jax.surgery import drop_positional, qk_norm, theta, windows
+from drope_jax.positional import scaling as scalings
+from drope_jax.surgery import (
+  drop_positional,
+  qk_norm,
+  scaling,
+  theta,
+  windows,
+)
 
 _UNCHANGED = {
   "drop": "none",
   "windows": (),
   "theta": None,
+  "scaling": None,
   "qk_norm": "none",
   "logit_scale": None,
   "logit_scale_slope": None,
@@ -33,6 +41,9 @@ class Surgery:
     windows: (layer, tokens) for each layer whose queries see that many tokens
       from now on, themselves included.
     theta: of the rotary positions, before any drop; None keeps the old.
+    scaling: of RoPE from now on, at every length: "pi", "ntk" or "yarn"; None
+      keeps the old.
+    scaling_factor: longest length / trained context that it is for.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
     qk_norm_init: of the added norms' gains, "unit" or "matched".
@@ -46,6 +57,8 @@ class Surgery:
   keep_pairs: int | None = None
   windows: tuple[tuple[int, int], ...] = ()
   theta: float | None = None
+  scaling: str | None = None
+  scaling_factor: float | None = None
   qk_norm: str = "none"
   qk_norm_scope: str = "joint"
   qk_norm_init: str = "unit"
@@ -79,11 +92,12 @@ class Surgery:
         f'{norms} with qk_norm "none". Set qk_norm, or leave them out.'
       )
     self._require_kept_of_dropped()
+    self._require_scaling_alone()
     if all(getattr(self, field) == old for field, old in _UNCHANGED.items()):
       raise ValueError(
         "Surgery must change something, got nothing to drop, no window, no "
-        "theta, no norm, no logit scale and no slope of it. Set one of "
-        "them, or leave the surgery out."
+        "theta, no scaling, no norm, no logit scale and no slope of it. Set "
+        "one of them, or leave the surgery out."
       )
     if self.logit_scale is not None and self.logit_scale <= 0:
       raise ValueError(
@@ -105,6 +119,24 @@ class Surgery:
         "the dropped layers keep, a number above 0, got "
         f"{', '.join(f'{k}={v}' for k, v in given.items())} with drop "
         f"{self.drop!r}. Set one of them, or neither to drop all pairs."
+      )
+
+  def _require_scaling_alone(self) -> None:
+    if self.scaling not in (None, *scalings.STRETCHES):
+      raise ValueError(
+        f"Surgery.scaling must be one of {', '.join(scalings.STRETCHES)}, got "
+        f"{self.scaling!r}. Name one of these."
+      )
+    if (self.scaling_factor is None) != (self.scaling is None):
+      raise ValueError(
+        "Surgery.scaling and scaling_factor come together, got "
+        f"{self.scaling!r} and {self.scaling_factor}. Set both, or neither."
+      )
+    if self.scaling is not None and self.drop != "none":
+      raise ValueError(
+        "Surgery.scaling is of positions that stay, got "
+        f'{self.scaling!r} with drop {self.drop!r}. Set drop to "none", or '
+        "leave scaling out."
       )
 
   @property
@@ -165,6 +197,10 @@ def apply(
     )
   if surgery.theta is not None:
     config, params = theta.change_theta(config, params, surgery.theta)
+  if surgery.scaling is not None and surgery.scaling_factor is not None:
+    config, params = scaling.scale_rotation(
+      config, params, surgery.scaling, surgery.scaling_factor
+    )
   if surgery.windows:
     config, params = windows.set_windows(config, params, surgery.windows)
   if surgery.drop != "none":

@@ -93,7 +93,7 @@ def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
-  changed = _differences(found, encoded)
+  changed = differences(found, encoded)
   fields = [path for path in changed if not path.startswith("stores")]
   if fields:
     raise ValueError(
@@ -110,14 +110,13 @@ def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
     )
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+  """Returns the paths at which two JSON values differ."""
   if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-    return [d for k in a for d in _differences(a[k], b[k], f"{path}.{k}")]
+    return [d for k in a for d in differences(a[k], b[k], f"{path}.{k}")]
   if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
     pairs = enumerate(zip(a, b, strict=True))
-    return [
-      d for i, (x, y) in pairs for d in _differences(x, y, f"{path}[{i}]")
-    ]
+    return [d for i, (x, y) in pairs for d in differences(x, y, f"{path}[{i}]")]
   return [] if a == b else [path.lstrip(".")]
 
 

@@ -60,24 +60,33 @@ class Sweep:
     axes: of the grid.
     seeds: `Recipe.seed` of each combination's trainings.
     overrides: bindings of all trainings, before those of the axes.
+    init_from: the checkpoint that all trainings start from; None: the recipe's
+      own start.
     suite: what the model of the last phase is evaluated by, a file or the name
       of a shipped one; None: it is not.
+    methods: position methods that these models are read by; None: the suite's.
+    references: checkpoints that are evaluated beside them, by name, by all
+      methods of the suite; relative paths start at the working directory.
     shown: names of the scores in its table and its plot: "loss" (the mean over
       the end of the last phase's log), "held-out loss", "spikes", or a result
-      such as "multi_key accuracy 4x" or "perplexity tail_loss 4x yarn".
-    references: checkpoints that are evaluated beside them, by name; relative
-      paths start at the working directory.
+      such as "multi_key accuracy 4x", with a fitted softmax scale
+      "perplexity tail_loss 4x +scale".
+    against: a row of the table, such as "base · YaRN": every other row is
+      compared with it on the same samples; None: there is no comparison.
   """
 
   recipe: str
   axes: tuple[Axis, ...]
   seeds: tuple[int, ...] = (0, 1, 2)
   overrides: tuple[str, ...] = ()
+  init_from: str | None = None
   suite: str | None = None
-  shown: tuple[str, ...] = ("loss", "spikes")
+  methods: tuple[str, ...] | None = None
   references: Mapping[str, str] = dataclasses.field(
     default_factory=dict, hash=False
   )
+  shown: tuple[str, ...] = ("loss", "spikes")
+  against: str | None = None
 
   def __post_init__(self):
     names = [point.name for point in self.points()]
@@ -88,21 +97,36 @@ class Sweep:
       )
     taken = sorted({*self.references} & {*names})
     wrong = [x for x in self.references if not re.fullmatch(_NAME, x)]
-    if taken or wrong or (self.references and self.suite is None):
+    if taken or wrong:
       raise ValueError(
         "A Sweep's references need names that no point has, of letters, digits "
-        f"and any of . % + - _, and a suite, got {taken or wrong} and the "
-        f"suite {self.suite}. Rename them, or name a suite."
+        f"and any of . % + - _, got {', '.join(taken or wrong)}. Rename them."
+      )
+    evaluated = {
+      "methods": self.methods,
+      "references": self.references,
+      "against": self.against,
+    }
+    given = [name for name, value in evaluated.items() if value]
+    if given and self.suite is None:
+      raise ValueError(
+        f"Sweep.{given[0]} is of evaluations, which need a suite, got "
+        f"{evaluated[given[0]]!r} without one. Set Sweep.suite, or leave it "
+        "out."
       )
 
   def points(self) -> Iterator[Point]:
     """Yields all points: for each seed, the whole grid."""
     values = [axis.values.items() for axis in self.axes]
+    start: tuple[str, ...] = ()
+    if self.init_from is not None:
+      start = (f"Recipe.init_from = {self.init_from!r}",)
     for seed in self.seeds:
       for chosen in itertools.product(*values) if values else ():
         labels, changes = zip(*chosen, strict=True)
         overrides = (
           f"Recipe.seed = {seed}",
+          *start,
           *self.overrides,
           *itertools.chain(*changes),
         )

@@ -48,6 +48,7 @@ def _rows(treatments=(False,)):
               "high": value + 0.01,
               "count": 10,
               "seed": 0,
+              "mean_tokens": 100.0,
               "outcomes": [value] * 10,
               "series": series,
             }
@@ -447,6 +448,11 @@ def test_parts_of_a_score_stand_beside_the_whole_with_what_was_cut():
   assert of_part == report.Interval(
     0.25, 0.125, 0.5, 3, beside="9 inputs, 100% cut"
   )
+  demo.results["rows"].append(demo.rows[-1] | {"task": "trec", "value": 0.5})
+  *_, mean = _section(demo, "LongBench beyond the").blocks
+  assert mean.caption.startswith("longbench: mean of 2 tasks, of all")
+  assert mean.rows[0][-2].value == pytest.approx(0.3)
+  assert mean.rows[0][-1].value == 0.25
 
 
 def test_a_section_says_whether_texts_were_longer_than_in_training():

@@ -47,22 +47,21 @@ def test_a_training_has_the_end_of_its_loss_its_spikes_and_its_results(
   rows = [row, row | {"metric": "string_match_all", "value": 0.9}]
   results = {"finished": True, "rows": rows, "schema_version": 5}
   (folder / "results.json").write_text(json.dumps(results))
-  found = sweeps.read(folder, ("qk",), 1).scores
+  training = sweeps.read(folder, ("qk", "3e-4"), 1)
+  found = dict(training.scores)
   # The last 5% of 90 records are 4.
   assert found.pop("loss") == pytest.approx(
     (2 + 2.01 + 1.0 + 1.5) / 4, abs=0.01
   )
-  assert found == {
-    "held-out loss": 1.7,
-    "spikes": 1,
-    "multi_key accuracy 4x yarn +scale": 0.5,
+  assert found == {"held-out loss": 1.7, "spikes": 1}
+  assert training.results == [row | {"model": "qk · 3e-4"}]
+  assert sweeps.summary(training)["results"] == {
+    "yarn": {"multi_key accuracy 4x +scale": 0.5}
   }
   (folder / "results.json").write_text(
     json.dumps(results | {"finished": False})
   )
-  assert (
-    "multi_key accuracy 4x yarn +scale" not in sweeps.read(folder, (), 1).scores
-  )
+  assert not sweeps.read(folder, (), 1).results
 
 
 def test_a_training_without_a_log_is_refused(tmp_path):
@@ -70,18 +69,76 @@ def test_a_training_without_a_log_is_refused(tmp_path):
     sweeps.read(tmp_path, ("qk",), 0)
 
 
+def _row(model, outcomes, *, method="model", factor=4.0, seed=0):
+  return {
+    "task": "multi_key",
+    "metric": "accuracy",
+    "model": model,
+    "method": method,
+    "factor": factor,
+    "scale_fitted": False,
+    "value": sum(outcomes) / len(outcomes),
+    "low": None,
+    "high": None,
+    "seed": seed,
+    "outcomes": outcomes,
+  }
+
+
+def _training(label, seed, results=(), **scores):
+  return sweeps.Training((label,), seed, scores, list(results))
+
+
 def test_a_table_has_means_over_seeds_with_students_intervals():
   trainings = [
-    sweeps.Training(("a",), seed, {"loss": loss})
-    for seed, loss in enumerate((1.0, 2.0, 3.0))
+    _training("a", seed, loss=loss) for seed, loss in enumerate((1.0, 2.0, 3.0))
   ]
-  trainings.append(sweeps.Training(("b",), 0, {"loss": 5.0, "spikes": 1.0}))
+  trainings.append(_training("b", 0, loss=5.0, spikes=1.0))
   table = sweeps.table(trainings)
   # t of 2 degrees of freedom, 4.303, times 1 / sqrt(3).
-  cell = table["a",]["loss"]
+  cell = table["a"]["loss"]
   assert (cell.mean, cell.seeds) == (2.0, 3)
   assert (cell.low, cell.high) == pytest.approx((-0.484, 4.484), abs=1e-3)
-  assert table["b",]["loss"] == sweeps.Cell(5.0, None, None, 1)
+  assert table["b"]["loss"] == sweeps.Cell(5.0, None, None, 1)
   left, right = sweeps.plot(table, ("loss", "spikes")).axes
   assert [line.get_xdata()[0] for line in left.lines] == [2.0, 5.0]
   assert [line.get_ydata()[0] for line in right.lines] == [1]
+
+
+def test_each_method_is_a_row_and_references_are_beside_the_trainings():
+  results = [_row("a", [1.0, 0.0]), _row("a", [1.0, 1.0], method="yarn")]
+  table = sweeps.table(
+    [_training("a", 0, results, loss=2.0)], [_row("base", [0.0, 0.0])]
+  )
+  name = "multi_key accuracy 4x"
+  assert {row: cells[name].mean for row, cells in table.items()} == {
+    "a": 0.5,
+    "a · YaRN": 1.0,
+    "base": 0.0,
+  }
+  assert "loss" not in table["a · YaRN"]
+
+
+def test_differences_are_of_the_same_samples_over_seeds():
+  rows = [
+    _row("base", [1.0, 0.0, 0.0, 0.0] * 10, method="yarn"),
+    _row("a", [1.0, 1.0, 0.0, 0.0] * 10),
+    _row("a", [1.0, 1.0, 1.0, 0.0] * 10),
+    _row("a", [1.0] * 40, factor=8.0),
+  ]
+  found = sweeps.differences(rows, "base · YaRN")
+  # Only what the other row has as well.
+  ((name, apart),) = found.pop("a").items()
+  assert name == "multi_key accuracy 4x" and not found
+  assert apart.value == pytest.approx(0.375)
+  assert (apart.low, apart.high) == pytest.approx((0.24, 0.51), abs=0.01)
+  assert not sweeps.differences(rows, "base")
+
+
+def test_scores_are_grouped_by_what_they_measure():
+  names = ("loss", "multi_key accuracy 4x", "spikes", "a b 0.5x +scale")
+  assert sweeps.groups(names) == {
+    "training": {"loss": "loss", "spikes": "spikes"},
+    "multi_key accuracy": {"4x": "multi_key accuracy 4x"},
+    "a b": {"0.5x +scale": "a b 0.5x +scale"},
+  }

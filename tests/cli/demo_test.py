@@ -1,5 +1,6 @@
 """`drope demo` from end to end, at a size of seconds."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -138,6 +139,11 @@ def test_the_demo_runs_to_its_report_and_repeats_no_step(run_demo, tmp_path):
   page = (out / "report.html").read_text("utf-8")
   assert "how to ask more" in page and "<svg" in page
 
+  # The models that were there before were evaluated during the training.
+  others = json.loads((out / "others/results.json").read_text())
+  known = [row for row in found["rows"] if row["model"] != "live"]
+  assert others["rows"] == known[: len(others["rows"])] != []
+
   assert run_demo().status == 0
   assert records.read_metrics(out / "live") == lines, "it trained again"
   assert json.loads((out / "results.json").read_text()) == found
@@ -172,6 +178,9 @@ def test_from_scratch_has_its_own_folder(drope, monkeypatch, tmp_path):
 
   monkeypatch.setattr(demo.demo_data, "write", _write_stores)
   monkeypatch.setattr(demo_models.train, "run_loop", lambda *args, **kw: None)
+  monkeypatch.setattr(
+    demo, "_evaluating", lambda *args: contextlib.nullcontext()
+  )
   monkeypatch.setattr(demo, "_recalibrate", stop)
   for flags in ([], ["--from-scratch"], [], ["--from-scratch"]):
     ran = drope("demo", "--out", tmp_path, *flags)

@@ -34,7 +34,9 @@ def asked(monkeypatch):
   calls = []
 
   def inputs(suite, lm, material):
-    return types.SimpleNamespace(suite=suite, text=material, digests={})
+    return types.SimpleNamespace(
+      suite=suite, text=material, digests={}, hashes={}
+    )
 
   def found(inputs, name, methods, variant, record):
     asked = {"suite": inputs.suite, "text": inputs.text}
@@ -92,6 +94,7 @@ def test_a_scale_that_is_not_fitted_is_not_saved(drope, asked):
   for options in (
     ["--set", "Suite.fit_factor = None"],
     ["--positions", "yarn"],
+    ["--set", "Suite.scale_by_query = True"],
   ):
     ran = drope("evaluate", "runs/tiny", "--save-scale", *options)
     assert ran.status == 2 and "--save-scale needs" in ran.err
@@ -231,6 +234,20 @@ def test_what_was_cut_and_each_range_of_lengths_stand_in_the_table():
   assert ["0.75..1.00", "n/a"] in words and ["0% cut", "100% cut"] in words
 
 
+def test_the_tasks_of_longbench_have_a_table_of_their_mean():
+  rows = [
+    dataclasses.replace(_row("model", 8.0, False, value), task=task)
+    for task, value in (("qasper", 0.5), ("trec", 0.25))
+  ]
+  rows = [dataclasses.replace(row, truncated=0.5) for row in rows]
+  console = rich.console.Console(width=80)
+  with console.capture() as captured:
+    console.print(evaluate.tables(rows))
+  shown = " ".join(captured.get().split())
+  _, mean = shown.split("longbench: mean of 2 tasks")
+  assert "0.375" in mean and "50% cut" in mean
+
+
 SUITE = """
 Suite:
   evals = ('perplexity', 'passkey')
@@ -285,6 +302,8 @@ def test_results_land_as_they_are_made_and_the_same_command_resumes(
   half = json.loads(path.read_text())
   assert not half["finished"]
   assert list(half["fits"]["m"]) == ["model", "yarn"]
+  counts = {length: len(x) for length, x in half["hashes"]["passkey"].items()}
+  assert counts == {"96": 2, "128": 2}
   # Passes that a fitted scale of 1 would repeat are not among the calls.
   done = {(r["task"], r["method"], r["factor"]) for r in half["rows"]}
   assert ("passkey", "model", 3.0) in done

@@ -611,6 +611,33 @@ def test_the_scale_of_the_context_asked_for_is_in_the_weights(tmp_path, drope):
   assert (plain / "model.safetensors").read_bytes() != weights[0].read_bytes()
 
 
+def test_the_papers_layout_has_the_scale_of_the_context_in_its_field(
+  tmp_path, drope
+):
+  config = dataclasses.replace(
+    CONFIG,
+    positional=Nope(),
+    qk_norm="qk",
+    logit_scale=1.25,
+    logit_scale_slope=0.1,
+  )
+  ours = tmp_path / "ours"
+  _save(config, ours)
+
+  def exported(name, *options):
+    out = tmp_path / name
+    command = ("export", ours, "--format", "sakana", "--out", out, *options)
+    assert drope(*command).status == 0
+    return out, json.loads((out / "config.json").read_text())["softmax_scale"]
+
+  plain, own = exported("plain")
+  assert own == 1.25 * config.head_dim**-0.5
+  longer, fitted = exported("longer", "--context", 4096)
+  assert fitted == pytest.approx(own * (1 + 0.1 * math.log(4)), rel=1e-12)
+  weights = [out / "model.safetensors" for out in (plain, longer)]
+  assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_changed_weight_does_not_come_back(tmp_path, drope):
   _save(CONFIG, tmp_path / "ours")
   out = tmp_path / "theirs"

@@ -282,6 +282,19 @@ def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
   ) in ran.out
 
 
+def test_a_scaling_is_an_argument(checkpoint, drope):
+  out = checkpoint.parent / "out"
+  ran = drope(
+    *("surgery", checkpoint, "--out", out, "--drop", "none"),
+    *("--scaling", "yarn", "--scaling-factor", 8),
+  )
+  assert ran.status == 0, ran.err
+  model = store.describe(out)[0].model
+  assert model.positional.factor == 8.0
+  assert model.positional.trained_tokens == model.context_tokens
+  assert ran.out.startswith(f"{out}: scaling yarn by 8. Recalibrate it")
+
+
 def test_a_scale_beyond_the_context_asks_for_no_recalibration(
   checkpoint, drope
 ):

@@ -78,11 +78,107 @@ def test_a_list_has_each_points_bindings(drope, ran):
   assert len(found.out.splitlines()) == 4 and not ran
 
 
+SUITE = """
+Suite:
+  evals = ('perplexity',)
+  methods = ('model', 'ntk')
+  factors = (1.0, 2.0)
+  samples = (1, 1)
+  excerpts = 2
+  fit_factor = None
+"""
+
+
+@pytest.fixture
+def evaluated(here, ran):
+  """As `ran`, of a sweep with a suite and the reference `ref`."""
+  (here / "suite.gin").write_text(SUITE)
+  (here / "sweep.gin").write_text(
+    SWEEP
+    + """
+Sweep:
+  suite = 'suite.gin'
+  methods = ('model',)
+  references = {'ref': 'run/pretrain'}
+  against = 'ref · NTK'
+  shown = ('loss', 'perplexity tail_loss 2x')
+"""
+  )
+  return ran
+
+
+def test_what_is_kept_counts_as_done_and_is_shown(drope, here, evaluated):
+  keep = here / "kept"
+  command = ("sweep", "sweep.gin", "--keep", keep)
+  first = drope(*command, "--points", "low_s0,high_s0", "--out", "one")
+  assert first.status == 0, first.err
+  assert [what for what, _ in evaluated] == [
+    *("ref: evaluation", "low_s0", "low_s0: evaluation"),
+    *("high_s0", "high_s0: evaluation"),
+  ]
+  assert sorted(p.name for p in (keep / "low_s0").iterdir()) == [
+    "metrics.jsonl",
+    "results.json",
+  ]
+  # Another machine has the kept files alone.
+  evaluated.clear()
+  second = drope(*command, "--out", "two")
+  assert second.status == 0, second.err
+  trained = [what for what, _ in evaluated if not what.endswith("evaluation")]
+  assert trained == ["low_s1", "high_s1"]
+  evaluated.clear()
+  shown = drope(*command, "--table", "--out", "three")
+  assert not evaluated and "4 of 4 trainings" in shown.out
+  markdown = pathlib.Path("three/sweep.md").read_text()
+  table, apart = markdown.split("perplexity tail_loss: ")[1:]
+  # Only references are read by all methods of the suite.
+  assert re.findall(r"^\| ([\w ·]+) \|", table, re.MULTILINE) == [
+    *("rate", "low", "high", "ref", "ref · NTK"),
+  ]
+  assert apart.startswith("minus ref · NTK on the same samples")
+  assert re.search(r"^\| low \| [+-]\d\.\d{3}", apart, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("Axis.values={'low':('Constant.peak = 2e-4',)}", "schedule.peak differs"),
+    ("Sweep.recipe='later.gin'", "Recipe.init_from differs"),
+    ("Sweep.overrides=('ModelConfig.mlp_width=8',)", "mlp_width differs"),
+    ("Sweep.suite='other.gin'", "sweep's suite, .* another excerpts"),
+  ],
+)
+def test_what_was_kept_of_something_else_is_refused(
+  drope, here, evaluated, change, message
+):
+  command = (
+    "sweep",
+    "sweep.gin",
+    "--keep",
+    "kept",
+    "--set",
+    "Sweep.seeds=(0,)",
+  )
+  assert drope(*command, "--points", "low_s0", "--out", "out").status == 0
+  (here / "other.gin").write_text(SUITE.replace("excerpts = 2", "excerpts = 1"))
+  (here / "later.gin").write_text(
+    (here / "tiny.gin").read_text()
+    + "Recipe.model = None\nRecipe.tokenizer = None\n"
+    "Recipe.init_from = 'run/pretrain'\n"
+  )
+  evaluated.clear()
+  found = drope(*command, "--set", change, "--out", "new")
+  assert found.status == 2 and re.search(message, found.err), found.err
+  assert found.err.count("\n") == 1 and not evaluated
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ("--set Axis.values={'low':('Constant.peek=1',)}", "point low_s0: .*peek"),
     ("--set Sweep.recipe='no.gin'", "no.gin is neither a file nor"),
+    ("--keep kept", "--keep needs a sweep with a suite, .* got kept"),
+    ("--points mid*", "got 'mid[*]', which is none of low_s0, high_s0"),
     ("--part 3/2", "a part is K/N such as 2/8, .* got '3/2'"),
   ],
 )

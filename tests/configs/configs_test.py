@@ -20,9 +20,16 @@ from drope_jax.evals.suite import Suite
 from drope_jax.model import config as model_config
 from drope_jax.model import transformer
 from drope_jax.plan import slices
-from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
+from drope_jax.positional import (
+  Alibi,
+  LogScaled,
+  Nope,
+  PartialRope,
+  Pattern,
+  Rope,
+)
 from drope_jax.surgery.compose import Surgery
-from drope_jax.train import preflight
+from drope_jax.train import kept, preflight
 from drope_jax.train.optimizer import (
   AdamW,
   Constant,
@@ -135,6 +142,74 @@ def test_a_sweeps_points_are_recipes_of_as_many_tokens_as_it_says(path):
   if found := re.search(r"\((\d+) (?:trainings )?of ([\d.]+)M", words):
     assert len(points) == int(found[1])
     assert min(tokens) == pytest.approx(1e6 * float(found[2]), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["ladder", "ladder_long"])
+def test_a_ladders_trainings_differ_only_in_their_drops(name):
+  rope, nope = Rope(500.0), Nope()
+  wanted = {
+    "keep0": nope,
+    "keep3": PartialRope(rope, 3),
+    "keep6": PartialRope(rope, 6),
+    "keep8": PartialRope(rope, 8),
+    "keep12": PartialRope(rope, 12),
+    "keep16": rope,
+    "window": Pattern((rope, *[nope] * 5), (32, *[None] * 5)),
+    "theta": Rope(10_000.0),
+  }
+  sweep = configure.build(f"sweeps/{name}.gin", Sweep)
+  shipped = configure.build(sweep.recipe, Recipe)
+  found = {}
+  for point in sweep.points():
+    if point.seed != 2:
+      continue
+    drop = point.labels[0]
+    built = configure.build(sweep.recipe, Recipe, point.overrides)
+    config = preflight.start_config(built)
+    trainings = []
+    for phase in built.phases:
+      if isinstance(phase, SurgeryPhase):
+        config = preflight.config_after(phase, config)
+      else:
+        trainings.append(phase)
+    found[drop] = config.positional
+    assert trainings == [
+      dataclasses.replace(p, teacher=None) if drop == "keep16" else p
+      for p in shipped.phases
+      if isinstance(p, TrainPhase)
+    ]
+    same = dataclasses.replace(shipped, phases=built.phases, seed=2)
+    assert built == same
+  assert found == wanted
+
+
+@pytest.mark.parametrize(
+  ("base", "names"),
+  [
+    ("theta_500", {"keep12_1.0M_s0", "keep16_1.0M_s0"}),
+    (
+      "theta_10000_from_scratch",
+      {"keep0_1.0M_s0", "keep12_1.0M_s0", "keep8_1.0M_s0"},
+    ),
+  ],
+)
+def test_the_trainings_in_docs_ladder_are_the_ladders(base, names):
+  folder = CONFIGS.parent / "docs" / "ladder" / base
+  overrides = []
+  if (folder / "checkpoint").exists():
+    overrides = [f"BASE = {os.fspath(folder / 'checkpoint')!r}"]
+  sweep = configure.build("sweeps/ladder.gin", Sweep, overrides)
+  suite = configure.build(sweep.suite, Suite)
+  kept_names = {
+    point.name
+    for point in sweep.points()
+    if kept.has_run(
+      folder / point.name,
+      suite,
+      configure.build(sweep.recipe, Recipe, point.overrides),
+    )
+  }
+  assert kept_names >= names
 
 
 def test_options_of_the_compiler_are_given_as_docs_scale_md_does():

@@ -58,7 +58,7 @@ class FakeLM:
     other.tokenizer = self.tokenizer
     return other
 
-  def with_logit_slope(self, c):
+  def with_logit_slope(self, c, *, by_query=False):
     other = self.with_logit_scale(self.scale)
     other.slope = c
     return other

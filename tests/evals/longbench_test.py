@@ -136,6 +136,61 @@ def test_results_have_a_part_for_each_range_and_what_was_cut(
     assert interface.Result.from_dict(again) == result
 
 
+def _result(task, value, parts, **changes):
+  part = {"low": value - 0.25, "high": value + 0.25, "count": 10}
+  made = interface.Result(
+    task=task,
+    metric="score",
+    model="tiny",
+    method="model",
+    factor=8.0,
+    context_tokens=64,
+    logit_scale=1.0,
+    scale_fitted=False,
+    value=value,
+    seed=0,
+    mean_tokens=100.0,
+    outcomes=(value,) * 10,
+    truncated=value,
+    parts=tuple(
+      interface.Part(name, of_part, **part, truncated=1.0)
+      for name, of_part in parts.items()
+    ),
+    **part,
+  )
+  return dataclasses.replace(made, **changes)
+
+
+def test_each_task_counts_alike_in_the_mean_of_all_and_of_a_range():
+  rows = [
+    _result("qasper", 0.5, {"16-32k": 0.25, "0-4k": 0.75}),
+    _result("trec", 0.25, {"0-4k": 0.25}, count=30),
+    _result("multi_key", 1.0, {}),
+    _result("qasper_e", 0.5, {"0-4k": 0.5}),
+    _result("lcc_e", 0.25, {"8k+": 0.125}),
+  ]
+  plain, extended = longbench.means(rows)
+  assert (plain.task, plain.metric) == ("longbench", "mean of 2 tasks")
+  assert (plain.value, plain.count, plain.truncated) == (0.375, 40, 0.375)
+  # Two independent ends, each 0.25 away, halved: sqrt(2) / 8.
+  assert plain.high - plain.value == pytest.approx(2**0.5 / 8)
+  assert plain.value - plain.low == pytest.approx(2**0.5 / 8)
+  assert [(p.name, p.value, p.count) for p in plain.parts] == [
+    ("0-4k", 0.5, 20),
+    ("16-32k", 0.25, 10),
+  ]
+  assert (extended.task, extended.value) == ("longbench_e", 0.375)
+  assert [p.name for p in extended.parts] == ["0-4k", "8k+"]
+
+
+def test_there_is_a_mean_only_where_every_task_has_a_result():
+  rows = [_result("qasper", 0.5, {}), _result("trec", 0.25, {})]
+  rows += [dataclasses.replace(row, method="yarn") for row in rows]
+  (mean,) = longbench.means(rows[:3])
+  assert mean.method == "model"
+  assert not longbench.means(rows[:1])
+
+
 def test_only_the_first_line_counts_where_longbench_has_it():
   asked = questions.Question("", "", ("right",), 0)
   assert task.LongBenchTask("triviaqa").score("\n\nright\nno", asked) == 1.0

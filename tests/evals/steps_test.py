@@ -129,6 +129,19 @@ def test_methods_read_the_same_samples(fake_lm, material):
   assert {64, 256} <= lengths
 
 
+def test_each_sample_has_a_hash_of_its_own(lm, material):
+  def hashes(**changes):
+    suite = dataclasses.replace(SUITE, **changes)
+    return steps.Inputs(suite, lm, material).hashes["passkey"]
+
+  few, more = hashes(), hashes(samples=(3, 5))
+  assert [len(few["64"]), len(few["256"])] == [3, 2]
+  assert more["256"][:2] == few["256"]
+  drawn = {*more["64"], *more["256"]}
+  assert len(drawn) == 8 and {len(one) for one in drawn} == {16}
+  assert drawn.isdisjoint(hashes(seed=8)["64"])
+
+
 def test_the_scale_is_fitted_on_text_that_is_not_tested(fake_lm, material):
   calls = []
 
@@ -227,7 +240,7 @@ def test_a_scale_by_each_texts_own_length_is_a_slope(fake_lm, material):
       asked.append(("scale", scale))
       return self
 
-    def with_logit_slope(self, c):
+    def with_logit_slope(self, c, *, by_query=False):
       asked.append(("slope", c))
       return self
 
@@ -255,6 +268,62 @@ def test_a_scale_by_each_texts_own_length_is_a_slope(fake_lm, material):
   assert asked == [("slope", 0.5)]
   # The row has that of the tested length.
   assert record.rows[-1].logit_scale == 1 + 0.5 * np.log(4)
+
+
+@pytest.mark.parametrize(("best", "passes"), [(0.0, 1), (0.3, 2)])
+def test_a_scale_by_query_is_fitted_and_asked_as_such(
+  fake_lm, material, best, passes
+):
+  asked, read = [], []
+
+  class Noting(fake_lm):
+    slope = 0.0
+
+    def with_logit_scale(self, scale):
+      asked.append(scale)
+      return self
+
+    def with_logit_slope(self, c, *, by_query=False):
+      assert by_query
+      other = Noting(context_tokens=self.context_tokens)
+      other.tokenizer, other.slope = self.tokenizer, c
+      return other
+
+    def loglikelihood(self, sequences):
+      read.append(self.slope)
+      self.loss = lambda position, _: abs(self.slope - best) + 0 * position
+      return super().loglikelihood(sequences)
+
+  lm = Noting()
+  # The model's own scale at 4x is that of the fitted slope, in another form.
+  own = 1 + 0.3 * np.log(4)
+  lm.logit_scale_at = lambda tokens: own if best and tokens > 64 else 1.0
+  suite = dataclasses.replace(
+    SUITE,
+    evals=("perplexity",),
+    methods=("model",),
+    factors=(4.0,),
+    samples=(1,),
+    fit_needle_documents=0,
+    fit_evaluations=20,
+    scale_by_query=True,
+  )
+  record = Record()
+  fit, *ahead = steps.steps(
+    steps.Inputs(suite, lm, material), "m", ("model",), lambda *by: lm, record
+  )
+  fit.run()
+  (found,) = record.fits["m"].values()
+  assert found.c == pytest.approx(best, abs=1e-3) and min(read) == 0
+  record.fits["m"]["model"] = dataclasses.replace(found, c=best)
+  asked.clear()
+  read.clear()
+  for step in ahead:
+    step.run()
+  # A slope of 0 is no other form; nor is a scale set beside a slope.
+  assert read == [0.0, best][:passes]
+  assert asked == [own if best else 1.0]
+  assert {row.scale_fitted for row in record.rows} == {False, True}
 
 
 @pytest.mark.parametrize(("best", "scaled"), [(1.0, 0), (1.5, 2)])

@@ -27,6 +27,10 @@ SUITE = suites.Suite(factors=(1.0, 4.0), samples=(3, 2))
     ({"samples": (3, 0)}, "a count of at least 1 for each"),
     ({"excerpts": 0}, "excerpts must be at least 1, got 0. Raise it"),
     ({"fit_factor": 1.0}, "fit_factor must be above 1"),
+    (
+      {"scale_by_own_length": True, "scale_by_query": True},
+      "scale has one form",
+    ),
   ],
 )
 def test_a_suite_that_says_nothing_or_too_much_is_refused(changes, message):

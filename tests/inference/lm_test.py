@@ -465,6 +465,32 @@ def test_the_scale_beyond_the_context_follows_each_rows_length(lm):
   assert new != lm.with_logit_scale(1.5).generate([PROMPTS[1]], NEW)[0]
 
 
+def test_each_query_beyond_the_context_has_its_own_scale(lm):
+  ids = SEQUENCES[1]  # 13 tokens; the context is 8.
+  one_layer = dataclasses.replace(CONFIG, num_layers=1)
+  params = lm.params | {
+    "layers": jax.tree.map(lambda leaf_N: leaf_N[:1], lm.params["layers"])
+  }
+  shallow = dataclasses.replace(lm, config=one_layer, params=params)
+  sloped = shallow.with_logit_scale(9.0).with_logit_slope(4.0, by_query=True)
+  (got,) = sloped.loglikelihood([ids])
+  # With one layer, a prediction depends on the scale of its own query alone.
+  for i, log_p in enumerate(got, 1):
+    scale = 1.5 * (1 + 4.0 * math.log(max(i / 8, 1)))
+    (want,) = shallow.with_logit_scale(scale).loglikelihood([ids])
+    assert log_p == pytest.approx(want[i - 1], abs=1e-4)
+  (plain,) = shallow.loglikelihood([ids])
+  assert np.abs(got - plain)[8:].max() > 0.01
+
+
+def test_a_pattern_keeps_its_windows_with_a_scale_for_each_query(lm):
+  sloped = lm.with_positions(PATTERN).with_logit_slope(0.5, by_query=True)
+  assert sloped.config.positional == positional.Pattern(
+    tuple(positional.LogScaled(s, 8, 0.5) for s in PATTERN.schemes),
+    PATTERN.windows,
+  )
+
+
 def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
   dynamic = positional.Dynamic(positional.NtkAware(100.0), trained_tokens=4)
   for length, run in (

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import Nope, PartialRope, Pattern, Rope
+from drope_jax.positional import Nope, PartialRope, Pattern, Rope, Yarn
 from drope_jax.surgery import compose, qk_norm
 
 TOKENS_BS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (3, 16)))
@@ -101,6 +101,35 @@ def test_theta_and_windows_come_before_the_drop(base, params):
   half = PartialRope(Rope(10.0), 2)
   assert config.positional == Pattern((half, half), (4, None))
   assert same is params
+
+
+def test_theta_comes_before_a_scaling(base, params):
+  surgery = compose.Surgery(
+    "none", theta=10.0, scaling="yarn", scaling_factor=8.0
+  )
+  config, same = compose.apply(surgery, base, params)
+  assert config.positional == Yarn(10.0, 8.0, 16)
+  assert same is params
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (
+      {"scaling": "rope", "scaling_factor": 2.0},
+      "one of pi, ntk, yarn, got 'rope'",
+    ),
+    ({"scaling": "yarn"}, "come together, got 'yarn' and None"),
+    ({"scaling_factor": 2.0}, "come together, got None and 2.0"),
+    (
+      {"drop": "all", "scaling": "pi", "scaling_factor": 2.0},
+      "positions that stay, got 'pi'",
+    ),
+  ],
+)
+def test_a_scaling_that_cannot_be_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    compose.Surgery(**({"drop": "none"} | fields))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,13 @@ def test_points_are_every_combination_for_each_seed():
   )
 
 
+def test_all_points_start_from_the_sweeps_checkpoint():
+  sweep = Sweep("r.gin", (NORM,), init_from="it's", seeds=(0,))
+  assert {point.overrides[1] for point in sweep.points()} == {
+    """Recipe.init_from = "it's\""""
+  }
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [
@@ -32,7 +39,15 @@ def test_points_are_every_combination_for_each_seed():
     (lambda: Sweep("r.gin", (NORM,), (0, 0)), "names differ, got none_s0,"),
     (
       lambda: Sweep("r.gin", (NORM,), references={"base": "x"}),
-      "and a suite, got",
+      r"references is of evaluations, .* got \{'base': 'x'\} without one",
+    ),
+    (
+      lambda: Sweep("r.gin", (NORM,), methods=("yarn",)),
+      "methods is of evaluations",
+    ),
+    (
+      lambda: Sweep("r.gin", (NORM,), against="base"),
+      "against is of evaluations",
     ),
     (
       lambda: Sweep(

@@ -76,7 +76,7 @@ def show(
   first, *others = columns
   table.add_column(first, overflow="fold")
   for column in others:
-    table.add_column(column, justify="right")
+    table.add_column(column, justify="right", no_wrap=True)
   for row in rows:
     table.add_row(*row)
   consoles.Console().print(table)

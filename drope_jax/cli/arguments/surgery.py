@@ -8,6 +8,7 @@ and kept in the new checkpoint as damage.json, which `drope report` draws.
   drope surgery CKPT --out NEW --drop 0-11,20 --text packaged:test
   drope surgery CKPT --out NEW --drop all --keep-rotations 1
   drope surgery CKPT --out NEW --drop 1-5 --window 0=32
+  drope surgery CKPT --out NEW --drop none --scaling yarn --scaling-factor 8
   drope surgery CKPT --out NEW --qk-norm qk --qk-norm-init matched --text TEXT
 """
 
@@ -55,6 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--theta",
     type=float,
     help="of the rotary positions, before any drop (default: as before)",
+  )
+  parser.add_argument(
+    "--scaling",
+    choices=("pi", "ntk", "yarn"),
+    help="of RoPE at every length from now on, to train on with it, with "
+    "--drop none (default: as before)",
+  )
+  parser.add_argument(
+    "--scaling-factor",
+    type=float,
+    metavar="S",
+    help="times the context that --scaling is for",
   )
   parser.add_argument(
     "--qk-norm",

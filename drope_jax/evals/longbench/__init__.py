@@ -8,6 +8,7 @@ LongBench has them for base models.
 from collections.abc import Collection
 import dataclasses
 
+from drope_jax.evals.longbench.means import means as means
 from drope_jax.evals.longbench.task import KINDS, LongBenchTask
 
 TASKS = tuple(KINDS)
