@@ -52,7 +52,9 @@ MODELS = sorted((CONFIGS / "models").glob("*.gin"))
 
 # As published by the authors; an error in any dimension changes the sum.
 PUBLISHED_PARAMETERS = {
+  "gemma2_2b": 2_614_341_888,
   "gemma3_270m": 268_098_176,
+  "gpt2": 124_439_808,
   "llama2_7b": 6_738_415_616,
   "llama3_70b": 70_553_706_496,
   "llama3_8b": 8_030_261_248,
