@@ -4,6 +4,7 @@ protocol.
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import sys
 import pytest
 
 from drope_jax.analysis import records
-from drope_jax.cli import main
 from drope_jax.data import lock, store
 from drope_jax.train import heartbeat
 from drope_jax.train import metrics as train_metrics
@@ -21,10 +21,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
-def folder(bucket, here):
+def folder(bucket, here, exported):
   """Another project's Hugging Face folder, in the working directory."""
-  assert main.main(["export", "run", "--out", "theirs"]) == 0
-  return here / "theirs"
+  return shutil.copytree(exported, here / "theirs")
 
 
 def test_commands_read_and_write_checkpoints_in_a_bucket(bucket, folder, drope):

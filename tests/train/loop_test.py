@@ -288,7 +288,11 @@ def test_interrupted_anywhere_it_ends_in_the_same_bits(whole, base, tmp_path):
   folder = tmp_path / "run"
   for where, newest, tells in [
     ({"step": 1}, None, ["start"]),  # Before the first save.
-    ({"step": 5}, 4, ["start"]),  # A phase's last step is logged, but not saved.
+    (
+      {"step": 5},
+      4,
+      ["start"],
+    ),  # Logged, but not saved: the phase's last.
     ({"model": "pretrain"}, 5, ["pretrain"]),
     ({"model": "surgery"}, 5, ["pretrain", "surgery"]),
     ({"step": 6}, 5, []),
