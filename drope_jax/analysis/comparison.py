@@ -150,7 +150,7 @@ def _by_part(metric, name, rows):
 
 def _means(rows):
   """Returns a table of LongBench's means and of LongBench-E's, if any."""
-  by_name: dict[str, list] = {}
+  by_name = {}
   for mean in longbench.means(map(interface.Result.from_dict, rows)):
     what = f"{mean.task.replace('_', '-')}: {mean.metric}"
     by_name.setdefault(what, []).append(mean.to_dict())

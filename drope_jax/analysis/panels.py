@@ -7,8 +7,8 @@ from typing import Any
 from drope_jax.analysis import canvas, palette, runs
 
 TITLES = {
-  False: "each with the softmax scale that its checkpoint has",
-  True: "each with a softmax scale fitted for it here",
+  False: "each with its checkpoint's softmax scale",
+  True: "each with a softmax scale fitted here",
 }
 """Of a panel, by whether its scores are with a fitted scale."""
 

@@ -48,6 +48,27 @@ def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
   return found
 
 
+def scores(
+  log: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str], dict[str, list[tuple[float, float]]]]:
+  """Returns a log's scores of evals: (tokens, value) by metric and by length.
+
+  A name such as "multi_key.accuracy.2x.crop", as `evals.periodic` writes it, is
+  "2×, crop" of ("multi_key", "accuracy").
+  """
+  found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+  for record in log:
+    for name, value in record.items():
+      task, _, rest = name.partition(".")
+      metric, _, where = rest.partition(".")
+      if not where or value is None:
+        continue
+      line = where.replace("x", "×", 1).replace(".", ", ")
+      of_metric = found.setdefault((task, metric), {})
+      of_metric.setdefault(line, []).append((record["tokens"], value))
+  return found
+
+
 def require(record: Any, fields: Sequence[str], where: object) -> None:
   """Raises ValueError if a record does not have all `fields`."""
   missing = [

@@ -19,7 +19,13 @@ from drope_jax.evals.metric import Metric
 from drope_jax.evals.suite import Suite
 
 HELD_OUT = "held_out.json"
-_FILES = (records.METRICS, "results.json", "damage.json", "samples.json")
+_FILES = (
+  records.METRICS,
+  "results.json",
+  "damage.json",
+  "samples.json",
+  "heads.json",
+)
 _LOGGED = ("step", "phase", "tokens", "loss")
 
 
@@ -35,6 +41,7 @@ class Run:
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
     logs: records of MODEL.metrics.jsonl by model: how the models of the results
       were trained.
+    heads: heads.json, of `drope analyse`.
     held_out: held_out.json: each model's loss on the text of `held_out_loss` in
       the logs.
   """
@@ -45,6 +52,7 @@ class Run:
   damage: damages.Damage | None = None
   samples: tuple[Mapping[str, Any], ...] = ()
   logs: Mapping[str, records.Log] = dataclasses.field(default_factory=dict)
+  heads: Mapping[str, Any] | None = None
   held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
@@ -119,11 +127,15 @@ def load(directory: str | os.PathLike) -> Run:
   if not found:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
-      f"{folder}. Name one that drope train, surgery, evaluate or demo wrote."
+      f"{folder}. Name one that drope train, surgery, evaluate, demo or "
+      "analyse heads wrote."
     )
   results = folder / "results.json"
   results = load_results(results) if results.is_file() else None
   damage = _read(folder / "damage.json")
+  heads = _read(folder / "heads.json")
+  if heads is not None:
+    records.require(heads, ("heads", "needle"), folder / "heads.json")
   return Run(
     name=folder.resolve().name,
     metrics=tuple(records.read_metrics(folder, _LOGGED)),
@@ -136,6 +148,7 @@ def load(directory: str | os.PathLike) -> Run:
       )
       for path in sorted(folder.glob(f"?*.{records.METRICS}"))
     },
+    heads=heads,
     held_out=_read(folder / HELD_OUT) or {},
   )
 

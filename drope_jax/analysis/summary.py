@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from drope_jax.analysis import (
+  around_needle,
   beside_paper,
   canvas,
   comparison,
@@ -77,6 +78,7 @@ def _of_run(run, more):
     "What scaling does to the frequencies",
     _frequencies(run, who.base, scores),
   )
+  yield "Attention around the needle", around_needle.blocks(run.heads)
   yield "What the models write", _samples(run)
 
 

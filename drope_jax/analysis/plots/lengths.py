@@ -34,7 +34,7 @@ def by_tokens(
       value.
     along: what x is, for its axis.
   """
-  fig, axes = canvas.panels(panels, 3.7)
+  fig, axes = canvas.panels(panels, 3.7, stacked=True)
   for ax, curves in zip(axes, panels.values(), strict=True):
     positions = [x for curve in curves for x in curve.x]
     canvas.doublings(ax, positions, canvas.POSITIONS)
@@ -49,10 +49,10 @@ def by_tokens(
     )
     for curve in curves:
       canvas.line(ax, _by_half_octaves(curve, context_tokens))
-    ax.set_xlabel(along)
+    ax.set_ylabel(label)
   if cut_off_far_above:
     _cut_off_far_above(axes[0])
-  axes[0].set_ylabel(label)
+  axes[-1].set_xlabel(along)
   return fig
 
 

@@ -74,6 +74,7 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
   length, and crosses are the same at the shortest.
   """
   looks = palette.looks((name, "model") for name in measured)
+  all_lengths = {p.num_tokens for points in measured.values() for p in points}
   fig = Figure(figsize=(canvas.WIDTH_IN, 3.4), layout="constrained")
   grid = fig.subplots(1, len(_BOUNDED))
   for i, (ax, title) in enumerate(zip(grid, _BOUNDED, strict=True)):
@@ -97,6 +98,8 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
     ax.set_yscale("log")
     ax.set_title(title)
     ax.set_xlabel("spread of embeddings")
+  for mark, tokens in (("-", max(all_lengths)), ("x", min(all_lengths))):
+    grid[0].plot([], [], mark, color=canvas.INK, label=f"at {tokens} tokens")
   canvas.legend(fig, grid[0])
   return fig
 

@@ -220,3 +220,22 @@ def test_plots_show_means_over_heads_with_intervals_over_seeds():
     [(0, rows(1.0)), (9, rows(3.0))], ["value_H"]
   )
   assert along.axes[0].lines[0].get_ydata().tolist() == [1.0, 3.0]
+
+
+def test_the_legend_says_what_lines_and_crosses_are():
+  points = [
+    spread.Spread(tokens, shrink, (shrink, 2 * shrink), (shrink,), (shrink,))
+    for tokens in (8, 32)
+    for shrink in (1.0, 0.1)
+  ]
+  figure = bias_plots.spread({"rope": points})
+  (legend,) = figure.legends
+  found = {
+    text.get_text(): handle
+    for text, handle in zip(
+      legend.get_texts(), legend.legend_handles, strict=True
+    )
+  }
+  assert [*found] == ["rope", "at 32 tokens", "at 8 tokens"]
+  assert found["at 8 tokens"].get_marker() == "x"
+  assert found["at 32 tokens"].get_linestyle() == "-"
