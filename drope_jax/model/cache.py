@@ -185,10 +185,11 @@ def shardings(cache: Cache, mesh: Mesh) -> Cache:
   """
   texts, tokens = sharding.BATCH
   K, _, T = cache.k_NBKDT.shape[2:]
-  heads = None if K % mesh.shape["tensor"] else "tensor"
-  slots = None if T % mesh.shape[tokens] else tokens
-  whole = NamedSharding(mesh, P(None, texts, heads, None, slots))
-  ring = NamedSharding(mesh, P(None, texts, heads))
+  by_head = P(None, texts, None if K % mesh.shape["tensor"] else "tensor")
+  by_slot = by_head
+  if mesh.shape[tokens] > 1 and not T % mesh.shape[tokens]:
+    by_slot = P(*by_head, None, tokens)
+  whole, ring = NamedSharding(mesh, by_slot), NamedSharding(mesh, by_head)
   return Cache(
     whole,
     whole,
