@@ -123,8 +123,8 @@ def load(directory: str | os.PathLike) -> Run:
     ValueError: a file is damaged; the message names it and the line.
   """
   folder = pathlib.Path(directory)
-  found = [name for name in _FILES if (folder / name).is_file()]
-  if not found:
+  present = [name for name in _FILES if (folder / name).is_file()]
+  if not present:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
       f"{folder}. Name one that drope train, surgery, evaluate, demo or "
@@ -182,8 +182,10 @@ def _in_this_form(results):
     for model, by in results.get("fits", {}).items()
   }
   results["metrics"] = {
-    task: [artifacts.fill_defaults(Metric, fields, writer) for fields in found]
-    for task, found in results.get("metrics", {}).items()
+    task: [
+      artifacts.fill_defaults(Metric, fields, writer) for fields in metrics
+    ]
+    for task, metrics in results.get("metrics", {}).items()
   }
   if "settings" in results:
     results["settings"] = artifacts.fill_nested_defaults(
@@ -208,10 +210,12 @@ def start_of(log: records.Log, phase: str) -> float | None:
   first = inside.index(True)
   if first:
     return log[first - 1]["tokens"]
-  # The first logged phase may continue an imported model, so its start is
+  # The first phase may continue an imported model, so its tokens at step 0 are
   # extrapolated from the first two records.
-  tokens = [record["tokens"] for record in log[:2]]
-  return max(2 * tokens[0] - tokens[-1], 0)
+  (step, tokens), *more = ((line["step"], line["tokens"]) for line in log[:2])
+  for later, after in more:
+    tokens -= step * (after - tokens) / (later - step)
+  return max(tokens, 0)
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:

@@ -75,8 +75,9 @@ def test_a_phase_starts_where_the_one_before_it_ended():
   after = [_record(i, f"recalibrate_{i}", 10 * i, 5.0 - i) for i in (3, 4)]
   assert runs.start_of((*pretrain, *after), "recalibrate") == 20
   # An imported model's run begins with it, and its totals include the import.
-  assert runs.start_of(tuple(after), "recalibrate") == 20
-  assert runs.start_of((*after, after[1] | {"tokens": 90}), "recalib") == 20
+  lines = [(2, 40), (3, 50), (8, 90)]
+  alone = [_record(step, "recalibrate", n, 3.0) for step, n in lines]
+  assert runs.start_of(tuple(alone), "recalib") == 20
   assert runs.start_of(tuple(after), "pretrain") is None
 
 
