@@ -117,8 +117,10 @@ def test_a_quick_plan_has_the_same_memory_but_for_the_code(recipe):
   more = ["--set", "Recipe.phases = (@pretrain/TrainPhase(),)"]
   (whole,) = _plan(recipe, "v5e-8", *more)["training"]
   (quick,) = _plan(recipe, "v5e-8", *more, "--quick")["training"]
+  # The compiler says that the code of this step takes 3,330,048 bytes, and
+  # constants, which the quick plan counts, 7,168.
   code = whole.pop("temporaries") - quick.pop("temporaries")
-  assert 0 <= code < 2**20
+  assert 0 <= code < 4 * 2**20
   assert whole.pop("collectives").keys() == quick.pop("collectives").keys()
   assert whole == quick
 
