@@ -243,7 +243,7 @@ def hidden(
 
   Raises:
     ValueError: `params` do not fit `config`; an option is refused; the backend
-      does not honour what is asked of it.
+      does not honor what is asked of it.
   """
   shared = forward_pass.start(config, tokens_BS, capture=capture, **options)
   model = _bind(config, params, adapters)
@@ -260,7 +260,6 @@ def forward_cached(
 ) -> tuple[Array, Cache]:
   """Returns hidden states x_BSM of S more tokens, and the cache with them.
 
-  Every row takes S tokens; where fewer are real, cut `length_B` afterwards.
   `unembed` turns the states that are wanted into logits.
 
   Args:
@@ -275,8 +274,7 @@ def forward_cached(
   shared = forward_pass.start(config, tokens_BS, cache=cache, **options)
   x_BSM, filled, _ = _bind(config, params).hidden(tokens_BS, shared, cache)
   assert filled is not None  # It was given one.
-  advanced_B = filled.length_B + tokens_BS.shape[1]
-  return x_BSM, filled._replace(length_B=advanced_B)
+  return x_BSM, filled._replace(length_B=filled.length_B + shared.kept_B)
 
 
 def embed(config: ModelConfig, params: Params, tokens_BS: Array) -> Array:

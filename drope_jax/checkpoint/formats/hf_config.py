@@ -1,4 +1,4 @@
-"""config.json and `ModelConfig`: every field is honoured, inert or refused."""
+"""config.json and `ModelConfig`: every field is honored, inert or refused."""
 
 from collections.abc import Mapping
 import pathlib
@@ -78,7 +78,7 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, Family]:
   Raises:
     FileNotFoundError: there is none.
     ValueError: it is no JSON object; the architecture is unknown; a field is
-      missing, unknown, or has a value that is not honoured.
+      missing, unknown, or has a value that is not honored.
   """
   if not path.exists():
     raise FileNotFoundError(
