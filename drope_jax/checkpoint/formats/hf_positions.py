@@ -259,7 +259,12 @@ class LeadingPositions(Positions):
       share = values["partial_rotary_factor"] or values["rotary_pct"]
     theta = values["rope_theta"] or values["rotary_emb_base"]
     D = values["head_dim"]
-    rotated = int(D * share)
+    rotated = int(D * share) if Number(above=0).holds(share) else 0
+    if rotated % 2 or not 0 < rotated <= D:
+      raise ValueError(
+        f"RoPE rotates pairs of a head's {D} channels, got a share of {share}"
+        f" of them, which is {rotated}. Put the model's there."
+      )
     given = {
       "rope_parameters": given,
       "rope_scaling": None,
@@ -269,13 +274,14 @@ class LeadingPositions(Positions):
     scheme = _rope({**values, **given})
     if rotated == D or scheme == Nope():
       return [scheme] * values["num_hidden_layers"]
-    if not isinstance(scheme, Rope) or not 0 < rotated < D or rotated % 2:
+    if not isinstance(scheme, Rope):
       raise ValueError(
-        "A rotation of a head's first channels must be plain RoPE of some of "
-        f"its pairs, got {scheme} for {rotated} of {D} channels. This "
-        "checkpoint cannot be read exactly."
+        "A rotation of a head's first channels must be plain RoPE, got "
+        f"{scheme} for {rotated} of {D}. This checkpoint cannot be read "
+        "exactly."
       )
-    theta = scheme.theta ** (D / rotated)
+    with np.errstate(over="ignore"):  # Rope refuses infinity.
+      theta = float(np.float64(scheme.theta) ** (D / rotated))
     scheme = PartialRope(Rope(theta), rotated // 2)
     return [scheme] * values["num_hidden_layers"]
 

@@ -162,6 +162,29 @@ def test_a_model_leaves_as_what_it_came_from():
   assert hf_architecture.choose(CONFIG, ["llama_drope"]) == "llama"
 
 
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (
+      {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+      "must be plain RoPE, got PositionInterpolation.* for 2 of 4",
+    ),
+    ({"rotary_pct": 0.75}, "pairs of a head's 4 channels, got .* which is 3"),
+    ({"rotary_pct": 0.1}, "a share of 0.1 of them, which is 0"),
+    (
+      {"rope_scaling": {"partial_rotary_factor": "half"}},
+      "a share of half of them, which is 0",
+    ),
+    ({"rotary_pct": 2.0}, "a share of 2.0 of them, which is 8"),
+  ],
+)
+def test_a_rotation_of_some_channels_is_plain_rope_of_pairs(change, says):
+  fields = hf_config.to_dict(NEOX, "gpt_neox")
+  assert fields["rotary_pct"] == 0.5 and fields["rotary_emb_base"] == 1e4
+  with pytest.raises(ValueError, match=says):
+    _read_back(fields | change)
+
+
 def test_a_required_architecture_may_neutralise_its_rotation():
   assert hf_architecture.choose(DROPPED, required="llama") == "llama"
   fields = hf_config.to_dict(DROPPED, "llama")
