@@ -210,10 +210,12 @@ def start_of(log: records.Log, phase: str) -> float | None:
   first = inside.index(True)
   if first:
     return log[first - 1]["tokens"]
-  # The first logged phase may continue an imported model, so its start is
+  # The first phase may continue an imported model, so its tokens at step 0 are
   # extrapolated from the first two records.
-  tokens = [record["tokens"] for record in log[:2]]
-  return max(2 * tokens[0] - tokens[-1], 0)
+  (step, tokens), *more = ((line["step"], line["tokens"]) for line in log[:2])
+  for later, after in more:
+    tokens -= step * (after - tokens) / (later - step)
+  return max(tokens, 0)
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:

@@ -17,7 +17,7 @@ def blocks(run: runs.Run) -> list[report.Block]:
   """Returns a plot of each metric against tokens, with a line a length.
 
   Tokens count from the drop, if there is one in the log (the paper's Figures 9
-  and 10).
+  and 10). Metrics without plots are left out.
   """
   logs = dict(run.logs) or {run.name: run.metrics}
   by_metric: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
@@ -32,7 +32,8 @@ def blocks(run: runs.Run) -> list[report.Block]:
   return [
     _plot(task, metric, lines)
     for (task, metric), lines in by_metric.items()
-    if any(len(points) > 1 for points in lines.values())
+    if describe(task, metric).plots
+    and any(len(points) > 1 for points in lines.values())
   ]
 
 

@@ -132,7 +132,7 @@ class Search:
 
 def blocks_of(row: tuple) -> Blocks:
   """Returns the blocks of a row of the table."""
-  return Blocks(row[3], *row[3:10])
+  return Blocks(row[3], *row[3:11])
 
 
 def neighbors(blocks: Blocks) -> Iterator[Blocks]:

@@ -22,33 +22,31 @@ def compiled(chip: str, target: str = "flash", **kwargs):
 
 
 @pytest.mark.parametrize(
-  "chip, option",
+  "chip, option, undivided",
   [
-    ("v5e", "alibi"),
-    ("v5p", "window"),
-    ("v6e", "segments"),
-    ("v6e", "rotation"),
+    ("v5e", "alibi", False),
+    ("v5p", "window", False),
+    ("v6e", "segments", True),
+    ("v6e", "rotation", True),
   ],
 )
-def test_both_kernels_compile(chip, option):
+def test_both_kernels_compile(chip, option, undivided):
   program = compiled(
     chip,
     tokens=1024,
     head_dim=64,
-    forward=SMALL,
-    backward=SMALL,
+    forward=(*SMALL, undivided),
+    backward=(*SMALL, undivided),
     option=option,
   )
+  cut = option in ("window", "segments")
   for name in ("forward", "backward"):
     kernel = program.kernel(name)
-    # Forward, only tiles that a mask cuts are divided; backward, all are.
-    cut = option in ("window", "segments")
-    assert bool(kernel.tiles) == (name == "forward")
-    assert bool(kernel.parts) == (cut or name == "backward")
-    assert all(len(code) == 2 for code in (kernel.tiles, kernel.parts) if code)
-    if name == "forward":
-      # Units above the diagonal are not computed: six of 16 here.
-      whole, diagonal = kernel.tiles
+    assert bool(kernel.tiles) == undivided
+    assert bool(kernel.parts) == (cut or not undivided)
+    for code in filter(None, (kernel.tiles, kernel.parts)):
+      # Units above the diagonal are not computed.
+      whole, diagonal = code
       assert diagonal < whole
 
 

@@ -100,14 +100,19 @@ def _teacher():
   return x_BSM, rng.normal(size=(M // 2, V)).astype(np.float32)
 
 
-def _taught(teacher_weight, z_loss):
+def _taught(teacher_weight, z_loss, soft_cap=math.inf):
   """Returns what `_got` does, by jax.grad of all logits in float64."""
   x_BSM, kernel_MV, targets_BS, weights_BS = _case()
 
+  def capped(logits_BSV):
+    if soft_cap == math.inf:
+      return logits_BSV
+    return soft_cap * jnp.tanh(logits_BSV / soft_cap)
+
   def objective(x_BSM, kernel_MV, teacher):
-    logits_BSV = x_BSM @ kernel_MV
+    logits_BSV = capped(x_BSM @ kernel_MV)
     log_p_BSV = jax.nn.log_softmax(logits_BSV)
-    log_q_BSV = jax.nn.log_softmax(jnp.matmul(*teacher))
+    log_q_BSV = jax.nn.log_softmax(capped(jnp.matmul(*teacher)))
     kl_BS = jnp.sum(jnp.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
     nats_BS = -jnp.take_along_axis(log_p_BSV, targets_BS[..., None], -1)[..., 0]
     objective_BS = (
@@ -154,6 +159,16 @@ def test_a_student_that_equals_its_teacher_learns_nothing():
     # A rounding of a probability and its product with a weight of at most 1.
     limit = 2**-23 * weights_BS.sum() * np.abs(student[0]).max()
     assert max(np.abs(gradient).max() for gradient in gradients) < limit
+
+
+@pytest.mark.parametrize("axes", [{"data": 1}, {"fsdp": 2, "tensor": 2}])
+def test_a_cap_bounds_the_logits_of_both_models(axes):
+  want = _taught(0.3, 0.01, soft_cap=5.0)
+  assert want[0] < _taught(0.3, 0.01)[0] / 2, "the cap does nothing"
+  options = {"teacher_weight": 0.3, "z_loss": 0.01, "soft_cap": 5.0}
+  _assert_close(
+    _got(_mesh(**axes), _teacher(), chunk_tokens=7, **options), want
+  )
 
 
 def _assert_close(got, want):
