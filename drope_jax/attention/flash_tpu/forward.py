@@ -1,4 +1,4 @@
-"""The forward kernel: for each block of queries, it loops over those of keys."""
+"""The forward kernel: for each block of queries, a loop over blocks of keys."""
 
 import functools
 from typing import Any
