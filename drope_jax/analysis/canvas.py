@@ -87,7 +87,7 @@ class Curve:
 def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
   """Returns the figure as SVG for embedding in HTML.
 
-  Text and axes have the page's text colour, the background is transparent, and
+  Text and axes have the page's text color, the background is transparent, and
   the width is that of the surrounding element.
 
   Args:
@@ -182,7 +182,7 @@ def legend(fig: Figure, ax: axes.Axes) -> None:
 
 def _kwargs(look):
   return {
-    "color": look.colour,
+    "color": look.color,
     "linestyle": look.dash,
     "linewidth": 2.2 if look.strong else 1.4,
     "marker": look.marker,
@@ -198,7 +198,7 @@ def line(ax: axes.Axes, curve: Curve, **changes: Any) -> None:
 
 
 End = tuple[float, str, str]
-"""The label at a line's right end: y, text, colour."""
+"""The label at a line's right end: y, text, color."""
 
 
 def named_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
@@ -206,16 +206,16 @@ def named_lines(ax: axes.Axes, curves: Sequence[Curve]) -> list[End]:
   for curve in curves:
     line(ax, curve, marker="")
   return [
-    (curve.y[-1], curve.look.label, curve.look.colour)
+    (curve.y[-1], curve.look.label, curve.look.color)
     for curve in curves
     if len(curve.y)
   ]
 
 
-def level(ax: axes.Axes, y: float, label: str, colour: str = INK) -> End:
+def level(ax: axes.Axes, y: float, label: str, color: str = INK) -> End:
   """Draws a horizontal line, and returns its label for `label_ends`."""
-  ax.axhline(y, color=colour, lw=1.1, ls=":")
-  return y, f"{label} {y:.2f}", colour
+  ax.axhline(y, color=color, lw=1.1, ls=":")
+  return y, f"{label} {y:.2f}", color
 
 
 def at_left(ax: axes.Axes, y: float, label: str) -> None:
@@ -235,7 +235,7 @@ def label_ends(ax: axes.Axes, ends: Sequence[End]) -> None:
   """Writes labels at the right edge, so that they do not overlap."""
   low, high = ax.get_ylim()
   placed = -math.inf
-  for y, text, colour in sorted(ends):
+  for y, text, color in sorted(ends):
     placed = max(y, placed + 0.065 * (high - low))
     ax.annotate(
       text,
@@ -244,8 +244,8 @@ def label_ends(ax: axes.Axes, ends: Sequence[End]) -> None:
       xytext=(5, 0),
       textcoords="offset points",
       va="center",
-      color=colour,
-      fontweight="normal" if colour == INK else "bold",
+      color=color,
+      fontweight="normal" if color == INK else "bold",
     )
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from drope_jax.analysis import palette, panels, plots, report, runs
+from drope_jax.analysis import palette, panels, report, runs
+from drope_jax.analysis.plots import lengths
 from drope_jax.evals import interface, longbench
 from drope_jax.evals.metric import NATS, SHARE
 
@@ -29,7 +30,7 @@ def by_topic(
     run: with results.json, for the metrics and their series.
     scores: from `runs.scores` of its rows.
   """
-  found: dict[str, list[report.Block]] = {}
+  topics: dict[str, list[report.Block]] = {}
   for task, metrics in run.metrics_of.items():
     for metric in metrics:
       of_metric = {
@@ -43,12 +44,12 @@ def by_topic(
         if (row["task"], row["metric"]) == (task, metric.name)
       ]
       if rows:
-        found.setdefault(metric.topic, []).extend(
+        topics.setdefault(metric.topic, []).extend(
           _blocks(metric, task.replace("_", "-"), rows, of_metric)
         )
-  if _LONGBENCH in found:
-    found[_LONGBENCH] += _means(run.rows)
-  return found
+  if _LONGBENCH in topics:
+    topics[_LONGBENCH] += _means(run.rows)
+  return topics
 
 
 def _blocks(metric, name, rows, scores) -> list[report.Block]:
@@ -66,7 +67,7 @@ def _blocks(metric, name, rows, scores) -> list[report.Block]:
 
 
 def _by_length(metric, name, scores):
-  plot = plots.score_by_factor(
+  plot = lengths.by_factor(
     panels.by_factor(scores), label=metric.title, is_share=metric.unit == SHARE
   )
   return report.Plot(
@@ -91,7 +92,7 @@ def _by_position(metric, name, rows):
   if not metric.higher_is_better:
     caption += (
       " A model that reads on stays flat or falls, because it has read more. A "
-      f"line that leaves the top is above {plots.OFF_THE_TOP:g} times the "
+      f"line that leaves the top is above {lengths.OFF_THE_TOP:g} times the "
       "lowest value."
     )
   return _by_tokens(
@@ -116,7 +117,7 @@ def _by_tokens(metric, name, rows, caption, cut_off_far_above=False, **axis):
   if not series:
     return []
   context = series[0]["context_tokens"]
-  plot = plots.score_by_tokens(
+  plot = lengths.by_tokens(
     panels.by_position(series),
     context_tokens=context,
     label=f"{metric.title} ({metric.unit})",
@@ -149,11 +150,11 @@ def _by_part(metric, name, rows):
 
 def _means(rows):
   """Returns a table of LongBench's means and of LongBench-E's, if any."""
-  by_name: dict[str, list] = {}
+  by_name = {}
   for mean in longbench.means(map(interface.Result.from_dict, rows)):
     what = f"{mean.task.replace('_', '-')}: {mean.metric}"
     by_name.setdefault(what, []).append(mean.to_dict())
-  return [_parts(found, what) for what, found in by_name.items()]
+  return [_parts(own, what) for what, own in by_name.items()]
 
 
 def _parts(rows, what):
@@ -247,7 +248,7 @@ def _by_depth(metric, name, rows):
         f" At the longest length a cell has about {max(fewest, 1):.0f} "
         "questions, so that single cells say little."
       )
-    blocks.append(report.Plot(plots.score_by_depth(shares), caption))
+    blocks.append(report.Plot(lengths.by_depth(shares), caption))
   return blocks
 
 

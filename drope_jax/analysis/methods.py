@@ -39,6 +39,13 @@ METHODS = types.MappingProxyType(
       "logits scaled up (YaRN)",
       "YaRN",
     ),
+    "longrope2": Method(
+      "LongRoPE2",
+      "{model}, the frequencies of its RoPE divided, the slow ones by the "
+      "length factor and the others by less the faster they are (LongRoPE2's "
+      "rule without its search)",
+      "LongRoPE2's rule",
+    ),
     "crop": Method(
       "cropped",
       "{model}, given only the end of each text, as much as its context holds",

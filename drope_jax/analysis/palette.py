@@ -1,7 +1,7 @@
-"""The label, colour, marker and dash of each compared model, in all plots.
+"""The label, color, marker and dash of each compared model, in all plots.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
-unscaled RoPE has ink and gray. Two looks never differ by colour alone: markers
+Colors are those of Okabe and Ito, which color-blind readers can tell apart;
+unscaled RoPE has ink and gray. Two looks never differ by color alone: markers
 and dashes differ as well.
 """
 
@@ -12,7 +12,7 @@ import itertools
 from drope_jax.analysis import methods
 
 INK = "#1b1f24"
-"""`canvas.svg` replaces this by the text colour of the page, light or dark."""
+"""`canvas.svg` replaces this by the text color of the page, light or dark."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Look:
 
   Attributes:
     label: what the reader sees.
-    colour: hex; legible on white and on near-black, or `INK`.
+    color: hex; legible on white and on near-black, or `INK`.
     marker: a matplotlib marker.
     dash: a matplotlib line style.
     strong: whether it is drawn wider and on top of the others.
   """
 
   label: str
-  colour: str
+  color: str
   marker: str
   dash: str | tuple[int, tuple[float, ...]] = "-"
   strong: bool = False
@@ -54,7 +54,7 @@ _MODELS = {
 }
 _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
 _SPARE = (BASE, DROPPED, _YARN, FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
-# Markers and dashes for using the same colours again.
+# Markers and dashes for using the same colors again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
 
 
@@ -76,19 +76,19 @@ def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
 
   The models of the demo by the method "model", and every scaling of its base,
   have the same look in all plots, and so have "rope" and "drope". Other pairs
-  get the next free look. If there is none, a colour is used again with another
+  get the next free look. If there is none, a color is used again with another
   marker and dash. The label is always that of the pair.
   """
   pairs = list(dict.fromkeys(pairs))
-  found: dict[tuple[str, str], Look] = {}
+  chosen: dict[tuple[str, str], Look] = {}
   for pair in pairs:
     known = _known(*pair)
-    if known and known not in found.values():
-      found[pair] = known
-  spare = _spare(found.values())
+    if known and known not in chosen.values():
+      chosen[pair] = known
+  spare = _spare(chosen.values())
   return {
     pair: dataclasses.replace(
-      found[pair] if pair in found else next(spare), label=label(*pair)
+      chosen[pair] if pair in chosen else next(spare), label=label(*pair)
     )
     for pair in pairs
   }

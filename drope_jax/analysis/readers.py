@@ -64,11 +64,11 @@ class OffsetBias:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GivenBias:
-  """The positional bias A_BH of any centred weights.
+  """The positional bias A_BH of any centered weights.
 
   Attributes:
-    c_ST: float32; a row's entries up to its query sum to 0 (`require_centred`),
-      and those beyond it mean nothing.
+    c_ST: float32; a row's entries up to its query sum to 0
+      (`require_centered`), and those beyond it mean nothing.
 
   Source: arXiv:2512.12167, Definition 3.1.
   """

@@ -1,6 +1,7 @@
 """The report's plots of how models recover after a drop, from their logs."""
 
-from drope_jax.analysis import canvas, palette, plots, report, runs
+from drope_jax.analysis import canvas, palette, report, runs
+from drope_jax.analysis.plots import training
 
 PHASE = "recalibrate"
 """The beginning of the names of a recalibration's phases."""
@@ -27,13 +28,13 @@ def blocks(run: runs.Run) -> list[report.Block]:
       ]
       if len(points) > 1:
         of_field.append(canvas.Curve(look, *zip(*points, strict=True)))
-  found = []
+  plots = []
   if curves["held_out_loss"]:
-    found.append(_held_out(run, curves["held_out_loss"]))
+    plots.append(_held_out(run, curves["held_out_loss"]))
   # One run's own training loss adds nothing to its loss on held-out text.
-  if len(curves["loss"]) > (1 if found else 0):
-    found.append(_training_loss(curves["loss"]))
-  return found
+  if len(curves["loss"]) > (1 if plots else 0):
+    plots.append(_training_loss(curves["loss"]))
+  return plots
 
 
 def _held_out(run, curves):
@@ -52,7 +53,7 @@ def _held_out(run, curves):
       "; dotted, the loss of the others on the same text, each at the end of "
       "its training"
     )
-  plot = plots.recovery(curves, levels=levels, dropped_loss=after)
+  plot = training.recovery(curves, levels=levels, dropped_loss=after)
   return report.Plot(plot, f"{caption}.")
 
 
@@ -65,4 +66,4 @@ def _training_loss(curves):
       "text: each run draws other batches, and short sequences have a higher "
       "loss."
     )
-  return report.Plot(plots.recovery(curves, log_x=several), caption)
+  return report.Plot(training.recovery(curves, log_x=several), caption)

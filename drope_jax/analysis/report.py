@@ -1,7 +1,8 @@
 """One self-contained HTML page: text, tables, plots; nothing is fetched.
 
-A page is a list of sections, each a list of blocks. The page needs no script
-and no network, follows the reader's light or dark setting, and prints.
+A page is a list of sections, each a list of blocks. The page needs no network,
+and a script only where a figure has controls. It follows the reader's light or
+dark setting, and prints.
 """
 
 from collections.abc import Sequence
@@ -84,6 +85,20 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Interactive:
+  """A figure with controls, and its caption.
+
+  Attributes:
+    html: as it stands on the page: controls, what they change, and a script
+      that finds its figure by itself.
+    caption: below it.
+  """
+
+  html: str
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Code:
   """Text in a fixed-width font, its line breaks kept."""
 
@@ -116,7 +131,9 @@ class Details:
   blocks: Sequence["Block"]
 
 
-Block = Text | Facts | Table | Plot | Code | Quote | Verdicts | Details
+Block = (
+  Text | Facts | Table | Plot | Interactive | Code | Quote | Verdicts | Details
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +190,12 @@ def _block(block, ids):
       )
       caption = html.escape(caption)
       return f"<figure>{sizes}<figcaption>{caption}</figcaption></figure>"
+    case Interactive(content, caption):
+      caption = html.escape(caption)
+      return (
+        f'<figure class="interactive">{content}'
+        f"<figcaption>{caption}</figcaption></figure>"
+      )
     case Code(text):
       return f"<pre><code>{html.escape(text)}</code></pre>"
     case Quote(text, source):

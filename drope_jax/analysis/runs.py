@@ -19,7 +19,13 @@ from drope_jax.evals.metric import Metric
 from drope_jax.evals.suite import Suite
 
 HELD_OUT = "held_out.json"
-_FILES = (records.METRICS, "results.json", "damage.json", "samples.json")
+_FILES = (
+  records.METRICS,
+  "results.json",
+  "damage.json",
+  "samples.json",
+  "heads.json",
+)
 _LOGGED = ("step", "phase", "tokens", "loss")
 
 
@@ -35,6 +41,7 @@ class Run:
     samples: samples.json, a list of {"prompt", "text", "model", ...}.
     logs: records of MODEL.metrics.jsonl by model: how the models of the results
       were trained.
+    heads: heads.json, of `drope analyse`.
     held_out: held_out.json: each model's loss on the text of `held_out_loss` in
       the logs.
   """
@@ -45,6 +52,7 @@ class Run:
   damage: damages.Damage | None = None
   samples: tuple[Mapping[str, Any], ...] = ()
   logs: Mapping[str, records.Log] = dataclasses.field(default_factory=dict)
+  heads: Mapping[str, Any] | None = None
   held_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
@@ -115,15 +123,19 @@ def load(directory: str | os.PathLike) -> Run:
     ValueError: a file is damaged; the message names it and the line.
   """
   folder = pathlib.Path(directory)
-  found = [name for name in _FILES if (folder / name).is_file()]
-  if not found:
+  present = [name for name in _FILES if (folder / name).is_file()]
+  if not present:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
-      f"{folder}. Name the --out of a drope train, surgery, evaluate or demo."
+      f"{folder}. Name one that drope train, surgery, evaluate, demo or "
+      "analyse heads wrote."
     )
   results = folder / "results.json"
   results = load_results(results) if results.is_file() else None
   damage = _read(folder / "damage.json")
+  heads = _read(folder / "heads.json")
+  if heads is not None:
+    records.require(heads, ("heads", "needle"), folder / "heads.json")
   return Run(
     name=folder.resolve().name,
     metrics=tuple(records.read_metrics(folder, _LOGGED)),
@@ -136,6 +148,7 @@ def load(directory: str | os.PathLike) -> Run:
       )
       for path in sorted(folder.glob(f"?*.{records.METRICS}"))
     },
+    heads=heads,
     held_out=_read(folder / HELD_OUT) or {},
   )
 
@@ -169,8 +182,10 @@ def _in_this_form(results):
     for model, by in results.get("fits", {}).items()
   }
   results["metrics"] = {
-    task: [artifacts.fill_defaults(Metric, fields, writer) for fields in found]
-    for task, found in results.get("metrics", {}).items()
+    task: [
+      artifacts.fill_defaults(Metric, fields, writer) for fields in metrics
+    ]
+    for task, metrics in results.get("metrics", {}).items()
   }
   if "settings" in results:
     results["settings"] = artifacts.fill_nested_defaults(
@@ -195,10 +210,12 @@ def start_of(log: records.Log, phase: str) -> float | None:
   first = inside.index(True)
   if first:
     return log[first - 1]["tokens"]
-  # The first logged phase may continue an imported model, so its start is
+  # The first phase may continue an imported model, so its tokens at step 0 are
   # extrapolated from the first two records.
-  tokens = [record["tokens"] for record in log[:2]]
-  return max(2 * tokens[0] - tokens[-1], 0)
+  (step, tokens), *more = ((line["step"], line["tokens"]) for line in log[:2])
+  for later, after in more:
+    tokens -= step * (after - tokens) / (later - step)
+  return max(tokens, 0)
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:

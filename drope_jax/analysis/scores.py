@@ -1,6 +1,14 @@
 """The report's plots of scores during a training: `TrainPhase.evals`."""
 
-from drope_jax.analysis import canvas, palette, plots, recovery, report, runs
+from drope_jax.analysis import (
+  canvas,
+  palette,
+  records,
+  recovery,
+  report,
+  runs,
+)
+from drope_jax.analysis.plots import training
 from drope_jax.evals import registry
 from drope_jax.evals.metric import NATS, SHARE, Metric
 
@@ -9,37 +17,40 @@ def blocks(run: runs.Run) -> list[report.Block]:
   """Returns a plot of each metric against tokens, with a line a length.
 
   Tokens count from the drop, if there is one in the log (the paper's Figures 9
-  and 10).
+  and 10). Metrics without plots are left out.
   """
   logs = dict(run.logs) or {run.name: run.metrics}
-  found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+  by_metric: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
   for name, log in logs.items():
     start = runs.start_of(log, recovery.PHASE) or 0
-    for record in log:
-      for score, value in record.items():
-        task, _, rest = score.partition(".")
-        metric, _, where = rest.partition(".")
-        if not where or value is None or record["tokens"] <= start:
-          continue
-        line = f"{name} at {where.replace('x', '×', 1).replace('.', ', ')}"
-        of_metric = found.setdefault((task, metric), {})
-        of_metric.setdefault(line, []).append((record["tokens"] - start, value))
+    after = [record for record in log if record["tokens"] > start]
+    for metric, lines in records.scores(after).items():
+      for where, points in lines.items():
+        by_metric.setdefault(metric, {})[f"{name} at {where}"] = [
+          (tokens - start, value) for tokens, value in points
+        ]
   return [
     _plot(task, metric, lines)
-    for (task, metric), lines in found.items()
-    if any(len(points) > 1 for points in lines.values())
+    for (task, metric), lines in by_metric.items()
+    if describe(task, metric).plots
+    and any(len(points) > 1 for points in lines.values())
   ]
 
 
-def _plot(task, metric, lines):
+def describe(task: str, metric: str) -> Metric:
+  """Returns what reports say of a metric; its name, if it is unknown."""
   known = {m.name: m for m in registry.metrics(task)}
-  described = known.get(metric, Metric(metric, metric, "", NATS, False))
+  return known.get(metric, Metric(metric, metric, "", NATS, False))
+
+
+def _plot(task, metric, lines):
+  described = describe(task, metric)
   looks = palette.looks((line, "model") for line in lines)
   curves = [
     canvas.Curve(look, *zip(*lines[line], strict=True))
     for (line, _), look in looks.items()
   ]
-  plot = plots.score_by_training(
+  plot = training.score(
     curves, label=described.title, is_share=described.unit == SHARE
   )
   name = task.replace("_", "-")

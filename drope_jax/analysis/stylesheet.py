@@ -4,12 +4,14 @@ CSS = """\
 :root {
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1b1f24; --soft: #5b6570;
-  --line: #dfe3e8; --accent: #d55e00; --good: #00795a; --bad: #b3261e;
+  --line: #dfe3e8; --accent: #d55e00; --other: #1f77c0;
+  --good: #00795a; --bad: #b3261e;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #111418; --card: #191d23; --ink: #e6e9ed; --soft: #9aa4af;
-    --line: #2c333c; --accent: #ff9147; --good: #3fcf9f; --bad: #ff8a80;
+    --line: #2c333c; --accent: #ff9147; --other: #56b4e9;
+    --good: #3fcf9f; --bad: #ff8a80;
   }
 }
 * { box-sizing: border-box; }
@@ -40,6 +42,19 @@ figcaption {
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
 .narrow { display: none; }
+.controls { display: flex; flex-wrap: wrap; gap: 8px 20px; }
+.controls label { display: flex; align-items: center; gap: 8px; }
+.controls select { font: inherit; font-size: .9rem; }
+.controls output { min-width: 9.5em; }
+.top { margin-top: 12px; color: var(--soft); font-size: .8125rem; }
+.bars {
+  display: block; width: 100%; height: 220px; fill: var(--accent);
+  border: 1px solid var(--line); border-width: 1px 0;
+}
+.bars .value { fill: var(--other); }
+.ticks { display: flex; color: var(--soft); font-size: .8125rem; }
+.ticks span { flex: 1 0 0; width: 0; display: flex; justify-content: center; }
+.found { margin-top: 10px; min-height: 3.1em; }
 table {
   width: 100%; border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums;
@@ -91,6 +106,11 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   figure { padding: 10px; }
   .wide { display: none; }
   .narrow { display: block; }
+  .ticks .few { font-size: 0; }
+  .controls label { flex-basis: 100%; }
+  .controls input { flex: 1; min-width: 0; }
+  .bars { height: 180px; }
+  .found { min-height: 6.2em; }
   th, td { padding: 5px 3px; font-size: .8rem; }
   td.words { min-width: 8rem; }
   td small { font-size: .66rem; white-space: normal; }
@@ -99,12 +119,12 @@ details td:last-child:not(.n) { white-space: normal; overflow-wrap: anywhere; }
   :root {
     color-scheme: light;
     --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
-    --accent: #d55e00; --good: #00795a; --bad: #b3261e;
+    --accent: #d55e00; --other: #1f77c0; --good: #00795a; --bad: #b3261e;
   }
   body { font-size: 11pt; }
   main { padding: 0; }
   section + section { margin-top: 24px; }
-  details:not([open]) { display: none; }
+  details:not([open]), .controls { display: none; }
   section:not(:has(> :not(h2, details:not([open])))) { display: none; }
   figure, .facts > div, .verdicts li { break-inside: avoid; }
   h2 { break-after: avoid; }

@@ -78,7 +78,7 @@ def attend(
       `resolve` returns it.
 
   Raises:
-    ValueError: there is no such backend, or it does not honour an argument;
+    ValueError: there is no such backend, or it does not honor an argument;
       shapes do not fit; the mask has the segments of one side alone.
   """
   _check_shapes(q_BSHD, k_BTKD, v_BTKD, mask, bias_HT)

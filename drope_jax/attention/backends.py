@@ -1,4 +1,4 @@
-"""The backends of `attend`, and what each of them honours."""
+"""The backends of `attend`, and what each of them honors."""
 
 from collections.abc import Callable
 import dataclasses
@@ -54,13 +54,13 @@ class Backend(NamedTuple):
       q k^T; float, or float32 [B, S]. Without an offset, S = T. Returns
       out_BSHD, and lse_BHS and max_logit_BHS or, without `Need.STATS`, None.
       With `Need.ROTATION` it takes `rotation` too, with `Need.BIAS` `bias_HT`.
-    honours: every need that it does not meet is refused.
+    honors: every need that it does not meet is refused.
     is_kernel: whether it is a kernel of ours or a peer's, which `jit` does not
       divide among devices; see `Divided`.
   """
 
   attend: Callable[..., tuple[Array, Array | None, Array | None]]
-  honours: frozenset[Need]
+  honors: frozenset[Need]
   is_kernel: bool = False
 
 
@@ -113,7 +113,7 @@ def resolve(choice: Choice, device: jax.Device, head_dim: int) -> Choice:
 def rotates(backend: Choice) -> bool:
   """Returns whether a backend takes a `Rotation`."""
   named = BACKENDS.get(_name(backend))
-  return named is not None and Need.ROTATION in named.honours
+  return named is not None and Need.ROTATION in named.honors
 
 
 def is_kernel(backend: Choice) -> bool:
@@ -149,16 +149,16 @@ def select(backend: Choice, needs: set[Need]) -> Callable[..., tuple]:
     run = select(backend.backend, needs)
     return functools.partial(backend.attend, run)
   name = _name(backend)
-  able = [name for name, other in BACKENDS.items() if needs <= other.honours]
+  able = [name for name, other in BACKENDS.items() if needs <= other.honors]
   if name not in BACKENDS:
     raise ValueError(
       f"The attention backend must be one of {', '.join(able)}, got {name!r}. "
       "Name one of these."
     )
   if name not in able:
-    unmet = sorted(needs - BACKENDS[name].honours)
+    unmet = sorted(needs - BACKENDS[name].honors)
     raise ValueError(
-      f"Attention with {' and '.join(unmet)} needs a backend that honours it, "
+      f"Attention with {' and '.join(unmet)} needs a backend that honors it, "
       f"got {name!r}. Name one of {', '.join(able)}."
     )
   attend = BACKENDS[name].attend

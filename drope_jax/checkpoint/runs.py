@@ -124,7 +124,7 @@ class RunStore:
     if earlier := [
       s for s in store.finished_steps(path.parent) if s < int(path.name)
     ]:
-      remedy += f", or go back with --from-step {earlier[-1]}"
+      remedy += f", or go back with `from_step={earlier[-1]}`"
     manifest, _, saved = files.describe(path, f"{remedy}.")
     abstract = jax.tree.map(files.abstract, dict(abstract_state))
     params = {k: abstract.pop(k) for k in (files.PARAMS,) if k in abstract}

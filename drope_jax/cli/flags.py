@@ -28,8 +28,12 @@ def named(text: str, flags: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def naming(flags: Mapping[str, str]) -> Iterator[None]:
-  """Names flags in the messages of ValueErrors; see `named`."""
+  """Names flags in the messages of a user's mistakes; see `named`."""
   try:
     yield
-  except ValueError as error:
-    raise ValueError(named(str(error), flags)) from error
+  except (FileNotFoundError, ValueError) as error:
+    text = named(str(error), flags)
+    if text == str(error):
+      raise
+    missing = isinstance(error, FileNotFoundError)
+    raise (FileNotFoundError if missing else ValueError)(text) from error

@@ -1,7 +1,7 @@
 """Printing text without control characters.
 
 Paths, tokens and names come from other people. An escape sequence in one could
-recolour the screen, change the window's title, or hide the text beside it.
+recolor the screen, change the window's title, or hide the text beside it.
 """
 
 import sys

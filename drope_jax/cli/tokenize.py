@@ -9,17 +9,26 @@ from etils import epath
 import rich.progress
 
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal, text_inputs
+from drope_jax.cli import flags, terminal, text_inputs
 from drope_jax.data import corpus, reading, writer
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
 _PACKAGED = "packaged"
 
+_FLAGS = {
+  "separator": "--separator",
+  "encoding": "--encoding",
+  "ending": "--format",
+  "skip_bad": "--skip-bad",
+  "max_document_bytes": "--max-document-mib",
+}
+
 # How many unreadable documents are reported with the reason.
 _SHOWN = 3
 
 
+@flags.naming(_FLAGS)
 def run(args: argparse.Namespace) -> None:
   """Writes the store and prints a summary.
 
@@ -41,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
   def on_skip(skipped: reading.Skipped) -> None:
     if skipped.kind == "bad" and len(bad) < _SHOWN:
-      bad.append(f"left out: {skipped.why}")
+      bad.append(f"left out: {flags.named(skipped.why, _FLAGS)}")
 
   with _interrupted(sources, args.out), _progress(len(sources)) as on_progress:
     store = writer.write(

@@ -17,6 +17,7 @@ from drope_jax.checkpoint.model import Model
 from drope_jax.cli import (
   agreement,
   configure,
+  flags,
   hosts,
   progress,
   readiness,
@@ -31,6 +32,8 @@ from drope_jax.inference import measurement
 from drope_jax.plan import slices
 from drope_jax.train import loop, training, watchdog
 from drope_jax.train.recipe import Recipe
+
+_FLAGS = {"base_dir": "--data", "from_step": "--from-step"}
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace) -> int | None:
   with contextlib.ExitStack() as stack:
     request = stack.enter_context(termination.stop_request("train"))
     stack.enter_context(_fit_hosts(recipe, out, args))
+    stack.enter_context(flags.naming(_FLAGS))  # Hosts report errors themselves.
     _run(recipe, out, args, request)
   return None
 
@@ -69,6 +73,7 @@ def _fit_hosts(recipe, out, args) -> Iterator[None]:
       agreed, readiness.names(found)
     ) or readiness.obstacle(found, out)
 
+  @flags.naming(_FLAGS)
   def require(found: rendezvous.Hosts) -> None:
     readiness.require(recipe, out, found, topology)
 

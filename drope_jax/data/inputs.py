@@ -45,21 +45,21 @@ def expand(
   """
   if options.ending is not None:
     formats.require_known(options.ending)
-  found: list[sources.Source] = []
+  expanded: list[sources.Source] = []
   left_out: dict[str, list[str]] = defaultdict(list)
   for text in inputs:
     if text.startswith(paths_lib.PACKAGED):
-      found.append(_packaged(text))
+      expanded.append(_packaged(text))
     elif text == STANDARD:
-      found.append(sources.StandardInput(options))
+      expanded.append(sources.StandardInput(options))
     else:
-      found.extend(_files(text, options, left_out))
+      expanded.extend(_files(text, options, left_out))
   if inputs.count(STANDARD) > 1:
     raise ValueError(
       f"Standard input can be read only once, got {STANDARD} more than once. "
       "Name it once."
     )
-  return tuple(found), left_out
+  return tuple(expanded), left_out
 
 
 def describe(left_out: LeftOut) -> str:
@@ -93,7 +93,7 @@ def _files(
       raise ValueError(
         f"An input must end in {', '.join(formats.READERS)}, optionally "
         f"followed by {', '.join(compression.ENDINGS)}, got {text}. Give its "
-        "format with --format, rename it or convert it."
+        "format with `ending`, rename it or convert it."
       )
     paths = [text]
   elif glob.has_magic(text):
@@ -105,7 +105,7 @@ def _files(
     raise FileNotFoundError(
       "An input must name a file, a folder or a glob of files that end in "
       f"{', '.join(formats.READERS)}, got {text}, {got}. Check the path, or "
-      "give the format with --format."
+      "give the format with `ending`."
     )
   for why, names in here.items():
     left_out[why].extend(names)

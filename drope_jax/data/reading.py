@@ -80,7 +80,7 @@ def too_large(options: Options, where: str) -> Skipped:
     options,
     "A document, or the line or file that holds it, must be at most "
     f"{options.max_document_bytes:,} bytes, got more at {where}. Split it "
-    "(--separator), or raise the limit (--max-document-mib).",
+    "(`separator`), or raise the limit (`max_document_bytes`).",
   )
 
 
@@ -103,5 +103,5 @@ def decode(
     return reject(
       options,
       f"Text must be {encoding.upper()}, got {error} in {where}. Give its "
-      "encoding (--encoding), or leave it out (--skip-bad).",
+      "encoding (`encoding`), or leave it out (`skip_bad`).",
     )

@@ -45,6 +45,37 @@ class Forgetful:
     pass
 
 
+class Recent:
+  """A `Memory` that also keeps all readings of the last model and length.
+
+  Another task on the same texts is then read from it.
+  """
+
+  def __init__(self, memory: Memory):
+    """Keeps nothing yet.
+
+    Args:
+      memory: has all readings too.
+    """
+    self._memory = memory
+    self._condition: tuple[Any, ...] = ()
+    self._readings: dict[str, Any] = {}
+
+  def of(self, *condition: Any) -> Self:
+    """Returns it without the readings of another condition."""
+    if condition != self._condition:
+      self._condition, self._readings = condition, {}
+    return self
+
+  def recall(self, key: str) -> Any | None:
+    found = self._readings.get(key)
+    return self._memory.recall(key) if found is None else found
+
+  def add(self, readings: Mapping[str, Any], about: Sequence[Any]) -> None:
+    self._memory.add(readings, about)
+    self._readings |= readings
+
+
 @dataclasses.dataclass(frozen=True)
 class Remembering(interface.Wrapper):
   """An `interface.LM` that keeps each sample's reading, batch by batch.
@@ -52,7 +83,7 @@ class Remembering(interface.Wrapper):
   Attributes:
     memory: of its readings.
     about: what tells this model apart from others in the memory: its name,
-      method and length.
+      method and length; and the task, which does not.
     on_read: called after each batch.
     scale: of the attention logits, once one is set.
     keeps_scale: whether the model scales each text by its own length, so that
@@ -151,7 +182,8 @@ class Remembering(interface.Wrapper):
 
   def _key(self, how, ids, options) -> str:
     """Returns a SHA-256 of all that a reading depends on."""
-    asked = json.dumps([how, options, self.about, self.scale], sort_keys=True)
+    about = {name: x for name, x in self.about.items() if name != "task"}
+    asked = json.dumps([how, options, about, self.scale], sort_keys=True)
     digest = hashlib.sha256(asked.encode())
     digest.update(np.asarray(ids, np.int64).tobytes())
     return digest.hexdigest()

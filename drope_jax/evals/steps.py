@@ -203,6 +203,7 @@ def steps(
     if suite.fit_factor is not None and variant(method, suite.fit_factor):
       found.append(_fit(inputs, model, method, variant, record))
       fitted.add(method)
+  recent = remembering.Recent(record.memory)
   for factor, length in zip(suite.factors, inputs.lengths, strict=True):
     for method in methods:
       if variant(method, factor) is None:
@@ -213,7 +214,9 @@ def steps(
       if method in fitted and factor != 1:
         conditions.append(dataclasses.replace(condition, scale_fitted=True))
       found += [
-        _evaluation(inputs, task, factor, length, variant, condition, record)
+        _evaluation(
+          inputs, task, factor, length, variant, condition, record, recent
+        )
         for condition in conditions
         for task in suite.tasks
       ]
@@ -266,7 +269,9 @@ def _fit(inputs, model, method, variant, record):
   )
 
 
-def _evaluation(inputs, task, factor, length, variant, condition, record):
+def _evaluation(
+  inputs, task, factor, length, variant, condition, record, recent
+):
   model, method = condition.model, condition.method
 
   def run(on_read=lambda tokens: None):
@@ -283,7 +288,7 @@ def _evaluation(inputs, task, factor, length, variant, condition, record):
     about |= {"model": model, "method": method}
     reader = remembering.Remembering(
       lm,
-      record.memory,
+      recent.of(method, length, condition.scale_fitted),
       about,
       on_read,
       keeps_scale=inputs.suite.scale_by_own_length,

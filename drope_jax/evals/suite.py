@@ -20,8 +20,8 @@ class Suite:
     evals: names in `registry`, of tasks or of groups of tasks; or such groups
       with settings, such as `Ruler`.
     methods: "model" (the checkpoint as it is), "crop" (`cropped`), "rope",
-      "pi", "ntk", "yarn"; "dynamic_pi", "dynamic_ntk" and "dynamic_yarn"
-      scale by each text's own length, for texts of many lengths.
+      "pi", "ntk", "yarn", "longrope2"; "dynamic_pi", "dynamic_ntk" and
+      "dynamic_yarn" scale by each text's own length, for texts of many lengths.
     factors: tested length / trained length.
     samples: of each task with questions, one number for each factor.
     excerpts: documents of the longest length, for perplexity.

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
@@ -194,7 +195,7 @@ class CheckpointLM:
     for scheme, rows, tokens_BS, lengths in batches:
       config, positions = decode.split_positions(self.config, scheme)
       scores_BS, top_BS = map(
-        np.asarray,
+        _on_host,
         scoring.score(
           config,
           positions,
@@ -277,6 +278,7 @@ class CheckpointLM:
         chunk_tokens=CHUNK_TOKENS if chunked else None,
         with_seen=sampling.repetition_penalty is not None,
         backend=self.backend,
+        mesh=self.mesh,
       )
       written: list[list[int]] = [[] for _ in rows]
       ended_B = np.arange(B) >= len(rows)
@@ -294,7 +296,7 @@ class CheckpointLM:
           end_ids=self.ends,
           backend=backends.for_one_token(self.backend),
         )
-        new_Bn = np.asarray(new_Bn)[:, : max_new_tokens - count]
+        new_Bn = _on_host(new_Bn)[:, : max_new_tokens - count]
         for i in np.flatnonzero(~ended_B).tolist():
           ids, ended_B[i] = self._until_end(
             written[i], new_Bn[i].tolist(), stop
@@ -390,6 +392,13 @@ def bucket(tokens: int, shortest: int | None = None) -> int:
     return max(2 ** math.ceil(math.log2(tokens)), shortest)
   step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
   return -(-tokens // step) * step
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+  """Returns the whole array, of which other processes may hold parts."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _shared(tokens_BS: np.ndarray, lengths_B: np.ndarray) -> int:

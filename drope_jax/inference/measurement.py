@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import inputs, sources
@@ -19,7 +21,8 @@ from drope_jax.inference.lm import CheckpointLM
 class Measurement:
   """A function from a model's parameters to its scores.
 
-  The samples are drawn once, and are the same each time.
+  The samples are drawn once, and are the same each time. In a run of several
+  processes each one calls it, and returns the same scores.
   """
 
   def __init__(
@@ -41,12 +44,6 @@ class Measurement:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
         its two parts overlap; or a length or method does not do.
     """
-    if jax.process_count() > 1:
-      raise ValueError(
-        "TrainPhase.evals needs a run of one process, got "
-        f"{jax.process_count()}. Leave it out, and evaluate the saves by "
-        "drope evaluate."
-      )
     test, fit = (_documents(names) for names in (wanted.text, wanted.fit_text))
     overlap.require_disjoint(test, fit)
     material = Material(
@@ -70,7 +67,8 @@ class Measurement:
     ahead = self._steps(self._lm(params), record)
     left_out = 0
     for step in ahead:
-      if budget is not None and time.monotonic() - began_s >= 60 * budget:
+      passed_s = time.monotonic() - began_s
+      if budget is not None and _in_all(passed_s >= 60 * budget):
         left_out += 1
       else:
         step.run()
@@ -101,6 +99,11 @@ class Measurement:
       evaluation.variants(lm),
       record,
     )
+
+
+def _in_all(fact: bool) -> bool:
+  """Returns what the first process found, as all must take the same steps."""
+  return bool(multihost_utils.broadcast_one_to_all(np.array(fact)))
 
 
 def _documents(names: Sequence[str]) -> list[overlap.Document]:

@@ -26,7 +26,7 @@ def resolve(
 ) -> attention.Choice:
   """Returns the backend that a choice means, with all its settings.
 
-  "auto" is the first that honours the model, and statistics where they are
+  "auto" is the first that honors the model, and statistics where they are
   wanted: on a TPU of our kernel and `blockwise`, on a GPU of cuDNN, XLA's
   products and `blockwise`. On a CPU it is `blockwise`. In float32, our kernel
   multiplies at full precision, and a GPU has no kernel.
@@ -73,5 +73,5 @@ def _first_able(
   }
   wanted = {need for need, needed in needs.items() if needed}
   return next(
-    name for name in preferred if wanted <= attention.BACKENDS[name].honours
+    name for name in preferred if wanted <= attention.BACKENDS[name].honors
   )

@@ -27,12 +27,7 @@ from drope_jax.train.recipe import Recipe
 
 PROGRAMS = ("prefill", "decode")
 
-_TEXTS, _TOKENS = sharding.BATCH
-_CACHE = caches.Cache(
-  k_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
-  v_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
-  length_B=P(_TEXTS),
-)
+_TEXTS = sharding.BATCH[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +144,13 @@ def plan(
 def _empty_cache(config, mesh, texts, context_tokens, dtype):
   """Returns the cache as shapes with shardings."""
   empty = functools.partial(caches.empty, config, texts, context_tokens, dtype)
+  shapes = jax.eval_shape(empty)
   return jax.tree.map(
-    lambda leaf, spec: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
     ),
-    jax.eval_shape(empty),
-    _CACHE,
+    shapes,
+    caches.shardings(shapes, mesh),
   )
 
 

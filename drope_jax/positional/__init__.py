@@ -17,6 +17,7 @@ from drope_jax.positional.partial import PartialRope
 from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.rotary import Rope
 from drope_jax.positional.scaling import (
+  CriticalNtk,
   Dynamic,
   Llama3Rope,
   NtkAware,
@@ -40,6 +41,7 @@ CATALOGUE = types.MappingProxyType(
       NtkAware,
       Yarn,
       Llama3Rope,
+      CriticalNtk,
       Dynamic,
       RescaledRope,
       LongRope,

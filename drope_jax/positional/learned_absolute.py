@@ -66,6 +66,10 @@ class LearnedAbsolute(Scheme):
       )
     return self
 
+  def stretched(self, factor: float) -> "LearnedAbsolute":
+    """Returns the same table, read at `factor` times its length."""
+    return dataclasses.replace(self, stretch=self.stretch * factor)
+
   def embedding(self, table_PM: Array, pos_BS: Array) -> Array:
     if self.stretch == 1:
       return table_PM.at[pos_BS].get(mode="clip")

@@ -10,8 +10,7 @@ import math
 
 import numpy as np
 
-from drope_jax.positional import rotary
-from drope_jax.positional.learned_absolute import LearnedAbsolute
+from drope_jax.positional import partial, rotary
 from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.scheme import Scheme
 
@@ -174,6 +173,51 @@ class Llama3Rope(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
+class CriticalNtk(rotary.GeometricRotary):
+  """LongRoPE2's rule without its search: NTK-aware up to the critical pair.
+
+  The critical pair is the first that completes no rotation in L tokens. It and
+  all slower ones are divided by s. Pair m before it, which is number c, is
+  divided by s^(m / c): another theta, which leaves the fastest pair alone.
+  LongRoPE2 then looks for an earlier critical pair, and for a better factor of
+  each pair from there on, by the loss of answers about needles.
+
+  Attributes:
+    trained_tokens: L, tokens.
+
+  Source: Shang et al. 2025 (arXiv:2502.20082), section 3; its temperature is
+    that of LongRoPE (arXiv:2402.13753), sqrt(1 + ln s / ln L).
+  """
+
+  factor: float = 1.0
+  trained_tokens: int = 4096
+
+  def __post_init__(self):
+    super().__post_init__()
+    _require_factor(self)
+    if self.trained_tokens < 2:
+      raise ValueError(
+        "CriticalNtk needs trained_tokens of at least 2, got "
+        f"{self.trained_tokens}. Give the context that it was trained with."
+      )
+
+  @property
+  def attention_factor(self) -> float:
+    if self.factor == 1:
+      return 1.0
+    return math.sqrt(1 + math.log(self.factor) / math.log(self.trained_tokens))
+
+  def frequencies(self, head_dim: int) -> np.ndarray:
+    rope = rotary.Rope(self.theta)
+    critical = partial.complete_pairs(rope, head_dim, self.trained_tokens)
+    pair_F = np.arange(head_dim // 2)
+    share_F = np.where(pair_F < critical, pair_F / max(critical, 1), 1.0)
+    divisor_F = np.power(self.factor, share_F)
+    omega_F = rope.frequencies(head_dim)
+    return (omega_F / divisor_F).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dynamic(rotary.LengthDependent):
   """A scaling whose factor follows the current length.
 
@@ -197,32 +241,29 @@ class Dynamic(rotary.LengthDependent):
 
 
 STRETCHES = ("pi", "ntk", "yarn")
-METHODS = ("rope", *STRETCHES)
+METHODS = ("rope", *STRETCHES, "longrope2")
 
 
 def scaled(
   scheme: Scheme | Pattern, method: str, factor: float, trained_tokens: int
-) -> rotary.Rotary | LearnedAbsolute:
+) -> rotary.Rotary:
   """Returns the scheme that reads `factor` times the trained context.
 
   Args:
-    scheme: what the weights were trained with: plain RoPE, or, for "pi",
-      learned positions.
-    method: "rope" (as it is), "pi", "ntk" or "yarn".
+    scheme: what the weights were trained with; plain RoPE.
+    method: "rope" (as it is), "pi", "ntk", "yarn" or "longrope2".
     factor: s, at least 1.
     trained_tokens: L, tokens.
 
   Raises:
-    ValueError: the method is unknown, or does not fit `scheme`: the three rules
-      are stated for the frequencies of plain RoPE.
+    ValueError: the method is unknown, or `scheme` is not plain RoPE, whose
+      frequencies the three rules are stated for.
   """
   if method not in METHODS:
     raise ValueError(
       f"A position method must be one of {', '.join(METHODS)}, got {method!r}. "
       "Name one of these."
     )
-  if isinstance(scheme, LearnedAbsolute) and method == "pi":
-    return dataclasses.replace(scheme, stretch=scheme.stretch * factor)
   if not isinstance(scheme, rotary.Rope):
     raise ValueError(
       f"The position method {method!r} needs a model with plain Rope, got "
@@ -235,4 +276,6 @@ def scaled(
       return NtkAware(scheme.theta, factor)
     case "yarn":
       return Yarn(scheme.theta, factor, trained_tokens)
+    case "longrope2":
+      return CriticalNtk(scheme.theta, factor, trained_tokens)
   return scheme

@@ -41,8 +41,8 @@ class Surgery:
     windows: (layer, tokens) for each layer whose queries see that many tokens
       from now on, themselves included.
     theta: of the rotary positions, before any drop; None keeps the old.
-    scaling: of RoPE from now on, at every length: "pi", "ntk" or "yarn"; None
-      keeps the old.
+    scaling: of RoPE from now on, at every length: "pi", "ntk", "yarn" or
+      "longrope2"; None keeps the old.
     scaling_factor: longest length / trained context that it is for.
     qk_norm: the norms to add: "none", "q", "k" or "qk".
     qk_norm_scope: "joint" or "head"; see `qk_norm.add_qk_norm`.
@@ -122,9 +122,10 @@ class Surgery:
       )
 
   def _require_scaling_alone(self) -> None:
-    if self.scaling not in (None, *scalings.STRETCHES):
+    known = [name for name in scalings.METHODS if name != "rope"]
+    if self.scaling not in (None, *known):
       raise ValueError(
-        f"Surgery.scaling must be one of {', '.join(scalings.STRETCHES)}, got "
+        f"Surgery.scaling must be one of {', '.join(known)}, got "
         f"{self.scaling!r}. Name one of these."
       )
     if (self.scaling_factor is None) != (self.scaling is None):

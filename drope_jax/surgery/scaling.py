@@ -20,7 +20,7 @@ def scale_rotation(
   Args:
     config: has plain RoPE in some layer; its context is the trained one.
     params: returned as they are.
-    method: in `scaling.STRETCHES`.
+    method: in `scaling.METHODS`.
     factor: by which the context may grow; the same at every length.
 
   Raises:

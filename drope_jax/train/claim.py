@@ -57,7 +57,7 @@ def folder(
   ):
     raise ValueError(
       f"A run needs a new folder, or its own, got {directory}, which holds "
-      "other files. Choose another --out."
+      "other files. Choose another folder."
     )
   # No process writes before all have looked, so that all decide the same.
   multihost_utils.sync_global_devices("looked for recipe.json")
@@ -84,29 +84,29 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
 
 def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
   """Returns the fields that may not change between two starts of a run."""
-  found = {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
-  found["phases"] = [
+  kept = {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
+  kept["phases"] = [
     {k: v for k, v in phase.items() if k not in _OF_A_PHASE_WITHOUT_EFFECT}
     for phase in encoded["phases"]
   ]
-  return found
+  return kept
 
 
-def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
-  changed = differences(found, encoded)
+def _require_same(begun: Any, encoded: Any, directory: epath.Path) -> None:
+  changed = differences(begun, encoded)
   fields = [path for path in changed if not path.startswith("stores")]
   if fields:
     raise ValueError(
       f"A run continues with the recipe that began it, but {directory} was "
       f"begun with another: {', '.join(fields) or 'its form'} differs. Choose "
-      "another --out, or remove that folder."
+      "another folder, or remove that one."
     )
   if changed:
     names = ", ".join(path.removeprefix("stores.") for path in changed)
     raise ValueError(
       "A run reads on in the stores that it began with, got other tokens in "
       f"{names} than {directory} was begun with. Put the old store back, or "
-      "choose another --out."
+      "choose another folder."
     )
 
 
@@ -126,5 +126,5 @@ def _parse(file: epath.Path) -> Any:
   except ValueError as error:
     raise ValueError(
       f"A run's recipe.json must be whole JSON, got {file} ({error}). Copy it "
-      "again, or start in another --out."
+      "again, or start in another folder."
     ) from error

@@ -101,7 +101,7 @@ class TrainPhase:
     until_recovered: ends the phase early, once a measurement finds the base's
       held-out loss / the model's at or above this share.
     log_max_logit: whether metrics have attention's largest logit, which needs
-      a backend that honours statistics.
+      a backend that honors statistics.
   """
 
   name: str

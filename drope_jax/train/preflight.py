@@ -26,7 +26,7 @@ def _telling_where_paths_start() -> Iterator[None]:
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f"{error} Relative paths of a recipe's stores and tokenizer start at "
-      "--data; Recipe.init_from starts where the command runs."
+      "`base_dir`; Recipe.init_from starts at the working directory."
     ) from error
 
 

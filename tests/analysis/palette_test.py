@@ -14,8 +14,8 @@ DEMO = [
 def _contrast(hex_a, hex_b):
   """The WCAG contrast ratio, 1 to 21."""
 
-  def luminance(colour):
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+  def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [
       c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
       for c in channels
@@ -26,17 +26,17 @@ def _contrast(hex_a, hex_b):
   return (high + 0.05) / (low + 0.05)
 
 
-def test_no_two_rows_are_told_apart_by_colour_alone():
+def test_no_two_rows_are_told_apart_by_color_alone():
   looks = list(palette.looks(DEMO).values())
   assert len(looks) == 8
   for a, b in itertools.combinations(looks, 2):
-    assert a.colour != b.colour and a.marker != b.marker and a.label != b.label
+    assert a.color != b.color and a.marker != b.marker and a.label != b.label
     assert a.dash != b.dash or a.strong != b.strong or "-" in (a.dash, b.dash)
 
 
-def _simulated(colour, confusion):
-  """Linear RGB of a colour as a colour-blind eye has it."""
-  channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def _simulated(color, confusion):
+  """Linear RGB of a color as a color-blind eye has it."""
+  channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
   linear = [
     c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
     for c in channels
@@ -63,11 +63,11 @@ CONFUSIONS = {
 
 
 @pytest.mark.parametrize("confusion", CONFUSIONS.values(), ids=CONFUSIONS)
-def test_colours_differ_to_colour_blind_eyes(confusion):
+def test_colors_differ_to_color_blind_eyes(confusion):
   for ink in (palette.INK, "#e6e9ed"):
     looks = palette.looks(DEMO).values()
     seen = [
-      _simulated(ink if x.colour == palette.INK else x.colour, confusion)
+      _simulated(ink if x.color == palette.INK else x.color, confusion)
       for x in looks
     ]
     # Red and green of one lightness are 0.02 apart here.
@@ -80,13 +80,13 @@ def test_a_method_looks_the_same_whatever_else_is_shown():
   assert alone["full", "model"] == palette.looks(DEMO)["full", "model"]
 
 
-def test_every_colour_shows_on_white_and_on_the_dark_page():
+def test_every_color_shows_on_white_and_on_the_dark_page():
   for look in palette.looks(DEMO).values():
-    if look.colour == palette.INK:
-      continue  # The page's own text colour, on either.
+    if look.color == palette.INK:
+      continue  # The page's own text color, on either.
     for page in ("#ffffff", "#191d23"):
       # Below 2 a thick line is hard to see; the worst pair here is at 2.2.
-      assert _contrast(look.colour, page) > 2, look
+      assert _contrast(look.color, page) > 2, look
 
 
 def test_unknown_models_keep_their_names_and_differ():
@@ -97,19 +97,19 @@ def test_unknown_models_keep_their_names_and_differ():
     "mine · YaRN",
     "other",
   ]
-  assert len({look.colour for look in looks.values()}) == 3
+  assert len({look.color for look in looks.values()}) == 3
 
 
-def test_where_colours_run_out_lines_and_markers_still_differ():
+def test_where_colors_run_out_lines_and_markers_still_differ():
   pairs = [*DEMO, *((f"model {i}", "model") for i in range(24))]
   looks = list(palette.looks(pairs).values())
-  drawn = {(look.colour, look.marker, look.dash) for look in looks}
+  drawn = {(look.color, look.marker, look.dash) for look in looks}
   assert len(drawn) == len(pairs)
   for look in looks[:8]:
-    others = [other for other in looks if other.colour == look.colour]
+    others = [other for other in looks if other.color == look.color]
     assert len({other.marker for other in others}) == len(others) == 4
 
 
 def test_two_names_of_one_look_do_not_share_it():
   looks = palette.looks([("base", "model"), ("rope", "model")])
-  assert len({look.colour for look in looks.values()}) == 2
+  assert len({look.color for look in looks.values()}) == 2

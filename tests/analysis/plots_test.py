@@ -1,3 +1,4 @@
+import functools
 import re
 from xml.etree import ElementTree
 
@@ -10,8 +11,8 @@ from drope_jax.analysis import (
   frequencies,
   pair_damage,
   palette,
-  plots,
 )
+from drope_jax.analysis.plots import lengths, positions, training
 from drope_jax.positional import Rope
 
 
@@ -28,13 +29,13 @@ def _accuracy():
     [0.9, 0.4, 0.1],
     [1.0, 0.6, 0.4],
   )
-  return plots.score_by_factor(
+  return lengths.by_factor(
     {"none": [curve], "fitted": [curve]}, label="answered", is_share=True
   )
 
 
 def _by_position(*curves, context_tokens=2, lower_is_better=True):
-  return plots.score_by_tokens(
+  return lengths.by_tokens(
     {"": curves},
     context_tokens=context_tokens,
     label="loss",
@@ -48,33 +49,39 @@ DEPTHS = {
 }
 
 
+@functools.cache
 def _figures():
   side = damage.Anatomy(
     1.5, (1.0, 1.1), (2.0, 2.1), (0.1, 0.2), (9.0, 8.0), 2.2
   )
   rope = Rope(), 32, 512
   return {
-    "recovery": plots.recovery(
+    "recovery": training.recovery(
       [_curve()], levels={"base": 0.2, "other": 0.4}, dropped_loss=3.0
     ),
-    "recovery_log": plots.recovery([_curve()], dropped_loss=3.0, log_x=True),
-    "training": plots.training([_curve()], drops={"live": 3}),
+    "recovery_log": training.recovery([_curve()], dropped_loss=3.0, log_x=True),
+    "training": training.loss([_curve()], drops={"live": 3}),
     "position": _by_position(_curve()),
     "accuracy": _accuracy(),
-    "depth": plots.score_by_depth(DEPTHS),
-    "frequencies": plots.frequency_scaling(
+    "depth": lengths.by_depth(DEPTHS),
+    "frequencies": positions.frequency_scaling(
       frequencies.scalings(*rope, factors=[8.0]), frequencies.pairs(*rope)
     ),
-    "damage": plots.damage(damage.Damage(side, side)),
-    "pair_damage": plots.pair_damage(
+    "damage": positions.damage(damage.Damage(side, side)),
+    "pair_damage": positions.pair_damage(
       pair_damage.PairDamage((81.5, 9.0, 1.0, 0.1), (0.6, 0.2, 0.1, 0.0), 3)
     ),
   }
 
 
+@functools.cache
+def _svgs():
+  return {name: canvas.svg(fig, name) for name, fig in _figures().items()}
+
+
 def test_every_axis_is_named_and_every_figure_is_valid_svg():
   for name, figure in _figures().items():
-    root = ElementTree.fromstring(canvas.svg(figure, name))
+    root = ElementTree.fromstring(_svgs()[name])
     assert root.get("viewBox"), name
     assert not root.get("width"), "a fixed width would not follow the page"
     places = [(ax, ax.get_subplotspec()) for ax in figure.axes]
@@ -83,9 +90,8 @@ def test_every_axis_is_named_and_every_figure_is_valid_svg():
     assert bottom and all(ax.get_xlabel() or shared for ax in bottom), name
 
 
-def test_svg_takes_the_pages_colours_and_fetches_nothing():
-  for name, figure in _figures().items():
-    svg = canvas.svg(figure, name)
+def test_svg_takes_the_pages_colors_and_fetches_nothing():
+  for name, svg in _svgs().items():
     assert "currentColor" in svg and "#1b1f24" not in svg
     links = re.findall(r'(?:href="|url\()([^")]+)', svg)
     assert links and all(link.startswith(f"#{name}-") for link in links)
@@ -106,7 +112,7 @@ def test_ids_of_two_figures_on_a_page_do_not_collide():
 
 def test_drawing_leaves_matplotlib_as_it_was():
   before = dict(matplotlib.rcParams)
-  _figures()
+  _figures.__wrapped__()
   assert dict(matplotlib.rcParams) == before
 
 
@@ -123,16 +129,16 @@ def test_accuracy_bars_span_the_intervals():
 def test_bars_of_a_length_do_not_overlap():
   looks = (palette.BASE, palette.DROPPED)
   curves = [canvas.Curve(look, [1, 8], [0.5, 1.0]) for look in looks]
-  axes = plots.score_by_factor(
-    {"": curves}, label="answered", is_share=True
-  ).axes[0]
+  axes = lengths.by_factor({"": curves}, label="answered", is_share=True).axes[
+    0
+  ]
   ends = sorted((b.get_x(), b.get_x() + b.get_width()) for b in axes.patches)
   assert len(ends) == 4
   assert all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
 
 
 def test_a_heat_map_has_a_row_for_each_model_at_every_length():
-  first, last, *_ = plots.score_by_depth(DEPTHS).axes
+  first, last, *_ = lengths.by_depth(DEPTHS).axes
   assert [ax.get_title("left") for ax in (first, last)] == ["1×", "8×"]
   (cells,), (far_cells,) = first.collections, last.collections
   assert cells.get_array().tolist() == [[1.0, 0.5], [0.0, 1.0]]
@@ -171,14 +177,14 @@ def test_lines_that_run_away_do_not_flatten_the_others():
 
 def test_a_score_that_is_no_share_has_an_axis_of_its_own_range():
   curve = canvas.Curve(palette.DROPPED, [1, 2], [30.0, 60.0])
-  figure = plots.score_by_factor({"": [curve]}, label="points", is_share=False)
+  figure = lengths.by_factor({"": [curve]}, label="points", is_share=False)
   assert figure.axes[0].get_ylim()[1] > 60
 
 
 def test_long_curves_are_averaged_not_sampled():
   points = 10_000
   wild = canvas.Curve(palette.BASE, range(points), [0.0, 2.0] * (points // 2))
-  (line,) = plots.training([wild]).axes[0].lines
+  (line,) = training.loss([wild]).axes[0].lines
   assert len(line.get_ydata()) < 200
   assert line.get_ydata() == pytest.approx(1.0, abs=0.02)
 
@@ -197,4 +203,4 @@ def test_refuses_a_curve_of_unequal_lengths_and_a_plot_of_nothing():
   with pytest.raises(ValueError, match=r"lengths \[1, 2\]"):
     canvas.Curve(palette.BASE, [1, 2], [1.0])
   with pytest.raises(ValueError, match="at least one panel"):
-    plots.score_by_factor({}, label="answered", is_share=True)
+    lengths.by_factor({}, label="answered", is_share=True)

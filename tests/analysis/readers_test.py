@@ -91,7 +91,7 @@ def _offset_weights(offset):
 @pytest.mark.parametrize(
   ("name", "offset"), [("diagonal", 0), ("previous", 1), ("far", 4)]
 )
-def test_a_bias_is_that_of_its_centred_weights(model, found, name, offset):
+def test_a_bias_is_that_of_its_centered_weights(model, found, name, offset):
   *_, weights_NBHST = model
   c_ST = _offset_weights(offset)
   np.testing.assert_allclose(c_ST.sum(1), 0, atol=1e-12)

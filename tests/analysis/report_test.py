@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from drope_jax.analysis import canvas, palette, plots, report
+from drope_jax.analysis import canvas, palette, report
+from drope_jax.analysis.plots import lengths
 
 _VOID = {"meta", "br", "img", "link"}
 
@@ -40,7 +41,7 @@ class Page(parser.HTMLParser):
 
 def _plot():
   curve = canvas.Curve(palette.DROPPED, [1, 2, 4], [1.0, 0.5, 0.25])
-  figure = plots.score_by_factor(
+  figure = lengths.by_factor(
     {"a < b": [curve]}, label="answered", is_share=True
   )
   return report.Plot(figure, "what to see")

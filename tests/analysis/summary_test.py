@@ -368,6 +368,7 @@ def test_scores_during_a_training_are_drawn_from_the_drop_on():
   log = _metrics(*["pretrain"] * 3, *["recalibrate"] * 6)
   for record in log:
     record["niah.accuracy.2x"] = record["step"] / 10
+    record["multi_key.string_match_all.2x"] = 0.5  # Without a plot of its own.
     record["niah.accuracy.4x.crop"] = 0.0 if record["step"] % 2 else None
   run = runs.Run("run", metrics=log)
   (plot,) = _section(run, "Scores during training").blocks
@@ -486,6 +487,23 @@ def test_training_curves_of_several_runs_share_a_plot():
   (drop,) = [li for li in axes.lines[2:] if len(set(li.get_xdata())) == 1]
   assert drop.get_xdata()[0] == 600
   assert "Recovery after the drop · drope" in sections
+
+
+def test_heads_of_an_analysis_are_a_figure_with_controls():
+  around = {
+    "layer": 0,
+    "head": 1,
+    "method": "rope",
+    "factor": 1.0,
+    "weights": [0.1] * 33,
+    "peak": 0,
+    "within_one": 0.3,
+    "deviation": 1.0,
+  }
+  run = runs.Run("heads", heads={"heads": [], "needle": [around]})
+  (figure, _) = _section(run, "Attention around the needle").blocks
+  assert isinstance(figure, report.Interactive)
+  assert "layer 0, head 1" in _page(run)
 
 
 def test_a_report_of_nothing_is_refused():

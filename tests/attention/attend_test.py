@@ -52,7 +52,7 @@ class Case:
     """Returns q_BSHD, k_BTKD, v_BTKD, and the cotangent of the output."""
     rng = np.random.default_rng(0)
     shapes = [(S, self.H), (self.T, self.K), (self.T, self.K), (S, self.H)]
-    takes_any = Need.FLOAT32 in BACKENDS[backend].honours
+    takes_any = Need.FLOAT32 in BACKENDS[backend].honors
     dtype = self.dtype if takes_any else "bfloat16"
     return [
       jnp.asarray(rng.normal(size=(B, *shape, D)), dtype) for shape in shapes
@@ -175,7 +175,7 @@ def _formula(
 @functools.cache
 def _compiled(backend, name):
   """Returns a function from inputs and traced arguments to their results."""
-  case, with_stats = CASES[name], Need.STATS in BACKENDS[backend].honours
+  case, with_stats = CASES[name], Need.STATS in BACKENDS[backend].honors
 
   # Compiling takes longer than running.
   @functools.partial(
@@ -211,7 +211,7 @@ def _here(name):
 def _backends(*needs):
   return pytest.mark.parametrize(
     "backend",
-    [_here(name) for name, b in BACKENDS.items() if {*needs} <= b.honours],
+    [_here(name) for name, b in BACKENDS.items() if {*needs} <= b.honors],
   )
 
 
@@ -225,8 +225,8 @@ def _relative_error(got, want):
 @pytest.mark.parametrize("name", CASES)
 def test_is_the_formula_in_value_and_gradient(backend, name):
   case = CASES[name]
-  if not case.needs <= BACKENDS[backend].honours:
-    with pytest.raises(ValueError, match="needs a backend that honours it"):
+  if not case.needs <= BACKENDS[backend].honors:
+    with pytest.raises(ValueError, match="needs a backend that honors it"):
       _run(backend, name)
     return
   out_BSHD, stats, gradients = _run(backend, name)
@@ -344,6 +344,7 @@ def test_an_output_depends_on_exactly_the_keys_its_mask_shows(backend):
 def test_statistics_have_no_gradient():
   *qkv, _ = CASES[PLAIN].inputs("reference")
 
+  @jax.jit
   def total(q_BSHD):
     _, stats = attention.attend(q_BSHD, *qkv[1:], mask=Mask(), with_stats=True)
     return jnp.sum(stats.lse_BHS) + jnp.sum(stats.max_logit_BHS)
@@ -355,6 +356,7 @@ def test_statistics_have_no_gradient():
 def test_slopes_have_no_gradient():
   *qkv, _ = CASES[PLAIN].inputs("reference")
 
+  @jax.jit
   def total(slopes_H):
     return attention.attend(*qkv, mask=Mask(), slopes_H=slopes_H).sum()
 
@@ -368,6 +370,7 @@ def test_a_bias_by_distance_has_the_gradient_of_its_formula(backend):
   q_BSHD, k_BTHD, v_BTHD, _ = CASES[PLAIN].inputs(backend)
   back_ST = np.arange(S)[:, None] - np.arange(S)
 
+  @jax.jit
   @jax.grad
   def got(bias_HT):
     out_BSHD = attention.attend(
@@ -375,6 +378,7 @@ def test_a_bias_by_distance_has_the_gradient_of_its_formula(backend):
     )
     return jnp.square(out_BSHD).sum()
 
+  @jax.jit
   @jax.grad
   def want(bias_HT):
     logits_BHST = jnp.einsum("bshd,bthd->bhst", q_BSHD, k_BTHD) / D**0.5
@@ -421,9 +425,9 @@ def _abstractly(backend, need=None, **changes):
 
 @pytest.mark.parametrize("need", ARGUMENTS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_argument_is_honoured_or_refused_with_who_honours_it(backend, need):
-  if need not in BACKENDS[backend].honours:
-    able = [name for name, b in BACKENDS.items() if need in b.honours]
+def test_an_argument_is_honored_or_refused_with_who_honors_it(backend, need):
+  if need not in BACKENDS[backend].honors:
+    able = [name for name, b in BACKENDS.items() if need in b.honors]
     message = f"with .*{need}.* got '{backend}'. Name one of {', '.join(able)}"
     with pytest.raises(ValueError, match=message):
       _abstractly(backend, need)

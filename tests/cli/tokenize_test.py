@@ -71,6 +71,7 @@ def test_left_out_documents_are_reported_and_counted(tmp_path, capsys):
   left_out, refused = capsys.readouterr().err.splitlines()
   assert left_out.startswith("2 left out: 1 .pdf (")
   assert 'no "text" at ' + f"{folder}/a.jsonl:4" in refused
+  assert "leave it out (--skip-bad)" in refused
   # Finished documents stay valid, and the counts are kept.
   for _ in range(2):
     assert _tokenize(*command, "--skip-bad") == 0

@@ -98,14 +98,12 @@ def test_init_from_starts_where_the_command_runs(drope, here):
   command = ["train", "tiny.gin", "--data", "stores", "--out", "new"]
   bindings = ["Recipe.model = None", "Recipe.tokenizer = None"]
   command += [word for binding in bindings for word in ("--set", binding)]
-  rule = (
-    "Relative paths of a recipe's stores and tokenizer start at --data; "
-    "Recipe.init_from starts where the command runs."
-  )
   for init_from, data in (("gone", "stores"), ("run", ".")):
     binding = f"Recipe.init_from = '{init_from}'"
     ran = drope(*command, "--data", data, "--set", binding)
-    assert ran.status == 2 and ran.err.rstrip().endswith(rule)
+    assert ran.status == 2
+    rules = "start at --data; Recipe.init_from starts at the working directory"
+    assert rules in ran.err
     assert not (here / "new").exists()
   assert drope(*command, "--set", "Recipe.init_from = 'run'").status == 0
   assert store.describe("new")[0].lineage[-1].parent == "run"

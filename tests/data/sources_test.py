@@ -154,7 +154,7 @@ def test_text_of_another_encoding_needs_its_name(tmp_path):
   path = tmp_path / "a.txt"
   path.write_bytes(b"caf\xe9 au lait")
   why = _why(path)
-  assert "UTF-8" in why and str(path) in why and "--encoding" in why
+  assert "UTF-8" in why and str(path) in why and "`encoding`" in why
   assert _read(path, encoding="latin-1") == ["café au lait"]
   path = tmp_path / "a.jsonl"
   path.write_bytes(b'{"text": "x"}\n{"text": "caf\xe9"}')
@@ -222,7 +222,7 @@ def test_a_document_above_the_limit_is_refused_or_skipped(tmp_path):
   options = {"max_document_bytes": limit}
   why = _why(path, **options)
   assert f"at most 1,000 bytes, got more at {path}:2" in why
-  assert "--max-document-mib" in why
+  assert "`max_document_bytes`" in why
   first, bad, last = _read(path, skip_bad=True, **options)
   assert (first, bad.kind, last) == (fits, "bad", fits)
   path = tmp_path / "a.txt"

@@ -27,14 +27,14 @@ def test_the_table_has_every_scheme():
   assert _rows("The schemes").keys() == positional.CATALOGUE.keys()
 
 
-def test_a_bias_has_the_backends_that_honour_it():
+def test_a_bias_has_the_backends_that_honor_it():
   rows = _rows("What a scheme can say")
   for method, need in (
     ("bias_slopes", Need.SLOPES),
     ("bias", Need.BIAS),
     ("learned_bias", Need.BIAS),
   ):
-    able = {name for name, b in BACKENDS.items() if need in b.honours}
+    able = {name for name, b in BACKENDS.items() if need in b.honors}
     assert {*_named(rows[method])} == able
 
 

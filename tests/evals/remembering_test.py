@@ -112,6 +112,25 @@ def test_a_reading_is_of_all_that_it_depends_on(change):
   assert len(model.read) == 2
 
 
+def test_two_tasks_that_score_the_same_texts_read_them_once():
+  model, kept = Model(), Kept()
+  recent = remembering.Recent(kept)
+
+  def score(task, *condition):
+    memory, about = recent.of(*condition), ABOUT | {"task": task}
+    return remembering.Remembering(model, memory, about).score(PROMPTS)
+
+  first = score("perplexity", "yarn", 8)
+  reads = len(model.read)
+  kept.readings.clear()  # As after a step that is done.
+  again = score("recall", "yarn", 8)
+  assert len(model.read) == reads
+  for got, want in zip(again, first, strict=True):
+    np.testing.assert_array_equal(got.log_p, want.log_p)
+  score("recall", "yarn", 16)  # Of another condition nothing is kept.
+  assert len(model.read) == 2 * reads
+
+
 def test_a_generation_is_described_for_who_keeps_it():
   memory = Kept()
   lm = remembering.Remembering(Model(), memory, ABOUT).with_logit_scale(1.5)

@@ -353,6 +353,16 @@ def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
       assert row == dataclasses.replace(copied, method=method)
 
 
+def test_tasks_on_the_same_texts_share_a_pass(fake_lm, material):
+  suite = dataclasses.replace(
+    SUITE, evals=("perplexity", "recall"), methods=("model",), fit_factor=None
+  )
+  reads = Reads(fake_lm, best_scale=1.0)
+  record, _ = _run(suite, reads, material)
+  assert [length for length, _ in reads.calls] == [64, 256]
+  assert {row.task for row in record.rows} == {"perplexity", "recall"}
+
+
 def test_a_step_that_fails_leaves_nothing_behind(lm, material):
   class Fails(type(lm)):
     def generate(self, prompts, max_new_tokens, stop=()):

@@ -8,6 +8,7 @@ import pytest
 
 from drope_jax import attention
 from drope_jax.positional import (
+  CriticalNtk,
   Dynamic,
   Llama3Rope,
   Nope,
@@ -125,7 +126,28 @@ def test_yarn_multiplies_logits_by_its_temperature_squared():
   )
 
 
-@pytest.mark.parametrize("scaling_rule", ["pi", "ntk", "yarn"])
+def test_critical_ntk_slows_what_no_rotation_trained_and_keeps_the_fastest():
+  D, theta, L, s = 32, 500.0, 512, 8.0
+  rope_F = Rope(theta).frequencies(D).astype(np.float64)
+  critical = int((L * rope_F / (2 * math.pi) >= 1).sum())
+  assert critical == 12
+  scheme = CriticalNtk(theta, s, L)
+  divisor_F = rope_F / scheme.frequencies(D)
+  np.testing.assert_allclose(divisor_F[critical:], s, rtol=1e-5)
+  assert divisor_F[0] == pytest.approx(1.0)
+  # Below it the frequencies are those of another theta.
+  ratios_F = divisor_F[1 : critical + 1] / divisor_F[:critical]
+  np.testing.assert_allclose(ratios_F, s ** (1 / critical), rtol=1e-5)
+  assert scheme.attention_factor == pytest.approx(math.sqrt(1 + 3 / 9))
+
+
+def test_critical_ntk_is_interpolation_where_no_pair_is_complete():
+  short = CriticalNtk(500.0, 2.0, 4).frequencies(32)
+  interpolated = PositionInterpolation(500.0, 2.0).frequencies(32)
+  np.testing.assert_allclose(short, interpolated, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaling_rule", ["pi", "ntk", "yarn", "longrope2"])
 def test_a_factor_of_one_is_plain_rope(scaling_rule):
   scheme = scaling.scaled(Rope(2e4), scaling_rule, 1.0, 512)
   np.testing.assert_array_equal(
@@ -155,6 +177,8 @@ def test_scaled_names_the_method_it_makes():
   assert scaling.scaled(rope, "pi", *settings) == PositionInterpolation(2e4, 4)
   assert scaling.scaled(rope, "ntk", *settings) == NtkAware(2e4, 4)
   assert scaling.scaled(rope, "yarn", *settings) == Yarn(2e4, 4, 512)
+  longrope2 = scaling.scaled(rope, "longrope2", *settings)
+  assert longrope2 == CriticalNtk(2e4, 4, 512)
 
 
 def test_scaled_asks_of_the_settings_what_its_method_needs():
@@ -181,6 +205,8 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
       r"high_freq_factor > low.*got 4.*Llama 3.1's",
     ),
     (lambda: Dynamic(trained_tokens=0), r"Dynamic.*at least 1, got 0\. Give"),
+    (lambda: CriticalNtk(trained_tokens=1), r"at least 2, got 1\. Give the"),
+    (lambda: CriticalNtk(factor=0.9), r"CriticalNtk.*at least 1, got 0\.9"),
     (lambda: NtkAware().frequencies(2), r"above 2, got 2.*Use Position"),
     (
       lambda: scaling.scaled(Nope(), "pi", 2.0, 512),
@@ -188,7 +214,7 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
     ),
     (
       lambda: scaling.scaled(Rope(), "xpos", 2.0, 512),
-      r"one of rope, pi, ntk, yarn, got 'xpos'\. Name one",
+      r"one of rope, pi, ntk, yarn, longrope2, got 'xpos'\. Name one",
     ),
   ],
 )

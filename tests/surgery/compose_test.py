@@ -117,7 +117,7 @@ def test_theta_comes_before_a_scaling(base, params):
   [
     (
       {"scaling": "rope", "scaling_factor": 2.0},
-      "one of pi, ntk, yarn, got 'rope'",
+      "one of pi, ntk, yarn, longrope2, got 'rope'",
     ),
     ({"scaling": "yarn"}, "come together, got 'yarn' and None"),
     ({"scaling_factor": 2.0}, "come together, got None and 2.0"),

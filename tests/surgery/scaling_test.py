@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from drope_jax.positional import (
+  CriticalNtk,
   Nope,
   NtkAware,
   PartialRope,
@@ -31,6 +32,7 @@ def _scaled(base, positional, method="yarn", factor=4.0):
     ("pi", 4.0, PositionInterpolation(100.0, 4.0)),
     ("ntk", 8.0, NtkAware(100.0, 8.0)),
     ("yarn", 4.0, Yarn(100.0, 4.0, 16)),
+    ("longrope2", 4.0, CriticalNtk(100.0, 4.0, 16)),
   ],
 )
 def test_each_method_scales_from_the_models_own_context(

@@ -57,10 +57,10 @@ def measure(
   Args:
     config, params: of the model.
     tokens_BS: int32, at least two tokens a row.
-    c_SS: a third pattern; its rows are centred, see `require_centred`.
+    c_SS: a third pattern; its rows are centered, see `require_centered`.
 
   Raises:
-    ValueError: a row has one token, or c_SS is not centred or of another size.
+    ValueError: a row has one token, or c_SS is not centered or of another size.
   """
   S = tokens_BS.shape[1]
   if S < 2:
@@ -69,7 +69,7 @@ def measure(
       "longer ones."
     )
   if c_SS is not None:
-    require_centred(c_SS, S)
+    require_centered(c_SS, S)
     c_SS = jnp.asarray(c_SS, jnp.float32)
   embedded_BSM, outputs_NBSM = states(config, params, tokens_BS)
   found = []
@@ -86,7 +86,7 @@ def measure(
   return found
 
 
-def require_centred(c_SS: Array, num_tokens: int) -> None:
+def require_centered(c_SS: Array, num_tokens: int) -> None:
   """Raises ValueError unless weights fit and each query's sum to 0."""
   c_SS = np.asarray(c_SS, np.float64)
   if c_SS.shape != (num_tokens, num_tokens):

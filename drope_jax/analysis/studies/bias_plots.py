@@ -41,7 +41,7 @@ def by_layer(measured: Measured, fields: Sequence[str]) -> Figure:
       canvas.line(ax, curve)
       if curve.low is not None:
         ax.fill_between(
-          curve.x, curve.low, curve.high, color=look.colour, alpha=0.15, lw=0
+          curve.x, curve.low, curve.high, color=look.color, alpha=0.15, lw=0
         )
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 
@@ -74,6 +74,7 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
   length, and crosses are the same at the shortest.
   """
   looks = palette.looks((name, "model") for name in measured)
+  all_lengths = {p.num_tokens for points in measured.values() for p in points}
   fig = Figure(figsize=(canvas.WIDTH_IN, 3.4), layout="constrained")
   grid = fig.subplots(1, len(_BOUNDED))
   for i, (ax, title) in enumerate(zip(grid, _BOUNDED, strict=True)):
@@ -91,12 +92,14 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
         ax, Curve(look, *zip(*of_length[max(lengths)], strict=True)), marker=""
       )
       ax.plot(
-        *zip(*of_length[min(lengths)], strict=True), "x", color=look.colour
+        *zip(*of_length[min(lengths)], strict=True), "x", color=look.color
       )
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_title(title)
     ax.set_xlabel("spread of embeddings")
+  for mark, tokens in (("-", max(all_lengths)), ("x", min(all_lengths))):
+    grid[0].plot([], [], mark, color="gray", label=f"at {tokens} tokens")
   canvas.legend(fig, grid[0])
   return fig
 

@@ -6,9 +6,10 @@ import matplotlib
 from matplotlib import axes, ticker
 import numpy as np
 
-from drope_jax.analysis import canvas, palette, records
+from drope_jax.analysis import canvas, palette, records, scores
 from drope_jax.analysis.canvas import Curve, Figure
 from drope_jax.analysis.studies import recovery
+from drope_jax.evals.metric import SHARE
 
 
 @matplotlib.rc_context(canvas.STYLE)
@@ -23,7 +24,7 @@ def by_length(panels: Mapping[str, Sequence[Curve]]) -> Figure:
       canvas.line(ax, curve)
       if curve.low is not None:
         ax.fill_between(
-          curve.x, curve.low, curve.high, color=curve.look.colour, alpha=0.12
+          curve.x, curve.low, curve.high, color=curve.look.color, alpha=0.12
         )
     factors = sorted({x for curve in curves for x in curve.x})
     ax.set_xscale("log", base=2)
@@ -41,8 +42,12 @@ def training(
   laws: Sequence[recovery.Law],
   saves: Sequence[recovery.Save],
 ) -> Figure:
-  """Loss against tokens with its laws, and retrieval of the saves."""
-  rows = 1 + bool(saves)
+  """Loss against tokens with its laws, the log's scores, and the saves' recall.
+
+  A panel of scores is a metric of an eval, and a line of it a length.
+  """
+  benchmarks = records.scores(log)
+  rows = 1 + len(benchmarks) + bool(saves)
   fig = Figure(figsize=(canvas.WIDTH_IN, 3.0 * rows), layout="constrained")
   grid = np.atleast_1d(fig.subplots(rows, 1, sharex=True))
   by_phase = recovery.phases(log)
@@ -51,7 +56,7 @@ def training(
     if len(tokens):
       label = field.replace("_", " ").replace("held out", "held-out")
       grid[0].plot(
-        tokens, values, ".", ms=2.5, color=look.colour, alpha=0.5, label=label
+        tokens, values, ".", ms=2.5, color=look.color, alpha=0.5, label=label
       )
   start = 0.0
   starts = {}
@@ -62,28 +67,52 @@ def training(
     grid[0].plot(
       starts[law.phase] + since,
       law.at(since),
-      color=palette.DROPPED.colour,
+      color=palette.DROPPED.color,
       lw=2,
       label=None if index else "law",
     )
   grid[0].set_ylabel("nats a token")
+  for ax, (metric, lines) in zip(grid[1:], benchmarks.items(), strict=False):
+    _benchmark(ax, metric, lines)
   if saves:
+    ax = grid[-1]
     tokens = [save.tokens for save in saves]
-    grid[1].plot(tokens, [s.recall for s in saves], "o-", color=canvas.INK)
-    grid[1].vlines(
+    ax.plot(tokens, [s.recall for s in saves], "o-", color=canvas.INK)
+    ax.vlines(
       tokens,
       [save.recall_low for save in saves],
       [save.recall_high for save in saves],
       color=canvas.INK,
       lw=0.8,
     )
-    grid[1].set_ylabel("questions answered")
-    grid[1].set_ylim(-0.03, 1.03)
-    grid[1].yaxis.set_major_formatter(ticker.PercentFormatter(1))
+    ax.set_ylabel("questions answered")
+    _in_percent(ax)
   grid[-1].set_xlabel("training tokens")
   grid[-1].xaxis.set_major_formatter(canvas.TOKENS)
   canvas.legend(fig, grid[0])
   return fig
+
+
+def _benchmark(
+  ax: axes.Axes,
+  metric: tuple[str, str],
+  lines: Mapping[str, Sequence[tuple[float, float]]],
+) -> None:
+  described = scores.describe(*metric)
+  looks = palette.looks((where, "model") for where in lines)
+  for points, look in zip(lines.values(), looks.values(), strict=True):
+    canvas.line(ax, Curve(look, *zip(*points, strict=True)))
+  ax.set_title(f"{metric[0]}: {described.title}")
+  if described.unit == SHARE:
+    _in_percent(ax)
+  else:
+    ax.set_ylabel(described.unit)
+  ax.legend(ncols=4)
+
+
+def _in_percent(ax: axes.Axes) -> None:
+  ax.set_ylim(-0.03, 1.03)
+  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
 
 
 @matplotlib.rc_context(canvas.STYLE)
@@ -107,7 +136,7 @@ def spikes(log: records.Log, found: Sequence[recovery.Spike]) -> Figure:
     [spike.tokens for spike in found],
     [spike.loss for spike in found],
     "v",
-    color=palette.DROPPED.colour,
+    color=palette.DROPPED.color,
     label=f"{len(found)} spikes",
   )
   grid[0].legend(loc="upper right")

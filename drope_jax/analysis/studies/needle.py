@@ -179,5 +179,5 @@ def _deviation(mean: np.ndarray, place: np.ndarray) -> float | None:
   if not mean.sum():
     return None
   share = mean / mean.sum()
-  centre = (share * place).sum()
-  return float(np.sqrt((share * (place - centre) ** 2).sum()))
+  center = (share * place).sum()
+  return float(np.sqrt((share * (place - center) ** 2).sum()))

@@ -6,8 +6,9 @@ import matplotlib
 from matplotlib import ticker
 import numpy as np
 
-from drope_jax.analysis import canvas, frequencies, palette, plots
+from drope_jax.analysis import canvas, frequencies, palette
 from drope_jax.analysis.canvas import Curve, Figure
+from drope_jax.analysis.plots import positions
 from drope_jax.analysis.studies.pairs import Pairs
 
 
@@ -55,7 +56,7 @@ def costs(found: Pairs) -> Figure:
         x + shift,
         [getattr(cost, score) for cost in each],
         0.38,
-        color=look.colour,
+        color=look.color,
         label=look.label,
         alpha=0.75,
       )
@@ -66,7 +67,7 @@ def costs(found: Pairs) -> Figure:
       if None not in ends[0]:
         ax.vlines(x + shift, *zip(*ends, strict=True), color=canvas.INK, lw=0.8)
     ax.axhline(0, color=canvas.INK, lw=0.8)
-    plots.mark_rotations(
+    positions.mark_rotations(
       ax, np.asarray([pair.rotations for pair in found.pairs]), (1,)
     )
   grid[0].set_ylabel("loss rises by (nats)")

@@ -48,5 +48,5 @@ def methods(config: ModelConfig, factor: float) -> dict[str, Scheme | Pattern]:
     return {"model": own}
   return {
     method: scaling.scaled(own, method, factor, config.context_tokens)
-    for method in (scaling.METHODS if factor > 1 else scaling.METHODS[:1])
+    for method in ("rope", *(scaling.STRETCHES if factor > 1 else ()))
   }

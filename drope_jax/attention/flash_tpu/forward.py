@@ -1,4 +1,4 @@
-"""The forward kernel: for each block of queries, a loop over blocks of keys."""
+"""The forward kernel: it loops over the keys of each block of queries."""
 
 import functools
 from typing import Any

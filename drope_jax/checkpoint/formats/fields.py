@@ -1,6 +1,6 @@
 """A configuration of another project, held to a table of its fields.
 
-A format names each field that it honours with its kind, and those that change
+A format names each field that it honors with its kind, and those that change
 no logit. All else is refused, once, before anything is made of it.
 """
 
@@ -24,7 +24,7 @@ def read(
 
   Args:
     data: the configuration.
-    kinds: the fields that are honoured.
+    kinds: the fields that are honored.
     defaults: of the fields that may be absent.
     inert: fields that change no logit; of any kind.
 
@@ -47,7 +47,7 @@ def read(
   advice = "Put the model's there."
   if unknown:
     wrong.append(
-      f"every field must be one that is honoured here, got {', '.join(unknown)}"
+      f"every field must be one that is honored here, got {', '.join(unknown)}"
     )
     advice = "Remove a field only if it changes nothing."
   if wrong:

@@ -6,7 +6,7 @@ import types
 from typing import Any
 
 from drope_jax.checkpoint.formats import hf_layers, rope_parameters
-from drope_jax.checkpoint.formats.hf_choices import Choice
+from drope_jax.checkpoint.formats.hf_choices import Choice, Constant
 from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
 from drope_jax.checkpoint.formats.kinds import (
   Kind,
@@ -15,8 +15,9 @@ from drope_jax.checkpoint.formats.kinds import (
   OneOf,
   Whole,
 )
+from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Rope, Scheme, rotary
+from drope_jax.positional import LearnedAbsolute, Nope, Rope, Scheme, rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Positions(Choice):
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     """Returns whether a model without positions leaves with `no_rotation`."""
     return not Layers.of(config).rotary
+
+  def by_weights(
+    self, config: ModelConfig, tensors: Mapping[str, Tensor]
+  ) -> ModelConfig:
+    """Returns the model with the positions that its weights say it has."""
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +214,53 @@ class NoPositions(Positions):
 
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     return False
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedPositions(Positions):
+  """A table of positions; of zeros, where the model has none.
+
+  Attributes:
+    table: the name of its tensor.
+  """
+
+  table: str = ""
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    tokens = values["max_position_embeddings"]
+    return [LearnedAbsolute(tokens)] * values["num_hidden_layers"]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    scheme = Layers.of(config).schemes[0]
+    if scheme.table_tokens is None:
+      return {}
+    return {"max_position_embeddings": scheme.table_tokens}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    for scheme in Layers.of(config).rotary:
+      if not isinstance(scheme, LearnedAbsolute):
+        return f"{type(scheme).__name__} positions"
+      if scheme.stretch != 1:
+        return "a table of positions that is stretched"
+    return None
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    if Layers.of(config).rotary:
+      return ()
+    shape = (config.context_tokens, config.width)
+    must_be = "A table of positions must be zeros where a model has none"
+    return (Constant(self.table, shape, 0.0, "embed/table", must_be),)
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    return False
+
+  def by_weights(
+    self, config: ModelConfig, tensors: Mapping[str, Tensor]
+  ) -> ModelConfig:
+    table = tensors.get(self.table)
+    if table is None or table.array().any():
+      return config
+    return dataclasses.replace(config, positional=Nope())
 
 
 def _rope(values: Mapping[str, Any]) -> Scheme:

@@ -6,12 +6,37 @@ import types
 from typing import Any
 
 from drope_jax.checkpoint.formats.hf_choices import Choice, Constant
-from drope_jax.checkpoint.formats.kinds import Flag, Kind, Number, OneOf
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  Number,
+  OneOf,
+  Optional,
+  Whole,
+)
 from drope_jax.model.config import ModelConfig
 
 
+class NoOutputBias(Choice):
+  """No bias of o."""
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return "a bias of attention's output" if config.o_bias else None
+
+
+class AllBiases(Choice):
+  """Biases of all projections."""
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    has_all = config.qkv_bias and config.o_bias and config.mlp_bias
+    return None if has_all else "projections without biases"
+
+
 @dataclasses.dataclass(frozen=True)
-class Biases(Choice):
+class Biases(NoOutputBias):
   """Biases of q, k and v: always or never.
 
   Attributes:
@@ -32,11 +57,11 @@ class Biases(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if config.qkv_bias != self.always:
       return "biases" if config.qkv_bias else "no biases"
-    return None
+    return super().misfit(config)
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionBias(Choice):
+class AttentionBias(NoOutputBias):
   """Biases of q, k, v and o where attention_bias says so; o's are zeros.
 
   Attributes:
@@ -69,7 +94,7 @@ class AttentionBias(Choice):
     )
 
 
-class InputBias(Choice):
+class InputBias(NoOutputBias):
   """Biases of q, k and v where attention_bias says so; o has none."""
 
   kinds = types.MappingProxyType(
@@ -104,9 +129,11 @@ class Mlp(Choice):
   )
   defaults: Mapping[str, Any] = types.MappingProxyType({"hidden_act": "silu"})
   activation = "silu"
+  gated = True
+  has_biases = False
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mlp_activation": self.activation}
+    return {"mlp_activation": self.activation, "gated_mlp": self.gated}
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     return {"hidden_act": "silu"}
@@ -114,6 +141,12 @@ class Mlp(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if config.mlp_activation != self.activation:
       return f"{config.mlp_activation!r} as the MLP's activation"
+    if config.gated_mlp != self.gated:
+      return (
+        "a gate in the MLP" if config.gated_mlp else "an MLP without a gate"
+      )
+    if config.mlp_bias and not self.has_biases:
+      return "biases of the MLP"
     return None
 
 
@@ -128,13 +161,45 @@ class GeluMlp(Mlp):
   """A gated MLP with GELU, approximated by tanh."""
 
   kinds = types.MappingProxyType(
-    {"hidden_activation": OneOf("gelu_pytorch_tanh")}
+    {
+      "hidden_activation": OneOf("gelu_pytorch_tanh"),
+      "hidden_act": OneOf("gelu_pytorch_tanh"),  # Gemma 2 has both.
+    }
   )
-  defaults = types.MappingProxyType({"hidden_activation": "gelu_pytorch_tanh"})
+  defaults = types.MappingProxyType(
+    {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": None}
+  )
   activation = "gelu_tanh"
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     return {"hidden_activation": "gelu_pytorch_tanh"}
+
+
+class PlainMlp(Mlp):
+  """An MLP with GELU, approximated by tanh, and no gate.
+
+  Where its width is absent, it is four times the model's.
+  """
+
+  kinds = types.MappingProxyType(
+    {
+      "intermediate_size": Optional(Whole()),
+      "hidden_act": OneOf("gelu_new", "gelu_pytorch_tanh"),
+    }
+  )
+  defaults = types.MappingProxyType(
+    {"intermediate_size": None, "hidden_act": "gelu_new"}
+  )
+  activation = "gelu_tanh"
+  gated = False
+  has_biases = True
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    width = values["intermediate_size"] or 4 * values["hidden_size"]
+    return super().read(values) | {"mlp_width": width}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"hidden_act": "gelu_new"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,12 +85,17 @@ def bits(array: np.ndarray) -> np.ndarray:
   return array.view(f"u{array.dtype.itemsize}")
 
 
-def part(tensor: Tensor, start: int, stop: int) -> Tensor:
-  """Returns rows `start` to `stop` of a tensor, as a tensor."""
-  shape = (stop - start, *tensor.shape[1:])
-  return Tensor(
-    shape, tensor.dtype, lambda a, b: tensor.rows(start + a, start + b)
-  )
+def part(tensor: Tensor, start: int, stop: int, axis: int = 0) -> Tensor:
+  """Returns `start` to `stop` along axis 0 or 1 of a tensor, as a tensor."""
+  shape = list(tensor.shape)
+  shape[axis] = stop - start
+
+  def rows(first: int, last: int) -> np.ndarray:
+    if axis == 0:
+      return tensor.rows(start + first, start + last)
+    return tensor.rows(first, last)[:, start:stop]
+
+  return Tensor(tuple(shape), tensor.dtype, rows)
 
 
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:

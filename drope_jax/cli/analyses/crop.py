@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     fit_factor=None,
   )
   material = suites.Material(test=subject.documents_of(args.text), fit=[])
-  # By this name RoPE and its scalings have their colours in all plots.
+  # By this name RoPE and its scalings have their colors in all plots.
   name = "base" if is_rope else "model"
   lm = CheckpointLM.of(
     Model(

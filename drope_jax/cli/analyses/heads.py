@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from drope_jax.analysis import around_needle, report
 from drope_jax.analysis.studies import (
   heads,
-  heads_page,
   heads_plots,
   needle,
   rotated,
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> None:
     out.figure("needle", heads_plots.around(of_best))
   out.figure("first_token", heads_plots.first_token(**activations))
   title = f"Attention around the needle: {args.model}"
-  out.text("heads.html", heads_page.render(around, title))
+  rows = [dataclasses.asdict(row) for row in around]
+  blocks = around_needle.blocks({"heads": scores, "needle": rows})
+  page = report.render([report.Section(title, blocks)], title)
+  out.text("heads.html", page)
   _show(scored, shown)
 
 

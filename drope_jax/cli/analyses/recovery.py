@@ -45,6 +45,18 @@ def run(args: argparse.Namespace) -> None:
   out.figure("recovery", lengths_plots.training(log, laws, saves))
   out.figure("spikes", lengths_plots.spikes(log, spikes))
   _show(laws, spikes, saves)
+  benchmarks = records.scores(log)
+  if benchmarks:
+    output.show(
+      "scores during the training, first and last",
+      ("score", "first", "last"),
+      [
+        (f"{' '.join(metric)} {where}", *(f"{y:.3f}" for _, y in ends))
+        for metric, lines in benchmarks.items()
+        for where, points in lines.items()
+        for ends in [(points[0], points[-1])]
+      ],
+    )
 
 
 def _log(folder: epath.Path) -> records.Log:

@@ -1,8 +1,8 @@
 """Writes one self-contained HTML page about runs: tables, plots, settings.
 
-A RUN is a folder that train, surgery, evaluate or demo wrote. The page shows
-those of metrics.jsonl, results.json, damage.json and samples.json that are in
-it. Training curves of several runs share a plot.
+A RUN is a folder that train, surgery, evaluate, demo or analyse heads wrote.
+The page shows those of metrics.jsonl, results.json, damage.json, samples.json
+and heads.json that are in it. Training curves of several runs share a plot.
 """
 
 import argparse

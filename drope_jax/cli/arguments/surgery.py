@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--scaling",
-    choices=("pi", "ntk", "yarn"),
+    choices=("pi", "ntk", "yarn", "longrope2"),
     help="of RoPE at every length from now on, to train on with it, with "
     "--drop none (default: as before)",
   )

@@ -1,6 +1,6 @@
 r"""Trains a recipe with every combination of some changes, over seeds.
 
-SWEEP.gin binds a Sweep: a recipe, axes of labelled bindings, and seeds. Each
+SWEEP.gin binds a Sweep: a recipe, axes of labeled bindings, and seeds. Each
 combination is a `drope train` in a folder of its own, and a `drope evaluate` of
 its last model. Those that are finished are left out, one that was interrupted
 resumes, and one that failed is tried again. Then a table of all that is there,

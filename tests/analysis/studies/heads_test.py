@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 
 from drope_jax.analysis import readers
-from drope_jax.analysis.studies import heads, heads_page, needle, rotated
+from drope_jax.analysis.studies import heads, needle, rotated
 from drope_jax.data import corpus, tokenizer
 from drope_jax.evals import needles as needles_lib
 from drope_jax.evals import niah
@@ -130,15 +128,3 @@ def test_scalings_are_of_plain_rope_beyond_the_context():
   assert [*rotated.methods(CONFIG, 2.0)] == ["rope", "pi", "ntk", "yarn"]
   alibi = dataclasses.replace(CONFIG, positional=Alibi())
   assert rotated.methods(alibi, 2.0) == {"model": Alibi()}
-
-
-def test_the_page_has_its_numbers_and_no_other_source():
-  row = needle.Around(0, 1, "yarn", 2.0, (0.25,) * 33, 3, 0.5, None)
-  page = heads_page.render([row], "</script> & more")
-  assert page.count("</script>") == 1
-  assert "src=" not in page and "http" not in page
-  (data,) = json.loads(re.search(r"const DATA = (.*), AROUND", page)[1])
-  assert data["head"] == "layer 0, head 1"
-  assert data["method"] == "YaRN"
-  assert data["weights"] == [0.25] * 33
-  assert "$" not in re.sub(r"\$\{", "", page)

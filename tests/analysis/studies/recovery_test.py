@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from drope_jax.analysis import records
 from drope_jax.analysis.studies import lengths_plots, recovery
 
 
@@ -64,3 +65,23 @@ def test_a_plot_has_the_losses_the_laws_and_the_saves():
   assert bottom.lines[0].get_ydata().tolist() == [0.5]
   (ax,) = lengths_plots.spikes(LOG, recovery.spikes(LOG)).axes
   assert len(ax.lines[0].get_xdata()) == len(LOG)
+
+
+def test_each_eval_of_the_log_is_a_panel_with_a_line_a_length():
+  log = [dict(record) for record in LOG]
+  log[99]["multi_key.accuracy.1x"], log[199]["multi_key.accuracy.1x"] = 0.2, 0.8
+  log[199]["multi_key.accuracy.2x.crop"] = 0.5
+  log[199]["arc_easy.acc.1x"] = 0.3
+  assert records.scores(log)["multi_key", "accuracy"] == {
+    "1×": [(1e6, 0.2), (2e6, 0.8)],
+    "2×, crop": [(2e6, 0.5)],
+  }
+  saves = [recovery.Save(1, 1e4, 3.0, 0.5, 0.3, 0.7)]
+  axes = lengths_plots.training(log, [], saves).axes
+  loss, keys, arc, recall = axes
+  assert [line.get_label() for line in keys.lines] == ["1×", "2×, crop"]
+  assert keys.lines[0].get_ydata().tolist() == [0.2, 0.8]
+  assert "multi_key" in keys.get_title(loc="left")
+  assert arc.lines[0].get_ydata().tolist() == [0.3]
+  assert recall.lines[0].get_ydata().tolist() == [0.5]
+  assert len(loss.lines) == 1

@@ -293,7 +293,7 @@ def test_windows():
     ({"pruned_heads": {"0": [1]}}, "pruned_heads must be {}"),
   ],
 )
-def test_what_is_not_honoured_is_refused_by_name(fields, named):
+def test_what_is_not_honored_is_refused_by_name(fields, named):
   with pytest.raises(ValueError, match=named) as refused:
     hf_config.from_dict(LLAMA3 | fields)
   assert "got" in str(refused.value)
