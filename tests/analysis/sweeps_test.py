@@ -124,9 +124,9 @@ def test_the_plot_has_the_lengths_of_a_score_in_a_line():
   table = {"a": {name: sweeps.Cell(0.5, None, None, 1) for name in names}}
   fig = sweeps.plot(table, names)
   log, scores = fig.subfigs
-  assert [ax.get_title() for ax in log.axes] == ["loss"]
+  assert [ax.get_title("left") for ax in log.axes] == ["loss"]
   assert scores.get_suptitle() == "multi_key accuracy"
-  assert [ax.get_title() for ax in scores.axes] == ["1x", "8x"]
+  assert [ax.get_title("left") for ax in scores.axes] == ["1x", "8x"]
 
 
 def test_differences_are_of_the_same_samples_over_seeds():
