@@ -219,6 +219,13 @@ CASES = {
     "Qwen3ForCausalLM",
   ),
 }
+# Another case has each of these in it.
+WITHIN_OTHERS = (
+  "dropped, biased",
+  "norms per head",
+  "dropped, norms per head",
+  "Gemma 3, positions dropped in layers without a window",
+)
 
 
 ARCHITECTURES = {
@@ -281,7 +288,13 @@ def _their_logits(folder):
   return model.eval()(torch.asarray(TOKENS_BS)).logits.numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in WITHIN_OTHERS else ())
+    for name in CASES
+  ],
+)
 def test_transformers_reads_the_same_model(name, tmp_path, drope):
   fields, options, architecture = CASES[name]
   config = dataclasses.replace(CONFIG, **fields)
