@@ -240,7 +240,7 @@ ARCHITECTURES = {
   "seed_oss": {"qkv_bias": True},
   "ernie4_5": {},
   "gemma2": GEMMA2 | {"logit_scale": (16 / 24) ** 0.5},
-  "gpt2": GPT2,
+  "gpt2": GPT2 | {"tied_embeddings": False},
   "gpt_neox": NEOX,
   "granite": GRANITE,
   "gemma3_text": GEMMA3 | {"logit_scale": (16 / 24) ** 0.5},

@@ -279,6 +279,7 @@ def _for_other_clients(config: ModelConfig, model_type: str) -> str:
   schemes = hf_layers.Layers.of(config).schemes
   dropped = [scheme == Nope() for scheme in schemes]
   in_part = any(isinstance(scheme, PartialRope) for scheme in schemes)
+  in_part &= model_type != "gpt_neox"  # It has a field for that.
   fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
   runs = {"llama", "mistral", "gpt2"}
   if dropped == fourth and not in_part:
