@@ -194,7 +194,8 @@ def _grouped(
   leaves: Mapping[str, jax.ShapeDtypeStruct],
 ) -> list[dict[str, jax.ShapeDtypeStruct]]:
   """Returns leaves, the largest first, in groups of some `_AT_ONCE` numbers."""
-  groups, room = [], 0
+  groups: list[dict[str, jax.ShapeDtypeStruct]] = []
+  room = 0
   for name in sorted(leaves, key=lambda name: -leaves[name].size):
     if room <= 0:
       groups.append({})
