@@ -147,8 +147,7 @@ def _of_head_at_offset(
       last_key // step, [lambda f=f: f(first, count) for f in attend_blocks]
     )
 
-  block = max(min(block, MIN_STRIP), block // G)
-  parts = _by_block(attend_block, 0, S, block)
+  parts = _by_block(attend_block, 0, S, max(MIN_STRIP, block // G))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 

@@ -88,6 +88,13 @@ GPT2 = {
   "mlp_bias": True,
   "tied_embeddings": True,
 }
+NEOX = {
+  **GPT2,
+  "positional": PartialRope(Rope(1e8), 2),
+  "parallel_residual": True,
+  "mlp_activation": "gelu",
+  "tied_embeddings": False,
+}
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
 
@@ -179,6 +186,17 @@ CASES = {
     [],
     "GraniteForCausalLM",
   ),
+  "GPT-NeoX": (NEOX, [], "GPTNeoXForCausalLM"),
+  "GPT-NeoX, a pair more dropped": (
+    NEOX | {"positional": PartialRope(Rope(1e8), 1)},
+    [],
+    "GPTNeoXForCausalLM",
+  ),
+  "GPT-NeoX, dropped, a logit scale": (
+    NEOX | {"positional": Nope()},
+    ["--logit-scale", "1.5"],
+    "GPTNeoXForCausalLM",
+  ),
   "GPT-2": (GPT2, [], "GPT2LMHeadModel"),
   "GPT-2, dropped, a logit scale": (
     GPT2 | {"positional": Nope(), "tied_embeddings": False},
@@ -223,6 +241,7 @@ ARCHITECTURES = {
   "ernie4_5": {},
   "gemma2": GEMMA2 | {"logit_scale": (16 / 24) ** 0.5},
   "gpt2": GPT2,
+  "gpt_neox": NEOX,
   "granite": GRANITE,
   "gemma3_text": GEMMA3 | {"logit_scale": (16 / 24) ** 0.5},
 }
@@ -428,6 +447,8 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
     "gemma3_text",
     "gpt2",
     "gpt2 dropped",
+    "gpt_neox",
+    "gpt_neox dropped",
     "granite",
   ],
 )
