@@ -35,6 +35,8 @@ from drope_jax.data import paths
 from drope_jax.model import transformer
 
 _BEST = "best"
+_AT_ONCE = 2**20
+"""Numbers to be read at once: a read, and collecting its garbage, take time."""
 
 
 def save_model(
@@ -141,8 +143,9 @@ def load_model(
 ) -> tuple[Any, Manifest]:
   """Returns a checkpoint's params and manifest, without optimizer state.
 
-  Without shardings it reads one array after the other, so that the memory it
-  takes is that of what it returns and little more than one array.
+  Without shardings it reads one array after the other, and small ones at once.
+  So the memory it takes is that of what it returns and little more than one
+  array.
 
   Args:
     path: as for `locate`.
@@ -173,10 +176,9 @@ def load_model(
   }
   groups = [abstract]
   if where is None:  # The largest first: the others fit where it was read.
-    names = sorted(leaves, key=lambda name: -leaves[name].size)
-    groups = [{name: abstract[name]} for name in names]
+    groups = _grouped(abstract)
   params: dict[str, Any] = {}
-  read, most = 0, max(leaf.size for leaf in leaves.values())
+  read, most = 0, max(_AT_ONCE, *(leaf.size for leaf in leaves.values()))
   for group in groups:
     arrays = _read(checkpoint, group, saved)
     for name in group:
@@ -186,6 +188,21 @@ def load_model(
       gc.collect()  # Orbax's objects refer to each other, and to the arrays.
       read = 0
   return trees.unflatten({name: params[name] for name in leaves}), manifest
+
+
+def _grouped(
+  leaves: Mapping[str, jax.ShapeDtypeStruct],
+) -> list[dict[str, jax.ShapeDtypeStruct]]:
+  """Returns leaves, the largest first, in groups of some `_AT_ONCE` numbers."""
+  groups: list[dict[str, jax.ShapeDtypeStruct]] = []
+  room = 0
+  for name in sorted(leaves, key=lambda name: -leaves[name].size):
+    if room <= 0:
+      groups.append({})
+      room = _AT_ONCE
+    groups[-1][name] = leaves[name]
+    room -= leaves[name].size
+  return groups
 
 
 def save_slope(path: Path, slope: float, arguments: Mapping[str, Any]) -> None:

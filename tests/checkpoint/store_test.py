@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,29 @@ def test_each_array_is_converted_as_it_is_read(tmp_path, params):
   assert trees.flatten(got) == {
     path: (path, leaf.shape) for path, leaf in trees.flatten(params).items()
   }
+
+
+def test_small_arrays_are_read_at_once_and_large_ones_leave_no_garbage(
+  tmp_path, params, monkeypatch
+):
+  store.save_model(tmp_path / "m", params, BARE)
+  read, collected = [], []
+  load = store.ocp.load
+  monkeypatch.setattr(
+    store.ocp,
+    "load",
+    lambda *args, **options: (
+      read.append(len(jax.tree.leaves(args[1]))) or load(*args, **options)
+    ),
+  )
+  collect = types.SimpleNamespace(collect=lambda: collected.append(len(read)))
+  monkeypatch.setattr(store, "gc", collect)
+  _assert_same(store.load_model(tmp_path / "m")[0], params)
+  count = len(jax.tree.leaves(params))
+  assert (read, collected) == ([count], [])
+  monkeypatch.setattr(store, "_AT_ONCE", 1)
+  _assert_same(store.load_model(tmp_path / "m")[0], params)
+  assert read[1:] == [1] * count and collected[0] == 2
 
 
 def test_a_fitted_slope_is_in_the_manifest_and_the_lineage(tmp_path, params):
