@@ -11,7 +11,7 @@ QK_NORMS = ("none", "q", "k", "qk")
 QK_NORM_SCOPES = ("joint", "head")
 NORM_KINDS = ("rms", "layer")
 NORM_PLACEMENTS = ("pre", "post", "both")
-MLP_ACTIVATIONS = ("silu", "gelu_tanh")
+MLP_ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 MOST_LAYERS = 10_000
 """The most that a model may have; each takes memory before it has weights."""
@@ -78,8 +78,10 @@ class ModelConfig:
     norm_placement: where a layer's norms are: "pre", on what attention and the
       MLP read (Llama); "post", on what they add to the residual stream (OLMo
       2); "both" (Gemma 2).
-    mlp_activation: of the MLP's gate: "silu" (SwiGLU: Llama) or "gelu_tanh"
-      (GeGLU with the approximation by tanh: Gemma).
+    parallel_residual: whether attention and the MLP of a layer read the same
+      residual stream (GPT-NeoX); else the MLP reads attention's output too.
+    mlp_activation: of the MLP's gate: "silu" (SwiGLU: Llama), "gelu_tanh"
+      (GeGLU with the approximation by tanh: Gemma) or "gelu" (exact).
     gated_mlp: whether the MLP has a gate; without one, the activation is that
       of its hidden layer (GPT-2).
     qkv_bias: whether q, k and v have biases.
@@ -133,6 +135,7 @@ class ModelConfig:
   gated_mlp: bool = True
   o_bias: bool = False
   mlp_bias: bool = False
+  parallel_residual: bool = False
   residual_scale: float = 1.0
   final_logit_scale: float = 1.0
 

@@ -188,6 +188,7 @@ class MLP(nnx.Module):
     self.activation = {
       "silu": nnx.silu,
       "gelu_tanh": functools.partial(nnx.gelu, approximate=True),
+      "gelu": functools.partial(nnx.gelu, approximate=False),
     }[group.mlp_activation]
 
   def __call__(self, x_BSM: Array) -> Array:
@@ -219,6 +220,7 @@ class Layer(nnx.Module):
     self.mlp_norm = norm_if("pre", "both")
     self.mlp = MLP(config, group, rngs=rngs)
     self.mlp_post_norm = norm_if("post", "both")
+    self.parallel = config.parallel_residual
     self.residual_scale = config.residual_scale
 
   def __call__(
@@ -227,8 +229,10 @@ class Layer(nnx.Module):
     """Returns the residual stream after this layer, and the cache."""
     y_BSM = _normalized(self.attention_norm, x_BSM)
     y_BSM, cache = self.attention(y_BSM, cache, layer_pass)
+    before_BSM = x_BSM
     x_BSM += self._scaled(_normalized(self.attention_post_norm, y_BSM))
-    y_BSM = self.mlp(_normalized(self.mlp_norm, x_BSM))
+    read_BSM = before_BSM if self.parallel else x_BSM
+    y_BSM = self.mlp(_normalized(self.mlp_norm, read_BSM))
     x_BSM += self._scaled(_normalized(self.mlp_post_norm, y_BSM))
     layer_pass.capture("outputs", layer_pass.shared.split(x_BSM))
     return x_BSM, cache

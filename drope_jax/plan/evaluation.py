@@ -73,6 +73,7 @@ def plan(
   context_tokens: int,
   target: Slice,
   dtype: str = "float32",
+  compile_: compiler.Compile = compiler.compile,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
   """Compiles a program and returns what it needs.
 
@@ -83,6 +84,7 @@ def plan(
     context_tokens: of a sequence.
     target: the slice to compile for.
     dtype: of parameters and cache.
+    compile_: what compiles the program.
 
   Returns:
     The plan, and the compiled program or None if it does not fit.
@@ -125,7 +127,7 @@ def plan(
     function = jitted(decode.extend, backend, donated=2)
     lowered = function.lower(params, number_B, cache, scale)
     work = flops.of_decoding(config, context_tokens)
-  found = compiler.compile(lowered)
+  found = compile_(lowered)
   return Plan(
     program=program,
     context_tokens=context_tokens,

@@ -62,7 +62,7 @@ class LearnedAbsolute(Scheme):
       raise ValueError(
         f"Learned positions reach {self.most_tokens} tokens, got a sequence "
         f"of {length}. Read less at a time (the method crop), stretch the "
-        "table (the method pi), or drop the positions."
+        "table (the method pi), drop the positions, or train a longer table."
       )
     return self
 

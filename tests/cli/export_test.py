@@ -88,6 +88,13 @@ GPT2 = {
   "mlp_bias": True,
   "tied_embeddings": True,
 }
+NEOX = {
+  **GPT2,
+  "positional": PartialRope(Rope(1e8), 2),
+  "parallel_residual": True,
+  "mlp_activation": "gelu",
+  "tied_embeddings": False,
+}
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
 
@@ -179,6 +186,17 @@ CASES = {
     [],
     "GraniteForCausalLM",
   ),
+  "GPT-NeoX": (NEOX, [], "GPTNeoXForCausalLM"),
+  "GPT-NeoX, a pair more dropped": (
+    NEOX | {"positional": PartialRope(Rope(1e8), 1)},
+    [],
+    "GPTNeoXForCausalLM",
+  ),
+  "GPT-NeoX, dropped, a logit scale": (
+    NEOX | {"positional": Nope()},
+    ["--logit-scale", "1.5"],
+    "GPTNeoXForCausalLM",
+  ),
   "GPT-2": (GPT2, [], "GPT2LMHeadModel"),
   "GPT-2, dropped, a logit scale": (
     GPT2 | {"positional": Nope(), "tied_embeddings": False},
@@ -201,6 +219,13 @@ CASES = {
     "Qwen3ForCausalLM",
   ),
 }
+# Another case has each of these in it.
+WITHIN_OTHERS = (
+  "dropped, biased",
+  "norms per head",
+  "dropped, norms per head",
+  "Gemma 3, positions dropped in layers without a window",
+)
 
 
 ARCHITECTURES = {
@@ -216,6 +241,7 @@ ARCHITECTURES = {
   "ernie4_5": {},
   "gemma2": GEMMA2 | {"logit_scale": (16 / 24) ** 0.5},
   "gpt2": GPT2,
+  "gpt_neox": NEOX,
   "granite": GRANITE,
   "gemma3_text": GEMMA3 | {"logit_scale": (16 / 24) ** 0.5},
 }
@@ -262,7 +288,13 @@ def _their_logits(folder):
   return model.eval()(torch.asarray(TOKENS_BS)).logits.numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in WITHIN_OTHERS else ())
+    for name in CASES
+  ],
+)
 def test_transformers_reads_the_same_model(name, tmp_path, drope):
   fields, options, architecture = CASES[name]
   config = dataclasses.replace(CONFIG, **fields)
@@ -415,6 +447,8 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
     "gemma3_text",
     "gpt2",
     "gpt2 dropped",
+    "gpt_neox",
+    "gpt_neox dropped",
     "granite",
   ],
 )

@@ -99,4 +99,10 @@ def nearest(
       found[1],
       known,
     )
-  return Blocks(found[3], *found[3:10])
+  return of_row(found)
+
+
+def of_row(row: tuple) -> Blocks:
+  """Returns the blocks of a row of the table."""
+  *sizes, _, _ = row[3:]
+  return Blocks(sizes[0], *sizes)

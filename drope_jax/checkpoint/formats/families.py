@@ -11,8 +11,10 @@ import dataclasses
 import types
 from typing import Any
 
+import numpy as np
+
 from drope_jax import parameters
-from drope_jax.checkpoint.formats import leaves
+from drope_jax.checkpoint.formats import leaves, rope_layout
 from drope_jax.checkpoint.formats.hf_choices import (
   AttentionType,
   CappedLogits,
@@ -24,12 +26,14 @@ from drope_jax.checkpoint.formats.hf_choices import (
   Multipliers,
   Norms,
   NoSoftmaxScale,
+  ParallelNorms,
   QkNorm,
   QueryPreAttnScalar,
   ScaleByHead,
   SoftmaxScale,
 )
 from drope_jax.checkpoint.formats.hf_positions import (
+  LeadingPositions,
   LearnedPositions,
   NoPositions,
   Positions,
@@ -120,7 +124,34 @@ _GPT2 = {
     for part, name in (("kernel", "weight"), ("bias", "bias"))
   },
 }
+_NEOX_LAYER = "gpt_neox.layers.{}."
+_NEOX = {
+  "embed/table": "gpt_neox.embed_in.weight",
+  "head/kernel": "embed_out.weight",
+  **{
+    f"{ours}/{part}": f"{theirs}.{name}"
+    for ours, theirs in {
+      "layers/attention_norm": _NEOX_LAYER + "input_layernorm",
+      "layers/mlp_norm": _NEOX_LAYER + "post_attention_layernorm",
+      "final_norm": "gpt_neox.final_layer_norm",
+    }.items()
+    for part, name in (("gain", "weight"), ("bias", "bias"))
+  },
+  **{
+    f"layers/{ours}/{part}": f"{_NEOX_LAYER}{theirs}.{name}"
+    for ours, theirs in {
+      "attention/q": "attention.query",
+      "attention/k": "attention.key",
+      "attention/v": "attention.value",
+      "attention/o": "attention.dense",
+      "mlp/up": "mlp.dense_h_to_4h",
+      "mlp/down": "mlp.dense_4h_to_h",
+    }.items()
+    for part, name in (("kernel", "weight"), ("bias", "bias"))
+  },
+}
 _NOT_OF_GPT2 = (
+  "attention_bias",
   "num_key_value_heads",
   "head_dim",
   "original_max_position_embeddings",
@@ -158,6 +189,8 @@ class Family:
       has as if they were apart: the tensor's name to our paths, in order.
     names: our path to their name, in which {} is the layer's number; for every
       path that the family may have.
+    merged_by_head: whether they hold them head by head, the first head of each
+      before the second.
     prefix: what the names of tensors begin with, all but the head's; those of
       a base model lack it.
     buffers: how the names of tensors end that are no weights.
@@ -174,11 +207,12 @@ class Family:
   biases: Choice = Biases()
   positions: Positions = Positions()
   windows: Windows = Windows()
-  mlp: Mlp = Mlp()
+  mlp: Choice = Mlp()
   softmax_scale: NoSoftmaxScale = NoSoftmaxScale()
   interleaved: bool = False
   kernels_as_ours: bool = False
   merged: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  merged_by_head: bool = False
   names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
   prefix: str = ""
   buffers: tuple[str, ...] = BUFFERS
@@ -199,6 +233,12 @@ class Family:
       self.mlp,
       self.softmax_scale,
     )
+
+  def order(self, config: ModelConfig) -> np.ndarray | None:
+    """Returns which channel of its heads each of ours is; None: the same."""
+    if self.interleaved:
+      return rope_layout.interleaved(config.head_dim)
+    return self.positions.order(config)
 
   def shape(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of a parameter's tensors, as if they were apart."""
@@ -309,6 +349,34 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       names=_LLAMA | _NORMS_ON_BOTH_SIDES,
       defaults={"rope_theta": 1e6, "tie_word_embeddings": True},
     ),
+    "gpt_neox": Family(
+      "GPTNeoXForCausalLM",
+      heads=EqualHeads(),
+      norms=ParallelNorms(kind="layer"),
+      biases=AllBiases(),
+      positions=LeadingPositions(no_rotation="linear"),
+      mlp=PlainMlp("gelu", has_width=True),
+      merged={
+        f"{_NEOX_LAYER}attention.query_key_value.{name}": [
+          f"layers/attention/{x}/{part}" for x in "qkv"
+        ]
+        for part, name in (("kernel", "weight"), ("bias", "bias"))
+      },
+      merged_by_head=True,
+      names=_NEOX,
+      prefix="gpt_neox.",
+      buffers=(
+        ".attention.bias",
+        ".attention.masked_bias",
+        *(f".attention.{name}" for name in BUFFERS),
+      ),
+      renamed={
+        "rms_norm_eps": "layer_norm_eps",
+        "num_key_value_heads": None,
+        "head_dim": None,
+      },
+      defaults={"rms_norm_eps": 1e-5, "rope_theta": None},
+    ),
     "granite": Family(
       "GraniteForCausalLM",
       embeddings=Multipliers(),
@@ -322,7 +390,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       norms=Norms(kind="layer"),
       biases=AllBiases(),
       positions=LearnedPositions(table=_GPT2["embed/positions"]),
-      mlp=PlainMlp(),
+      mlp=PlainMlp("gelu_new", has_width=False),
       softmax_scale=ScaleByHead(),
       kernels_as_ours=True,
       merged={

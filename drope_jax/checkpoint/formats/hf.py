@@ -63,8 +63,8 @@ def open_folder(
     config = family.positions.by_weights(config, tensors)
     _drop_non_weights(tensors, config, family)
     _split_merged(tensors, config, family)
-    if family.interleaved:
-      rope_layout.to_ours(tensors, config, family.names)
+    if (order_D := family.order(config)) is not None:
+      rope_layout.to_ours(tensors, config, family.names, order_D)
     built = leaves.build(
       config,
       family.names,
@@ -176,9 +176,13 @@ def _split_merged(
           f"{merged.format(n)} must be {want}, got {tensor and tensor.shape}. "
           "Use the configuration that the weights were saved with."
         )
-      for path, start, stop in zip(paths, ends, ends[1:], strict=False):
+      for i, path in enumerate(paths):
         name = family.names[path].format(n)
-        tensors[name] = tensors_lib.part(tensor, start, stop, axis)
+        tensors[name] = (
+          tensors_lib.every(tensor, config.head_dim, i, len(paths))
+          if family.merged_by_head
+          else tensors_lib.part(tensor, ends[i], ends[i + 1], axis)
+        )
 
 
 def _is(tensor: Tensor | None, value: float) -> bool:

@@ -20,6 +20,7 @@ STOCK = (
   "gemma2",
   "gemma3_text",
   "gpt2",
+  "gpt_neox",
   "granite",
 )
 """Of transformers, plainest first; Qwen2 needs biases: it is before Llama."""
@@ -93,7 +94,7 @@ def _none_holds(config: ModelConfig) -> str:
   if config.residual_scale != 1 or config.final_logit_scale != 1:
     nearest = "granite"
   elif config.norm_kind == "layer":
-    nearest = "gpt2"
+    nearest = "gpt_neox" if config.parallel_residual else "gpt2"
   elif config.norm_placement == "both":
     nearest = "gemma2" if config.qk_norm == "none" else "gemma3_text"
   elif config.norm_placement == "post":

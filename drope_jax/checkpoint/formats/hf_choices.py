@@ -10,6 +10,7 @@ import types
 from typing import Any
 
 from drope_jax.checkpoint.formats.kinds import (
+  Flag,
   Kind,
   Number,
   Object,
@@ -234,9 +235,29 @@ class Norms(Choice):
       return f"{config.norm_kind!r} as its kind of norm"
     if config.norm_placement != self.placement:
       return f"{config.norm_placement!r} as its placement of norms"
+    if config.parallel_residual:
+      return "attention and an MLP that read the same"
     if config.norm_gain_offset != self.gain_offset:
       return f"gains to which {config.norm_gain_offset:g} is added"
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelNorms(Norms):
+  """`Norms`, and whether attention and the MLP of a layer read the same."""
+
+  kinds = types.MappingProxyType({"use_parallel_residual": Flag()})
+  defaults = types.MappingProxyType({"use_parallel_residual": True})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    parallel = values["use_parallel_residual"]
+    return super().read(values) | {"parallel_residual": parallel}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"use_parallel_residual": config.parallel_residual}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return super().misfit(dataclasses.replace(config, parallel_residual=False))
 
 
 @dataclasses.dataclass(frozen=True)

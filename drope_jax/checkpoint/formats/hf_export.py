@@ -141,11 +141,7 @@ def _arrays(
         _as_theirs(config, family, path, one)
         for path, one in zip(paths, layer, strict=True)
       ]
-      yield (
-        np.concatenate(rows, family.merged_axis(name))
-        if len(rows) > 1
-        else rows[0]
-      )
+      yield rows[0] if len(rows) == 1 else _merged(config, family, name, rows)
   for constant in family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
     for _ in constant.names(config):
@@ -165,6 +161,20 @@ def _loaded(
   return (folded - offset).astype(array.dtype)
 
 
+def _merged(
+  config: ModelConfig,
+  family: families.Family,
+  name: str,
+  parts: Sequence[np.ndarray],
+) -> np.ndarray:
+  """Returns a tensor of several parameters, each as if it were apart."""
+  if not family.merged_by_head:
+    return np.concatenate(parts, family.merged_axis(name))
+  first = parts[0]
+  heads = [x.reshape(-1, config.head_dim, *first.shape[1:]) for x in parts]
+  return np.stack(heads, axis=1).reshape(-1, *first.shape[1:])
+
+
 def _layers(path: str, array: np.ndarray) -> Sequence[np.ndarray]:
   return array if parameters.describe(path).is_stacked else [array]
 
@@ -174,8 +184,9 @@ def _as_theirs(
 ) -> np.ndarray:
   """Returns one layer's array of a parameter, as the family's tensor is."""
   rows = one.T if leaves.is_transposed(path, family.kernels_as_ours) else one
-  if family.interleaved and parameters.describe(path).is_rotated:
-    rows = rope_layout.to_interleaved(rows, config.head_dim)
+  order_D = family.order(config)
+  if order_D is not None and parameters.describe(path).is_rotated:
+    rows = rope_layout.reordered(rows, np.argsort(order_D))
   return rows
 
 

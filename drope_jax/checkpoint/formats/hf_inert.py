@@ -127,6 +127,7 @@ _TRAINING = frozenset(
   {
     "attention_dropout",
     "attn_pdrop",
+    "classifier_dropout",
     "embd_pdrop",
     "gradient_checkpointing",
     "hidden_dropout",

@@ -27,6 +27,9 @@ class NoOutputBias(Choice):
 class AllBiases(Choice):
   """Biases of all projections."""
 
+  kinds = types.MappingProxyType({"attention_bias": OneOf(True)})
+  defaults = types.MappingProxyType({"attention_bias": True})
+
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
 
@@ -129,11 +132,9 @@ class Mlp(Choice):
   )
   defaults: Mapping[str, Any] = types.MappingProxyType({"hidden_act": "silu"})
   activation = "silu"
-  gated = True
-  has_biases = False
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mlp_activation": self.activation, "gated_mlp": self.gated}
+    return {"mlp_activation": self.activation}
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     return {"hidden_act": "silu"}
@@ -141,11 +142,9 @@ class Mlp(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if config.mlp_activation != self.activation:
       return f"{config.mlp_activation!r} as the MLP's activation"
-    if config.gated_mlp != self.gated:
-      return (
-        "a gate in the MLP" if config.gated_mlp else "an MLP without a gate"
-      )
-    if config.mlp_bias and not self.has_biases:
+    if not config.gated_mlp:
+      return "an MLP without a gate"
+    if config.mlp_bias:
       return "biases of the MLP"
     return None
 
@@ -175,31 +174,53 @@ class GeluMlp(Mlp):
     return {"hidden_activation": "gelu_pytorch_tanh"}
 
 
-class PlainMlp(Mlp):
-  """An MLP with GELU, approximated by tanh, and no gate.
+@dataclasses.dataclass(frozen=True)
+class PlainMlp(Choice):
+  """An MLP with GELU, exact or approximated by tanh, and no gate.
 
-  Where its width is absent, it is four times the model's.
+  Attributes:
+    default: the activation where it is absent.
+    has_width: whether config.json must have the MLP's width; else it is four
+      times the model's where it is absent.
   """
 
-  kinds = types.MappingProxyType(
+  default: str
+  has_width: bool
+
+  _activations = types.MappingProxyType(
     {
-      "intermediate_size": Optional(Whole()),
-      "hidden_act": OneOf("gelu_new", "gelu_pytorch_tanh"),
+      "gelu_new": "gelu_tanh",
+      "gelu_pytorch_tanh": "gelu_tanh",
+      "gelu_fast": "gelu_tanh",
+      "gelu": "gelu",
     }
   )
-  defaults = types.MappingProxyType(
-    {"intermediate_size": None, "hidden_act": "gelu_new"}
-  )
-  activation = "gelu_tanh"
-  gated = False
-  has_biases = True
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    width = Whole() if self.has_width else Optional(Whole())
+    return {"intermediate_size": width, "hidden_act": OneOf(*self._activations)}
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    width = {} if self.has_width else {"intermediate_size": None}
+    return {"hidden_act": self.default, **width}
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    width = values["intermediate_size"] or 4 * values["hidden_size"]
-    return super().read(values) | {"mlp_width": width}
+    return {
+      "mlp_activation": self._activations[values["hidden_act"]],
+      "gated_mlp": False,
+      "mlp_width": values["intermediate_size"] or 4 * values["hidden_size"],
+    }
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
-    return {"hidden_act": "gelu_new"}
+    name = {"gelu_tanh": "gelu_new", "gelu": "gelu"}[config.mlp_activation]
+    return {"hidden_act": name}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.mlp_activation not in self._activations.values():
+      return f"{config.mlp_activation!r} as the MLP's activation"
+    return "a gate in the MLP" if config.gated_mlp else None
 
 
 @dataclasses.dataclass(frozen=True)

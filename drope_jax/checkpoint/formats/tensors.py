@@ -98,6 +98,20 @@ def part(tensor: Tensor, start: int, stop: int, axis: int = 0) -> Tensor:
   return Tensor(tuple(shape), tensor.dtype, rows)
 
 
+def every(tensor: Tensor, block: int, index: int, count: int) -> Tensor:
+  """Returns block `index` of each `count` blocks of rows, as a tensor."""
+  shape = (tensor.shape[0] // count, *tensor.shape[1:])
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    first, last = start // block, -(-stop // block)
+    read = tensor.rows(first * count * block, last * count * block)
+    blocks = read.reshape(-1, count, block, *shape[1:])[:, index]
+    chosen = blocks.reshape(-1, *shape[1:])
+    return chosen[start - first * block : stop - first * block]
+
+  return Tensor(shape, tensor.dtype, rows)
+
+
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
   """Returns parts of one shape and dtype, end to end along axis 0 or 1."""
   first, count = parts[0], len(parts)

@@ -73,6 +73,12 @@ GPT2 = dataclasses.replace(
   o_bias=True,
   mlp_bias=True,
 )
+NEOX = dataclasses.replace(
+  GPT2,
+  positional=PartialRope(Rope(1e8), 1),
+  parallel_residual=True,
+  mlp_activation="gelu",
+)
 JOINT = dataclasses.replace(DROPPED, width=16, qk_norm="qk")
 
 
@@ -123,6 +129,10 @@ def _same_model(one, other):
     (_with(GEMMA2, positional=Nope(), final_logit_soft_cap=None), "gemma2"),
     (_with(residual_scale=0.3), "granite"),
     (_with(embedding_scale=3.0, final_logit_scale=1 / 49), "granite"),
+    (_with(GPT2, positional=ROPE), "gpt_neox"),
+    (_with(NEOX, positional=Nope()), "gpt_neox"),
+    (_with(NEOX, positional=Yarn(5e5, 4.0, 16)), "gpt_neox"),
+    (NEOX, "gpt_neox"),
     (GPT2, "gpt2"),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
@@ -150,6 +160,29 @@ def test_a_model_leaves_as_what_it_came_from():
   # Its weights say that it has no positions, and no field.
   assert hf_architecture.choose(_with(GPT2, positional=Nope())) == "gpt2"
   assert hf_architecture.choose(CONFIG, ["llama_drope"]) == "llama"
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (
+      {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+      "must be plain RoPE, got PositionInterpolation.* for 2 of 4",
+    ),
+    ({"rotary_pct": 0.75}, "pairs of a head's 4 channels, got .* which is 3"),
+    ({"rotary_pct": 0.1}, "a share of 0.1 of them, which is 0"),
+    (
+      {"rope_scaling": {"partial_rotary_factor": "half"}},
+      "a share of half of them, which is 0",
+    ),
+    ({"rotary_pct": 2.0}, "a share of 2.0 of them, which is 8"),
+  ],
+)
+def test_a_rotation_of_some_channels_is_plain_rope_of_pairs(change, says):
+  fields = hf_config.to_dict(NEOX, "gpt_neox")
+  assert fields["rotary_pct"] == 0.5 and fields["rotary_emb_base"] == 1e4
+  with pytest.raises(ValueError, match=says):
+    _read_back(fields | change)
 
 
 def test_a_required_architecture_may_neutralise_its_rotation():
@@ -203,7 +236,16 @@ def test_a_required_architecture_may_neutralise_its_rotation():
       _with(GPT2, final_logit_scale=0.5),
       "Granite.* 'layer' as its kind of norm",
     ),
-    (_with(GPT2, positional=ROPE), "GPT2LMHeadModel.* got Rope positions"),
+    (
+      _with(GPT2, positional=Alibi()),
+      "GPT2LMHeadModel.* got Alibi positions",
+    ),
+    (_with(NEOX, positional=Alibi()), "GPTNeoXForCausalLM.* Alibi positions"),
+    (
+      _with(NEOX, positional=PartialRope(Yarn(5e5, 4.0, 16), 1)),
+      "of other positions than plain RoPE",
+    ),
+    (_with(parallel_residual=True), "and an MLP that read the same"),
     (_with(GPT2, positional=LearnedAbsolute(16, 2.0)), "that is stretched"),
     (_with(GPT2, num_kv_heads=2), "got 2 key/value heads for 4 heads"),
     (_with(GPT2, width=20), "got a width of 20, not the 4 heads times 4"),

@@ -141,6 +141,30 @@ CASES = {
       "logits_scaling": 0.7,
     },
   ),
+  "GPT-NeoX, half of the channels rotated": (
+    "GPTNeoX",
+    {
+      "num_key_value_heads": None,
+      "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 2.0**16,
+        "partial_rotary_factor": 0.5,
+      },
+    },
+  ),
+  "GPT-NeoX, all channels, one after the other": (
+    "GPTNeoX",
+    {
+      "num_key_value_heads": None,
+      "use_parallel_residual": False,
+      "hidden_act": "gelu_new",
+      "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 2.0**16,
+        "partial_rotary_factor": 1.0,
+      },
+    },
+  ),
   "GPT-2": ("GPT2", GPT2),
   "GPT-2, its own MLP width, not tied": (
     "GPT2",
