@@ -27,6 +27,10 @@ MIN_STRIP = 128
 # many at once: gradients of 256 and 512 tokens are faster without loops.
 AT_ONCE = 3 * 2**20
 
+# Keys that a block of queries at an offset reads at once. Logits of all keys of
+# a long prompt would not stay in a core's cache.
+KEYS_AT_ONCE = 512
+
 
 def attend(
   q_BSHD: Array,
@@ -125,36 +129,72 @@ def _of_head_at_offset(
   soft_cap: float | None,
   block: int,
 ) -> tuple[Array, Array, Array]:
-  """Returns what `_of_head` does, without the keys behind a block's last query.
+  """Returns what `_of_head` does, without the keys that no query sees.
 
-  The offset is known when it runs, so that each block of queries chooses among
-  `MAX_STRIPS` numbers of keys.
+  The offset is known when it runs. Blocks of queries read blocks of keys, and
+  skip those that are hidden from all of their queries.
   """
-  G, S, _ = q_GSD.shape
-  T = k_DT.shape[1]
-  step = max(MIN_STRIP, -(-T // MAX_STRIPS))
-  attend_blocks = [
-    _block_attention(
-      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, bias_GT, soft_cap
-    )
-    for keys in (*range(step, T, step), T)
-  ]
+  (G, S, D), T = q_GSD.shape, k_DT.shape[1]
+  step = min(KEYS_AT_ONCE, T)
+  k_DT, v_DT = (  # The keys added are in every query's future.
+    jnp.pad(x_DT, ((0, 0), (0, -T % step))) for x_DT in (k_DT, v_DT)
+  )
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     assert mask.offset_B is not None
-    last_key = mask.offset_B[0] + first + count - 1
-    return jax.lax.switch(
-      last_key // step, [lambda f=f: f(first, count) for f in attend_blocks]
-    )
+    position = mask.offset_B[0] + first
+    nearest = 0
+    if mask.window is not None:
+      nearest = jnp.maximum(position - mask.window + 1, 0)
+
+    def add(partial, start):
+      of_keys = _block_attention(
+        q_GSD,
+        jax.lax.dynamic_slice_in_dim(k_DT, start, step, axis=1),
+        jax.lax.dynamic_slice_in_dim(v_DT, start, step, axis=1),
+        mask,
+        slopes_G,
+        bias_GT,
+        soft_cap,
+        start,
+      )
+      is_seen = (start < position + count) & (start + step > nearest)
+      partial = jax.lax.cond(
+        is_seen,
+        lambda: _merged(partial, of_keys(first, count)),
+        lambda: partial,
+      )
+      return partial, None
+
+    least_Gc = jnp.full((G, count), -jnp.inf)
+    nothing = (jnp.zeros((G, count, D)), least_Gc, least_Gc)
+    starts = jnp.arange(0, k_DT.shape[1], step)
+    (out_GcD, *stats), _ = jax.lax.scan(add, nothing, starts)
+    return out_GcD.astype(v_DT.dtype), *stats
 
   parts = _by_block(attend_block, 0, S, max(MIN_STRIP, block // G))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
 
 
-def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
+def _merged(
+  one: tuple[Array, ...], other: tuple[Array, ...]
+) -> tuple[Array, ...]:
+  """Returns float32 out_GcD, lse_Gc and max_Gc over the keys of both."""
+  lse_Gc = jnp.logaddexp(one[1], other[1])
+  finite_Gc = jnp.maximum(lse_Gc, jnp.finfo(jnp.float32).min)
+  out_GcD = sum(
+    out_GcD * jnp.exp(part_Gc - finite_Gc)[..., None]
+    for out_GcD, part_Gc, _ in (one, other)
+  )
+  return out_GcD, lse_Gc, jnp.maximum(one[2], other[2])
+
+
+def _block_attention(
+  q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap, first_key=0
+):
   """Returns a function from (first query, count) to their results."""
   G, _, D = q_GSD.shape
-  keys = jnp.arange(k_DT.shape[1])
+  keys = first_key + jnp.arange(k_DT.shape[1])
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     q_GcD = jax.lax.dynamic_slice_in_dim(q_GSD, first, count, axis=1)
@@ -168,14 +208,14 @@ def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
       distance_cT = mask.distance_BST(rows, keys)[0].astype(jnp.float32)
       logits_GcT -= slopes_G[:, None, None] * distance_cT
     if bias_GT is not None:
-      position_BS = mask.position_BS(rows)
+      position_BS = mask.position_BS(rows) - first_key
       logits_GcT += bias.by_key(bias_GT, position_BS, len(keys))[0]
     visible_cT = mask.visible_BST(rows, keys)[0]
     logits_GcT = jnp.where(visible_cT, logits_GcT, -jnp.inf)
-    max_Gc1 = jnp.max(logits_GcT, axis=-1, keepdims=True)
+    max_Gc1 = jax.lax.stop_gradient(jnp.max(logits_GcT, axis=-1, keepdims=True))
     # Finite, so that a row that sees nothing has weights of 0, not NaN.
     shift_Gc1 = jnp.maximum(max_Gc1, jnp.finfo(jnp.float32).min)
-    weights_GcT = jnp.exp(logits_GcT - jax.lax.stop_gradient(shift_Gc1))
+    weights_GcT = jnp.exp(logits_GcT - shift_Gc1)
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_Gc1 = jnp.sum(weights_GcT, axis=-1, keepdims=True)
     weights_RT = weights_GcT.astype(v_DT.dtype).reshape(G * count, -1)
@@ -186,10 +226,10 @@ def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
       "xt,yt->xy", left_XT, right_YT, preferred_element_type=jnp.float32
     )
     out_GcD = (out_XY.T if few else out_XY).reshape(G, count, D)
-    out_GcD /= jnp.where(sum_Gc1 > 0, sum_Gc1, 1)
-    lse_Gc1 = shift_Gc1 + jnp.log(sum_Gc1)
-    stats = (x[..., 0] for x in (lse_Gc1, max_Gc1))
-    return out_GcD.astype(v_DT.dtype), *jax.lax.stop_gradient((*stats,))
+    divisor_Gc1 = jnp.where(sum_Gc1 > 0, sum_Gc1, 1)
+    out_GcD /= divisor_Gc1
+    lse_Gc1 = jnp.where(sum_Gc1 > 0, shift_Gc1 + jnp.log(divisor_Gc1), -jnp.inf)
+    return out_GcD.astype(v_DT.dtype), lse_Gc1[..., 0], max_Gc1[..., 0]
 
   return attend_block
 
@@ -198,17 +238,22 @@ def _by_block(
   attend_block, start: int, stop: int, block: int
 ) -> list[tuple[Array, ...]]:
   """Returns the results of queries start to stop, computed block by block."""
+
+  def attend(first: Array | int, count: int) -> tuple[Array, ...]:
+    out_GcD, *stats = attend_block(first, count)
+    return out_GcD, *jax.lax.stop_gradient(stats)
+
   whole = (stop - start) // block
   parts = []
   if whole > 1:
     firsts = start + block * jnp.arange(whole)
     # Remat: the backward pass recomputes a block rather than keep all logits.
-    one_block = jax.checkpoint(lambda first: attend_block(first, block))
+    one_block = jax.checkpoint(lambda first: attend(first, block))
     results = jax.lax.map(one_block, firsts)
     parts.append(tuple(_joined_rows(x_nGc) for x_nGc in results))
     start += whole * block
   if start < stop:
-    parts.append(attend_block(start, stop - start))
+    parts.append(attend(start, stop - start))
   return parts
 
 

@@ -65,6 +65,53 @@ def test_loops_over_heads_compute_what_they_do_at_once():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ("masked", "terms"),
+  [
+    ({}, {}),
+    ({"window": 5}, {}),
+    ({"window": jnp.int32(20)}, {}),
+    ({}, {"slopes_H": jnp.array([0.5, 0.25, 0.125, 0.0])}),
+    ({}, {"bias_HT": np.random.default_rng(3).normal(size=(4, 90))}),
+    ({}, {"soft_cap": 0.7}),
+    ({"q_segment_BS": 1, "k_segment_BT": 1}, {}),
+  ],
+)
+def test_queries_at_an_offset_read_blocks_of_keys(monkeypatch, masked, terms):
+  """Blocks of 8 queries and of 16 keys, the last of them incomplete."""
+  monkeypatch.setattr(blockwise, "MIN_STRIP", 8)
+  monkeypatch.setattr(blockwise, "KEYS_AT_ONCE", 16)
+  rng = np.random.default_rng(0)
+  q_BSHD, k_BTKD, v_BTKD, weights_BSHD = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for shape in ((2, 37, 4, D), (2, 90, 2, D), (2, 90, 2, D), (2, 37, 4, D))
+  )
+  offset_B = np.array([50, 7])
+  if "q_segment_BS" in masked:  # The first queries of a row see nothing.
+    k_segment_BT = np.sort(rng.integers(0, 3, (2, 90)), axis=1)
+    q_segment_BS = np.where(np.arange(37) < 3, 9, [[1], [0]])
+    masked = {"q_segment_BS": q_segment_BS, "k_segment_BT": k_segment_BT}
+  mask = Mask(jnp.asarray(offset_B), **masked)
+  if "bias_HT" in terms:
+    terms = {"bias_HT": jnp.asarray(terms["bias_HT"], jnp.float32)}
+
+  def results(attend):
+    def total(*inputs):
+      out_BSHD, *stats = attend(*inputs, mask, 0.5, **terms)
+      return (out_BSHD * weights_BSHD).sum(), (out_BSHD, *stats)
+
+    run = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+    (_, found), gradients = jax.jit(run)(q_BSHD, k_BTKD, v_BTKD)
+    return *found, *gradients
+
+  in_blocks = functools.partial(blockwise.attend, block=16, at_once=0)
+  for got, want in zip(
+    results(in_blocks), results(reference.attend), strict=True
+  ):
+    # Sums in another order, of numbers of order one.
+    np.testing.assert_allclose(got, want, atol=2e-5)
+
+
 def test_heads_are_in_loops_on_a_cpu_alone():
   x = jax.ShapeDtypeStruct((1, 256, 2, D), jnp.float32)
 
