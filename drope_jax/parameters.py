@@ -19,6 +19,7 @@ class Role(enum.Enum):
   HEAD = "the matrix that makes logits"
   BIAS = "added to a projection"
   GAIN = "multiplies what is normalized"
+  SHIFT = "added to what is normalized"
   POSITION = "what a positional scheme learns, a few numbers a head"
   POSITION_TABLE = "rows are looked up by position"
   ADAPTER = "one of the two low-rank factors beside a projection"
@@ -53,7 +54,7 @@ class Parameter:
   @property
   def is_replicated(self) -> bool:
     """Whether every device has all of it, as it is too small to be split."""
-    return self.role in (Role.GAIN, Role.POSITION)
+    return self.role in (Role.GAIN, Role.SHIFT, Role.POSITION)
 
   @property
   def decays(self) -> bool:
@@ -71,11 +72,16 @@ class Parameter:
     return len(self.axes) - 2, len(self.axes) - 1
 
 
+_NORM = types.MappingProxyType({"gain": Role.GAIN, "bias": Role.SHIFT})
+"""What a norm has; an RMSNorm has the gain alone."""
+
+
 def _layer() -> dict[str, Parameter]:
   """Returns a layer's parameters, by their paths in it."""
   found = {
-    f"{part}_norm/gain": Parameter(("N", "M"), Role.GAIN)
+    f"{part}_norm/{name}": Parameter(("N", "M"), role)
     for part in ("attention", "attention_post", "mlp", "mlp_post")
+    for name, role in _NORM.items()
   }
   found["attention/positions/NAME"] = Parameter(("N", "H"), Role.POSITION)
   for name, axes in {
@@ -93,9 +99,8 @@ def _layer() -> dict[str, Parameter]:
       f"{name}/kernel": Parameter(("N", into, out), Role.PROJECTION, rotated),
       f"{name}/lora_a": Parameter(("N", into, "R"), Role.ADAPTER),
       f"{name}/lora_b": Parameter(("N", "R", out), Role.ADAPTER, rotated),
+      f"{name}/bias": Parameter(("N", out), Role.BIAS, rotated),
     }
-    if out in ("HD", "KD"):
-      found[f"{name}/bias"] = Parameter(("N", out), Role.BIAS, rotated)
     if rotated:  # [N, D] where each head has its own norm.
       found[f"{name}_norm/gain"] = Parameter(("N", out), Role.GAIN, rotated)
   return found
@@ -106,7 +111,10 @@ PARAMETERS: Mapping[str, Parameter] = types.MappingProxyType(
     "embed/table": Parameter(("V", "M"), Role.TABLE),
     "embed/positions": Parameter(("P", "M"), Role.POSITION_TABLE),
     **{f"layers/{path}": one for path, one in _layer().items()},
-    "final_norm/gain": Parameter(("M",), Role.GAIN),
+    **{
+      f"final_norm/{name}": Parameter(("M",), role)
+      for name, role in _NORM.items()
+    },
     "head/kernel": Parameter(("M", "V"), Role.HEAD),
   }
 )

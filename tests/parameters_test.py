@@ -39,6 +39,13 @@ VARIANTS = {
   "norms before and after": {"norm_placement": "both"},
   "a scheme that learns": {"positional": Kerple()},
   "a table of positions": {"positional": LearnedAbsolute(12)},
+  "LayerNorms, biases": {
+    "norm_kind": "layer",
+    "norm_placement": "both",
+    "o_bias": True,
+    "mlp_bias": True,
+  },
+  "no gate": {"gated_mlp": False},
   "norms per head": {"qk_norm": "qk", "qk_norm_scope": "head"},
 }
 _QK_GAINS = {f"layers/attention/{x}_norm/gain" for x in "qk"}

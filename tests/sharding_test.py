@@ -33,6 +33,7 @@ VARIANTS = {
   "positions": {"positional": LearnedAbsolute(8)},
   "q norm": {"qk_norm": "q"},
   "norms before and after": {"norm_placement": "both"},
+  "LayerNorms": {"norm_kind": "layer", "o_bias": True, "mlp_bias": True},
   "groups": {"layer_groups": (LayerGroup(1), LayerGroup(1, mlp_width=16))},
 }
 

@@ -49,7 +49,7 @@ def _ours(rows, column, condition) -> float | None:
   """Returns our mean over a column's tasks, in percent; None if one lacks."""
   longest = max(row["factor"] for row in rows)
   factor = longest if column.factor is None else column.factor
-  found = []
+  ours = []
   for task in column.tasks:
     for row in rows:
       own = row["model"], row["method"], row["scale_fitted"]
@@ -59,11 +59,11 @@ def _ours(rows, column, condition) -> float | None:
         and abs(row["factor"] - factor) * row["context_tokens"] < 1
         and column.metric in (None, row["metric"])
       ):
-        found.append(_value(row, column.part))
+        ours.append(_value(row, column.part))
         break
     else:
       return None
-  mean = _mean(found)
+  mean = _mean(ours)
   return None if mean is None else 100 * mean
 
 

@@ -75,13 +75,13 @@ def verdicts(scores: runs.Scores, roles: Roles) -> list[Claim]:
 def _recovered(scores, roles):
   reference = roles.reference
   cell = runs.Cell("perplexity", "loss", reference, "model", 1.0, False)
-  before, found = scores.get(cell), []
+  before, judged = scores.get(cell), []
   for model in roles.dropped:
     after = scores.get(cell._replace(model=model))
     if before and after:
       verdict, evidence = _at_most(after, before, RECOVERED)
       change = f"{after.value / before.value - 1:+.1%}"
-      found.append(
+      judged.append(
         Verdict(
           model,
           verdict,
@@ -93,11 +93,11 @@ def _recovered(scores, roles):
     "Within the trained context, the loss is at most "
     f"{RECOVERED:.0%} above that of {reference}."
   )
-  return Claim(text, found)
+  return Claim(text, judged)
 
 
 def _beyond(scores, roles, task):
-  base, found = roles.base, []
+  base, judged = roles.base, []
   for model in roles.dropped:
     pairs = {}
     for cell in scores:
@@ -110,7 +110,7 @@ def _beyond(scores, roles, task):
     factor = max(ahead, default=min(pairs))
     rival, difference, fitted = pairs[factor]
     own = scores[runs.Cell(task, "accuracy", model, "model", factor, fitted)]
-    found.append(
+    judged.append(
       Verdict(
         model,
         _shown(difference),
@@ -124,7 +124,7 @@ def _beyond(scores, roles, task):
       )
     )
   text = f"It answers {_spelt(task)} questions where {base} fails."
-  return Claim(text, found)
+  return Claim(text, judged)
 
 
 def _far(scores, task):
@@ -139,7 +139,7 @@ def _far(scores, task):
 
 
 def _ahead(scores, roles, task, factor):
-  found = []
+  judged = []
   for model in roles.dropped:
     cell = runs.Cell(task, "accuracy", model, "model", factor, False)
     against = _against(
@@ -153,7 +153,7 @@ def _ahead(scores, roles, task, factor):
     rival, difference = max(against, key=lambda pair: scores[pair[0]].value)
     own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
     name = palette.label(rival.model, rival.method)
-    found.append(
+    judged.append(
       Verdict(
         model,
         verdict,
@@ -170,14 +170,14 @@ def _ahead(scores, roles, task, factor):
     f"At {factor:g}× it answers more {_spelt(task)} questions than "
     f"{roles.base}, with or without a scaling."
   )
-  return Claim(text, found)
+  return Claim(text, judged)
 
 
 def _far_loss(scores, roles):
   factors = {c.factor for c in scores if c.metric == "tail_loss"}
   if not factors:
     return Claim("", [])
-  factor, found, name = max(factors), [], None
+  factor, judged, name = max(factors), [], None
   for model in roles.dropped:
     cell = runs.Cell("perplexity", "tail_loss", model, "model", factor, False)
     against = _against(scores, cell, roles.base, tuple(methods_lib.SCALINGS))
@@ -188,7 +188,7 @@ def _far_loss(scores, roles):
     name = palette.label(rival.model, rival.method)
     verdict, evidence = _at_most(own, scores[rival], FAR_LOSS)
     change = f"{own.value / scores[rival].value - 1:+.1%}"
-    found.append(
+    judged.append(
       Verdict(
         model,
         verdict,
@@ -200,7 +200,7 @@ def _far_loss(scores, roles):
     f"At {factor:g}× the loss is at most {FAR_LOSS:.0%} above that of {name}, "
     "the best scaling."
   )
-  return Claim(text, found)
+  return Claim(text, judged)
 
 
 def _against(scores, cell, base, methods):
@@ -227,18 +227,18 @@ def _against(scores, cell, base, methods):
 def _at_most(own, other, tolerance):
   """Returns whether a loss exceeds another by at most `tolerance`, and why."""
   change = f"{own.value / other.value - 1:+.1%}"
-  found = paired.difference(own, other)
-  if found is None or found.low is None:
-    count = found.count if found else 0
+  apart = paired.difference(own, other)
+  if apart is None or apart.low is None:
+    count = apart.count if apart else 0
     return OPEN, (
       f"{change}; {count} sequences are too few to decide, "
       f"{intervals.MIN_VALUES} are needed"
     )
-  low, high = found.low / other.value, found.high / other.value
+  low, high = apart.low / other.value, apart.high / other.value
   verdict = SHOWN if high <= tolerance else OPEN
   if low > tolerance:
     verdict = NOT_SHOWN
-  return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {found.count} sequences"
+  return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {apart.count} sequences"
 
 
 def _spelt(task):

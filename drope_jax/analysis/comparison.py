@@ -30,7 +30,7 @@ def by_topic(
     run: with results.json, for the metrics and their series.
     scores: from `runs.scores` of its rows.
   """
-  found: dict[str, list[report.Block]] = {}
+  topics: dict[str, list[report.Block]] = {}
   for task, metrics in run.metrics_of.items():
     for metric in metrics:
       of_metric = {
@@ -44,12 +44,12 @@ def by_topic(
         if (row["task"], row["metric"]) == (task, metric.name)
       ]
       if rows:
-        found.setdefault(metric.topic, []).extend(
+        topics.setdefault(metric.topic, []).extend(
           _blocks(metric, task.replace("_", "-"), rows, of_metric)
         )
-  if _LONGBENCH in found:
-    found[_LONGBENCH] += _means(run.rows)
-  return found
+  if _LONGBENCH in topics:
+    topics[_LONGBENCH] += _means(run.rows)
+  return topics
 
 
 def _blocks(metric, name, rows, scores) -> list[report.Block]:
@@ -154,7 +154,7 @@ def _means(rows):
   for mean in longbench.means(map(interface.Result.from_dict, rows)):
     what = f"{mean.task.replace('_', '-')}: {mean.metric}"
     by_name.setdefault(what, []).append(mean.to_dict())
-  return [_parts(found, what) for what, found in by_name.items()]
+  return [_parts(own, what) for what, own in by_name.items()]
 
 
 def _parts(rows, what):

@@ -64,14 +64,10 @@ def scalings(
   Raises:
     ValueError: `base` is not plain RoPE, or a factor is below 1.
   """
-  return tuple(
-    Scaling(
-      method,
-      factor,
-      gamma(
-        scaling.scaled(base, method, factor, trained_tokens), base, head_dim
-      ),
-    )
-    for factor in factors
-    for method in scaling.STRETCHES
-  )
+  found = []
+  for factor in factors:
+    for method in scaling.STRETCHES:
+      scaled = scaling.scaled(base, method, factor, trained_tokens)
+      assert isinstance(scaled, rotary.Rotary)  # As `base` is.
+      found.append(Scaling(method, factor, gamma(scaled, base, head_dim)))
+  return tuple(found)

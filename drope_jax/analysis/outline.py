@@ -17,16 +17,16 @@ def rows(
       under "__class__".
     classes: dataclasses whose fields are left out if they have their default.
   """
-  found = []
+  listed = []
   for name, value in fields.items():
     if not isinstance(value, dict):
-      found.append((name, _line(value, classes)))
+      listed.append((name, _line(value, classes)))
       continue
     if _CLASS in value:
-      found.append((name, value[_CLASS]))
+      listed.append((name, value[_CLASS]))
     inside = _without_defaults(value, classes)
-    found += [(f"{name}.{key}", _line(v, classes)) for key, v in inside]
-  return found
+    listed += [(f"{name}.{key}", _line(v, classes)) for key, v in inside]
+  return listed
 
 
 def changed(fields: Mapping[str, Any], cls: type) -> list[tuple[str, str]]:

@@ -80,15 +80,15 @@ def looks(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
   marker and dash. The label is always that of the pair.
   """
   pairs = list(dict.fromkeys(pairs))
-  found: dict[tuple[str, str], Look] = {}
+  chosen: dict[tuple[str, str], Look] = {}
   for pair in pairs:
     known = _known(*pair)
-    if known and known not in found.values():
-      found[pair] = known
-  spare = _spare(found.values())
+    if known and known not in chosen.values():
+      chosen[pair] = known
+  spare = _spare(chosen.values())
   return {
     pair: dataclasses.replace(
-      found[pair] if pair in found else next(spare), label=label(*pair)
+      chosen[pair] if pair in chosen else next(spare), label=label(*pair)
     )
     for pair in pairs
   }

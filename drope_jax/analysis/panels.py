@@ -18,7 +18,7 @@ Panels = Mapping[str, Sequence[canvas.Curve]]
 
 def by_factor(scores: runs.Scores) -> Panels:
   """Returns curves over length factors, with the scores' intervals."""
-  found = {}
+  panels = {}
   for fitted in treatments(scores):
     curves = []
     for pair, look in looks((c.model, c.method) for c in scores).items():
@@ -33,13 +33,13 @@ def by_factor(scores: runs.Scores) -> Panels:
         value, low, high, *_ = zip(*of_pair, strict=True)
         low, high = (_known(ends, value) for ends in (low, high))
         curves.append(canvas.Curve(look, x, value, low, high))
-    found[fitted] = curves
-  return _titled(found)
+    panels[fitted] = curves
+  return _titled(panels)
 
 
 def by_position(rows: Sequence[Mapping[str, Any]]) -> Panels:
   """Returns curves of the rows' series, the mean of several seeds."""
-  found = {}
+  panels = {}
   for fitted in sorted({row["scale_fitted"] for row in rows}):
     curves = []
     for pair, look in looks((r["model"], r["method"]) for r in rows).items():
@@ -51,18 +51,18 @@ def by_position(rows: Sequence[Mapping[str, Any]]) -> Panels:
       )
       if series:
         curves.append(canvas.Curve(look, list(series), list(series.values())))
-    found[fitted] = curves
-  return _titled(found)
+    panels[fitted] = curves
+  return _titled(panels)
 
 
 def mean_series(rows: Iterable[Mapping[str, Any]]) -> dict[float, float]:
   """Returns the mean of the rows' series; {} without rows."""
   seeds = [dict(map(tuple, row["series"])) for row in rows]
-  found = {}
+  means = {}
   for x in sorted(set().union(*seeds)):
     values = [seed[x] for seed in seeds if seed.get(x) is not None]
-    found[x] = sum(values) / len(values) if values else math.nan
-  return found
+    means[x] = sum(values) / len(values) if values else math.nan
+  return means
 
 
 def treatments(scores: runs.Scores) -> list[bool]:
@@ -83,10 +83,10 @@ def looks(pairs: Iterable[tuple[str, str]]) -> Mapping[Any, palette.Look]:
   return palette.looks(dict.fromkeys(pairs))
 
 
-def _titled(found):
-  if len(found) == 1:
-    return {"": next(iter(found.values()))}
-  return {TITLES[fitted]: curves for fitted, curves in found.items()}
+def _titled(panels):
+  if len(panels) == 1:
+    return {"": next(iter(panels.values()))}
+  return {TITLES[fitted]: curves for fitted, curves in panels.items()}
 
 
 def _known(ends, values):

@@ -33,7 +33,7 @@ def read_metrics(
 
 def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
   """Returns the records of one metrics.jsonl; see `read_metrics`."""
-  found: list[dict[str, Any]] = []
+  records: list[dict[str, Any]] = []
   lines = path.read_text().split("\n") if path.exists() else []
   for number, line in enumerate(lines, 1):
     # A complete line ends in its only closing brace.
@@ -42,10 +42,10 @@ def read(path: epath.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
     where = f"{path}, line {number},"
     record = parse(line, where)
     require(record, fields, where)
-    while found and found[-1]["step"] >= record["step"]:
-      found.pop()
-    found.append(record)
-  return found
+    while records and records[-1]["step"] >= record["step"]:
+      records.pop()
+    records.append(record)
+  return records
 
 
 def scores(
@@ -56,7 +56,7 @@ def scores(
   A name such as "multi_key.accuracy.2x.crop", as `evals.periodic` writes it, is
   "2×, crop" of ("multi_key", "accuracy").
   """
-  found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+  series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
   for record in log:
     for name, value in record.items():
       task, _, rest = name.partition(".")
@@ -64,9 +64,9 @@ def scores(
       if not where or value is None:
         continue
       line = where.replace("x", "×", 1).replace(".", ", ")
-      of_metric = found.setdefault((task, metric), {})
+      of_metric = series.setdefault((task, metric), {})
       of_metric.setdefault(line, []).append((record["tokens"], value))
-  return found
+  return series
 
 
 def require(record: Any, fields: Sequence[str], where: object) -> None:

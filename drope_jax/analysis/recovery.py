@@ -28,13 +28,13 @@ def blocks(run: runs.Run) -> list[report.Block]:
       ]
       if len(points) > 1:
         of_field.append(canvas.Curve(look, *zip(*points, strict=True)))
-  found = []
+  plots = []
   if curves["held_out_loss"]:
-    found.append(_held_out(run, curves["held_out_loss"]))
+    plots.append(_held_out(run, curves["held_out_loss"]))
   # One run's own training loss adds nothing to its loss on held-out text.
-  if len(curves["loss"]) > (1 if found else 0):
-    found.append(_training_loss(curves["loss"]))
-  return found
+  if len(curves["loss"]) > (1 if plots else 0):
+    plots.append(_training_loss(curves["loss"]))
+  return plots
 
 
 def _held_out(run, curves):

@@ -66,7 +66,7 @@ def explain(run: runs.Run) -> list[tuple[str, str, str]]:
   Models without a manifest are left out.
   """
   base = find(run).base
-  found = []
+  rows = []
   for model, method in dict.fromkeys(
     (row["model"], row["method"]) for row in run.rows
   ):
@@ -81,8 +81,8 @@ def explain(run: runs.Run) -> list[tuple[str, str, str]]:
       what = words.format(model=model, method=method)
     slope = manifest["model"].get("logit_scale_slope")
     scale = "none" if slope is None else f"1 + {slope:.2g} ln s"
-    found.append((palette.label(model, method), what, scale))
-  return found
+    rows.append((palette.label(model, method), what, scale))
+  return rows
 
 
 def tokens_since(run: runs.Run, model: str, base: str) -> tuple[int, int]:

@@ -123,8 +123,8 @@ def load(directory: str | os.PathLike) -> Run:
     ValueError: a file is damaged; the message names it and the line.
   """
   folder = pathlib.Path(directory)
-  found = [name for name in _FILES if (folder / name).is_file()]
-  if not found:
+  present = [name for name in _FILES if (folder / name).is_file()]
+  if not present:
     raise FileNotFoundError(
       f"A report needs a folder with one of {', '.join(_FILES)}, got "
       f"{folder}. Name one that drope train, surgery, evaluate, demo or "
@@ -182,8 +182,10 @@ def _in_this_form(results):
     for model, by in results.get("fits", {}).items()
   }
   results["metrics"] = {
-    task: [artifacts.fill_defaults(Metric, fields, writer) for fields in found]
-    for task, found in results.get("metrics", {}).items()
+    task: [
+      artifacts.fill_defaults(Metric, fields, writer) for fields in metrics
+    ]
+    for task, metrics in results.get("metrics", {}).items()
   }
   if "settings" in results:
     results["settings"] = artifacts.fill_nested_defaults(

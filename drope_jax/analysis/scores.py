@@ -20,18 +20,18 @@ def blocks(run: runs.Run) -> list[report.Block]:
   and 10). Metrics without plots are left out.
   """
   logs = dict(run.logs) or {run.name: run.metrics}
-  found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+  by_metric: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
   for name, log in logs.items():
     start = runs.start_of(log, recovery.PHASE) or 0
     after = [record for record in log if record["tokens"] > start]
     for metric, lines in records.scores(after).items():
       for where, points in lines.items():
-        found.setdefault(metric, {})[f"{name} at {where}"] = [
+        by_metric.setdefault(metric, {})[f"{name} at {where}"] = [
           (tokens - start, value) for tokens, value in points
         ]
   return [
     _plot(task, metric, lines)
-    for (task, metric), lines in found.items()
+    for (task, metric), lines in by_metric.items()
     if describe(task, metric).plots
     and any(len(points) > 1 for points in lines.values())
   ]

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import matplotlib
+from matplotlib import axes
 import numpy as np
 
 from drope_jax.analysis import canvas, paired, palette, records, runs
@@ -19,6 +20,9 @@ _METRICS = ("accuracy", "tail_loss")
 _LAST = 0.05
 """Share of the last phase's records that its loss is the mean of."""
 _SEED = re.compile(r"_s\d+$")
+
+TRAINING = "training"
+"""The group of the scores of a log."""
 
 Results = Sequence[Mapping[str, Any]]
 """Rows of results.json."""
@@ -122,12 +126,12 @@ def results(folder: pathlib.Path) -> Results:
   file = folder / "results.json"
   if not file.exists():
     return []
-  found = runs.load_results(file)
-  if not found["finished"]:
+  results = runs.load_results(file)
+  if not results["finished"]:
     return []
   return [
     {**row, "model": _SEED.sub("", row["model"])}
-    for row in found["rows"]
+    for row in results["rows"]
     if row["value"] is not None and row["metric"] in _METRICS
   ]
 
@@ -145,10 +149,10 @@ def digits(name: str) -> int:
 
 def table(trainings: Iterable[Training], references: Results = ()) -> Table:
   """Returns every score over its seeds, those of the references last."""
-  found: dict[str, dict[str, list[float]]] = {}
+  by_row: dict[str, dict[str, list[float]]] = {}
 
   def add(row: str, name: str, value: float) -> None:
-    found.setdefault(row, {}).setdefault(name, []).append(value)
+    by_row.setdefault(row, {}).setdefault(name, []).append(value)
 
   def add_results(rows: Results) -> None:
     for row in rows:
@@ -162,7 +166,7 @@ def table(trainings: Iterable[Training], references: Results = ()) -> Table:
   add_results(references)
   return {
     row: {name: _cell(values) for name, values in own.items()}
-    for row, own in found.items()
+    for row, own in by_row.items()
   }
 
 
@@ -186,7 +190,7 @@ def differences(
     for row, name in [names(cell)]
     if row == against
   }
-  found: dict[str, dict[str, paired.Difference]] = {}
+  by_row: dict[str, dict[str, paired.Difference]] = {}
   for cell, score in scores.items():
     row, name = (
       palette.label(cell.model, cell.method),
@@ -195,8 +199,8 @@ def differences(
     if row == against or name not in rivals:
       continue
     if (apart := paired.difference(score, rivals[name])) is not None:
-      found.setdefault(row, {})[name] = apart
-  return found
+      by_row.setdefault(row, {})[name] = apart
+  return by_row
 
 
 def _cell(values: Sequence[float]) -> Cell:
@@ -208,31 +212,48 @@ def groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
   """Returns score names by what they measure, then by the end of the name.
 
   "multi_key accuracy 4x +scale" is "4x +scale" of "multi_key accuracy". The
-  scores of a log are together, under "training".
+  scores of a log are together, under `TRAINING`.
   """
-  found: dict[str, dict[str, str]] = {}
+  grouped: dict[str, dict[str, str]] = {}
   for name in names:
     parts = re.fullmatch(r"(.+) ([\d.]+x(?: \+scale)?)", name)
-    group, end = parts.groups() if parts else ("training", name)
-    found.setdefault(group, {})[end] = name
-  return found
+    group, end = parts.groups() if parts else (TRAINING, name)
+    grouped.setdefault(group, {})[end] = name
+  return grouped
 
 
 @matplotlib.rc_context(canvas.STYLE)
-def plot(found: Table, names: Sequence[str]) -> Figure:
-  """Each score by row, with intervals over seeds, a panel a score."""
+def plot(scores: Table, names: Sequence[str]) -> Figure:
+  """Each score by row, with intervals over seeds.
+
+  There is a line of panels for each of `groups`; lengths share their axis.
+  """
+  grouped = groups(names)
+  height_in = 0.8 + 0.28 * len(scores)
   fig = Figure(
-    figsize=(canvas.WIDTH_IN, 0.8 + 0.28 * len(found)), layout="constrained"
+    figsize=(canvas.WIDTH_IN, height_in * len(grouped)), layout="constrained"
   )
-  grid = np.atleast_1d(fig.subplots(1, len(names), sharey=True))
-  for ax, name in zip(grid, names, strict=True):
-    for y, cells in enumerate(found.values()):
-      if (cell := cells.get(name)) is None:
-        continue
-      if cell.low is not None:
-        ax.hlines(y, cell.low, cell.high, color=canvas.INK, lw=1)
-      ax.plot(cell.mean, y, "o", color=palette.DROPPED.color)
-    ax.set_title(name, fontsize=8)
-  grid[0].set_yticks(range(len(found)), list(found))
-  grid[0].set_ylim(len(found) - 0.5, -0.5)
+  parts = fig.subfigures(len(grouped), 1, squeeze=False)[:, 0]
+  for part, (group, by_end) in zip(parts, grouped.items(), strict=True):
+    same = group != TRAINING
+    grid = part.subplots(
+      1, len(by_end), sharex=same, sharey=True, squeeze=False
+    )
+    if same:
+      part.suptitle(group, fontsize=9)
+    for ax, (end, name) in zip(grid[0], by_end.items(), strict=True):
+      _panel(ax, [cells.get(name) for cells in scores.values()])
+      ax.set_title(end, fontsize=8)
+    grid[0, 0].set_yticks(range(len(scores)), list(scores))
+    grid[0, 0].set_ylim(len(scores) - 0.5, -0.5)
   return fig
+
+
+def _panel(ax: axes.Axes, cells: Sequence[Cell | None]) -> None:
+  ax.margins(x=0.12)
+  for y, cell in enumerate(cells):
+    if cell is None:
+      continue
+    if cell.low is not None:
+      ax.hlines(y, cell.low, cell.high, color=canvas.INK, lw=1)
+    ax.plot(cell.mean, y, "o", color=palette.DROPPED.color)

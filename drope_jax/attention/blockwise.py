@@ -178,12 +178,14 @@ def _block_attention(q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap):
     weights_GcT = jnp.exp(logits_GcT - jax.lax.stop_gradient(shift_Gc1))
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_Gc1 = jnp.sum(weights_GcT, axis=-1, keepdims=True)
-    out_GcD = jnp.einsum(
-      "rt,dt->rd",
-      weights_GcT.astype(v_DT.dtype).reshape(G * count, -1),
-      v_DT,
-      preferred_element_type=jnp.float32,
-    ).reshape(G, count, D)
+    weights_RT = weights_GcT.astype(v_DT.dtype).reshape(G * count, -1)
+    # XLA's library for CPUs repacks the right side of a product.
+    few = len(weights_RT) < D
+    left_XT, right_YT = (v_DT, weights_RT) if few else (weights_RT, v_DT)
+    out_XY = jnp.einsum(
+      "xt,yt->xy", left_XT, right_YT, preferred_element_type=jnp.float32
+    )
+    out_GcD = (out_XY.T if few else out_XY).reshape(G, count, D)
     out_GcD /= jnp.where(sum_Gc1 > 0, sum_Gc1, 1)
     lse_Gc1 = shift_Gc1 + jnp.log(sum_Gc1)
     stats = (x[..., 0] for x in (lse_Gc1, max_Gc1))

@@ -1,10 +1,11 @@
 """`drope plan`: whether a recipe fits a TPU slice, and what it takes."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 import pathlib
+from typing import Any, TypeVar
 
 import jax
 from rich import box
@@ -16,11 +17,13 @@ from drope_jax.exits import Exit
 from drope_jax.model.config import ModelConfig
 from drope_jax.perf import compiler
 from drope_jax.perf.collectives import Collective
-from drope_jax.plan import evaluation, saved, slices, training
+from drope_jax.plan import buffers, evaluation, saved, slices, training
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
+
+T = TypeVar("T")
 
 _GIB = 2**30
 
@@ -39,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
   if args.eval is not None and args.eval < 1:
     raise ValueError(
       f"--eval must be at least 1 token, got {args.eval}. Raise it."
+    )
+  if args.quick and args.save is not None:
+    raise ValueError(
+      "--quick generates no code, so there is no program to write, got --save "
+      f"{args.save}. Leave one of them out."
     )
   recipe = configure.build(args.config, Recipe, args.overrides)
   compiler.prepare()
@@ -62,15 +70,17 @@ def _plan(
     if isinstance(phase, SurgeryPhase):
       config = preflight.config_after(phase, config)
       continue
-    for plan, step in _train(recipe, phase, config, target, args.mfu, original):
+    for plan, step in _train(recipe, phase, config, target, args, original):
       trained.append(plan)
       _save(step, phase.name, args.save)
   for name in evaluation.PROGRAMS if args.eval is not None else ():
     _say(f"compiling {name} at {args.eval:,} tokens")
-    plan, program = evaluation.plan(
-      name, recipe, config, args.eval, target, args.eval_dtype
+    found, program = _compiled(
+      args,
+      evaluation.plan,
+      *(name, recipe, config, args.eval, target, args.eval_dtype),
     )
-    evaluated.append(plan)
+    evaluated.append(found)
     _save(program, name, args.save)
   return trained, evaluated
 
@@ -80,12 +90,13 @@ def _train(
   phase: TrainPhase,
   config: ModelConfig,
   target: Slice,
-  mfu: float,
+  args: argparse.Namespace,
   original: ModelConfig,
 ) -> Iterator[tuple[training.Plan, jax.stages.Compiled | None]]:
   """Yields the phase's plan and, if it does not fit, those of the search."""
   _say(f"compiling {phase.name}")
-  plan, step = training.plan(recipe, phase, config, target, mfu, original)
+  more = config, target, args.mfu, original
+  plan, step = _compiled(args, training.plan, recipe, phase, *more)
   yield plan, step
   others = [] if plan.fits else training.with_less_memory(recipe, phase, target)
   start, stop = 0, len(others)
@@ -96,9 +107,18 @@ def _train(
       f"compiling {phase.name} with remat {other.remat}, microbatches: "
       f"{other.accumulation}"
     )
-    plan, step = training.plan(*others[middle], config, target, mfu, original)
+    plan, step = _compiled(args, training.plan, *others[middle], *more)
     yield plan, step
     start, stop = (start, middle) if plan.fits else (middle + 1, stop)
+
+
+def _compiled(
+  args: argparse.Namespace, function: Callable[..., tuple[T, Any]], *given: Any
+) -> tuple[T, jax.stages.Compiled | None]:
+  """Returns what a function of `plan` does, without its program by --quick."""
+  return (
+    (buffers.plan(function, *given), None) if args.quick else function(*given)
+  )
 
 
 def _say(what: str) -> None:

@@ -45,21 +45,21 @@ def expand(
   """
   if options.ending is not None:
     formats.require_known(options.ending)
-  found: list[sources.Source] = []
+  expanded: list[sources.Source] = []
   left_out: dict[str, list[str]] = defaultdict(list)
   for text in inputs:
     if text.startswith(paths_lib.PACKAGED):
-      found.append(_packaged(text))
+      expanded.append(_packaged(text))
     elif text == STANDARD:
-      found.append(sources.StandardInput(options))
+      expanded.append(sources.StandardInput(options))
     else:
-      found.extend(_files(text, options, left_out))
+      expanded.extend(_files(text, options, left_out))
   if inputs.count(STANDARD) > 1:
     raise ValueError(
       f"Standard input can be read only once, got {STANDARD} more than once. "
       "Name it once."
     )
-  return tuple(found), left_out
+  return tuple(expanded), left_out
 
 
 def describe(left_out: LeftOut) -> str:

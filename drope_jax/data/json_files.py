@@ -19,8 +19,8 @@ def lines(
     ValueError: a line holds no document, or is above the size limit.
   """
   stream, encoding = text_lines.open_stream(stream, options.encoding)
-  found = text_lines.lines(stream, options.max_document_bytes)
-  yield from _numbered(enumerate(found, 1), encoding, name, options)
+  split = text_lines.lines(stream, options.max_document_bytes)
+  yield from _numbered(enumerate(split, 1), encoding, name, options)
 
 
 def _numbered(

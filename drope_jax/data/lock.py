@@ -124,16 +124,16 @@ class _Lease:
 
   def acquire(self) -> None:
     """Acquires the lease, after checking that no other process renews it."""
-    found = self._objects.read(FILENAME).result()
-    if found.state == "value":
+    lease = self._objects.read(FILENAME).result()
+    if lease.state == "value":
       logging.getLogger(__name__).warning(
         "%s: waiting up to %d s to see whether %s still writes there",
         self._directory,
         _EXPIRES_S,
-        _holder(found.value.decode()),
+        _holder(lease.value.decode()),
       )
-      found = self._await_change(found)
-    self._write(found.stamp.generation)
+      lease = self._await_change(lease)
+    self._write(lease.stamp.generation)
     self.require_held()
 
   def renew(self) -> bool:
@@ -153,7 +153,7 @@ class _Lease:
     if self._lost is None:
       self._objects.write(FILENAME, None, if_equal=self._generation).result()
 
-  def _await_change(self, found):
+  def _await_change(self, lease):
     """Returns the object once it is gone, or unchanged for `_EXPIRES_S`."""
     deadline = time.monotonic() + _EXPIRES_S
     while time.monotonic() < deadline:
@@ -161,9 +161,9 @@ class _Lease:
       now = self._objects.read(FILENAME).result()
       if now.state != "value":
         return now
-      if now.stamp.generation != found.stamp.generation:
+      if now.stamp.generation != lease.stamp.generation:
         raise _taken(self._directory, now.value.decode())
-    return found
+    return lease
 
   def _write(self, generation: bytes) -> bool:
     """Writes the lease if it is unchanged; returns whether it is held now."""
@@ -173,11 +173,11 @@ class _Lease:
       FILENAME, self._mine, if_equal=generation
     ).result()
     if not written.generation:
-      found = self._objects.read(FILENAME).result()
-      if found.value != self._mine:
-        self._lost = _taken(self._directory, found.value.decode())
+      lease = self._objects.read(FILENAME).result()
+      if lease.value != self._mine:
+        self._lost = _taken(self._directory, lease.value.decode())
         return False
-      written = found.stamp  # The write succeeded, but its answer was lost.
+      written = lease.stamp  # The write succeeded, but its answer was lost.
     self._generation = written.generation
     return True
 
@@ -196,8 +196,10 @@ def _record() -> str:
 
 def _holder(record: str) -> str:
   try:
-    found = json.loads(record)
-    return f"process {found['pid']} on {found['host']} (since {found['since']})"
+    fields = json.loads(record)
+    return (
+      f"process {fields['pid']} on {fields['host']} (since {fields['since']})"
+    )
   except (KeyError, TypeError, ValueError):  # The record is not written yet.
     return "another process"
 

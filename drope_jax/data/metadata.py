@@ -87,11 +87,11 @@ def decode(data: bytes) -> Metadata:
   except RecursionError as error:
     raise ValueError("JSON nested too deep") from error
   checksum = fields.pop("checksum", None)
-  found, writer = artifacts.migrate(Metadata.__name__, fields)
+  migrated, writer = artifacts.migrate(Metadata.__name__, fields)
   # The first version had no checksum.
   if writer.version > 1 and checksum != _checksum(fields):
     raise ValueError("values that do not match its checksum")
-  return Metadata(**artifacts.fill_defaults(Metadata, found, writer))
+  return Metadata(**artifacts.fill_defaults(Metadata, migrated, writer))
 
 
 def _checksum(fields: dict[str, Any]) -> str:

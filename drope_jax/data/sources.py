@@ -76,8 +76,10 @@ class File:
       ValueError: it does not decompress, or a document cannot be read.
     """
     opened = epath.Path(self.path).open
-    found = _documents(lambda: opened("rb"), self.path, self.name, self.options)
-    return itertools.islice(found, first, None)
+    documents = _documents(
+      lambda: opened("rb"), self.path, self.name, self.options
+    )
+    return itertools.islice(documents, first, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +98,13 @@ class StandardInput:
 
   def documents(self, first: int = 0) -> Iterator[Document]:
     """Yields the documents, as `File.documents` does."""
-    found = _documents(
+    documents = _documents(
       lambda: contextlib.nullcontext(sys.stdin.buffer),
       self.options.ending or ".txt",
       self.name,
       self.options,
     )
-    return itertools.islice(found, first, None)
+    return itertools.islice(documents, first, None)
 
 
 def _documents(

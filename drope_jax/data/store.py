@@ -50,10 +50,10 @@ class Store:
         missing, truncated or of another version.
     """
     metadata = read_metadata(path)
-    found = file_bytes(path, metadata.file_bytes)
+    sizes = file_bytes(path, metadata.file_bytes)
     for name, size in metadata.file_bytes.items():
-      if found[name] != size:
-        raise _damaged(path, f"{found[name]} bytes of {size} in {name}")
+      if sizes[name] != size:
+        raise _damaged(path, f"{sizes[name]} bytes of {size} in {name}")
     return cls(path, metadata)
 
   @property
@@ -95,17 +95,17 @@ class Store:
     """
     length = self.num_documents + 1
     array = _open_array(self.path, "boundaries", length, np.dtype("<i8"))
-    found = _read(self.path, array)
+    boundaries = _read(self.path, array)
     if (
-      found[0] != 0
-      or found[-1] != self.num_tokens
-      or not (found[1:] > found[:-1]).all()
+      boundaries[0] != 0
+      or boundaries[-1] != self.num_tokens
+      or not (boundaries[1:] > boundaries[:-1]).all()
     ):
       raise _damaged(
         self.path,
         f"boundaries that do not increase from 0 to {self.num_tokens}",
       )
-    return found
+    return boundaries
 
   def read(self, start: int, stop: int) -> np.ndarray:
     """Returns tokens `start` to `stop` as int32 [stop - start].

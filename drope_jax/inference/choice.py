@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from drope_jax.axes import Array
 
-# Ids in one block of `draw`.
+# Ids in one block of `draw` and `largest`.
 _BLOCK = 128
 
 
@@ -99,7 +99,7 @@ def choose(
       apply_filters(apply_temperature(logits_BV, filters.temperature), filters),
       keys_B,
     ),
-    lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32),
+    lambda: largest(logits_BV),
   )
 
 
@@ -144,6 +144,19 @@ def apply_filters(logits_BV: Array, filters: Filters) -> Array:
   return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
 
 
+def largest(logits_BV: Array) -> Array:
+  """Returns token_B, int32: the first id of each row with the largest logit.
+
+  XLA compares the logits of a CPU's argmax one by one, but finds the largest of
+  a block many at once.
+  """
+  logits_Bbi = _in_blocks(logits_BV)
+  block_B = jnp.argmax(logits_Bbi.max(axis=-1), axis=-1)
+  largest_Bi = jnp.take_along_axis(logits_Bbi, block_B[:, None, None], axis=1)
+  index_B = jnp.argmax(largest_Bi[:, 0], axis=-1)
+  return (block_B * _BLOCK + index_B).astype(jnp.int32)
+
+
 def draw(logits_BV: Array, keys_B: Array) -> Array:
   """Returns token_B, int32, drawn for each row from softmax(logits_BV).
 
@@ -151,11 +164,7 @@ def draw(logits_BV: Array, keys_B: Array) -> Array:
   of one draw among all ids. One draw would need noise for every id, which takes
   longer than a small model.
   """
-  B, V = logits_BV.shape
-  padded_BV = jnp.pad(
-    logits_BV, ((0, 0), (0, -V % _BLOCK)), constant_values=-jnp.inf
-  )
-  logits_Bbi = padded_BV.reshape(B, -1, _BLOCK)
+  logits_Bbi = _in_blocks(logits_BV)
   sums_Bb = jax.nn.logsumexp(logits_Bbi, axis=-1)
 
   def draw_one(sums_b, logits_bi, key):
@@ -164,3 +173,12 @@ def draw(logits_BV: Array, keys_B: Array) -> Array:
     return block * _BLOCK + jax.random.categorical(id_key, logits_bi[block])
 
   return jax.vmap(draw_one)(sums_Bb, logits_Bbi, keys_B).astype(jnp.int32)
+
+
+def _in_blocks(logits_BV: Array) -> Array:
+  """Returns logits_Bbi, filled up with -inf."""
+  B, V = logits_BV.shape
+  padded_BV = jnp.pad(
+    logits_BV, ((0, 0), (0, -V % _BLOCK)), constant_values=-jnp.inf
+  )
+  return padded_BV.reshape(B, -1, _BLOCK)

@@ -83,6 +83,7 @@ class Rows(NamedTuple):
     "chunk_tokens",
     "with_seen",
     "backend",
+    "mesh",
   ),
 )
 def start(
@@ -98,6 +99,7 @@ def start(
   chunk_tokens: int | None = None,
   with_seen: bool = False,
   backend: attention.Choice,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Rows:
   """Returns rows after the prefill of their prompts.
 
@@ -116,10 +118,13 @@ def start(
       prompt are skipped. None for one pass.
     with_seen: whether a repetition penalty will be applied.
     backend: of the attention.
+    mesh: splits the cache, as `model.cache.shardings` has it; None: nothing is
+      said of it.
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape
   options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "backend": backend}
+  assert mesh is None or not shared_tokens
   if shared_tokens:
     shared_1P = tokens_BS[:1, :shared_tokens]
     _, one = prefill(
@@ -149,6 +154,7 @@ def start(
       length_B,
       logit_scale,
       max_tokens=max_tokens,
+      mesh=mesh,
       **options,
     )
   seen_BV = None
@@ -233,6 +239,7 @@ def prefill(
   max_tokens: int,
   chunk_tokens: int | None = None,
   backend: attention.Choice,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Array, caches.Cache]:
   """Returns float32 logits_BV for each prompt's next token, and the cache.
 
@@ -241,6 +248,9 @@ def prefill(
   B, S = tokens_BS.shape
   dtype = params["embed"]["table"].dtype
   cache = caches.empty(config, B, max_tokens, dtype)
+  if mesh is not None:
+    where = caches.shardings(cache, mesh)
+    cache = jax.lax.with_sharding_constraint(cache, where)
   if chunk_tokens is not None and chunk_tokens < S:
     return prefill_chunks(
       config,
@@ -259,13 +269,13 @@ def prefill(
     tokens_BS,
     cache,
     from_empty=True,
+    kept_B=length_B,
     logit_scale=for_queries(logit_scale, tokens_BS),
     backend=backend,
   )
   last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
-  logits_BV = transformer.unembed(config, params, last_B1M)[:, 0]
   # Slots after a row's end hold padding, which its new tokens overwrite.
-  return logits_BV, cache._replace(length_B=length_B)
+  return transformer.unembed(config, params, last_B1M)[:, 0], cache
 
 
 def prefill_chunks(
@@ -305,7 +315,8 @@ def prefill_chunks(
       config,
       params,
       tokens_Bc,
-      cache._replace(length_B=jnp.full(B, start)),
+      cache,
+      kept_B=jnp.clip(length_B - start, 0, chunk_tokens),
       logit_scale=scale,
       backend=backend,
     )
@@ -319,8 +330,7 @@ def prefill_chunks(
   _, last_BM, cache = jax.lax.while_loop(
     unread, read, (jnp.int32(first), nothing_BM, cache)
   )
-  logits_BV = transformer.unembed(config, params, last_BM[:, None])[:, 0]
-  return logits_BV, cache._replace(length_B=length_B)
+  return transformer.unembed(config, params, last_BM[:, None])[:, 0], cache
 
 
 def extend(

@@ -95,6 +95,8 @@ def variants(lm: CheckpointLM) -> steps.Variant:
 
 def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
   own, trained = lm.config.positional, lm.context_tokens
+  if isinstance(own, LearnedAbsolute) and method == "pi":
+    return own.stretched(factor)
   rule = method.removeprefix(_DYNAMIC)
   if rule == method:
     return scaling.scaled(own, method, factor, trained)

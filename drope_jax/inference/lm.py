@@ -278,6 +278,7 @@ class CheckpointLM:
         chunk_tokens=CHUNK_TOKENS if chunked else None,
         with_seen=sampling.repetition_penalty is not None,
         backend=self.backend,
+        mesh=self.mesh,
       )
       written: list[list[int]] = [[] for _ in rows]
       ended_B = np.arange(B) >= len(rows)

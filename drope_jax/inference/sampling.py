@@ -159,16 +159,11 @@ class ModelText:
 
   def _start(self, number_B: np.ndarray) -> Rows:
     """Returns rows with empty caches."""
-    dtype = self.lm.params["embed"]["table"].dtype
-    # The last token of a context is never an input.
-    slots = self.lm.context_tokens - 1
-    make = functools.partial(
-      caches.empty, self.lm.config, self.batch_size, slots, dtype
-    )
+    where = self._shardings and self._shardings.cache
     rows = Rows(
       jnp.asarray(number_B, jnp.int32),
       jnp.full(self.batch_size, self._begin_id, jnp.int32),
-      jax.jit(make, out_shardings=self._shardings and self._shardings.cache)(),
+      jax.jit(self._empty_cache, out_shardings=where)(),
     )
     return jax.device_put(rows, self._shardings)
 
@@ -195,15 +190,19 @@ class ModelText:
 
   @functools.cached_property
   def _shardings(self) -> Rows | None:
-    """Shardings of rows: documents over devices, heads over `tensor`."""
+    """Shardings of rows: documents over devices, caches as they are split."""
     mesh = self.lm.mesh
     if mesh is None:
       return None
-    rows = sharding.BATCH[0]
-    divides = self.lm.config.num_kv_heads % mesh.shape["tensor"] == 0
-    heads = P(None, rows, "tensor" if divides else None)
-    row, slots = (NamedSharding(mesh, spec) for spec in (P(rows), heads))
-    return Rows(row, row, caches.Cache(slots, slots, row))
+    row = NamedSharding(mesh, P(sharding.BATCH[0]))
+    cache = jax.eval_shape(self._empty_cache)
+    return Rows(row, row, caches.shardings(cache, mesh))
+
+  def _empty_cache(self) -> caches.Cache:
+    # The last token of a context is never an input.
+    slots = self.lm.context_tokens - 1
+    dtype = self.lm.params["embed"]["table"].dtype
+    return caches.empty(self.lm.config, self.batch_size, slots, dtype)
 
 
 @functools.partial(

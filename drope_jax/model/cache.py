@@ -1,12 +1,58 @@
 """The key-value cache."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
 
+from drope_jax import sharding
 from drope_jax.axes import Array
 from drope_jax.model.config import ModelConfig
+from drope_jax.positional import pattern as patterns
+
+
+class Ring(NamedTuple):
+  """Keys and values of the n layers with a window of W tokens.
+
+  Only the newest W tokens of a sequence are kept.
+
+  Attributes:
+    k_nBKDW, v_nBKDW: the token at position p is in slot p mod W.
+  """
+
+  k_nBKDW: Array
+  v_nBKDW: Array
+
+
+class Place(NamedTuple):
+  """Where a layer's keys and values are.
+
+  Attributes:
+    index: int32, among the layers of the ring or among the others.
+    in_ring: whether they are in the ring.
+  """
+
+  index: Array
+  in_ring: Array
+
+
+class View(NamedTuple):
+  """What the queries of a layer read of the cache.
+
+  Attributes:
+    k_BTKD, v_BTKD: in order of position, or all in the windows of the queries.
+    offset_B: index among them of a row's first query.
+    all_visible: whether no window hides any of those up to a query's own.
+  """
+
+  k_BTKD: Array
+  v_BTKD: Array
+  offset_B: Array
+  all_visible: bool
 
 
 class Cache(NamedTuple):
@@ -16,79 +62,219 @@ class Cache(NamedTuple):
   would copy a cache of another layout.
 
   Attributes:
-    k_NBKDT, v_NBKDT: T slots for each sequence; slot t holds position t.
+    k_NBKDT, v_NBKDT: T slots for each sequence; slot t holds position t. N
+      counts the layers that are not in the ring.
     length_B: int32 tokens read so far. No query sees the slots after them,
       since they are in its future.
+    ring: of the layers with a window; None: none of them are in a ring.
   """
 
   k_NBKDT: Array
   v_NBKDT: Array
   length_B: Array
+  ring: Ring | None = None
+
+  def places(self, windows: Sequence[int | None]) -> Place:
+    """Returns the place of each layer, of its window or None; leads with N."""
+    has_window = np.array([window is not None for window in windows])
+    in_ring = has_window & (self.ring is not None)
+    index = np.where(in_ring, in_ring.cumsum(), (~in_ring).cumsum()) - 1
+    return Place(jnp.asarray(index, jnp.int32), jnp.asarray(in_ring))
 
   def write(
-    self, layer: Array, k_BSKD: Array, v_BSKD: Array, *, from_empty: bool
-  ) -> tuple["Cache", Array, Array]:
-    """Returns the cache with S more tokens in a layer, and its k_BTKD, v_BTKD.
+    self,
+    place: Place,
+    k_BSKD: Array,
+    v_BSKD: Array,
+    kept_B: Array,
+    *,
+    from_empty: bool,
+  ) -> tuple["Cache", View | None, View | None]:
+    """Returns the cache with S more tokens in a layer, and its two views.
 
-    `length_B` stays as it is: the caller advances it once, after the last
-    layer. It may be traced, so a token beyond the last slot is lost without an
-    error. The caller makes a cache with room for all tokens.
+    The first view is of a layer that is not in the ring, the second of one that
+    is; None: there are no such layers. `length_B` stays as it is: the caller
+    advances it once, after the last layer. It may be traced, so a token beyond
+    the last slot is lost without an error. The caller makes a cache with room
+    for all tokens.
 
     Args:
-      layer: its index.
+      place: of the layer.
       k_BSKD, v_BSKD: of the new tokens.
-      from_empty: the caller promises that `length_B` is 0.
+      kept_B: how many of them are real. The others are padding, at the end.
+      from_empty: the caller promises that `length_B` is 0, and reads nothing.
 
     Raises:
       ValueError: even an empty cache has no room for S tokens.
     """
-    B, S = k_BSKD.shape[:2]
-    T = self.k_NBKDT.shape[-1]
+    S, (N, *_, T) = k_BSKD.shape[1], self.k_NBKDT.shape
     if S > T:
       raise ValueError(
         f"A key-value cache needs a slot for each token, got {T} slots for {S} "
         "tokens. Make it with a max_tokens of all that is read."
       )
-
-    def written(cached_NBKDT: Array, x_BSKD: Array) -> Array:
-      if from_empty:  # One block; a scatter would need another layout.
-        x_BKDS = jnp.moveaxis(x_BSKD, 1, -1)
-        return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
-      row_B1 = jnp.arange(B)[:, None]
-      slot_BS = self.length_B[:, None] + jnp.arange(S)
-      return cached_NBKDT.at[layer, row_B1, :, :, slot_BS].set(x_BSKD)
-
-    def read(cached_NBKDT: Array) -> Array:
-      x_BKDT = jax.lax.dynamic_index_in_dim(cached_NBKDT, layer, keepdims=False)
-      return jnp.moveaxis(x_BKDT, -1, 1)
-
-    k_NBKDT = written(self.k_NBKDT, k_BSKD)
-    v_NBKDT = written(self.v_NBKDT, v_BSKD)
-    cache = Cache(k_NBKDT, v_NBKDT, self.length_B)
-    return cache, read(k_NBKDT), read(v_NBKDT)
+    cache, whole, of_ring = self, None, None
+    if N:
+      is_own = True if self.ring is None else ~place.in_ring
+      k_NBKDT, v_NBKDT = (
+        _write(x_NBKDT, place.index, is_own, self.length_B, x_BSKD, from_empty)
+        for x_NBKDT, x_BSKD in ((self.k_NBKDT, k_BSKD), (self.v_NBKDT, v_BSKD))
+      )
+      cache = cache._replace(k_NBKDT=k_NBKDT, v_NBKDT=v_NBKDT)
+      k_BTKD, v_BTKD = (
+        jnp.moveaxis(_layer(x_NBKDT, place.index), -1, 1)
+        for x_NBKDT in (k_NBKDT, v_NBKDT)
+      )
+      whole = View(k_BTKD, v_BTKD, self.length_B, False)
+    if self.ring is not None:
+      W = self.ring.k_nBKDW.shape[-1]
+      is_own = place.in_ring if N else True
+      arguments = (place.index, is_own, self.length_B, kept_B, from_empty)
+      k_nBKDW, k_BTKD = _write_ring(self.ring.k_nBKDW, k_BSKD, *arguments)
+      v_nBKDW, v_BTKD = _write_ring(self.ring.v_nBKDW, v_BSKD, *arguments)
+      cache = cache._replace(ring=Ring(k_nBKDW, v_nBKDW))
+      last = W - 1 if S == 1 else W
+      offset_B = jnp.minimum(self.length_B, last)
+      of_ring = View(k_BTKD, v_BTKD, offset_B, S == 1)
+    return cache, whole, of_ring
 
   def repeated(self, times: int) -> "Cache":
     """Returns a cache of one row as that of `times` rows."""
-    return Cache(
-      jnp.repeat(self.k_NBKDT, times, axis=1),
-      jnp.repeat(self.v_NBKDT, times, axis=1),
-      jnp.repeat(self.length_B, times),
+    k_NBKDT, v_NBKDT, ring = jax.tree.map(
+      lambda x_NB: jnp.repeat(x_NB, times, axis=1),
+      (self.k_NBKDT, self.v_NBKDT, self.ring),
     )
+    return Cache(k_NBKDT, v_NBKDT, jnp.repeat(self.length_B, times), ring)
 
 
 def empty(
   config: ModelConfig, batch_size: int, max_tokens: int, dtype
 ) -> Cache:
-  """Returns a cache of `max_tokens` slots for each of `batch_size` rows."""
-  shape = (
-    config.num_layers,
-    batch_size,
-    config.num_kv_heads,
-    config.head_dim,
-    max_tokens,
-  )
+  """Returns a cache of `max_tokens` slots for each of `batch_size` rows.
+
+  Layers with a window have only as many slots as it has tokens, if all windows
+  are the same. The order of keys in a ring says nothing, so no scheme may have
+  a bias.
+  """
+
+  def zeros(layers: int, slots: int) -> Array:
+    heads = (config.num_kv_heads, config.head_dim)
+    return jnp.zeros((layers, batch_size, *heads, slots), dtype)
+
+  plan = patterns.layer_plan(config.positional, config.num_layers)
+  positions = plan.shapes(config.head_dim, config.num_heads)
+  has_bias = (positions.slopes_H, positions.bias_HT) != (None, None)
+  in_ring = [window for window in plan.windows if window is not None]
+  ring = None
+  if len({*in_ring}) == 1 and in_ring[0] < max_tokens and not has_bias:
+    ring = Ring(*(zeros(len(in_ring), in_ring[0]) for _ in range(2)))
+  N = config.num_layers - (len(in_ring) if ring else 0)
   return Cache(
-    jnp.zeros(shape, dtype),
-    jnp.zeros(shape, dtype),
+    zeros(N, max_tokens),
+    zeros(N, max_tokens),
     jnp.zeros(batch_size, jnp.int32),
+    ring,
   )
+
+
+def shardings(cache: Cache, mesh: Mesh) -> Cache:
+  """Returns how a mesh splits a cache.
+
+  It splits sequences, heads and, over `context`, slots. A ring's slots stay
+  whole, and so do heads and slots that do not divide evenly.
+  """
+  texts, tokens = sharding.BATCH
+  K, _, T = cache.k_NBKDT.shape[2:]
+  by_head = P(None, texts, None if K % mesh.shape["tensor"] else "tensor")
+  by_slot = by_head
+  if mesh.shape[tokens] > 1 and not T % mesh.shape[tokens]:
+    by_slot = P(*by_head, None, tokens)
+  whole, ring = NamedSharding(mesh, by_slot), NamedSharding(mesh, by_head)
+  return Cache(
+    whole,
+    whole,
+    NamedSharding(mesh, P(texts)),
+    None if cache.ring is None else Ring(ring, ring),
+  )
+
+
+def _write(
+  cached_NBKDT: Array,
+  layer: Array,
+  is_own: Array | bool,
+  length_B: Array,
+  x_BSKD: Array,
+  from_empty: bool,
+) -> Array:
+  """Returns keys or values with S more tokens in a layer, if it is its own."""
+  B, S = x_BSKD.shape[:2]
+  if from_empty:  # One block; a scatter would need another layout.
+    return _put(cached_NBKDT, layer, is_own, jnp.moveaxis(x_BSKD, 1, -1))
+  row_B1 = jnp.arange(B)[:, None]
+  slot_BS = length_B[:, None] + jnp.arange(S)
+  # What is beyond the last layer is dropped.
+  layer = jnp.where(is_own, layer, len(cached_NBKDT))
+  return cached_NBKDT.at[layer, row_B1, :, :, slot_BS].set(x_BSKD)
+
+
+def _write_ring(
+  cached_nBKDW: Array,
+  x_BSKD: Array,
+  layer: Array,
+  is_own: Array | bool,
+  length_B: Array,
+  kept_B: Array,
+  from_empty: bool,
+) -> tuple[Array, Array]:
+  """Returns keys or values with S more tokens in a layer, and what is read.
+
+  One token reads the whole ring; several read the window before them, in order
+  of position, and themselves.
+  """
+  n, *_, W = cached_nBKDW.shape
+  B, S = x_BSKD.shape[:2]
+  if S == 1 and not from_empty:
+    slot_B = jnp.where(kept_B > 0, length_B % W, W)
+    own = jnp.where(is_own, layer, n)
+    cached_nBKDW = cached_nBKDW.at[own, jnp.arange(B), :, :, slot_B].set(
+      x_BSKD[:, 0]
+    )
+    return cached_nBKDW, jnp.moveaxis(_layer(cached_nBKDW, layer), -1, 1)
+  x_BKDT, first_B = jnp.moveaxis(x_BSKD, 1, -1), jnp.zeros_like(length_B)
+  if not from_empty:
+    first_B = jnp.maximum(length_B - W, 0)
+    before_BKDW = _take(
+      _layer(cached_nBKDW, layer), (first_B[:, None] + jnp.arange(W)) % W
+    )
+    x_BKDT = jax.vmap(_joined)(before_BKDW, x_BKDT, length_B - first_B)
+  last_B1 = (length_B + kept_B - 1)[:, None]
+  pos_BW = last_B1 - (last_B1 - jnp.arange(W)) % W
+  # A position below 0 is a slot that no query sees before it is written.
+  kept_BKDW = _take(x_BKDT, jnp.maximum(pos_BW - first_B[:, None], 0))
+  cached_nBKDW = _put(cached_nBKDW, layer, is_own, kept_BKDW)
+  return cached_nBKDW, jnp.moveaxis(x_BKDT, -1, 1)
+
+
+def _layer(cached_NBKDT: Array, layer: Array) -> Array:
+  return jax.lax.dynamic_index_in_dim(cached_NBKDT, layer, keepdims=False)
+
+
+def _put(
+  cached_NBKDT: Array, layer: Array, is_own: Array | bool, x_BKDS: Array
+) -> Array:
+  """Returns the array with a layer's first slots, if they are its own."""
+  S = x_BKDS.shape[-1]
+  if is_own is not True:
+    old_BKDT = _layer(cached_NBKDT, layer)
+    x_BKDS = jnp.where(is_own, x_BKDS, old_BKDT[..., :S])
+  return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
+
+
+def _take(x_BKDT: Array, index_BS: Array) -> Array:
+  return jnp.take_along_axis(x_BKDT, index_BS[:, None, None], axis=-1)
+
+
+def _joined(before_KDW: Array, x_KDS: Array, start: Array) -> Array:
+  """Returns both in W + S slots, the second from slot `start`."""
+  room_KDT = jnp.pad(before_KDW, ((0, 0), (0, 0), (0, x_KDS.shape[-1])))
+  return jax.lax.dynamic_update_slice_in_dim(room_KDT, x_KDS, start, axis=-1)

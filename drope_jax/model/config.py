@@ -9,8 +9,9 @@ from drope_jax.positional import pattern as patterns
 
 QK_NORMS = ("none", "q", "k", "qk")
 QK_NORM_SCOPES = ("joint", "head")
+NORM_KINDS = ("rms", "layer")
 NORM_PLACEMENTS = ("pre", "post", "both")
-MLP_ACTIVATIONS = ("silu", "gelu_tanh")
+MLP_ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 MOST_LAYERS = 10_000
 """The most that a model may have; each takes memory before it has weights."""
@@ -20,6 +21,7 @@ _MOST = 2**31 - 1  # Indices are int32.
 _CHOICES = {
   "qk_norm": QK_NORMS,
   "qk_norm_scope": QK_NORM_SCOPES,
+  "norm_kind": NORM_KINDS,
   "norm_placement": NORM_PLACEMENTS,
   "mlp_activation": MLP_ACTIVATIONS,
 }
@@ -55,7 +57,7 @@ class LayerGroup:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A decoder-only Llama-family transformer; each choice is its own field.
+  """A decoder-only transformer; each choice is its own field.
 
   Attributes:
     vocab_size: V.
@@ -71,23 +73,37 @@ class ModelConfig:
     qk_norm: which of q and k pass through an RMSNorm: none, q, k or qk.
     qk_norm_scope: "joint", one norm over all heads, before they are split (the
       DroPE paper, OLMo 2); "head", one over each head's channels (Qwen3).
+    norm_kind: of a layer's norms and the last one: "rms" (RMSNorm: Llama), or
+      "layer" (LayerNorm with a bias: GPT-2).
     norm_placement: where a layer's norms are: "pre", on what attention and the
       MLP read (Llama); "post", on what they add to the residual stream (OLMo
       2); "both" (Gemma 2).
-    mlp_activation: of the MLP's gate: "silu" (SwiGLU: Llama) or "gelu_tanh"
-      (GeGLU with the approximation by tanh: Gemma).
+    parallel_residual: whether attention and the MLP of a layer read the same
+      residual stream (GPT-NeoX); else the MLP reads attention's output too.
+    mlp_activation: of the MLP's gate: "silu" (SwiGLU: Llama), "gelu_tanh"
+      (GeGLU with the approximation by tanh: Gemma) or "gelu" (exact).
+    gated_mlp: whether the MLP has a gate; without one, the activation is that
+      of its hidden layer (GPT-2).
     qkv_bias: whether q, k and v have biases.
+    o_bias: whether the projection of attention's output has one.
+    mlp_bias: whether the MLP's projections have biases.
     tied_embeddings: whether the output head is the embedding, transposed.
     embedding_scale: multiplies the embeddings that the first layer reads, in
       their dtype (sqrt(M): Gemma), but not the head, where the two are tied.
-    norm_eps: added to the mean square in every RMSNorm.
-    norm_gain_offset: added to the gain of every RMSNorm (1: Gemma, whose gains
-      are stored as differences from 1).
+    residual_scale: multiplies what attention and the MLP add to the residual
+      stream (Granite).
+    final_logit_scale: multiplies the logits over the vocabulary, before their
+      cap (Granite).
+    norm_eps: added to the mean square, or the variance, in every norm.
+    norm_gain_offset: added to the gain of every norm (1: Gemma, whose gains are
+      stored as differences from 1).
     logit_scale: multiplies the attention logits, besides 1 / sqrt(D).
     logit_scale_slope: c. Logits of a sequence of s * context_tokens, s > 1, are
       also multiplied by 1 + c ln s. None: no slope was fitted.
     logit_soft_cap: bounds the attention logits, as cap * tanh(logits / cap)
       (Gemma 2); None: nothing does.
+    final_logit_soft_cap: bounds the logits over the vocabulary likewise; None:
+      nothing does.
     layer_groups: of layers that differ, first layer first; () where all layers
       are of one kind.
   """
@@ -114,6 +130,14 @@ class ModelConfig:
   embedding_scale: float = 1.0
   layer_groups: tuple[LayerGroup, ...] = ()
   norm_gain_offset: float = 0.0
+  final_logit_soft_cap: float | None = None
+  norm_kind: str = "rms"
+  gated_mlp: bool = True
+  o_bias: bool = False
+  mlp_bias: bool = False
+  parallel_residual: bool = False
+  residual_scale: float = 1.0
+  final_logit_scale: float = 1.0
 
   def __post_init__(self):
     for name in (
@@ -144,7 +168,10 @@ class ModelConfig:
       "norm_eps",
       "logit_scale",
       "logit_soft_cap",
+      "final_logit_soft_cap",
       "embedding_scale",
+      "residual_scale",
+      "final_logit_scale",
     ):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:

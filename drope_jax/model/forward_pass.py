@@ -4,8 +4,9 @@ Positional schemes, the key-value cache and attention are called here and in no
 other module of the model, and what a caller captures is collected here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from drope_jax import attention
 from drope_jax.axes import Array
-from drope_jax.model.cache import Cache
+from drope_jax.model.cache import Cache, Place, View
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 
@@ -68,14 +69,14 @@ class PerLayer(NamedTuple):
   """What differs from layer to layer; leaves lead with N until the scan.
 
   Attributes:
-    index: of the layer, int32.
     scheme: index of its positional scheme, int32.
     window: tokens that a query sees, int32; None: all, in every layer.
+    place: in the cache; None: there is none.
   """
 
-  index: Array
   scheme: Array
   window: Array | None
+  place: Place | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class ForwardPass:
     logit_soft_cap: of attention; None: there is none.
     backend: the attention's.
     from_empty: whether the cache, if there is one, holds nothing yet.
+    kept_B: how many tokens of each row the cache keeps.
     joined: whether B and S are one axis outside attention.
     captures: names in `CAPTURES`.
     reader: of attention's weights; None: they are not captured.
@@ -114,6 +116,7 @@ class ForwardPass:
   logit_soft_cap: float | None
   backend: attention.Choice
   from_empty: bool
+  kept_B: Array
   joined: bool
   captures: frozenset[str]
   reader: attention.Reader | None
@@ -181,24 +184,76 @@ class LayerPass:
       None if cap is None else jnp.float32(cap),
     )
     self.capture("attention_inputs", inputs)
-    qkv, cache, offset_B = self._with_cache(qkv, cache)
-    mask = attention.Mask(
-      offset_B, own.window, shared.segments_BS, shared.segments_BS
+    read = functools.partial(
+      self._read,
+      qkv.q_BSHD,
+      rotation=rotation,
+      logit_scale=logit_scale,
+      slopes_H=positions.slopes_H,
+      bias_HT=positions.bias_HT,
+      soft_cap=cap,
     )
-    terms: dict[str, Any] = {
-      "logit_scale": logit_scale,
-      "slopes_H": positions.slopes_H,
-      "bias_HT": positions.bias_HT,
-      "soft_cap": cap,
-    }
-    if shared.reader is not None:
-      found = attention.read_weights(
-        shared.reader, qkv.q_BSHD, qkv.k_BSKD, mask, **terms
+    read_own = functools.partial(read, qkv.k_BSKD, qkv.v_BSKD, None, own.window)
+    if cache is None:
+      found = read_own()
+    else:
+      assert own.place is not None  # There is a cache.
+      cache, *views = cache.write(
+        own.place,
+        qkv.k_BSKD,
+        qkv.v_BSKD,
+        shared.kept_B,
+        from_empty=shared.from_empty,
       )
-      self.capture("weights", found)
+      # A prefill writes to the cache and reads its own tokens alone.
+      if shared.from_empty:
+        found = read_own()
+      else:
+        found = self._read_cache(read, own.place, *views)
+    out_BSHD, captured = found
+    for name, value in captured.items():
+      self.capture(name, value)
+    return out_BSHD, cache
+
+  def _read_cache(
+    self, read: Callable, place: Place, whole: View | None, ring: View | None
+  ) -> Any:
+    """Returns what is read of the view that the layer has."""
+
+    def of(view: View) -> Any:
+      window = None if view.all_visible else self.own.window
+      return read(view.k_BTKD, view.v_BTKD, view.offset_B, window)
+
+    if whole is None or ring is None:
+      view = ring if whole is None else whole
+      assert view is not None  # A cache has layers.
+      return of(view)
+    return jax.lax.cond(place.in_ring, lambda: of(ring), lambda: of(whole))
+
+  def _read(
+    self,
+    q_BSHD: Array,
+    k_BTKD: Array,
+    v_BTKD: Array,
+    offset_B: Array | None,
+    window: Array | None,
+    *,
+    rotation: attention.Rotation | None,
+    **terms: Any,
+  ) -> tuple[Array, dict[str, Any]]:
+    """Returns attention's out_BSHD, and what is captured of it."""
+    shared, captured = self.shared, {}
+    segments_BS = shared.segments_BS
+    mask = attention.Mask(offset_B, window, segments_BS, segments_BS)
+    if shared.reader is not None:
+      captured["weights"] = attention.read_weights(
+        shared.reader, q_BSHD, k_BTKD, mask, **terms
+      )
     with_stats = "max_logit" in shared.captures
     attended = attention.attend(
-      *qkv,
+      q_BSHD,
+      k_BTKD,
+      v_BTKD,
       mask=mask,
       **terms,
       rotation=rotation,
@@ -206,10 +261,10 @@ class LayerPass:
       backend=shared.backend,
     )
     if not with_stats:
-      return attended, cache
+      return attended, captured
     out_BSHD, stats = attended
-    self.capture("max_logit", stats.max_logit_BHS.max())
-    return out_BSHD, cache
+    captured["max_logit"] = stats.max_logit_BHS.max()
+    return out_BSHD, captured
 
   def _rotated(
     self, qkv: QKV, table_B2SD: Array | None
@@ -228,23 +283,6 @@ class LayerPass:
     )
     return QKV(q_BSHD, k_BSKD, qkv.v_BSKD), None
 
-  def _with_cache(
-    self, qkv: QKV, cache: Cache | None
-  ) -> tuple[QKV, Cache | None, Array | None]:
-    """Returns the keys and values to read, the cache, and the queries' offset.
-
-    A prefill writes to the cache and reads its own tokens alone.
-    """
-    if cache is None:
-      return qkv, None, None
-    from_empty = self.shared.from_empty
-    cache, k_BTKD, v_BTKD = cache.write(
-      self.own.index, qkv.k_BSKD, qkv.v_BSKD, from_empty=from_empty
-    )
-    if from_empty:
-      return qkv, cache, None
-    return QKV(qkv.q_BSHD, k_BTKD, v_BTKD), cache, cache.length_B
-
 
 def start(
   config: ModelConfig,
@@ -252,6 +290,7 @@ def start(
   *,
   cache: Cache | None = None,
   from_empty: bool = False,
+  kept_B: Array | None = None,
   segments_BS: Array | None = None,
   logit_scale: Array | float | None = None,
   backend: attention.Choice = "reference",
@@ -269,6 +308,8 @@ def start(
     cache: what was read before; None: nothing was, and nothing is kept.
     from_empty: promises that the cache is empty (a prefill), so that tokens
       attend to each other alone and a backend may skip what they cannot see.
+    kept_B: how many tokens of each row are real, and not padding that follows
+      them; None: all.
     segments_BS: int32 ids; a token sees its own segment alone. None: one.
     logit_scale: overrides `config.logit_scale`; one for all, or float32 [B, S]
       for the queries; may be traced.
@@ -303,17 +344,19 @@ def start(
         "A key-value cache needs positions that do not change with length, "
         f"got {scheme}. Fix them with its at(length)."
       )
-  num_keys = tokens_BS.shape[1]
+  B, S = tokens_BS.shape
+  num_keys = S
   if plan.embedder is not None and cache is None:
     plan.embedder.at(num_keys)  # It refuses what is beyond its table.
   pos_BS = jnp.arange(num_keys)[None]
   if cache is not None and not from_empty:
     pos_BS += cache.length_B[:, None]
     num_keys = cache.k_NBKDT.shape[-1]
+  windows = plan.windows or (None,) * config.num_layers
   layers = PerLayer(
-    jnp.arange(config.num_layers),
     plan.scheme_array(),
     plan.window_array(),
+    None if cache is None else cache.places(windows),
   )
   # Keys are cached, captured and read with their rotation in them.
   shown = {"attention_inputs", "weights"} & {*capture}
@@ -330,6 +373,7 @@ def start(
     logit_soft_cap=config.logit_soft_cap,
     backend=backend,
     from_empty=from_empty,
+    kept_B=jnp.full(B, S) if kept_B is None else kept_B,
     joined=join_sequences,
     captures=frozenset(capture),
     reader=reader,

@@ -78,6 +78,33 @@ class RMSNorm(nnx.Module):
     return _stored((y_BSM * gain_M).astype(x_BSM.dtype))
 
 
+class LayerNorm(nnx.Module):
+  """`RMSNorm` of the differences from the mean, with a bias, which starts at 0.
+
+  Source: Ba et al. 2016 (arXiv:1607.06450).
+  """
+
+  def __init__(self, size: int, eps: float, offset: float = 0.0):
+    self.gain = nnx.Param(jnp.full(size, 1 - offset, jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(size, jnp.float32))
+    self.eps = eps
+    self.offset = offset
+
+  def __call__(self, x_BSM: Array) -> Array:
+    y_BSM = x_BSM.astype(jnp.float32)
+    y_BSM -= jnp.mean(y_BSM, axis=-1, keepdims=True)
+    variance_BS1 = jnp.mean(jnp.square(y_BSM), axis=-1, keepdims=True)
+    y_BSM *= jax.lax.rsqrt(variance_BS1 + self.eps)
+    gain_M, bias_M = (
+      x_M[...].astype(jnp.float32) for x_M in (self.gain, self.bias)
+    )
+    y_BSM = y_BSM * (gain_M + self.offset) + bias_M
+    return _stored(y_BSM.astype(x_BSM.dtype))
+
+
+Norm = RMSNorm | LayerNorm
+
+
 class Attention(nnx.Module):
   """Projections and QK norms around the attention of a forward pass."""
 
@@ -88,11 +115,13 @@ class Attention(nnx.Module):
     self.q = Linear(M, HD, rngs=rngs, bias=bias)
     self.k = Linear(M, KD, rngs=rngs, bias=bias)
     self.v = Linear(M, KD, rngs=rngs, bias=bias)
-    self.o = Linear(HD, M, rngs=rngs, gain=residual_gain(config))
+    self.o = Linear(
+      HD, M, rngs=rngs, gain=residual_gain(config), bias=config.o_bias
+    )
     joint = config.qk_norm_scope == "joint"
     q_size, k_size = (HD, KD) if joint else (D, D)
-    self.q_norm = rms_norm(config, q_size) if config.norms_q else None
-    self.k_norm = rms_norm(config, k_size) if config.norms_k else None
+    self.q_norm = _qk_norm(config, q_size) if config.norms_q else None
+    self.k_norm = _qk_norm(config, k_size) if config.norms_k else None
     plan = patterns.layer_plan(config.positional, config.num_layers)
     self.positions = nnx.Dict()
     if plan.learner is not None:
@@ -140,27 +169,39 @@ class Attention(nnx.Module):
     return x_BSM.reshape(*x_BSM.shape[:-1], -1, self.head_dim)
 
 
-class GatedMLP(nnx.Module):
-  """down(activation(gate x) * up x): SwiGLU or GeGLU."""
+class MLP(nnx.Module):
+  """down(activation(gate x) * up x): SwiGLU or GeGLU.
+
+  A model without gates has down(activation(up x)).
+  """
 
   def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
     M, I = config.width, group.mlp_width
     # `ModelConfig.groups` has filled them in.
     assert I is not None and group.mlp_activation is not None
-    self.gate = Linear(M, I, rngs=rngs)
-    self.up = Linear(M, I, rngs=rngs)
-    self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config))
+    bias = config.mlp_bias
+    self.gate = nnx.data(
+      Linear(M, I, rngs=rngs, bias=bias) if config.gated_mlp else None
+    )
+    self.up = Linear(M, I, rngs=rngs, bias=bias)
+    self.down = Linear(I, M, rngs=rngs, gain=residual_gain(config), bias=bias)
     self.activation = {
       "silu": nnx.silu,
       "gelu_tanh": functools.partial(nnx.gelu, approximate=True),
+      "gelu": functools.partial(nnx.gelu, approximate=False),
     }[group.mlp_activation]
 
   def __call__(self, x_BSM: Array) -> Array:
+    return checkpoint_name(self.down(self._hidden(x_BSM)), "mlpwo")
+
+  def _hidden(self, x_BSM: Array) -> Array:
+    if self.gate is None:
+      up_BSI = _stored(checkpoint_name(self.up(x_BSM), "mlpwi_1"))
+      return _stored(self.activation(up_BSI))
     gate_BSI = checkpoint_name(self.gate(x_BSM), "mlpwi_0")
     up_BSI = checkpoint_name(self.up(x_BSM), "mlpwi_1")
     gate_BSI, up_BSI = _stored((gate_BSI, up_BSI))
-    y_BSI = _stored(self.activation(gate_BSI) * up_BSI)
-    return checkpoint_name(self.down(y_BSI), "mlpwo")
+    return _stored(self.activation(gate_BSI) * up_BSI)
 
 
 class Layer(nnx.Module):
@@ -170,17 +211,17 @@ class Layer(nnx.Module):
   """
 
   def __init__(self, config: ModelConfig, group: LayerGroup, *, rngs: nnx.Rngs):
-    def norm(*placements: str) -> RMSNorm | None:
-      if group.norm_placement not in placements:
-        return None
-      return rms_norm(config, config.width)
+    def norm_if(*placements: str) -> Norm | None:
+      return norm(config) if group.norm_placement in placements else None
 
-    self.attention_norm = norm("pre", "both")
+    self.attention_norm = norm_if("pre", "both")
     self.attention = Attention(config, rngs=rngs)
-    self.attention_post_norm = norm("post", "both")
-    self.mlp_norm = norm("pre", "both")
-    self.mlp = GatedMLP(config, group, rngs=rngs)
-    self.mlp_post_norm = norm("post", "both")
+    self.attention_post_norm = norm_if("post", "both")
+    self.mlp_norm = norm_if("pre", "both")
+    self.mlp = MLP(config, group, rngs=rngs)
+    self.mlp_post_norm = norm_if("post", "both")
+    self.parallel = config.parallel_residual
+    self.residual_scale = config.residual_scale
 
   def __call__(
     self, x_BSM: Array, cache: Cache | None, layer_pass: LayerPass
@@ -188,15 +229,25 @@ class Layer(nnx.Module):
     """Returns the residual stream after this layer, and the cache."""
     y_BSM = _normalized(self.attention_norm, x_BSM)
     y_BSM, cache = self.attention(y_BSM, cache, layer_pass)
-    x_BSM += _normalized(self.attention_post_norm, y_BSM)
-    y_BSM = self.mlp(_normalized(self.mlp_norm, x_BSM))
-    x_BSM += _normalized(self.mlp_post_norm, y_BSM)
+    before_BSM = x_BSM
+    x_BSM += self._scaled(_normalized(self.attention_post_norm, y_BSM))
+    read_BSM = before_BSM if self.parallel else x_BSM
+    y_BSM = self.mlp(_normalized(self.mlp_norm, read_BSM))
+    x_BSM += self._scaled(_normalized(self.mlp_post_norm, y_BSM))
     layer_pass.capture("outputs", layer_pass.shared.split(x_BSM))
     return x_BSM, cache
 
+  def _scaled(self, y_BSM: Array) -> Array:
+    return y_BSM if self.residual_scale == 1 else y_BSM * self.residual_scale
 
-def rms_norm(config: ModelConfig, size: int) -> RMSNorm:
-  """Returns a norm over so many channels, as the model has them."""
+
+def norm(config: ModelConfig) -> Norm:
+  """Returns a norm of the residual stream, as the model has them."""
+  kind: type[Norm] = LayerNorm if config.norm_kind == "layer" else RMSNorm
+  return kind(config.width, config.norm_eps, config.norm_gain_offset)
+
+
+def _qk_norm(config: ModelConfig, size: int) -> RMSNorm:
   return RMSNorm(size, config.norm_eps, config.norm_gain_offset)
 
 
@@ -208,7 +259,7 @@ def residual_gain(config: ModelConfig) -> float:
   return (2 * config.num_layers) ** -0.5
 
 
-def _normalized(norm: RMSNorm | None, x_BSM: Array) -> Array:
+def _normalized(norm: Norm | None, x_BSM: Array) -> Array:
   return x_BSM if norm is None else norm(x_BSM)
 
 

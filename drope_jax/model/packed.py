@@ -5,6 +5,10 @@ them. XLA's CPU backend reads a matrix in place, on all cores, only if it is
 given row by row of its outputs and is narrow enough. It then also takes the
 layer out of its stack, and widens the numbers, on the way. Of a matrix [in,
 out] it first copies the layer's part, and then reads the copy on one core.
+
+XLA's library of products repacks their right side, and reads the left as it is.
+The tokens of a batch are few beside the rows of a matrix [out, in], so that the
+matrix is on the left.
 """
 
 import dataclasses
@@ -25,6 +29,10 @@ DTYPES = ("float32", "bfloat16", "int8")
 # ThresholdBytes of its cpu_instruction_fusion.cc). Of a wider one it would make
 # a transposed copy, which takes a hundred times as long.
 _MOST_INPUTS = 4095
+
+# With more tokens, the time to repack the matrix does not matter, and that to
+# transpose the product does.
+_MOST_ON_THE_RIGHT = 256
 
 
 @jax.tree_util.register_dataclass
@@ -77,8 +85,6 @@ def pack(path: str, leaf: Array, dtype: str) -> Matrix:
     return leaf.astype(jnp.float32)
   # A table is [V, M], as the head reads it.
   transposed = role is not Role.TABLE and leaf.shape[-2] <= _MOST_INPUTS
-  if dtype == "float32" and not transposed:
-    return leaf.astype(jnp.float32)
   return _packed(leaf, transposed, dtype)
 
 
@@ -125,11 +131,18 @@ def product(
     if kernel.scale is not None:
       x_BSM *= kernel.scale
     return multiply(x_BSM, values)
-  if x_BSM.size == x_BSM.shape[-1]:
+  tokens = x_BSM.size // x_BSM.shape[-1]
+  if tokens == 1:
     # XLA computes one token's channels anew for each output if that is cheap.
     # It stores quotients, and does not know that these are x.
     x_BSM /= kernel.ones.astype(x_BSM.dtype)
-  y_BSM = multiply(x_BSM, values.T)
+  if 1 < tokens <= _MOST_ON_THE_RIGHT:
+    y_MBS = multiply(values, x_BSM.reshape(tokens, -1).T)
+    # Or XLA would turn the product round.
+    y_BSM = jax.lax.optimization_barrier(y_MBS).T
+    y_BSM = y_BSM.reshape(*x_BSM.shape[:-1], -1)
+  else:
+    y_BSM = multiply(x_BSM, values.T)
   return y_BSM if kernel.scale is None else y_BSM * kernel.scale
 
 

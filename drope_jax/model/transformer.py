@@ -13,16 +13,17 @@ Schema version 1 of the parameters; leaves under "layers" lead with N:
   layers/attention/{k,v}/kernel (bias)     [N, M, K*D] ([N, K*D])
   layers/attention/{q,k}_norm/gain         [N, H*D], [N, K*D] joint; [N, D] head
   layers/attention/positions/NAME          [N, H, ...] of schemes that learn
-  layers/attention/o/kernel                [N, H*D, M]
+  layers/attention/o/kernel (bias)         [N, H*D, M] ([N, M])
   layers/attention_post_norm/gain          [N, M]
   layers/mlp_norm/gain                     [N, M]
-  layers/mlp/{gate,up}/kernel              [N, M, I]
-  layers/mlp/down/kernel                   [N, I, M]
+  layers/mlp/{gate,up}/kernel (bias)       [N, M, I] ([N, I])
+  layers/mlp/down/kernel (bias)            [N, I, M] ([N, M])
   layers/mlp_post_norm/gain                [N, M]
   final_norm/gain                          [M]
   head/kernel                              [M, V], absent where tied
 
-What a model does without is absent. Where its layers are of several groups,
+Norms of LayerNorms have a "bias" beside their "gain", of the same shape. What a
+model does without is absent. Where its layers are of several groups,
 "layers/0", "layers/1" and so on stand in place of "layers".
 
 Rotary pairs are (i, i + D/2) within a head: the half-split layout.
@@ -75,6 +76,8 @@ class Transformer(nnx.Module):
     """
     V, M = config.vocab_size, config.width
     self.embedding_scale = config.embedding_scale
+    self.final_scale = config.final_logit_scale
+    self.soft_cap = config.final_logit_soft_cap
     self.embed = nnx.Dict(
       table=nnx.Param(
         0.02 * jax.random.normal(rngs.params(), (V, M), jnp.float32)
@@ -95,7 +98,7 @@ class Transformer(nnx.Module):
       self.layers = stacks[0]
     else:
       self.layers = nnx.Dict({str(i): group for i, group in enumerate(stacks)})
-    self.final_norm = layers.rms_norm(config, M)
+    self.final_norm = layers.norm(config)
     self.head = (
       None if config.tied_embeddings else layers.Linear(M, V, rngs=rngs)
     )
@@ -137,13 +140,21 @@ class Transformer(nnx.Module):
 
   def unembed(self, x_BSM: Array) -> Array:
     """Returns float32 logits_BSV from the last layer's states."""
-    return packed.product(
+    logits_BSV = packed.product(
       *self.normed_and_kernel(x_BSM), result_dtype=jnp.float32
     )
+    if self.soft_cap is None:
+      return logits_BSV
+    return self.soft_cap * jnp.tanh(logits_BSV / self.soft_cap)
 
   def normed_and_kernel(self, x_BSM: Array) -> tuple[Array, Matrix]:
-    """Returns what logits are the product of: normed states, and kernel_MV."""
+    """Returns what logits are the product of, but for their cap.
+
+    These are normed states, which have the logits' scale, and kernel_MV.
+    """
     x_BSM = self.final_norm(x_BSM)
+    if self.final_scale != 1:
+      x_BSM *= self.final_scale
     if self.head is None:
       return x_BSM, self.embed.table.get_value().T
     return x_BSM, self.head.kernel.get_value()
@@ -249,7 +260,6 @@ def forward_cached(
 ) -> tuple[Array, Cache]:
   """Returns hidden states x_BSM of S more tokens, and the cache with them.
 
-  Every row takes S tokens; where fewer are real, cut `length_B` afterwards.
   `unembed` turns the states that are wanted into logits.
 
   Args:
@@ -264,8 +274,7 @@ def forward_cached(
   shared = forward_pass.start(config, tokens_BS, cache=cache, **options)
   x_BSM, filled, _ = _bind(config, params).hidden(tokens_BS, shared, cache)
   assert filled is not None  # It was given one.
-  advanced_B = filled.length_B + tokens_BS.shape[1]
-  return x_BSM, filled._replace(length_B=advanced_B)
+  return x_BSM, filled._replace(length_B=filled.length_B + shared.kept_B)
 
 
 def embed(config: ModelConfig, params: Params, tokens_BS: Array) -> Array:
@@ -282,7 +291,10 @@ def unembed(config: ModelConfig, params: Params, x_BSM: Array) -> Array:
 def head(
   config: ModelConfig, params: Params, x_BSM: Array
 ) -> tuple[Array, Array]:
-  """Returns what logits are the product of: normed states, and kernel_MV."""
+  """Returns normed states and kernel_MV, whose product is logits.
+
+  `config.final_logit_soft_cap` is yet to be applied to the product.
+  """
   x_BSM, kernel_MV = _bind(config, params).normed_and_kernel(x_BSM)
   assert isinstance(kernel_MV, Array)  # Training packs nothing.
   return x_BSM, kernel_MV.astype(x_BSM.dtype)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.attention.flash_tpu import backward, blocks, forward, tiles
+from drope_jax.attention.flash_tpu import backward, blocks, tiles
 from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.attention.mask import Mask
@@ -149,8 +149,7 @@ def _forward_call(division, tokens, option):
   S, T = (-(-tokens // size) * size for size in division.tile)
   visits = tiles.by_query((S, T), division.tile, causal=True)
   mask = _mask(option, S, T)
-  code = tiles.code(mask, division.tile, division.parts, forward.UNDIVIDED)
-  return visits, division, mask, code
+  return visits, division, mask
 
 
 def _backward_calls(
@@ -173,17 +172,13 @@ def _backward_calls(
         part_BS = mask.q_segment_BS[:, start : start + chunk]
         mask = mask._replace(q_segment_BS=part_BS)
     visits = tiles.by_key((chunk, T), division.tile, chunk == S, group_size)
-    yield (
-      visits,
-      division,
-      mask,
-      tiles.code(mask, division.tile, division.parts),
-    )
+    yield visits, division, mask
 
 
-def _call_cycles(direction, kernel, visits, division, mask, code) -> int:
+def _call_cycles(direction, kernel, visits, division, mask) -> int:
   """Returns the cycles of one call, for all heads of a group."""
   tile, part = division.tile, division.parts
+  code = tiles.code(mask, tile, part, division.undivided)
   kinds = np.asarray(
     code.of_tiles(tiles.kinds_Bn(visits.q, visits.k, tile, mask))
   )[0]

@@ -4,6 +4,8 @@ The compiler is libtpu's own: what it refuses a TPU would refuse, and the memory
 it reports is the memory a TPU would use.
 """
 
+from collections.abc import Callable
+import contextlib
 import importlib.util
 import math
 import os
@@ -51,6 +53,10 @@ class Program(NamedTuple):
     return None if self.text is None else collectives.read(self.text)
 
 
+Compile = Callable[[jax.stages.Lowered], Program]
+"""What makes a program of what was lowered, as `compile` does."""
+
+
 def require_libtpu() -> None:
   """Checks that libtpu is installed.
 
@@ -79,17 +85,20 @@ def prepare() -> None:
   jax.config.update("jax_enable_compilation_cache", False)
 
 
-def compile(lowered: jax.stages.Lowered) -> Program:
+def compile(lowered: jax.stages.Lowered, dump: str | None = None) -> Program:
   """Returns what the compiler makes of a program.
 
   Args:
     lowered: for the devices of a topology, see `jax.experimental.topologies`.
+    dump: an empty folder for what the compiler writes as it goes; None: one
+      that is removed again.
   """
-  with tempfile.TemporaryDirectory() as folder:
+  with contextlib.ExitStack() as stack:
+    folder = dump or stack.enter_context(tempfile.TemporaryDirectory())
     # `Compiled.as_text` fails on some programs for v5p.
-    dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
     try:
-      compiled = lowered.compile(compiler_options=dump)
+      compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
       if not (over := _OVER.search(str(error))):
         raise

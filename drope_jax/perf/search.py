@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 
 from drope_jax.attention.flash_tpu import block_table
-from drope_jax.attention.flash_tpu.blocks import Blocks
+from drope_jax.attention.flash_tpu.blocks import Blocks, nearest, of_row
 from drope_jax.perf import schedule
 from drope_jax.perf.attention import (
   PRODUCTS,
@@ -31,8 +31,8 @@ _SIZES: dict[str, tuple] = {
   "mxu_total": (False, True),
 }
 """Fields of `Blocks` that the search changes. Tiles stay square: hidden units
-are skipped in square tiles only. `part` stays too: undivided tiles have the
-fewest cycles, but take long to compile."""
+are skipped in square tiles only. `part` and `undivided` stay as in the table:
+undivided tiles have the fewest cycles, but take long to compile."""
 _TOKENS = (4096, 32768)
 _MOST_UNITS = 128
 """Of a tile: more take minutes to compile."""
@@ -65,8 +65,11 @@ class Search:
 
   def run(self, pool: futures.Executor) -> Blocks:
     """Returns the best blocks found."""
+    now = nearest(self.chip, self.head_dim, self.direction)
     known = [
-      blocks_of(row) for row in block_table.ROWS if row[2] == self.direction
+      dataclasses.replace(of_row(row), part=now.part, undivided=now.undivided)
+      for row in block_table.ROWS
+      if row[2] == self.direction
     ]
     best, before = self._best(pool, known), None
     while best != before and len(self.cycles) < self.limit:
@@ -128,11 +131,6 @@ class Search:
     return schedule.compiled(
       "drope_jax.perf.attention_targets:flash", f"{self.chip}:2x2", kwargs
     )
-
-
-def blocks_of(row: tuple) -> Blocks:
-  """Returns the blocks of a row of the table."""
-  return Blocks(row[3], *row[3:10])
 
 
 def neighbors(blocks: Blocks) -> Iterator[Blocks]:

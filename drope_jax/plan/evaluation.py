@@ -27,12 +27,7 @@ from drope_jax.train.recipe import Recipe
 
 PROGRAMS = ("prefill", "decode")
 
-_TEXTS, _TOKENS = sharding.BATCH
-_CACHE = caches.Cache(
-  k_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
-  v_NBKDT=P(None, _TEXTS, "tensor", None, _TOKENS),
-  length_B=P(_TEXTS),
-)
+_TEXTS = sharding.BATCH[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +73,7 @@ def plan(
   context_tokens: int,
   target: Slice,
   dtype: str = "float32",
+  compile_: compiler.Compile = compiler.compile,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
   """Compiles a program and returns what it needs.
 
@@ -88,6 +84,7 @@ def plan(
     context_tokens: of a sequence.
     target: the slice to compile for.
     dtype: of parameters and cache.
+    compile_: what compiles the program.
 
   Returns:
     The plan, and the compiled program or None if it does not fit.
@@ -130,7 +127,7 @@ def plan(
     function = jitted(decode.extend, backend, donated=2)
     lowered = function.lower(params, number_B, cache, scale)
     work = flops.of_decoding(config, context_tokens)
-  found = compiler.compile(lowered)
+  found = compile_(lowered)
   return Plan(
     program=program,
     context_tokens=context_tokens,
@@ -149,12 +146,13 @@ def plan(
 def _empty_cache(config, mesh, texts, context_tokens, dtype):
   """Returns the cache as shapes with shardings."""
   empty = functools.partial(caches.empty, config, texts, context_tokens, dtype)
+  shapes = jax.eval_shape(empty)
   return jax.tree.map(
-    lambda leaf, spec: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
     ),
-    jax.eval_shape(empty),
-    _CACHE,
+    shapes,
+    caches.shardings(shapes, mesh),
   )
 
 

@@ -92,6 +92,7 @@ def plan(
   target: Slice,
   mfu: float,
   original: ModelConfig | None = None,
+  compile_: compiler.Compile = compiler.compile,
 ) -> tuple[Plan, jax.stages.Compiled | None]:
   """Compiles a phase's step and returns what it needs.
 
@@ -103,6 +104,7 @@ def plan(
     mfu: assumed, by the causal count.
     original: the model's config before the surgeries: the teacher's, if the
       phase has one.
+    compile_: what compiles the step.
 
   Returns:
     The plan, and the compiled step or None if it does not fit.
@@ -112,7 +114,7 @@ def plan(
   """
   teacher = None if phase.teacher is None else original
   lowered, (state, base), mesh = lower(recipe, phase, config, target, teacher)
-  program = compiler.compile(lowered)
+  program = compile_(lowered)
   devices = mesh.devices.ravel()
   moved = trees.flatten(state["params"])
   adapters = {

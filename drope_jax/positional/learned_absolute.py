@@ -62,9 +62,13 @@ class LearnedAbsolute(Scheme):
       raise ValueError(
         f"Learned positions reach {self.most_tokens} tokens, got a sequence "
         f"of {length}. Read less at a time (the method crop), stretch the "
-        "table (the method pi), or drop the positions."
+        "table (the method pi), drop the positions, or train a longer table."
       )
     return self
+
+  def stretched(self, factor: float) -> "LearnedAbsolute":
+    """Returns the same table, read at `factor` times its length."""
+    return dataclasses.replace(self, stretch=self.stretch * factor)
 
   def embedding(self, table_PM: Array, pos_BS: Array) -> Array:
     if self.stretch == 1:

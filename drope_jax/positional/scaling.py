@@ -7,12 +7,10 @@ rotation itself is `rotary.Rotary`'s.
 
 import dataclasses
 import math
-import typing
 
 import numpy as np
 
 from drope_jax.positional import partial, rotary
-from drope_jax.positional.learned_absolute import LearnedAbsolute
 from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.scheme import Scheme
 
@@ -246,41 +244,26 @@ STRETCHES = ("pi", "ntk", "yarn")
 METHODS = ("rope", *STRETCHES, "longrope2")
 
 
-@typing.overload
-def scaled(
-  scheme: rotary.Rope, method: str, factor: float, trained_tokens: int
-) -> rotary.Rotary: ...
-
-
-@typing.overload
 def scaled(
   scheme: Scheme | Pattern, method: str, factor: float, trained_tokens: int
-) -> rotary.Rotary | LearnedAbsolute: ...
-
-
-def scaled(
-  scheme: Scheme | Pattern, method: str, factor: float, trained_tokens: int
-) -> rotary.Rotary | LearnedAbsolute:
+) -> rotary.Rotary:
   """Returns the scheme that reads `factor` times the trained context.
 
   Args:
-    scheme: what the weights were trained with: plain RoPE, or, for "pi",
-      learned positions.
+    scheme: what the weights were trained with; plain RoPE.
     method: "rope" (as it is), "pi", "ntk", "yarn" or "longrope2".
     factor: s, at least 1.
     trained_tokens: L, tokens.
 
   Raises:
-    ValueError: the method is unknown, or does not fit `scheme`: the three rules
-      are stated for the frequencies of plain RoPE.
+    ValueError: the method is unknown, or `scheme` is not plain RoPE, whose
+      frequencies the three rules are stated for.
   """
   if method not in METHODS:
     raise ValueError(
       f"A position method must be one of {', '.join(METHODS)}, got {method!r}. "
       "Name one of these."
     )
-  if isinstance(scheme, LearnedAbsolute) and method == "pi":
-    return dataclasses.replace(scheme, stretch=scheme.stretch * factor)
   if not isinstance(scheme, rotary.Rope):
     raise ValueError(
       f"The position method {method!r} needs a model with plain Rope, got "

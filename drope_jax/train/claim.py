@@ -84,16 +84,16 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
 
 def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
   """Returns the fields that may not change between two starts of a run."""
-  found = {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
-  found["phases"] = [
+  kept = {k: v for k, v in encoded.items() if k not in _WITHOUT_EFFECT}
+  kept["phases"] = [
     {k: v for k, v in phase.items() if k not in _OF_A_PHASE_WITHOUT_EFFECT}
     for phase in encoded["phases"]
   ]
-  return found
+  return kept
 
 
-def _require_same(found: Any, encoded: Any, directory: epath.Path) -> None:
-  changed = differences(found, encoded)
+def _require_same(begun: Any, encoded: Any, directory: epath.Path) -> None:
+  changed = differences(begun, encoded)
   fields = [path for path in changed if not path.startswith("stores")]
   if fields:
     raise ValueError(

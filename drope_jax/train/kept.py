@@ -60,11 +60,11 @@ def has_results(folder: pathlib.Path, suite: Suite) -> bool:
   free = {"methods"}
   if suite.fit_factor is None:
     free |= {name for name in found["settings"] if name.startswith("fit_")}
-  had, wanted = (
+  settings, wanted = (
     {name: value for name, value in fields.items() if name not in free}
     for fields in (found["settings"], artifacts.encode(suite, tagged=False))
   )
-  changed = claim.differences(had, wanted)
+  changed = claim.differences(settings, wanted)
   if changed:
     raise ValueError(
       f"Kept results must be of the sweep's suite, got {file} with another "

@@ -31,6 +31,12 @@ class _Options:
   chunk_tokens: int
   z_loss: float
   teacher_weight: float
+  soft_cap: float | None
+
+  def capped(self, logits_CV: Array) -> Array:
+    if self.soft_cap is None:
+      return logits_CV
+    return self.soft_cap * jnp.tanh(logits_CV / self.soft_cap)
 
 
 def summed(
@@ -44,6 +50,7 @@ def summed(
   chunk_tokens: int = CHUNK_TOKENS,
   z_loss: float = 0.0,
   teacher_weight: float = 1.0,
+  soft_cap: float | None = None,
 ) -> tuple[Array, Array, Array | None]:
   """Returns sums over tokens, times their weights: objective, nats, and KL.
 
@@ -66,11 +73,12 @@ def summed(
       as many again.
     z_loss: its coefficient.
     teacher_weight: see above; without a teacher it is not read.
+    soft_cap: see `ModelConfig.final_logit_soft_cap`; the teacher's is the same.
 
   Source: z-loss, PaLM (arXiv:2204.02311), section 5; a teacher's distribution
   as target, Hinton et al. (arXiv:1503.02531), at a temperature of 1.
   """
-  options = _Options(mesh, chunk_tokens, z_loss, teacher_weight)
+  options = _Options(mesh, chunk_tokens, z_loss, teacher_weight, soft_cap)
   return _summed(options, x_BSM, kernel_MV, targets_BS, weights_BS, teacher)
 
 
@@ -140,6 +148,7 @@ def _on_one_device(
     taught_CV = jnp.matmul(
       teacher_x_CM, teacher_kernel_MV, preferred_element_type=jnp.float32
     )
+    taught_CV = options.capped(taught_CV)
     top_C1 = top(taught_CV)
     e_CV = jnp.exp(taught_CV - top_C1)
     total_C1, ahead_C1 = _summed_over(
@@ -159,6 +168,7 @@ def _on_one_device(
     target_C1, weight_C1 = target_C[:, None] - first_id, weight_C[:, None]
     objective, nats, kl, d_kernel_MV = sums
     logits_CV = jnp.matmul(x_CM, kernel_MV, preferred_element_type=jnp.float32)
+    logits_CV = options.capped(logits_CV)
     top_C1 = top(logits_CV)
     is_here_C1 = (target_C1 >= 0) & (target_C1 < V)
     here_C1 = jnp.where(is_here_C1, target_C1, 0)
@@ -187,9 +197,10 @@ def _on_one_device(
       return (objective, nats, kl, None), None
     d_lse_C1 = weight_C1 * (1 + 2 * options.z_loss * lse_C1)
     # Exponentials again: to keep those above is a pass through memory more.
-    d_logits_CV = (
-      jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * wanted_CV
-    ).astype(x_CM.dtype)
+    d_logits_CV = jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * wanted_CV
+    if options.soft_cap is not None:
+      d_logits_CV *= 1 - jnp.square(logits_CV / options.soft_cap)
+    d_logits_CV = d_logits_CV.astype(x_CM.dtype)
     # Of a transposed operand, XLA's CPU backend takes a slower product.
     x_MC = jax.lax.optimization_barrier(x_CM.T)
     d_kernel_MV += jnp.matmul(

@@ -93,7 +93,7 @@ def make_step(
         adapters=_cast(phase, tuning.adapters(params)),
         capture=outputs + max_logit,
       )
-      total, *sums = _summed_loss(phase, mesh, states, batch, taught)
+      total, *sums = _summed_loss(config, phase, mesh, states, batch, taught)
       apart = None
       if outputs_weight:
         apart = teachers.distance(
@@ -225,7 +225,7 @@ def make_evaluation(
   def evaluate(params, batch):
     cast, data = _cast(phase, params), phase.held_out.data
     states, _ = _read(phase, data, mesh, config, backend, cast, batch)
-    _, nats, _ = _summed_loss(phase, mesh, states, batch)
+    _, nats, _ = _summed_loss(config, phase, mesh, states, batch)
     return nats, jnp.sum(batch["weights_BS"])
 
   return evaluate
@@ -268,7 +268,7 @@ def _read(
   return transformer.head(config, params, x_BSM), captured
 
 
-def _summed_loss(phase, mesh, states, batch, taught=None):
+def _summed_loss(config, phase, mesh, states, batch, taught=None):
   """Returns the objective, nats and KL of what `_read` returned.
 
   `taught` is the same of the teacher, if there is one.
@@ -282,4 +282,5 @@ def _summed_loss(phase, mesh, states, batch, taught=None):
     chunk_tokens=phase.loss_chunk_tokens,
     z_loss=phase.z_loss,
     teacher_weight=0.0 if taught is None else phase.teacher.weight,
+    soft_cap=config.final_logit_soft_cap,
   )

@@ -48,8 +48,11 @@ def _with(positional):
   return dataclasses.replace(CONFIG, positional=positional)
 
 
+_forward = jax.jit(transformer.forward, static_argnums=0)
+
+
 def _loss(config, params, tokens_BS):
-  logits_BSV = transformer.forward(config, params, tokens_BS)
+  logits_BSV = _forward(config, params, tokens_BS)
   log_p_BSV = np.asarray(jax.nn.log_softmax(logits_BSV[:, :-1]))
   return -np.take_along_axis(
     log_p_BSV, np.asarray(tokens_BS)[:, 1:, None], -1

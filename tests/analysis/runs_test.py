@@ -52,6 +52,10 @@ def test_loads_whatever_files_there_are(tmp_path):
   (tmp_path / "results.json").write_text(json.dumps(results))
   run = runs.load(tmp_path)
   assert run.rows == [_row()] and run.samples[0]["text"] == "Ahab"
+  assert run.heads is None
+  heads = {"analysis": "heads", "heads": [], "needle": []}
+  (tmp_path / "heads.json").write_text(json.dumps(heads))
+  assert runs.load(tmp_path).heads == heads
 
 
 def test_a_step_logged_twice_counts_once_as_last_logged(tmp_path):
@@ -144,4 +148,8 @@ def test_mistakes_name_the_file_and_the_line(tmp_path):
     runs.load(tmp_path)
   results.write_text('["rows"]')
   with pytest.raises(ValueError, match="no finished"):
+    runs.load(tmp_path)
+  results.unlink()
+  (tmp_path / "heads.json").write_text('{"heads": []}')
+  with pytest.raises(ValueError, match="heads.json needs .* no needle"):
     runs.load(tmp_path)

@@ -489,6 +489,23 @@ def test_training_curves_of_several_runs_share_a_plot():
   assert "Recovery after the drop · drope" in sections
 
 
+def test_heads_of_an_analysis_are_a_figure_with_controls():
+  around = {
+    "layer": 0,
+    "head": 1,
+    "method": "rope",
+    "factor": 1.0,
+    "weights": [0.1] * 33,
+    "peak": 0,
+    "within_one": 0.3,
+    "deviation": 1.0,
+  }
+  run = runs.Run("heads", heads={"heads": [], "needle": [around]})
+  (figure, _) = _section(run, "Attention around the needle").blocks
+  assert isinstance(figure, report.Interactive)
+  assert "layer 0, head 1" in _page(run)
+
+
 def test_a_report_of_nothing_is_refused():
   with pytest.raises(ValueError, match="needs a run"):
     summary.sections([])

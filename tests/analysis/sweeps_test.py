@@ -119,6 +119,16 @@ def test_each_method_is_a_row_and_references_are_beside_the_trainings():
   assert "loss" not in table["a · YaRN"]
 
 
+def test_the_plot_has_the_lengths_of_a_score_in_a_line():
+  names = ("loss", "multi_key accuracy 1x", "multi_key accuracy 8x")
+  table = {"a": {name: sweeps.Cell(0.5, None, None, 1) for name in names}}
+  fig = sweeps.plot(table, names)
+  log, scores = fig.subfigs
+  assert [ax.get_title("left") for ax in log.axes] == ["loss"]
+  assert scores.get_suptitle() == "multi_key accuracy"
+  assert [ax.get_title("left") for ax in scores.axes] == ["1x", "8x"]
+
+
 def test_differences_are_of_the_same_samples_over_seeds():
   rows = [
     _row("base", [1.0, 0.0, 0.0, 0.0] * 10, method="yarn"),

@@ -344,6 +344,7 @@ def test_an_output_depends_on_exactly_the_keys_its_mask_shows(backend):
 def test_statistics_have_no_gradient():
   *qkv, _ = CASES[PLAIN].inputs("reference")
 
+  @jax.jit
   def total(q_BSHD):
     _, stats = attention.attend(q_BSHD, *qkv[1:], mask=Mask(), with_stats=True)
     return jnp.sum(stats.lse_BHS) + jnp.sum(stats.max_logit_BHS)
@@ -355,6 +356,7 @@ def test_statistics_have_no_gradient():
 def test_slopes_have_no_gradient():
   *qkv, _ = CASES[PLAIN].inputs("reference")
 
+  @jax.jit
   def total(slopes_H):
     return attention.attend(*qkv, mask=Mask(), slopes_H=slopes_H).sum()
 
@@ -368,6 +370,7 @@ def test_a_bias_by_distance_has_the_gradient_of_its_formula(backend):
   q_BSHD, k_BTHD, v_BTHD, _ = CASES[PLAIN].inputs(backend)
   back_ST = np.arange(S)[:, None] - np.arange(S)
 
+  @jax.jit
   @jax.grad
   def got(bias_HT):
     out_BSHD = attention.attend(
@@ -375,6 +378,7 @@ def test_a_bias_by_distance_has_the_gradient_of_its_formula(backend):
     )
     return jnp.square(out_BSHD).sum()
 
+  @jax.jit
   @jax.grad
   def want(bias_HT):
     logits_BHST = jnp.einsum("bshd,bthd->bhst", q_BSHD, k_BTHD) / D**0.5

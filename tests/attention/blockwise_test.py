@@ -59,7 +59,7 @@ def test_loops_over_heads_compute_what_they_do_at_once():
       out = blockwise.attend(*qkv, Mask(), 0.5, at_once=at_once)[0]
       return jnp.square(out).sum()
 
-    return jax.grad(total, (0, 1, 2))(q_BSHD, k_BTKD, v_BTKD)
+    return jax.jit(jax.grad(total, (0, 1, 2)))(q_BSHD, k_BTKD, v_BTKD)
 
   for got, want in zip(gradients(0), gradients(2**60), strict=True):
     np.testing.assert_allclose(got, want, atol=1e-4)

@@ -93,6 +93,9 @@ CUTS = {
   "more keys than queries": Blocks(128, 256, 128, 128, 0, 1),
   "weights added up by a product": Blocks(256, 256, 128, 128, 1, 1, True),
   "tiles of four parts": Blocks(256, 256, 128, 128, 1, 1, part=128),
+  "four parts if a mask cuts": Blocks(
+    256, 256, 128, 128, 1, 1, part=128, undivided=True
+  ),
 }
 MASKS = {
   "causal": Mask(),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.attention.flash_tpu import forward, tiles
+from drope_jax.attention.flash_tpu import tiles
 from drope_jax.attention.mask import Mask
 
 TILE, PART = (512, 512), (128, 128)
@@ -31,7 +31,7 @@ def visible(mask):
   return seen
 
 
-@pytest.mark.parametrize("undivided", [(), forward.UNDIVIDED])
+@pytest.mark.parametrize("undivided", [False, True])
 @pytest.mark.parametrize("name", MASKS)
 def test_parts_say_what_is_visible_and_have_code(name, undivided):
   mask = MASKS[name]
@@ -52,7 +52,8 @@ def test_parts_say_what_is_visible_and_have_code(name, undivided):
         np.testing.assert_array_equal(part, np.tri(128, dtype=bool))
   of_tiles = tiles.kinds_Bn(visits.q, visits.k, TILE, mask)
   run = np.asarray(code.of_tiles(of_tiles))
-  # Causality alone is never divided by a kernel that does not divide it.
+  # Causality alone is divided unless a kernel has code for undivided tiles.
+  assert bool(code.tile) == undivided
   assert (run == tiles.DIVIDED).any() == bool(code.part)
   if code.part:
     assert {*np.unique(kinds_Bn)} <= {tiles.HIDDEN, *code.part}
@@ -61,10 +62,10 @@ def test_parts_say_what_is_visible_and_have_code(name, undivided):
 
 @pytest.mark.parametrize("name", ["window", "segments"])
 def test_a_mask_needs_two_kinds_of_parts(name):
-  code = tiles.code(MASKS[name], TILE, PART)
+  code = tiles.code(MASKS[name], TILE, PART, undivided=False)
   assert code == tiles.Code((), (tiles.CUT, tiles.CUT_DIAGONAL))
-  undivided = tiles.code(MASKS[name], TILE, TILE)
-  assert undivided == tiles.Code((tiles.CUT, tiles.CUT_DIAGONAL), ())
+  code = tiles.code(MASKS[name], TILE, TILE, undivided=False)
+  assert code == tiles.Code((tiles.CUT, tiles.CUT_DIAGONAL), ())
 
 
 def test_the_parts_of_a_tile_cover_it_once():

@@ -525,9 +525,9 @@ def small_files():
 
 @pytest.mark.parametrize("command", ["convert hf", "export run", "surgery run"])
 def test_a_write_that_does_not_fit_the_disk_leaves_no_file(
-  drope, here, small_files, command
+  drope, here, exported, small_files, command
 ):
-  assert drope("export", "run", "--out", "hf").status == 0
+  shutil.copytree(exported, here / "hf")
   before = sorted(here.rglob("*"))
   with small_files():
     ran = drope(*command.split(), "--out", "new")

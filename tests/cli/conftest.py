@@ -90,6 +90,14 @@ def trained(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> pathlib.Path:
+  """The run of `trained` as a Hugging Face folder; tests that write copy it."""
+  folder = tmp_path_factory.mktemp("exported") / "hf"
+  assert main.main(["export", str(trained / "run"), "--out", str(folder)]) == 0
+  return folder
+
+
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch) -> pathlib.Path:
   """The working directory: a copy of `trained`."""

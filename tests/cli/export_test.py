@@ -30,6 +30,7 @@ from drope_jax.data import tokenizer as tokenizer_lib
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
+  LearnedAbsolute,
   Llama3Rope,
   Nope,
   PartialRope,
@@ -61,6 +62,38 @@ GEMMA3 = HEAD_NORM | {
   "mlp_activation": "gelu_tanh",
   "embedding_scale": 32**0.5,
   "positional": Pattern((Rope(), Nope()), (100, None)),
+}
+GEMMA2 = {
+  **{name: value for name, value in GEMMA3.items() if name not in HEAD_NORM},
+  "positional": Pattern((Rope(), Rope()), (100, None)),
+  "logit_soft_cap": 2.0,
+  "final_logit_soft_cap": 1.5,
+}
+GRANITE = {
+  "head_dim": 8,
+  "embedding_scale": 3.0,
+  "residual_scale": 0.3,
+  "final_logit_scale": 1.25,
+  "logit_scale": 1.25,
+}
+GPT2 = {
+  "positional": LearnedAbsolute(1024),
+  "norm_kind": "layer",
+  "gated_mlp": False,
+  "mlp_activation": "gelu_tanh",
+  "num_kv_heads": 4,
+  "head_dim": 8,
+  "qkv_bias": True,
+  "o_bias": True,
+  "mlp_bias": True,
+  "tied_embeddings": True,
+}
+NEOX = {
+  **GPT2,
+  "positional": PartialRope(Rope(1e8), 2),
+  "parallel_residual": True,
+  "mlp_activation": "gelu",
+  "tied_embeddings": False,
 }
 # Short prompts hide mistakes in RoPE.
 TOKENS_BS = np.random.default_rng(0).integers(0, 64, (1, 700))
@@ -132,6 +165,12 @@ CASES = {
     [],
     "Olmo2ForCausalLM",
   ),
+  "Gemma 2": (GEMMA2, [], "Gemma2ForCausalLM"),
+  "Gemma 2, dropped, without windows": (
+    GEMMA2 | {"positional": Nope()},
+    ["--logit-scale", "1.5"],
+    "Gemma2ForCausalLM",
+  ),
   "Gemma 3, positions dropped in layers without a window": (
     GEMMA3,
     [],
@@ -141,6 +180,28 @@ CASES = {
     GEMMA3,
     ["--logit-scale", "1.5"],
     "Gemma3ForCausalLM",
+  ),
+  "Granite, dropped": (
+    GRANITE | {"positional": Nope()},
+    [],
+    "GraniteForCausalLM",
+  ),
+  "GPT-NeoX": (NEOX, [], "GPTNeoXForCausalLM"),
+  "GPT-NeoX, a pair more dropped": (
+    NEOX | {"positional": PartialRope(Rope(1e8), 1)},
+    [],
+    "GPTNeoXForCausalLM",
+  ),
+  "GPT-NeoX, dropped, a logit scale": (
+    NEOX | {"positional": Nope()},
+    ["--logit-scale", "1.5"],
+    "GPTNeoXForCausalLM",
+  ),
+  "GPT-2": (GPT2, [], "GPT2LMHeadModel"),
+  "GPT-2, dropped, a logit scale": (
+    GPT2 | {"positional": Nope(), "tied_embeddings": False},
+    ["--logit-scale", "1.5"],
+    "GPT2LMHeadModel",
   ),
   "slow pairs dropped, as ERNIE 4.5": (
     {"positional": PartialRope(Rope(100.0), 6), "context_tokens": 128},
@@ -158,6 +219,13 @@ CASES = {
     "Qwen3ForCausalLM",
   ),
 }
+# Another case has each of these in it.
+WITHIN_OTHERS = (
+  "dropped, biased",
+  "norms per head",
+  "dropped, norms per head",
+  "Gemma 3, positions dropped in layers without a window",
+)
 
 
 ARCHITECTURES = {
@@ -171,6 +239,10 @@ ARCHITECTURES = {
   "olmo3": POST_NORM | {"positional": Pattern((Rope(), Nope()), (100, None))},
   "seed_oss": {"qkv_bias": True},
   "ernie4_5": {},
+  "gemma2": GEMMA2 | {"logit_scale": (16 / 24) ** 0.5},
+  "gpt2": GPT2,
+  "gpt_neox": NEOX,
+  "granite": GRANITE,
   "gemma3_text": GEMMA3 | {"logit_scale": (16 / 24) ** 0.5},
 }
 
@@ -216,7 +288,13 @@ def _their_logits(folder):
   return model.eval()(torch.asarray(TOKENS_BS)).logits.numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in WITHIN_OTHERS else ())
+    for name in CASES
+  ],
+)
 def test_transformers_reads_the_same_model(name, tmp_path, drope):
   fields, options, architecture = CASES[name]
   config = dataclasses.replace(CONFIG, **fields)
@@ -227,7 +305,7 @@ def test_transformers_reads_the_same_model(name, tmp_path, drope):
   assert (ran.status, ran.err) == (0, "")
   assert architecture in ran.out
   scale = 1.5 if "--logit-scale" in options else 1.0
-  want = _logits(config, params, logit_scale=scale)
+  want = _logits(config, params, logit_scale=scale * config.logit_scale)
   assert 0.3 < np.std(want) < 3, "logits are not of order one"
   got = _their_logits(tmp_path / "theirs")
   np.testing.assert_allclose(got, want, atol=1e-5)
@@ -358,13 +436,30 @@ def test_a_round_trip_is_exact_and_keeps_the_lineage(dtype, tmp_path, drope):
 
 
 @pytest.mark.parametrize(
-  "name", ["olmoe", "olmo2", "olmo3", "seed_oss", "ernie4_5", "gemma3_text"]
+  "name",
+  [
+    "olmoe",
+    "olmo2",
+    "olmo3",
+    "seed_oss",
+    "ernie4_5",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt2 dropped",
+    "gpt_neox",
+    "gpt_neox dropped",
+    "granite",
+  ],
 )
 def test_a_folder_says_all_of_a_model_without_its_manifest(
   name, tmp_path, drope
 ):
   # At one dtype less than float32, so that any arithmetic would show.
+  name, _, dropped = name.partition(" ")
   config = dataclasses.replace(CONFIG, **ARCHITECTURES[name])
+  if dropped:
+    config = dataclasses.replace(config, positional=Nope())
   params = _save(config, tmp_path / "ours", dtype="bfloat16")
   out, again = tmp_path / "theirs", tmp_path / "again"
   options = ["--out", out, "--architecture", name]
@@ -374,8 +469,8 @@ def test_a_folder_says_all_of_a_model_without_its_manifest(
   params_again, manifest = store.load_model(again)
   _assert_same(params_again, params)
   written = json.loads((out / "config.json").read_text())
-  context = {"context_tokens": written["max_position_embeddings"]}
-  assert manifest.model == dataclasses.replace(config, **context)
+  tokens = written.get("max_position_embeddings") or written["n_positions"]
+  assert manifest.model == dataclasses.replace(config, context_tokens=tokens)
 
 
 def _is_stock(config):

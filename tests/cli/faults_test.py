@@ -133,7 +133,7 @@ def _logged(run) -> int:
   return file.read_text().count("\n") if file.exists() else 0
 
 
-def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
+def test_sigterm_saves_the_step_and_a_kill_loses_no_save(start, here, whole):
   run = here / "new"
   process = start(run, 10_000)
   _await(lambda: _logged(run) > 20, process)
@@ -146,6 +146,10 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes(start, here, whole):
     f"drope train: terminated; saved step {step}; the same command resumes"
   )
   assert len(records.read_metrics(run)) == step
+  process = start(run, 1)
+  _await_some_moment(0, run, process, random.Random(0))
+  process.kill()
+  process.wait()
   _assert_ends_as(start(run, 10_000), run, whole)
 
 
@@ -168,11 +172,9 @@ def _await_some_moment(kind, run, process, rng):
       time.sleep(rng.uniform(0, 6))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_it_ends_in_the_same_bits(
-  start, here, whole, kills
-):
-  rng, run = random.Random(0), here / "new"
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_in_the_same_bits(start, here, whole):
+  kills, rng, run = 50, random.Random(0), here / "new"
   in_saves = finished = 0
   for kill in range(kills):
     process = start(run, 1 + kill % 7)

@@ -159,9 +159,6 @@ def test_without_text_there_is_one_line_that_names_it(checkpoint, capsys):
   [
     ("--qk-norm qk", None),
     ("--qk-norm k", "a joint norm on k. Use --format sakana"),
-    ("--qk-norm qk --qk-norm-scope head", None),
-    ("--qk-norm qk --qk-norm-scope head --drop 0-1", "beside layers with them"),
-    ("--qk-norm q --qk-norm-scope head", "a head norm on q"),
   ],
 )
 def test_a_norm_that_no_stock_architecture_has_is_said(
@@ -202,9 +199,7 @@ def test_layers_that_the_model_has_not_are_refused(checkpoint, drope, layers):
 @pytest.mark.parametrize(
   ("first", "again", "says"),
   [
-    ("--drop all", "--drop all", "got none in [0, 1, 2, 3]"),
     ("--drop 0-1", "--drop 1-2", "got none in [1]"),
-    ("--drop all --qk-norm q", "--drop none --qk-norm qk", "got one with 'q'"),
     (
       "--drop none --qk-norm qk",
       "--qk-norm k --qk-norm-init matched --text packaged:fit",

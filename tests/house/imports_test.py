@@ -6,6 +6,25 @@ import sys
 
 import drope_jax
 
+_IMPORT_ALL = """
+import importlib, os, sys
+import jax  # Its own doing is not ours.
+before = dict(os.environ)
+names = sys.argv[1:]
+commands = [name for name in names if name.startswith("drope_jax.cli")]
+sys.modules["gin"] = None  # An import of it fails.
+for name in {*names} - {*commands}:
+  importlib.import_module(name)
+del sys.modules["gin"]
+for name in commands:
+  importlib.import_module(name)
+assert dict(os.environ) == before, "importing writes to the environment"
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "a device was queried"
+jax.devices()
+assert xla_bridge.backends_are_initialized(), "the check proves nothing"
+"""
+
 
 def _library_modules() -> list[str]:
   return [
@@ -29,33 +48,11 @@ def test_the_package_imports_only_itself():
   assert foreign == {"drope_jax"}, ran.stderr
 
 
-def test_every_module_imports_without_a_device():
+def test_imports_need_no_gin_and_touch_no_device_and_no_environment():
+  """One process for all, as each takes seconds; gin is for `cli` alone."""
   names = _library_modules()
   assert "drope_jax.model.transformer" in names, "the walk found nothing"
-  source = """
-import importlib, sys
-for name in sys.argv[1:]:
-  importlib.import_module(name)
-from jax._src import xla_bridge
-assert not xla_bridge.backends_are_initialized(), "a device was queried"
-import jax
-jax.devices()
-assert xla_bridge.backends_are_initialized(), "the check proves nothing"
-"""
-  ran = _run(source, *names)
-  assert ran.returncode == 0, ran.stderr
-
-
-def test_importing_writes_nothing_to_the_environment():
-  source = """
-import importlib, os, sys
-import jax  # Its own doing is not ours.
-before = dict(os.environ)
-for name in sys.argv[1:]:
-  importlib.import_module(name)
-assert dict(os.environ) == before
-"""
-  ran = _run(source, *_library_modules())
+  ran = _run(_IMPORT_ALL, *names)
   assert ran.returncode == 0, ran.stderr
 
 
@@ -67,18 +64,6 @@ import importlib, sys
 for name in sys.argv[1:]:
   importlib.import_module(name)
 assert "jax" not in sys.modules
-"""
-  ran = _run(source, *names)
-  assert ran.returncode == 0, ran.stderr
-
-
-def test_the_library_works_without_gin():
-  names = [n for n in _library_modules() if not n.startswith("drope_jax.cli")]
-  source = """
-import importlib, sys
-sys.modules["gin"] = None  # An import of it fails.
-for name in sys.argv[1:]:
-  importlib.import_module(name)
 """
   ran = _run(source, *names)
   assert ran.returncode == 0, ran.stderr

@@ -82,6 +82,15 @@ def test_temperature_zero_is_the_largest_and_the_rest_is_moot():
   np.testing.assert_array_equal(ids_B, LOGITS_BV.argmax(axis=1))
 
 
+@pytest.mark.parametrize("num_ids", [1, 128, 300])
+def test_the_first_of_the_largest_logits_is_found(num_ids):
+  logits_BV = np.random.default_rng(0).integers(0, 9, (8, num_ids)) - 20.0
+  logits_BV[1] = -np.inf
+  logits_BV[2, num_ids // 2] = np.nan
+  got_B = choice.largest(jnp.asarray(logits_BV, jnp.float32))
+  np.testing.assert_array_equal(got_B, logits_BV.argmax(axis=1))
+
+
 def test_draws_follow_the_softmax():
   draws, V = 4096, 300  # Ids of three blocks, the last of them part.
   logits_V = 2 * np.random.default_rng(0).normal(size=V).astype(np.float32)

@@ -63,11 +63,18 @@ def test_a_size_below_one_is_refused(config, name):
     ({"logit_scale": float("nan")}, r"logit_scale must be finite.*got nan"),
     ({"norm_gain_offset": float("nan")}, "offset must be finite, got nan"),
     ({"logit_soft_cap": 0.0}, r"soft_cap must be finite and above 0, got 0\.0"),
+    (
+      {"final_logit_soft_cap": -1.0},
+      "logit_soft_cap must be .* above 0, got -",
+    ),
     ({"logit_scale_slope": -0.1}, r"slope must be finite.*got -0\.1\. Set"),
     ({"qk_norm": "v"}, r"one of none, q, k, qk, got 'v'\. Name one"),
     ({"qk_norm_scope": "all"}, r"one of joint, head, got 'all'\. Name one"),
+    ({"norm_kind": "l2"}, r"one of rms, layer, got 'l2'\. Name one"),
     ({"norm_placement": "mid"}, r"one of pre, post, both, got 'mid'\. Name"),
     ({"mlp_activation": "relu"}, r"one of silu, gelu_tanh, got 'relu'\. Name"),
+    ({"residual_scale": 0.0}, r"residual_scale must be finite and above 0"),
+    ({"final_logit_scale": 0.0}, r"final_logit_scale must be finite and above"),
     ({"embedding_scale": 0.0}, r"embedding_scale must be finite and above 0"),
     (
       {"layer_groups": (LayerGroup(2),)},

@@ -182,14 +182,14 @@ CASES = {
     {"num_key_value_heads": 2},
     {"norm_placement": "post", "qk_norm": "qk"},
   ),
-  "Gemma 2, but for its cap of the final logits": (
+  "Gemma 2, two caps": (
     "Gemma2",
     {
       "num_key_value_heads": 2,
       "head_dim": 16,
       "query_pre_attn_scalar": 24,
       "attn_logit_softcapping": 2.0,
-      "final_logit_softcapping": None,
+      "final_logit_softcapping": 1.5,
       "sliding_window": 100,
     },
     {
@@ -198,6 +198,7 @@ CASES = {
       "embedding_scale": 32**0.5,
       "logit_scale": (16 / 24) ** 0.5,
       "logit_soft_cap": 2.0,
+      "final_logit_soft_cap": 1.5,
       "positional": Pattern((Rope(), Rope()), (100, None)),
     },
   ),

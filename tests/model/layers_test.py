@@ -92,6 +92,23 @@ def test_a_norm_of_bfloat16_is_float32_until_its_result():
   )
 
 
+def test_a_layer_norm_takes_the_mean_away_in_float32():
+  norm = layers.LayerNorm(64, 1e-3, offset=1.0)
+  rng = np.random.default_rng(0)
+  gain, bias = (np.float32(rng.normal(size=64)) for _ in range(2))
+  norm.gain[...], norm.bias[...] = gain, bias
+  x = jnp.asarray(5 + rng.normal(size=(4, 8, 64)), jnp.bfloat16)
+  got = norm(x)
+  assert got.dtype == jnp.bfloat16
+  y = np.asarray(x, np.float64)
+  y -= y.mean(-1, keepdims=True)
+  y /= np.sqrt(np.square(y).mean(-1, keepdims=True) + 1e-3)
+  # One rounding to 8 bits, of values up to 8.
+  np.testing.assert_allclose(
+    np.asarray(got, np.float32), y * (gain + 1) + bias, rtol=2**-8, atol=1e-3
+  )
+
+
 def test_gains_begin_so_that_a_norm_only_normalizes():
   x = jax.random.normal(jax.random.key(0), (4, 8, 64))
   plain, offset = layers.RMSNorm(64, 1e-5), layers.RMSNorm(64, 1e-5, 1.0)
@@ -101,7 +118,9 @@ def test_gains_begin_so_that_a_norm_only_normalizes():
 
 @pytest.fixture(scope="module")
 def initial(config):
-  wide = dataclasses.replace(config, width=96, num_layers=3, qk_norm="qk")
+  wide = dataclasses.replace(
+    config, width=96, num_layers=3, qk_norm="qk", norm_kind="layer"
+  )
   init = jax.jit(transformer.init, static_argnums=0)
   return wide, *(trees.flatten(init(wide, jax.random.key(i))) for i in (0, 1))
 

@@ -466,6 +466,28 @@ def test_a_soft_cap_bounds_the_logits(config, params, tokens_BS):
   )
 
 
+def test_a_cap_of_the_final_logits_bounds_them(config, params, tokens_BS):
+  plain_BSV = 10 * transformer.forward(config, params, tokens_BS)
+  louder = params | {"final_norm": {"gain": 10 * params["final_norm"]["gain"]}}
+  capped = dataclasses.replace(config, final_logit_soft_cap=2.0)
+  got_BSV = transformer.forward(capped, louder, tokens_BS)
+  assert np.abs(plain_BSV).max() > 3
+  np.testing.assert_allclose(got_BSV, 2 * np.tanh(plain_BSV / 2), atol=1e-5)
+
+
+def test_training_multiplies_by_what_makes_scaled_logits(
+  config, params, tokens_BS
+):
+  scaled = dataclasses.replace(config, final_logit_scale=0.3)
+  plain_BSV = transformer.forward(config, params, tokens_BS)
+  got_BSV = transformer.forward(scaled, params, tokens_BS)
+  np.testing.assert_allclose(got_BSV, 0.3 * plain_BSV, rtol=1e-5, atol=1e-6)
+  x_BSM = transformer.hidden(scaled, params, tokens_BS)
+  np.testing.assert_allclose(
+    jnp.matmul(*transformer.head(scaled, params, x_BSM)), got_BSV, atol=1e-5
+  )
+
+
 def test_another_capture_is_refused(config, params, tokens_BS):
   message = "projections, attention_inputs, .*, got logits. Name some"
   with pytest.raises(ValueError, match=message):

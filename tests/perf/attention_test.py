@@ -39,19 +39,20 @@ def test_our_cycles_are_those_of_the_tiles(direction, q, k):
   assert cycles == expected
 
 
-def test_every_part_of_a_divided_tile_takes_a_trip():
-  kernel = Kernel("backward", 0, (), (), (), 0, 0, (10**6, 10**9), 1)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_every_part_of_a_divided_tile_takes_a_trip(direction):
+  kernel = Kernel(direction, 0, (), (), (), 0, 0, (10**6, 10**9), 1)
   blocks = Blocks(512, 512, 128, 128, 1, 1, part=256)
-  cycles = attention.flash_cycles("backward", kernel, blocks, TOKENS, 128)
+  cycles = attention.flash_cycles(direction, kernel, blocks, TOKENS, 128)
   whole, partial = tile_counts(256, 256)
   trips = 4 * sum(tile_counts(512, 512))
   assert cycles == 10**6 * whole + 10**9 * partial + trips
 
 
-def test_a_forward_pass_divides_the_tiles_that_a_window_cuts():
+def test_whole_tiles_may_be_undivided_beside_those_that_a_window_cuts():
   parts = (10**6, 10**9)
   kernel = Kernel("forward", 0, (10**12, 10**15), (), (), 0, 0, parts, 1)
-  blocks = Blocks(512, 512, 128, 128, 1, 1, part=256)
+  blocks = Blocks(512, 512, 128, 128, 1, 1, part=256, undivided=True)
   cycles = attention.flash_cycles(
     "forward", kernel, blocks, TOKENS, 128, option="window"
   )

@@ -113,6 +113,25 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
 
 
 @needs_libtpu
+def test_a_quick_plan_has_the_same_memory_but_for_the_code(recipe):
+  more = ["--set", "Recipe.phases = (@pretrain/TrainPhase(),)"]
+  (whole,) = _plan(recipe, "v5e-8", *more)["training"]
+  (quick,) = _plan(recipe, "v5e-8", *more, "--quick")["training"]
+  code = whole.pop("temporaries") - quick.pop("temporaries")
+  assert 0 <= code < 2**20
+  assert whole.pop("collectives").keys() == quick.pop("collectives").keys()
+  assert whole == quick
+
+
+def test_a_quick_plan_has_no_program_to_save(recipe, capsys):
+  command = ["plan", str(recipe), "--topology", "v5e-8", "--quick"]
+  assert main.main([*command, "--save", "out"]) == 2
+  assert "so there is no program to write, got --save out" in (
+    capsys.readouterr().err
+  )
+
+
+@needs_libtpu
 def test_replicas_on_two_slices_send_their_gradients_between_them(recipe):
   more = ["--set", "Recipe.mesh = @MeshConfig()\nMeshConfig.slices = 2"]
   more += ["--set", "Recipe.phases = (@pretrain/TrainPhase(),)"]

@@ -23,7 +23,6 @@ from drope_jax.positional import (
   Nope,
   Pattern,
   Rope,
-  scaling,
 )
 from drope_jax.surgery import drop_positional
 
@@ -218,20 +217,18 @@ def test_a_stretch_reads_between_the_rows():
 
 def test_pi_stretches_the_table(params):
   lm = lms.CheckpointLM(CONFIG, params, None)
-  assert scaling.scaled(CONFIG.positional, "pi", 2.0, S) == LearnedAbsolute(
-    ROWS, 2.0
-  )
   stretched = evaluation.variants(lm)("pi", 2.0)
+  assert stretched.config.positional == LearnedAbsolute(ROWS, 2.0)
   assert stretched.score([[1] * 2 * ROWS])[0].log_p.shape == (2 * ROWS - 1,)
   with pytest.raises(ValueError, match="'yarn' needs a model with plain Rope"):
-    scaling.scaled(CONFIG.positional, "yarn", 2.0, S)
+    evaluation.variants(lm)("yarn", 2.0)
 
 
 def test_an_evaluation_reads_by_each_method_what_it_can(params):
   lm = lms.CheckpointLM(CONFIG, params, _Words())
   suite = Suite(
     evals=("perplexity",),
-    methods=("model", "crop", "pi", "yarn"),
+    methods=("model", "crop", "pi"),
     factors=(1.0, 2.0),
     samples=(1, 1),
     excerpts=1,

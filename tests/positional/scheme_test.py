@@ -62,6 +62,11 @@ CUT, WINDOWED, NOPE, ALIBI, LEARNED = map(
 )
 
 
+_forward = jax.jit(
+  transformer.forward, static_argnums=0, static_argnames="backend"
+)
+
+
 @pytest.fixture(scope="module")
 def params():
   # Large weights: attention far from uniform, where keys matter.
@@ -80,12 +85,12 @@ ABLE = [name for name, b in BACKENDS.items() if Need.BIAS in b.honors]
 def test_a_bias_enters_the_forward_pass_of_every_able_backend(
   params, tokens_BS
 ):
-  want_BSV = transformer.forward(WINDOWED, params, tokens_BS)
-  without_BSV = transformer.forward(NOPE, params, tokens_BS)
+  want_BSV = _forward(WINDOWED, params, tokens_BS)
+  without_BSV = _forward(NOPE, params, tokens_BS)
   assert np.abs(want_BSV - without_BSV).max() > 0.1, "the bias has no effect"
   assert {"reference", "blockwise", "xla"} <= {*ABLE}
   for backend in ABLE:
-    got_BSV = transformer.forward(CUT, params, tokens_BS, backend=backend)
+    got_BSV = _forward(CUT, params, tokens_BS, backend=backend)
     # Sums in another order, over signals of order one.
     np.testing.assert_allclose(got_BSV, want_BSV, atol=2e-5)
 
@@ -157,8 +162,8 @@ def test_what_is_learned_is_in_the_forward_pass_and_the_report(
 ):
   for backend in ABLE:
     np.testing.assert_allclose(
-      transformer.forward(LEARNED, learning, tokens_BS, backend=backend),
-      transformer.forward(ALIBI, params, tokens_BS, backend=backend),
+      _forward(LEARNED, learning, tokens_BS, backend=backend),
+      _forward(ALIBI, params, tokens_BS, backend=backend),
       atol=2e-5,
     )
   learned = damage.measure(LEARNED, learning, tokens_BS)
@@ -177,7 +182,7 @@ def test_what_is_learned_has_a_gradient_in_every_layer(learning, tokens_BS):
     return jnp.square(logits_BSV).mean()
 
   total = jax.jit(total)
-  gradient_NH = jax.grad(total)(leaves[SLOPE])
+  gradient_NH = jax.jit(jax.grad(total))(leaves[SLOPE])
   step, (up_N, down_N) = 1e-2, ([], [])
   for n in range(2):
     moved_NH = jnp.zeros((2, CONFIG.num_heads)).at[n, 0].set(step)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ def base(base):
   return dataclasses.replace(base, num_layers=4)
 
 
+_forward = jax.jit(transformer.forward, static_argnums=0)
+
+
 def _logits(config, params):
-  return np.asarray(transformer.forward(config, params, TOKENS_BS))
+  return np.asarray(_forward(config, params, TOKENS_BS))
 
 
 def test_dropping_all_is_the_model_without_positions(base, params):

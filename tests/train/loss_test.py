@@ -100,14 +100,19 @@ def _teacher():
   return x_BSM, rng.normal(size=(M // 2, V)).astype(np.float32)
 
 
-def _taught(teacher_weight, z_loss):
+def _taught(teacher_weight, z_loss, soft_cap=math.inf):
   """Returns what `_got` does, by jax.grad of all logits in float64."""
   x_BSM, kernel_MV, targets_BS, weights_BS = _case()
 
+  def capped(logits_BSV):
+    if soft_cap == math.inf:
+      return logits_BSV
+    return soft_cap * jnp.tanh(logits_BSV / soft_cap)
+
   def objective(x_BSM, kernel_MV, teacher):
-    logits_BSV = x_BSM @ kernel_MV
+    logits_BSV = capped(x_BSM @ kernel_MV)
     log_p_BSV = jax.nn.log_softmax(logits_BSV)
-    log_q_BSV = jax.nn.log_softmax(jnp.matmul(*teacher))
+    log_q_BSV = jax.nn.log_softmax(capped(jnp.matmul(*teacher)))
     kl_BS = jnp.sum(jnp.exp(log_q_BSV) * (log_q_BSV - log_p_BSV), -1)
     nats_BS = -jnp.take_along_axis(log_p_BSV, targets_BS[..., None], -1)[..., 0]
     objective_BS = (
@@ -156,6 +161,16 @@ def test_a_student_that_equals_its_teacher_learns_nothing():
     assert max(np.abs(gradient).max() for gradient in gradients) < limit
 
 
+@pytest.mark.parametrize("axes", [{"data": 1}, {"fsdp": 2, "tensor": 2}])
+def test_a_cap_bounds_the_logits_of_both_models(axes):
+  want = _taught(0.3, 0.01, soft_cap=5.0)
+  assert want[0] < _taught(0.3, 0.01)[0] / 2, "the cap does nothing"
+  options = {"teacher_weight": 0.3, "z_loss": 0.01, "soft_cap": 5.0}
+  _assert_close(
+    _got(_mesh(**axes), _teacher(), chunk_tokens=7, **options), want
+  )
+
+
 def _assert_close(got, want):
   for x, y in zip(got, want, strict=True):
     assert x.dtype == np.float32
@@ -172,8 +187,9 @@ def test_gradients_have_the_dtype_of_what_they_are_of():
   def objective(*arrays):
     return loss.summed(_mesh(data=1), *arrays, *rest, chunk_tokens=5)[0]
 
-  got = jax.grad(objective, (0, 1))(*low)
-  want = jax.grad(objective, (0, 1))(*(x.astype(jnp.float32) for x in low))
+  gradient = jax.jit(jax.grad(objective, (0, 1)))
+  got = gradient(*low)
+  want = gradient(*(x.astype(jnp.float32) for x in low))
   for x, y in zip(got, want, strict=True):
     assert x.dtype == jnp.bfloat16
     # Logits' gradients, and their sums, rounded to 8 bits.

@@ -462,7 +462,7 @@ def test_the_phases_choices_reach_the_loss(monkeypatch):
   state = state_lib.init(phase, _params(), FIRST)
   jax.eval_shape(take, state, _batch())
   options = {"chunk_tokens": 3, "z_loss": 1e-4, "teacher_weight": 0.0}
-  assert chosen == [options]
+  assert chosen == [options | {"soft_cap": None}]
 
 
 def test_the_loss_falls():

@@ -154,10 +154,9 @@ def test_adapters_of_a_group_add_what_is_merged_into_its_kernels():
     "layers/1/attention/o/kernel": None,
   }
   trained = random(tuned.start(params, jax.random.key(0)))
-  merged = transformer.forward(
-    GROUPED, tuned.model(params, trained), _batch()["inputs_BS"]
-  )
-  apart = transformer.forward(
+  forward = jax.jit(transformer.forward, static_argnums=0)
+  merged = forward(GROUPED, tuned.model(params, trained), _batch()["inputs_BS"])
+  apart = forward(
     GROUPED,
     tuned.unmerged(params, trained),
     _batch()["inputs_BS"],

@@ -99,7 +99,7 @@ def spread(measured: Mapping[str, Sequence[Spread]]) -> Figure:
     ax.set_title(title)
     ax.set_xlabel("spread of embeddings")
   for mark, tokens in (("-", max(all_lengths)), ("x", min(all_lengths))):
-    grid[0].plot([], [], mark, color=canvas.INK, label=f"at {tokens} tokens")
+    grid[0].plot([], [], mark, color="gray", label=f"at {tokens} tokens")
   canvas.legend(fig, grid[0])
   return fig
 

@@ -26,6 +26,9 @@ class Blocks:
     part: side of the square parts of a tile over which a kernel loops, so that
       there is code for a part only. A tile that whole parts do not make up, or
       a part that whole units do not, is not divided.
+    undivided: whether the tiles that a window, segments or an offset do not cut
+      are not divided either, and have code of their own. They then take fewer
+      cycles, but the kernel takes longer to compile.
   """
 
   q: int
@@ -36,6 +39,7 @@ class Blocks:
   behind: int
   mxu_total: bool = False
   part: int = 1024
+  undivided: bool = False
 
   def __post_init__(self):
     if self.q % self.unit_q or self.k % self.unit_k:
@@ -95,4 +99,10 @@ def nearest(
       found[1],
       known,
     )
-  return Blocks(found[3], *found[3:10])
+  return of_row(found)
+
+
+def of_row(row: tuple) -> Blocks:
+  """Returns the blocks of a row of the table."""
+  *sizes, _, _ = row[3:]
+  return Blocks(sizes[0], *sizes)

@@ -1,8 +1,4 @@
-"""The forward kernel: for each block of queries, it loops over blocks of keys.
-
-Whole tiles and those on the diagonal are not divided into parts: waits between
-parts would take 5% (v5e) to 19% (v6e) of their time.
-"""
+"""The forward kernel: it loops over the keys of each block of queries."""
 
 import functools
 from typing import Any
@@ -18,9 +14,6 @@ from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.flash_tpu.grid import Inputs, Step
 from drope_jax.attention.rotation import rotate
 from drope_jax.axes import Array
-
-UNDIVIDED = (tiles.WHOLE, tiles.DIAGONAL)
-"""Kinds of tiles that are never divided into parts."""
 
 _START = logits.HIDDEN / 2
 
@@ -42,7 +35,7 @@ def attend(
   B, H, S, D = inputs.q_BHSD.shape
   T, G, mask = inputs.k_BKTD.shape[2], inputs.group_size, inputs.mask
   visits = tiles.by_query((S, T), blocks.tile, mask.offset_B is None)
-  code = inputs.code(blocks, UNDIVIDED)
+  code = inputs.code(blocks)
   scalars = grid.scalars(inputs, visits, blocks, code)
   tables, segments = inputs.tables(), inputs.segments()
 

@@ -66,9 +66,9 @@ class Inputs(NamedTuple):
       pltpu.VMEM((blocks.k, D), self.k_BKTD.dtype),
     ]
 
-  def code(self, blocks: Blocks, undivided: Sequence[int] = ()) -> Code:
+  def code(self, blocks: Blocks) -> Code:
     """Returns the kinds of tiles and parts that a kernel needs code for."""
-    return tiles.code(self.mask, blocks.tile, blocks.parts, undivided)
+    return tiles.code(self.mask, blocks.tile, blocks.parts, blocks.undivided)
 
 
 def scalars(

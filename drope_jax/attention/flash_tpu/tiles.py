@@ -5,7 +5,6 @@ tile that causality hides in every row. What a window, segments or an offset
 hide is known on the device only; the kernel skips such a tile there.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -197,32 +196,31 @@ def _with_code(kinds_Bn: Array, known: tuple[int, ...]) -> Array:
 
 
 def code(
-  mask: Mask,
-  tile: tuple[int, int],
-  part: tuple[int, int],
-  undivided: Sequence[int] = (),
+  mask: Mask, tile: tuple[int, int], part: tuple[int, int], undivided: bool
 ) -> Code:
   """Returns the kinds that a kernel for such a mask needs code for.
+
+  Where some kinds have masks, those without have no code of their own, except
+  undivided tiles.
 
   Args:
     mask: only which of its fields are None matters.
     tile, part: (queries, keys).
-    undivided: kinds of tiles that the kernel does not divide into parts. Others
-      of the same mask have no code without masks.
+    undivided: that of `Blocks`.
   """
-  possible, kinds = _possible(mask, tile), _possible(mask, part)
+  kinds, part_kinds = _possible(mask, tile), _possible(mask, part)
   if part == tile:
-    return Code(_masked_only(possible, undivided), ())
-  if set(possible) <= set(undivided):
-    return Code(possible, ())
-  tile_kinds = tuple(kind for kind in possible if kind in undivided)
-  return Code(tile_kinds, _masked_only(kinds, ()))
+    return Code(kinds if undivided else _masked_only(kinds), ())
+  if not undivided:
+    return Code((), _masked_only(part_kinds))
+  whole = tuple(kind for kind in kinds if kind in _MASKED)
+  return Code(whole, () if whole == kinds else _masked_only(part_kinds))
 
 
-def _masked_only(kinds: tuple[int, ...], but: Sequence[int]) -> tuple[int, ...]:
+def _masked_only(kinds: tuple[int, ...]) -> tuple[int, ...]:
   if CUT not in kinds:
     return kinds
-  return tuple(kind for kind in kinds if kind in but or kind not in _MASKED)
+  return tuple(kind for kind in kinds if kind not in _MASKED)
 
 
 def _possible(mask: Mask, block: tuple[int, int]) -> tuple[int, ...]:

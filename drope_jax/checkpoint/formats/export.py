@@ -258,6 +258,7 @@ def _stock(
       '`format="sakana"`, which has one.'
     )
   target = hf_export.Target(
+    config,
     family,
     hf_config.to_dict(config, name),
     1.0 if scale is None else scale,
@@ -279,7 +280,7 @@ def _for_other_clients(config: ModelConfig, model_type: str) -> str:
   dropped = [scheme == Nope() for scheme in schemes]
   in_part = any(isinstance(scheme, PartialRope) for scheme in schemes)
   fourth = [(n + 1) % 4 == 0 for n in range(config.num_layers)]
-  runs = {"llama", "mistral"}
+  runs = {"llama", "mistral", "gpt2"}
   if dropped == fourth and not in_part:
     runs.add("smollm3")
   if model_type in runs or not (any(dropped) or in_part):
@@ -303,7 +304,7 @@ def _sakana(
     config = dataclasses.replace(config, logit_scale=scale)
   name = hf_architecture.choose_papers(config)
   target = hf_export.Target(
-    families.FAMILIES[name], hf_config.to_dict(config, name)
+    config, families.FAMILIES[name], hf_config.to_dict(config, name)
   )
   return target, ", the layout of the paper's repository: it needs its code"
 

@@ -11,25 +11,37 @@ import dataclasses
 import types
 from typing import Any
 
+import numpy as np
+
+from drope_jax import parameters
+from drope_jax.checkpoint.formats import leaves, rope_layout
 from drope_jax.checkpoint.formats.hf_choices import (
   AttentionType,
+  CappedLogits,
   Choice,
   Constant,
   Embeddings,
+  EqualHeads,
   Heads,
+  Multipliers,
   Norms,
   NoSoftmaxScale,
+  ParallelNorms,
   QkNorm,
   QueryPreAttnScalar,
+  ScaleByHead,
   SoftmaxScale,
 )
 from drope_jax.checkpoint.formats.hf_positions import (
+  LeadingPositions,
+  LearnedPositions,
   NoPositions,
   Positions,
   PositionsByLayer,
   PositionsByType,
 )
 from drope_jax.checkpoint.formats.hf_projections import (
+  AllBiases,
   AttentionBias,
   Biases,
   DenseMlp,
@@ -37,6 +49,7 @@ from drope_jax.checkpoint.formats.hf_projections import (
   InputBias,
   Mlp,
   NoBiases,
+  PlainMlp,
   SingleExpert,
 )
 from drope_jax.checkpoint.formats.hf_windows import (
@@ -84,6 +97,75 @@ _NORMS_ON_BOTH_SIDES = {
   "layers/mlp_norm/gain": _LAYER + "pre_feedforward_layernorm.weight",
 }
 
+_BLOCK = "transformer.h.{}."
+_GPT2 = {
+  "embed/table": "transformer.wte.weight",
+  "embed/positions": "transformer.wpe.weight",
+  "head/kernel": "lm_head.weight",
+  **{
+    f"{ours}/{part}": f"{theirs}.{name}"
+    for ours, theirs in {
+      "layers/attention_norm": _BLOCK + "ln_1",
+      "layers/mlp_norm": _BLOCK + "ln_2",
+      "final_norm": "transformer.ln_f",
+    }.items()
+    for part, name in (("gain", "weight"), ("bias", "bias"))
+  },
+  **{
+    f"layers/{ours}/{part}": f"{_BLOCK}{theirs}.{name}"
+    for ours, theirs in {
+      "attention/q": "attn.q",
+      "attention/k": "attn.k",
+      "attention/v": "attn.v",
+      "attention/o": "attn.c_proj",
+      "mlp/up": "mlp.c_fc",
+      "mlp/down": "mlp.c_proj",
+    }.items()
+    for part, name in (("kernel", "weight"), ("bias", "bias"))
+  },
+}
+_NEOX_LAYER = "gpt_neox.layers.{}."
+_NEOX = {
+  "embed/table": "gpt_neox.embed_in.weight",
+  "head/kernel": "embed_out.weight",
+  **{
+    f"{ours}/{part}": f"{theirs}.{name}"
+    for ours, theirs in {
+      "layers/attention_norm": _NEOX_LAYER + "input_layernorm",
+      "layers/mlp_norm": _NEOX_LAYER + "post_attention_layernorm",
+      "final_norm": "gpt_neox.final_layer_norm",
+    }.items()
+    for part, name in (("gain", "weight"), ("bias", "bias"))
+  },
+  **{
+    f"layers/{ours}/{part}": f"{_NEOX_LAYER}{theirs}.{name}"
+    for ours, theirs in {
+      "attention/q": "attention.query",
+      "attention/k": "attention.key",
+      "attention/v": "attention.value",
+      "attention/o": "attention.dense",
+      "mlp/up": "mlp.dense_h_to_4h",
+      "mlp/down": "mlp.dense_4h_to_h",
+    }.items()
+    for part, name in (("kernel", "weight"), ("bias", "bias"))
+  },
+}
+_NOT_OF_GPT2 = (
+  "attention_bias",
+  "num_key_value_heads",
+  "head_dim",
+  "original_max_position_embeddings",
+  "rope_theta",
+  "rope_scaling",
+  "rope_parameters",
+  "layer_types",
+  "mlp_bias",
+  "use_sliding_window",
+  "partial_rotary_factor",
+  "rope_interleaved",
+  "use_mrope",
+)
+
 _ATTENTION_BIAS = AttentionBias(o_bias=_LAYER + "self_attn.o_proj.bias")
 
 BUFFERS = tuple(
@@ -102,27 +184,39 @@ class Family:
       softmax_scale: how config.json says each choice.
     interleaved: whether RoPE rotates channels (2i, 2i + 1) of a head, and not
       (i, i + D/2), so that q and k are stored in another order.
-    merged: tensors that hold the rows of several parameters, which `names` has
-      as if they were apart: the tensor's name to our paths, in order. Such a
-      family is read and not written.
+    kernels_as_ours: whether the matrices of layers are [in, out].
+    merged: tensors that hold the outputs of several parameters, which `names`
+      has as if they were apart: the tensor's name to our paths, in order.
     names: our path to their name, in which {} is the layer's number; for every
       path that the family may have.
+    merged_by_head: whether they hold them head by head, the first head of each
+      before the second.
+    prefix: what the names of tensors begin with, all but the head's; those of
+      a base model lack it.
+    buffers: how the names of tensors end that are no weights.
+    renamed: fields of config.json by their name in `hf_config` and the choices,
+      to the family's own; None: it has no such field.
     defaults: of fields that all families share, where this one's are others.
   """
 
   architecture: str
-  heads: Heads = Heads()
+  heads: Choice = Heads()
   embeddings: Embeddings = Embeddings()
   norms: Choice = Norms()
   qk_norm: Choice = QkNorm()
   biases: Choice = Biases()
   positions: Positions = Positions()
   windows: Windows = Windows()
-  mlp: Mlp = Mlp()
+  mlp: Choice = Mlp()
   softmax_scale: NoSoftmaxScale = NoSoftmaxScale()
   interleaved: bool = False
+  kernels_as_ours: bool = False
   merged: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  merged_by_head: bool = False
   names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
+  prefix: str = ""
+  buffers: tuple[str, ...] = BUFFERS
+  renamed: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
@@ -139,6 +233,30 @@ class Family:
       self.mlp,
       self.softmax_scale,
     )
+
+  def order(self, config: ModelConfig) -> np.ndarray | None:
+    """Returns which channel of its heads each of ours is; None: the same."""
+    if self.interleaved:
+      return rope_layout.interleaved(config.head_dim)
+    return self.positions.order(config)
+
+  def shape(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a parameter's tensors, as if they were apart."""
+    return leaves.source_shape(path, shape, self.kernels_as_ours)
+
+  def merged_axis(self, name: str) -> int:
+    """Returns the axis of a merged tensor along which its parts lie."""
+    first = self.merged[name][0]
+    is_matrix = parameters.describe(first).is_matrix
+    return int(is_matrix and self.kernels_as_ours)
+
+  def merged_shape(
+    self, name: str, shapes: Sequence[tuple[int, ...]]
+  ) -> tuple[int, ...]:
+    """Returns the shape of a merged tensor, by its parts'."""
+    axis, whole = self.merged_axis(name), list(shapes[0])
+    whole[axis] = sum(shape[axis] for shape in shapes)
+    return tuple(whole)
 
   def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
     """Returns the tensors that its folder has beside the model's."""
@@ -202,6 +320,19 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       names=_LLAMA | _POST_NORMS,
       defaults={"rms_norm_eps": 1e-5, "rope_theta": 5e5},
     ),
+    "gemma2": Family(
+      "Gemma2ForCausalLM",
+      heads=Heads(default=256, divide_width=True),
+      embeddings=Embeddings(by_root_of_width=True),
+      norms=Norms("both", gain_offset=1.0),
+      biases=_ATTENTION_BIAS,
+      positions=Positions(no_rotation="linear"),
+      windows=WindowsByType(period=2),
+      mlp=GeluMlp(),
+      softmax_scale=CappedLogits(),
+      names=_LLAMA | _NORMS_ON_BOTH_SIDES,
+      defaults={"tie_word_embeddings": True},
+    ),
     "gemma3_text": Family(
       "Gemma3ForCausalLM",
       heads=Heads(default=256, divide_width=True),
@@ -217,6 +348,71 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       softmax_scale=QueryPreAttnScalar(),
       names=_LLAMA | _NORMS_ON_BOTH_SIDES,
       defaults={"rope_theta": 1e6, "tie_word_embeddings": True},
+    ),
+    "gpt_neox": Family(
+      "GPTNeoXForCausalLM",
+      heads=EqualHeads(),
+      norms=ParallelNorms(kind="layer"),
+      biases=AllBiases(),
+      positions=LeadingPositions(no_rotation="linear"),
+      mlp=PlainMlp("gelu", has_width=True),
+      merged={
+        f"{_NEOX_LAYER}attention.query_key_value.{name}": [
+          f"layers/attention/{x}/{part}" for x in "qkv"
+        ]
+        for part, name in (("kernel", "weight"), ("bias", "bias"))
+      },
+      merged_by_head=True,
+      names=_NEOX,
+      prefix="gpt_neox.",
+      buffers=(
+        ".attention.bias",
+        ".attention.masked_bias",
+        *(f".attention.{name}" for name in BUFFERS),
+      ),
+      renamed={
+        "rms_norm_eps": "layer_norm_eps",
+        "num_key_value_heads": None,
+        "head_dim": None,
+      },
+      defaults={"rms_norm_eps": 1e-5, "rope_theta": None},
+    ),
+    "granite": Family(
+      "GraniteForCausalLM",
+      embeddings=Multipliers(),
+      biases=_ATTENTION_BIAS,
+      mlp=DenseMlp(),
+      softmax_scale=SoftmaxScale("attention_multiplier", 1.0),
+    ),
+    "gpt2": Family(
+      "GPT2LMHeadModel",
+      heads=EqualHeads(),
+      norms=Norms(kind="layer"),
+      biases=AllBiases(),
+      positions=LearnedPositions(table=_GPT2["embed/positions"]),
+      mlp=PlainMlp("gelu_new", has_width=False),
+      softmax_scale=ScaleByHead(),
+      kernels_as_ours=True,
+      merged={
+        f"{_BLOCK}attn.c_attn.{name}": [
+          f"layers/attention/{x}/{part}" for x in "qkv"
+        ]
+        for part, name in (("kernel", "weight"), ("bias", "bias"))
+      },
+      names=_GPT2,
+      prefix="transformer.",
+      buffers=(".attn.bias", ".attn.masked_bias"),
+      renamed={
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+        **dict.fromkeys(_NOT_OF_GPT2),
+      },
+      defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
     ),
     "seed_oss": Family(
       "SeedOssForCausalLM",

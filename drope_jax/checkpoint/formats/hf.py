@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -57,18 +58,20 @@ def open_folder(
   """
   exported = export_manifest.read(folder)
   config, family = hf_config.read(folder / hf_config.FILENAME)
-  tensors = _tensors(folder)
+  tensors = _with_prefix(_tensors(folder), family)
   try:
+    config = family.positions.by_weights(config, tensors)
     _drop_non_weights(tensors, config, family)
     _split_merged(tensors, config, family)
-    if family.interleaved:
-      rope_layout.to_ours(tensors, config, family.names)
+    if (order_D := family.order(config)) is not None:
+      rope_layout.to_ours(tensors, config, family.names, order_D)
     built = leaves.build(
       config,
       family.names,
       tensors,
       dtype=dtype,
       allow_nonfinite=allow_nonfinite,
+      kernels_as_ours=family.kernels_as_ours,
     )
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
@@ -109,6 +112,19 @@ def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   )
 
 
+def _with_prefix(
+  tensors: dict[str, Tensor], family: families.Family
+) -> dict[str, Tensor]:
+  """Returns the tensors by full names, as a base model's lack the prefix."""
+  prefix, head = family.prefix, family.names["head/kernel"]
+  if any(name.startswith(prefix) for name in tensors):
+    return tensors
+  return {
+    name if name == head else prefix + name: tensor
+    for name, tensor in tensors.items()
+  }
+
+
 def _drop_non_weights(
   tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
 ) -> None:
@@ -117,7 +133,7 @@ def _drop_non_weights(
   Raises:
     ValueError: a value that must be fixed is not.
   """
-  for name in [n for n in tensors if n.endswith(families.BUFFERS)]:
+  for name in [n for n in tensors if n.endswith(family.buffers)]:
     del tensors[name]
   embedding, head = family.names["embed/table"], family.names["head/kernel"]
   if config.tied_embeddings and head in tensors:
@@ -130,8 +146,7 @@ def _drop_non_weights(
       )
     del tensors[head]
   for constant in family.constants(config):
-    for n in range(config.num_layers):
-      name = constant.name.format(n)
+    for name in constant.names(config):
       tensor = tensors.pop(name, None)
       if constant.must_be is not None and not _is(tensor, constant.value):
         raise ValueError(
@@ -148,12 +163,12 @@ def _split_merged(
   Raises:
     ValueError: a merged tensor is missing or of another shape.
   """
-  shapes = trees.flatten(transformer.param_shapes(config))
+  flat = trees.flatten(transformer.param_shapes(config))
   for merged, paths in family.merged.items():
-    ends = [0]
-    for path in paths:
-      ends.append(ends[-1] + leaves.source_shape(path, shapes[path].shape)[0])
-    want = (ends[-1], config.width)
+    shapes = [family.shape(path, flat[path].shape) for path in paths]
+    axis = family.merged_axis(merged)
+    ends = [0, *itertools.accumulate(shape[axis] for shape in shapes)]
+    want = family.merged_shape(merged, shapes)
     for n in range(config.num_layers):
       tensor = tensors.pop(merged.format(n), None)
       if tensor is None or tensor.shape != want:
@@ -161,9 +176,13 @@ def _split_merged(
           f"{merged.format(n)} must be {want}, got {tensor and tensor.shape}. "
           "Use the configuration that the weights were saved with."
         )
-      for path, start, stop in zip(paths, ends, ends[1:], strict=False):
+      for i, path in enumerate(paths):
         name = family.names[path].format(n)
-        tensors[name] = tensors_lib.part(tensor, start, stop)
+        tensors[name] = (
+          tensors_lib.every(tensor, config.head_dim, i, len(paths))
+          if family.merged_by_head
+          else tensors_lib.part(tensor, ends[i], ends[i + 1], axis)
+        )
 
 
 def _is(tensor: Tensor | None, value: float) -> bool:

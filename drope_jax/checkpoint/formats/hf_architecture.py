@@ -17,7 +17,11 @@ STOCK = (
   "olmo3",
   "seed_oss",
   "ernie4_5",
+  "gemma2",
   "gemma3_text",
+  "gpt2",
+  "gpt_neox",
+  "granite",
 )
 """Of transformers, plainest first; Qwen2 needs biases: it is before Llama."""
 
@@ -87,8 +91,12 @@ def misfit(config: ModelConfig, model_type: str) -> str | None:
 
 def _none_holds(config: ModelConfig) -> str:
   """Returns what the error says: the nearest architecture, and what to do."""
-  if config.norm_placement == "both":
-    nearest = "gemma3_text"
+  if config.residual_scale != 1 or config.final_logit_scale != 1:
+    nearest = "granite"
+  elif config.norm_kind == "layer":
+    nearest = "gpt_neox" if config.parallel_residual else "gpt2"
+  elif config.norm_placement == "both":
+    nearest = "gemma2" if config.qk_norm == "none" else "gemma3_text"
   elif config.norm_placement == "post":
     nearest = "olmo3" if Layers.of(config).sizes else "olmo2"
   elif config.qk_norm == "none":

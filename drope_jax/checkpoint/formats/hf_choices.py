@@ -10,10 +10,12 @@ import types
 from typing import Any
 
 from drope_jax.checkpoint.formats.kinds import (
+  Flag,
   Kind,
   Number,
   Object,
   OneOf,
+  Optional,
   Whole,
 )
 from drope_jax.model.config import ModelConfig
@@ -26,7 +28,7 @@ class Constant:
   """A tensor of a folder that no parameter of the model makes.
 
   Attributes:
-    name: the tensor's; {} is the layer's number.
+    name: the tensor's; {} is the layer's number, if each layer has one.
     shape: the tensor's, in each layer.
     value: what all of it is when it is written.
     like: the parameter whose dtype it is written in.
@@ -39,6 +41,11 @@ class Constant:
   value: float
   like: str
   must_be: str | None = None
+
+  def names(self, config: ModelConfig) -> list[str]:
+    """Returns the names of all such tensors of a model."""
+    names = (self.name.format(n) for n in range(config.num_layers))
+    return list(dict.fromkeys(names))
 
 
 class Choice:
@@ -117,6 +124,24 @@ class Heads(Choice):
     return None
 
 
+class EqualHeads(Choice):
+  """As many key/value heads as heads, which fill the width."""
+
+  kinds = types.MappingProxyType({"head_dim": Whole()})
+  defaults = types.MappingProxyType({"head_dim": None})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"head_dim": values["head_dim"]}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    M, H, K = config.width, config.num_heads, config.num_kv_heads
+    if K != H:
+      return f"{K} key/value heads for {H} heads"
+    if H * config.head_dim != M:
+      return f"a width of {M}, not the {H} heads times {config.head_dim}"
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Embeddings(Choice):
   """What the embeddings that the first layer reads are multiplied by.
@@ -133,10 +158,53 @@ class Embeddings(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if (scale := config.embedding_scale) != self._scale(config.width):
       return f"embeddings that are multiplied by {scale:g}"
+    if (scale := config.residual_scale) != 1:
+      return f"a residual scale of {scale:g}"
+    if (scale := config.final_logit_scale) != 1:
+      return f"final logits that are multiplied by {scale:g}"
     return None
 
   def _scale(self, width: int) -> float:
     return width**0.5 if self.by_root_of_width else 1.0
+
+
+class Multipliers(Embeddings):
+  """Fields for what embeddings and residuals are multiplied by, and logits.
+
+  Logits are divided by theirs.
+  """
+
+  kinds = types.MappingProxyType(
+    {
+      "embedding_multiplier": Number(above=0),
+      "residual_multiplier": Number(above=0),
+      "logits_scaling": Number(above=0),
+    }
+  )
+  defaults = types.MappingProxyType(dict.fromkeys(kinds, 1.0))
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+      "embedding_scale": float(values["embedding_multiplier"]),
+      "residual_scale": float(values["residual_multiplier"]),
+      "final_logit_scale": 1 / values["logits_scaling"],
+    }
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {
+      "embedding_multiplier": config.embedding_scale,
+      "residual_multiplier": config.residual_scale,
+      "logits_scaling": _inverse(config.final_logit_scale),
+    }
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return None
+
+
+def _inverse(number: float) -> float:
+  """Returns 1 / number, or a shorter one whose inverse the number is."""
+  short = float(f"{1 / number:.12g}")
+  return short if 1 / short == number else 1 / number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,25 +214,50 @@ class Norms(Choice):
   Attributes:
     placement: `ModelConfig.norm_placement`.
     gain_offset: `ModelConfig.norm_gain_offset`.
+    kind: `ModelConfig.norm_kind`.
   """
 
   placement: str = "pre"
   gain_offset: float = 0.0
+  kind: str = "rms"
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
       "norm_placement": self.placement,
       "norm_gain_offset": self.gain_offset,
+      "norm_kind": self.kind,
     }
 
   def misfit(self, config: ModelConfig) -> str | None:
     if config.layer_groups:
       return "groups of layers that differ"
+    if config.norm_kind != self.kind:
+      return f"{config.norm_kind!r} as its kind of norm"
     if config.norm_placement != self.placement:
       return f"{config.norm_placement!r} as its placement of norms"
+    if config.parallel_residual:
+      return "attention and an MLP that read the same"
     if config.norm_gain_offset != self.gain_offset:
       return f"gains to which {config.norm_gain_offset:g} is added"
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelNorms(Norms):
+  """`Norms`, and whether attention and the MLP of a layer read the same."""
+
+  kinds = types.MappingProxyType({"use_parallel_residual": Flag()})
+  defaults = types.MappingProxyType({"use_parallel_residual": True})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    parallel = values["use_parallel_residual"]
+    return super().read(values) | {"parallel_residual": parallel}
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return {"use_parallel_residual": config.parallel_residual}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return super().misfit(dataclasses.replace(config, parallel_residual=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,32 +341,62 @@ class AttentionType(Choice):
 
 
 class NoSoftmaxScale(Choice):
-  """Logits are multiplied by 1 / sqrt(D), and not capped."""
+  """Attention's logits are multiplied by 1 / sqrt(D); no logits are capped."""
 
   has_field = False
 
   def misfit(self, config: ModelConfig) -> str | None:
     if (cap := config.logit_soft_cap) is not None:
       return f"a cap of {cap:g} on attention's logits"
+    if (cap := config.final_logit_soft_cap) is not None:
+      return f"a cap of {cap:g} on the final logits"
     return None
 
 
+class ScaleByHead(NoSoftmaxScale):
+  """`NoSoftmaxScale`, of which two fields say that it is so in all layers."""
+
+  kinds = types.MappingProxyType(
+    {
+      "scale_attn_weights": OneOf(True),
+      "scale_attn_by_inverse_layer_idx": OneOf(False),
+    }
+  )
+  defaults = types.MappingProxyType(
+    {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class SoftmaxScale(NoSoftmaxScale):
-  """A field for all of what logits are multiplied by, 1 / sqrt(D) included."""
+  """A field for all of what logits are multiplied by, 1 / sqrt(D) included.
+
+  Attributes:
+    field: its name.
+    default: what it is where it is absent; None: 1 / sqrt(D).
+  """
+
+  field: str = "softmax_scale"
+  default: float | None = None
 
   has_field = True
 
-  kinds = types.MappingProxyType({"softmax_scale": Number(above=0)})
-  defaults = types.MappingProxyType({"softmax_scale": None})
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    return {self.field: Number(above=0)}
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    return {self.field: self.default}
 
   def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    scale, head_dim = values["softmax_scale"], values["head_dim"]
+    scale, head_dim = values[self.field], values["head_dim"]
     if scale is None:
       return {}
     return {"logit_scale": float(scale) / head_dim**-0.5}
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
-    return {"softmax_scale": config.logit_scale * config.head_dim**-0.5}
+    return {self.field: config.logit_scale * config.head_dim**-0.5}
 
 
 class QueryPreAttnScalar(NoSoftmaxScale):
@@ -309,10 +432,47 @@ class QueryPreAttnScalar(NoSoftmaxScale):
     return {"query_pre_attn_scalar": round(self._scalar(config))}
 
   def misfit(self, config: ModelConfig) -> str | None:
+    return self._scalar_misfit(config) or super().misfit(config)
+
+  def _scalar_misfit(self, config: ModelConfig) -> str | None:
     scalar = self._scalar(config)
     if abs(scalar - round(scalar)) > 1e-9 * scalar:
       return f"a logit scale of {config.logit_scale:g}"
-    return super().misfit(config)
+    return None
 
   def _scalar(self, config: ModelConfig) -> float:
     return config.head_dim / config.logit_scale**2
+
+
+class CappedLogits(QueryPreAttnScalar):
+  """`QueryPreAttnScalar`, with a cap of attention's and one of all logits."""
+
+  kinds = types.MappingProxyType(
+    {
+      **QueryPreAttnScalar.kinds,
+      "attn_logit_softcapping": Optional(Number(above=0)),
+      "final_logit_softcapping": Optional(Number(above=0)),
+    }
+  )
+  defaults = types.MappingProxyType(
+    {
+      **QueryPreAttnScalar.defaults,
+      "attn_logit_softcapping": 50.0,
+      "final_logit_softcapping": 30.0,
+    }
+  )
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return super().read(values) | {
+      "logit_soft_cap": values["attn_logit_softcapping"],
+      "final_logit_soft_cap": values["final_logit_softcapping"],
+    }
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    return super().write(config) | {
+      "attn_logit_softcapping": config.logit_soft_cap,
+      "final_logit_softcapping": config.final_logit_soft_cap,
+    }
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return self._scalar_misfit(config)

@@ -99,28 +99,43 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
   for choice in family.choices:
     kinds |= choice.kinds
     defaults |= choice.defaults
-  values = fields.read(
-    data, kinds, defaults=defaults | dict(family.defaults), inert=INERT
+  defaults |= family.defaults
+  named = {
+    name: theirs
+    for name in kinds
+    if (theirs := family.renamed.get(name, name)) is not None
+  }
+  read = fields.read(
+    data,
+    {theirs: kinds[name] for name, theirs in named.items()},
+    defaults={
+      theirs: defaults[name]
+      for name, theirs in named.items()
+      if name in defaults
+    },
+    inert=INERT,
   )
+  values = {
+    name: read[named[name]] if name in named else defaults[name]
+    for name in kinds
+  }
   H = values["num_attention_heads"]
   values["head_dim"] = values["head_dim"] or values["hidden_size"] // H
-  chosen: dict[str, Any] = {}
+  chosen: dict[str, Any] = {
+    "vocab_size": values["vocab_size"],
+    "num_layers": values["num_hidden_layers"],
+    "width": values["hidden_size"],
+    "num_heads": H,
+    "num_kv_heads": values["num_key_value_heads"] or H,
+    "mlp_width": values["intermediate_size"],
+    "context_tokens": values["max_position_embeddings"],
+    "positional": _positional(family, values),
+    "tied_embeddings": values["tie_word_embeddings"],
+    "norm_eps": float(values["rms_norm_eps"]),
+  }
   for choice in family.choices:
     chosen |= choice.read(values)
-  config = ModelConfig(
-    vocab_size=values["vocab_size"],
-    num_layers=values["num_hidden_layers"],
-    width=values["hidden_size"],
-    num_heads=H,
-    num_kv_heads=values["num_key_value_heads"] or H,
-    mlp_width=values["intermediate_size"],
-    context_tokens=values["max_position_embeddings"],
-    positional=_positional(family, values),
-    tied_embeddings=values["tie_word_embeddings"],
-    norm_eps=float(values["rms_norm_eps"]),
-    **chosen,
-  )
-  return config, family
+  return ModelConfig(**chosen), family
 
 
 def to_dict(config: ModelConfig, model_type: str) -> dict[str, Any]:
@@ -150,7 +165,11 @@ def to_dict(config: ModelConfig, model_type: str) -> dict[str, Any]:
   }
   for choice in family.choices:
     written |= choice.write(config)
-  return written
+  return {
+    theirs: value
+    for name, value in written.items()
+    if (theirs := family.renamed.get(name, name)) is not None
+  }
 
 
 def _family(data: Mapping[str, Any]) -> Family:

@@ -1,6 +1,6 @@
 """Writes a checkpoint as a Hugging Face folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -32,12 +32,14 @@ class Target:
   """The form in which a checkpoint is written.
 
   Attributes:
+    config: the model, with the context that clients may read.
     family: the family of the folder.
     fields: those of config.json, without the tokenizer's.
     logit_scale: multiplies what q is linear in, as config.json has no field
       for it.
   """
 
+  config: ModelConfig
   family: families.Family
   fields: Mapping[str, Any]
   logit_scale: float = 1.0
@@ -48,7 +50,7 @@ def write_folder(
 ) -> None:
   """Writes `checkpoint` to the new folder `out`, whole or not at all.
 
-  It holds one parameter in memory at a time, with all its layers.
+  It holds the parameters of one tensor in memory at a time, with all layers.
 
   Args:
     checkpoint: as `store.locate` returns it.
@@ -61,7 +63,7 @@ def write_folder(
   """
   require_new(out)
   manifest, shapes = store.describe(checkpoint)
-  config = manifest.model
+  config = target.config
   trees.require_same_leaves(
     transformer.param_shapes(config), shapes, f"{checkpoint}"
   )
@@ -74,7 +76,7 @@ def write_folder(
     safetensors_io.write(
       begun,
       list(_entries(config, target.family, flat)),
-      _arrays(checkpoint, config, target, flat),
+      _arrays(checkpoint, target, flat),
     )
     dtype = np.dtype(flat["embed/table"].dtype)
     _write_beside(checkpoint, begun, manifest, target, dtype)
@@ -98,39 +100,94 @@ def require_new(out: pathlib.Path) -> None:
 def _entries(
   config: ModelConfig, family: families.Family, flat: Mapping[str, Any]
 ) -> Iterator[Entry]:
-  for path, leaf in flat.items():
-    shape = leaves.source_shape(path, leaf.shape)
-    for name in leaves.source_names(config, family.names, path):
-      yield Entry(name, shape, np.dtype(leaf.dtype))
+  for name, paths in _tensors(family, flat):
+    shapes = [family.shape(path, flat[path].shape) for path in paths]
+    shape = shapes[0]
+    if name in family.merged:
+      shape = family.merged_shape(name, shapes)
+    dtype = np.dtype(flat[paths[0]].dtype)
+    for one in leaves.layer_names(config, name, paths[0]):
+      yield Entry(one, shape, dtype)
   for constant in family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
-    for n in range(config.num_layers):
-      yield Entry(constant.name.format(n), constant.shape, dtype)
+    for one in constant.names(config):
+      yield Entry(one, constant.shape, dtype)
+
+
+def _tensors(
+  family: families.Family, paths: Iterable[str]
+) -> Iterator[tuple[str, Sequence[str]]]:
+  """Yields each tensor's name and the parameters in it, in order."""
+  merged = {path: name for name, own in family.merged.items() for path in own}
+  for path in paths:
+    name = merged.get(path)
+    if name is None:
+      yield family.names[path], (path,)
+    elif path == family.merged[name][0]:
+      yield name, family.merged[name]
 
 
 def _arrays(
-  checkpoint: os.PathLike,
-  config: ModelConfig,
-  target: Target,
-  flat: Mapping[str, Any],
+  checkpoint: os.PathLike, target: Target, flat: Mapping[str, Any]
 ) -> Iterator[np.ndarray]:
-  scaled = _scaled_by_logit_scale(config) if target.logit_scale != 1 else ()
-  for path, leaf in flat.items():
-    array = np.asarray(store.load_leaf(checkpoint, path, leaf))
-    if path in scaled:
-      offset = config.norm_gain_offset if config.norms_q else 0
-      folded = (array.astype(np.float32) + offset) * target.logit_scale
-      array = (folded - offset).astype(array.dtype)
-    parameter = parameters.describe(path)
-    for one in array if parameter.is_stacked else [array]:
-      rows = one.T if parameter.is_matrix else one
-      if target.family.interleaved and parameter.is_rotated:
-        rows = rope_layout.to_interleaved(rows, config.head_dim)
-      yield rows
-  for constant in target.family.constants(config):
+  config, family = target.config, target.family
+  for name, paths in _tensors(family, flat):
+    parts = [
+      _layers(path, _loaded(checkpoint, target, path, flat[path]))
+      for path in paths
+    ]
+    for layer in zip(*parts, strict=True):
+      rows = [
+        _as_theirs(config, family, path, one)
+        for path, one in zip(paths, layer, strict=True)
+      ]
+      yield rows[0] if len(rows) == 1 else _merged(config, family, name, rows)
+  for constant in family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
-    for _ in range(config.num_layers):
+    for _ in constant.names(config):
       yield np.full(constant.shape, constant.value, dtype)
+
+
+def _loaded(
+  checkpoint: os.PathLike, target: Target, path: str, leaf: Any
+) -> np.ndarray:
+  """Returns a parameter, with the logit scale in it where it takes it."""
+  config = target.config
+  array = np.asarray(store.load_leaf(checkpoint, path, leaf))
+  if target.logit_scale == 1 or path not in _scaled_by_logit_scale(config):
+    return array
+  offset = config.norm_gain_offset if config.norms_q else 0
+  folded = (array.astype(np.float32) + offset) * target.logit_scale
+  return (folded - offset).astype(array.dtype)
+
+
+def _merged(
+  config: ModelConfig,
+  family: families.Family,
+  name: str,
+  parts: Sequence[np.ndarray],
+) -> np.ndarray:
+  """Returns a tensor of several parameters, each as if it were apart."""
+  if not family.merged_by_head:
+    return np.concatenate(parts, family.merged_axis(name))
+  first = parts[0]
+  heads = [x.reshape(-1, config.head_dim, *first.shape[1:]) for x in parts]
+  return np.stack(heads, axis=1).reshape(-1, *first.shape[1:])
+
+
+def _layers(path: str, array: np.ndarray) -> Sequence[np.ndarray]:
+  return array if parameters.describe(path).is_stacked else [array]
+
+
+def _as_theirs(
+  config: ModelConfig, family: families.Family, path: str, one: np.ndarray
+) -> np.ndarray:
+  """Returns one layer's array of a parameter, as the family's tensor is."""
+  rows = one.T if leaves.is_transposed(path, family.kernels_as_ours) else one
+  order_D = family.order(config)
+  if order_D is not None and parameters.describe(path).is_rotated:
+    rows = rope_layout.reordered(rows, np.argsort(order_D))
+  return rows
 
 
 def _scaled_by_logit_scale(config: ModelConfig) -> tuple[str, ...]:

@@ -126,6 +126,8 @@ _BOOKKEEPING = frozenset(
 _TRAINING = frozenset(
   {
     "attention_dropout",
+    "attn_pdrop",
+    "classifier_dropout",
     "embd_pdrop",
     "gradient_checkpointing",
     "hidden_dropout",
@@ -151,4 +153,18 @@ _OTHER_PROGRAMS = frozenset(
 
 _LEFT_OVER = frozenset({"max_window_layers", "no_rope_layer_interval"})
 
-INERT = _GENERATION | _BOOKKEEPING | _TRAINING | _OTHER_PROGRAMS | _LEFT_OVER
+_GPT2 = frozenset(
+  {
+    "n_ctx",  # n_positions, before transformers 4.
+    "reorder_and_upcast_attn",  # Changes rounding alone.
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+  }
+)
+
+INERT = (
+  _GENERATION | _BOOKKEEPING | _TRAINING | _OTHER_PROGRAMS | _LEFT_OVER | _GPT2
+)

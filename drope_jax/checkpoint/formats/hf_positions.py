@@ -5,8 +5,14 @@ import dataclasses
 import types
 from typing import Any
 
-from drope_jax.checkpoint.formats import hf_layers, rope_parameters
-from drope_jax.checkpoint.formats.hf_choices import Choice
+import numpy as np
+
+from drope_jax.checkpoint.formats import (
+  hf_layers,
+  rope_layout,
+  rope_parameters,
+)
+from drope_jax.checkpoint.formats.hf_choices import Choice, Constant
 from drope_jax.checkpoint.formats.hf_layers import FULL, SLIDING, Layers
 from drope_jax.checkpoint.formats.kinds import (
   Kind,
@@ -15,8 +21,16 @@ from drope_jax.checkpoint.formats.kinds import (
   OneOf,
   Whole,
 )
+from drope_jax.checkpoint.formats.tensors import Tensor
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Rope, Scheme, rotary
+from drope_jax.positional import (
+  LearnedAbsolute,
+  Nope,
+  PartialRope,
+  Rope,
+  Scheme,
+  rotary,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +68,16 @@ class Positions(Choice):
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     """Returns whether a model without positions leaves with `no_rotation`."""
     return not Layers.of(config).rotary
+
+  def by_weights(
+    self, config: ModelConfig, tensors: Mapping[str, Tensor]
+  ) -> ModelConfig:
+    """Returns the model with the positions that its weights say it has."""
+    return config
+
+  def order(self, config: ModelConfig) -> np.ndarray | None:
+    """Returns which channel of a head each of ours is; None: the same."""
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +231,146 @@ class NoPositions(Positions):
 
   def rotates_by_nothing(self, config: ModelConfig) -> bool:
     return False
+
+
+@dataclasses.dataclass(frozen=True)
+class LeadingPositions(Positions):
+  """A rotation of a head's first channels, or of all.
+
+  R of D channels rotate by theta^(-2i/R), which is theta'^(-2i/D) for a theta'
+  of theta^(D/R): RoPE's fastest pairs for that theta'.
+  """
+
+  kinds = types.MappingProxyType(
+    {
+      "rotary_pct": Number(above=0),
+      "partial_rotary_factor": Number(above=0),
+      "rotary_emb_base": Number(above=1),
+    }
+  )
+  defaults = types.MappingProxyType(
+    {"rotary_pct": 0.25, "partial_rotary_factor": None, "rotary_emb_base": 1e4}
+  )
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    given = dict(values["rope_scaling"] or values["rope_parameters"] or {})
+    share = given.pop("partial_rotary_factor", None)
+    if share is None:
+      share = values["partial_rotary_factor"] or values["rotary_pct"]
+    theta = values["rope_theta"] or values["rotary_emb_base"]
+    D = values["head_dim"]
+    rotated = int(D * share) if Number(above=0).holds(share) else 0
+    if rotated % 2 or not 0 < rotated <= D:
+      raise ValueError(
+        f"RoPE rotates pairs of a head's {D} channels, got a share of {share}"
+        f" of them, which is {rotated}. Put the model's there."
+      )
+    given = {
+      "rope_parameters": given,
+      "rope_scaling": None,
+      "rope_theta": theta,
+      "head_dim": rotated,
+    }
+    scheme = _rope({**values, **given})
+    if rotated == D or scheme == Nope():
+      return [scheme] * values["num_hidden_layers"]
+    if not isinstance(scheme, Rope):
+      raise ValueError(
+        "A rotation of a head's first channels must be plain RoPE, got "
+        f"{scheme} for {rotated} of {D}. This checkpoint cannot be read "
+        "exactly."
+      )
+    with np.errstate(over="ignore"):  # Rope refuses infinity.
+      theta = float(np.float64(scheme.theta) ** (D / rotated))
+    scheme = PartialRope(Rope(theta), rotated // 2)
+    return [scheme] * values["num_hidden_layers"]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    pairs, D = _leading_pairs(config), config.head_dim
+    if pairs is None:
+      written = super().write(config)
+      theta = written.pop("rope_theta")
+      return {"rotary_pct": 1.0, "rotary_emb_base": theta, **written}
+    (scheme,) = Layers.of(config).rotary
+    assert isinstance(scheme, PartialRope)  # It has pairs.
+    theta = scheme.rope.theta ** (2 * pairs / D)
+    short = float(f"{theta:.12g}")
+    is_same = short ** (D / (2 * pairs)) == scheme.rope.theta
+    return {
+      "rotary_pct": 2 * pairs / D,
+      "rotary_emb_base": short if is_same else theta,
+      "rope_scaling": None,
+    }
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    pairs, D = _leading_pairs(config), config.head_dim
+    if pairs is not None:
+      (scheme, *others) = Layers.of(config).rotary
+      assert isinstance(scheme, PartialRope)  # It has pairs.
+      if others or not isinstance(scheme.rope, Rope):
+        return "pairs that are dropped of other positions than plain RoPE"
+      if int(D * (2 * pairs / D)) != 2 * pairs:
+        return f"{pairs} pairs that rotate, of {D // 2}"
+    return super().misfit(config)
+
+  def order(self, config: ModelConfig) -> np.ndarray | None:
+    pairs = _leading_pairs(config)
+    if pairs is None:
+      return None
+    return rope_layout.leading(config.head_dim, pairs)
+
+
+def _leading_pairs(config: ModelConfig) -> int | None:
+  """Returns how many pairs of a head rotate; None: all or none."""
+  scheme = Layers.of(config).schemes[0]
+  return scheme.pairs if isinstance(scheme, PartialRope) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedPositions(Positions):
+  """A table of positions; of zeros, where the model has none.
+
+  Attributes:
+    table: the name of its tensor.
+  """
+
+  table: str = ""
+
+  def schemes(self, values: Mapping[str, Any]) -> list[Scheme]:
+    tokens = values["max_position_embeddings"]
+    return [LearnedAbsolute(tokens)] * values["num_hidden_layers"]
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    scheme = Layers.of(config).schemes[0]
+    if scheme.table_tokens is None:
+      return {}
+    return {"max_position_embeddings": scheme.table_tokens}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    for scheme in Layers.of(config).rotary:
+      if not isinstance(scheme, LearnedAbsolute):
+        return f"{type(scheme).__name__} positions"
+      if scheme.stretch != 1:
+        return "a table of positions that is stretched"
+    return None
+
+  def constants(self, config: ModelConfig) -> tuple[Constant, ...]:
+    if Layers.of(config).rotary:
+      return ()
+    shape = (config.context_tokens, config.width)
+    must_be = "A table of positions must be zeros where a model has none"
+    return (Constant(self.table, shape, 0.0, "embed/table", must_be),)
+
+  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+    return False
+
+  def by_weights(
+    self, config: ModelConfig, tensors: Mapping[str, Tensor]
+  ) -> ModelConfig:
+    table = tensors.get(self.table)
+    if table is None or table.array().any():
+      return config
+    return dataclasses.replace(config, positional=Nope())
 
 
 def _rope(values: Mapping[str, Any]) -> Scheme:

@@ -6,12 +6,40 @@ import types
 from typing import Any
 
 from drope_jax.checkpoint.formats.hf_choices import Choice, Constant
-from drope_jax.checkpoint.formats.kinds import Flag, Kind, Number, OneOf
+from drope_jax.checkpoint.formats.kinds import (
+  Flag,
+  Kind,
+  Number,
+  OneOf,
+  Optional,
+  Whole,
+)
 from drope_jax.model.config import ModelConfig
 
 
+class NoOutputBias(Choice):
+  """No bias of o."""
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    return "a bias of attention's output" if config.o_bias else None
+
+
+class AllBiases(Choice):
+  """Biases of all projections."""
+
+  kinds = types.MappingProxyType({"attention_bias": OneOf(True)})
+  defaults = types.MappingProxyType({"attention_bias": True})
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    has_all = config.qkv_bias and config.o_bias and config.mlp_bias
+    return None if has_all else "projections without biases"
+
+
 @dataclasses.dataclass(frozen=True)
-class Biases(Choice):
+class Biases(NoOutputBias):
   """Biases of q, k and v: always or never.
 
   Attributes:
@@ -32,11 +60,11 @@ class Biases(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if config.qkv_bias != self.always:
       return "biases" if config.qkv_bias else "no biases"
-    return None
+    return super().misfit(config)
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionBias(Choice):
+class AttentionBias(NoOutputBias):
   """Biases of q, k, v and o where attention_bias says so; o's are zeros.
 
   Attributes:
@@ -69,7 +97,7 @@ class AttentionBias(Choice):
     )
 
 
-class InputBias(Choice):
+class InputBias(NoOutputBias):
   """Biases of q, k and v where attention_bias says so; o has none."""
 
   kinds = types.MappingProxyType(
@@ -114,6 +142,10 @@ class Mlp(Choice):
   def misfit(self, config: ModelConfig) -> str | None:
     if config.mlp_activation != self.activation:
       return f"{config.mlp_activation!r} as the MLP's activation"
+    if not config.gated_mlp:
+      return "an MLP without a gate"
+    if config.mlp_bias:
+      return "biases of the MLP"
     return None
 
 
@@ -128,13 +160,67 @@ class GeluMlp(Mlp):
   """A gated MLP with GELU, approximated by tanh."""
 
   kinds = types.MappingProxyType(
-    {"hidden_activation": OneOf("gelu_pytorch_tanh")}
+    {
+      "hidden_activation": OneOf("gelu_pytorch_tanh"),
+      "hidden_act": OneOf("gelu_pytorch_tanh"),  # Gemma 2 has both.
+    }
   )
-  defaults = types.MappingProxyType({"hidden_activation": "gelu_pytorch_tanh"})
+  defaults = types.MappingProxyType(
+    {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": None}
+  )
   activation = "gelu_tanh"
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     return {"hidden_activation": "gelu_pytorch_tanh"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainMlp(Choice):
+  """An MLP with GELU, exact or approximated by tanh, and no gate.
+
+  Attributes:
+    default: the activation where it is absent.
+    has_width: whether config.json must have the MLP's width; else it is four
+      times the model's where it is absent.
+  """
+
+  default: str
+  has_width: bool
+
+  _activations = types.MappingProxyType(
+    {
+      "gelu_new": "gelu_tanh",
+      "gelu_pytorch_tanh": "gelu_tanh",
+      "gelu_fast": "gelu_tanh",
+      "gelu": "gelu",
+    }
+  )
+
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    width = Whole() if self.has_width else Optional(Whole())
+    return {"intermediate_size": width, "hidden_act": OneOf(*self._activations)}
+
+  @property
+  def defaults(self) -> Mapping[str, Any]:
+    width = {} if self.has_width else {"intermediate_size": None}
+    return {"hidden_act": self.default, **width}
+
+  def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+      "mlp_activation": self._activations[values["hidden_act"]],
+      "gated_mlp": False,
+      "mlp_width": values["intermediate_size"] or 4 * values["hidden_size"],
+    }
+
+  def write(self, config: ModelConfig) -> dict[str, Any]:
+    name = {"gelu_tanh": "gelu_new", "gelu": "gelu"}[config.mlp_activation]
+    return {"hidden_act": name}
+
+  def misfit(self, config: ModelConfig) -> str | None:
+    if config.mlp_activation not in self._activations.values():
+      return f"{config.mlp_activation!r} as the MLP's activation"
+    return "a gate in the MLP" if config.gated_mlp else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,8 +140,10 @@ class WindowsByType(Windows):
 
   def write(self, config: ModelConfig) -> dict[str, Any]:
     layers = Layers.of(config)
+    # transformers needs one even where no layer has it.
+    unused = self.defaults["sliding_window"]
     return {
-      "sliding_window": layers.sizes[0],
+      "sliding_window": layers.sizes[0] if layers.sizes else unused,
       "layer_types": [SLIDING if w else FULL for w in layers.windows],
     }
 

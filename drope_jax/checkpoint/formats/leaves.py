@@ -1,7 +1,7 @@
 """From a source's tensors to the parameter tree, matched exactly both ways.
 
-Every format keeps its matrices [out, in], with one tensor a layer; the tree
-keeps kernels [in, out], with layers stacked.
+Every format has one tensor a layer, and its matrices are [out, in], but for
+GPT-2's; the tree keeps kernels [in, out], with layers stacked.
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,7 @@ def build(
   *,
   dtype: str = KEEP,
   allow_nonfinite: bool = False,
+  kernels_as_ours: bool = False,
 ) -> dict[str, Leaf]:
   """Returns every leaf of the tree, by path; nothing is read.
 
@@ -44,18 +45,24 @@ def build(
     dtype: "float32", "bfloat16", or "keep" for the source's.
     allow_nonfinite: whether NaN and infinite weights are let through. Else
       reading one raises ValueError, with the tensor's name.
+    kernels_as_ours: whether the matrices of layers are [in, out].
 
   Raises:
     ValueError: a tensor is missing, unexpected or of another shape.
   """
   shapes = trees.flatten(transformer.param_shapes(config))
   sources = {path: source_names(config, names, path) for path in shapes}
-  _require_match(shapes, sources, tensors)
+  _require_match(shapes, sources, tensors, kernels_as_ours)
   built = {}
   for path, shape in shapes.items():
     of_leaf = {name: tensors[name] for name in sources[path]}
     built[path] = _leaf(
-      path, shape.shape, of_leaf, _dtype(of_leaf, dtype), allow_nonfinite
+      path,
+      shape.shape,
+      of_leaf,
+      _dtype(of_leaf, dtype),
+      allow_nonfinite,
+      is_transposed(path, kernels_as_ours),
     )
   return built
 
@@ -64,21 +71,34 @@ def source_names(
   config: ModelConfig, names: Names, path: str
 ) -> tuple[str, ...]:
   """Returns the names of a leaf's tensors, layer by layer."""
+  return layer_names(config, names[path], path)
+
+
+def layer_names(config: ModelConfig, name: str, path: str) -> tuple[str, ...]:
+  """Returns a tensor's name in each layer, or it alone of no layer's leaf."""
   stacked = parameters.describe(path).is_stacked
   layers = range(config.num_layers) if stacked else range(1)
-  return tuple(names[path].format(n) for n in layers)
+  return tuple(name.format(n) for n in layers)
 
 
-def source_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the shape of a leaf's tensors at the source."""
+def source_shape(
+  path: str, shape: tuple[int, ...], kernels_as_ours: bool = False
+) -> tuple[int, ...]:
+  """Returns the shape of a leaf's tensors at the source; Args as `build`'s."""
+  shape = shape[1:] if parameters.describe(path).is_stacked else shape
+  return shape[::-1] if is_transposed(path, kernels_as_ours) else shape
+
+
+def is_transposed(path: str, kernels_as_ours: bool = False) -> bool:
+  """Returns whether a leaf's tensors are its transposes at the source."""
   parameter = parameters.describe(path)
-  shape = shape[1:] if parameter.is_stacked else shape
-  return shape[::-1] if parameter.is_matrix else shape
+  as_ours = kernels_as_ours and parameter.is_stacked
+  return parameter.is_matrix and not as_ours
 
 
-def _require_match(shapes, sources, tensors):
+def _require_match(shapes, sources, tensors, kernels_as_ours):
   expected = {
-    name: source_shape(path, shapes[path].shape)
+    name: source_shape(path, shapes[path].shape, kernels_as_ours)
     for path, names in sources.items()
     for name in names
   }
@@ -112,10 +132,9 @@ def _dtype(of_leaf: Mapping[str, Tensor], wanted: str) -> np.dtype:
   return kept.pop() if len(kept) == 1 else tensors_lib.FLOATS["float32"]
 
 
-def _leaf(path, shape, of_leaf, dtype, allow_nonfinite) -> Leaf:
+def _leaf(path, shape, of_leaf, dtype, allow_nonfinite, transposed) -> Leaf:
   sources = list(of_leaf.items())
-  parameter = parameters.describe(path)
-  stacked, transposed = parameter.is_stacked, parameter.is_matrix
+  stacked = parameters.describe(path).is_stacked
   # The source's rows: our columns, where it is transposed.
   split_axis = len(shape) - 1 if transposed else int(stacked)
 

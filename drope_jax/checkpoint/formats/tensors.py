@@ -85,12 +85,31 @@ def bits(array: np.ndarray) -> np.ndarray:
   return array.view(f"u{array.dtype.itemsize}")
 
 
-def part(tensor: Tensor, start: int, stop: int) -> Tensor:
-  """Returns rows `start` to `stop` of a tensor, as a tensor."""
-  shape = (stop - start, *tensor.shape[1:])
-  return Tensor(
-    shape, tensor.dtype, lambda a, b: tensor.rows(start + a, start + b)
-  )
+def part(tensor: Tensor, start: int, stop: int, axis: int = 0) -> Tensor:
+  """Returns `start` to `stop` along axis 0 or 1 of a tensor, as a tensor."""
+  shape = list(tensor.shape)
+  shape[axis] = stop - start
+
+  def rows(first: int, last: int) -> np.ndarray:
+    if axis == 0:
+      return tensor.rows(start + first, start + last)
+    return tensor.rows(first, last)[:, start:stop]
+
+  return Tensor(tuple(shape), tensor.dtype, rows)
+
+
+def every(tensor: Tensor, block: int, index: int, count: int) -> Tensor:
+  """Returns block `index` of each `count` blocks of rows, as a tensor."""
+  shape = (tensor.shape[0] // count, *tensor.shape[1:])
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    first, last = start // block, -(-stop // block)
+    read = tensor.rows(first * count * block, last * count * block)
+    blocks = read.reshape(-1, count, block, *shape[1:])[:, index]
+    chosen = blocks.reshape(-1, *shape[1:])
+    return chosen[start - first * block : stop - first * block]
+
+  return Tensor(shape, tensor.dtype, rows)
 
 
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:

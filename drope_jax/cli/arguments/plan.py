@@ -9,7 +9,7 @@ It needs libtpu, the TPU's compiler: pip install 'drope_jax[tpu]'
 
   drope plan recipes/qwen2_0_5b_drope.gin --topology v5e-16 --eval 8192
   drope plan recipes/llama2_7b_drope.gin --model models/llama2_7b.gin \
-    --topology v5e-256 --json
+    --topology v5e-256 --quick
 """
 
 import argparse
@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=("float32", "bfloat16"),
     default="float32",
     help="of --eval, as --dtype of `drope evaluate` (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--quick",
+    action="store_true",
+    help="stop the compiler once it has assigned buffers, after seconds; the "
+    "temporaries then lack the code, and a kernel that needs too much VMEM is "
+    "not noticed",
   )
   parser.add_argument(
     "--save",

@@ -1,6 +1,7 @@
 """The bias and its gradients, and what the paper proves of them, on models."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,10 @@ def params():
   return _params(PLAIN)  # NOPE's are the same.
 
 
+_hidden = jax.jit(transformer.hidden, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _weights(config, params, tokens_BS):
   """Attention's weights_NBHSS by the formula."""
   inputs_N = transformer.attention_inputs(config, params, tokens_BS)
@@ -104,7 +109,7 @@ def test_a_layer_alone_does_what_it_does_in_its_model():
   embedded_BSM, outputs_NBSM = bias.states(config, params, tokens_BS)
   for layer, x_BSM in enumerate([embedded_BSM, outputs_NBSM[0]]):
     alone = bias.alone(config, params, layer, x_BSM)
-    got_BSM = transformer.hidden(*alone, jnp.arange(2 * S).reshape(2, S))
+    got_BSM = _hidden(*alone, jnp.arange(2 * S).reshape(2, S))
     np.testing.assert_allclose(got_BSM, outputs_NBSM[layer], atol=1e-5)
 
 
@@ -125,11 +130,11 @@ def test_without_positions_a_constant_sequence_is_uniform(params):
     logits_BSV = transformer.forward(NOPE, params, tokens_BS)
     return -jax.nn.log_softmax(logits_BSV)[0, :, 3].mean()
 
-  gradients = jax.grad(loss)(params)["layers"]["attention"]
+  gradients = jax.jit(jax.grad(loss))(params)["layers"]["attention"]
   for name, is_zero in (("q", True), ("k", True), ("v", False)):
     largest = np.abs(gradients[name]["kernel"]).max()
     assert (largest < 1e-6) == is_zero
-  x_SM = transformer.hidden(NOPE, params, tokens_BS)[0]
+  x_SM = _hidden(NOPE, params, tokens_BS)[0]
   np.testing.assert_allclose(
     x_SM, jnp.broadcast_to(x_SM[0], x_SM.shape), atol=1e-5
   )
@@ -149,7 +154,7 @@ def test_with_rope_a_constant_sequence_has_a_bias_with_a_gradient(params):
     )
     assert row.value_H[head] > 1e-4
     assert row.query_gradient_H[head] > 1e-4
-  x_SM = transformer.hidden(PLAIN, params, tokens_BS)[0]
+  x_SM = _hidden(PLAIN, params, tokens_BS)[0]
   np.testing.assert_allclose(
     x_SM, jnp.broadcast_to(x_SM[0], x_SM.shape), atol=1e-5
   )

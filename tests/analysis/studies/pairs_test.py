@@ -36,8 +36,9 @@ def model():
   rng = np.random.default_rng(0)
   tokens_BS = jnp.asarray(rng.integers(0, 31, (3, S)), jnp.int32)
   asked_PS = rng.integers(0, 31, (2, S))
+  forward = jax.jit(transformer.forward, static_argnums=0)
   for _ in range(2):  # The second token of the answer depends on the first.
-    said_PSV = transformer.forward(CONFIG, params, jnp.asarray(asked_PS))
+    said_PSV = forward(CONFIG, params, jnp.asarray(asked_PS))
     said_PS = np.asarray(said_PSV.argmax(-1))
     asked_PS[:, 8], asked_PS[:, 9] = said_PS[:, 7], said_PS[:, 8]
   asked_PS[1, 9] = (asked_PS[1, 9] + 1) % 31

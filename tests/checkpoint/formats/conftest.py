@@ -1,5 +1,7 @@
 """Tiny folders that transformers itself has saved."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -30,12 +32,14 @@ def make_theirs():
       transformers, f"{family}TextConfig", None
     ) or getattr(transformers, f"{family}Config")
     config = config_class(**SIZES | settings, attn_implementation="eager")
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
       weight.normal_(generator=generator)
-      if name.endswith("norm.weight"):
-        weight.mul_(0.3).add_(family != "Gemma3")  # It adds one by itself.
+      if re.search(r"(norm|ln_\w)\.weight$", name):
+        weight.mul_(0.3).add_(
+          not family.startswith("Gemma")
+        )  # Adds one itself.
       elif name.endswith("o_proj.bias"):
         weight.zero_()
       else:

@@ -17,6 +17,7 @@ from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.positional import (
   Alibi,
   Dynamic,
+  LearnedAbsolute,
   Llama3Rope,
   LogScaled,
   LongRope,
@@ -52,6 +53,31 @@ GEMMA = dataclasses.replace(
   qk_norm_scope="head",
   mlp_activation="gelu_tanh",
   embedding_scale=8**0.5,
+)
+GEMMA2 = dataclasses.replace(
+  GEMMA,
+  qk_norm="none",
+  qk_norm_scope="joint",
+  logit_soft_cap=50.0,
+  final_logit_soft_cap=30.0,
+)
+GPT2 = dataclasses.replace(
+  CONFIG,
+  positional=LearnedAbsolute(16),
+  width=16,
+  num_kv_heads=4,
+  norm_kind="layer",
+  gated_mlp=False,
+  mlp_activation="gelu_tanh",
+  qkv_bias=True,
+  o_bias=True,
+  mlp_bias=True,
+)
+NEOX = dataclasses.replace(
+  GPT2,
+  positional=PartialRope(Rope(1e8), 1),
+  parallel_residual=True,
+  mlp_activation="gelu",
 )
 JOINT = dataclasses.replace(DROPPED, width=16, qk_norm="qk")
 
@@ -99,6 +125,15 @@ def _same_model(one, other):
     (_with(POST, positional=_swa(Nope())), "olmo3"),
     (_with(GEMMA, positional=_swa(Rope(1e6)), logit_scale=2**0.5), GEMMA3),
     (_with(GEMMA, positional=_swa(Nope()), tied_embeddings=True), GEMMA3),
+    (_with(GEMMA2, positional=Pattern((ROPE,) * 2, (9, None))), "gemma2"),
+    (_with(GEMMA2, positional=Nope(), final_logit_soft_cap=None), "gemma2"),
+    (_with(residual_scale=0.3), "granite"),
+    (_with(embedding_scale=3.0, final_logit_scale=1 / 49), "granite"),
+    (_with(GPT2, positional=ROPE), "gpt_neox"),
+    (_with(NEOX, positional=Nope()), "gpt_neox"),
+    (_with(NEOX, positional=Yarn(5e5, 4.0, 16)), "gpt_neox"),
+    (NEOX, "gpt_neox"),
+    (GPT2, "gpt2"),
     (DROPPED, "smollm3"),
     (_with(DROPPED, qkv_bias=True), "smollm3"),
     (_with(positional=Pattern((ROPE, Nope()))), "smollm3"),
@@ -122,7 +157,32 @@ def test_a_model_leaves_as_what_it_came_from():
   for name in ("llama", "mistral", "smollm3", "seed_oss", "ernie4_5"):
     assert hf_architecture.choose(CONFIG, [name]) == name
   assert hf_architecture.choose(DROPPED, ["llama"]) == "smollm3"
+  # Its weights say that it has no positions, and no field.
+  assert hf_architecture.choose(_with(GPT2, positional=Nope())) == "gpt2"
   assert hf_architecture.choose(CONFIG, ["llama_drope"]) == "llama"
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (
+      {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+      "must be plain RoPE, got PositionInterpolation.* for 2 of 4",
+    ),
+    ({"rotary_pct": 0.75}, "pairs of a head's 4 channels, got .* which is 3"),
+    ({"rotary_pct": 0.1}, "a share of 0.1 of them, which is 0"),
+    (
+      {"rope_scaling": {"partial_rotary_factor": "half"}},
+      "a share of half of them, which is 0",
+    ),
+    ({"rotary_pct": 2.0}, "a share of 2.0 of them, which is 8"),
+  ],
+)
+def test_a_rotation_of_some_channels_is_plain_rope_of_pairs(change, says):
+  fields = hf_config.to_dict(NEOX, "gpt_neox")
+  assert fields["rotary_pct"] == 0.5 and fields["rotary_emb_base"] == 1e4
+  with pytest.raises(ValueError, match=says):
+    _read_back(fields | change)
 
 
 def test_a_required_architecture_may_neutralise_its_rotation():
@@ -170,6 +230,37 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     (
       _with(GEMMA, positional=_swa(ROPE), logit_soft_cap=50.0),
       "a cap of 50 on attention's logits",
+    ),
+    (_with(residual_scale=0.3, qk_norm="q"), "GraniteForCausalLM.* a QK norm"),
+    (
+      _with(GPT2, final_logit_scale=0.5),
+      "Granite.* 'layer' as its kind of norm",
+    ),
+    (
+      _with(GPT2, positional=Alibi()),
+      "GPT2LMHeadModel.* got Alibi positions",
+    ),
+    (_with(NEOX, positional=Alibi()), "GPTNeoXForCausalLM.* Alibi positions"),
+    (
+      _with(NEOX, positional=PartialRope(Yarn(5e5, 4.0, 16), 1)),
+      "of other positions than plain RoPE",
+    ),
+    (_with(parallel_residual=True), "and an MLP that read the same"),
+    (_with(GPT2, positional=LearnedAbsolute(16, 2.0)), "that is stretched"),
+    (_with(GPT2, num_kv_heads=2), "got 2 key/value heads for 4 heads"),
+    (_with(GPT2, width=20), "got a width of 20, not the 4 heads times 4"),
+    (_with(GPT2, o_bias=False), "got projections without biases"),
+    (_with(GPT2, gated_mlp=True), "got a gate in the MLP"),
+    (_with(GPT2, norm_placement="post"), "'post' as its placement"),
+    (_with(norm_kind="layer"), "GPT2LMHeadModel.* got 2 key/value heads"),
+    (_with(gated_mlp=False), "got an MLP without a gate"),
+    (_with(mlp_bias=True), "got biases of the MLP"),
+    (_with(o_bias=True), "got a bias of attention's output"),
+    (_with(positional=LearnedAbsolute(16)), "got LearnedAbsolute positions"),
+    (_with(final_logit_soft_cap=30.0), "a cap of 30 on the final logits"),
+    (
+      _with(GEMMA2, positional=Pattern((ROPE, Nope()), (9, None))),
+      "Gemma2ForCausalLM.* layers without positions beside layers with them",
     ),
     (
       _with(layer_groups=(LayerGroup(1), LayerGroup(3))),

@@ -8,6 +8,7 @@ from drope_jax.checkpoint.formats import hf
 from drope_jax.model import transformer
 
 torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 LLAMA3 = {
   "rope_type": "llama3",
@@ -24,6 +25,8 @@ YARN = {
   "factor": 4.0,
   "original_max_position_embeddings": 1024,
 }
+# What transformers does not know here, it keeps as fields.
+GPT2 = {"intermediate_size": None, "num_key_value_heads": None}
 CASES = {
   "Llama, MHA": ("Llama", {"num_key_value_heads": 4}),
   "Llama, MQA, biases": (
@@ -92,6 +95,26 @@ CASES = {
       "max_position_embeddings": 4096,
     },
   ),
+  "Gemma 2, two caps, a scale": (
+    "Gemma2",
+    {
+      "num_hidden_layers": 3,
+      "head_dim": 16,
+      "query_pre_attn_scalar": 24,
+      "attn_logit_softcapping": 2.0,
+      "final_logit_softcapping": 1.5,
+      "sliding_window": 100,
+    },
+  ),
+  "Gemma 2, no caps or windows": (
+    "Gemma2",
+    {
+      "head_dim": 16,
+      "attn_logit_softcapping": None,
+      "final_logit_softcapping": None,
+      "layer_types": ["full_attention"] * 2,
+    },
+  ),
   "Gemma 3, two thetas, a scale": (
     "Gemma3",
     {
@@ -108,6 +131,44 @@ CASES = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 2.0**16},
       },
     },
+  ),
+  "Granite": (
+    "Granite",
+    {
+      "embedding_multiplier": 3.0,
+      "attention_multiplier": 0.25,
+      "residual_multiplier": 0.3,
+      "logits_scaling": 0.7,
+    },
+  ),
+  "GPT-NeoX, half of the channels rotated": (
+    "GPTNeoX",
+    {
+      "num_key_value_heads": None,
+      "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 2.0**16,
+        "partial_rotary_factor": 0.5,
+      },
+    },
+  ),
+  "GPT-NeoX, all channels, one after the other": (
+    "GPTNeoX",
+    {
+      "num_key_value_heads": None,
+      "use_parallel_residual": False,
+      "hidden_act": "gelu_new",
+      "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 2.0**16,
+        "partial_rotary_factor": 1.0,
+      },
+    },
+  ),
+  "GPT-2": ("GPT2", GPT2),
+  "GPT-2, its own MLP width, not tied": (
+    "GPT2",
+    GPT2 | {"n_inner": 48, "tie_word_embeddings": False},
   ),
   "Phi-3, a window": ("Phi3", {"sliding_window": 100}),
   "Phi-3, LongRoPE": (
@@ -162,3 +223,29 @@ def test_logits_are_transformers(
   assert 0.3 < np.std(want_BSV) < 3, "logits are not of order one"
   # Of logits up to 4; float32 sums in another order differ by up to 1.1e-5.
   np.testing.assert_allclose(got_BSV, want_BSV, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_base_model_of_gpt2_is_read_with_its_buffers(make_theirs, tmp_path):
+  """The first GPT-2s lie so: no prefix, and the causal mask as a tensor."""
+  theirs = make_theirs("GPT2", **GPT2)
+  theirs.save_pretrained(tmp_path / "whole")
+  theirs.save_pretrained(tmp_path / "base")
+  file = tmp_path / "base" / "model.safetensors"
+  state = {
+    name.removeprefix("transformer."): weight
+    for name, weight in safetensors_torch.load_file(file).items()
+  }
+  assert "wte.weight" in state
+  state["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+  safetensors_torch.save_file(state, file)
+  whole, base = (
+    hf.open_folder(tmp_path / name, dtype="keep", allow_nonfinite=False)
+    for name in ("whole", "base")
+  )
+  assert base.config == whole.config
+  for path, leaf in whole.leaves.items():
+    region = tuple(slice(0, size) for size in leaf.shape)
+    np.testing.assert_array_equal(
+      base.leaves[path].read(region), leaf.read(region)
+    )

@@ -25,10 +25,18 @@ def test_there_and_back_is_the_identity(shape, data):
     back = rope_layout.to_interleaved(half, head_dim)
     np.testing.assert_array_equal(back, rows)
     tensor = Tensor(rows.shape, rows.dtype, lambda a, b, x=rows: x[a:b])
-    ours = rope_layout.half_split(tensor, head_dim)
+    ours = rope_layout.in_order(tensor, rope_layout.interleaved(head_dim))
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))
     np.testing.assert_array_equal(ours.rows(start, stop), half[start:stop])
+
+
+def test_leading_pairs_move_apart_and_the_others_close_up():
+  # Their pairs are (0, 2) and (1, 3) of eight channels; ours (0, 4), (1, 5).
+  order_D = rope_layout.leading(8, 2)
+  np.testing.assert_array_equal(order_D, [0, 1, 4, 5, 2, 3, 6, 7])
+  moved = rope_layout.reordered(np.arange(16), order_D)
+  np.testing.assert_array_equal(moved, [*order_D, *(8 + order_D)])
 
 
 def test_pairs_move_within_their_head():
