@@ -147,7 +147,7 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   found = json.loads((folder / "results/results.json").read_text())
   assert found.keys() == {
     *("schema_version", "finished", "created", "code", "models", "text"),
-    *("settings", "metrics", "fits", "rows", "samples"),
+    *("settings", "metrics", "fits", "rows", "samples", "hashes"),
     *("dtype", "versions", "seconds"),
   }
   assert found["settings"]["samples"] == [3]
