@@ -41,7 +41,7 @@ class Record:
         "An evaluation goes on with the samples that it began with, got others "
         f"in {', '.join(_differing(self.samples, samples))}: this version "
         "draws them in another way, or a file has changed. Go on with the "
-        "version that began it, or choose another --out."
+        "version that began it, or choose another folder."
       )
     self.samples = samples
 
