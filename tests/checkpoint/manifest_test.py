@@ -39,6 +39,10 @@ fields = {
     "length_factor": st.none() | positive,
     "truncate": st.booleans(),
   },
+  "CriticalNtk": {
+    "factor": positive,
+    "trained_tokens": st.integers(2, 2**40),
+  },
   "Llama3Rope": {"factor": positive, "trained_tokens": tokens},
   "Dynamic": {
     "scaling": st.builds(positional.NtkAware, theta=thetas),
@@ -56,6 +60,10 @@ fields = {
 }
 schemes = st.one_of(
   [st.builds(positional.CATALOGUE[name], **fields[name]) for name in fields]
+)
+# Its table has to reach the model's context, and all layers have it or none.
+learned = st.builds(
+  positional.LearnedAbsolute, tokens=st.integers(32, 2**20), stretch=positive
 )
 patterns = st.lists(
   st.tuples(schemes, st.one_of(st.none(), tokens)), min_size=2, max_size=2
@@ -122,11 +130,11 @@ def test_groups_of_layers_survive_json():
 
 
 def test_every_scheme_of_the_catalogue_is_tested():
-  assert set(fields) | {"Pattern"} == set(positional.CATALOGUE)
+  assert {*fields, "LearnedAbsolute", "Pattern"} == set(positional.CATALOGUE)
 
 
 @given(
-  scheme=schemes | patterns,
+  scheme=schemes | learned | patterns,
   eps=st.floats(min_value=1e-12, max_value=1e-3),
   norm=st.sampled_from(["none", "q", "k", "qk"]),
 )

@@ -35,7 +35,7 @@ def asked(monkeypatch):
 
   def inputs(suite, lm, material):
     return types.SimpleNamespace(
-      suite=suite, text=material, digests={}, hashes={}
+      suite=suite, text=material, digests={}, hashes={}, lengths=(32,)
     )
 
   def found(inputs, name, methods, variant, record):

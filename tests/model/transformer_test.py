@@ -482,6 +482,7 @@ def test_training_multiplies_by_what_makes_scaled_logits(
   plain_BSV = transformer.forward(config, params, tokens_BS)
   got_BSV = transformer.forward(scaled, params, tokens_BS)
   np.testing.assert_allclose(got_BSV, 0.3 * plain_BSV, rtol=1e-5, atol=1e-6)
+  params = jax.tree.map(jnp.asarray, params)
   x_BSM = transformer.hidden(scaled, params, tokens_BS)
   np.testing.assert_allclose(
     jnp.matmul(*transformer.head(scaled, params, x_BSM)), got_BSV, atol=1e-5

@@ -1,5 +1,6 @@
 """What would fit is found in few compilations."""
 
+import argparse
 import dataclasses
 import types
 
@@ -46,7 +47,8 @@ def _tried(remat, last_too_large, monkeypatch):
     return types.SimpleNamespace(fits=fits, step=step), None
 
   monkeypatch.setattr(training, "plan", plan)
-  found = cli._train(recipe, phase, None, parse("v5e-8"), 0.5, None)
+  args = argparse.Namespace(mfu=0.5, quick=False)
+  found = cli._train(recipe, phase, None, parse("v5e-8"), args, None)
   return steps, [plan for plan, _ in found]
 
 

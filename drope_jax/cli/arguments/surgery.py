@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--scaling-factor",
     type=float,
     metavar="S",
-    help="times the context that --scaling is for",
+    help="times the context that --scaling is for (default: none, and it must "
+    "be given with --scaling)",
   )
   parser.add_argument(
     "--qk-norm",
