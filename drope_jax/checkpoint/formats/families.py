@@ -97,58 +97,59 @@ _NORMS_ON_BOTH_SIDES = {
   "layers/mlp_norm/gain": _LAYER + "pre_feedforward_layernorm.weight",
 }
 
+
+def _with_biases(
+  norms: Mapping[str, str], projections: Mapping[str, str]
+) -> dict[str, str]:
+  """Returns names of the weight and bias of modules, by our modules' paths."""
+  return {
+    f"{ours}/{part}": f"{theirs}.{name}"
+    for weight, modules in (("gain", norms), ("kernel", projections))
+    for ours, theirs in modules.items()
+    for part, name in ((weight, "weight"), ("bias", "bias"))
+  }
+
+
 _BLOCK = "transformer.h.{}."
 _GPT2 = {
   "embed/table": "transformer.wte.weight",
   "embed/positions": "transformer.wpe.weight",
   "head/kernel": "lm_head.weight",
-  **{
-    f"{ours}/{part}": f"{theirs}.{name}"
-    for ours, theirs in {
+  **_with_biases(
+    norms={
       "layers/attention_norm": _BLOCK + "ln_1",
       "layers/mlp_norm": _BLOCK + "ln_2",
       "final_norm": "transformer.ln_f",
-    }.items()
-    for part, name in (("gain", "weight"), ("bias", "bias"))
-  },
-  **{
-    f"layers/{ours}/{part}": f"{_BLOCK}{theirs}.{name}"
-    for ours, theirs in {
-      "attention/q": "attn.q",
-      "attention/k": "attn.k",
-      "attention/v": "attn.v",
-      "attention/o": "attn.c_proj",
-      "mlp/up": "mlp.c_fc",
-      "mlp/down": "mlp.c_proj",
-    }.items()
-    for part, name in (("kernel", "weight"), ("bias", "bias"))
-  },
+    },
+    projections={
+      "layers/attention/q": _BLOCK + "attn.q",
+      "layers/attention/k": _BLOCK + "attn.k",
+      "layers/attention/v": _BLOCK + "attn.v",
+      "layers/attention/o": _BLOCK + "attn.c_proj",
+      "layers/mlp/up": _BLOCK + "mlp.c_fc",
+      "layers/mlp/down": _BLOCK + "mlp.c_proj",
+    },
+  ),
 }
 _NEOX_LAYER = "gpt_neox.layers.{}."
 _NEOX = {
   "embed/table": "gpt_neox.embed_in.weight",
   "head/kernel": "embed_out.weight",
-  **{
-    f"{ours}/{part}": f"{theirs}.{name}"
-    for ours, theirs in {
+  **_with_biases(
+    norms={
       "layers/attention_norm": _NEOX_LAYER + "input_layernorm",
       "layers/mlp_norm": _NEOX_LAYER + "post_attention_layernorm",
       "final_norm": "gpt_neox.final_layer_norm",
-    }.items()
-    for part, name in (("gain", "weight"), ("bias", "bias"))
-  },
-  **{
-    f"layers/{ours}/{part}": f"{_NEOX_LAYER}{theirs}.{name}"
-    for ours, theirs in {
-      "attention/q": "attention.query",
-      "attention/k": "attention.key",
-      "attention/v": "attention.value",
-      "attention/o": "attention.dense",
-      "mlp/up": "mlp.dense_h_to_4h",
-      "mlp/down": "mlp.dense_4h_to_h",
-    }.items()
-    for part, name in (("kernel", "weight"), ("bias", "bias"))
-  },
+    },
+    projections={
+      "layers/attention/q": _NEOX_LAYER + "attention.query",
+      "layers/attention/k": _NEOX_LAYER + "attention.key",
+      "layers/attention/v": _NEOX_LAYER + "attention.value",
+      "layers/attention/o": _NEOX_LAYER + "attention.dense",
+      "layers/mlp/up": _NEOX_LAYER + "mlp.dense_h_to_4h",
+      "layers/mlp/down": _NEOX_LAYER + "mlp.dense_4h_to_h",
+    },
+  ),
 }
 _NOT_OF_GPT2 = (
   "attention_bias",
