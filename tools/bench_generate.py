@@ -22,7 +22,8 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
-import resource
+import pathlib
+import re
 import statistics
 import tempfile
 import time
@@ -194,8 +195,18 @@ def _measure(
   read = time.perf_counter()
   finish(write(state))
   written = time.perf_counter()
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  return Measured(read - started, (written - read) / args.new_tokens, peak)
+  return Measured(
+    read - started, (written - read) / args.new_tokens, _peak_mib()
+  )
+
+
+def _peak_mib() -> float:
+  """Returns the largest resident set of this process, on Linux.
+
+  getrusage would count what the process that started it had.
+  """
+  status = pathlib.Path("/proc/self/status").read_text()
+  return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def _prompts(config: ModelConfig, args: argparse.Namespace) -> np.ndarray:
