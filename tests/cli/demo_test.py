@@ -143,6 +143,8 @@ def test_the_demo_runs_to_its_report_and_repeats_no_step(run_demo, tmp_path):
   others = json.loads((out / "others/results.json").read_text())
   known = [row for row in found["rows"] if row["model"] != "live"]
   assert others["rows"] == known[: len(others["rows"])] != []
+  # Their times would differ if they had been evaluated again.
+  assert others["seconds"].items() <= found["seconds"].items()
 
   assert run_demo().status == 0
   assert records.read_metrics(out / "live") == lines, "it trained again"
