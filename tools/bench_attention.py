@@ -113,11 +113,12 @@ def _compare_compile_time(names: list[str]) -> None:
   """Prints a line for each chip, head size and mask as soon as it is known."""
   print("chip   D mask    ours s  splash s     x  forward  backward cycles")
   for chip, head_dim in itertools.product(names, _COMPILED_HEAD_DIMS):
-    peer = Case("splash", chip, 4096, head_dim, _PEER_BLOCKS[4096][0])
-    peer_s = peer.compile_cpu_s()
     for mask, option in (("causal", "plain"), ("window", "window")):
+      block = _PEER_BLOCKS[4096][0]
+      peer = Case("splash", chip, 4096, head_dim, block, option)
       ours = Case("flash", chip, 4096, head_dim, option=option)
-      ours_s, program = ours.compile_cpu_s(), ours.compiled()
+      peer_s, ours_s = peer.compile_cpu_s(), ours.compile_cpu_s()
+      program = ours.compiled()
       forward, backward = (
         ours.cycles(direction, kernel_of(program, direction))
         for direction in PRODUCTS

@@ -41,7 +41,8 @@ class Case:
     tokens, head_dim: of the sequence.
     block: that of `attention_targets.splash`; None for "flash", which has a
       table of blocks.
-    option: of `attention_targets.OPTIONS`; "plain" for the peers.
+    option: of `attention_targets.OPTIONS`; "plain" for the peers, or "window"
+      to compile splash alone.
     group_size: query heads that share a key/value head; 1 for the peers.
   """
 
@@ -69,6 +70,8 @@ class Case:
         kwargs[direction] = dataclasses.astuple(self.blocks(direction))
     else:
       kwargs["block"] = self.block
+      if self.option == "window":
+        kwargs["window"] = MASK_TOKENS
     return f"{_TARGETS}:{self.kernel}", f"{self.chip}:2x2", kwargs
 
   def blocks(self, direction: Direction) -> Blocks:

@@ -123,12 +123,15 @@ def layers(
   return jax.grad(total), (params, tokens_BS)
 
 
-def splash(tokens: int, head_dim: int, block: Sequence[int]):
+def splash(
+  tokens: int, head_dim: int, block: Sequence[int], window: int | None = None
+):
   """Returns the fused gradient of JAX's splash attention, and its arguments.
 
   Args:
     tokens, head_dim: as in `flash`.
     block: queries, keys, and keys computed at once.
+    window: keys that a query sees; None: all up to its own.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
@@ -145,9 +148,11 @@ def splash(tokens: int, head_dim: int, block: Sequence[int]):
     block_kv_dkv_compute=k_compute,
     use_fused_bwd_kernel=True,
   )
-  causal = splash_attention_mask.CausalMask((tokens, tokens))
+  mask = splash_attention_mask.CausalMask((tokens, tokens))
+  if window is not None:
+    mask = splash_attention_mask.LocalMask(mask.shape, (window - 1, 0), 0)
   attend = splash_attention_kernel.make_splash_mha(
-    splash_attention_mask.MultiHeadMask([causal] * HEADS),
+    splash_attention_mask.MultiHeadMask([mask] * HEADS),
     head_shards=1,
     q_seq_shards=1,
     block_sizes=sizes,
