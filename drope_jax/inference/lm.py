@@ -262,9 +262,9 @@ class CheckpointLM:
       if (
         self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
       ):
-        # A quarter, half or three quarters: each length is a program.
+        # Some eighths: each length is a program.
         unit = CHUNK_TOKENS if chunked else LENGTH_MULTIPLE
-        step = -(-S // (4 * unit)) * unit
+        step = -(-S // (8 * unit)) * unit
         shared = _shared(tokens_BS, lengths) // step * step
       state = decode.start(
         config,
