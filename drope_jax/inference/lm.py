@@ -309,7 +309,7 @@ class CheckpointLM:
   def _in_chunks(self, tokens: int) -> bool:
     """Returns whether prompts of this length are read in chunks."""
     whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
-    return self.mesh is None and tokens > BATCH_TOKENS and whole
+    return self.mesh is None and tokens >= BATCH_TOKENS and whole
 
   @property
   def ends(self) -> tuple[int, ...]:
