@@ -262,10 +262,11 @@ class CheckpointLM:
       if (
         self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
       ):
-        # Some eighths: each length is a program.
+        # Seven eighths, three quarters or half: each length is a program.
         unit = CHUNK_TOKENS if chunked else LENGTH_MULTIPLE
-        step = -(-S // (8 * unit)) * unit
-        shared = _shared(tokens_BS, lengths) // step * step
+        parts = [S * n // 8 // unit * unit for n in (7, 6, 4)]
+        common = _shared(tokens_BS, lengths)
+        shared = next((n for n in parts if n <= common), 0)
       state = decode.start(
         config,
         positions,
