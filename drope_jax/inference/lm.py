@@ -262,10 +262,11 @@ class CheckpointLM:
       if (
         self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
       ):
-        # A quarter, half or three quarters: each length is a program.
+        # Seven eighths, three quarters or half: each length is a program.
         unit = chunk or LENGTH_MULTIPLE
-        step = -(-S // (4 * unit)) * unit
-        shared = _shared(tokens_BS, lengths) // step * step
+        parts = [S * n // 8 // unit * unit for n in (7, 6, 4)]
+        common = _shared(tokens_BS, lengths)
+        shared = next((n for n in parts if n <= common), 0)
       state = decode.start(
         config,
         positions,
@@ -305,6 +306,11 @@ class CheckpointLM:
           yield rows[i], ids
         if ended_B.all():
           break
+
+  def _in_chunks(self, tokens: int) -> bool:
+    """Returns whether prompts of this length are read in chunks."""
+    whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
+    return self.mesh is None and tokens >= BATCH_TOKENS and whole
 
   @property
   def ends(self) -> tuple[int, ...]:

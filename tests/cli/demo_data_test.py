@@ -18,10 +18,10 @@ def write(monkeypatch, tmp_path):
   """Writes the stores of 6 documents each, over two addresses."""
   few = {
     name: dataclasses.replace(store, count=COUNT)
-    for name, store in demo_data.NEEDLE_STORES.items()
+    for name, store in demo_data.STORES.items()
   }
   texts = list(corpus.documents("test"))[:2]
-  monkeypatch.setattr(demo_data, "NEEDLE_STORES", few)
+  monkeypatch.setattr(demo_data, "STORES", few)
   monkeypatch.setattr(corpus, "documents", lambda split: iter(texts))
 
   def run(folder, **others):
@@ -34,10 +34,10 @@ def write(monkeypatch, tmp_path):
   return run
 
 
-def test_every_needle_document_starts_at_a_multiple_of_its_tokens(write):
+def test_every_document_starts_at_a_multiple_of_its_tokens(write):
   for name, store in write("all").items():
     if name != "text":
-      tokens = demo_data.NEEDLE_STORES[name].tokens
+      tokens = demo_data.STORES[name].tokens
       np.testing.assert_array_equal(
         store.boundaries, tokens * np.arange(COUNT + 1)
       )
@@ -45,7 +45,7 @@ def test_every_needle_document_starts_at_a_multiple_of_its_tokens(write):
 
 def test_a_smaller_store_has_the_first_documents(write):
   whole, cut = write("all"), write("cut", max_documents=2)
-  for name in demo_data.NEEDLE_STORES:
+  for name in demo_data.STORES:
     assert cut[name].num_documents == 2
     n = cut[name].num_tokens
     np.testing.assert_array_equal(cut[name].read(0, n), whole[name].read(0, n))
@@ -56,9 +56,9 @@ def test_documents_ask_for_their_needles(write):
   decode = tokenizer.load(corpus.tokenizer_path()).decode
   question = r" Which magic word goes with (\w+)\? Magic word: \1 (\w+)\."
   for name, store in write("all").items():
-    if name == "text":
+    if name not in demo_data.NEEDLE_STORES:
       continue
-    documents = demo_data.NEEDLE_STORES[name].documents
+    documents = demo_data.STORES[name].documents
     ids = store.read(0, store.num_tokens).reshape(COUNT, -1)
     for text in map(decode, ids.tolist()):
       asked = re.findall(question, text)
@@ -75,7 +75,7 @@ def test_a_finished_store_is_not_written_again(write, tmp_path):
   stamps = {path: path.stat().st_mtime_ns for path in files}
   named = []
   write("all", on_store=named.append)
-  assert named == ["text", *demo_data.NEEDLE_STORES]
+  assert named == ["text", *demo_data.STORES]
   assert stamps == {path: path.stat().st_mtime_ns for path in files}
 
 
@@ -84,7 +84,7 @@ def test_no_sequence_of_the_demo_cuts_a_needle_document(name):
   recipe = configure.build(f"recipes/{name}.gin", Recipe)
   phases = [p for p in recipe.phases if isinstance(p, TrainPhase)]
   read = [
-    (demo_data.NEEDLE_STORES[store].tokens, phase.context_tokens)
+    (demo_data.STORES[store].tokens, phase.context_tokens)
     for phase in phases
     for store in phase.data.stores
     if store != "text"

@@ -156,6 +156,7 @@ def test_a_ladders_trainings_differ_only_in_their_drops(name):
     "keep12": PartialRope(rope, 12),
     "keep16": rope,
     "window": Pattern((rope, *[nope] * 5), (32, *[None] * 5)),
+    "window2": Pattern((rope, rope, *[nope] * 4), (32, 32, *[None] * 4)),
     "theta": Rope(10_000.0),
   }
   sweep = configure.build(f"sweeps/{name}.gin", Sweep)
@@ -538,7 +539,7 @@ def test_a_recalibration_has_the_numbers_of_its_source(name):
 def test_every_recipe_of_the_papers_sizes_is_planned():
   small = {"tiny", "from_scratch", "from_scratch_rope", "from_scratch_nope"}
   small |= {"demo_base", "demo_drope", "demo_live"}
-  small |= {"demo_partial", "demo_continued"}
+  small |= {"demo_partial", "demo_continued", "copying_base"}
   recipes = {path.stem for path in (CONFIGS / "recipes").glob("*.gin")}
   assert recipes - small == {*PLANNED}
   assert {*PLANNED} - {*RECALIBRATIONS} == {
