@@ -263,19 +263,19 @@ def prefill(
       chunk_tokens=chunk_tokens,
       backend=backend,
     )
-  x_B1M, cache = transformer.forward_cached(
+  x_BSM, cache = transformer.forward_cached(
     config,
     params,
     tokens_BS,
     cache,
     from_empty=True,
     kept_B=length_B,
-    wanted_B=length_B - 1,
     logit_scale=for_queries(logit_scale, tokens_BS),
     backend=backend,
   )
+  last_B1M = jnp.take_along_axis(x_BSM, length_B[:, None, None] - 1, axis=1)
   # Slots after a row's end hold padding, which its new tokens overwrite.
-  return transformer.unembed(config, params, x_B1M)[:, 0], cache
+  return transformer.unembed(config, params, last_B1M)[:, 0], cache
 
 
 def prefill_chunks(
@@ -311,20 +311,20 @@ def prefill_chunks(
     tokens_Bc = jax.lax.dynamic_slice_in_dim(
       tokens_BS, start, chunk_tokens, axis=1
     )
-    index_B = length_B - 1 - start
-    x_B1M, cache = transformer.forward_cached(
+    x_BcM, cache = transformer.forward_cached(
       config,
       params,
       tokens_Bc,
       cache,
       kept_B=jnp.clip(length_B - start, 0, chunk_tokens),
-      wanted_B=jnp.clip(index_B, 0, chunk_tokens - 1),
       logit_scale=scale,
       backend=backend,
     )
+    index_B = length_B - 1 - start
     here_B1 = ((index_B >= 0) & (index_B < chunk_tokens))[:, None]
-    last_BM = jnp.where(here_B1, x_B1M[:, 0], last_BM)
-    return start + chunk_tokens, last_BM, cache
+    at_B11 = jnp.clip(index_B, 0, chunk_tokens - 1)[:, None, None]
+    found_BM = jnp.take_along_axis(x_BcM, at_B11, axis=1)[:, 0]
+    return start + chunk_tokens, jnp.where(here_B1, found_BM, last_BM), cache
 
   nothing_BM = jnp.zeros((B, config.width), params["embed"]["table"].dtype)
   _, last_BM, cache = jax.lax.while_loop(

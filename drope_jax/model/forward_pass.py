@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from drope_jax import attention
 from drope_jax.axes import Array
-from drope_jax.model import backend as backends
 from drope_jax.model.cache import Cache, Place, View
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
@@ -98,8 +97,6 @@ class ForwardPass:
     backend: the attention's.
     from_empty: whether the cache, if there is one, holds nothing yet.
     kept_B: how many tokens of each row the cache keeps.
-    wanted_B: index of the one token of each row that the last layer computes
-      more of than its key and value; None: all.
     joined: whether B and S are one axis outside attention.
     captures: names in `CAPTURES`.
     reader: of attention's weights; None: they are not captured.
@@ -120,7 +117,6 @@ class ForwardPass:
   backend: attention.Choice
   from_empty: bool
   kept_B: Array
-  wanted_B: Array | None
   joined: bool
   captures: frozenset[str]
   reader: attention.Reader | None
@@ -149,16 +145,12 @@ class LayerPass:
   Attributes:
     shared: what all layers share.
     own: what this one has of its own, without N.
-    wanted_B: as of the shared pass in the model's last layer; None in others.
     captured: what was asked for, by its name in `CAPTURES`.
   """
 
-  def __init__(
-    self, shared: ForwardPass, own: PerLayer, wanted_B: Array | None = None
-  ):
+  def __init__(self, shared: ForwardPass, own: PerLayer):
     self.shared = shared
     self.own = own
-    self.wanted_B = wanted_B
     self.captured: dict[str, Any] = {}
 
   def capture(self, name: str, value: Any) -> None:
@@ -166,19 +158,10 @@ class LayerPass:
     if name in self.shared.captures:
       self.captured[name] = value
 
-  def wanted(self, x_BS: Array) -> Array:
-    """Returns the wanted token's part of each row, or all of it."""
-    if self.wanted_B is None:
-      return x_BS
-    index_B1 = self.wanted_B.reshape(-1, *(1,) * (x_BS.ndim - 1))
-    return jnp.take_along_axis(x_BS, index_B1, axis=1)
-
   def attend(
     self, qkv: QKV, cache: Cache | None, learned: Mapping[str, Array]
   ) -> tuple[Array, Cache | None]:
     """Returns attention's out_BSHD, and the cache with these keys and values.
-
-    Only wanted queries attend.
 
     Args:
       qkv: after QK norm, before positions.
@@ -201,21 +184,16 @@ class LayerPass:
       None if cap is None else jnp.float32(cap),
     )
     self.capture("attention_inputs", inputs)
-    if self.wanted_B is not None:
-      logit_scale = jnp.broadcast_to(logit_scale, shared.shape)
-      logit_scale = self.wanted(logit_scale)
     read = functools.partial(
       self._read,
-      self.wanted(qkv.q_BSHD),
+      qkv.q_BSHD,
       rotation=rotation,
       logit_scale=logit_scale,
       slopes_H=positions.slopes_H,
       bias_HT=positions.bias_HT,
       soft_cap=cap,
     )
-    read_own = functools.partial(
-      read, qkv.k_BSKD, qkv.v_BSKD, self.wanted_B, own.window
-    )
+    read_own = functools.partial(read, qkv.k_BSKD, qkv.v_BSKD, None, own.window)
     if cache is None:
       found = read_own()
     else:
@@ -244,10 +222,7 @@ class LayerPass:
 
     def of(view: View) -> Any:
       window = None if view.all_visible else self.own.window
-      first_B = view.offset_B
-      if self.wanted_B is not None:
-        first_B += self.wanted_B
-      return read(view.k_BTKD, view.v_BTKD, first_B, window)
+      return read(view.k_BTKD, view.v_BTKD, view.offset_B, window)
 
     if whole is None or ring is None:
       view = ring if whole is None else whole
@@ -275,9 +250,6 @@ class LayerPass:
         shared.reader, q_BSHD, k_BTKD, mask, **terms
       )
     with_stats = "max_logit" in shared.captures
-    backend = shared.backend
-    if self.wanted_B is not None:
-      backend = backends.for_one_token(backend)
     attended = attention.attend(
       q_BSHD,
       k_BTKD,
@@ -286,7 +258,7 @@ class LayerPass:
       **terms,
       rotation=rotation,
       with_stats=with_stats,
-      backend=backend,
+      backend=shared.backend,
     )
     if not with_stats:
       return attended, captured
@@ -319,7 +291,6 @@ def start(
   cache: Cache | None = None,
   from_empty: bool = False,
   kept_B: Array | None = None,
-  wanted_B: Array | None = None,
   segments_BS: Array | None = None,
   logit_scale: Array | float | None = None,
   backend: attention.Choice = "reference",
@@ -339,9 +310,6 @@ def start(
       attend to each other alone and a backend may skip what they cannot see.
     kept_B: how many tokens of each row are real, and not padding that follows
       them; None: all.
-    wanted_B: index of the one token of each row whose state after the last
-      layer is wanted; None: all. What others alone need is not computed, so
-      nothing may be captured.
     segments_BS: int32 ids; a token sees its own segment alone. None: one.
     logit_scale: overrides `config.logit_scale`; one for all, or float32 [B, S]
       for the queries; may be traced.
@@ -369,7 +337,6 @@ def start(
       f"{reader} and the captures {', '.join(capture) or 'none'}. Give both, "
       "or neither."
     )
-  assert wanted_B is None or not (capture or join_sequences)
   plan = patterns.layer_plan(config.positional, config.num_layers)
   for scheme in plan.schemes:
     if cache is not None and not scheme.is_fixed:
@@ -407,7 +374,6 @@ def start(
     backend=backend,
     from_empty=from_empty,
     kept_B=jnp.full(B, S) if kept_B is None else kept_B,
-    wanted_B=wanted_B,
     joined=join_sequences,
     captures=frozenset(capture),
     reader=reader,

@@ -226,10 +226,10 @@ class Layer(nnx.Module):
   def __call__(
     self, x_BSM: Array, cache: Cache | None, layer_pass: LayerPass
   ) -> tuple[Array, Cache | None]:
-    """Returns the wanted residual stream after this layer, and the cache."""
+    """Returns the residual stream after this layer, and the cache."""
     y_BSM = _normalized(self.attention_norm, x_BSM)
     y_BSM, cache = self.attention(y_BSM, cache, layer_pass)
-    x_BSM = before_BSM = layer_pass.wanted(x_BSM)
+    before_BSM = x_BSM
     x_BSM += self._scaled(_normalized(self.attention_post_norm, y_BSM))
     read_BSM = before_BSM if self.parallel else x_BSM
     y_BSM = self.mlp(_normalized(self.mlp_norm, read_BSM))

@@ -31,8 +31,6 @@ def run(
   cache: Cache | None,
   shared: ForwardPass,
   own: PerLayer,
-  *,
-  ends: bool,
 ) -> tuple[Array, Cache | None, dict[str, Any]]:
   """Returns the residual stream after all layers, the cache, and captures.
 
@@ -42,40 +40,23 @@ def run(
     cache: of all layers of the model.
     shared: what they share.
     own: what each has of its own.
-    ends: whether the last of them is the model's, after which `wanted_B` of the
-      shared pass applies.
   """
   graph, adapters_N, weights_N = nnx.split(stack, nnx.LoRAParam, ...)
 
-  def body(carry, inputs, wanted_B=None):
+  def body(carry, inputs):
     x_BSM, cache = carry
     adapters, weights, own = inputs
     if adapters:  # The other weights are frozen.
       weights = jax.tree.map(_row_major, weights)
     layer = nnx.merge(graph, adapters, weights)
-    layer_pass = LayerPass(shared, own, wanted_B)
+    layer_pass = LayerPass(shared, own)
     x_BSM, cache = layer(x_BSM, cache, layer_pass)
     return (x_BSM, cache), layer_pass.captured
 
-  inputs_N = (adapters_N, weights_N, own)
-  if ends and shared.wanted_B is not None:
-    # A scan over a part of the stack would copy the part.
-    def layer(n):
-      return jax.tree.map(
-        lambda x_N: jax.lax.dynamic_index_in_dim(x_N, n, keepdims=False),
-        inputs_N,
-      )
-
-    last = len(own.scheme) - 1
-    carry = jax.lax.fori_loop(
-      0, last, lambda n, carry: body(carry, layer(n))[0], (x_BSM, cache)
-    )
-    (x_BSM, cache), _ = body(carry, layer(last), shared.wanted_B)
-    return x_BSM, cache, {}
   (x_BSM, cache), captured_N = jax.lax.scan(
     remat.apply(shared.remat, body, in_loop=not shared.unroll),
     (x_BSM, cache),
-    inputs_N,
+    (adapters_N, weights_N, own),
     unroll=shared.unroll,
   )
   return x_BSM, cache, captured_N

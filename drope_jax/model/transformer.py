@@ -121,10 +121,7 @@ class Transformer(nnx.Module):
     x_BSM = shared.join(self.embedded(tokens_BS, shared))
     captured = []
     for group, own in zip(self.stacks, shared.groups, strict=True):
-      ends = own is shared.groups[-1]
-      x_BSM, cache, of_group = stack.run(
-        group, x_BSM, cache, shared, own, ends=ends
-      )
+      x_BSM, cache, of_group = stack.run(group, x_BSM, cache, shared, own)
       captured.append(of_group)
     if len(captured) > 1:
       captured = [jax.tree.map(lambda *x_N: jnp.concatenate(x_N), *captured)]

@@ -10,7 +10,6 @@ import pytest
 
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
-from drope_jax.model.config import LayerGroup
 from drope_jax.positional import Alibi, Dynamic, Nope, Pattern, Rope
 
 SCHEMES = {
@@ -91,41 +90,6 @@ def test_several_tokens_at_once_continue_a_cache(
   next_B1 = tokens_BS[rows, lengths][:, None]
   got_B1V, _ = _read(config, params, next_B1, cache)
   np.testing.assert_allclose(got_B1V[:, 0], want_BSV[rows, lengths], atol=1e-5)
-
-
-@pytest.mark.parametrize("from_empty", [True, False])
-@pytest.mark.parametrize("name", [*SCHEMES, "two groups"])
-def test_a_token_wanted_alone_is_the_same_and_leaves_the_same_cache(
-  config, params, random_params, tokens_BS, name, from_empty
-):
-  """Each row wants another token, whose queries have a scale of their own."""
-  if name in SCHEMES:
-    config = dataclasses.replace(config, positional=SCHEMES[name])
-  else:
-    groups = (LayerGroup(1), LayerGroup(2, mlp_width=16))
-    config = dataclasses.replace(config, num_layers=3, layer_groups=groups)
-    params = random_params(config)
-  before = caches.empty(config, 2, 24, jnp.float32)
-  if not from_empty:
-    _, before = _read(config, params, tokens_BS[:, :7], before, from_empty=True)
-  scale_BS = np.linspace(0.5, 2, 16, dtype=np.float32).reshape(2, 8)
-  read = functools.partial(
-    _read,
-    config,
-    params,
-    tokens_BS[:, 7:15],
-    before,
-    from_empty=from_empty,
-    logit_scale=scale_BS,
-  )
-  all_BSV, whole = read()
-  rows, wanted_B = np.arange(2), np.array([3, 7])
-  got_B1V, cache = read(wanted_B=wanted_B)
-  # Sums in another order, of logits of order one.
-  same = functools.partial(np.testing.assert_allclose, atol=1e-5)
-  same(got_B1V[:, 0], all_BSV[rows, wanted_B])
-  assert np.abs(all_BSV[rows, wanted_B] - all_BSV[rows, 0]).max() > 0.1
-  jax.tree.map(same, cache, whole)
 
 
 def test_an_empty_cache_has_the_dtype_and_the_room_asked_for(config):
