@@ -10,13 +10,17 @@ memory: these are not hardware timings.
 Splash and tokamax have the best of some block sizes for each direction. tokamax
 is included if it is installed.
 
+With --compile-time it compares the CPU seconds of compiling ours and splash.
+
 python tools/bench_attention.py --json attention.json
 python tools/bench_attention.py --quick
+python tools/bench_attention.py --compile-time --chips v5e
 """
 
 import argparse
 from concurrent import futures
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -36,6 +40,8 @@ _PEER_BLOCKS = {
   32768: ((1024, 2048, 512), (2048, 2048, 256)),
 }
 _HEAD_DIMS = (64, 128)
+_COMPILED_HEAD_DIMS = (64, 128, 192, 256)
+"""Those of `--compile-time`."""
 _NOTE = (
   "Static schedules from the TPU's compiler, not hardware timings. Cycles are "
   "those of one head; MFU is causal; x is ours over the row's. A window and "
@@ -71,14 +77,24 @@ def main() -> None:
   parser.add_argument(
     "--quick", action="store_true", help="v5e, 4096 tokens, head_dim 128"
   )
+  parser.add_argument(
+    "--compile-time",
+    action="store_true",
+    help="of gradients at 4096 tokens, instead of the comparison of cycles",
+  )
   parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
   parser.add_argument(
     "--jobs", type=int, default=2, metavar="N", help="compilers at a time"
   )
   args = parser.parse_args()
+  if args.compile_time and (args.quick or args.json):
+    parser.error("--quick and --json do not apply to --compile-time")
   # Only the compilers' processes use libtpu.
   jax.config.update("jax_platforms", "cpu")
   try:
+    if args.compile_time:
+      _compare_compile_time(args.chips)
+      return
     figures = _measure(_cases(args.chips, args.quick), args.jobs)
   except ValueError as error:
     print(error, file=sys.stderr)
@@ -91,6 +107,26 @@ def main() -> None:
     records = [dataclasses.asdict(figure) for figure in figures]
     document = {"note": _NOTE, "figures": records}
     args.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _compare_compile_time(names: list[str]) -> None:
+  """Prints a line for each chip, head size and mask as soon as it is known."""
+  print("chip   D mask    ours s  splash s     x  forward  backward cycles")
+  for chip, head_dim in itertools.product(names, _COMPILED_HEAD_DIMS):
+    peer = Case("splash", chip, 4096, head_dim, _PEER_BLOCKS[4096][0])
+    peer_s = peer.compile_cpu_s()
+    for mask, option in (("causal", "plain"), ("window", "window")):
+      ours = Case("flash", chip, 4096, head_dim, option=option)
+      ours_s, program = ours.compile_cpu_s(), ours.compiled()
+      forward, backward = (
+        ours.cycles(direction, kernel_of(program, direction))
+        for direction in PRODUCTS
+      )
+      print(
+        f"{chip} {head_dim:4} {mask} {ours_s:8.1f} {peer_s:9.1f} "
+        f"{ours_s / peer_s:5.2f} {forward:8,.0f} {backward:9,.0f}",
+        flush=True,
+      )
 
 
 def _cases(names: list[str], quick: bool) -> list[Case]:

@@ -55,6 +55,13 @@ class Case:
 
   def compiled(self) -> schedule.Program:
     """Compiles the gradient; see `schedule.compiled` for what it raises."""
+    return schedule.compiled(*self._target())
+
+  def compile_cpu_s(self) -> float:
+    """Compiles the gradient; see `schedule.compile_cpu_s`."""
+    return schedule.compile_cpu_s(*self._target())
+
+  def _target(self) -> tuple[str, str, dict[str, Any]]:
     kwargs: dict[str, Any] = {"tokens": self.tokens, "head_dim": self.head_dim}
     if self.kernel == "flash":
       kwargs |= {"option": self.option, "group_size": self.group_size}
@@ -62,8 +69,7 @@ class Case:
         kwargs[direction] = dataclasses.astuple(self.blocks(direction))
     else:
       kwargs["block"] = self.block
-    target = f"{_TARGETS}:{self.kernel}"
-    return schedule.compiled(target, f"{self.chip}:2x2", kwargs)
+    return f"{_TARGETS}:{self.kernel}", f"{self.chip}:2x2", kwargs
 
   def blocks(self, direction: Direction) -> Blocks:
     """Returns the blocks of `flash_tpu`."""

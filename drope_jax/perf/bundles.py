@@ -22,28 +22,24 @@ _BACK = re.compile(r"sbr\.\w+ \(!(%p\w+)\) target bundleno = (\d+)")
 _VMEM = re.compile(r"#allocation\d+ \[.*?space=vmem, size = (0x[0-9a-f]+)")
 
 
-def environment(folder: str) -> dict[str, str]:
-  """Returns variables for a process that compiles for TPUs and dumps its code.
+def environment(folder: str | None) -> dict[str, str]:
+  """Returns variables for a process that compiles for TPUs.
 
   Args:
-    folder: for the dump.
+    folder: where the process dumps its code; None: nowhere.
   """
-  variables = dict(os.environ)
+  variables = os.environ | compiler.ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"}
   # A program from the cache is not compiled, and leaves no dump.
   variables.pop("JAX_COMPILATION_CACHE_DIR", None)
-  flags = {
-    "xla_jf_dump_to": folder,
-    "xla_jf_dump_llo_text": "true",
-    "xla_jf_dump_llo_pass_label_regex": f"{_BUNDLES}|{_ALLOCATIONS}",
-  }
-  return (
-    variables
-    | compiler.ENVIRONMENT
-    | {
-      "LIBTPU_INIT_ARGS": " ".join(f"--{k}={v}" for k, v in flags.items()),
-      "TF_CPP_MIN_LOG_LEVEL": "3",
+  if folder is not None:
+    flags = {
+      "xla_jf_dump_to": folder,
+      "xla_jf_dump_llo_text": "true",
+      "xla_jf_dump_llo_pass_label_regex": f"{_BUNDLES}|{_ALLOCATIONS}",
     }
-  )
+    arguments = " ".join(f"--{k}={v}" for k, v in flags.items())
+    variables["LIBTPU_INIT_ARGS"] = arguments
+  return variables
 
 
 def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:

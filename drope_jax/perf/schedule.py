@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any, NamedTuple
 
 from drope_jax.perf import bundles, compiler
@@ -181,23 +182,44 @@ def compiled(target: str, topology: str, kwargs: Mapping[str, Any]) -> Program:
     ValueError: libtpu is not installed.
     CompileError: the program does not compile.
   """
-  compiler.require_libtpu()
   with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, "-m", "drope_jax.perf.schedule", target]
-    command += [topology, json.dumps(kwargs)]
-    ran = subprocess.run(
-      command, capture_output=True, env=bundles.environment(folder), text=True
-    )
-    if ran.returncode:
-      lines = ran.stderr.strip().splitlines() or ["no message"]
-      raise CompileError(
-        f"{target} does not compile for {topology} with {dict(kwargs)}: "
-        f"{_reason(lines)}"
-      )
+    found = _in_process(target, topology, kwargs, folder)
     return Program(
       kernels={k.name: k for k in _read(pathlib.Path(folder))},
-      **json.loads(ran.stdout.splitlines()[-1]),
+      temporary_bytes=found["temporary_bytes"],
+      accessed_bytes=found["accessed_bytes"],
     )
+
+
+def compile_cpu_s(
+  target: str, topology: str, kwargs: Mapping[str, Any]
+) -> float:
+  """Returns the CPU seconds of tracing, lowering and compiling a function.
+
+  They are those of all threads, in a process that compiles nothing else and
+  dumps nothing.
+
+  Args:
+    target, topology, kwargs: as in `compiled`, which raises the same errors.
+  """
+  return _in_process(target, topology, kwargs, None)["compile_cpu_s"]
+
+
+def _in_process(target, topology, kwargs, folder) -> dict[str, Any]:
+  """Returns what `_compile` does, from a process of its own."""
+  compiler.require_libtpu()
+  command = [sys.executable, "-m", "drope_jax.perf.schedule", target]
+  command += [topology, json.dumps(kwargs)]
+  ran = subprocess.run(
+    command, capture_output=True, env=bundles.environment(folder), text=True
+  )
+  if ran.returncode:
+    lines = ran.stderr.strip().splitlines() or ["no message"]
+    raise CompileError(
+      f"{target} does not compile for {topology} with {dict(kwargs)}: "
+      f"{_reason(lines)}"
+    )
+  return json.loads(ran.stdout.splitlines()[-1])
 
 
 def _reason(lines: list[str]) -> str:
@@ -216,7 +238,7 @@ def _read(folder: pathlib.Path) -> Iterator[Kernel]:
 
 
 def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> str:
-  """Compiles in this process; returns `Program`'s other attributes as JSON."""
+  """Compiles in this process; returns the program's sizes and time as JSON."""
   # The parent process needs no JAX.
   import jax
   from jax.experimental import topologies
@@ -230,8 +252,10 @@ def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> str:
   arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), arguments
   )
+  start = time.process_time()
   program = jax.jit(function).lower(*arguments).compile()
   found = {
+    "compile_cpu_s": time.process_time() - start,
     "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
     "accessed_bytes": int(program.cost_analysis()["bytes accessed"]),
   }
@@ -239,7 +263,7 @@ def _compile(target: str, topology: str, kwargs: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-  parser = argparse.ArgumentParser(description="The process of `compiled`.")
+  parser = argparse.ArgumentParser(description="The process that compiles.")
   parser.add_argument("target")
   parser.add_argument("topology")
   parser.add_argument("kwargs", type=json.loads)

@@ -27,6 +27,9 @@ def test_what_the_table_lacks_takes_the_nearest(direction, caplog):
   exact = blocks.nearest("v6e", 64, direction)
   assert not caplog.records
   assert blocks.nearest("v6e", 72, direction) == exact
+  # Between two sizes, the larger: both fill as many registers.
+  larger = blocks.nearest("v6e", 128, direction)
+  assert blocks.nearest("v6e", 96, direction) == larger
   assert blocks.nearest(None, 64, direction) == blocks.nearest(
     "v5e", 64, direction
   )

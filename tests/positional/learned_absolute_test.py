@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax import sharding, trees
+from drope_jax import attention, sharding, trees
 from drope_jax.analysis import damage
 from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
@@ -158,19 +158,40 @@ def test_decoding_goes_on_at_its_rows_own_offset(params, tokens_BS):
     )
 
 
-def test_devices_that_split_a_sequence_have_its_positions(params, tokens_BS):
+@pytest.mark.parametrize("zig_zag", [False, True])
+def test_devices_that_split_a_sequence_have_its_positions(
+  params, tokens_BS, zig_zag
+):
   mesh = sharding.make_mesh(
     sharding.MeshConfig(fsdp=2, context=4), jax.devices()
   )
-  batch = jax.NamedSharding(mesh, sharding.BATCH)
-  got_BSM = _hidden(
-    CONFIG,
+  divided = attention.Divided("reference", mesh, **sharding.ATTENTION)
+
+  def hidden(params, tokens_BS, backend):
+    return transformer.hidden(CONFIG, params, tokens_BS, backend=backend)
+
+  def table_gradient(params, *rest):
+    # Smaller weights: those of the fixture magnify rounding in gradients.
+    smaller = jax.tree.map(lambda leaf: leaf / 4, params)
+    gradient = jax.grad(lambda p: jnp.sin(hidden(p, *rest)).mean())(smaller)
+    return trees.flatten(gradient)[TABLE]
+
+  want = params, tokens_BS, "reference"
+  got = (
     jax.device_put(params, sharding.param_shardings(mesh, params)),
-    jax.device_put(tokens_BS, batch),
+    jax.device_put(tokens_BS, jax.NamedSharding(mesh, sharding.BATCH)),
+    divided if zig_zag else "reference",
   )
-  np.testing.assert_allclose(
-    got_BSM, _hidden(CONFIG, params, tokens_BS), rtol=1e-4, atol=1e-4
+  got_BSM, want_BSM, got_PM, want_PM = (
+    jax.jit(function, static_argnums=2)(*arguments)
+    for function in (hidden, table_gradient)
+    for arguments in (got, want)
   )
+  assert (np.abs(want_PM).max(1) > 0).sum() == S, "a row is not trained"
+  # Sums in another order.
+  np.testing.assert_allclose(got_BSM, want_BSM, rtol=1e-4, atol=1e-4)
+  limit = 1e-4 * np.abs(want_PM).max()
+  np.testing.assert_allclose(got_PM, want_PM, rtol=0, atol=limit)
 
 
 # Beyond the table -------------------------------------------------------------

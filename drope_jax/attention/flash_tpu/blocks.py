@@ -82,12 +82,12 @@ def nearest(
   """Returns the table's blocks for a chip and a head size.
 
   For a chip or a size that the table lacks, it returns those of v5e or of the
-  nearest size, and logs that once.
+  nearest size (the larger of two), and logs that once.
   """
   rows = [row for row in block_table.ROWS if row[2] == direction]
   known = chip if any(row[0] == chip for row in rows) else "v5e"
   rows = [row for row in rows if row[0] == known]
-  found = min(rows, key=lambda row: abs(row[1] - head_dim))
+  found = min(rows, key=lambda row: (abs(row[1] - head_dim), -row[1]))
   if found[:2] != (chip, head_dim):
     logging.log_first_n(
       logging.INFO,
