@@ -303,6 +303,17 @@ def test_a_prompt_read_in_chunks_is_the_prompt_read_at_once(
   assert len(set(itertools.chain(*want))) > 3, "it says the same throughout"
 
 
+def test_every_long_prompt_divides_into_chunks():
+  lengths = {lms.bucket(tokens) for tokens in range(1, 40_000, 100)}
+  chunks = {length: lms.chunk_tokens(length, mesh=None) for length in lengths}
+  whole = {length for length, chunk in chunks.items() if chunk is None}
+  assert whole == {length for length in lengths if length <= 2048}
+  assert {chunks[length] for length in lengths - whole} == {512, 1024}
+  assert not any(length % chunks[length] for length in lengths - whole)
+  # Positions may end anywhere.
+  assert lms.chunk_tokens(2100, mesh=None) is None
+
+
 @pytest.mark.parametrize("chunk", [32, 8])
 def test_a_shared_beginning_is_read_once_and_changes_nothing(
   lm, monkeypatch, chunk
