@@ -1,27 +1,34 @@
-"""Compares generation on a CPU with transformers, and with what memory allows.
+"""Compares generation on a CPU with others, and with what memory allows.
 
-Both have the same shape, random weights and the same prompts. Ours are loaded
-from a checkpoint, and are float32 or, with --dtype, of fewer bits; transformers
-makes its own, float32. Each prefills, then decodes greedily; transformers runs
-SDPA with a static cache. A
-round runs both and the bounds, one after the other, in processes of their own.
-The bounds are the products of prefill at the rate of one large matrix product,
-and reading all float32 weights once for each decoding step. Peak memory is the
-largest resident set of a process. Figures are medians over the rounds; ratios
-are taken within each.
+All have the same shape, random weights and the same prompts. Ours are loaded
+from a checkpoint, and are float32 or, with --dtype, of fewer bits. transformers
+makes its own, float32; it runs SDPA with a static cache, eager and compiled.
+llama.cpp reads ours from a GGUF file, and has a float32 cache. Each prefills,
+then decodes greedily. A round runs all of them and the bounds, one after the
+other, in processes of their own. The bounds are the products of prefill at the
+rate of one large matrix product, and reading all float32 weights once for each
+decoding step. Peak memory is the largest resident set of a process. Figures are
+medians over the rounds; ratios are taken within each.
 
   python tools/bench_generate.py
   python tools/bench_generate.py --batch 16
   python tools/bench_generate.py --dtype int8
-  python tools/bench_generate.py --prompt-tokens 16384 --new-tokens 8
+  python tools/bench_generate.py --prompt-tokens 16384 --new-tokens 8 --once \
+      --rounds 1 --rows ours transformers
 
-Hardware: two CPU cores. Time: a minute a round at the defaults.
+llama.cpp is left out where llama-cpp-python and gguf are not installed.
+
+Hardware: two CPU cores. Time: two minutes a round at the defaults.
 """
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import ctypes
 import dataclasses
+import functools
+import importlib.util
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -80,6 +87,19 @@ def main() -> None:
     "--dtype", choices=packed.DTYPES, default="float32", help="of our weights"
   )
   parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+  parser.add_argument(
+    "--rows", nargs="+", choices=_ROWS, default=[*_ROWS], help="(default: all)"
+  )
+  parser.add_argument(
+    "--once",
+    action="store_true",
+    help="run each once, for its peak memory; times include compilation",
+  )
+  parser.add_argument(
+    "--cpu-time",
+    action="store_true",
+    help="measure CPU seconds, on one core that has other work too",
+  )
   parser.add_argument("--row", choices=_ROWS, help=argparse.SUPPRESS)
   parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -87,16 +107,25 @@ def main() -> None:
   if args.row is not None:
     print(json.dumps(dataclasses.asdict(_ROWS[args.row](config, args))))
     return
+  rows = [row for row in _ROWS if row in args.rows]
+  if "llama.cpp" in rows and not (
+    importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf")
+  ):
+    rows.remove("llama.cpp")
+    print("Without llama.cpp, for which: pip install llama-cpp-python gguf")
   with tempfile.TemporaryDirectory() as folder:
     checkpoint = f"{folder}/random"
     init = jax.jit(transformer.init, static_argnums=0)
     params = init(config, jax.random.key(0))
     store.save_model(checkpoint, params, Manifest(config))
+    if "llama.cpp" in rows:
+      _write_gguf(config, params, f"{checkpoint}.gguf")
+    del params
 
     def in_process(row: str) -> Mapping[str, float]:
       return rounds.in_process(row, "--checkpoint", checkpoint)
 
-    found = rounds.in_turn(_ROWS, args.rounds, in_process)
+    found = rounds.in_turn(rows, args.rounds, in_process)
   _print_table(config, args, found)
 
 
@@ -108,7 +137,6 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
   B, S = args.batch, args.prompt_tokens
   tokens_BS = np.zeros((B, lms.bucket(S)), np.int32)
   tokens_BS[:, :S] = _prompts(config, args)
-  chunked = tokens_BS.shape[1] > lms.BATCH_TOKENS
   scale_B = jnp.ones(B)
 
   def prefill() -> decode.Rows:
@@ -120,7 +148,7 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
       jnp.full(B, S),
       scale_B,
       max_tokens=tokens_BS.shape[1] + lms.LENGTH_MULTIPLE,
-      chunk_tokens=lms.CHUNK_TOKENS if chunked else None,
+      chunk_tokens=lms.chunk_tokens(tokens_BS.shape[1], mesh=None),
       backend="blockwise",
     )
 
@@ -142,7 +170,9 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
   return _measure(args, prefill, write, jax.block_until_ready)
 
 
-def _transformers(config: ModelConfig, args: argparse.Namespace) -> Measured:
+def _transformers(
+  config: ModelConfig, args: argparse.Namespace, *, compiled: bool
+) -> Measured:
   import torch
   import transformers
 
@@ -159,6 +189,8 @@ def _transformers(config: ModelConfig, args: argparse.Namespace) -> Measured:
     attn_implementation="sdpa",
   )
   model = transformers.LlamaForCausalLM(theirs).eval()
+  if compiled:
+    model.forward = torch.compile(model.forward)
   prompts_BS = torch.asarray(_prompts(config, args).astype(np.int64))
   slots = args.prompt_tokens + args.new_tokens
 
@@ -182,6 +214,110 @@ def _transformers(config: ModelConfig, args: argparse.Namespace) -> Measured:
   return _measure(args, prefill, write, lambda state: state)
 
 
+def _llama_cpp(config: ModelConfig, args: argparse.Namespace) -> Measured:
+  import llama_cpp
+
+  quiet = llama_cpp.llama_log_callback(lambda *_: None)
+  llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
+  (B, S), n = (args.batch, args.prompt_tokens), args.new_tokens
+  cores = len(os.sched_getaffinity(0))
+  model = llama_cpp.llama_model_load_from_file(
+    f"{args.checkpoint}.gguf".encode(),
+    llama_cpp.llama_model_default_params(),
+  )
+  options = llama_cpp.llama_context_default_params()
+  options.n_ctx, options.n_seq_max, options.n_batch = B * (S + n), B, B * S
+  options.n_outputs_max = B
+  options.n_threads = options.n_threads_batch = cores
+  options.type_k = options.type_v = llama_cpp.GGML_TYPE_F32
+  context = llama_cpp.llama_init_from_model(model, options)
+  batch = llama_cpp.llama_batch_init(B * S, 0, 1)
+
+  def read(tokens_Bn: np.ndarray, first: int) -> np.ndarray:
+    """Returns each row's next token."""
+    last = tokens_Bn.shape[1] - 1
+    batch.n_tokens = tokens_Bn.size
+    for i, ((row, t), token) in enumerate(np.ndenumerate(tokens_Bn)):
+      batch.token[i], batch.pos[i] = int(token), first + t
+      batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
+      batch.logits[i] = t == last
+    if llama_cpp.llama_decode(context, batch):
+      raise RuntimeError("llama.cpp could not decode.")
+    return np.array(
+      [
+        np.ctypeslib.as_array(
+          llama_cpp.llama_get_logits_ith(context, (row + 1) * (last + 1) - 1),
+          (config.vocab_size,),
+        ).argmax()
+        for row in range(B)
+      ]
+    )
+
+  def prefill() -> np.ndarray:
+    memory = llama_cpp.llama_get_memory(context)
+    llama_cpp.llama_memory_clear(memory, True)
+    return read(_prompts(config, args), 0)
+
+  def write(token_B: np.ndarray) -> np.ndarray:
+    for i in range(n):
+      token_B = read(token_B[:, None], S + i)
+    return token_B
+
+  return _measure(args, prefill, write, lambda state: state)
+
+
+def _write_gguf(
+  config: ModelConfig, params: transformer.Params, path: str
+) -> None:
+  """Writes a model of the Llama family, float32, without a tokenizer."""
+  import gguf
+
+  writer = gguf.GGUFWriter(path, "llama")
+  writer.add_context_length(config.context_tokens)
+  writer.add_embedding_length(config.width)
+  writer.add_block_count(config.num_layers)
+  writer.add_feed_forward_length(config.mlp_width)
+  writer.add_head_count(config.num_heads)
+  writer.add_head_count_kv(config.num_kv_heads)
+  writer.add_key_length(config.head_dim)
+  writer.add_value_length(config.head_dim)
+  writer.add_layer_norm_rms_eps(config.norm_eps)
+  writer.add_rope_freq_base(config.positional.theta)
+  writer.add_vocab_size(config.vocab_size)
+  writer.add_tokenizer_model("no_vocab")
+  found = {
+    path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()
+  }
+  writer.add_tensor("token_embd.weight", found["embed/table"])
+  writer.add_tensor("output_norm.weight", found["final_norm/gain"])
+  if not config.tied_embeddings:
+    writer.add_tensor("output.weight", found["head/kernel"].T.copy())
+  for i in range(config.num_layers):
+    for theirs, ours in _GGUF_NAMES.items():
+      leaf = found[f"layers/{ours}"][i]
+      if theirs in ("attn_q", "attn_k"):  # Their rotary pairs are adjacent.
+        leaf = leaf.reshape(config.width, -1, 2, config.head_dim // 2)
+        leaf = leaf.swapaxes(2, 3).reshape(config.width, -1)
+      writer.add_tensor(f"blk.{i}.{theirs}.weight", leaf.T.copy())
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+
+
+_GGUF_NAMES = {
+  "attn_norm": "attention_norm/gain",
+  "attn_q": "attention/q/kernel",
+  "attn_k": "attention/k/kernel",
+  "attn_v": "attention/v/kernel",
+  "attn_output": "attention/o/kernel",
+  "ffn_norm": "mlp_norm/gain",
+  "ffn_gate": "mlp/gate/kernel",
+  "ffn_up": "mlp/up/kernel",
+  "ffn_down": "mlp/down/kernel",
+}
+
+
 def _measure(
   args: argparse.Namespace,
   prefill: Callable,
@@ -189,12 +325,14 @@ def _measure(
   finish: Callable,
 ) -> Measured:
   """Returns the times of a second run, after one that compiles."""
-  finish(write(finish(prefill())))
-  started = time.perf_counter()
+  clock = time.process_time if args.cpu_time else time.perf_counter
+  if not args.once:
+    finish(write(finish(prefill())))
+  started = clock()
   state = finish(prefill())
-  read = time.perf_counter()
+  read = clock()
   finish(write(state))
-  written = time.perf_counter()
+  written = clock()
   return Measured(
     read - started, (written - read) / args.new_tokens, _peak_mib()
   )
@@ -218,8 +356,9 @@ def _bounds(config: ModelConfig, args: argparse.Namespace) -> Measured:
   """Returns the least times that this machine's memory and products allow."""
   n, x = 2048, jnp.ones(2**27, jnp.float32)  # Larger than any cache.
   square = jnp.ones((n, n), jnp.float32)
-  byte_s = _best(jax.jit(jnp.sum), x) / x.nbytes
-  flop_s = _best(jax.jit(jnp.matmul), square, square) / (2 * n**3)
+  clock = time.process_time if args.cpu_time else time.perf_counter
+  byte_s = _best(clock, jax.jit(jnp.sum), x) / x.nbytes
+  flop_s = _best(clock, jax.jit(jnp.matmul), square, square) / (2 * n**3)
   work = args.batch * flops.of_prefill(config, args.prompt_tokens)
   held = _weight_bytes(config)
   return Measured(work * flop_s, held * byte_s, held / 2**20)
@@ -230,18 +369,24 @@ def _weight_bytes(config: ModelConfig) -> int:
   return sum(4 * leaf.size for leaf in shapes.values())
 
 
-def _best(function: Callable, *inputs: jax.Array) -> float:
+def _best(clock: Callable, function: Callable, *inputs: jax.Array) -> float:
   """Returns the seconds of the fastest of five runs."""
   jax.block_until_ready(function(*inputs))
   times = []
   for _ in range(5):
-    started = time.perf_counter()
+    started = clock()
     jax.block_until_ready(function(*inputs))
-    times.append(time.perf_counter() - started)
+    times.append(clock() - started)
   return min(times)
 
 
-_ROWS = {"ours": _ours, "transformers": _transformers, "bound": _bounds}
+_ROWS = {
+  "ours": _ours,
+  "transformers": functools.partial(_transformers, compiled=False),
+  "torch.compile": functools.partial(_transformers, compiled=True),
+  "llama.cpp": _llama_cpp,
+  "bound": _bounds,
+}
 
 
 def _print_table(
@@ -263,7 +408,7 @@ def _print_table(
       for name in ("prefill_s", "decode_s", "peak_mib")
     )
     print(f"{row:14}{B * S / prefill:15,.0f}{B / step:15,.1f}{peak:11,.0f}")
-  for row in ("transformers", "bound"):
+  for row in [*found][1:] if "ours" in found else []:
     prefill, decode, peak = (
       rounds.ratio(times[above, name], times[below, name])
       for above, below, name in (

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
   checkpoints = _checkpoints(args.checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
+  must_fit = () if args.positions is None else suite.methods
   if args.out is None:
     record = Record()
     try:
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         record,
         console,
         mesh=_mesh(args),
+        must_fit=must_fit,
         dtype=args.dtype,
       )
     except KeyboardInterrupt as interrupt:
@@ -120,6 +122,7 @@ def run(args: argparse.Namespace) -> None:
         console,
         on_step=file.save,
         mesh=_mesh(args),
+        must_fit=must_fit,
         share=share,
         dtype=args.dtype,
       )
@@ -139,6 +142,7 @@ def compare(
   on_step: Callable[[], None] = lambda: None,
   mesh: jax.sharding.Mesh | None = None,
   as_they_are: Collection[str] = (),
+  must_fit: Collection[str] = (),
   share: tuple[int, int] | None = None,
   dtype: str = "float32",
   stopping: Callable[[], bool] = lambda: False,
@@ -153,7 +157,7 @@ def compare(
     console: where progress is shown.
     on_step: called when the record has got something more.
     mesh: see `CheckpointLM`.
-    as_they_are: see `evaluation.plan`.
+    as_they_are, must_fit: see `evaluation.plan`.
     share: number of a share of the work and how many there are, see
       `steps.share`; None: all.
     dtype: see `CheckpointLM.of`.
@@ -167,7 +171,7 @@ def compare(
     name: CheckpointLM.load(path, dtype, mesh=mesh)
     for name, path in checkpoints.items()
   }
-  ahead = evaluation.plan(suite, lms, material, record, as_they_are)
+  ahead = evaluation.plan(suite, lms, material, record, as_they_are, must_fit)
   if share is not None:
     ahead = steps.share(ahead, *share)
   take(ahead, record, console, on_step, stopping)

@@ -173,7 +173,7 @@ class _Work:
       return None
     command = ["evaluate", f"{name}={path}", "--suite", self.sweep.suite]
     if methods is not None:
-      command += ["--positions", ",".join(methods)]
+      command += ["--set", f"Suite.methods = {tuple(methods)!r}"]
     out = os.fspath(self.out / name)
     return _run(f"{name}: evaluation", [*command, "--out", out])
 

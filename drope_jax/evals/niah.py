@@ -5,7 +5,7 @@ shortened for small vocabularies (`needles`). They fill the tested length;
 RULER's own tasks, to the letter, are in `ruler`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class Niah:
       without replacement, the last could be answered by exclusion. A key drawn
       twice is listed twice.
     max_new_tokens: generated, and kept free within the length.
+    questions: samples that share a haystack with its needles, and the prefill
+      of both; each asks for other keys. More than one save most of the time,
+      but the samples are then less independent than the intervals take them to
+      be.
     needles: what needles say; None: what the suite's say.
   """
 
@@ -41,6 +45,7 @@ class Niah:
   num_values: int = 1
   num_queries: int = 1
   max_new_tokens: int = 16
+  questions: int = 1
   needles: needles_lib.Needles | None = None
 
   def __post_init__(self):
@@ -54,10 +59,22 @@ class Niah:
         "Niah needs at least one key, value, query and new token, and at most "
         f"{len(DEPTHS)} needles, got {numbers}. Change them."
       )
+    if not 1 <= self.questions <= self.num_keys:
+      raise ValueError(
+        "Niah needs 1 to num_keys questions about a haystack, got "
+        f"{self.questions} and {self.num_keys} keys. Change one of them."
+      )
 
   @property
   def metrics(self) -> tuple[Metric, ...]:
     return retrieval.ALL_NEEDED
+
+  def expand(self) -> tuple["Niah"]:
+    """Returns itself: a suite can hold it as a group of one task."""
+    return (self,)
+
+  def only(self, names: Collection[str]) -> "Niah | None":
+    return self if self.name in names else None
 
   def draw(self, order: Order) -> Mapping[int, Sequence[Sample]]:
     """Returns the samples of each length; see `samples`."""
@@ -120,24 +137,26 @@ def samples(
     documents: held-out text.
     length: tokens of prefix, prompt and answer together.
     count: of samples.
-    seed: sample i depends on the arguments and (seed, i) alone. Training
-      documents, documents to fit the logit scale on and the test need different
-      seeds and different text.
+    seed: sample i depends on the arguments and (seed, i // questions) alone.
+      Training documents, documents to fit the logit scale on and the test need
+      different seeds and different text.
     prefix: ids that the prompt begins with, such as BOS.
 
   Raises:
     ValueError: not even one word of haystack fits, or there is no text.
   """
   text = running_text.RunningText.of(encode, documents, length)
-  return [
-    _sample(
+  made = [
+    sample
+    for index in range(-(-count // task.questions))
+    for sample in _of_a_haystack(
       task, encode, text, length, np.random.default_rng((seed, index)), prefix
     )
-    for index in range(count)
   ]
+  return made[:count]
 
 
-def _sample(task, encode, text, length, rng, prefix) -> Sample:
+def _of_a_haystack(task, encode, text, length, rng, prefix) -> list[Sample]:
   needles = task.needles
   pairs = needles.draw(rng, task.num_keys, task.num_values)
   hidden = [(key, value) for key, values in pairs.items() for value in values]
@@ -145,27 +164,38 @@ def _sample(task, encode, text, length, rng, prefix) -> Sample:
   depths = np.sort(rng.choice(DEPTHS, len(hidden), replace=False))
   keys = list(pairs)
   drawn = rng.integers(len(keys), size=task.num_queries)
-  queries = tuple(keys[i] for i in drawn)
-  answers = tuple(value for key in queries for value in pairs[key])
-  before, ask = needles.around(queries, task.num_values)
+  queries = [
+    tuple(keys[(i + question) % len(keys)] for i in drawn)
+    for question in range(task.questions)
+  ]
+  around = [needles.around(asked, task.num_values) for asked in queries]
+  before, longest = max(around, key=lambda texts: len(encode(texts[1])))
   stop = text.draw_end(rng)
 
   facts = [needles.needle(*pair) for pair in hidden]
 
   def prompt(haystack: list[str]) -> str:
-    return before + " ".join(hide(haystack, depths, facts)) + ask
+    return before + " ".join(hide(haystack, depths, facts)) + longest
 
   made = filled(task, text, encode, prompt, stop, length, prefix)
-  return Sample(
-    prompt=made,
-    prompt_tokens=(*prefix, *encode(made)),
-    queries=queries,
-    answers=answers,
-    length=length,
-    max_new_tokens=task.max_new_tokens,
-    others=tuple(v for _, v in hidden if v not in answers),
-    depth=int(depths[[value for _, value in hidden].index(answers[0])]),
-  )
+  haystack = made.removesuffix(longest)
+  values = [value for _, value in hidden]
+  found = []
+  for asked, (_, ask) in zip(queries, around, strict=True):
+    answers = tuple(value for key in asked for value in pairs[key])
+    found.append(
+      Sample(
+        prompt=haystack + ask,
+        prompt_tokens=(*prefix, *encode(haystack + ask)),
+        queries=asked,
+        answers=answers,
+        length=length,
+        max_new_tokens=task.max_new_tokens,
+        others=tuple(value for value in values if value not in answers),
+        depth=int(depths[values.index(answers[0])]),
+      )
+    )
+  return found
 
 
 class Asking(Protocol):

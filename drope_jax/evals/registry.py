@@ -42,11 +42,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Names that stand for several tasks."""
 
 CLASSES: tuple[type, ...] = (
+  niah.Niah,
   ruler.Ruler,
   longbench.LongBench,
   harness.Harness,
 )
-"""Groups of tasks with settings, which a suite can hold in place of names."""
+"""Tasks and their groups with settings; a suite can hold them for names."""
 
 
 def tasks(evals: Iterable[str | Group]) -> tuple[Task, ...]:

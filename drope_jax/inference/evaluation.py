@@ -22,6 +22,7 @@ def plan(
   material: suites.Material,
   record: Record,
   as_they_are: Collection[str] = (),
+  must_fit: Collection[str] = (),
 ) -> list[steps.Step]:
   """Returns the steps that evaluate several models on the same samples.
 
@@ -34,11 +35,12 @@ def plan(
     material: text.
     record: results are added to it; those that it has are not computed again.
     as_they_are: names of models that are evaluated only with "model".
+    must_fit: methods that must fit one of the models.
 
   Raises:
-    ValueError: there is no model, a method fits none of them, one can read no
-      length by any method, or their samples would differ, from each other's or
-      from those of the record.
+    ValueError: there is no model, a method is unknown, no method fits or one of
+      `must_fit` does not, a model can read no length by any method, or their
+      samples would differ, from each other's or from those of the record.
   """
   if not lms:
     raise ValueError(
@@ -50,10 +52,14 @@ def plan(
     name: ("model",) if name in as_they_are else methods_of(suite, lm)
     for name, lm in lms.items()
   }
+  if not any(methods.values()):
+    must_fit = suite.methods
   for method in suite.methods:
-    fitting = [lms[name] for name, own in methods.items() if method in own]
-    # Raises if a method is unknown, or fits no model.
-    variants([*fitting, *lms.values()][0])(method, 1.0)
+    tried = [lms[name] for name, own in methods.items() if method in own]
+    if not tried:
+      (lm, *_) = lms.values()
+      tried = [lm if method in must_fit else lm.with_positions(Rope())]
+    variants(tried[0])(method, 1.0)  # Raises if it is unknown, or cannot fit.
   inputs = steps.Inputs(suite, next(iter(lms.values())), material)
   record.begin(inputs.digests)
   record.hashes = inputs.hashes

@@ -141,9 +141,18 @@ def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
   ]
 
 
+def test_a_suites_methods_that_fit_no_model_are_left_out(drope, asked):
+  methods = "Suite.methods = ('model', 'yarn')"
+  ran = drope("evaluate", "runs/dropped", "--set", methods)
+  assert ran.status == 0
+  assert [call.methods for call in asked] == [("model",)]
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (["dropped", "--set", "Suite.methods = ('model', 'yarnn')"], "got 'yarnn'"),
+    (["dropped", "--set", "Suite.methods = ('yarn',)"], "plain Rope"),
     (["a", "runs/a"], "got a twice. Write NAME=CKPT"),
     (["dropped", "a", "--positions", "model,yarnn"], "got 'yarnn'"),
     (["dropped", "--positions", "model,yarn"], "needs a model with plain Rope"),

@@ -156,6 +156,7 @@ def test_a_ladders_trainings_differ_only_in_their_drops(name):
     "keep12": PartialRope(rope, 12),
     "keep16": rope,
     "window": Pattern((rope, *[nope] * 5), (32, *[None] * 5)),
+    "window2": Pattern((rope, rope, *[nope] * 4), (32, 32, *[None] * 4)),
     "theta": Rope(10_000.0),
   }
   sweep = configure.build(f"sweeps/{name}.gin", Sweep)
@@ -184,8 +185,9 @@ def test_a_ladders_trainings_differ_only_in_their_drops(name):
   assert found == wanted
 
 
+@pytest.mark.parametrize("name", ["ladder", "ladder_long"])
 @pytest.mark.parametrize("base", ["theta_500", "theta_10000_from_scratch"])
-def test_the_trainings_in_docs_ladder_are_the_ladders(base):
+def test_the_trainings_in_docs_ladder_are_the_ladders(base, name):
   folder = CONFIGS.parent / "docs" / "ladder" / base
   overrides = []
   if (folder / "checkpoint").exists():
@@ -194,7 +196,7 @@ def test_the_trainings_in_docs_ladder_are_the_ladders(base):
       "THETA = ('Surgery.keep_rotations = None', \"Surgery.drop = 'none'\", "
       "'Surgery.theta = 200_000.0')",
     ]
-  sweep = configure.build("sweeps/ladder.gin", Sweep, overrides)
+  sweep = configure.build(f"sweeps/{name}.gin", Sweep, overrides)
   suite = configure.build(sweep.suite, Suite)
   kept_names = {
     point.name
@@ -205,7 +207,9 @@ def test_the_trainings_in_docs_ladder_are_the_ladders(base):
       configure.build(sweep.recipe, Recipe, point.overrides),
     )
   }
-  assert kept_names == {path.name for path in folder.glob("*_1.0M_s*")} != set()
+  tokens = next(sweep.points()).labels[1]
+  committed = {path.name for path in folder.glob(f"*_{tokens}_s*")}
+  assert kept_names == committed != set()
 
 
 def test_options_of_the_compiler_are_given_as_docs_scale_md_does():

@@ -181,6 +181,37 @@ def test_queries_are_drawn_independently(tokenizer, documents):
   assert np.sum((orders - 200) ** 2 / 200) < 16.3
 
 
+@pytest.mark.parametrize("wording", ["short", "ruler"])
+def test_questions_share_their_haystack(real_tokenizer, documents, wording):
+  config = dataclasses.replace(_task("multi_key", wording), questions=4)
+  made = _samples(config, real_tokenizer, documents, 400, 10)
+  assert len(made) == 10
+  for first in range(0, 10, 4):
+    together = made[first : first + 4]
+    ends = [config.needles.around(sample.queries, 1)[1] for sample in together]
+    haystacks = {
+      sample.prompt.removesuffix(end)
+      for sample, end in zip(together, ends, strict=True)
+    }
+    assert len(haystacks) == 1
+    pairs = [(*sample.queries, *sample.answers) for sample in together]
+    assert len(set(pairs)) == len(together)
+    needle = config.needles.needle
+    assert all(needle(*pair) in min(haystacks) for pair in pairs)
+    longest = max(len(sample.prompt_tokens) for sample in together)
+    assert 380 < longest + config.max_new_tokens <= 400
+  assert made[0].prompt[:200] != made[4].prompt[:200]
+
+
+def test_one_question_is_asked_as_before(tokenizer, documents):
+  config = _task("multi_key")
+  alone = _samples(config, tokenizer, documents, 300, 2)
+  shared = dataclasses.replace(config, questions=2)
+  both = _samples(shared, tokenizer, documents, 300, 4)
+  assert [both[0].queries, both[2].queries] == [s.queries for s in alone]
+  assert both[0].depth == alone[0].depth and both[1].queries != both[0].queries
+
+
 def test_depths_are_rulers_forty_and_uniform(tokenizer, documents):
   made = _samples(_task("passkey"), tokenizer, documents, 900, 600)
   depths = np.array([sample.depth for sample in made])
@@ -266,7 +297,14 @@ def test_samples_of_two_lengths_are_refused(fake_lm, tokenizer, documents):
 
 
 @pytest.mark.parametrize(
-  "changes", [{"num_keys": 0}, {"num_queries": 0}, {"num_keys": 41}]
+  "changes",
+  [
+    {"num_keys": 0},
+    {"num_queries": 0},
+    {"num_keys": 41},
+    {"questions": 0},
+    {"questions": 2},
+  ],
 )
 def test_impossible_tasks_are_refused(changes):
   with pytest.raises(ValueError, match="Niah needs"):

@@ -169,6 +169,15 @@ def best(
   return _places(by_bias), _places(by_needle)
 
 
+def layers_before_needles(heads: Sequence[Head]) -> int:
+  """Returns how many layers stand before the first with a semantic head.
+
+  After a drop these still need local order: docs/results.md, "Where local order
+  is needed". It is 0 if no head is semantic.
+  """
+  return min((h.layer for h in heads if h.needle >= SEMANTIC), default=0)
+
+
 def _places(heads: Sequence[Head]) -> list[tuple[int, int]]:
   return [(head.layer, head.head) for head in heads]
 

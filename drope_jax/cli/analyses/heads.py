@@ -14,8 +14,10 @@ from drope_jax.analysis.studies import (
   rotated,
 )
 from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
 from drope_jax.cli.analyses import output, subject
 from drope_jax.data import paths
+from drope_jax.positional import Rope
 
 _PROFILES = 2
 """Lengths beyond the context at which weights by offset are shown."""
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     "heads",
     model=model.about,
     heads=scores,
+    layers_before_needles=heads.layers_before_needles(scored),
     activations=activations,
     offsets=profiles,
     needle=around,
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
   page = report.render([report.Section(title, blocks)], title)
   out.text("heads.html", page)
   _show(scored, shown)
+  if isinstance(model.config.positional, Rope):
+    _advise(args.model, heads.layers_before_needles(scored), scored[-1].layer)
 
 
 class _Look:
@@ -174,3 +179,14 @@ def _show(
       for found in [by_place[layer, head]]
     ],
   )
+
+
+def _advise(model: str, before: int, last: int) -> None:
+  """Says how a drop leaves local order to the layers before needle heads."""
+  if before:
+    windows = "".join(f" --window {layer}=32" for layer in range(before))
+    terminal.say(
+      f"The first head that finds the needle is in layer {before}. A drop that "
+      "leaves RoPE within a window to the layers before it: drope surgery "
+      f"{model} --drop {before}-{last}{windows} --out NEW"
+    )

@@ -128,3 +128,12 @@ def test_scalings_are_of_plain_rope_beyond_the_context():
   assert [*rotated.methods(CONFIG, 2.0)] == ["rope", "pi", "ntk", "yarn"]
   alibi = dataclasses.replace(CONFIG, positional=Alibi())
   assert rotated.methods(alibi, 2.0) == {"model": Alibi()}
+
+
+def test_layers_before_needles_are_those_before_the_first_semantic_head():
+  def head(layer, needle):
+    return heads.Head(layer, 0, (0.9, 0.9, 0.0), needle, 0.0)
+
+  found = [head(0, 0.02), head(1, 0.09), head(2, 0.4), head(3, 0.9)]
+  assert heads.layers_before_needles(found) == 2
+  assert heads.layers_before_needles(found[:2]) == 0
