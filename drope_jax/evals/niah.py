@@ -157,6 +157,7 @@ def samples(
 
 
 def _of_a_haystack(task, encode, text, length, rng, prefix) -> list[Sample]:
+  """Returns the samples of a haystack, which fits the longest question."""
   needles = task.needles
   pairs = needles.draw(rng, task.num_keys, task.num_values)
   hidden = [(key, value) for key, values in pairs.items() for value in values]

@@ -149,7 +149,9 @@ class CheckpointLM:
       devices = self.mesh.size
       row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     padded = bucket(tokens)
-    at_once = chunk_tokens(padded, self.mesh) or padded
+    # Each row of a batch in chunks still has a whole cache.
+    in_chunks = chunk_tokens(padded, self.mesh) is not None
+    at_once = 2 * CHUNK_TOKENS if in_chunks else padded
     size = max(devices * BATCH_TOKENS // at_once, 1)
     return -(-size // row_shards) * row_shards
 
@@ -306,11 +308,6 @@ class CheckpointLM:
           yield rows[i], ids
         if ended_B.all():
           break
-
-  def _in_chunks(self, tokens: int) -> bool:
-    """Returns whether prompts of this length are read in chunks."""
-    whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
-    return self.mesh is None and tokens >= BATCH_TOKENS and whole
 
   @property
   def ends(self) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     look = _Look(args, model, status.update)
     before = look.text(model, model.config.positional, 1.0)
     scored = before.heads(look.needle_mass())
+    before_needles = heads.layers_before_needles(scored)
     positional, semantic = heads.best(scored, args.heads)
     shown = [*semantic, *positional]
     profiles = look.profiles([f for f in factors if f > 1][:_PROFILES], shown)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     "heads",
     model=model.about,
     heads=scores,
-    layers_before_needles=heads.layers_before_needles(scored),
+    layers_before_needles=before_needles,
     activations=activations,
     offsets=profiles,
     needle=around,
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
   out.text("heads.html", page)
   _show(scored, shown)
   if isinstance(model.config.positional, Rope):
-    _advise(args.model, heads.layers_before_needles(scored), scored[-1].layer)
+    _advise(args.model, before_needles, scored[-1].layer)
 
 
 class _Look:
