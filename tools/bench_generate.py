@@ -137,6 +137,7 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
   B, S = args.batch, args.prompt_tokens
   tokens_BS = np.zeros((B, lms.bucket(S)), np.int32)
   tokens_BS[:, :S] = _prompts(config, args)
+  chunked = tokens_BS.shape[1] > lms.BATCH_TOKENS
   scale_B = jnp.ones(B)
 
   def prefill() -> decode.Rows:
@@ -148,7 +149,7 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
       jnp.full(B, S),
       scale_B,
       max_tokens=tokens_BS.shape[1] + lms.LENGTH_MULTIPLE,
-      chunk_tokens=lms.chunk_tokens(tokens_BS.shape[1], mesh=None),
+      chunk_tokens=lms.CHUNK_TOKENS if chunked else None,
       backend="blockwise",
     )
 

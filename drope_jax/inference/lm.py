@@ -23,10 +23,10 @@ from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled, Pattern, Scheme
 
-# Tokens of a forward pass on each device, and tokens of a row in one pass of a
-# long prompt.
+# Tokens of a forward pass on each device, and tokens of a row in one pass if
+# its prompt is longer than that.
 BATCH_TOKENS = 8192
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 2048
 
 # Lengths are padded to a multiple of this at least.
 LENGTH_MULTIPLE = 128
@@ -149,9 +149,7 @@ class CheckpointLM:
       devices = self.mesh.size
       row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     padded = bucket(tokens)
-    # Each row of a batch in chunks still has a whole cache.
-    in_chunks = chunk_tokens(padded, self.mesh) is not None
-    at_once = 2 * CHUNK_TOKENS if in_chunks else padded
+    at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
     size = max(devices * BATCH_TOKENS // at_once, 1)
     return -(-size // row_shards) * row_shards
 
@@ -259,13 +257,13 @@ class CheckpointLM:
       config, positions = decode.split_positions(self.config, scheme)
       scale_B = self._logit_scale_B(lengths + max_new_tokens)
       B, S = tokens_BS.shape
-      chunk = chunk_tokens(S, self.mesh)
+      chunked = self._in_chunks(S)
       shared = 0
       if (
         self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
       ):
         # Seven eighths, three quarters or half: each length is a program.
-        unit = chunk or LENGTH_MULTIPLE
+        unit = CHUNK_TOKENS if chunked else LENGTH_MULTIPLE
         parts = [S * n // 8 // unit * unit for n in (7, 6, 4)]
         common = _shared(tokens_BS, lengths)
         shared = next((n for n in parts if n <= common), 0)
@@ -278,7 +276,7 @@ class CheckpointLM:
         scale_B,
         max_tokens=S + -(-max_new_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
         shared_tokens=shared,
-        chunk_tokens=chunk,
+        chunk_tokens=CHUNK_TOKENS if chunked else None,
         with_seen=sampling.repetition_penalty is not None,
         backend=self.backend,
         mesh=self.mesh,
@@ -308,6 +306,11 @@ class CheckpointLM:
           yield rows[i], ids
         if ended_B.all():
           break
+
+  def _in_chunks(self, tokens: int) -> bool:
+    """Returns whether prompts of this length are read in chunks."""
+    whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
+    return self.mesh is None and tokens > BATCH_TOKENS and whole
 
   @property
   def ends(self) -> tuple[int, ...]:
@@ -390,23 +393,6 @@ def bucket(tokens: int, shortest: int | None = None) -> int:
     return max(2 ** math.ceil(math.log2(tokens)), shortest)
   step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
   return -(-tokens // step) * step
-
-
-def chunk_tokens(tokens: int, mesh: jax.sharding.Mesh | None) -> int | None:
-  """Returns how many tokens of a row one pass reads; None: all of them.
-
-  On a CPU, chunks stay in its caches. An accelerator is faster without them.
-
-  Args:
-    tokens: of the prompts, padded.
-    mesh: of the model; None for the first device.
-  """
-  on_cpu = weights.device(mesh).platform == "cpu"
-  whole = 2 * CHUNK_TOKENS if on_cpu else BATCH_TOKENS
-  chunk = math.gcd(tokens, CHUNK_TOKENS)
-  # It does not divide them where positions end before.
-  is_long = tokens > whole and chunk >= CHUNK_TOKENS // 2
-  return chunk if mesh is None and is_long else None
 
 
 def _on_host(array: jax.Array) -> np.ndarray:

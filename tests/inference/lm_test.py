@@ -303,27 +303,16 @@ def test_a_prompt_read_in_chunks_is_the_prompt_read_at_once(
   assert len(set(itertools.chain(*want))) > 3, "it says the same throughout"
 
 
-def test_every_long_prompt_divides_into_chunks():
-  lengths = {lms.bucket(tokens) for tokens in range(1, 40_000, 100)}
-  chunks = {length: lms.chunk_tokens(length, mesh=None) for length in lengths}
-  whole = {length for length, chunk in chunks.items() if chunk is None}
-  assert whole == {length for length in lengths if length <= 2048}
-  assert {chunks[length] for length in lengths - whole} == {512, 1024}
-  assert not any(length % chunks[length] for length in lengths - whole)
-  # Positions may end anywhere.
-  assert lms.chunk_tokens(2100, mesh=None) is None
-
-
-@pytest.mark.parametrize("chunk", [32, 8])
+@pytest.mark.parametrize("at_once", [96, 24])
 def test_a_shared_beginning_is_read_once_and_changes_nothing(
-  lm, monkeypatch, chunk
+  lm, monkeypatch, at_once
 ):
   lm = lm.with_logit_scale(lm.logit_scale_at(8))
   begin = [*SEQUENCES[1], *SEQUENCES[3]]  # 21 tokens: two whole chunks.
   prompts = [[*begin, *SEQUENCES[i]] for i in (0, 3, 4)]
   want = [lm.generate([prompt], NEW)[0] for prompt in prompts]
-  monkeypatch.setattr(lms, "BATCH_TOKENS", 96)
-  monkeypatch.setattr(lms, "CHUNK_TOKENS", chunk)
+  monkeypatch.setattr(lms, "BATCH_TOKENS", at_once)
+  monkeypatch.setattr(lms, "CHUNK_TOKENS", 8)
   read = []
   prefill_chunks = decode.prefill_chunks
   monkeypatch.setattr(
