@@ -182,9 +182,9 @@ def test_queries_are_drawn_independently(tokenizer, documents):
 
 
 @pytest.mark.parametrize("wording", ["short", "ruler"])
-def test_questions_share_their_haystack(real_tokenizer, documents, wording):
+def test_questions_share_their_haystack(tokenizer, documents, wording):
   config = dataclasses.replace(_task("multi_key", wording), questions=4)
-  made = _samples(config, real_tokenizer, documents, 400, 10)
+  made = _samples(config, tokenizer, documents, 400, 10)
   assert len(made) == 10
   for first in range(0, 10, 4):
     together = made[first : first + 4]
