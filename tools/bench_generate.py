@@ -131,9 +131,10 @@ def main() -> None:
 
 def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
   memory.keep_freed_memory()  # As the command does.
-  params, _ = store.load_model(
-    args.checkpoint, convert=weights.holder(args.dtype, mesh=None)
-  )
+  with memory.while_loading():
+    params, _ = store.load_model(
+      args.checkpoint, convert=weights.holder(args.dtype, mesh=None)
+    )
   B, S = args.batch, args.prompt_tokens
   tokens_BS = np.zeros((B, lms.bucket(S)), np.int32)
   tokens_BS[:, :S] = _prompts(config, args)

@@ -52,11 +52,14 @@ def attend(
   """
   B, S, H, D = q_BSHD.shape
   T, K = k_BTKD.shape[1:3]
-  # Heads lead, so that each product is one of plain matrices; T is last, for
-  # then the gradients of k and v are such products too.
+  # Heads lead, so that each product is one of plain matrices. T is last, for
+  # then the gradients of k and v are such products too; but values at an offset
+  # are those of a cache, which has D last.
   q_BSKGD = scales.fold(q_BSHD, scale).reshape(B, S, K, H // K, D)
   q_BKGSD = q_BSKGD.transpose(0, 2, 3, 1, 4)
-  k_BKDT, v_BKDT = (x.transpose(0, 2, 3, 1) for x in (k_BTKD, v_BTKD))
+  k_BKDT = k_BTKD.transpose(0, 2, 3, 1)
+  by_offset = mask.offset_B is not None
+  values_BK = v_BTKD.transpose((0, 2, 1, 3) if by_offset else (0, 2, 3, 1))
   slopes_KG = None if slopes_H is None else slopes_H.reshape(K, -1)
   bias_KGT = None if bias_HT is None else bias_HT.reshape(K, H // K, -1)
   arrays = mask._replace(window=None)
@@ -74,11 +77,10 @@ def attend(
     return each(of_row, rows)
 
   # vmap would run every branch of a switch.
-  by_offset = mask.offset_B is not None
   one_by_one = _of_head_at_offset if by_offset else _of_head
   in_loops = functools.partial(run, jax.lax.map, one_by_one)
   together = functools.partial(run, lambda f, xs: jax.vmap(f)(xs), _of_head)
-  rows = (q_BKGSD, k_BKDT, v_BKDT, arrays)
+  rows = (q_BKGSD, k_BKDT, values_BK, arrays)
   if B * H * min(S, MIN_STRIP) * T <= at_once:
     results = together(rows)
   else:  # Small operations would leave devices other than CPUs idle.
@@ -94,16 +96,18 @@ def attend(
 def _of_head(
   q_GSD: Array,
   k_DT: Array,
-  v_DT: Array,
+  values: Array,
   slopes_G: Array | None,
   bias_GT: Array | None,
   mask: Mask,
   soft_cap: float | None,
   block: int,
 ) -> tuple[Array, Array, Array]:
-  """Returns out_GSD, lse_GS and max_GS of one row's queries of one key head."""
+  """Returns out_GSD, lse_GS and max_GS of one row's queries of one key head.
+
+  Values are v_DT, or v_TD at an offset.
+  """
   G, S, _ = q_GSD.shape
-  T = k_DT.shape[1]
   strip = max(MIN_STRIP, -(-S // MAX_STRIPS))
   # Iterations share memory; strips of one iteration may be held side by side.
   # The narrowest strips have one: their gradient needs no second forward pass.
@@ -111,9 +115,9 @@ def _of_head(
   parts = []
   for start in range(0, S, strip):
     stop = min(start + strip, S)
-    keys = stop if mask.offset_B is None else T
+    keys = stop if mask.offset_B is None else None
     attend_block = _block_attention(
-      q_GSD, k_DT[:, :keys], v_DT[:, :keys], mask, slopes_G, bias_GT, soft_cap
+      q_GSD, k_DT[:, :keys], values[:, :keys], mask, slopes_G, bias_GT, soft_cap
     )
     parts.extend(_by_block(attend_block, start, stop, block))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
@@ -122,7 +126,7 @@ def _of_head(
 def _of_head_at_offset(
   q_GSD: Array,
   k_DT: Array,
-  v_DT: Array,
+  values: Array,
   slopes_G: Array | None,
   bias_GT: Array | None,
   mask: Mask,
@@ -136,9 +140,9 @@ def _of_head_at_offset(
   """
   (G, S, D), T = q_GSD.shape, k_DT.shape[1]
   step = min(KEYS_AT_ONCE, T)
-  k_DT, v_DT = (  # The keys added are in every query's future.
-    jnp.pad(x_DT, ((0, 0), (0, -T % step))) for x_DT in (k_DT, v_DT)
-  )
+  # The keys added are in every query's future.
+  k_DT = jnp.pad(k_DT, ((0, 0), (0, -T % step)))
+  v_TD = jnp.pad(values, ((0, -T % step), (0, 0)))
 
   def attend_block(first: Array | int, count: int) -> tuple[Array, ...]:
     assert mask.offset_B is not None
@@ -151,7 +155,7 @@ def _of_head_at_offset(
       of_keys = _block_attention(
         q_GSD,
         jax.lax.dynamic_slice_in_dim(k_DT, start, step, axis=1),
-        jax.lax.dynamic_slice_in_dim(v_DT, start, step, axis=1),
+        jax.lax.dynamic_slice_in_dim(v_TD, start, step),
         mask,
         slopes_G,
         bias_GT,
@@ -170,7 +174,7 @@ def _of_head_at_offset(
     nothing = (jnp.zeros((G, count, D)), least_Gc, least_Gc)
     starts = jnp.arange(0, k_DT.shape[1], step)
     (out_GcD, *stats), _ = jax.lax.scan(add, nothing, starts)
-    return out_GcD.astype(v_DT.dtype), *stats
+    return out_GcD.astype(v_TD.dtype), *stats
 
   parts = _by_block(attend_block, 0, S, max(MIN_STRIP, block // G))
   return tuple(jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
@@ -190,7 +194,7 @@ def _merged(
 
 
 def _block_attention(
-  q_GSD, k_DT, v_DT, mask, slopes_G, bias_GT, soft_cap, first_key=0
+  q_GSD, k_DT, values, mask, slopes_G, bias_GT, soft_cap, first_key=0
 ):
   """Returns a function from (first query, count) to their results."""
   G, _, D = q_GSD.shape
@@ -218,18 +222,17 @@ def _block_attention(
     weights_GcT = jnp.exp(logits_GcT - shift_Gc1)
     # Dividing the D outputs, not the T weights, saves a pass over the block.
     sum_Gc1 = jnp.sum(weights_GcT, axis=-1, keepdims=True)
-    weights_RT = weights_GcT.astype(v_DT.dtype).reshape(G * count, -1)
-    # XLA's library for CPUs repacks the right side of a product.
-    few = len(weights_RT) < D
-    left_XT, right_YT = (v_DT, weights_RT) if few else (weights_RT, v_DT)
-    out_XY = jnp.einsum(
-      "xt,yt->xy", left_XT, right_YT, preferred_element_type=jnp.float32
+    out_RD = jnp.einsum(
+      "rt,dt->rd" if mask.offset_B is None else "rt,td->rd",
+      weights_GcT.astype(values.dtype).reshape(G * count, -1),
+      values,
+      preferred_element_type=jnp.float32,
     )
-    out_GcD = (out_XY.T if few else out_XY).reshape(G, count, D)
+    out_GcD = out_RD.reshape(G, count, D)
     divisor_Gc1 = jnp.where(sum_Gc1 > 0, sum_Gc1, 1)
     out_GcD /= divisor_Gc1
     lse_Gc1 = jnp.where(sum_Gc1 > 0, shift_Gc1 + jnp.log(divisor_Gc1), -jnp.inf)
-    return out_GcD.astype(v_DT.dtype), lse_Gc1[..., 0], max_Gc1[..., 0]
+    return out_GcD.astype(values.dtype), lse_Gc1[..., 0], max_Gc1[..., 0]
 
   return attend_block
 

@@ -19,6 +19,7 @@ from drope_jax.analysis import palette
 from drope_jax.checkpoint import store
 from drope_jax.cli import (
   configure,
+  memory,
   progress,
   results,
   terminal,
@@ -167,10 +168,11 @@ def compare(
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
       `evaluation.plan`.
   """
-  lms = {
-    name: CheckpointLM.load(path, dtype, mesh=mesh)
-    for name, path in checkpoints.items()
-  }
+  with memory.while_loading():
+    lms = {
+      name: CheckpointLM.load(path, dtype, mesh=mesh)
+      for name, path in checkpoints.items()
+    }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are, must_fit)
   if share is not None:
     ahead = steps.share(ahead, *share)

@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 
-from drope_jax.cli import terminal
+from drope_jax.cli import memory, terminal
 from drope_jax.data import paths
 from drope_jax.inference import choice
 from drope_jax.inference import lm as lms
@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
   )
   _check(args)
   texts = [*(args.prompt or []), *map(_read, args.prompt_file or [])]
-  lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint), args.dtype)
+  with memory.while_loading():
+    lm = lms.CheckpointLM.load(paths.resolve(args.checkpoint), args.dtype)
   if args.logit_scale is not None:
     lm = lm.with_logit_scale(args.logit_scale)
   if args.bos and lm.bos_id is None:

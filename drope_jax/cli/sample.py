@@ -7,7 +7,7 @@ import os
 from drope_jax import revision, sharding
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.cli import console as consoles
-from drope_jax.cli import progress, terminal
+from drope_jax.cli import memory, progress, terminal
 from drope_jax.data import paths, writer
 from drope_jax.inference import lm as lms
 from drope_jax.inference import sampling
@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
   checkpoint = store.locate(paths.resolve(args.checkpoint))
   file = store.tokenizer_path(checkpoint)
   mesh = None if args.mesh is None else sharding.make_mesh(args.mesh)
-  lm = lms.CheckpointLM.load(checkpoint, args.dtype, mesh=mesh)
+  with memory.while_loading():
+    lm = lms.CheckpointLM.load(checkpoint, args.dtype, mesh=mesh)
   with_bos = lm.bos_id is not None and tokenizer_file.adds_bos(file)
   begin = args.begin or ("bos" if with_bos else "eos")
   text = sampling.ModelText(

@@ -1,7 +1,8 @@
 """The key-value cache."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from drope_jax.axes import Array
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import pattern as patterns
 
+# The axis of slots.
+_KEYS, _VALUES = -1, -2
+
 
 class Ring(NamedTuple):
   """Keys and values of the n layers with a window of W tokens.
@@ -21,11 +25,11 @@ class Ring(NamedTuple):
   Only the newest W tokens of a sequence are kept.
 
   Attributes:
-    k_nBKDW, v_nBKDW: the token at position p is in slot p mod W.
+    k_nBKDW, v_nBKWD: the token at position p is in slot p mod W.
   """
 
   k_nBKDW: Array
-  v_nBKDW: Array
+  v_nBKWD: Array
 
 
 class Place(NamedTuple):
@@ -58,11 +62,12 @@ class View(NamedTuple):
 class Cache(NamedTuple):
   """Keys, normed and rotated, and values of all layers, padded on the right.
 
-  Slots are the last axis, since decoding's matrix products read them so. XLA
-  would copy a cache of another layout.
+  Slots are the last axis of keys and the last but one of values, since
+  decoding's matrix products read them so. XLA would copy, or read slowly, a
+  cache of another layout.
 
   Attributes:
-    k_NBKDT, v_NBKDT: T slots for each sequence; slot t holds position t. N
+    k_NBKDT, v_NBKTD: T slots for each sequence; slot t holds position t. N
       counts the layers that are not in the ring.
     length_B: int32 tokens read so far. No query sees the slots after them,
       since they are in its future.
@@ -70,7 +75,7 @@ class Cache(NamedTuple):
   """
 
   k_NBKDT: Array
-  v_NBKDT: Array
+  v_NBKTD: Array
   length_B: Array
   ring: Ring | None = None
 
@@ -116,23 +121,23 @@ class Cache(NamedTuple):
     cache, whole, of_ring = self, None, None
     if N:
       is_own = True if self.ring is None else ~place.in_ring
-      k_NBKDT, v_NBKDT = (
-        _write(x_NBKDT, place.index, is_own, self.length_B, x_BSKD, from_empty)
-        for x_NBKDT, x_BSKD in ((self.k_NBKDT, k_BSKD), (self.v_NBKDT, v_BSKD))
-      )
-      cache = cache._replace(k_NBKDT=k_NBKDT, v_NBKDT=v_NBKDT)
+      arguments = (place.index, is_own, self.length_B, from_empty)
+      k_NBKDT = _write(self.k_NBKDT, _KEYS, k_BSKD, *arguments)
+      v_NBKTD = _write(self.v_NBKTD, _VALUES, v_BSKD, *arguments)
+      cache = cache._replace(k_NBKDT=k_NBKDT, v_NBKTD=v_NBKTD)
       k_BTKD, v_BTKD = (
-        jnp.moveaxis(_layer(x_NBKDT, place.index), -1, 1)
-        for x_NBKDT in (k_NBKDT, v_NBKDT)
+        jnp.moveaxis(_layer(x_N, place.index), slots, 1)
+        for x_N, slots in ((k_NBKDT, _KEYS), (v_NBKTD, _VALUES))
       )
       whole = View(k_BTKD, v_BTKD, self.length_B, False)
     if self.ring is not None:
       W = self.ring.k_nBKDW.shape[-1]
       is_own = place.in_ring if N else True
       arguments = (place.index, is_own, self.length_B, kept_B, from_empty)
-      k_nBKDW, k_BTKD = _write_ring(self.ring.k_nBKDW, k_BSKD, *arguments)
-      v_nBKDW, v_BTKD = _write_ring(self.ring.v_nBKDW, v_BSKD, *arguments)
-      cache = cache._replace(ring=Ring(k_nBKDW, v_nBKDW))
+      k_nBKDW, v_nBKWD = self.ring
+      k_nBKDW, k_BTKD = _write_ring(k_nBKDW, _KEYS, k_BSKD, *arguments)
+      v_nBKWD, v_BTKD = _write_ring(v_nBKWD, _VALUES, v_BSKD, *arguments)
+      cache = cache._replace(ring=Ring(k_nBKDW, v_nBKWD))
       last = W - 1 if S == 1 else W
       offset_B = jnp.minimum(self.length_B, last)
       of_ring = View(k_BTKD, v_BTKD, offset_B, S == 1)
@@ -140,11 +145,11 @@ class Cache(NamedTuple):
 
   def repeated(self, times: int) -> "Cache":
     """Returns a cache of one row as that of `times` rows."""
-    k_NBKDT, v_NBKDT, ring = jax.tree.map(
+    k_NBKDT, v_NBKTD, ring = jax.tree.map(
       lambda x_NB: jnp.repeat(x_NB, times, axis=1),
-      (self.k_NBKDT, self.v_NBKDT, self.ring),
+      (self.k_NBKDT, self.v_NBKTD, self.ring),
     )
-    return Cache(k_NBKDT, v_NBKDT, jnp.repeat(self.length_B, times), ring)
+    return Cache(k_NBKDT, v_NBKTD, jnp.repeat(self.length_B, times), ring)
 
 
 def empty(
@@ -157,9 +162,10 @@ def empty(
   a bias.
   """
 
-  def zeros(layers: int, slots: int) -> Array:
-    heads = (config.num_kv_heads, config.head_dim)
-    return jnp.zeros((layers, batch_size, *heads, slots), dtype)
+  def zeros(layers: int, slots: int) -> tuple[Array, Array]:
+    lead, D = (layers, batch_size, config.num_kv_heads), config.head_dim
+    keys = jnp.zeros((*lead, D, slots), dtype)
+    return keys, jnp.zeros((*lead, slots, D), dtype)
 
   plan = patterns.layer_plan(config.positional, config.num_layers)
   positions = plan.shapes(config.head_dim, config.num_heads)
@@ -167,14 +173,11 @@ def empty(
   in_ring = [window for window in plan.windows if window is not None]
   ring = None
   if len({*in_ring}) == 1 and in_ring[0] < max_tokens and not has_bias:
-    ring = Ring(*(zeros(len(in_ring), in_ring[0]) for _ in range(2)))
+    ring = Ring(*zeros(len(in_ring), in_ring[0]))
   N = config.num_layers - (len(in_ring) if ring else 0)
-  return Cache(
-    zeros(N, max_tokens),
-    zeros(N, max_tokens),
-    jnp.zeros(batch_size, jnp.int32),
-    ring,
-  )
+  k_NBKDT, v_NBKTD = zeros(N, max_tokens)
+  length_B = jnp.zeros(batch_size, jnp.int32)
+  return Cache(k_NBKDT, v_NBKTD, length_B, ring)
 
 
 def shardings(cache: Cache, mesh: Mesh) -> Cache:
@@ -186,39 +189,42 @@ def shardings(cache: Cache, mesh: Mesh) -> Cache:
   texts, tokens = sharding.BATCH
   K, _, T = cache.k_NBKDT.shape[2:]
   by_head = P(None, texts, None if K % mesh.shape["tensor"] else "tensor")
-  by_slot = by_head
+  keys = values = by_head
   if mesh.shape[tokens] > 1 and not T % mesh.shape[tokens]:
-    by_slot = P(*by_head, None, tokens)
-  whole, ring = NamedSharding(mesh, by_slot), NamedSharding(mesh, by_head)
+    keys, values = P(*by_head, None, tokens), P(*by_head, tokens)
+  ring = NamedSharding(mesh, by_head)
   return Cache(
-    whole,
-    whole,
+    NamedSharding(mesh, keys),
+    NamedSharding(mesh, values),
     NamedSharding(mesh, P(texts)),
     None if cache.ring is None else Ring(ring, ring),
   )
 
 
 def _write(
-  cached_NBKDT: Array,
+  cached_N: Array,
+  slots: int,
+  x_BSKD: Array,
   layer: Array,
   is_own: Array | bool,
   length_B: Array,
-  x_BSKD: Array,
   from_empty: bool,
 ) -> Array:
   """Returns keys or values with S more tokens in a layer, if it is its own."""
   B, S = x_BSKD.shape[:2]
   if from_empty:  # One block; a scatter would need another layout.
-    return _put(cached_NBKDT, layer, is_own, jnp.moveaxis(x_BSKD, 1, -1))
+    x_B = jnp.moveaxis(x_BSKD, 1, slots)
+    return _put(cached_N, slots, layer, is_own, x_B)
   row_B1 = jnp.arange(B)[:, None]
   slot_BS = length_B[:, None] + jnp.arange(S)
   # What is beyond the last layer is dropped.
-  layer = jnp.where(is_own, layer, len(cached_NBKDT))
-  return cached_NBKDT.at[layer, row_B1, :, :, slot_BS].set(x_BSKD)
+  layer = jnp.where(is_own, layer, len(cached_N))
+  return cached_N.at[layer, row_B1, *_at(slots, slot_BS)].set(x_BSKD)
 
 
 def _write_ring(
-  cached_nBKDW: Array,
+  cached_n: Array,
+  slots: int,
   x_BSKD: Array,
   layer: Array,
   is_own: Array | bool,
@@ -231,50 +237,55 @@ def _write_ring(
   One token reads the whole ring; several read the window before them, in order
   of position, and themselves.
   """
-  n, *_, W = cached_nBKDW.shape
+  n, W = len(cached_n), cached_n.shape[slots]
   B, S = x_BSKD.shape[:2]
   if S == 1 and not from_empty:
     slot_B = jnp.where(kept_B > 0, length_B % W, W)
     own = jnp.where(is_own, layer, n)
-    cached_nBKDW = cached_nBKDW.at[own, jnp.arange(B), :, :, slot_B].set(
-      x_BSKD[:, 0]
-    )
-    return cached_nBKDW, jnp.moveaxis(_layer(cached_nBKDW, layer), -1, 1)
-  x_BKDT, first_B = jnp.moveaxis(x_BSKD, 1, -1), jnp.zeros_like(length_B)
+    index = (own, jnp.arange(B), *_at(slots, slot_B))
+    cached_n = cached_n.at[index].set(x_BSKD[:, 0])
+    return cached_n, jnp.moveaxis(_layer(cached_n, layer), slots, 1)
+  x_B, first_B = jnp.moveaxis(x_BSKD, 1, slots), jnp.zeros_like(length_B)
   if not from_empty:
     first_B = jnp.maximum(length_B - W, 0)
-    before_BKDW = _take(
-      _layer(cached_nBKDW, layer), (first_B[:, None] + jnp.arange(W)) % W
-    )
-    x_BKDT = jax.vmap(_joined)(before_BKDW, x_BKDT, length_B - first_B)
+    oldest_BW = (first_B[:, None] + jnp.arange(W)) % W
+    before_B = _take(_layer(cached_n, layer), slots, oldest_BW)
+    join = functools.partial(_joined, slots)
+    x_B = jax.vmap(join)(before_B, x_B, length_B - first_B)
   last_B1 = (length_B + kept_B - 1)[:, None]
   pos_BW = last_B1 - (last_B1 - jnp.arange(W)) % W
   # A position below 0 is a slot that no query sees before it is written.
-  kept_BKDW = _take(x_BKDT, jnp.maximum(pos_BW - first_B[:, None], 0))
-  cached_nBKDW = _put(cached_nBKDW, layer, is_own, kept_BKDW)
-  return cached_nBKDW, jnp.moveaxis(x_BKDT, -1, 1)
+  kept_B = _take(x_B, slots, jnp.maximum(pos_BW - first_B[:, None], 0))
+  cached_n = _put(cached_n, slots, layer, is_own, kept_B)
+  return cached_n, jnp.moveaxis(x_B, slots, 1)
 
 
-def _layer(cached_NBKDT: Array, layer: Array) -> Array:
-  return jax.lax.dynamic_index_in_dim(cached_NBKDT, layer, keepdims=False)
+def _layer(cached_N: Array, layer: Array) -> Array:
+  return jax.lax.dynamic_index_in_dim(cached_N, layer, keepdims=False)
 
 
 def _put(
-  cached_NBKDT: Array, layer: Array, is_own: Array | bool, x_BKDS: Array
+  cached_N: Array, slots: int, layer: Array, is_own: Array | bool, x_B: Array
 ) -> Array:
   """Returns the array with a layer's first slots, if they are its own."""
-  S = x_BKDS.shape[-1]
+  first = _at(slots, slice(x_B.shape[slots]))
   if is_own is not True:
-    old_BKDT = _layer(cached_NBKDT, layer)
-    x_BKDS = jnp.where(is_own, x_BKDS, old_BKDT[..., :S])
-  return cached_NBKDT.at[layer, ..., :S].set(x_BKDS)
+    x_B = jnp.where(is_own, x_B, _layer(cached_N, layer)[:, *first])
+  return cached_N.at[layer, :, *first].set(x_B)
 
 
-def _take(x_BKDT: Array, index_BS: Array) -> Array:
-  return jnp.take_along_axis(x_BKDT, index_BS[:, None, None], axis=-1)
+def _at(slots: int, index: Any) -> tuple[Any, ...]:
+  """Returns the index of some slots, from the axis of heads on."""
+  return *(slice(None),) * (3 + slots), index
 
 
-def _joined(before_KDW: Array, x_KDS: Array, start: Array) -> Array:
+def _take(x_B: Array, slots: int, index_BS: Array) -> Array:
+  heads_and_channels = (1, 2 if slots == _KEYS else 3)
+  index = jnp.expand_dims(index_BS, heads_and_channels)
+  return jnp.take_along_axis(x_B, index, axis=slots)
+
+
+def _joined(slots: int, before: Array, x: Array, start: Array) -> Array:
   """Returns both in W + S slots, the second from slot `start`."""
-  room_KDT = jnp.pad(before_KDW, ((0, 0), (0, 0), (0, x_KDS.shape[-1])))
-  return jax.lax.dynamic_update_slice_in_dim(room_KDT, x_KDS, start, axis=-1)
+  room = jnp.concatenate([before, x], axis=slots)
+  return jax.lax.dynamic_update_slice_in_dim(room, x, start, axis=slots)

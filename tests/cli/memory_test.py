@@ -11,7 +11,7 @@ from drope_jax.cli import memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
-if sys.argv[2] == "kept":
+if sys.argv[2] != "given back":
   memory.keep_freed_memory()
 
 def faults():
@@ -23,8 +23,13 @@ def faults():
   libc.free(ctypes.c_void_p(block))
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-print(faults())
+if sys.argv[2] == "loading":
+  with memory.while_loading():
+    faults()
+    print(faults())
+else:
+  faults()
+  print(faults())
 """
 
 
@@ -43,3 +48,4 @@ def _second_faults(size: int, kept: str) -> int:
 def test_freed_memory_of_any_size_is_kept(size):
   assert _second_faults(size, "given back") >= 64
   assert _second_faults(size, "kept") < 16
+  assert _second_faults(size, "loading") >= 64

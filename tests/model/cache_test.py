@@ -94,9 +94,10 @@ def test_several_tokens_at_once_continue_a_cache(
 
 def test_an_empty_cache_has_the_dtype_and_the_room_asked_for(config):
   cache = caches.empty(config, 3, 7, jnp.bfloat16)
-  shape = (config.num_layers, 3, config.num_kv_heads, config.head_dim, 7)
-  assert cache.k_NBKDT.shape == cache.v_NBKDT.shape == shape
-  assert cache.k_NBKDT.dtype == cache.v_NBKDT.dtype == jnp.bfloat16
+  lead, D = (config.num_layers, 3, config.num_kv_heads), config.head_dim
+  assert cache.k_NBKDT.shape == (*lead, D, 7)
+  assert cache.v_NBKTD.shape == (*lead, 7, D)
+  assert cache.k_NBKDT.dtype == cache.v_NBKTD.dtype == jnp.bfloat16
   np.testing.assert_array_equal(cache.length_B, [0, 0, 0])
 
 
@@ -107,9 +108,11 @@ def test_layers_with_a_window_keep_no_more_than_it(config, name):
   cache = caches.empty(config, 3, 99, jnp.float32)
   shape = (3, config.num_kv_heads, config.head_dim)
   assert cache.k_NBKDT.shape == (config.num_layers - n, *shape, 99)
-  assert cache.ring.k_nBKDW.shape == (n, *shape, positional.windows[0])
+  W = positional.windows[0]
+  assert cache.ring.k_nBKDW.shape == (n, *shape, W)
+  assert cache.ring.v_nBKWD.shape == (n, *shape[:2], W, shape[2])
   # Of a cache that is no longer than the window nothing can be left out.
-  assert caches.empty(config, 3, positional.windows[0], "float32").ring is None
+  assert caches.empty(config, 3, W, "float32").ring is None
 
 
 def test_positions_that_change_with_length_cannot_be_cached(config, params):
