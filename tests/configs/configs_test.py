@@ -22,11 +22,13 @@ from drope_jax.model import transformer
 from drope_jax.plan import slices
 from drope_jax.positional import (
   Alibi,
+  CriticalNtk,
   LogScaled,
   Nope,
   PartialRope,
   Pattern,
   Rope,
+  Yarn,
 )
 from drope_jax.surgery.compose import Surgery
 from drope_jax.train import kept, preflight
@@ -158,6 +160,8 @@ def test_a_ladders_trainings_differ_only_in_their_drops(name):
     "window": Pattern((rope, *[nope] * 5), (32, *[None] * 5)),
     "window2": Pattern((rope, rope, *[nope] * 4), (32, 32, *[None] * 4)),
     "theta": Rope(10_000.0),
+    "yarn": Yarn(500.0, 8.0, 512),
+    "longrope2": CriticalNtk(500.0, 8.0, 512),
   }
   sweep = configure.build(f"sweeps/{name}.gin", Sweep)
   shipped = configure.build(sweep.recipe, Recipe)
@@ -185,10 +189,19 @@ def test_a_ladders_trainings_differ_only_in_their_drops(name):
   assert found == wanted
 
 
-@pytest.mark.parametrize("name", ["ladder", "ladder_long"])
-@pytest.mark.parametrize("base", ["theta_500", "theta_10000_from_scratch"])
-def test_the_trainings_in_docs_ladder_are_the_ladders(base, name):
-  folder = CONFIGS.parent / "docs" / "ladder" / base
+_LADDERS = ("ladder", "ladder_long", "gradual")
+
+
+@pytest.mark.parametrize(
+  ("results", "sweeps"),
+  [
+    ("ladder/theta_500", _LADDERS),
+    ("ladder/theta_10000_from_scratch", _LADDERS),
+    ("sweeps/when_to_drop", ("when_to_drop",)),
+  ],
+)
+def test_the_trainings_kept_in_docs_are_those_of_their_sweeps(results, sweeps):
+  folder = CONFIGS.parent / "docs" / results
   overrides = []
   if (folder / "checkpoint").exists():
     overrides = [
@@ -196,19 +209,15 @@ def test_the_trainings_in_docs_ladder_are_the_ladders(base, name):
       "THETA = ('Surgery.keep_rotations = None', \"Surgery.drop = 'none'\", "
       "'Surgery.theta = 200_000.0')",
     ]
-  sweep = configure.build(f"sweeps/{name}.gin", Sweep, overrides)
-  suite = configure.build(sweep.suite, Suite)
-  kept_names = {
-    point.name
-    for point in sweep.points()
-    if kept.has_run(
-      folder / point.name,
-      suite,
-      configure.build(sweep.recipe, Recipe, point.overrides),
-    )
-  }
-  tokens = next(sweep.points()).labels[1]
-  committed = {path.name for path in folder.glob(f"*_{tokens}_s*")}
+  kept_names = set()
+  for name in sweeps:
+    sweep = configure.build(f"sweeps/{name}.gin", Sweep, overrides)
+    suite = configure.build(sweep.suite, Suite)
+    for point in sweep.points():
+      recipe = configure.build(sweep.recipe, Recipe, point.overrides)
+      if kept.has_run(folder / point.name, suite, recipe):
+        kept_names.add(point.name)
+  committed = {path.name for path in folder.glob("*_s[0-9]")}
   assert kept_names == committed != set()
 
 
