@@ -14,7 +14,6 @@ import sys
 # <malloc.h>: parameters of mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 
-
 # glibc's own M_MMAP_MAX.
 _MOST_MAPPED = 65536
 

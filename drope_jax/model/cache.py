@@ -255,8 +255,8 @@ def _write_ring(
   last_B1 = (length_B + kept_B - 1)[:, None]
   pos_BW = last_B1 - (last_B1 - jnp.arange(W)) % W
   # A position below 0 is a slot that no query sees before it is written.
-  kept_B = _take(x_B, slots, jnp.maximum(pos_BW - first_B[:, None], 0))
-  cached_n = _put(cached_n, slots, layer, is_own, kept_B)
+  newest_B = _take(x_B, slots, jnp.maximum(pos_BW - first_B[:, None], 0))
+  cached_n = _put(cached_n, slots, layer, is_own, newest_B)
   return cached_n, jnp.moveaxis(x_B, slots, 1)
 
 
@@ -286,6 +286,9 @@ def _take(x_B: Array, slots: int, index_BS: Array) -> Array:
 
 
 def _joined(slots: int, before: Array, x: Array, start: Array) -> Array:
-  """Returns both in W + S slots, the second from slot `start`."""
+  """Returns both in W + S slots, the second from slot `start`.
+
+  What is after them is in the future of every query.
+  """
   room = jnp.concatenate([before, x], axis=slots)
   return jax.lax.dynamic_update_slice_in_dim(room, x, start, axis=slots)
