@@ -9,10 +9,11 @@ from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import tokenizers as hf_tokenizers
 
 from drope_jax.checkpoint.manifest import TokenizerRef
-from drope_jax.data import json_object
+from drope_jax.data import json_object, trimming
 from drope_jax.data import tokenizer as tokenizers
 
 _CONFIG = "tokenizer_config.json"
@@ -127,6 +128,53 @@ def with_format_defaults(
     ).encode()
   Files(contents).write(scratch)
   return scratch / file.name
+
+
+def trimmed(
+  file: epath.Path, scratch: epath.Path, counts_V: np.ndarray, size: int
+) -> tuple[epath.Path, tuple[int, ...]]:
+  """Returns a trimmed tokenizer, and which ids of the whole one it has.
+
+  Args:
+    file: the tokenizer's.
+    scratch: a folder for the trimmed one and the files that belong to it.
+    counts_V, size: as of `data.trimming.trim`.
+
+  Raises:
+    ValueError: as `trim`; or a file beside it names a token that the tokenizer
+      does not have.
+  """
+  contents = dict(collect(file, reference(file)).contents)
+  trimmed, ids = trimming.trim(os.fspath(file), counts_V, size)
+  contents[file.name] = trimmed
+  for other in {"tokenizer.json", "tokenizer.model"} - {file.name}:
+    contents.pop(other, None)  # The same tokenizer, whole, in another form.
+  new = {old: i for i, old in enumerate(ids)}
+  for name in (_CONFIG, _GENERATION, "added_tokens.json"):
+    if name not in contents:
+      continue
+    found = json.loads(contents[name])
+    try:
+      if name == _CONFIG:
+        decoder = found.get("added_tokens_decoder", {})
+        renumbered = {str(new[int(i)]): token for i, token in decoder.items()}
+        found |= {"added_tokens_decoder": renumbered} if decoder else {}
+      elif name == _GENERATION:
+        found |= {
+          key: [new[i] for i in value] if type(value) is list else new[value]
+          for key, value in found.items()
+          if key.endswith("_token_id") and value is not None
+        }
+      else:
+        found = {token: new[i] for token, i in found.items()}
+    except (KeyError, ValueError) as error:
+      raise ValueError(
+        f"A trimmed tokenizer keeps every token that {name} names, got the id "
+        f"{error} there, which {file} does not have. Correct {name}."
+      ) from error
+    contents[name] = json.dumps(found, indent=2).encode()
+  Files(contents).write(scratch)
+  return scratch / file.name, ids
 
 
 def adds_bos(file: epath.Path) -> bool:

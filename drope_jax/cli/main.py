@@ -27,6 +27,7 @@ COMMANDS = {
   "train": "run a recipe's phases, or resume them",
   "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
+  "trim": "a checkpoint's vocabulary to the tokens that a store has most",
   "export": "a checkpoint to a stock Hugging Face folder",
   "evaluate": "perplexity and needle retrieval: results.json and a table",
   "generate": "text from a checkpoint",

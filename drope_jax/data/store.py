@@ -144,6 +144,18 @@ class Store:
       )
     return tokens.astype(np.int32)
 
+  def counts(self) -> np.ndarray:
+    """Returns how often the store has each id, int64 [vocab_size].
+
+    Raises:
+      ValueError: as `read`.
+    """
+    counts_V = np.zeros(self.vocab_size, np.int64)
+    for start in range(0, self.num_tokens, FILE_TOKENS):
+      tokens = self.read(start, min(start + FILE_TOKENS, self.num_tokens))
+      counts_V += np.bincount(tokens, minlength=self.vocab_size)
+    return counts_V
+
   def verify(self) -> None:
     """Reads and checks everything.
 

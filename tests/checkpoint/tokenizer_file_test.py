@@ -4,6 +4,7 @@ import json
 import shutil
 
 from etils import epath
+import numpy as np
 import pytest
 import tokenizers
 
@@ -103,3 +104,54 @@ def test_bos_and_end_defaults_of_a_format_are_written_to_files(model, tmp_path):
   assert tokenizer_file.end_ids(written(True, True)) == (2, 1)
   _say(model, "tokenizer_config.json", add_bos_token=False)
   assert written(True, True) == model, "the file's own word counts"
+
+
+def test_files_beside_a_trimmed_tokenizer_have_its_ids(tmp_path):
+  made = tokenizers.Tokenizer(tokenizers.models.BPE())
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=40, special_tokens=["<s>", "</s>"], show_progress=False
+  )
+  made.train_from_iterator(["the whale and the ship and the sea"], trainer)
+  made.add_special_tokens(["<turn>"])
+  turn = made.token_to_id("<turn>")
+  file = epath.Path(tmp_path / "tokenizer.json")
+  made.save(str(file))
+  decoder = {"1": {"content": "</s>"}, str(turn): {"content": "<turn>"}}
+  _say(
+    file,
+    "tokenizer_config.json",
+    added_tokens_decoder=decoder,
+    eos_token="</s>",
+  )
+  _say(
+    file, "generation_config.json", eos_token_id=[1, turn], pad_token_id=None
+  )
+  _say(file, "added_tokens.json", **{"<turn>": turn})
+  (tmp_path / "tokenizer.model").write_text("the same in another form")
+  scratch = epath.Path(tmp_path / "scratch")
+  scratch.mkdir()
+  trimmed, ids = tokenizer_file.trimmed(file, scratch, np.zeros(turn + 1), 25)
+  assert trimmed == scratch / "tokenizer.json"
+  assert ids[-1] == turn and len(ids) == 25
+  assert {
+    path.name: json.loads(path.read_text())
+    for path in scratch.iterdir()
+    if path != trimmed
+  } == {
+    "tokenizer_config.json": {
+      "added_tokens_decoder": {
+        "1": {"content": "</s>"},
+        "24": {"content": "<turn>"},
+      },
+      "eos_token": "</s>",
+    },
+    "generation_config.json": {"eos_token_id": [1, 24], "pad_token_id": None},
+    "added_tokens.json": {"<turn>": 24},
+  }
+
+
+def test_a_token_that_only_a_file_beside_names_is_refused(model, tmp_path):
+  _say(model, "tokenizer_config.json", added_tokens_decoder={"99999": {}})
+  counts_V = np.zeros(tokenizer_file.reference(model).vocab_size)
+  with pytest.raises(ValueError, match="got the id 99999 there"):
+    tokenizer_file.trimmed(model, epath.Path(tmp_path), counts_V, 1000)
