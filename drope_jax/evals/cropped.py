@@ -51,16 +51,21 @@ class Cropped(interface.Wrapper):
     windows, counts, parts = self._windows(sequences)
     return _joined(self.lm.loglikelihood(windows), counts, parts)
 
-  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
-    windows, counts, parts = self._windows(sequences)
-    scored = self.lm.score(windows)
+  def score(
+    self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
+  ) -> list[interface.Scored]:
+    windows, counts, parts = self._windows(
+      [[*both[0], *both[1]] for both in zip(contexts, endings, strict=True)]
+    )
+    scored = self.lm.score(
+      [window[:1] for window in windows], [window[1:] for window in windows]
+    )
+    log_p = _joined([window.log_p for window in scored], counts, parts)
+    is_top = _joined([window.is_top for window in scored], counts, parts)
+    own = [slice(len(context) - 1, None) for context in contexts]
     return [
-      interface.Scored(*both)
-      for both in zip(
-        _joined([window.log_p for window in scored], counts, parts),
-        _joined([window.is_top for window in scored], counts, parts),
-        strict=True,
-      )
+      interface.Scored(x[of_ending], y[of_ending])
+      for x, y, of_ending in zip(log_p, is_top, own, strict=True)
     ]
 
   def generate(

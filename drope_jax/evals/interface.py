@@ -13,11 +13,11 @@ import numpy as np
 
 
 class Scored(NamedTuple):
-  """What a model finds of the tokens of a sequence, from the second on.
+  """What a model finds of each token of an ending.
 
   Attributes:
-    log_p: log p(token i | tokens before) in nats, i = 1 .. len - 1.
-    is_top: whether no other token was likelier than token i.
+    log_p: log p(token | context and tokens before) in nats.
+    is_top: whether no other token was likelier.
   """
 
   log_p: np.ndarray
@@ -60,8 +60,13 @@ class LM(Protocol):
     """Returns log p(token i | tokens before) in nats, i = 1 .. len - 1."""
     ...
 
-  def score(self, sequences: Sequence[Sequence[int]]) -> list[Scored]:
-    """Returns `loglikelihood`, and whether each token is the likeliest."""
+  def score(
+    self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
+  ) -> list[Scored]:
+    """Returns what it finds of each ending after its context.
+
+    A context has a token at least. One that has several endings is read once.
+    """
     ...
 
   def generate(

@@ -14,6 +14,10 @@ import numpy as np
 
 from drope_jax.evals import interface
 
+# Of the model's batches whose scores are read at once. A context's endings are
+# then in the same, and are batched by their lengths.
+_BATCHES = 8
+
 OnRead = Callable[[int], None]
 """Called with the tokens of samples that have been read."""
 
@@ -117,16 +121,22 @@ class Remembering(interface.Wrapper):
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
-    return self._read("loglikelihood", sequences, self.lm.loglikelihood)
-
-  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
     def read(part):
-      # One array each, as a memory keeps them.
-      return [np.concatenate(scored) for scored in self.lm.score(part)]
+      return self.lm.loglikelihood([ids for (ids,) in part])
 
-    halves = (
-      np.split(joined, 2) for joined in self._read("score", sequences, read)
-    )
+    return self._read("loglikelihood", [(ids,) for ids in sequences], read)
+
+  def score(
+    self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
+  ) -> list[interface.Scored]:
+    def read(part):
+      scored = self.lm.score(*map(list, zip(*part, strict=True)))
+      # One array each, as a memory keeps them.
+      return [np.concatenate(both) for both in scored]
+
+    pairs = list(zip(contexts, endings, strict=True))
+    joined = self._read("score", pairs, read, batches=_BATCHES)
+    halves = (np.split(both, 2) for both in joined)
     return [
       interface.Scored(log_p, is_top.astype(bool)) for log_p, is_top in halves
     ]
@@ -138,62 +148,81 @@ class Remembering(interface.Wrapper):
     *,
     stop: Sequence[str] = (),
   ) -> list[list[int]]:
+    def read(part):
+      ids = [ids for (ids,) in part]
+      return self.lm.generate(ids, max_new_tokens, stop=stop)
+
     return self._read(
-      "generate",
-      prompts,
-      lambda part: self.lm.generate(part, max_new_tokens, stop=stop),
-      max_new_tokens,
-      *stop,
+      "generate", [(ids,) for ids in prompts], read, max_new_tokens, *stop
     )
 
-  def _read(self, how, sequences, read, *options):
-    """Returns the readings of all sequences, from the memory or the model."""
-    keys = [self._key(how, ids, options) for ids in sequences]
+  def _read(self, how, asked, read, *options, batches=1):
+    """Returns the readings of all, from the memory or the model.
+
+    Args:
+      how: the kind of reading.
+      asked: tuples of ids.
+      read: returns the model's readings of some of these.
+      *options: what else a reading depends on.
+      batches: of the model, that are read at once.
+    """
+    keys = [self._key(how, ids, options) for ids in asked]
     found = {key: self.memory.recall(key) for key in keys}
     missing = {
       key: ids
-      for key, ids in zip(keys, sequences, strict=True)
+      for key, ids in zip(keys, asked, strict=True)
       if found[key] is None
     }
-    self.on_read(sum(map(len, sequences)) - sum(map(len, missing.values())))
-    for part in self._batches(missing):
+    self.on_read(sum(map(_size, asked)) - sum(map(_size, missing.values())))
+    for part in self._batches(missing, batches):
       read_part = read([missing[key] for key in part])
       new = dict(zip(part, read_part, strict=True))
       self.memory.add(
         new, [self._described(missing[key], new[key], how) for key in part]
       )
       found |= new
-      self.on_read(sum(len(missing[key]) for key in part))
+      self.on_read(sum(_size(missing[key]) for key in part))
     return [found[key] for key in keys]
 
-  def _batches(self, missing):
-    """Yields keys that are read together, of sequences of similar length.
+  def _batches(self, missing, batches):
+    """Yields keys that are read together: of similar length, the same begin.
 
-    The last one may be nearly two of the model's batches: a small rest by
-    itself would be a shape of its own, for which a program is compiled.
+    The last one may be nearly twice as large: a small rest by itself would be
+    a shape of its own, for which a program is compiled.
     """
-    keys = sorted(missing, key=lambda key: -len(missing[key]))
+
+    def order(key):
+      begin = missing[key][0]
+      return -len(begin), [*begin], -_size(missing[key])
+
+    keys = sorted(missing, key=order)
     while keys:
-      size = self.lm.batch_size(len(missing[keys[0]]))
+      size = batches * self.lm.batch_size(_size(missing[keys[0]]))
       if len(keys) < 2 * size:
         size = len(keys)
       yield keys[:size]
       keys = keys[size:]
 
-  def _key(self, how, ids, options) -> str:
+  def _key(self, how, asked, options) -> str:
     """Returns a SHA-256 of all that a reading depends on."""
     about = {name: x for name, x in self.about.items() if name != "task"}
-    asked = json.dumps([how, options, about, self.scale], sort_keys=True)
-    digest = hashlib.sha256(asked.encode())
-    digest.update(np.asarray(ids, np.int64).tobytes())
+    sizes = [*map(len, asked)]
+    text = json.dumps([how, options, about, self.scale, sizes], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    digest.update(np.concatenate(asked).astype(np.int64).tobytes())
     return digest.hexdigest()
 
-  def _described(self, ids, reading, how):
+  def _described(self, asked, reading, how):
     if how != "generate":
       return {}
+    (prompt,) = asked
     return {
       **self.about,
       "logit_scale": self.scale,
-      "prompt": self.decode(ids),
+      "prompt": self.decode(prompt),
       "output": self.decode([i for i in reading if i != self.eos_id]),
     }
+
+
+def _size(asked: tuple[Sequence[int], ...]) -> int:
+  return sum(map(len, asked))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -19,6 +20,7 @@ from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
 from drope_jax.inference import choice, decode, scoring, weights
+from drope_jax.inference import endings as endings_lib
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled, Pattern, Scheme
@@ -144,14 +146,10 @@ class CheckpointLM:
     return self.tokenizer.decode(ids)
 
   def batch_size(self, tokens: int) -> int:
-    devices = row_shards = 1
-    if self.mesh is not None:
-      devices = self.mesh.size
-      row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
     padded = bucket(tokens)
     at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
-    size = max(devices * BATCH_TOKENS // at_once, 1)
-    return -(-size // row_shards) * row_shards
+    size = max(self._devices * BATCH_TOKENS // at_once, 1)
+    return -(-size // self._row_shards) * self._row_shards
 
   def logit_scale_at(self, tokens: int) -> float:
     if self.logit_scale is not None:
@@ -187,28 +185,48 @@ class CheckpointLM:
   def loglikelihood(
     self, sequences: Sequence[Sequence[int]]
   ) -> list[np.ndarray]:
-    return [scored.log_p for scored in self.score(sequences)]
+    scored = self.score(
+      [ids[:1] for ids in sequences], [ids[1:] for ids in sequences]
+    )
+    return [one.log_p for one in scored]
 
-  def score(self, sequences: Sequence[Sequence[int]]) -> list[interface.Scored]:
+  def score(
+    self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
+  ) -> list[interface.Scored]:
+    _require_tokens(contexts)
+    # A mesh splits tokens.
+    shortest = LENGTH_MULTIPLE // (16 if self.mesh is None else 4)
     found: dict[int, interface.Scored] = {}
-    batches = self._batches(sequences, shortest=LENGTH_MULTIPLE // 4)
-    for scheme, rows, tokens_BS, lengths in batches:
-      config, positions = decode.split_positions(self.config, scheme)
+    for batch in endings_lib.batches(
+      contexts,
+      endings,
+      scheme_at=self.config.positional.at,
+      scale_at=self.logit_scale_at,
+      padded=functools.partial(bucket, shortest=shortest),
+      batch_tokens=self._devices * BATCH_TOKENS,
+      shares=self.mesh is None,
+      row_shards=self._row_shards,
+    ):
+      config, positions = decode.split_positions(self.config, batch.scheme)
+      before = jnp.asarray(batch.before_RP), jnp.asarray(batch.before_R)
       scores_BS, top_BS = map(
         _on_host,
         scoring.score(
           config,
           positions,
           self.params,
-          self._put(tokens_BS),
-          self._logit_scale_B(lengths),
-          self.backend,
+          self._put(batch.tokens_BS),
+          jnp.asarray(batch.scale_B),
+          self._put(batch.wanted_BS),
+          before if batch.before_RP.size else None,
+          backend=self.backend,
+          groups=self._row_shards,
         ),
       )
-      for i, row in enumerate(rows):
-        known = slice(lengths[i] - 1)
-        found[row] = interface.Scored(scores_BS[i, known], top_BS[i, known])
-    return [found[row] for row in range(len(sequences))]
+      for i, row in enumerate(batch.rows):
+        own = batch.wanted_BS[i]
+        found[row] = interface.Scored(scores_BS[i, own], top_BS[i, own])
+    return [found[row] for row in range(len(contexts))]
 
   def generate(
     self,
@@ -337,35 +355,35 @@ class CheckpointLM:
       return jnp.asarray(tokens_BS)
     return jax.device_put(tokens_BS, NamedSharding(self.mesh, sharding.BATCH))
 
+  @property
+  def _devices(self) -> int:
+    return 1 if self.mesh is None else self.mesh.size
+
+  @property
+  def _row_shards(self) -> int:
+    """Into how many parts the rows of a batch are split."""
+    if self.mesh is None:
+      return 1
+    return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
   def _batches(
-    self,
-    sequences: Sequence[Sequence[int]],
-    new_tokens: int = 0,
-    shortest: int | None = None,
+    self, prompts: Sequence[Sequence[int]], new_tokens: int
   ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
     """Yields positions, row indices, tokens_BS padded on the right, lengths_B.
 
-    Sequences of similar length share a batch if their positions are the same,
+    Prompts of similar length share a batch if their positions are the same,
     with `new_tokens` counted. An incomplete batch is filled with copies of its
     first row, so that its shape is not compiled again and splits over devices.
-    `shortest` is as of `bucket`.
     """
-    row_shards = 1
-    if self.mesh is not None:
-      row_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+    _require_tokens(prompts)
     groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
-    for row, sequence in enumerate(sequences):
-      if not len(sequence):
-        raise ValueError(
-          "A sequence needs at least one token, got an empty one. Begin it "
-          "with BOS, or with text."
-        )
-      fixed = self.config.positional.at(len(sequence) + new_tokens)
-      padded = bucket(len(sequence), shortest)
+    for row, prompt in enumerate(prompts):
+      fixed = self.config.positional.at(len(prompt) + new_tokens)
+      padded = bucket(len(prompt))
       padded = min(padded, fixed.most_tokens or padded)
       groups.setdefault((padded, fixed), []).append(row)
     for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
-      fewest = -(-len(rows) // row_shards) * row_shards
+      fewest = -(-len(rows) // self._row_shards) * self._row_shards
       size = min(self.batch_size(padded), fewest)
       for start in range(0, len(rows), size):
         batch = rows[start : start + size]
@@ -373,9 +391,17 @@ class CheckpointLM:
         lengths_B = np.ones(size, np.int32)
         filled = batch + batch[:1] * (size - len(batch))
         for i, row in enumerate(filled):
-          lengths_B[i] = len(sequences[row])
-          tokens_BS[i, : lengths_B[i]] = sequences[row]
+          lengths_B[i] = len(prompts[row])
+          tokens_BS[i, : lengths_B[i]] = prompts[row]
         yield fixed, batch, tokens_BS, lengths_B
+
+
+def _require_tokens(sequences: Sequence[Sequence[int]]) -> None:
+  if not all(map(len, sequences)):
+    raise ValueError(
+      "A sequence needs at least one token, got an empty one. Begin it "
+      "with BOS, or with text."
+    )
 
 
 def bucket(tokens: int, shortest: int | None = None) -> int:

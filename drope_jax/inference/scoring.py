@@ -15,52 +15,85 @@ from drope_jax.model.config import ModelConfig
 SCORE_CHUNK = 512
 
 
-@functools.partial(jax.jit, static_argnames=("config", "backend"))
+@functools.partial(jax.jit, static_argnames=("config", "backend", "groups"))
 def score(
   config: ModelConfig,
   positions: decode.Positions | None,
   params: transformer.Params,
   tokens_BS: Array,
   logit_scale: Array,
+  wanted_BS: Array,
+  before: tuple[Array, Array] | None = None,
+  *,
   backend: attention.Choice,
+  groups: int = 1,
 ) -> tuple[Array, Array]:
   """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS, and top_BS.
 
-  `top_BS` says whether no token had a larger logit than token i + 1. The last
-  column has no next token: it is 0 and False. Logits are held for `SCORE_CHUNK`
-  tokens at a time. Arguments are as of `decode.start`.
+  `top_BS` says whether no token had a larger logit than token i + 1. Logits are
+  computed where they are wanted, for `SCORE_CHUNK` tokens at a time.
+
+  Args:
+    config, positions, params, tokens_BS, logit_scale, backend: as of
+      `decode.start`.
+    wanted_BS: where there is a next token, and its score is wanted; that of
+      others may be anything.
+    before: what B / R rows in turn begin with, and is read once: int32 ids
+      [R, P], padded on the right, and their number [R]. None: nothing.
+    groups: G, of rows that are on the same devices; divides B.
   """
   config = decode.with_positions(config, positions)
   B, S = tokens_BS.shape
-  x_BSM = transformer.hidden(
-    config,
-    params,
-    tokens_BS,
-    logit_scale=decode.for_queries(logit_scale, tokens_BS),
-    backend=backend,
-  )
+  scale = decode.for_queries(logit_scale, tokens_BS)
+  if before is None:
+    x_BSM = transformer.hidden(
+      config, params, tokens_BS, logit_scale=scale, backend=backend
+    )
+  else:
+    before_RP, length_R = before
+    R, P = before_RP.shape
+    _, cache = decode.prefill(
+      config,
+      params,
+      before_RP,
+      length_R,
+      logit_scale[:: B // R],
+      max_tokens=P + S,
+      backend=backend,
+    )
+    x_BSM, _ = transformer.forward_cached(
+      config,
+      params,
+      tokens_BS,
+      cache.repeated(B // R),
+      logit_scale=scale,
+      backend=backend,
+    )
   next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, 1)))
-
-  def score_chunk(chunk):
-    x_BcM, next_Bc = chunk
-    logits_BcV = transformer.unembed(config, params, x_BcM)
-    log_p_BcV = jax.nn.log_softmax(logits_BcV)
-    log_p_Bc = jnp.take_along_axis(log_p_BcV, next_Bc[..., None], -1)[..., 0]
-    return log_p_Bc, log_p_Bc >= log_p_BcV.max(axis=-1)
-
-  chunk = min(max(SCORE_CHUNK // B, 1), S)
-  padding = -S % chunk
-  x_BSM = jnp.pad(x_BSM, ((0, 0), (0, padding), (0, 0)))
-  padded_BS = jnp.pad(next_BS, ((0, 0), (0, padding)))
-  found = jax.lax.map(
-    score_chunk, (_chunks(x_BSM, chunk), _chunks(padded_BS, chunk))
+  x_GTM, next_GT, wanted_GT = (
+    x_BS.reshape(groups, -1, *x_BS.shape[2:])
+    for x_BS in (x_BSM, next_BS, wanted_BS)
   )
-  scores_BS, top_BS = (
-    jnp.moveaxis(x_nBc, 0, 1).reshape(B, -1)[:, :S] for x_nBc in found
-  )
-  return scores_BS.at[:, -1].set(0.0), top_BS.at[:, -1].set(False)
+  T = wanted_GT.shape[1]
+  chunk = min(max(SCORE_CHUNK // groups, 1), T)
+  # Those that are wanted first. The last chunk may have others too.
+  order_GT = jnp.argsort(~wanted_GT, axis=1, stable=True)
+  group_G1 = jnp.arange(groups)[:, None]
 
+  def score_chunk(i, found):
+    first = jnp.minimum(i * chunk, T - chunk)
+    at_Gc = jax.lax.dynamic_slice_in_dim(order_GT, first, chunk, axis=1)
+    logits_GcV = transformer.unembed(config, params, x_GTM[group_G1, at_Gc])
+    log_p_GcV = jax.nn.log_softmax(logits_GcV)
+    next_Gc1 = next_GT[group_G1, at_Gc][..., None]
+    log_p_Gc = jnp.take_along_axis(log_p_GcV, next_Gc1, -1)[..., 0]
+    values = log_p_Gc, log_p_Gc >= log_p_GcV.max(axis=-1)
+    return tuple(
+      x_GT.at[group_G1, at_Gc].set(x_Gc)
+      for x_GT, x_Gc in zip(found, values, strict=True)
+    )
 
-def _chunks(x_BS: Array, chunk: int) -> Array:
-  B, S = x_BS.shape[:2]
-  return jnp.moveaxis(x_BS.reshape(B, S // chunk, chunk, *x_BS.shape[2:]), 1, 0)
+  nothing = jnp.zeros((groups, T), jnp.float32), jnp.zeros((groups, T), bool)
+  num_chunks = -(-wanted_GT.sum(axis=1).max() // chunk)
+  log_p_GT, is_top_GT = jax.lax.fori_loop(0, num_chunks, score_chunk, nothing)
+  return log_p_GT.reshape(B, S), is_top_GT.reshape(B, S)

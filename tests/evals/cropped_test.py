@@ -21,8 +21,13 @@ class Spy:
       for s in sequences
     ]
 
-  def score(self, sequences):
-    log_p = self.loglikelihood(sequences)
+  def score(self, contexts, endings):
+    assert all(contexts)
+    whole = [[*c, *e] for c, e in zip(contexts, endings, strict=True)]
+    log_p = [
+      x[len(x) - len(ending) :]
+      for x, ending in zip(self.loglikelihood(whole), endings, strict=True)
+    ]
     return [interface.Scored(x, x % 2 == 0) for x in log_p]
 
   def generate(self, prompts, max_new_tokens, stop=()):
@@ -40,9 +45,14 @@ def test_each_token_is_scored_once_after_half_a_context_or_more(bos, length):
   sequence = [*bos, *range(10, 10 + length)]
   other = [7, 8, 9]
   first, second = cropped.Cropped(spy).loglikelihood([sequence, other])
-  scored = cropped.Cropped(spy).score([sequence, other])
-  np.testing.assert_array_equal(scored[0].log_p, first)
-  np.testing.assert_array_equal(scored[0].is_top, first % 2 == 0)
+  for start in {1, len(sequence) // 2, len(sequence)} - {0}:
+    ending = first[start - 1 :]
+    scored = cropped.Cropped(spy).score(
+      [sequence[:start], other[:2]], [sequence[start:], other[2:]]
+    )
+    np.testing.assert_array_equal(scored[0].log_p, ending)
+    np.testing.assert_array_equal(scored[0].is_top, ending % 2 == 0)
+    np.testing.assert_array_equal(scored[1].log_p, second[1:])
   tokens, before = np.divmod(first, 1000)
   assert tokens.tolist() == sequence[1:]
   assert np.divmod(second, 1000)[0].tolist() == [8, 9]

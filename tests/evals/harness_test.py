@@ -42,14 +42,18 @@ class Known:
   def with_logit_scale(self, scale):
     return self
 
-  def score(self, sequences):
-    self.read += [list(ids) for ids in sequences]
+  def score(self, contexts, endings):
+    assert all(contexts)
+    self.read += [[*c, *e] for c, e in zip(contexts, endings, strict=True)]
     return [
       interface.Scored(
-        np.array([-self.nats(t, i) for i, t in enumerate(s)][1:], np.float32),
-        np.array([t % 2 == 0 for t in s][1:]),
+        np.array(
+          [-self.nats(t, i) for i, t in enumerate(ending, len(context))],
+          np.float32,
+        ),
+        np.array([t % 2 == 0 for t in ending]),
       )
-      for s in sequences
+      for context, ending in zip(contexts, endings, strict=True)
     ]
 
   def generate(self, prompts, max_new_tokens, stop=()):

@@ -51,8 +51,9 @@ class Model:
     self.read.append([list(s) for s in sequences])
     return [self.scale * np.array(s[1:], np.float32) for s in sequences]
 
-  def score(self, sequences):
-    log_p = self.loglikelihood(sequences)
+  def score(self, contexts, endings):
+    pairs = zip(contexts, endings, strict=True)
+    log_p = self.loglikelihood([[context[-1], *e] for context, e in pairs])
     return [interface.Scored(x, x % 2 == 0) for x in log_p]
 
 
@@ -69,7 +70,8 @@ def test_readings_come_in_the_order_of_the_prompts():
     lm.loglikelihood(PROMPTS), Model().loglikelihood(PROMPTS), strict=True
   ):
     np.testing.assert_array_equal(got, want)
-  for got, want in zip(lm.score(PROMPTS), Model().score(PROMPTS), strict=True):
+  pairs = PROMPTS, PROMPTS[::-1]
+  for got, want in zip(lm.score(*pairs), Model().score(*pairs), strict=True):
     np.testing.assert_array_equal(got.log_p, want.log_p)
     np.testing.assert_array_equal(got.is_top, want.is_top)
     assert got.is_top.dtype == bool
@@ -94,7 +96,7 @@ def test_what_was_read_before_a_cut_is_not_read_again():
     lambda lm: lm.generate([[1, 2]], 2),
     lambda lm: lm.generate([[2]], 1),
     lambda lm: lm.generate([[1, 2]], 1, stop=["."]),
-    lambda lm: lm.score([[1, 2]]),
+    lambda lm: lm.score([[1]], [[2]]),
     lambda lm: lm.with_logit_scale(2.0).generate([[1, 2]], 1),
     lambda lm: lm.loglikelihood([[1, 2]]),
     lambda lm: remembering.Remembering(
@@ -118,7 +120,7 @@ def test_two_tasks_that_score_the_same_texts_read_them_once():
 
   def score(task, *condition):
     memory, about = recent.of(*condition), ABOUT | {"task": task}
-    return remembering.Remembering(model, memory, about).score(PROMPTS)
+    return remembering.Remembering(model, memory, about).loglikelihood(PROMPTS)
 
   first = score("perplexity", "yarn", 8)
   reads = len(model.read)
@@ -126,9 +128,26 @@ def test_two_tasks_that_score_the_same_texts_read_them_once():
   again = score("recall", "yarn", 8)
   assert len(model.read) == reads
   for got, want in zip(again, first, strict=True):
-    np.testing.assert_array_equal(got.log_p, want.log_p)
+    np.testing.assert_array_equal(got, want)
   score("recall", "yarn", 16)  # Of another condition nothing is kept.
   assert len(model.read) == 2 * reads
+
+
+def test_a_score_depends_on_where_the_ending_begins():
+  model = Model()
+  lm = remembering.Remembering(model, Kept(), ABOUT)
+  (one,) = lm.score([[1, 2]], [[3, 4]])
+  (other,) = lm.score([[1, 2, 3]], [[4]])
+  assert one.log_p.tolist() == [3, 4] and other.log_p.tolist() == [4]
+  assert len(model.read) == 2
+
+
+def test_endings_of_a_context_are_read_together():
+  model = Model()
+  lm = remembering.Remembering(model, Kept(), ABOUT)
+  contexts = [[1, 2], [3], [4, 5], [3], [1, 2]]
+  lm.score(contexts, [[9], [8], [7], [6, 6], [5, 5]])
+  assert model.read == [[[2, 5, 5], [2, 9], [5, 7], [3, 6, 6], [3, 8]]]
 
 
 def test_a_generation_is_described_for_who_keeps_it():

@@ -206,12 +206,51 @@ def test_scores_are_log_softmax_of_forward_in_the_order_given(lm):
 def test_a_token_is_top_where_it_is_the_argmax_of_forward(lm):
   (greedy,) = lm.generate(PROMPTS[:1], NEW)
   sequence = [*PROMPTS[0], *greedy]
-  (scored,) = lm.score([sequence])
+  (scored,) = lm.score([sequence[:1]], [sequence[1:]])
   assert scored.is_top[len(PROMPTS[0]) - 1 :].all()
   best = _logits(CONFIG, lm.params, sequence).argmax(-1)
   want = best[:-1] == np.asarray(sequence[1:])
   np.testing.assert_array_equal(scored.is_top, want)
   assert not want.all(), "every token is the likeliest"
+
+
+# Several endings of a context, one without any token, one alone, and a context
+# of one token, which leaves nothing to read first.
+CONTEXTS = [SEQUENCES[i] for i in (1, 0, 1, 2, 1, 0, 3)]
+ENDINGS = [SEQUENCES[i] for i in (5, 7, 3, 4, 2, 3, 6)]
+ENDINGS[2] = []
+
+
+@pytest.mark.parametrize(
+  "scheme", [ROPE, YARN, positional.Nope(), PATTERN, DYNAMIC], ids=repr
+)
+def test_endings_are_scored_as_in_the_whole_sequence(lm, scheme):
+  lm = lm.with_positions(scheme).with_logit_slope(0.3)
+  whole = [[*c, *e] for c, e in zip(CONTEXTS, ENDINGS, strict=True)]
+  want = lm.score([ids[:1] for ids in whole], [ids[1:] for ids in whole])
+  for got, expected, ending in zip(
+    lm.score(CONTEXTS, ENDINGS), want, ENDINGS, strict=True
+  ):
+    own = slice(len(expected.log_p) - len(ending), None)
+    np.testing.assert_allclose(got.log_p, expected.log_p[own], atol=1e-4)
+    np.testing.assert_array_equal(got.is_top, expected.is_top[own])
+
+
+def test_a_context_is_read_once_for_all_its_endings(lm, monkeypatch):
+  monkeypatch.setattr(lms, "BATCH_TOKENS", 64)
+  read = []
+  prefill = decode.prefill
+
+  def counted(config, params, tokens_BS, *args, **options):
+    read.append(tokens_BS.shape)
+    return prefill(config, params, tokens_BS, *args, **options)
+
+  monkeypatch.setattr(decode, "prefill", counted)
+  scoring.score.clear_cache()
+  lm.score([SEQUENCES[1]] * 3, [[5], [6, 7], [8]])
+  assert read == [(1, 16)]
+  lm.score(SEQUENCES[:3], [[5]] * 3)  # The third has nothing to be read first.
+  assert read[1:] == [(1, 4), (1, 16)]
 
 
 def test_short_sequences_are_padded_to_few_lengths():

@@ -204,7 +204,7 @@ def test_a_sequence_beyond_the_table_is_refused(params):
   longer = [1] * (ROWS + 1)
   for read in (
     lambda: transformer.hidden(CONFIG, params, jnp.asarray([longer])),
-    lambda: lm.score([longer]),
+    lambda: lm.score([longer[:4]], [longer[4:]]),
     lambda: lm.generate([longer[:-4]], 4),
     lambda: dataclasses.replace(CONFIG, context_tokens=ROWS + 1),
   ):
@@ -240,7 +240,9 @@ def test_pi_stretches_the_table(params):
   lm = lms.CheckpointLM(CONFIG, params, None)
   stretched = evaluation.variants(lm)("pi", 2.0)
   assert stretched.config.positional == LearnedAbsolute(ROWS, 2.0)
-  assert stretched.score([[1] * 2 * ROWS])[0].log_p.shape == (2 * ROWS - 1,)
+  ids = [1] * 2 * ROWS
+  (scored,) = stretched.score([ids[:2]], [ids[2:]])
+  assert scored.log_p.shape == (2 * ROWS - 2,)
   with pytest.raises(ValueError, match="'yarn' needs a model with plain Rope"):
     evaluation.variants(lm)("yarn", 2.0)
 

@@ -125,17 +125,15 @@ class Answers:
           f"{len(continuation)}. Test the task at a longer length."
         )
     # The last token is not read, only predicted.
-    scored = self.lm.score(
-      [
-        self._cut([*context, *continuation], -1)
-        for _, context, continuation in requests
-      ]
-    )
+    contexts = [
+      self._cut([*context, *continuation], -1)[: -len(continuation)]
+      for _, context, continuation in requests
+    ]
+    scored = self.lm.score(contexts, [request[2] for request in requests])
     answers = []
-    for (texts, _, continuation), found in zip(requests, scored, strict=True):
-      own = slice(len(found.log_p) - len(continuation), None)
-      total = float(np.sum(found.log_p[own], dtype=np.float64))
-      answers.append((total, bool(found.is_top[own].all())))
+    for (texts, *_), found in zip(requests, scored, strict=True):
+      total = float(np.sum(found.log_p, dtype=np.float64))
+      answers.append((total, bool(found.is_top.all())))
       if texts is not None:
         self.cache_hook.add_partial("loglikelihood", texts, answers[-1])
     return answers
