@@ -78,22 +78,21 @@ def score(
   chunk = min(max(SCORE_CHUNK // groups, 1), T)
   # Those that are wanted first. The last chunk may have others too.
   order_GT = jnp.argsort(~wanted_GT, axis=1, stable=True)
-  group_G1 = jnp.arange(groups)[:, None]
 
-  def score_chunk(i, found):
+  def score_chunk(i, x_TM, next_T, order_T, log_p_T, is_top_T):
     first = jnp.minimum(i * chunk, T - chunk)
-    at_Gc = jax.lax.dynamic_slice_in_dim(order_GT, first, chunk, axis=1)
-    logits_GcV = transformer.unembed(config, params, x_GTM[group_G1, at_Gc])
-    log_p_GcV = jax.nn.log_softmax(logits_GcV)
-    next_Gc1 = next_GT[group_G1, at_Gc][..., None]
-    log_p_Gc = jnp.take_along_axis(log_p_GcV, next_Gc1, -1)[..., 0]
-    values = log_p_Gc, log_p_Gc >= log_p_GcV.max(axis=-1)
-    return tuple(
-      x_GT.at[group_G1, at_Gc].set(x_Gc)
-      for x_GT, x_Gc in zip(found, values, strict=True)
-    )
+    at_C = jax.lax.dynamic_slice_in_dim(order_T, first, chunk)
+    logits_CV = transformer.unembed(config, params, x_TM[None, at_C])[0]
+    log_p_CV = jax.nn.log_softmax(logits_CV)
+    log_p_C = jnp.take_along_axis(log_p_CV, next_T[at_C, None], -1)[:, 0]
+    is_top_C = log_p_C >= log_p_CV.max(axis=-1)
+    return log_p_T.at[at_C].set(log_p_C), is_top_T.at[at_C].set(is_top_C)
+
+  def score_chunks(i, found):
+    of_group = functools.partial(score_chunk, i)
+    return jax.vmap(of_group)(x_GTM, next_GT, order_GT, *found)
 
   nothing = jnp.zeros((groups, T), jnp.float32), jnp.zeros((groups, T), bool)
   num_chunks = -(-wanted_GT.sum(axis=1).max() // chunk)
-  log_p_GT, is_top_GT = jax.lax.fori_loop(0, num_chunks, score_chunk, nothing)
+  log_p_GT, is_top_GT = jax.lax.fori_loop(0, num_chunks, score_chunks, nothing)
   return log_p_GT.reshape(B, S), is_top_GT.reshape(B, S)
