@@ -43,7 +43,7 @@ from drope_jax import trees
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.cli import configure, memory
-from drope_jax.inference import choice, decode, weights
+from drope_jax.inference import batching, choice, decode, weights
 from drope_jax.inference import lm as lms
 from drope_jax.model import packed, transformer
 from drope_jax.model.config import ModelConfig
@@ -136,7 +136,7 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
       args.checkpoint, convert=weights.holder(args.dtype, mesh=None)
     )
   B, S = args.batch, args.prompt_tokens
-  tokens_BS = np.zeros((B, lms.bucket(S)), np.int32)
+  tokens_BS = np.zeros((B, batching.bucket(S)), np.int32)
   tokens_BS[:, :S] = _prompts(config, args)
   chunked = tokens_BS.shape[1] > lms.BATCH_TOKENS
   scale_B = jnp.ones(B)
@@ -149,7 +149,7 @@ def _ours(config: ModelConfig, args: argparse.Namespace) -> Measured:
       tokens_BS,
       jnp.full(B, S),
       scale_B,
-      max_tokens=tokens_BS.shape[1] + lms.LENGTH_MULTIPLE,
+      max_tokens=tokens_BS.shape[1] + batching.LENGTH_MULTIPLE,
       chunk_tokens=lms.CHUNK_TOKENS if chunked else None,
       backend="blockwise",
     )

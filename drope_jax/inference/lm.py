@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
-import math
 import os
 from typing import Any
 
@@ -19,8 +17,7 @@ from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
-from drope_jax.inference import choice, decode, scoring, weights
-from drope_jax.inference import endings as endings_lib
+from drope_jax.inference import batching, choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled, Pattern, Scheme
@@ -29,9 +26,6 @@ from drope_jax.positional import LogScaled, Pattern, Scheme
 # its prompt is longer than that.
 BATCH_TOKENS = 8192
 CHUNK_TOKENS = 2048
-
-# Lengths are padded to a multiple of this at least.
-LENGTH_MULTIPLE = 128
 
 # New tokens of each row in one call of the compiled loop.
 _STEPS = 16
@@ -146,7 +140,7 @@ class CheckpointLM:
     return self.tokenizer.decode(ids)
 
   def batch_size(self, tokens: int) -> int:
-    padded = bucket(tokens)
+    padded = batching.bucket(tokens)
     at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
     size = max(self._devices * BATCH_TOKENS // at_once, 1)
     return -(-size // self._row_shards) * self._row_shards
@@ -193,18 +187,14 @@ class CheckpointLM:
   def score(
     self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
   ) -> list[interface.Scored]:
-    _require_tokens(contexts)
-    # A mesh splits tokens.
-    shortest = LENGTH_MULTIPLE // (16 if self.mesh is None else 4)
     found: dict[int, interface.Scored] = {}
-    for batch in endings_lib.batches(
+    for batch in batching.of_endings(
       contexts,
       endings,
       scheme_at=self.config.positional.at,
       scale_at=self.logit_scale_at,
-      padded=functools.partial(bucket, shortest=shortest),
       batch_tokens=self._devices * BATCH_TOKENS,
-      shares=self.mesh is None,
+      on_mesh=self.mesh is not None,
       row_shards=self._row_shards,
     ):
       config, positions = decode.split_positions(self.config, batch.scheme)
@@ -267,23 +257,31 @@ class CheckpointLM:
       raise ValueError(
         "A stop string must not be empty, got an empty one. Leave it out."
       )
-    batches = self._batches(prompts, max_new_tokens)
-    for scheme, rows, tokens_BS, lengths in batches:
+    for scheme, rows, tokens_BS, lengths in batching.of_prompts(
+      prompts,
+      scheme_at=lambda tokens: self.config.positional.at(
+        tokens + max_new_tokens
+      ),
+      batch_size=self.batch_size,
+      row_shards=self._row_shards,
+    ):
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(sampling.seed), np.resize(rows, len(lengths))
       )
       config, positions = decode.split_positions(self.config, scheme)
       scale_B = self._logit_scale_B(lengths + max_new_tokens)
       B, S = tokens_BS.shape
+      step = batching.LENGTH_MULTIPLE
+      new_slots = -(-max_new_tokens // step) * step
       chunked = self._in_chunks(S)
       shared = 0
       if (
         self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
       ):
         # Seven eighths, three quarters or half: each length is a program.
-        unit = CHUNK_TOKENS if chunked else LENGTH_MULTIPLE
+        unit = CHUNK_TOKENS if chunked else step
         parts = [S * n // 8 // unit * unit for n in (7, 6, 4)]
-        common = _shared(tokens_BS, lengths)
+        common = batching.shared_tokens(tokens_BS, lengths)
         shared = next((n for n in parts if n <= common), 0)
       state = decode.start(
         config,
@@ -292,7 +290,7 @@ class CheckpointLM:
         self._put(tokens_BS),
         jnp.asarray(lengths),
         scale_B,
-        max_tokens=S + -(-max_new_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE,
+        max_tokens=S + new_slots,
         shared_tokens=shared,
         chunk_tokens=CHUNK_TOKENS if chunked else None,
         with_seen=sampling.repetition_penalty is not None,
@@ -366,70 +364,9 @@ class CheckpointLM:
       return 1
     return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-  def _batches(
-    self, prompts: Sequence[Sequence[int]], new_tokens: int
-  ) -> Iterator[tuple[Scheme | Pattern, list[int], np.ndarray, np.ndarray]]:
-    """Yields positions, row indices, tokens_BS padded on the right, lengths_B.
-
-    Prompts of similar length share a batch if their positions are the same,
-    with `new_tokens` counted. An incomplete batch is filled with copies of its
-    first row, so that its shape is not compiled again and splits over devices.
-    """
-    _require_tokens(prompts)
-    groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-      fixed = self.config.positional.at(len(prompt) + new_tokens)
-      padded = bucket(len(prompt))
-      padded = min(padded, fixed.most_tokens or padded)
-      groups.setdefault((padded, fixed), []).append(row)
-    for (padded, fixed), rows in sorted(groups.items(), key=lambda g: g[0][0]):
-      fewest = -(-len(rows) // self._row_shards) * self._row_shards
-      size = min(self.batch_size(padded), fewest)
-      for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        tokens_BS = np.zeros((size, padded), np.int32)
-        lengths_B = np.ones(size, np.int32)
-        filled = batch + batch[:1] * (size - len(batch))
-        for i, row in enumerate(filled):
-          lengths_B[i] = len(prompts[row])
-          tokens_BS[i, : lengths_B[i]] = prompts[row]
-        yield fixed, batch, tokens_BS, lengths_B
-
-
-def _require_tokens(sequences: Sequence[Sequence[int]]) -> None:
-  if not all(map(len, sequences)):
-    raise ValueError(
-      "A sequence needs at least one token, got an empty one. Begin it "
-      "with BOS, or with text."
-    )
-
-
-def bucket(tokens: int, shortest: int | None = None) -> int:
-  """Returns the padded length of `tokens`, at most 5/4 of it or 128.
-
-  There are four lengths in each doubling, so that few programs are compiled and
-  little of a pass is padding.
-
-  Args:
-    tokens: to pad.
-    shortest: below 128, a power of two from which there is a length for each
-      doubling, for the short questions of benchmarks; None: 128 is the first.
-  """
-  if shortest is not None and tokens <= LENGTH_MULTIPLE:
-    return max(2 ** math.ceil(math.log2(tokens)), shortest)
-  step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
-  return -(-tokens // step) * step
-
 
 def _on_host(array: jax.Array) -> np.ndarray:
   """Returns the whole array, of which other processes may hold parts."""
   if array.is_fully_addressable:
     return np.asarray(array)
   return multihost_utils.process_allgather(array, tiled=True)
-
-
-def _shared(tokens_BS: np.ndarray, lengths_B: np.ndarray) -> int:
-  """Returns the length of the shared prefix, less than the shortest row."""
-  same_S = (tokens_BS == tokens_BS[:1]).all(axis=0)
-  most = int(lengths_B.min()) - 1
-  return most if same_S[:most].all() else int(np.argmin(same_S[:most]))

@@ -16,7 +16,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
-from drope_jax.inference import choice, decode, scoring
+from drope_jax.inference import batching, choice, decode, scoring
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -83,7 +83,7 @@ def loaded(folder):
 @pytest.fixture
 def lm(loaded, monkeypatch):
   """Small batches; the tests share their compiled programs."""
-  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 8)
+  monkeypatch.setattr(batching, "LENGTH_MULTIPLE", 8)
   monkeypatch.setattr(lms, "BATCH_TOKENS", 24)
   return loaded
 
@@ -255,7 +255,7 @@ def test_a_context_is_read_once_for_all_its_endings(lm, monkeypatch):
 
 def test_short_sequences_are_padded_to_few_lengths():
   lengths = (1, 32, 33, 64, 65, 128, 129)
-  assert [lms.bucket(n, 32) for n in lengths] == [
+  assert [batching.bucket(n, 32) for n in lengths] == [
     32,
     32,
     64,
@@ -263,7 +263,7 @@ def test_short_sequences_are_padded_to_few_lengths():
     *[128] * 2,
     256,
   ]
-  assert [lms.bucket(n) for n in lengths] == [128] * 6 + [256]
+  assert [batching.bucket(n) for n in lengths] == [128] * 6 + [256]
 
 
 def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
@@ -333,7 +333,7 @@ def test_a_prompt_read_in_chunks_is_the_prompt_read_at_once(
 ):
   """Rows end in different chunks, and the last chunk is nobody's."""
   lm = lm.with_positions(scheme).with_logit_scale(1.0)
-  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 32)
+  monkeypatch.setattr(batching, "LENGTH_MULTIPLE", 32)
   prompts = [*PROMPTS, SEQUENCES[1]]
   want = lm.generate(prompts, NEW)
   monkeypatch.setattr(lms, "BATCH_TOKENS", 4)
@@ -368,7 +368,7 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(
 
 
 def test_prefixes_of_any_length_take_few_programs(lm, monkeypatch):
-  monkeypatch.setattr(lms, "LENGTH_MULTIPLE", 2)
+  monkeypatch.setattr(batching, "LENGTH_MULTIPLE", 2)
   monkeypatch.setattr(lms, "BATCH_TOKENS", 64)
   lm = lm.with_logit_scale(1.0)
   decode.start.clear_cache()
@@ -428,7 +428,7 @@ def test_a_repetition_penalty_reads_prompts_and_new_tokens(lm):
 
 def test_lengths_fall_in_four_buckets_a_doubling():
   lengths = np.arange(1, 20_000)
-  buckets = np.array([lms.bucket(int(n)) for n in lengths])
+  buckets = np.array([batching.bucket(int(n)) for n in lengths])
   assert (buckets >= lengths).all() and (np.diff(buckets) >= 0).all()
   assert (buckets <= np.maximum(lengths * 1.25, lengths + 127)).all()
   for octave in (1024, 4096, 8192):

@@ -12,7 +12,7 @@ from drope_jax import attention, sharding, trees
 from drope_jax.analysis import damage
 from drope_jax.evals.record import Record
 from drope_jax.evals.suite import Material, Suite
-from drope_jax.inference import evaluation
+from drope_jax.inference import batching, evaluation
 from drope_jax.inference import lm as lms
 from drope_jax.model import cache as caches
 from drope_jax.model import transformer
@@ -215,7 +215,7 @@ def test_a_sequence_beyond_the_table_is_refused(params):
 def test_a_sequence_that_ends_with_the_table_is_scored(params):
   """Its padding would be beyond the table."""
   lm = lms.CheckpointLM(CONFIG, params, None)
-  assert lms.bucket(ROWS) > ROWS
+  assert batching.bucket(ROWS) > ROWS
   ids = np.random.default_rng(0).integers(0, V, ROWS)
   logits_SV = transformer.forward(CONFIG, params, jnp.asarray(ids)[None])[0]
   want = jax.nn.log_softmax(logits_SV)[np.arange(ROWS - 1), ids[1:]]
