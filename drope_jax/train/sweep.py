@@ -6,6 +6,7 @@ import itertools
 import re
 
 _NAME = r"[\w.%+-]+"
+_SCORE = r"loss|held-out loss|spikes|\S+ \S+ [\d.]+x( \+scale)?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Sweep:
         f"Sweep.{given[0]} is of evaluations, which need a suite, got "
         f"{evaluated[given[0]]!r} without one. Set Sweep.suite, or leave it "
         "out."
+      )
+    if wrong := [x for x in self.shown if not re.fullmatch(_SCORE, x)]:
+      raise ValueError(
+        "Sweep.shown takes loss, held-out loss, spikes, or the task, metric and "
+        f"length of a result, such as multi_key accuracy 4x, got {wrong[0]!r}. "
+        "Correct it; methods are rows of the table by themselves."
       )
 
   def points(self) -> Iterator[Point]:

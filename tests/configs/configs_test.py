@@ -134,8 +134,11 @@ def test_a_sweeps_points_are_recipes_of_as_many_tokens_as_it_says(path):
     assert field in header
   assert f"drope sweep sweeps/{path.name}" in header
   sweep = configure.build(str(path), Sweep)
+  lengths = set()
   if sweep.suite is not None:
-    configure.build(sweep.suite, Suite)
+    lengths = {*configure.build(sweep.suite, Suite).factors}
+  shown = re.findall(r" ([\d.]+)x", " ".join(sweep.shown))
+  assert {*map(float, shown)} <= lengths
   points = list(sweep.points())
   tokens = [
     configure.build(sweep.recipe, Recipe, point.overrides).tokens

@@ -55,6 +55,10 @@ def test_all_points_start_from_the_sweeps_checkpoint():
       ),
       "no point has",
     ),
+    (
+      lambda: Sweep("r.gin", (NORM,), shown=("loss", "niah accuracy 4x yarn")),
+      "got 'niah accuracy 4x yarn'. .* methods are rows",
+    ),
   ],
 )
 def test_what_cannot_be_run_is_refused(make, message):
