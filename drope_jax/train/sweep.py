@@ -117,8 +117,8 @@ class Sweep:
       )
     if wrong := [x for x in self.shown if not re.fullmatch(_SCORE, x)]:
       raise ValueError(
-        "Sweep.shown takes loss, held-out loss, spikes, or the task, metric and "
-        f"length of a result, such as multi_key accuracy 4x, got {wrong[0]!r}. "
+        "Sweep.shown takes loss, held-out loss, spikes, or a result's task, "
+        f"metric and length, such as multi_key accuracy 4x, got {wrong[0]!r}. "
         "Correct it; methods are rows of the table by themselves."
       )
 
