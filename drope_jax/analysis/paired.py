@@ -52,8 +52,16 @@ def difference(first: runs.Score, second: runs.Score) -> Difference | None:
   if not pairs:
     return None
   x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
+  # Of each sample, (which pair, which text).
+  texts = [
+    (i, n // first.together)
+    for i, (own, _) in enumerate(pairs)
+    for n in range(len(own))
+  ]
+  _, groups = np.unique(texts, axis=0, return_inverse=True)
   if np.isin([x, y], (0, 1)).all():
-    low, high = intervals.paired_shares(x, y)
+    low, high = intervals.paired_shares(x, y, groups)
   else:
-    low, high = intervals.bootstrap(x - y) or (None, None)
+    of_text = np.bincount(groups, x - y) / np.bincount(groups)
+    low, high = intervals.bootstrap(of_text) or (None, None)
   return Difference(float(np.mean(x - y)), low, high, len(x))

@@ -103,6 +103,7 @@ class Score(NamedTuple):
     seeds: number of rows.
     outcomes: the value of each sample, by the seed of the samples; the mean
       where several rows have one seed.
+    together: as of `Result`.
   """
 
   value: float
@@ -110,6 +111,7 @@ class Score(NamedTuple):
   high: float | None
   seeds: int
   outcomes: Mapping[int, Sequence[float]]
+  together: int = 1
 
 
 Scores = Mapping[Cell, Score]
@@ -246,6 +248,7 @@ def _gather(rows):
       seed: np.mean(outcomes, axis=0).tolist()
       for seed, outcomes in by_seed.items()
     },
+    together=max(row.get("together", 1) for row in rows),
   )
 
 

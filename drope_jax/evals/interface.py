@@ -189,6 +189,8 @@ class Result:
     mean_tokens: mean length of the inputs in tokens.
     outcomes: the value of each sample; `value` is their mean. All models and
       methods have the same samples in the same order, so outcomes are paired.
+    together: how many samples in a row are about the same text, so that they
+      are not independent.
     series: (position or depth, value) of the metric, if it has a series.
     errors: how many wrong answers there were of each kind, for a metric of
       answers.
@@ -213,6 +215,7 @@ class Result:
   seed: int
   mean_tokens: float
   outcomes: tuple[float, ...]
+  together: int = 1
   series: tuple[tuple[int, float], ...] | None = None
   errors: Mapping[str, int] | None = None
   truncated: float | None = None

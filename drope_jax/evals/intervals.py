@@ -84,8 +84,33 @@ def student(values: Sequence[float]) -> tuple[float, float] | None:
   return float(values.mean() - reach), float(values.mean() + reach)
 
 
+def effective_count(values: Sequence[float], groups: Sequence[int]) -> float:
+  """Returns how many independent values would say as much about the mean.
+
+  Values of a group, such as answers about one text, vary together. Their number
+  is divided by how much that widens the variance of the mean, if it does. If
+  all values are the same, it is the number of groups.
+
+  Args:
+    values: such as shares.
+    groups: an id of each value's group, from 0.
+
+  Source: Rao and Scott 1992, "A simple method for the analysis of clustered
+    binary data", its design effect.
+  """
+  rest = np.asarray(values, np.float64) - np.mean(values)
+  n, m = len(rest), len(np.unique(groups))
+  alone = np.square(rest).sum()
+  if m == n or m == 1 or not alone:
+    return float(m)
+  together = m / (m - 1) * np.square(np.bincount(groups, rest)).sum()
+  return n / max(together / alone, 1.0)
+
+
 def paired_shares(
-  first: Sequence[bool], second: Sequence[bool]
+  first: Sequence[bool],
+  second: Sequence[bool],
+  groups: Sequence[int] | None = None,
 ) -> tuple[float, float]:
   """Returns the interval of share(first) - share(second), of paired outcomes.
 
@@ -93,6 +118,7 @@ def paired_shares(
 
   Args:
     first, second: whether each sample succeeded; the same samples, in order.
+    groups: as of `effective_count`; None: all samples are independent.
 
   Raises:
     ValueError: they differ in number, or there are none.
@@ -105,8 +131,11 @@ def paired_shares(
   n = len(x)
   # Cells of the table: both, first alone, second alone, neither.
   a, b, c, d = (
-    int(np.count_nonzero(cell)) for cell in (x & y, x & ~y, ~x & y, ~x & ~y)
+    np.count_nonzero(cell) for cell in (x & y, x & ~y, ~x & y, ~x & ~y)
   )
+  if groups is not None:
+    scale = effective_count(x.astype(float) - y, groups) / n
+    a, b, c, d, n = (scale * count for count in (a, b, c, d, n))
   product = (a + b) * (c + d) * (a + c) * (b + d)
   covariance = a * d - b * c
   if covariance > 0:  # Corrected for continuity, toward 0.

@@ -35,8 +35,7 @@ class Niah:
     max_new_tokens: generated, and kept free within the length.
     questions: samples that share a haystack with its needles, and the prefill
       of both; each asks for other keys. More than one save most of the time,
-      but the samples are then less independent than the intervals take them to
-      be.
+      and say less than as many haystacks would, which intervals count.
     needles: what needles say; None: what the suite's say.
   """
 
@@ -194,6 +193,7 @@ def _of_a_haystack(task, encode, text, length, rng, prefix) -> list[Sample]:
         max_new_tokens=task.max_new_tokens,
         others=tuple(value for value in values if value not in answers),
         depth=int(depths[values.index(answers[0])]),
+        together=task.questions,
       )
     )
   return found

@@ -56,6 +56,7 @@ class Sample:
       match.
     alternatives: whether one of the answers is enough.
     ordered: whether the strict score needs the answers in this order.
+    together: how many samples in a row are about the same text.
   """
 
   prompt: str
@@ -69,6 +70,7 @@ class Sample:
   ends: str = SENTENCE_END
   alternatives: bool = False
   ordered: bool = False
+  together: int = 1
 
 
 def evaluate(
@@ -81,7 +83,8 @@ def evaluate(
 
   The latter is "string_match_part" where one answer is enough, and otherwise
   "string_match_all". Outcomes are each question's. "accuracy" has a series by
-  depth, in fifths of the text, and the kinds of errors. Intervals are Wilson's.
+  depth, in fifths of the text, and the kinds of errors. Intervals are Wilson's,
+  of `intervals.effective_count` where samples are about the same text.
 
   Raises:
     ValueError: there is no sample, or they differ in length.
@@ -148,7 +151,9 @@ def _matched(output: str, sample: Sample) -> float:
 
 
 def _result(task, metric, lm, length, samples, values, condition, **more):
-  low, high = intervals.wilson(sum(values), len(values))
+  n, together = len(values), samples[0].together
+  count = intervals.effective_count(values, np.arange(n) // together)
+  low, high = intervals.wilson(sum(values) * count / n, count)
   tokens = [len(sample.prompt_tokens) for sample in samples]
   return interface.Result(
     task=task,
@@ -158,9 +163,10 @@ def _result(task, metric, lm, length, samples, values, condition, **more):
     value=float(np.mean(values)),
     low=low,
     high=high,
-    count=len(values),
+    count=n,
     mean_tokens=float(np.mean(tokens)),
     outcomes=tuple(values),
+    together=together,
     **more,
     **vars(condition),
   )

@@ -3,8 +3,8 @@ import pytest
 from drope_jax.analysis import paired, runs
 
 
-def _score(outcomes):
-  return runs.Score(0.0, None, None, len(outcomes), outcomes)
+def _score(outcomes, together=1):
+  return runs.Score(0.0, None, None, len(outcomes), outcomes, together)
 
 
 def test_common_seeds_are_pooled_and_others_left_out():
@@ -38,3 +38,14 @@ def test_shares_have_an_interval_if_all_outcomes_agree():
 @pytest.mark.parametrize("other", [{1: [1.0]}, {0: [1.0, 0.0]}, {}])
 def test_samples_that_differ_are_not_paired(other):
   assert paired.difference(_score({0: [1.0]}), _score(other)) is None
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.25])
+def test_a_difference_counts_that_samples_are_about_the_same_text(wrong):
+  right = [1.0, 1.0, 1.0, 1.0, wrong, wrong, wrong, wrong] * 4
+  outcomes = {0: right, 1: right[:-2]}  # Of the last text two are missing.
+  none = {seed: [0.0] * len(own) for seed, own in outcomes.items()}
+  alone = paired.difference(_score(outcomes), _score(none))
+  texts = paired.difference(_score(outcomes, 4), _score(none, 4))
+  assert texts.value == alone.value and texts.count == alone.count == 62
+  assert texts.low < alone.low < alone.high < texts.high

@@ -32,6 +32,7 @@ def _row(**changes):
     "errors": None,
     "truncated": None,
     "parts": None,
+    "together": 1,
   }
   return row | changes
 

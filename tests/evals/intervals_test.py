@@ -107,6 +107,39 @@ def test_paired_shares_hold_the_difference_as_often_as_they_say():
   assert np.mean(held) == pytest.approx(0.95, abs=0.014)
 
 
+def test_values_of_groups_count_for_less_if_they_vary_together():
+  groups = [0, 0, 1, 1, 2, 2, 3, 3]
+  alike = [1, 1, 0, 0, 1, 1, 0, 0]
+  # 4 / 3 * 4 squared sums of 1, over 8 squares of 1/4: a design effect of 8/3.
+  assert intervals.effective_count(alike, groups) == pytest.approx(3)
+  assert intervals.effective_count([1, 0] * 4, groups) == 8
+  assert intervals.effective_count([1] * 8, groups) == 4
+  assert intervals.effective_count(alike, range(8)) == 8
+  assert intervals.effective_count(alike, [0] * 8) == 1
+
+
+def test_intervals_of_groups_hold_as_often_as_they_say():
+  rng = np.random.default_rng(0)
+  groups = np.arange(160) // 4
+  shares, differences, naive = [], [], []
+  for _ in range(1000):
+    # Easy and hard texts with four questions each: 0.6 and 0.45.
+    easy = np.repeat(rng.random(40) < 0.5, 4)
+    x = rng.random(160) < np.where(easy, 0.9, 0.3)
+    y = rng.random(160) < np.where(easy, 0.8, 0.1)
+    count = intervals.effective_count(x, groups)
+    low, high = intervals.wilson(x.mean() * count, count)
+    shares.append(low <= 0.6 <= high)
+    low, high = intervals.wilson(x.sum(), 160)
+    naive.append(low <= 0.6 <= high)
+    low, high = intervals.paired_shares(x, y, groups)
+    differences.append(low <= 0.15 <= high)
+  # As above; the estimate of the design effect takes a little.
+  assert np.mean(shares) == pytest.approx(0.95, abs=0.02)
+  assert np.mean(differences) == pytest.approx(0.95, abs=0.02)
+  assert np.mean(naive) < 0.88, "groups have no effect here"
+
+
 def test_pairing_tells_apart_what_two_intervals_do_not():
   x, y = _pairs(30, 8, 0, 12)
   assert intervals.wilson(sum(x), 50)[0] < intervals.wilson(sum(y), 50)[1]

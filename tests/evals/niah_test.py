@@ -265,6 +265,19 @@ def test_listing_every_value_is_not_retrieval(fake_lm, documents):
   assert got["accuracy"].value == 0.0
 
 
+def test_an_interval_counts_that_questions_share_a_haystack(fake_lm, documents):
+  alone = _task("multi_key")
+  shared = dataclasses.replace(alone, questions=4)
+  one, four = (
+    _results(config, fake_lm(answer=_oracle), documents)["accuracy"]
+    for config in (alone, shared)
+  )
+  assert (one.together, four.together, four.count) == (1, 4, 50)
+  # As of 50 questions that are all answered, and of 13 haystacks.
+  assert one.low == pytest.approx(0.929, abs=0.001)
+  assert four.low == pytest.approx(0.772, abs=0.001)
+
+
 def test_repeating_the_question_scores_nothing(fake_lm, documents):
   got = _results(
     _task("multi_key"), fake_lm(answer=lambda prompt: prompt[-40:]), documents
