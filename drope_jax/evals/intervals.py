@@ -15,7 +15,7 @@ _NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
 _RESAMPLES = 10_000
 
 
-def wilson(successes: float, count: int) -> tuple[float, float]:
+def wilson(successes: float, count: float) -> tuple[float, float]:
   """Returns Wilson's interval of a proportion; it is never empty at 0 or 1.
 
   For partial credits in [0, 1], pass their sum. The interval is then wider than

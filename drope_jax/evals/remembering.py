@@ -14,9 +14,12 @@ import numpy as np
 
 from drope_jax.evals import interface
 
-# Of the model's batches whose scores are read at once. A context's endings are
-# then in the same, and are batched by their lengths.
+# How many of the model's batches are read at once, at most, so that sequences
+# that begin alike are among them: the model reads their beginning once.
 _BATCHES = 8
+
+# Prompts of a task end differently; lengths are sorted in steps of this.
+_LENGTH_STEP = 64
 
 OnRead = Callable[[int], None]
 """Called with the tokens of samples that have been read."""
@@ -164,7 +167,7 @@ class Remembering(interface.Wrapper):
       asked: tuples of ids.
       read: returns the model's readings of some of these.
       *options: what else a reading depends on.
-      batches: of the model, that are read at once.
+      batches: of the model, that are read at once at least.
     """
     keys = [self._key(how, ids, options) for ids in asked]
     found = {key: self.memory.recall(key) for key in keys}
@@ -185,19 +188,25 @@ class Remembering(interface.Wrapper):
     return [found[key] for key in keys]
 
   def _batches(self, missing, batches):
-    """Yields keys that are read together: of similar length, the same begin.
+    """Yields keys that are read together: of similar length, begun alike.
 
     The last one may be nearly twice as large: a small rest by itself would be
     a shape of its own, for which a program is compiled.
     """
 
     def order(key):
-      begin = missing[key][0]
-      return -len(begin), [*begin], -_size(missing[key])
+      begin, *ending = missing[key]
+      step = 1 if ending else _LENGTH_STEP
+      return -(len(begin) // step), [*begin], -_size(missing[key])
 
     keys = sorted(missing, key=order)
     while keys:
-      size = batches * self.lm.batch_size(_size(missing[keys[0]]))
+      of_model = self.lm.batch_size(_size(missing[keys[0]]))
+      size = batches * of_model
+      while size < min(len(keys), _BATCHES * of_model) and _begin_alike(
+        missing[keys[size - 1]][0], missing[keys[size]][0]
+      ):
+        size += 1
       if len(keys) < 2 * size:
         size = len(keys)
       yield keys[:size]
@@ -226,3 +235,8 @@ class Remembering(interface.Wrapper):
 
 def _size(asked: tuple[Sequence[int], ...]) -> int:
   return sum(map(len, asked))
+
+
+def _begin_alike(first: Sequence[int], second: Sequence[int]) -> bool:
+  half = len(first) // 2
+  return [*first[:half]] == [*second[:half]]

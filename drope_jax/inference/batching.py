@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -38,31 +39,41 @@ class Prompts(NamedTuple):
     rows: which prompt each row is; the rows after these are copies.
     tokens_BS: padded on the right.
     lengths_B: their tokens without padding.
+    scale_B: float32, of the attention logits.
+    shared_tokens: of the beginning that all have, read once; may be 0.
   """
 
   scheme: Scheme | Pattern
   rows: list[int]
   tokens_BS: np.ndarray
   lengths_B: np.ndarray
+  scale_B: np.ndarray
+  shared_tokens: int
 
 
 def of_prompts(
   sequences: Sequence[Sequence[int]],
   *,
   scheme_at: Callable[[int], Scheme | Pattern],
-  batch_size: Callable[[int], int],
+  scale_at: Callable[[int], float],
+  batch_size: Callable[[int, int], int],
+  shareable: Callable[[int], Sequence[int]],
   row_shards: int = 1,
 ) -> Iterator[Prompts]:
   """Yields batches with every prompt in one of them.
 
-  Prompts of similar length share a batch if their positions are the same. An
-  incomplete batch is filled with copies of its first row, so that its shape is
-  not compiled again and splits over devices.
+  Prompts of similar length share a batch if their positions are the same. Those
+  in a row that begin alike have batches of their own. An incomplete batch is
+  filled with copies of its first row, so that its shape is not compiled again
+  and splits over devices.
 
   Args:
     sequences: ids.
     scheme_at: the positions of a prompt of as many tokens.
-    batch_size: of prompts of as many tokens.
+    scale_at: its scale of the attention logits.
+    batch_size: of prompts of as many padded tokens, of which so many are the
+      same and read once.
+    shareable: how many tokens of so many may be read once, longest first.
     row_shards: divides B.
 
   Raises:
@@ -70,30 +81,67 @@ def of_prompts(
   """
   _require_tokens(sequences)
   groups: dict[tuple[int, Scheme | Pattern], list[int]] = {}
+  scales = [scale_at(len(ids)) for ids in sequences]
   for row, ids in enumerate(sequences):
     scheme = scheme_at(len(ids))
     S = bucket(len(ids))
     S = min(S, scheme.most_tokens or S)
     groups.setdefault((S, scheme), []).append(row)
-  for (S, scheme), rows in sorted(
-    groups.items(), key=lambda group: group[0][0]
-  ):
-    fewest = -(-len(rows) // row_shards) * row_shards
-    B = min(batch_size(S), fewest)
-    for start in range(0, len(rows), B):
-      some = rows[start : start + B]
-      tokens_BS, lengths_B = np.zeros((B, S), np.int32), np.ones(B, np.int32)
-      for i, row in enumerate(some + some[:1] * (B - len(some))):
-        lengths_B[i] = len(sequences[row])
-        tokens_BS[i, : lengths_B[i]] = sequences[row]
-      yield Prompts(scheme, some, tokens_BS, lengths_B)
+  for (S, scheme), of_shape in sorted(groups.items(), key=lambda g: g[0][0]):
+    for shared, rows in _alike(sequences, scales, of_shape, shareable(S)):
+      fewest = -(-len(rows) // row_shards) * row_shards
+      B = min(batch_size(S, shared), fewest)
+      for start in range(0, len(rows), B):
+        some = rows[start : start + B]
+        filled = some + some[:1] * (B - len(some))
+        tokens_BS = np.zeros((B, S), np.int32)
+        for i, row in enumerate(filled):
+          tokens_BS[i, : len(sequences[row])] = sequences[row]
+        lengths_B = np.array([len(sequences[row]) for row in filled], np.int32)
+        scale_B = np.array([scales[row] for row in filled], np.float32)
+        yield Prompts(scheme, some, tokens_BS, lengths_B, scale_B, shared)
 
 
-def shared_tokens(tokens_BS: np.ndarray, lengths_B: np.ndarray) -> int:
-  """Returns the length of the shared prefix, less than the shortest row."""
-  same_S = (tokens_BS == tokens_BS[:1]).all(axis=0)
-  most = int(lengths_B.min()) - 1
-  return most if same_S[:most].all() else int(np.argmin(same_S[:most]))
+def _alike(
+  sequences: Sequence[Sequence[int]],
+  scales: Sequence[float],
+  rows: Sequence[int],
+  lengths: Sequence[int],
+) -> Iterator[tuple[int, list[int]]]:
+  """Yields rows that begin alike, with the length of that; 0 for the others."""
+  others = []
+  while rows:
+    alike = functools.partial(_begin_alike, sequences, scales, rows[0])
+    runs = (
+      (n, [*itertools.takewhile(functools.partial(alike, length=n), rows)])
+      for n in lengths
+    )
+    alone = 0, [rows[0]]
+    shared, run = next((found for found in runs if len(found[1]) > 1), alone)
+    if shared:
+      yield shared, run
+    else:
+      others += run
+    rows = rows[len(run) :]
+  if others:
+    yield 0, others
+
+
+def _begin_alike(
+  sequences: Sequence[Sequence[int]],
+  scales: Sequence[float],
+  first: int,
+  second: int,
+  *,
+  length: int,
+) -> bool:
+  """Returns whether two are the same up to a length, and longer than that."""
+  one, other = sequences[first], sequences[second]
+  return (
+    scales[first] == scales[second]
+    and min(len(one), len(other)) > length
+    and [*one[:length]] == [*other[:length]]
+  )
 
 
 class Endings(NamedTuple):

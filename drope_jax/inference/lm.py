@@ -257,42 +257,32 @@ class CheckpointLM:
       raise ValueError(
         "A stop string must not be empty, got an empty one. Leave it out."
       )
-    for scheme, rows, tokens_BS, lengths in batching.of_prompts(
+    for batch in batching.of_prompts(
       prompts,
-      scheme_at=lambda tokens: self.config.positional.at(
-        tokens + max_new_tokens
-      ),
-      batch_size=self.batch_size,
+      scheme_at=lambda n: self.config.positional.at(n + max_new_tokens),
+      scale_at=lambda n: self.logit_scale_at(n + max_new_tokens),
+      batch_size=self._prompts_at_once,
+      shareable=self._shareable,
       row_shards=self._row_shards,
     ):
+      rows, scale_B = batch.rows, jnp.asarray(batch.scale_B)
+      B, S = batch.tokens_BS.shape
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(sampling.seed), np.resize(rows, len(lengths))
+        jax.random.key(sampling.seed), np.resize(rows, B)
       )
-      config, positions = decode.split_positions(self.config, scheme)
-      scale_B = self._logit_scale_B(lengths + max_new_tokens)
-      B, S = tokens_BS.shape
+      config, positions = decode.split_positions(self.config, batch.scheme)
       step = batching.LENGTH_MULTIPLE
       new_slots = -(-max_new_tokens // step) * step
-      chunked = self._in_chunks(S)
-      shared = 0
-      if (
-        self.mesh is None and len(rows) > 1 and len(set(scale_B.tolist())) == 1
-      ):
-        # Seven eighths, three quarters or half: each length is a program.
-        unit = CHUNK_TOKENS if chunked else step
-        parts = [S * n // 8 // unit * unit for n in (7, 6, 4)]
-        common = batching.shared_tokens(tokens_BS, lengths)
-        shared = next((n for n in parts if n <= common), 0)
       state = decode.start(
         config,
         positions,
         self.params,
-        self._put(tokens_BS),
-        jnp.asarray(lengths),
+        self._put(batch.tokens_BS),
+        jnp.asarray(batch.lengths_B),
         scale_B,
         max_tokens=S + new_slots,
-        shared_tokens=shared,
-        chunk_tokens=CHUNK_TOKENS if chunked else None,
+        shared_tokens=batch.shared_tokens,
+        chunk_tokens=CHUNK_TOKENS if self._in_chunks(S) else None,
         with_seen=sampling.repetition_penalty is not None,
         backend=self.backend,
         mesh=self.mesh,
@@ -323,6 +313,21 @@ class CheckpointLM:
         if ended_B.all():
           break
 
+  def _shareable(self, tokens: int) -> list[int]:
+    """Returns which beginnings of so many tokens can be read once."""
+    if self.mesh is not None:
+      return []
+    # Seven eighths, three quarters or half: each length is a program.
+    unit = CHUNK_TOKENS if self._in_chunks(tokens) else batching.LENGTH_MULTIPLE
+    parts = [tokens * n // 8 // unit * unit for n in (7, 6, 4)]
+    return [part for part in parts if part]
+
+  def _prompts_at_once(self, tokens: int, shared: int) -> int:
+    """Returns how many prompts are read at once; see `batching.of_prompts`."""
+    size = self.batch_size(tokens)
+    # Their caches are whole.
+    return min(max(BATCH_TOKENS // (tokens - shared), size), 4 * size)
+
   def _in_chunks(self, tokens: int) -> bool:
     """Returns whether prompts of this length are read in chunks."""
     whole = tokens % CHUNK_TOKENS == 0  # Not where positions end before.
@@ -343,10 +348,6 @@ class CheckpointLM:
       if stop and any(s in self.decode([*before, *new[:n]]) for s in stop):
         return [*new[:n]], True
     return [*new], False
-
-  def _logit_scale_B(self, lengths: np.ndarray) -> jax.Array:
-    scales = [self.logit_scale_at(length) for length in lengths.tolist()]
-    return jnp.asarray(scales, jnp.float32)
 
   def _put(self, tokens_BS: np.ndarray) -> jax.Array:
     if self.mesh is None:

@@ -60,6 +60,11 @@ class Model:
 PROMPTS = [[1, 2], [3, 4, 5], [6], [7, 8, 9, 10], [1, 2], [11, 12]]
 
 
+@pytest.fixture(autouse=True)
+def every_length_counts(monkeypatch):
+  monkeypatch.setattr(remembering, "_LENGTH_STEP", 1)
+
+
 def test_readings_come_in_the_order_of_the_prompts():
   model = Model()
   lm = remembering.Remembering(model, Kept(), ABOUT)
@@ -140,6 +145,18 @@ def test_a_score_depends_on_where_the_ending_begins():
   (other,) = lm.score([[1, 2, 3]], [[4]])
   assert one.log_p.tolist() == [3, 4] and other.log_p.tolist() == [4]
   assert len(model.read) == 2
+
+
+def test_prompts_that_begin_alike_are_read_together(monkeypatch):
+  monkeypatch.setattr(remembering, "_LENGTH_STEP", 4)
+  model = Model()
+  lm = remembering.Remembering(model, Kept(), ABOUT)
+  one, other, third = [1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]
+  prompts = [[*one, 5, 6, 7], [*other, 5], [*one, 8], [*third, 4], [*one, 9, 9]]
+  lm.generate([*prompts, [*other, 6]], 1)
+  first, second = model.read
+  assert [prompt[:4] for prompt in first] == [one] * 3
+  assert [prompt[:4] for prompt in second] == [other, other, third]
 
 
 def test_endings_of_a_context_are_read_together():
