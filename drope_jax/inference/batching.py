@@ -89,8 +89,11 @@ def of_prompts(
     groups.setdefault((S, scheme), []).append(row)
   for (S, scheme), of_shape in sorted(groups.items(), key=lambda g: g[0][0]):
     for shared, rows in _alike(sequences, scales, of_shape, shareable(S)):
-      fewest = -(-len(rows) // row_shards) * row_shards
-      B = min(batch_size(S, shared), fewest)
+      most = batch_size(S, shared)
+      B = min(len(rows), most)
+      if shared:  # So that few shapes are compiled.
+        B = min(_power_of_two(B), most)
+      B = -(-B // row_shards) * row_shards
       for start in range(0, len(rows), B):
         some = rows[start : start + B]
         filled = some + some[:1] * (B - len(some))
@@ -222,7 +225,7 @@ def of_endings(
     most = max(batch_tokens // (P + n * S), 1)
     R = min(len(members), most)
     if P:
-      R = min(1 << (R - 1).bit_length(), most)
+      R = min(_power_of_two(R), most)
     R = -(-R // row_shards) * row_shards
     for start in range(0, len(members), R):
       yield _filled(shape, R, members[start : start + R], contexts, endings)
@@ -270,6 +273,11 @@ def _filled(
   return Endings(
     scheme, all_rows, before_RP, before_R, tokens_BS, wanted_BS, scale_B
   )
+
+
+def _power_of_two(n: int) -> int:
+  """Returns the least that is at least n."""
+  return 1 << (n - 1).bit_length()
 
 
 def _require_tokens(sequences: Sequence[Sequence[int]]) -> None:
