@@ -52,13 +52,8 @@ def difference(first: runs.Score, second: runs.Score) -> Difference | None:
   if not pairs:
     return None
   x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-  # Of each sample, (which pair, which text).
-  texts = [
-    (i, n // first.together)
-    for i, (own, _) in enumerate(pairs)
-    for n in range(len(own))
-  ]
-  _, groups = np.unique(texts, axis=0, return_inverse=True)
+  begins_text = [np.arange(len(own)) % first.together == 0 for own, _ in pairs]
+  groups = np.cumsum(np.concatenate(begins_text)) - 1
   if np.isin([x, y], (0, 1)).all():
     low, high = intervals.paired_shares(x, y, groups)
   else:

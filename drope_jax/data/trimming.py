@@ -5,7 +5,7 @@ characters where the tokenizer does not fall back on bytes. Text of kept tokens
 alone is encoded to the same tokens as before; other text to shorter ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 import json
 import re
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2 as protos
+import tokenizers as hf_tokenizers
 
 from drope_jax.data import tokenizer as tokenizers
 
@@ -44,14 +45,17 @@ def trim(path: str, counts_V: np.ndarray, size: int) -> Trimmed:
 
   Raises:
     ValueError: the size is not below the whole vocabulary's, or does not hold
-      what has to stay; a tokenizer.json is neither BPE nor unigram.
+      what has to stay; a tokenizer.json is neither BPE nor unigram, or marks
+      parts of words.
 
   Source: vocabulary trimming, Ushio et al. 2023 (arXiv:2305.15020).
   """
   data = tokenizers.contents(epath.Path(path))
   if epath.Path(path).suffix == ".model":
     return _trim_sentencepiece(data, counts_V, size)
-  return _trim_hugging_face(path, json.loads(data), counts_V, size)
+  # As the library writes it, whichever version wrote the file.
+  saved = json.loads(hf_tokenizers.Tokenizer.from_buffer(data).to_str())
+  return _trim_hugging_face(path, saved, counts_V, size)
 
 
 def _trim_sentencepiece(
@@ -93,9 +97,15 @@ def _trim_hugging_face(
       f"{kind} in {path}. Use the model with its whole vocabulary."
     )
   merges = kind == "BPE"
+  for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
+    if model.get(affix):
+      raise ValueError(
+        f"A tokenizer.json must have no {affix} to be trimmed, got "
+        f"{model[affix]!r} in {path}. Use the model with its whole vocabulary."
+      )
   if merges:
     names, unknown = model["vocab"], model["vocab"].get(model["unk_token"])
-    ranks = {_pair(merge): n for n, merge in enumerate(model["merges"])}
+    ranks = {tuple(pair): n for n, pair in enumerate(model["merges"])}
   else:
     names = {name: i for i, (name, _) in enumerate(model["vocab"])}
     unknown, ranks = model["unk_id"], {}
@@ -148,7 +158,7 @@ def _choose(
   if not len(kept) < size < len(names):
     raise ValueError(
       f"This vocabulary can be trimmed to {len(kept) + 1} to {len(names) - 1} "
-      f"of its {len(names)} tokens, got {size}. Ask for as many."
+      f"of its {len(names)} tokens, got {size}. Choose a size between these."
     )
   by_id = {i: name for name, i in names.items()}
   for i in np.argsort(-counts_V, kind="stable").tolist():
@@ -180,12 +190,6 @@ def _made_of(name: str, rank: Callable[[str, str], float | None]) -> set[str]:
     _, at = min(ranked)
     parts[at : at + 2] = [parts[at] + parts[at + 1]]
     found.add(parts[at])
-
-
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-  """Returns the two tokens of a merge; older files have them in one string."""
-  left, right = merge.split(" ") if isinstance(merge, str) else merge
-  return left, right
 
 
 def _renumber(processor: Any, ids: Mapping[str, int]) -> None:

@@ -160,6 +160,7 @@ def test_merges_of_older_files_are_read(tmp_path):
     saved = json.load(file)
   want = trimming.trim(path, np.zeros(601), 400)
   saved["model"]["merges"] = [" ".join(p) for p in saved["model"]["merges"]]
+  del saved["model"]["type"]
   with open(path, "w", encoding="utf-8") as file:
     json.dump(saved, file)
   assert trimming.trim(path, np.zeros(601), 400) == want
@@ -169,6 +170,15 @@ def test_another_kind_of_model_is_refused(tmp_path):
   made = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a"))
   made.save(str(tmp_path / "tokenizer.json"))
   with pytest.raises(ValueError, match="BPE or unigram .* got WordLevel"):
+    trimming.trim(str(tmp_path / "tokenizer.json"), np.zeros(2), 1)
+
+
+def test_marks_of_subwords_are_refused(tmp_path):
+  made = tokenizers.Tokenizer(
+    models.BPE({"a": 0, "##b": 1}, [], continuing_subword_prefix="##")
+  )
+  made.save(str(tmp_path / "tokenizer.json"))
+  with pytest.raises(ValueError, match="no continuing_subword_prefix .* '##'"):
     trimming.trim(str(tmp_path / "tokenizer.json"), np.zeros(2), 1)
 
 
