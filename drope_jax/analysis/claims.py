@@ -106,16 +106,21 @@ def _beyond(scores, roles, task):
           pairs[cell.factor] = scores[rival], difference, rival.scale_fitted
     if not pairs:
       continue
-    ahead = [f for f, pair in pairs.items() if _shown(pair[1]) == SHOWN]
-    factor = max(ahead, default=min(pairs))
+    by_verdict: dict[str, list[float]] = {}
+    for factor, (_, difference, _) in pairs.items():
+      by_verdict.setdefault(_shown(difference), []).append(factor)
+    # It is lost at one length, or shown at one, or open at all.
+    verdict = next(v for v in (NOT_SHOWN, SHOWN, OPEN) if v in by_verdict)
+    farthest = max if verdict == SHOWN else min
+    factor = farthest(by_verdict[verdict])
     rival, difference, fitted = pairs[factor]
     own = scores[runs.Cell(task, "accuracy", model, "model", factor, fitted)]
     judged.append(
       Verdict(
         model,
-        _shown(difference),
-        f"{'up to' if ahead else 'at'} {factor:g}×: {_percent(own)} against "
-        f"{_percent(rival)}, {_evidence(difference)}",
+        verdict,
+        f"at {factor:g}×: {_percent(own)} against {_percent(rival)}, "
+        f"{_evidence(difference)}",
         (
           f"{_spelt(task)} answered at {factor:g}×",
           f"{own.value:.0%}",
@@ -208,18 +213,19 @@ def _against(scores, cell, base, methods):
 
   All have fitted scales if the cell and every rival have one; otherwise none.
   """
+
+  def rivals(fitted: bool) -> list[runs.Cell]:
+    own = cell._replace(scale_fitted=fitted, model=base)
+    named = [own._replace(method=method) for method in methods]
+    return [rival for rival in named if rival in scores]
+
+  # The trained length has no fitted scale, since it would be 1.
   for fitted in (True, False):
-    own = cell._replace(scale_fitted=fitted)
-    # The trained length has no fitted scale, since it would be 1.
-    rivals = [
-      rival
-      for method in methods
-      if (rival := own._replace(model=base, method=method)) in scores
-    ]
-    if own in scores and rivals:
+    own, found = cell._replace(scale_fitted=fitted), rivals(fitted)
+    if own in scores and len(found) >= len(rivals(not fitted)):
       return [
         (rival, paired.difference(scores[own], scores[rival]))
-        for rival in rivals
+        for rival in found
       ]
   return []
 

@@ -42,7 +42,8 @@ class Anatomy:
       positions.
     max_logit_N: largest attention logit of each layer.
     uniform_entropy: what `entropy_N` would be if every query attended evenly
-      to all it may see: the mean of ln(i + 1) over positions i.
+      to all tokens up to its own: the mean of ln(i + 1) over positions i. A
+      layer with a window stays below it.
   """
 
   loss: float

@@ -239,6 +239,12 @@ def _gather(rows):
   by_seed = {}
   for row in rows:
     by_seed.setdefault(row["seed"], []).append(_numbers(row["outcomes"]))
+  if any(len({*map(len, found)}) > 1 for found in by_seed.values()):
+    raise ValueError(
+      "Results of several trainings are averaged over the same samples, got "
+      f"{rows[0]['task']} of one seed with different numbers of samples. "
+      "Evaluate all by one suite."
+    )
   return Score(
     value=float(np.mean(_numbers(row["value"] for row in rows))),
     low=min(ends, default=None),

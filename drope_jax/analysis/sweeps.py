@@ -16,7 +16,6 @@ from drope_jax.analysis.studies import recovery
 from drope_jax.evals import intervals
 
 _FIELDS = ("step", "phase", "tokens", "loss")
-_METRICS = ("accuracy", "tail_loss")
 _LAST = 0.05
 """Share of the last phase's records that its loss is the mean of."""
 _SEED = re.compile(r"_s\d+$")
@@ -132,7 +131,7 @@ def results(folder: pathlib.Path) -> Results:
   return [
     {**row, "model": _SEED.sub("", row["model"])}
     for row in results["rows"]
-    if row["value"] is not None and row["metric"] in _METRICS
+    if row["value"] is not None
   ]
 
 
@@ -175,6 +174,9 @@ def differences(
 ) -> dict[str, dict[str, paired.Difference]]:
   """Returns each row minus another on the same samples, by row and score.
 
+  Outcomes are means over trainings; intervals are over samples, and do not say
+  how much trainings vary.
+
   Args:
     rows: of all results.
     against: the name of the other row; nothing is returned without it.
@@ -192,10 +194,7 @@ def differences(
   }
   by_row: dict[str, dict[str, paired.Difference]] = {}
   for cell, score in scores.items():
-    row, name = (
-      palette.label(cell.model, cell.method),
-      score_name(cell._asdict()),
-    )
+    row, name = names(cell)
     if row == against or name not in rivals:
       continue
     if (apart := paired.difference(score, rivals[name])) is not None:

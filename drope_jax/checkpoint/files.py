@@ -24,7 +24,7 @@ PARAMS, REST, TOKENIZER = "params", "rest", "tokenizer"
 METADATA = "_CHECKPOINT_METADATA"
 TEMPORARY = ".orbax-checkpoint-tmp"
 """Part of the name of a checkpoint that is being written, or is unfinished."""
-_MANIFEST, _CHECKSUMS = "manifest", "checksums"
+MANIFEST, _CHECKSUMS = "manifest", "checksums"
 _CONCURRENT_BYTES = 8 * 2**30
 """Bytes in flight per host, besides the arrays; Orbax sets no limit itself."""
 _QUIET_S = 1.0
@@ -91,10 +91,10 @@ def read_stored(checkpoint, remedy=None):
     if found.metadata is None:  # Orbax has logged why.
       raise ValueError(f"{PARAMS} has no readable metadata")
     custom = found.custom_metadata or {}
-    data, saved = custom.get(_MANIFEST), custom.get(_CHECKSUMS, {})
+    data, saved = custom.get(MANIFEST), custom.get(_CHECKSUMS, {})
     if data is None:
-      raise ValueError(f"{METADATA} holds no {_MANIFEST}")
-    checksums.require_same({_MANIFEST: checksums.of_json(data)}, saved)
+      raise ValueError(f"{METADATA} holds no {MANIFEST}")
+    checksums.require_same({MANIFEST: checksums.of_json(data)}, saved)
     shapes = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
       found.metadata,
@@ -123,8 +123,8 @@ def metadata(manifest, arrays=None):
   data = manifest.to_json()
   found = checksums.of_arrays(arrays) if arrays is not None else {}
   return {
-    _MANIFEST: data,
-    _CHECKSUMS: found | {_MANIFEST: checksums.of_json(data)},
+    MANIFEST: data,
+    _CHECKSUMS: found | {MANIFEST: checksums.of_json(data)},
   }
 
 

@@ -160,5 +160,6 @@ class _KeepBest:
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     steps = [checkpoint.step for checkpoint in checkpoints]
-    best = store.best_step({step: self.held_out[step] for step in steps})
+    # A step that a kill left half deleted is listed too, and has no manifest.
+    best = store.best_step({step: self.held_out.get(step) for step in steps})
     return [step == best for step in steps]

@@ -9,10 +9,10 @@ Every checkpoint is one self-contained Orbax directory:
 
 `save_model` writes one. `runs.RunStore` writes one for each saved step, for
 example `RUN/1000`. `RUN` means the newest step, and `RUN/best` the one with the
-lowest held-out loss. Orbax writes under a temporary name and then renames; in
-a bucket it writes a marker last. So an interrupted save is never mistaken for
-a checkpoint. In a program of several processes, each must call each function
-here.
+lowest held-out loss, or the best score of `Periodic.best`. Orbax writes under a
+temporary name and then renames; in a bucket it writes a marker last. So an
+interrupted save is never mistaken for a checkpoint. In a program of several
+processes, each must call each function here.
 """
 
 from collections.abc import Callable, Mapping
@@ -284,12 +284,23 @@ def fingerprint(path: Path) -> str:
   return checksums.of_json([data, saved])
 
 
+def weights_fingerprint(path: Path) -> str:
+  """Returns a hash of the checksums of arrays, which `save_slope` leaves.
+
+  Raises as `describe`.
+  """
+  *_, saved = files.read_stored(locate(path))
+  return checksums.of_json(
+    {name: of for name, of in saved.items() if name != files.MANIFEST}
+  )
+
+
 def locate(path: Path) -> epath.Path:
   """Returns the checkpoint that `path` means.
 
   Args:
-    path: a checkpoint; or a run, for its newest step; or RUN/best, for its step
-      with the lowest held-out loss in the newest phase that has one.
+    path: a checkpoint; or a run, for its newest step; or RUN/best, for its best
+      step in the newest phase that measures (`Manifest.held_out`).
 
   Raises:
     FileNotFoundError: neither a finished checkpoint nor a run with one.
@@ -303,8 +314,9 @@ def locate(path: Path) -> epath.Path:
     )
     if best is None:
       raise FileNotFoundError(
-        f"{path} needs a saved step with a held-out loss, got none. Name a "
-        "step, or set TrainPhase.held_out and save when it is measured."
+        f"{path} needs a saved step that was measured, got none. Name a step, "
+        "or set TrainPhase.held_out, or evals with Periodic.best, and save "
+        "when it is measured."
       )
     return path.parent / str(best)
   steps = finished_steps(path)
@@ -374,7 +386,7 @@ def tokenizer_path(path: Path) -> epath.Path:
 def best_step(
   held_out: Mapping[int, tuple[str, float] | None],
 ) -> int | None:
-  """Returns the step with the lowest loss in the newest phase that has one."""
+  """Returns the step of the least value in the newest phase that has one."""
   known = {step: found for step, found in held_out.items() if found is not None}
   if not known:
     return None

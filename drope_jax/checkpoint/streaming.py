@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 import tensorstore as ts
 
 from drope_jax import trees
+from drope_jax.data import paths
 
 Region = tuple[slice, ...]
 
@@ -109,7 +110,7 @@ def write(folder: epath.Path, leaves: Mapping[str, Leaf]) -> None:
   """
   store = {
     "driver": "ocdbt",
-    "base": _kvstore(folder),
+    "base": paths.kvstore(folder),
     # Orbax's settings. Small chunks are stored in the index; a single writer
     # needs a single manifest.
     "config": {
@@ -187,11 +188,3 @@ def _leaf_metadata(path: str, leaf: Leaf) -> dict[str, Any]:
       "write_shape": list(leaf.shape),
     },
   }
-
-
-def _kvstore(path: epath.Path) -> dict[str, str]:
-  text = str(path)
-  if text.startswith("gs://"):
-    bucket, _, inner = text.removeprefix("gs://").partition("/")
-    return {"driver": "gcs", "bucket": bucket, "path": inner + "/"}
-  return {"driver": "file", "path": text + "/"}

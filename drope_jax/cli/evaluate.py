@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
       "it to the command that gathers the shares."
     )
   checkpoints = _checkpoints(args.checkpoints)
+  if args.save_scale:
+    _require_fits(suite, checkpoints)
   material = _material(args)
   console = consoles.Console(stderr=True)
   must_fit = () if args.positions is None else suite.methods
@@ -309,13 +311,31 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
   return dataclasses.replace(suite, **changes)
 
 
+def _require_fits(
+  suite: suites.Suite, checkpoints: Mapping[str, os.PathLike]
+) -> None:
+  """Raises ValueError if a model's positions end before its scale is fitted."""
+  assert suite.fit_factor is not None  # `run` has refused it.
+  for name, path in checkpoints.items():
+    config = store.describe(path)[0].model
+    tokens = round(suite.fit_factor * config.context_tokens)
+    if (most := config.positional.most_tokens) is not None and most < tokens:
+      raise ValueError(
+        f"--save-scale fits a scale at {tokens} tokens, got {name}, which "
+        f"reads {most}. Leave it out, or drop the model's positions."
+      )
+
+
 def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
-  """Returns paths by name, out of CKPT or NAME=CKPT."""
+  """Returns paths by name, out of CKPT or NAME=CKPT; a path may have a =."""
   found: dict[str, os.PathLike] = {}
   for text in named:
-    name, equals, path = text.rpartition("=")
-    path = paths.resolve(path)
-    name = name if equals else path.absolute().name
+    path = paths.resolve(text)
+    name, equals, rest = text.partition("=")
+    if equals and not path.exists():
+      path = paths.resolve(rest)
+    else:
+      name = path.absolute().name
     if name in found:
       raise ValueError(
         f"Checkpoints need names that differ, got {name} twice. Write "

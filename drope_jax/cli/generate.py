@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 import json
+import math
 import pathlib
 import sys
 
@@ -68,9 +69,17 @@ def _check(args: argparse.Namespace) -> None:
       f"--num-samples {args.num_samples} needs a --temperature above 0, or all "
       "samples are the same, got 0. Set one."
     )
-  if args.logit_scale is not None and not args.logit_scale > 0:
+  filters = ("top_k", "top_p", "min_p")
+  given = [name for name in filters if getattr(args, name) is not None]
+  if given and not args.temperature:
     raise ValueError(
-      "--logit-scale must be above 0, or all keys have the same weight, got "
+      f"--{given[0].replace('_', '-')} chooses among drawn tokens, got a "
+      "--temperature of 0, which draws none. Set one above 0."
+    )
+  if args.logit_scale is not None and not 0 < args.logit_scale < math.inf:
+    raise ValueError(
+      "--logit-scale must be finite and above 0, or all keys have the same "
+      "weight, got "
       f"{args.logit_scale}. Raise it, or leave it out."
     )
 

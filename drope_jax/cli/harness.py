@@ -54,6 +54,11 @@ def register() -> None:
     """Loads a checkpoint by lm_eval's model arguments; see the module."""
     lm = CheckpointLM.load(paths.resolve(checkpoint), dtype)
     length = context_tokens or lm.context_tokens
+    if begin_with_bos and lm.bos_id is None:
+      raise ValueError(
+        "begin_with_bos needs a tokenizer with BOS, got one without. Leave it "
+        "out."
+      )
     base.__init__(self, lm, length, [lm.bos_id] if begin_with_bos else [])
 
   model = type("CheckpointModel", (base,), {"__init__": load})

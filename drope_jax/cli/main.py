@@ -25,7 +25,7 @@ COMMANDS = {
   "tokenize": "text, JSON or parquet to a token store",
   "sample": "a model's own text to a token store",
   "train": "run a recipe's phases, or resume them",
-  "convert": "Hugging Face, llama2.c or GGUF weights to a checkpoint",
+  "convert": "Hugging Face, Meta, llama2.c or GGUF weights to a checkpoint",
   "surgery": "drop positions or add QK norms: checkpoint to checkpoint",
   "trim": "a checkpoint's vocabulary to the tokens that a store has most",
   "export": "a checkpoint to a stock Hugging Face folder",

@@ -63,12 +63,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(
-  recipe: Recipe, config: ModelConfig, target: Slice, args: argparse.Namespace
+  recipe: Recipe, original: ModelConfig, target: Slice, args: argparse.Namespace
 ) -> tuple[list[training.Plan], list[evaluation.Plan]]:
-  trained, evaluated, original = [], [], config
-  for phase in recipe.phases:
+  trained, evaluated = [], []
+  for phase, config in preflight.phases(recipe, original):
     if isinstance(phase, SurgeryPhase):
-      config = preflight.config_after(phase, config)
       continue
     for plan, step in _train(recipe, phase, config, target, args, original):
       trained.append(plan)

@@ -27,7 +27,7 @@ from drope_jax.plan import training as planning
 from drope_jax.plan.slices import Slice
 from drope_jax.train import preflight
 from drope_jax.train import state as states
-from drope_jax.train.phases import SurgeryPhase, TrainPhase
+from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 
 _CLOCKS_S = 5.0
@@ -184,11 +184,9 @@ def _trainings_left(
 ) -> Iterator[tuple[TrainPhase, ModelConfig]]:
   """Yields each training phase that is not finished, with its model config."""
   saved = (store.finished_steps(out) or [0])[-1]
-  config = preflight.start_config(recipe)
-  for phase, end in zip(recipe.phases, recipe.end_steps(), strict=True):
-    if isinstance(phase, SurgeryPhase):
-      config = preflight.config_after(phase, config)
-    elif end > saved:
+  ahead = preflight.phases(recipe, preflight.start_config(recipe))
+  for (phase, config), end in zip(ahead, recipe.end_steps(), strict=True):
+    if isinstance(phase, TrainPhase) and end > saved:
       yield phase, config
 
 

@@ -19,14 +19,16 @@ class Readings:
   are written, `forget` removes its readings, unless all are kept.
   """
 
-  def __init__(self, directory: pathlib.Path, keep: bool):
+  def __init__(self, directory: pathlib.Path, keep: bool, evaluation: str):
     """Opens a folder's readings.
 
     Args:
       directory: of results.json.
       keep: whether every prompt and output stays in the file.
+      evaluation: a digest of the models that read; lines of others are ignored.
     """
     self._path, self._keep = directory / FILENAME, keep
+    self._evaluation = evaluation
     self._found: dict[str, Any] = {}
 
   def load(self) -> None:
@@ -35,7 +37,8 @@ class Readings:
       return
     *lines, rest = self._path.read_bytes().split(b"\n")
     for line in map(json.loads, lines):
-      self._found[line["key"]] = _decoded(line)
+      if line.get("evaluation") == self._evaluation:
+        self._found[line["key"]] = _decoded(line)
     if rest:
       with self._path.open("rb+") as file:
         file.truncate(self._path.stat().st_size - len(rest))
@@ -48,7 +51,12 @@ class Readings:
   ) -> None:
     self._found |= readings
     lines = [
-      {"key": key, **_encoded(reading), **(described if self._keep else {})}
+      {
+        "evaluation": self._evaluation,
+        "key": key,
+        **_encoded(reading),
+        **(described if self._keep else {}),
+      }
       for (key, reading), described in zip(readings.items(), about, strict=True)
     ]
     self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,12 @@ class ResultsFile:
         "another --out."
       )
     self.path = directory / FILENAME
-    self._readings = readings.Readings(directory, keep_outputs)
+    fingerprints = {
+      name: store.fingerprint(path) for name, path in checkpoints.items()
+    }
+    self._readings = readings.Readings(
+      directory, keep_outputs, _digest([repr(fingerprints), dtype])
+    )
     self.record, self.finished = Record(memory=self._readings), False
     self._gathered = False
     self._about = {
@@ -79,7 +84,7 @@ class ResultsFile:
       "models": {
         name: {
           "manifest": store.describe(path)[0].to_json(),
-          "fingerprint": store.fingerprint(path),
+          "fingerprint": fingerprints[name],
         }
         for name, path in checkpoints.items()
       },

@@ -240,7 +240,7 @@ def _show(work: _Work, out: output.Output) -> None:
         f"no comparison: {sweep.against} is none of {', '.join(rows)}",
         stderr=True,
       )
-    tables[f"minus {sweep.against} on the same samples"] = {
+    tables[f"minus {sweep.against}, intervals over the same samples"] = {
       row: {name: _difference(cell, name) for name, cell in by_name.items()}
       for row, by_name in apart.items()
     }

@@ -65,12 +65,13 @@ def compare(folder: pathlib.Path, checkpoint: os.PathLike) -> str:
 
 
 def _tokens(checkpoint: os.PathLike, manifest) -> np.ndarray:
+  count = min(_TOKENS, manifest.model.positional.most_tokens or _TOKENS)
   if manifest.tokenizer is None:
     V = manifest.model.vocab_size
-    return np.random.default_rng(0).integers(0, V, (1, _TOKENS))
+    return np.random.default_rng(0).integers(0, V, (1, count))
   tokenizer = tokenizers.load(os.fspath(store.tokenizer_path(checkpoint)))
   text = next(corpus.documents("test"))
   ids: list[int] = []
-  while len(ids) < _TOKENS:
-    ids += tokenizer.encode(text[: 8 * _TOKENS])
-  return np.asarray([ids[:_TOKENS]])
+  while len(ids) < count:
+    ids += tokenizer.encode(text[: 8 * count])
+  return np.asarray([ids[:count]])

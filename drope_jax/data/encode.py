@@ -12,11 +12,11 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from drope_jax import child
 from drope_jax.data import long_texts, metadata
 from drope_jax.data import tokenizer as tokenizer_lib
 
@@ -155,15 +155,8 @@ def _start_worker() -> None:
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   # One worker uses one core; tokenizers would start a thread for each core.
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
   # A killed parent leaves its workers running: they hold both queue ends.
-  parent = multiprocessing.parent_process()
-  assert parent is not None  # Workers alone call this.
-  parent.join()
-  os._exit(1)
+  child.end_with_parent()
 
 
 def _encode(batch: Batch, tokenizer_path: str) -> Encoded:

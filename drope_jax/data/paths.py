@@ -47,7 +47,7 @@ def kvstore(folder: epath.Path) -> dict[str, str]:
 
 
 def resolve(path: str, base_dir: str | None = None) -> epath.Path:
-  """Returns `path`; a relative one is joined to `base_dir`.
+  """Returns `path`, ~ expanded; a relative one is joined to `base_dir`.
 
   "packaged:NAME" is a file or folder of the installed package, for example
   packaged:checkpoints/demo_base. The package must be installed as files, not
@@ -56,6 +56,7 @@ def resolve(path: str, base_dir: str | None = None) -> epath.Path:
   if path.startswith(PACKAGED):
     assets = importlib.resources.files("drope_jax") / "assets"
     return epath.Path(str(assets / path.removeprefix(PACKAGED)))
-  if base_dir is None or "://" in path:
+  if "://" in path:
     return epath.Path(path)
-  return epath.Path(base_dir) / path
+  found = epath.Path(path).expanduser()
+  return found if base_dir is None else epath.Path(base_dir) / found

@@ -21,6 +21,7 @@ import numpy as np
 
 from drope_jax.data import encode, lock, reading, whole_file
 from drope_jax.data import metadata as metadata_lib
+from drope_jax.data import paths as paths_lib
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import store as store_lib
 from drope_jax.data import tokenizer as tokenizer_lib
@@ -73,7 +74,7 @@ def write(
       no text, or a document cannot be read.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
-  folder = epath.Path(out)
+  folder = paths_lib.resolve(out)
   parts = folder / "parts"
   plan = _plan(sources, tokenizer, max_tokens)
   if not (folder / metadata_lib.FILE).exists():
@@ -269,7 +270,7 @@ def _join(
   array.write(boundaries).result()
   digest.update(boundaries.tobytes())
   skipped = np.concatenate([_load(path, "skipped") for path in paths]).sum(0)
-  folder = epath.Path(out)
+  folder = paths_lib.resolve(out)
   files = []
   for name in ("tokens", "boundaries"):
     files += [folder / name / "zarr.json", *(folder / name / "c").iterdir()]

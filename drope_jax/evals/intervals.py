@@ -141,7 +141,10 @@ def paired_shares(
   if covariance > 0:  # Corrected for continuity, toward 0.
     covariance = max(covariance - n / 2, 0)
   phi = covariance / math.sqrt(product) if product else 0.0
-  (low_x, high_x), (low_y, high_y) = wilson(a + b, n), wilson(a + c, n)
+  # A scaled sum can be above n by a rounding error.
+  (low_x, high_x), (low_y, high_y) = (
+    wilson(min(share, n), n) for share in (a + b, a + c)
+  )
   share_x, share_y = (a + b) / n, (a + c) / n
 
   def reach(own, other):

@@ -156,7 +156,8 @@ class Needles:
     num_all = num_keys * num_values
     num_words = num_keys + num_all * (self.value_kind == "words")
     low, high = 10 ** (self.digits - 1), 10**self.digits
-    if num_words > len(words) or num_all > high - low:
+    numbers_asked = num_all * (self.value_kind == "numbers")
+    if num_words > len(words) or numbers_asked > high - low:
       raise ValueError(
         f"{num_keys} keys of {num_values} {self.value_kind} need {num_words} "
         f"distinct words and {num_all} values, got {len(words)} words and "

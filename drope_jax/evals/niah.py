@@ -34,8 +34,8 @@ class Niah:
       twice is listed twice.
     max_new_tokens: generated, and kept free within the length.
     questions: samples that share a haystack with its needles, and the prefill
-      of both; each asks for other keys. More than one save most of the time,
-      and say less than as many haystacks would, which intervals count.
+      of both; each asks for other keys. More than one save most of the time.
+      They say less than as many haystacks would; intervals account for this.
     needles: what needles say; None: what the suite's say.
   """
 

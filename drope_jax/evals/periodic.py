@@ -60,7 +60,9 @@ class Periodic:
     suite = self.suite
     for factor in suite.factors:
       for method in suite.methods:
-        fitted = (False, True) if suite.fit_factor is not None else (False,)
+        # At the trained length a fitted scale is 1, and nothing is fitted.
+        fits = suite.fit_factor is not None and factor != 1
+        fitted = (False, True) if fits else (False,)
         for task in suite.tasks:
           for metric in task.metrics:
             for scaled in fitted:

@@ -188,7 +188,7 @@ class Remembering(interface.Wrapper):
     return [found[key] for key in keys]
 
   def _batches(self, missing, batches):
-    """Yields keys that are read together: of similar length, begun alike.
+    """Yields keys that are read together: of similar length and beginning.
 
     The last one may be nearly twice as large: a small rest by itself would be
     a shape of its own, for which a program is compiled.

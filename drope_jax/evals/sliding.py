@@ -1,8 +1,8 @@
 """Loss in windows that slide over a text: the same tokens at every length.
 
 `perplexity` scores a text as a whole, and compares lengths on its end alone.
-Here all tokens of the excerpts count: each is scored once, after at least half
-a window of text, whatever the window.
+Here all tokens of the excerpts count: each is scored once, and after the first
+window with at least half a window of text before it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -164,17 +164,16 @@ class Inputs:
     suite, lm = self.suite, self._lm
     if not suite.fit_needle_documents:
       return []
-    return list(
-      needle_documents.training_documents(
-        needle_documents.NeedleDocuments(needles=suite.needles),
-        lm.encode,
-        list(self._material.fit),
-        tokens=tokens,
-        count=suite.fit_needle_documents,
-        seed=suite.seed + 1,
-        eos_id=lm.eos_id,
-      )
+    found = needle_documents.training_documents(
+      needle_documents.NeedleDocuments(needles=suite.needles),
+      lm.encode,
+      list(self._material.fit),
+      tokens=tokens - len(self._bos),
+      count=suite.fit_needle_documents,
+      seed=suite.seed + 1,
+      eos_id=lm.eos_id,
     )
+    return [[*self._bos, *document] for document in found]
 
 
 def steps(

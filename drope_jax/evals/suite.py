@@ -82,9 +82,24 @@ class Suite:
         "Suite.samples needs a count of at least 1 for each of the factors "
         f"{self.factors}, got {self.samples}. Give as many."
       )
-    if self.excerpts < 1:
+    for field, least in (
+      ("excerpts", 1),
+      ("fit_excerpts", 0),
+      ("fit_needle_documents", 0),
+      ("fit_evaluations", 3),
+      ("max_new_tokens", 1),
+    ):
+      count = getattr(self, field)
+      if count is not None and count < least:
+        raise ValueError(
+          f"Suite.{field} must be at least {least}, got {count}. Raise it."
+        )
+    if self.fit_factor is not None and not (
+      self.fit_excerpts or self.fit_needle_documents
+    ):
       raise ValueError(
-        f"Suite.excerpts must be at least 1, got {self.excerpts}. Raise it."
+        "Suite.fit_factor fits a scale on text, got no fit_excerpts and no "
+        "fit_needle_documents. Ask for one of them, or set fit_factor to None."
       )
     if self.fit_factor is not None and self.fit_factor <= 1:
       raise ValueError(

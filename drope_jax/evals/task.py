@@ -62,7 +62,7 @@ class Task(Protocol):
 
     Raises:
       FileNotFoundError, ValueError: the text, the lengths or a file that the
-        task reads do not do.
+        task reads cannot be used.
     """
     ...
 

@@ -13,6 +13,9 @@ from drope_jax.positional import Pattern, Scheme
 # Lengths are padded to a multiple of this at least.
 LENGTH_MULTIPLE = 128
 
+# Tokens of a batch's caches, to those that it reads.
+_CACHE_RATIO = 4
+
 
 def bucket(tokens: int, shortest: int | None = None) -> int:
   """Returns the padded length of `tokens`, at most 5/4 of it or 128.
@@ -189,7 +192,9 @@ def of_endings(
     contexts, endings: ids.
     scheme_at: the positions of a sequence of as many tokens.
     scale_at: its scale of the attention logits.
-    batch_tokens: of a batch, with padding, at most; but one context fits.
+    batch_tokens: that a batch reads, with padding, at most; its cache, in which
+      each row has its own copy of the context, holds 4 times as many. But one
+      ending fits.
     on_mesh: whether devices split the tokens of a row. Each row is then a whole
       sequence.
     row_shards: divides R.
@@ -215,14 +220,20 @@ def of_endings(
     rest = [len(contexts[r]) + len(endings[r]) - len(before) for r in rows]
     S = padded(max(rest))
     S = min(S, scheme.most_tokens or S)
-    most = max((batch_tokens - P) // S, 1)
+    most = (batch_tokens - P) // S
+    if P:
+      most = min(most, _CACHE_RATIO * batch_tokens // (P + S))
+    most = max(most, 1)
     for start in range(0, len(rows), most):
       part = rows[start : start + most]
       question = _Question(before, scale, part)
       groups.setdefault(_Shape(P, S, len(part), scheme), []).append(question)
   for shape, members in sorted(groups.items(), key=lambda g: g[0][:3]):
     P, S, n, _ = shape
-    most = max(batch_tokens // (P + n * S), 1)
+    most = batch_tokens // (P + n * S)
+    if P:
+      most = min(most, _CACHE_RATIO * batch_tokens // (n * (P + S)))
+    most = max(most, 1)
     R = min(len(members), most)
     if P:
       R = min(_power_of_two(R), most)

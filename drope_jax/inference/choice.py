@@ -41,7 +41,11 @@ class Sampling:
   def __post_init__(self):
     for name, fits, required in (
       ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
-      ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+      (
+        "top_k",
+        self.top_k is None or 1 <= self.top_k < 2**31,
+        "at least 1 and less than 2**31",
+      ),
       ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1]"),
       ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "in [0, 1]"),
       (
@@ -50,6 +54,7 @@ class Sampling:
         or 0 < self.repetition_penalty < math.inf,
         "above 0",
       ),
+      ("seed", 0 <= self.seed < 2**32, "in 0..2**32 - 1"),
     ):
       if not fits:
         raise ValueError(

@@ -118,8 +118,8 @@ def start(
       prompt are skipped. None for one pass.
     with_seen: whether a repetition penalty will be applied.
     backend: of the attention.
-    mesh: splits the cache, as `model.cache.shardings` has it; None: nothing is
-      said of it.
+    mesh: splits the cache, as `model.cache.shardings` has it; None: no sharding
+      is set.
   """
   config = with_positions(config, positions)
   B, S = tokens_BS.shape

@@ -54,6 +54,12 @@ def plan(
   }
   if not any(methods.values()):
     must_fit = suite.methods
+  elif left_out := [name for name, own in methods.items() if not own]:
+    raise ValueError(
+      f"An evaluation needs a method that fits, got {', '.join(suite.methods)} "
+      f"for {left_out[0]}, which has no plain RoPE. Add model, or leave the "
+      "checkpoint out."
+    )
   for method in suite.methods:
     tried = [lms[name] for name, own in methods.items() if method in own]
     if not tried:

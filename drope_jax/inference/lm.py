@@ -163,7 +163,8 @@ class CheckpointLM:
       return lm
 
     def scaled(scheme: Scheme) -> Scheme:
-      return LogScaled(scheme, self.context_tokens, c)
+      own = scheme.scheme if isinstance(scheme, LogScaled) else scheme
+      return LogScaled(own, self.context_tokens, c)
 
     own = config.positional
     if isinstance(own, Pattern):

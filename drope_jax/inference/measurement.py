@@ -42,7 +42,7 @@ class Measurement:
 
     Raises:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
-        its two parts overlap; or a length or method does not do.
+        its two parts overlap; or a length or method cannot be used.
     """
     test, fit = (_documents(names) for names in (wanted.text, wanted.fit_text))
     overlap.require_disjoint(test, fit)
@@ -50,10 +50,12 @@ class Measurement:
       test=[document.text for document in test],
       fit=[document.text for document in fit],
     )
-    self._wanted, self._model, self._dtype = wanted, model, dtype
+    self._wanted, self._dtype = wanted, dtype
+    self._model = dataclasses.replace(model, params={})
     self._mesh = mesh if mesh.size > 1 else None
     lm = self._lm(model.params)
-    self._inputs = steps.Inputs(wanted.suite, lm, material)
+    without = dataclasses.replace(lm, params={})
+    self._inputs = steps.Inputs(wanted.suite, without, material)
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
   def __call__(self, params: Any) -> dict[str, float]:

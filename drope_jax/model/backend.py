@@ -42,10 +42,18 @@ def resolve(
   """
   if choice == "auto":
     preferred = [*_PREFERRED.get(device.platform, ()), "blockwise"]
+    if not _cudnn_fits(config.head_dim, device):
+      preferred = [name for name in preferred if name != "cudnn"]
     if any_length:
       preferred = [name for name in preferred if name != "xla"]
     choice = _first_able(preferred, config, dtype, with_stats)
   return attention.resolve(choice, device, config.head_dim)
+
+
+def _cudnn_fits(head_dim: int, device: jax.Device) -> bool:
+  """Returns whether cuDNN's attention has heads of that size on a GPU."""
+  is_hopper = float(getattr(device, "compute_capability", 0)) >= 9
+  return head_dim % 8 == 0 and head_dim <= (256 if is_hopper else 128)
 
 
 def for_one_token(choice: attention.Choice) -> attention.Choice:

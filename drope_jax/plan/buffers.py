@@ -9,13 +9,12 @@ from collections.abc import Callable
 import functools
 import multiprocessing
 from multiprocessing import connection
-import os
 import pathlib
 import re
 import tempfile
-import threading
 from typing import Any, TypeVar
 
+from drope_jax import child
 from drope_jax.perf import compiler
 
 T = TypeVar("T")
@@ -77,20 +76,13 @@ def _compile(
   args: tuple[Any, ...],
 ) -> None:
   """Sends a plan, or a user's mistake, from a process of its own."""
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  child.end_with_parent()
   compile_ = functools.partial(compiler.compile, dump=folder)
   try:
     compiler.prepare()
     sender.send(function(*args, compile_=compile_)[0])
   except ValueError as error:
     sender.send(ValueError(str(error)))
-
-
-def _end_with_parent() -> None:
-  parent = multiprocessing.parent_process()
-  assert parent is not None  # It runs in a process that `plan` started.
-  parent.join()
-  os._exit(1)
 
 
 def _read(folder: pathlib.Path) -> compiler.Program | None:

@@ -35,16 +35,19 @@ class Kerple(Scheme):
 
   def init(self, num_heads: int, key: Array) -> dict[str, Array]:
     p_key, a_key = jax.random.split(key)
-    return {
+    drawn = {
       "p": 2 * jax.random.uniform(p_key, (num_heads,), jnp.float32),
       "a": jax.random.uniform(a_key, (num_heads,), jnp.float32),
     }
+    return {name: jnp.maximum(x_H, self.least) for name, x_H in drawn.items()}
 
   def learned_bias(
     self, learned: Mapping[str, Array], distance_T: Array
   ) -> Array:
-    p_H1, a_H1 = (
-      jnp.maximum(learned[name].astype(jnp.float32), self.least)[:, None]
-      for name in ("p", "a")
-    )
+    def kept(x_H: Array) -> Array:
+      # The gradient passes where x_H is below, so that it can come back.
+      x_H = x_H.astype(jnp.float32)
+      return x_H + jax.lax.stop_gradient(jnp.maximum(self.least - x_H, 0))
+
+    p_H1, a_H1 = (kept(learned[name])[:, None] for name in ("p", "a"))
     return -p_H1 * jnp.log1p(a_H1 * distance_T)

@@ -1,4 +1,4 @@
-"""Rotary positions on the fastest channel pairs alone: a drop of the others."""
+"""Rotary positions on the fastest channel pairs alone; the others have none."""
 
 import dataclasses
 import math

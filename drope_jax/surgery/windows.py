@@ -19,8 +19,8 @@ def set_windows(
   Args:
     config: the model's.
     params: returned as they are.
-    windows: (layer, tokens) of each; tokens a query sees, itself included. The
-      other layers keep theirs.
+    windows: (layer, tokens) of each; tokens a query sees, itself included.
+      Other layers keep the windows that they have.
 
   Raises:
     ValueError: a layer is out of range or named twice, or sees no token.

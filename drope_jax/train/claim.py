@@ -9,11 +9,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from drope_jax import artifacts
-from drope_jax.data import lock, whole_file
+from drope_jax.checkpoint import store
+from drope_jax.data import lock, paths, whole_file
 from drope_jax.train.recipe import Recipe
 
-# Fields of a Recipe that change no number of the run; the mesh changes numbers
-# by rounding alone.
+# Fields of a Recipe that change no number of the run, or by rounding alone, as
+# the mesh does.
 _WITHOUT_EFFECT = (
   "mesh",
   "compiler_options",
@@ -29,7 +30,12 @@ _WITHOUT_EFFECT = (
   "prefetch_batches",
 )
 
-_OF_A_PHASE_WITHOUT_EFFECT = ("evals",)
+_OF_A_PHASE_WITHOUT_EFFECT = (
+  "evals",
+  "remat",
+  "unroll",
+  "loss_chunk_tokens",
+)
 
 
 def folder(
@@ -46,10 +52,13 @@ def folder(
 
   Raises:
     ValueError: the folder belongs to another recipe, was begun with other
-      tokens in a store, or holds other files.
+      tokens in a store or from other weights, or holds other files.
   """
   file = directory / "recipe.json"
-  encoded = _with_effect(artifacts.encode(recipe)) | {"stores": dict(stores)}
+  encoded = _with_effect(artifacts.encode(recipe)) | {
+    "stores": dict(stores),
+    "start": _start(recipe),
+  }
   if file.exists():
     _require_same(_begun(file, recipe), encoded, directory)
   elif directory.exists() and any(
@@ -73,13 +82,19 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
   data = _parse(file)
   try:
     fields, writer = artifacts.migrate(Recipe.__name__, data)
-    stores = {"stores": fields.pop("stores", None)}
-    return (
-      _with_effect(artifacts.fill_nested_defaults(fields, recipe, writer))
-      | stores
-    )
+    stores = fields.pop("stores", None)
+    start = fields.pop("start", None) or _start(recipe)
+    filled = artifacts.fill_nested_defaults(fields, recipe, writer)
+    return _with_effect(filled) | {"stores": stores, "start": start}
   except ValueError as error:
     raise ValueError(f"{file}: {error}") from error
+
+
+def _start(recipe: Recipe) -> str | None:
+  """Returns a hash of the weights that a run starts from, if they are saved."""
+  if recipe.init_from is None:
+    return None
+  return store.weights_fingerprint(paths.resolve(recipe.init_from))
 
 
 def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +109,12 @@ def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
 
 def _require_same(begun: Any, encoded: Any, directory: epath.Path) -> None:
   changed = differences(begun, encoded)
+  if changed == ["start"]:
+    raise ValueError(
+      "A run goes on from the weights that it began with, got others in its "
+      f"Recipe.init_from than {directory} was begun with. Put the old "
+      "checkpoint back, or choose another folder."
+    )
   fields = [path for path in changed if not path.startswith("stores")]
   if fields:
     raise ValueError(

@@ -115,7 +115,7 @@ class Training:
     run: of the phase.
     phase: the training.
     first: the run's step at which it starts.
-    model: that it starts from.
+    model: that it starts from, with shapes in the place of parameters.
     config: of the model, with the phase's context length.
     backend: of attention.
     tuning: what the phase trains.
@@ -140,11 +140,12 @@ class Training:
     """
     config = phase.config_of(model.config)
     tuning = tunings.of(phase, model.params)
+    shapes = jax.eval_shape(lambda params: params, model.params)
     return cls(
       run=run,
       phase=phase,
       first=first,
-      model=model,
+      model=dataclasses.replace(model, params=shapes),
       config=config,
       backend=run.backend(phase, config),
       tuning=tuning,
@@ -189,9 +190,10 @@ class Training:
     if math.isfinite(loss := measured.get("held_out_loss", math.nan)):
       arguments[manifests.HELD_OUT_LOSS] = loss
     if phase.evals is not None and phase.evals.best is not None:
+      score = measured.get(phase.evals.best, math.nan)
       arguments[manifests.BEST_BY] = {
         "score": phase.evals.best,
-        "value": measured.get(phase.evals.best),
+        "value": score if math.isfinite(score) else None,
         "higher_is_better": phase.evals.best_is_highest,
       }
     if "tokens" in measured:

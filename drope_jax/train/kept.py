@@ -108,13 +108,12 @@ def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
   changed = []
   if [entry["time"] for entry in history[:first]] != start:
     changed.append("Recipe.init_from" if start else "Recipe.model")
-  for entry, phase in zip(own, recipe.phases, strict=True):
+  ahead = [*preflight.phases(recipe, config)]
+  for entry, (phase, _) in zip(own, ahead, strict=True):
     arguments = entry["arguments"]
     if isinstance(phase, SurgeryPhase):
-      config = preflight.config_after(phase, config)
       changed += _changes(phase.name, arguments["surgery"], phase.surgery)
       continue
-    config = phase.config_of(config)
     changed += [
       path
       for path in _changes(phase.name, arguments["phase"], phase)
@@ -122,7 +121,7 @@ def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
     ]
     if arguments["seed"] != recipe.seed:
       changed.append("Recipe.seed")
-  return changed + _changes("ModelConfig", found["model"], config)
+  return changed + _changes("ModelConfig", found["model"], ahead[-1][1])
 
 
 def _start(recipe: Recipe) -> tuple[ModelConfig, list[str]]:

@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from drope_jax import sharding
+from drope_jax.checkpoint import files, store
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
@@ -55,7 +55,8 @@ def run(
     base_dir: where relative paths of stores and of the tokenizer start.
     on_metrics: gets each line of metrics.jsonl.
     on_model: gets "start" and the initial model, then the name and model of
-      each phase as it ends, except phases that an earlier start finished.
+      each phase as it ends, except phases that an earlier start finished. The
+      next training deletes the parameters.
     probe: measures the model for each line of metrics.jsonl.
     evaluator: evaluates the model for a phase with `evals`.
     stopping: whether to save and end after this step. Once true it must stay
@@ -72,13 +73,14 @@ def run(
       `from_step` is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
-  directory = epath.Path(directory)
+  directory = files.absolute(directory)
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
   with _only_writer(directory) as require_held:
     claim.folder(recipe, stores, directory)
     if from_step is not None:
       store.go_back(directory, from_step)
+      _remove_models_after(recipe, from_step, directory)
     saved = (store.finished_steps(directory) or [0])[-1]
 
     def stopping_if_held(step: int) -> bool:
@@ -128,6 +130,17 @@ def _only_writer(directory: epath.Path) -> Iterator[Callable[[], None]]:
     if said:
       raise ValueError(said.decode(errors="replace"))
     yield require_held
+
+
+def _remove_models_after(
+  recipe: Recipe, step: int, directory: epath.Path
+) -> None:
+  """Removes the models of phases that end after a step."""
+  if jax.process_index() == 0:
+    for phase, end in zip(recipe.phases, recipe.end_steps(), strict=True):
+      if end > step and (path := directory / phase.name).exists():
+        path.rmtree()
+  multihost_utils.sync_global_devices(f"removed models after {step}")
 
 
 def _take_phases(
@@ -220,7 +233,12 @@ def _operate(run: Run, phase: SurgeryPhase, model: Model) -> Model:
   config, params = compose.apply(
     phase.surgery, model.config, model.params, tokens_BS
   )
+  # What the surgery adds is one process's own until here.
+  shardings = sharding.param_shardings(
+    run.mesh, transformer.param_shapes(config)
+  )
   manifest = model.manifest.after(
     phase.name, {"surgery": phase.surgery}, run.parent(phase), model=config
   )
-  return Model(params, manifest)
+  spread = jax.jit(lambda x: x, out_shardings=shardings)
+  return Model(spread(params), manifest)

@@ -124,7 +124,8 @@ class AdamW:
   Attributes:
     b1, b2, eps: Adam's; the defaults are the DroPE reference's.
     weight_decay: times the learning rate, each step.
-    clip_norm: global gradient norm above which gradients are shrunk.
+    clip_norm: global gradient norm above which gradients are shrunk; None:
+      none are.
     decay_embeddings: whether the embedding's table decays too.
   """
 
@@ -132,13 +133,16 @@ class AdamW:
   b2: float = 0.999
   eps: float = 1e-8
   weight_decay: float = 0.0
-  clip_norm: float = 1.0
+  clip_norm: float | None = 1.0
   decay_embeddings: bool = False
+
+  def __post_init__(self):
+    _require_in_range(self)
 
   def transform(self) -> optax.GradientTransformation:
     """Returns the optax transformation at a learning rate of 1."""
     return optax.chain(
-      optax.clip_by_global_norm(self.clip_norm),
+      _clipped(self.clip_norm),
       optax.adamw(
         1.0,
         b1=self.b1,
@@ -165,7 +169,8 @@ class Muon:
     beta: momentum.
     b1, b2: AdamW's.
     weight_decay: of both, on kernels only, times the learning rate.
-    clip_norm: global gradient norm above which gradients are shrunk.
+    clip_norm: global gradient norm above which gradients are shrunk; None:
+      none are.
     decay_embeddings: whether the embedding's table decays too.
 
   Source: Jordan et al. 2024; the scaling, 0.2 * sqrt(max side), is Moonlight's
@@ -176,13 +181,16 @@ class Muon:
   b1: float = 0.9
   b2: float = 0.95
   weight_decay: float = 0.0
-  clip_norm: float = 1.0
+  clip_norm: float | None = 1.0
   decay_embeddings: bool = False
+
+  def __post_init__(self):
+    _require_in_range(self)
 
   def transform(self) -> optax.GradientTransformation:
     """Returns the optax transformation at a learning rate of 1."""
     return optax.chain(
-      optax.clip_by_global_norm(self.clip_norm),
+      _clipped(self.clip_norm),
       # Its rate of -1 returns the direction itself. Decay follows for both
       # halves: optax's decay of the Adam half would reach norm gains.
       optax.contrib.muon(
@@ -202,6 +210,30 @@ class Muon:
 
 
 Optimizer = AdamW | Muon
+
+
+def _require_in_range(optimizer: Optimizer) -> None:
+  """Raises ValueError if a number would train nothing, or uphill."""
+  of = type(optimizer).__name__
+  for name in ("b1", "b2", "beta"):
+    if not 0 <= (value := getattr(optimizer, name, 0)) < 1:
+      raise ValueError(
+        f"{of}.{name} must be at least 0 and below 1, got {value}. Change it."
+      )
+  for name in ("weight_decay", "eps"):
+    if not 0 <= (value := getattr(optimizer, name, 0)) < math.inf:
+      raise ValueError(
+        f"{of}.{name} must be finite and at least 0, got {value}. Raise it."
+      )
+  if (norm := optimizer.clip_norm) is not None and not norm > 0:
+    raise ValueError(
+      f"{of}.clip_norm must be above 0, got {norm}, by which no gradient is "
+      "left. Set None to clip none."
+    )
+
+
+def _clipped(norm: float | None) -> optax.GradientTransformation:
+  return optax.identity() if norm is None else optax.clip_by_global_norm(norm)
 
 
 def _decays(embeddings: bool, params: Any) -> Any:

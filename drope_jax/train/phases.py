@@ -229,8 +229,16 @@ class TrainPhase:
         )
 
   def config_of(self, model: ModelConfig) -> ModelConfig:
-    """Returns a model's config with the context length of the phase."""
-    return dataclasses.replace(model, context_tokens=self.context_tokens)
+    """Returns a model's config with the context length of the phase.
+
+    A slope of the softmax scale was fitted from the old length on, and is left
+    out where the length changes.
+    """
+    if self.context_tokens == model.context_tokens:
+      return model
+    return dataclasses.replace(
+      model, context_tokens=self.context_tokens, logit_scale_slope=None
+    )
 
   @property
   def step_tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from drope_jax.checkpoint import store
 from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
+from drope_jax.positional import LogScaled
+from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
 from drope_jax.train import batches, tuning
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
@@ -65,12 +68,10 @@ def check(
       f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
     )
   _require_known(recipe.compiler_options)
-  fingerprints = {}
-  for phase in recipe.phases:
-    if isinstance(phase, SurgeryPhase):
-      if phase.surgery.needs_tokens:
-        batches.calibration_data(recipe, phase)
-      config = config_after(phase, config)
+  fingerprints, original = {}, config
+  for phase, config in phases(recipe, original):
+    if isinstance(phase, SurgeryPhase) and phase.surgery.needs_tokens:
+      batches.calibration_data(recipe, phase)
     for data in batches.data_of(phase):
       opened_stores = pipeline.open_stores(data, base_dir)
       for path, opened in zip(data.stores, opened_stores, strict=True):
@@ -88,7 +89,9 @@ def check(
             f"{opened.path}. Tokenize the text again."
           )
     if isinstance(phase, TrainPhase):
-      phase.config_of(config)  # Refuses a context beyond its positions.
+      _require_trainable(recipe, phase, config, mesh)
+      if phase.teacher is not None or phase.until_recovered is not None:
+        phase.config_of(original)  # Refuses a context beyond its positions.
       tuning.of(phase, transformer.param_shapes(config))  # Refuses its names.
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens
@@ -96,6 +99,26 @@ def check(
       batches.training(recipe, phase, mesh, base_dir)  # Refuses short stores.
       batches.held_out(phase, mesh, base_dir)
   return fingerprints
+
+
+def phases(
+  recipe: Recipe, config: ModelConfig
+) -> Iterator[tuple[TrainPhase | SurgeryPhase, ModelConfig]]:
+  """Yields each phase, and the config that a model has in it or after it.
+
+  Args:
+    recipe: with the phases.
+    config: that the first starts from.
+
+  Raises:
+    ValueError: a phase does not fit the model.
+  """
+  for phase in recipe.phases:
+    if isinstance(phase, SurgeryPhase):
+      config = config_after(phase, config)
+    else:
+      config = phase.config_of(config)
+    yield phase, config
 
 
 @_telling_where_paths_start()
@@ -109,6 +132,28 @@ def start_config(recipe: Recipe) -> ModelConfig:
     return recipe.model
   assert recipe.init_from is not None  # A recipe has this or a model.
   return store.describe(paths.resolve(recipe.init_from))[0].model
+
+
+def _require_trainable(recipe, phase, config, mesh) -> None:
+  """Raises ValueError if a phase cannot train such a model."""
+  if phase.data.document_mask and any(
+    isinstance(scheme, LogScaled)
+    for scheme in patterns.layer_plan(
+      config.positional, config.num_layers
+    ).schemes
+  ):
+    raise ValueError(
+      f"{phase.name}: LogScaled counts a token's place in its sequence, got "
+      "DataConfig.document_mask, by which documents share one. Set it to False."
+    )
+  if recipe.attention != "auto":
+    backend = recipe.backend(phase, config, mesh.devices.flat[0])
+    tokens_BS = jax.ShapeDtypeStruct((1, config.context_tokens), jnp.int32)
+    jax.eval_shape(  # Refuses a backend that lacks what the model needs.
+      functools.partial(transformer.hidden, config, backend=backend),
+      transformer.param_shapes(config),
+      tokens_BS,
+    )
 
 
 def _require_known(compiler_options: Mapping[str, Any]) -> None:

@@ -44,8 +44,8 @@ class Recipe:
     save_every_steps: between saves that a run resumes from.
     save_every_minutes: after this long without a save, one follows the next
       line of metrics.jsonl; None: it does not.
-    keep_saves: how many of the newest saves stay on disk. The one of the least
-      held-out loss in the phase stays as well.
+    keep_saves: how many of the newest saves stay on disk. The phase's RUN/best
+      stays as well.
     keep_every_steps: saves at multiples of this stay too; None: no others.
 
   How it is watched:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from drope_jax import sharding
+from drope_jax import sharding, trees
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.train import tuning as tunings
@@ -55,13 +55,22 @@ def start(
   step: int,
   seed: int = 0,
 ) -> State:
-  """Returns `init` of the model, sharded over the mesh as `abstract`."""
+  """Returns `init` of the model, sharded over the mesh as `abstract`.
+
+  Parameters that are trained are donated: there is room for one copy of them.
+  """
   like = abstract(phase, config, mesh)
-  initialize = jax.jit(
-    lambda params: init(phase, params, step, seed),
-    out_shardings=jax.tree.map(lambda x: x.sharding, like),
-  )
-  return initialize(params)
+  donated = tunings.of(phase, params).replaced(params)
+  others = {
+    path: x for path, x in trees.flatten(params).items() if path not in donated
+  }
+
+  def initialize(donated, others):
+    return init(phase, trees.unflatten({**donated, **others}), step, seed)
+
+  shardings = jax.tree.map(lambda x: x.sharding, like)
+  started = jax.jit(initialize, donate_argnums=0, out_shardings=shardings)
+  return started(donated, others)
 
 
 def abstract(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:

@@ -30,7 +30,8 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
     run: of the phase.
     phase: the training. Steps that an earlier start saved are not taken again.
     first: the run's step at which it starts.
-    model: to start from.
+    model: to start from. Those of its parameters that the phase trains are
+      deleted; a copy would take as much memory as they do.
 
   Raises:
     Stopped: `run.stopping` returned true; the step is saved.
@@ -48,11 +49,13 @@ def train(run: Run, phase: TrainPhase, first: int, model: Model) -> Model:
         "or remove the steps after it."
       )
     if saved > first:
+      for array in training.tuning.replaced(model.params).values():
+        array.delete()
       state, manifest = _restore(training, saves)
       if saved == last:
         return Model(training.params(state), manifest)
     else:
-      state = _start(training, saves)
+      state = _start(training, saves, model.params)
     state, measured = _take_steps(training, state, saves)
     ended = int(state["step"])
     manifest = training.manifest_at(ended, measured)
@@ -88,14 +91,14 @@ def _save(training, saves, step, state, manifest) -> transformer.Params:
   return params
 
 
-def _start(training, saves):
+def _start(training, saves, params):
   """Returns the state before the first step of a training."""
   run, phase, first = training.run, training.phase, training.first
   state = state_lib.start(
     phase,
     training.config,
     run.mesh,
-    training.model.params,
+    params,
     first,
     run.recipe.seed,
   )
@@ -169,7 +172,7 @@ def _take_steps(training, state, saves):
   run, phase = training.run, training.phase
   recovered = phase.until_recovered or math.inf
   measure = held_out.measurement(run, phase, training.config, training.backend)
-  evaluate = _evaluation(training)
+  evaluate = _evaluation(training, state)
   cadence = Cadence(run.recipe.save_every_steps, run.recipe.save_every_minutes)
   measured: Mapping[str, float] = {}
   with (
@@ -225,7 +228,7 @@ def _measure(training, state, measures):
   return measured, probed
 
 
-def _evaluation(training):
+def _evaluation(training, state):
   """Returns the measure of a phase's evals; None if it has none.
 
   Raises:
@@ -240,7 +243,7 @@ def _evaluation(training):
       "inference.measurement.Measurement to loop.run."
     )
   manifest = training.manifest_at(training.first, {})
-  model = Model(training.model.params, manifest, run.tokenizer_path)
+  model = Model(training.params(state), manifest, run.tokenizer_path)
   try:
     return run.evaluator(phase.evals, model, run.mesh, phase.compute_dtype)
   except (FileNotFoundError, ValueError) as error:

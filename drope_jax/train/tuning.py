@@ -70,6 +70,14 @@ class Tuning:
         trained[_beside(path, name)] = x
     return trees.unflatten(trained)
 
+  def replaced(self, params: transformer.Params) -> dict[str, Array]:
+    """Returns the arrays that `start` gives back as they are, by path."""
+    return {
+      path: x
+      for path, x in trees.flatten(params).items()
+      if self.chosen.get(path, ()) is None and x.dtype == jnp.float32
+    }
+
   def base(self, params: transformer.Params) -> transformer.Params:
     """Returns what is not trained, or in some layers only, as it is kept."""
     return trees.unflatten(

@@ -147,6 +147,13 @@ def test_a_fitted_scale_is_never_compared_with_none():
   assert _found(fitted | plain | rival)[0] == claims.NOT_SHOWN
 
 
+def test_a_rival_without_a_fitted_scale_is_not_left_out():
+  own, weak, strong = (_answered(share) for share in (0.6, 0.2, 1.0))
+  fitted = _retrieval(own, {"pi": weak}, fitted=True)
+  plain = _retrieval(own, {"pi": weak, "yarn": strong})
+  assert _found(fitted | plain)[0] == claims.NOT_SHOWN
+
+
 def test_each_dropped_model_has_its_verdict():
   scores = _retrieval(_answered(0.9), {"yarn": _answered(0.5)}, factor=8.0)
   (cell,) = (c for c in scores if c.model == "full")
@@ -174,7 +181,7 @@ def test_the_longest_factor_is_compared_if_the_usual_ones_are_missing():
   beyond, ahead = claims.verdicts(scores, ROLES)
   assert "At 2×" in ahead.text
   assert beyond.verdicts[0].verdict == claims.SHOWN
-  assert "up to 2×" in beyond.verdicts[0].evidence
+  assert "at 2×" in beyond.verdicts[0].evidence
 
 
 def _beyond(own_by_factor):
@@ -189,6 +196,15 @@ def _beyond(own_by_factor):
 
 def test_the_evidence_has_the_longest_factor_at_which_it_beats_rope():
   shown = _beyond({2.0: 0.5, 4.0: 0.3, 8.0: 0.02})
-  assert shown.verdict == claims.SHOWN and "up to 4×: 30%" in shown.evidence
+  assert shown.verdict == claims.SHOWN and "at 4×: 30%" in shown.evidence
+  lost = claims.verdicts(
+    {
+      _cell("multi_key", "accuracy", model, "model", factor): _answered(share)
+      for model, shares in (("full", (0.0, 1.0)), ("base", (1.0, 0.0)))
+      for factor, share in zip((2.0, 4.0), shares, strict=True)
+    },
+    ROLES,
+  )[0].verdicts[0]
+  assert lost.verdict == claims.NOT_SHOWN and "at 2×: 0%" in lost.evidence
   missed = _beyond({2.0: 0.02, 4.0: 0.0})
   assert missed.verdict == claims.OPEN and "at 2×" in missed.evidence

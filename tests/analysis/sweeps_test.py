@@ -54,9 +54,12 @@ def test_a_training_has_the_end_of_its_loss_its_spikes_and_its_results(
     (2 + 2.01 + 1.0 + 1.5) / 4, abs=0.01
   )
   assert found == {"held-out loss": 1.7, "spikes": 1}
-  assert training.results == [row | {"model": "qk · 3e-4"}]
+  assert training.results == [{**row, "model": "qk · 3e-4"} for row in rows]
   assert sweeps.summary(training)["results"] == {
-    "yarn": {"multi_key accuracy 4x +scale": 0.5}
+    "yarn": {
+      "multi_key accuracy 4x +scale": 0.5,
+      "multi_key string_match_all 4x +scale": 0.9,
+    }
   }
   (folder / "results.json").write_text(
     json.dumps(results | {"finished": False})

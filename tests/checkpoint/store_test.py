@@ -258,9 +258,7 @@ def test_the_best_step_of_the_phase_is_kept_and_found(tmp_path, params):
         run.save(step, state, _measured(phase, loss))
     assert store.finished_steps(run_path) == kept
     if best is None:
-      with pytest.raises(
-        FileNotFoundError, match="with a held-out loss, got n"
-      ):
+      with pytest.raises(FileNotFoundError, match="was measured, got none"):
         store.locate(run_path / "best")
     else:
       assert store.locate(run_path / "best") == run_path / str(best)
@@ -276,6 +274,33 @@ def test_a_damaged_step_is_ignored_in_finding_the_best(tmp_path, params):
   with runs.RunStore(tmp_path / "run", keep=1) as run:
     run.save(4, {"params": params}, _measured("a", None))
   assert store.finished_steps(tmp_path / "run") == [1, 4]
+
+
+def test_a_save_that_was_half_deleted_is_in_nobodys_way(tmp_path, params):
+  """As a kill leaves it: Orbax deletes the files of its root first."""
+  with runs.RunStore(tmp_path / "run", keep=3) as run:
+    for step in (1, 2):
+      run.save(step, {"params": params}, _measured("a", float(step)))
+  for path in (tmp_path / "run" / "1").iterdir():
+    if path.is_file():
+      path.unlink()
+  with runs.RunStore(tmp_path / "run", keep=1) as run:
+    run.save(3, {"params": params}, _measured("a", None))
+  assert store.finished_steps(tmp_path / "run") == [2, 3]
+
+
+def test_weights_have_a_fingerprint_that_a_slope_leaves(tmp_path, params):
+  manifest = _measured("a", None)
+  for name, by in (("one", 0.0), ("other", 1.0)):
+    store.save_model(
+      tmp_path / name, jax.tree.map(lambda x, by=by: x + by, params), manifest
+    )
+  one, other = (
+    store.weights_fingerprint(tmp_path / name) for name in ("one", "other")
+  )
+  assert one != other
+  store.save_slope(tmp_path / "one", 0.5, {})
+  assert store.weights_fingerprint(tmp_path / "one") == one
 
 
 def test_multiples_of_keep_every_steps_are_kept(tmp_path, params):

@@ -8,14 +8,14 @@ import types
 import pytest
 import rich.console
 
-from drope_jax.cli import configure, evaluate
+from drope_jax.cli import configure, evaluate, readings
 from drope_jax.data import corpus, lock
 from drope_jax.evals import logit_scale, retrieval
 from drope_jax.evals import suite as suites
 from drope_jax.evals.interface import Part, Result
 from drope_jax.inference import lm as lms
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope
+from drope_jax.positional import LearnedAbsolute, Nope
 
 CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 
@@ -102,6 +102,17 @@ def test_a_scale_that_is_not_fitted_is_not_saved(drope, asked):
   assert not asked
 
 
+def test_a_scale_beyond_the_end_of_a_table_is_not_saved(
+  drope, asked, monkeypatch
+):
+  config = dataclasses.replace(CONFIG, positional=LearnedAbsolute(tokens=32))
+  described = types.SimpleNamespace(model=config), None
+  monkeypatch.setattr(evaluate.store, "describe", lambda path: described)
+  ran = drope("evaluate", "m=c", "--save-scale")
+  assert ran.status == 2 and not asked
+  assert "fits a scale at 128 tokens, got m, which reads 32" in ran.err
+
+
 def test_flags_override_the_suite(drope, asked, tmp_path):
   for name in ("test", "fit"):
     (tmp_path / f"{name}.txt").write_text(name)
@@ -141,6 +152,19 @@ def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
   ]
 
 
+def test_a_path_may_have_an_equals_sign(drope, asked, tmp_path):
+  ran = drope("evaluate", "m=runs/lr=1/dropped")
+  assert ran.status == 0 and (asked[0].name, asked[0].methods[0]) == (
+    "m",
+    "model",
+  )
+  folder = tmp_path / "lr=1" / "dropped"
+  folder.mkdir(parents=True)
+  assert drope("evaluate", folder).status == 0
+  assert [call.name for call in asked] == ["m", "dropped"]
+  assert all("yarn" not in call.methods for call in asked)
+
+
 def test_a_suites_methods_that_fit_no_model_are_left_out(drope, asked):
   methods = "Suite.methods = ('model', 'yarn')"
   ran = drope("evaluate", "runs/dropped", "--set", methods)
@@ -156,6 +180,10 @@ def test_a_suites_methods_that_fit_no_model_are_left_out(drope, asked):
     (["a", "runs/a"], "got a twice. Write NAME=CKPT"),
     (["dropped", "a", "--positions", "model,yarnn"], "got 'yarnn'"),
     (["dropped", "--positions", "model,yarn"], "needs a model with plain Rope"),
+    (
+      ["a", "dropped", "--positions", "yarn"],
+      "for dropped, which has no plain",
+    ),
     (
       ["a", "long"],
       "same context_tokens to be compared on the same samples, "
@@ -386,6 +414,21 @@ def test_a_cut_within_a_step_loses_a_batch_at_most(
   for sample in samples:
     assert "Magic word" in sample["prompt"] and "output" in sample
     assert (sample["task"], sample["model"]) == ("passkey", "m")
+
+
+def test_what_one_model_has_read_is_not_anothers(tmp_path):
+  """A checkpoint may be replaced, and results.json be removed."""
+
+  def opened(evaluation):
+    memory = readings.Readings(tmp_path, keep=True, evaluation=evaluation)
+    memory.load()
+    return memory
+
+  opened("old").add({"key": [1]}, [{}])
+  assert opened("new").recall("key") is None
+  opened("new").add({"key": [2]}, [{}])
+  assert opened("new").recall("key") == [2]
+  assert opened("old").recall("key") == [1]
 
 
 def test_shares_of_several_hosts_are_gathered(

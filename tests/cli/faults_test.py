@@ -516,3 +516,24 @@ def test_a_run_goes_on_in_another_number_of_processes(start_all, here, whole):
   got, want = ([line["loss"] for line in _lines(p)] for p in (run, whole))
   assert len(got) == saved
   np.testing.assert_allclose(got, want[:saved], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_share_what_a_surgery_adds(start_all, here):
+  run = here / "new"
+  phases = "(@TrainPhase(), @SurgeryPhase(), @last/TrainPhase())"
+  bindings = (
+    "TrainPhase.steps = 2",
+    f"Recipe.phases = {phases}",
+    "SurgeryPhase.surgery = @Surgery()",
+    "Surgery.drop = 'all'",
+    "Surgery.qk_norm = 'qk'",
+    "last/TrainPhase.name = 'last'",
+  )
+  every = [word for binding in bindings for word in ("--set", binding)]
+  for process in start_all(run, 2, of=2, all=every):
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 0, error
+  params, manifest = store.load_model(run / "last")
+  assert manifest.model.qk_norm == "qk"
+  assert params["layers"]["attention"]["q_norm"]["gain"].std() > 0

@@ -136,6 +136,10 @@ def test_several_samples_are_numbered_or_lines_of_json(drope, lm):
     (("--prompt", "a", "--num-samples", 0), "of at least 1, got 128 and 0"),
     (("--prompt", "a", "--top-p", 1.5), "top_p must be in (0, 1], got 1.5"),
     (("--prompt-file", "absent.txt"), "absent.txt"),
+    (("--prompt", "a", "--top-k", 5), "--top-k chooses among drawn tokens"),
+    (("--prompt", "a", "--seed", 2**64), "seed must be in 0..2**32 - 1"),
+    (("--prompt", "a", "--top-k", 2**40), "top_k must be at least 1 and less"),
+    (("--prompt", "a", "--logit-scale", "inf"), "must be finite and above 0"),
   ],
 )
 def test_invalid_options_are_refused(drope, lm, options, said):

@@ -135,7 +135,7 @@ def test_what_is_kept_counts_as_done_and_is_shown(drope, here, evaluated):
   assert re.findall(r"^\| ([\w ·]+) \|", table, re.MULTILINE) == [
     *("rate", "low", "high", "ref", "ref · NTK"),
   ]
-  assert apart.startswith("minus ref · NTK on the same samples")
+  assert apart.startswith("minus ref · NTK, intervals over the same samples")
   assert re.search(r"^\| low \| [+-]\d\.\d{3}", apart, re.MULTILINE)
 
 

@@ -118,6 +118,15 @@ def test_values_of_groups_count_for_less_if_they_vary_together():
   assert intervals.effective_count(alike, [0] * 8) == 1
 
 
+def test_paired_shares_of_groups_may_all_be_right():
+  rng = np.random.default_rng(0)
+  groups, right = np.arange(20) // 4, np.ones(20, bool)
+  for _ in range(300):  # A scaled count is above their number for some.
+    other = rng.random(20) < 0.7
+    low, high = intervals.paired_shares(right, other, groups)
+    assert low <= 1 - other.mean() <= high
+
+
 def test_intervals_of_groups_hold_as_often_as_they_say():
   rng = np.random.default_rng(0)
   groups = np.arange(160) // 4

@@ -13,7 +13,8 @@ SUITE = Suite(
 
 def test_a_score_has_a_name_by_which_the_best_is_chosen():
   scores = dict(periodic.Periodic(SUITE).scores())
-  assert len(scores) == (3 + 2) * 2 * 2 * 2
+  # None with a fitted scale at 1x.
+  assert len(scores) == (3 + 2) * 2 * (2 + 1)
   assert scores["perplexity.tail_loss.1.5x.crop.scaled"].name == "tail_loss"
   for name, highest in (
     ("passkey.accuracy.1x", True),
@@ -26,6 +27,7 @@ def test_a_score_has_a_name_by_which_the_best_is_chosen():
   ("field", "value", "said"),
   [
     ("best", "passkey.accuracy.2x", "score of the suite, got 'passkey.acc"),
+    ("best", "passkey.accuracy.1x.scaled", "score of the suite, got 'passkey"),
     ("every_steps", 0, "at least 1, got 0"),
     ("budget_minutes", 0.0, "more than 0, got 0.0"),
   ],

@@ -27,6 +27,10 @@ SUITE = suites.Suite(factors=(1.0, 4.0), samples=(3, 2))
     ({"samples": (3, 0)}, "a count of at least 1 for each"),
     ({"excerpts": 0}, "excerpts must be at least 1, got 0. Raise it"),
     ({"fit_factor": 1.0}, "fit_factor must be above 1"),
+    ({"fit_excerpts": -1}, "fit_excerpts must be at least 0, got -1"),
+    ({"fit_excerpts": 0}, "got no fit_excerpts and no fit_needle_documents"),
+    ({"fit_evaluations": 2}, "fit_evaluations must be at least 3, got 2"),
+    ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
     (
       {"scale_by_own_length": True, "scale_by_query": True},
       "scale has one form",

@@ -72,3 +72,21 @@ def test_endings_of_a_context_share_a_batch_with_others_of_their_shape():
   assert np.argwhere(shared.wanted_BS).tolist() == [[0, 0], [1, 0]]
   (alone,) = [batch for batch in batches if 5 in batch.rows]
   assert alone.before_RP.size == 0 and alone.wanted_BS.sum() == 3
+
+
+def test_copies_of_a_long_context_are_few():
+  contexts, endings = [[5] * 1000] * 60, [[i] for i in range(60)]
+  batches = list(
+    batching.of_endings(
+      contexts,
+      endings,
+      scheme_at=lambda tokens: Rope(),
+      scale_at=lambda tokens: 1.0,
+      batch_tokens=2048,
+    )
+  )
+  assert sorted(sum((batch.rows for batch in batches), [])) == [*range(60)]
+  for batch in batches:
+    copies, tokens = batch.tokens_BS.shape
+    assert copies * (batch.before_RP.shape[1] + tokens) <= 4 * 2048
+  assert len(batches) == 9  # 7 copies of 1024 + 8 tokens in each.

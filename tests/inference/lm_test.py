@@ -522,6 +522,14 @@ def test_each_query_beyond_the_context_has_its_own_scale(lm):
   assert np.abs(got - plain)[8:].max() > 0.01
 
 
+def test_a_fitted_slope_replaces_a_models_own(lm):
+  own = lm.with_positions(positional.LogScaled(positional.Nope(), 8, 0.1))
+  sloped = own.with_logit_slope(0.5, by_query=True)
+  assert sloped.config.positional == positional.LogScaled(
+    positional.Nope(), 8, 0.5
+  )
+
+
 def test_a_pattern_keeps_its_windows_with_a_scale_for_each_query(lm):
   sloped = lm.with_positions(PATTERN).with_logit_slope(0.5, by_query=True)
   assert sloped.config.positional == positional.Pattern(

@@ -28,10 +28,12 @@ class _Device:
 
   platform: str
   device_kind: str
+  compute_capability: str = "0"
 
 
 CPU = _Device("cpu", "cpu")
-GPU = _Device("gpu", "NVIDIA H100")
+GPU = _Device("gpu", "NVIDIA H100", "9.0")
+A100 = _Device("gpu", "NVIDIA A100", "8.0")
 V5E = _Device("tpu", "TPU v5 lite")
 V6E = _Device("tpu", "TPU v6 lite")
 OURS = attention.Blocks(512, 256, 128, 256, 3, 0)
@@ -43,6 +45,11 @@ OURS = attention.Blocks(512, 256, 128, 256, 3, 0)
     (CPU, "float32", {}, "blockwise"),
     (GPU, "bfloat16", {}, "cudnn"),
     (GPU, "float32", {}, "xla"),
+    # What cuDNN's attention requires of a head's size.
+    (GPU, "bfloat16", {"head_dim": 256}, "cudnn"),
+    (A100, "bfloat16", {"head_dim": 128}, "cudnn"),
+    (A100, "bfloat16", {"head_dim": 256}, "xla"),
+    (GPU, "bfloat16", {"head_dim": 12}, "xla"),
     (GPU, "bfloat16", {"positional": positional.Alibi()}, "xla"),
     (GPU, "bfloat16", {"positional": positional.Kerple()}, "xla"),
     (GPU, "bfloat16", {"logit_soft_cap": 50.0}, "blockwise"),

@@ -29,6 +29,18 @@ def test_parameters_below_the_least_are_at_the_least():
   )
 
 
+def test_a_parameter_below_the_least_still_learns():
+  def loss(learned):
+    return jnp.sum(Kerple(0.25).learned_bias(learned, DISTANCE_T))
+
+  below, at = ({"p": jnp.array([x]), "a": jnp.array([x])} for x in (-1.0, 0.25))
+  gradients = [jax.grad(loss)(learned) for learned in (below, at)]
+  assert gradients[0]["p"] < 0 and gradients[0]["a"] < 0
+  jax.tree.map(np.testing.assert_allclose, *gradients)
+  started = Kerple(0.5).init(1000, jax.random.key(0))
+  assert min(x_H.min() for x_H in started.values()) == 0.5
+
+
 def test_a_layer_starts_in_the_authors_ranges_with_its_own_values():
   first, other = (
     Kerple().init(1000, jax.random.key(seed)) for seed in range(2)

@@ -21,7 +21,7 @@ PHASE = TrainPhase(
   schedule=optimizer.Constant(0.02),
   steps=5,
 )
-RECIPE = Recipe(phases=(PHASE,), init_from="base")
+RECIPE = Recipe(phases=(PHASE,), init_from="packaged:checkpoints/demo_base")
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -125,6 +125,16 @@ def _run(recipe, folder, base, **listeners):
   return loop.run(recipe, folder, base_dir=str(base), probe=_probe, **listeners)
 
 
+def _keep(models):
+  """Returns a listener that copies models: the next training deletes them."""
+
+  def keep(name, model):
+    params = jax.device_get(model.params)
+    models[name] = dataclasses.replace(model, params=params)
+
+  return keep
+
+
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
   """An uninterrupted run: its folder, and the models it told of."""
@@ -132,10 +142,10 @@ def whole(base, tmp_path_factory):
   make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:2])
   patch.setattr(sharding, "make_mesh", make_mesh)
   folder, models = tmp_path_factory.mktemp("whole") / "run", {}
-  final = _run(RECIPE, folder, base, on_model=models.__setitem__)
+  final = _run(RECIPE, folder, base, on_model=_keep(models))
   patch.undo()
   assert list(models) == ["start", "pretrain", "surgery", "recalibrate"]
-  assert models["recalibrate"] is final
+  _assert_same_bits(_leaves(models["recalibrate"]), _leaves(final))
   return folder, models
 
 
@@ -449,7 +459,7 @@ def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
     save_every_steps=100,
   )
   heard = {}
-  final = _run(recipe, tmp_path / "run", base, on_model=heard.__setitem__)
+  final = _run(recipe, tmp_path / "run", base, on_model=_keep(heard))
   _assert_same_bits(_leaves(heard["start"]), _leaves(models["pretrain"]))
   _assert_same_bits(_leaves(final), _leaves(models["recalibrate"]))
   # Ten sequences of this phase's length hold what five steps of four did.
@@ -463,6 +473,54 @@ def test_a_run_from_a_checkpoint_is_the_rest_of_the_run(
   assert [entry.tokens for entry in lineage] == [80, 80, 240]
   kept = store.tokenizer_path(tmp_path / "run")
   assert kept.read_bytes() == (base / "t.model").read_bytes()
+
+
+def test_a_run_goes_on_only_from_the_weights_that_it_began_with(
+  whole, base, tmp_path
+):
+  folder, _ = whole
+  start = tmp_path / "start"
+  shutil.copytree(folder / "pretrain", start)
+  recipe = dataclasses.replace(
+    RECIPE, model=None, tokenizer=None, init_from=str(start), phases=(PRETRAIN,)
+  )
+  with pytest.raises(Stop):
+    _run(recipe, tmp_path / "run", base, **_stop_at([], step=2))
+  shutil.rmtree(start)
+  shutil.copytree(folder / "recalibrate", start)
+  with pytest.raises(ValueError, match="got others in its Recipe.init_from"):
+    _run(recipe, tmp_path / "run", base)
+
+
+def test_a_run_that_goes_back_leaves_no_later_model(base, tmp_path):
+  again = dataclasses.replace(PRETRAIN, name="again")
+  recipe = dataclasses.replace(RECIPE, phases=(PRETRAIN, again), keep_saves=9)
+  want = _run(recipe, tmp_path / "run", base)
+  with pytest.raises(Stop):
+    _run(recipe, tmp_path / "run", base, from_step=4, **_stop_at([], step=5))
+  assert not (tmp_path / "run" / "pretrain").exists()
+  assert not (tmp_path / "run" / "again").exists()
+  _assert_same_bits(
+    _leaves(_run(recipe, tmp_path / "run", base)), _leaves(want)
+  )
+
+
+def test_a_backend_that_cannot_run_a_later_phase_is_refused_at_once(
+  base, tmp_path
+):
+  windowed = SurgeryPhase(Surgery(windows=((0, 4),)))
+  recipe = dataclasses.replace(
+    RECIPE, phases=(PRETRAIN, windowed, RECALIBRATE), attention="splash"
+  )
+  with pytest.raises(ValueError, match="honors it, got 'splash'"):
+    _run(recipe, tmp_path / "run", base)
+  scheme = positional.LogScaled(positional.Rope(), 8)
+  recipe = dataclasses.replace(
+    RECIPE, model=dataclasses.replace(MODEL, positional=scheme)
+  )
+  with pytest.raises(ValueError, match="place in its sequence, got DataConf"):
+    _run(recipe, tmp_path / "run", base)
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_training_in_two_that_keeps_its_state_is_one(base, tmp_path):
@@ -533,7 +591,7 @@ def test_a_training_of_some_parameters_resumes_in_the_same_bits(base, tmp_path):
     compiler_options={"xla_backend_optimization_level": 0},
   )
   models = {}
-  _run(recipe, tmp_path / "1", base, on_model=models.__setitem__)
+  _run(recipe, tmp_path / "1", base, on_model=_keep(models))
   start, end = _leaves(models["start"]), _leaves(models["some"])
   moved = {path for path in end if not np.array_equal(end[path], start[path])}
   mlp = {f"layers/mlp/{name}/kernel" for name in ("gate", "up", "down")}

@@ -91,6 +91,32 @@ def test_impossible_schedules_are_refused(make):
     make()
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"clip_norm": 0.0}, "clip_norm must be above 0, got 0.0"),
+    ({"clip_norm": -1.0}, "clip_norm must be above 0, got -1.0"),
+    ({"b2": 1.0}, "b2 must be at least 0 and below 1, got 1.0"),
+    ({"weight_decay": -0.1}, "weight_decay must be finite and at least 0"),
+  ],
+)
+@pytest.mark.parametrize("kind", [optimizer.AdamW, optimizer.Muon])
+def test_what_would_train_nothing_or_uphill_is_refused(kind, changes, message):
+  with pytest.raises(ValueError, match=message):
+    kind(**changes)
+
+
+def test_without_a_norm_to_clip_to_gradients_stay():
+  params, gradients = ({"head/kernel": np.full((2, 3), x)} for x in (1.0, 7.0))
+  found = []
+  for norm in (None, 1e9, 1e-3):
+    transform = optimizer.AdamW(eps=1.0, clip_norm=norm).transform()
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    found.append(updates["head/kernel"])
+  np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+  assert np.abs(found[2]).max() < np.abs(found[0]).max() / 100
+
+
 def _random(scale, seed):
   rng = np.random.default_rng(seed)
   shapes = {

@@ -245,6 +245,20 @@ def steps():
   return states, state, base
 
 
+@pytest.mark.parametrize("trainable", [("*",), PHASE.trainable])
+def test_of_what_is_trained_wholly_there_is_one_copy(trainable):
+  mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2), jax.devices()[:2])
+  params = jax.device_put(_params(), sharding.param_shardings(mesh, _params()))
+  phase = dataclasses.replace(PHASE, trainable=trainable, lora=None)
+  state_lib.start(phase, CONFIG, mesh, params, 0)
+  deleted = {p for p, x in trees.flatten(params).items() if x.is_deleted()}
+  assert deleted == tuning.of(phase, params).replaced(params).keys()
+  assert "final_norm/gain" in deleted
+  assert ("embed/table" in deleted) == (trainable == ("*",))
+  # Two of its three layers are trained.
+  assert ("layers/mlp/up/kernel" in deleted) == (trainable == ("*",))
+
+
 def test_what_is_trained_moves_as_by_its_gradient_through_merged_weights(steps):
   states, *_ = steps
   transform = PHASE.optimizer.transform()

@@ -36,8 +36,8 @@ def choose(
 ) -> str:
   """Returns the model_type of a stock architecture that holds `config`.
 
-  A model without positions leaves in an architecture that can say so, if one
-  holds it, and else in one whose rotation turns by nothing.
+  A model without positions is exported as an architecture that can say so, if
+  one holds it, and else as one that rotates by zero.
 
   Args:
     config: the model's.
@@ -60,7 +60,7 @@ def choose(
     raise ValueError(_none_holds(config))
   # Of those that are alike, the first.
   return min(
-    held, key=lambda name: FAMILIES[name].positions.rotates_by_nothing(config)
+    held, key=lambda name: FAMILIES[name].positions.rotates_by_zero(config)
   )
 
 

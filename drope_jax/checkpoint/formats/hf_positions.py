@@ -39,7 +39,7 @@ class Positions(Choice):
 
   Attributes:
     no_rotation: which of `rope_parameters.NO_ROTATION` a model without
-      positions leaves with.
+      positions is exported with.
     kind_field: what names the kind of a rotation. Both names are read; with
       "rope_type" transformers 4 refuses OLMo 2.
   """
@@ -65,8 +65,8 @@ class Positions(Choice):
       return "layers without positions beside layers with them"
     return _rotary_misfit(layers)
 
-  def rotates_by_nothing(self, config: ModelConfig) -> bool:
-    """Returns whether a model without positions leaves with `no_rotation`."""
+  def rotates_by_zero(self, config: ModelConfig) -> bool:
+    """Returns whether the model is exported with `no_rotation`."""
     return not Layers.of(config).rotary
 
   def by_weights(
@@ -113,7 +113,7 @@ class PositionsByLayer(Positions):
   def misfit(self, config: ModelConfig) -> str | None:
     return _rotary_misfit(Layers.of(config))
 
-  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+  def rotates_by_zero(self, config: ModelConfig) -> bool:
     return False
 
 
@@ -211,7 +211,7 @@ class PositionsByType(Positions):
         return "two values of theta"
     return None
 
-  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+  def rotates_by_zero(self, config: ModelConfig) -> bool:
     return False
 
 
@@ -229,7 +229,7 @@ class NoPositions(Positions):
   def misfit(self, config: ModelConfig) -> str | None:
     return "positions in some layers" if Layers.of(config).rotary else None
 
-  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+  def rotates_by_zero(self, config: ModelConfig) -> bool:
     return False
 
 
@@ -361,7 +361,7 @@ class LearnedPositions(Positions):
     must_be = "A table of positions must be zeros where a model has none"
     return (Constant(self.table, shape, 0.0, "embed/table", must_be),)
 
-  def rotates_by_nothing(self, config: ModelConfig) -> bool:
+  def rotates_by_zero(self, config: ModelConfig) -> bool:
     return False
 
   def by_weights(

@@ -156,7 +156,7 @@ class UpperWindows(WindowsByLayer):
   """As `WindowsByLayer`; where layer_types is absent, from max_window_layers.
 
   Attributes:
-    are_written: whether a model with windows may leave so.
+    are_written: whether a model with windows may be exported so.
   """
 
   are_written: bool = True

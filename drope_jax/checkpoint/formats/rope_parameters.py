@@ -110,7 +110,7 @@ NO_ROTATION: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     },
   }
 )
-"""Rotations by nothing, for architectures that must have a rotation.
+"""Rotations by zero, for architectures that must have a rotation.
 
 Llama 3's rule divides every frequency here, since every wavelength is above one
 token. llama.cpp reads that rule for Llama and Mistral only, and the linear rule

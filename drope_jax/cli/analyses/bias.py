@@ -92,7 +92,8 @@ def _excerpts(args, model: subject.Subject, seed: int) -> Array:
 
 def _weights(path: str) -> Array:
   try:
-    return np.load(path, allow_pickle=False)
+    with open(path, "rb") as file:
+      return np.lib.format.read_array(file, allow_pickle=False)
   except ValueError as error:
     raise ValueError(
       f"--weights must be an array that numpy.save wrote, got {path} "

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
   log = _log(folder)
   laws, spikes = recovery.laws(log), recovery.spikes(log)
   out = output.Output.open(args.out)
-  saves = _saves(args, folder)
+  saves = _saves(args, folder, log)
   out.json(
     "recovery",
     run=os.fspath(folder),
@@ -72,12 +72,14 @@ def _log(folder: epath.Path) -> records.Log:
   return log
 
 
-def _saves(args, folder: epath.Path) -> list[recovery.Save]:
+def _saves(args, folder: epath.Path, log: records.Log) -> list[recovery.Save]:
   """Returns the scores of every save; none where the run kept fewer than 2."""
   steps = store.finished_steps(folder)
   if len(steps) < 2:
     return []
-  found = []
+  found: list[recovery.Save] = []
+  before = 0.0
+  at, read = ([record[of] for record in log] for of in ("step", "tokens"))
   with consoles.Console(stderr=True).status("") as status:
     for done, step in enumerate(steps, 1):
       status.update(f"reading save {done} of {len(steps)}")
@@ -89,10 +91,12 @@ def _saves(args, folder: epath.Path) -> list[recovery.Save]:
       asked = pairs.questions(samples, model.tokenizer.encode)
       scores = pairs.scores(model.config, model.params, tokens_BS, asked)
       recalled = int(np.sum(scores.recalled_P))
+      if not found:  # The log counts from the start of the run.
+        before = (model.trained_tokens or 0) - np.interp(step, at, read)
       found.append(
         recovery.Save(
           step,
-          model.trained_tokens or 0,
+          round((model.trained_tokens or 0) - before),
           float(scores.loss_B.mean()),
           recalled / len(samples),
           *intervals.wilson(recalled, len(samples)),

@@ -1,9 +1,9 @@
 """Turns other projects' weights into a checkpoint, exactly or not at all.
 
 SRC is a Hugging Face folder (Llama 2 and 3, TinyLlama, SmolLM, SmolLM2,
-SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral, OLMo 2 and 3, Phi-3 and Phi-4,
-Seed-OSS, ERNIE 4.5), a folder of Meta's (Llama 1 to 3.3), a llama2.c .bin, or a
-.gguf file.
+SmolLM3, Qwen2, Qwen2.5, Qwen3, Mistral, OLMo 2 and 3, Phi-3 and Phi-4, Gemma 2
+and 3, Granite, GPT-2, GPT-NeoX, Pythia, Seed-OSS, ERNIE 4.5), a folder of
+Meta's (Llama 1 to 3.3), a llama2.c .bin, or a .gguf file.
 
   drope convert SmolLM2-135M/ --out smollm2
   drope convert Llama-2-7b-hf/ --out gs://bucket/llama2 --dtype bfloat16

@@ -14,11 +14,8 @@ from drope_jax.evals.longbench.prompts import PROMPTS
 from drope_jax.evals.metric import SHARE, Metric
 from drope_jax.evals.task import Order
 
-Range = tuple[str, int]
-"""Of the questions' words: its name, and the words from which it begins."""
-
 EXTENDED = (("0-4k", 0), ("4-8k", 4000), ("8k+", 8000))
-"""The ranges of LongBench-E."""
+"""The ranges of LongBench-E: a name, and the words of text it begins with."""
 
 RANGES = (
   ("0-4k", 0),
@@ -178,12 +175,14 @@ class LongBenchTask:
       input=question.input, context=question.context
     )
     ids = [*order.prefix, *order.encode(prompt)]
-    truncated = len(ids) > length - new_tokens
-    if truncated:
-      half = (length - new_tokens) // 2
-      begins, ends = ids[len(order.prefix) : half], ids[-half:]
+    room = length - new_tokens
+    truncated, whole, half = len(ids) > room, ids, room // 2
+    # A character that is cut in half may become more tokens.
+    while len(ids) > room and half:
+      begins, ends = whole[len(order.prefix) : half], whole[-half:]
       prompt = order.decode(begins) + order.decode(ends)
       ids = [*order.prefix, *order.encode(prompt)]
+      half -= 1
     return Sample(
       prompt=prompt,
       prompt_tokens=tuple(ids),

@@ -130,6 +130,11 @@ def largest_fit(
 def _of_length(kind, name, order, length, count):
   new_tokens = order.max_new_tokens or kind.new_tokens
   room = length - len(order.prefix) - new_tokens
+  if room < 1:
+    raise ValueError(
+      f"{name} generates {new_tokens} tokens after its prompt, got a length of "
+      f"{length}. Test it at a longer length, or lower Suite.max_new_tokens."
+    )
   draft = kind.drafter(order, length)
   step = kind.step(length, room)
   rng = np.random.default_rng((order.seed, length))
