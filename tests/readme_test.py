@@ -81,7 +81,7 @@ def test_the_recipe_matches_the_commands_around_it(recipe_file):
     if words[0] == "evaluate" and "CKPT" not in words
     for checkpoint in _parse(words).checkpoints
   }
-  assert evaluated and evaluated <= stages
+  assert evaluated and evaluated <= {*stages, "smollm_360m"}
   pretrain, _, recalibrate = plain.phases
   assert 8 * recalibrate.num_steps == pretrain.num_steps + recalibrate.num_steps
   assert pretrain.schedule != recalibrate.schedule
@@ -90,7 +90,7 @@ def test_the_recipe_matches_the_commands_around_it(recipe_file):
 
 
 def test_the_evaluations_use_known_methods_and_factors():
-  known = {"model", *scaling.METHODS}
+  known = {"model", "crop", *scaling.METHODS}
   evaluations = [_parse(w) for w in COMMAND_LINES if w[0] == "evaluate"]
   assert any(args.positions for args in evaluations)
   for args in evaluations:

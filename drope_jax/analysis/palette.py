@@ -1,8 +1,8 @@
 """The label, color, marker and dash of each compared model, in all plots.
 
-Colors are those of Okabe and Ito, which color-blind readers can tell apart;
-unscaled RoPE has ink and gray. Two looks never differ by color alone: markers
-and dashes differ as well.
+Colors are those of Okabe and Ito, which color-blind readers can tell apart, and
+a ninth; unscaled RoPE has ink and gray. Two looks never differ by color alone:
+markers and dashes differ as well.
 """
 
 from collections.abc import Iterable
@@ -42,6 +42,7 @@ _YARN = Look("base · YaRN", "#1f77c0", "^")
 _CONTINUED = Look("continued", "#6f7783", "h", (0, (6, 1.5, 1, 1.5)))
 _PARTIAL = Look("partial", "#cc79a7", "P", (0, (4, 1.5)), strong=True)
 FULL = Look("full", "#009e73", "X", (0, (3, 1, 1, 1)), strong=True)
+_NINTH = Look("", "#8e5ea2", "p", (0, (8, 2, 1, 2)))
 
 _MODELS = {
   "base": BASE,
@@ -53,7 +54,7 @@ _MODELS = {
   "drope": FULL,
 }
 _SCALINGS = {"pi": _PI, "ntk": _NTK, "yarn": _YARN}
-_SPARE = (BASE, DROPPED, _YARN, FULL, _PI, _PARTIAL, _NTK, _CONTINUED)
+_SPARE = (BASE, DROPPED, _YARN, FULL, _PI, _PARTIAL, _NTK, _CONTINUED, _NINTH)
 # Markers and dashes for using the same colors again.
 _LAPS = (("<", (0, (1, 3))), (">", (0, (8, 2, 1, 2))), ("*", (0, (2, 1))))
 

@@ -13,6 +13,8 @@ MIN_VALUES = 8
 _CONFIDENCE = 0.95
 _NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
 _RESAMPLES = 10_000
+_HELD_VALUES = 10**7
+"""Of the resamples at a time, which limits memory."""
 
 
 def wilson(successes: float, count: float) -> tuple[float, float]:
@@ -63,7 +65,13 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float] | None:
   if n < MIN_VALUES or np.isnan(values).any():
     return None
   rng = np.random.default_rng(0)
-  means = rng.choice(values, (_RESAMPLES, n)).mean(1)
+  rows = max(_HELD_VALUES // n, 1)
+  means = np.concatenate(
+    [
+      rng.choice(values, (min(rows, _RESAMPLES - start), n)).mean(1)
+      for start in range(0, _RESAMPLES, rows)
+    ]
+  )
   student = special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2)
   tail = special.ndtr(-math.sqrt(n / (n - 1)) * student)
   low, high = np.quantile(means, [tail, 1 - tail])

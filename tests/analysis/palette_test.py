@@ -101,7 +101,7 @@ def test_unknown_models_keep_their_names_and_differ():
 
 
 def test_where_colors_run_out_lines_and_markers_still_differ():
-  pairs = [*DEMO, *((f"model {i}", "model") for i in range(24))]
+  pairs = [*DEMO, *((f"model {i}", "model") for i in range(28))]
   looks = list(palette.looks(pairs).values())
   drawn = {(look.color, look.marker, look.dash) for look in looks}
   assert len(drawn) == len(pairs)

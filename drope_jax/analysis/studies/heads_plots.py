@@ -115,7 +115,7 @@ def _by_factor(
   for ax, curves in zip(grid, panels.values(), strict=True):
     for curve in curves:
       canvas.line(ax, curve, marker="")
-    ax.set_ylim(bottom=0)
     ax.set_xlabel(x_label)
+  grid[0].set_ylim(bottom=0)  # Of all: after the last line, for its top.
   grid[0].set_ylabel(y_label)
   return fig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drope_jax.analysis import readers
-from drope_jax.analysis.studies import heads, needle, rotated
+from drope_jax.analysis.studies import heads, heads_plots, needle, rotated
 from drope_jax.data import corpus, tokenizer
 from drope_jax.evals import needles as needles_lib
 from drope_jax.evals import niah
@@ -137,3 +137,24 @@ def test_layers_before_needles_are_those_before_the_first_semantic_head():
   found = [head(0, 0.02), head(1, 0.09), head(2, 0.4), head(3, 0.9)]
   assert heads.layers_before_needles(found) == 2
   assert heads.layers_before_needles(found[:2]) == 0
+
+
+def test_every_length_of_the_plot_around_the_needle_is_shown_whole():
+  width = 2 * needle.AROUND + 1
+  peaks = {1.0: 0.2, 4.0: 0.9}
+  found = [
+    needle.Around(
+      layer=0,
+      head=0,
+      method="yarn",
+      factor=factor,
+      weights=(peak,) * width,
+      peak=0,
+      within_one=peak,
+      deviation=0.0,
+    )
+    for factor, peak in peaks.items()
+  ]
+  for ax in heads_plots.around(found).axes:
+    low, high = ax.get_ylim()
+    assert low == 0 and high > 0.9
