@@ -26,8 +26,8 @@ from drope_jax.cli import (
   text_inputs,
 )
 from drope_jax.cli import console as consoles
-from drope_jax.data import lock, paths, sources
-from drope_jax.evals import harness, interface, longbench, overlap, steps
+from drope_jax.data import lock, paths
+from drope_jax.evals import harness, interface, longbench, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference import evaluation
@@ -374,17 +374,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _material(args: argparse.Namespace) -> suites.Material:
   if args.text is None:
     return evaluation.packaged()
-  test, fit = _documents(args.text), _documents(args.fit_text)
-  overlap.require_disjoint(test, fit)
-  return suites.Material(
-    test=[document.text for document in test],
-    fit=[document.text for document in fit],
+  return evaluation.material(
+    *map(text_inputs.expand, (args.text, args.fit_text))
   )
-
-
-def _documents(inputs: Sequence[str]) -> list[overlap.Document]:
-  return [
-    overlap.Document(f"{source.name} (document {number})", text)
-    for source in text_inputs.expand(inputs)
-    for number, text in enumerate(sources.texts([source]), 1)
-  ]

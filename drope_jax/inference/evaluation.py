@@ -1,9 +1,9 @@
 """Evaluates checkpoints, each with every method that fits it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from drope_jax.data import corpus
-from drope_jax.evals import cropped, interface, steps
+from drope_jax.data import corpus, sources
+from drope_jax.evals import cropped, interface, overlap, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 from drope_jax.inference.lm import CheckpointLM
@@ -82,6 +82,30 @@ def packaged() -> suites.Material:
   """Returns the held-out splits of the packaged corpus."""
   return suites.Material(
     test=list(corpus.documents("test")), fit=list(corpus.documents("fit"))
+  )
+
+
+def material(
+  test: Sequence[sources.Source], fit: Sequence[sources.Source]
+) -> suites.Material:
+  """Returns the text of sources.
+
+  Raises:
+    FileNotFoundError, ValueError: a source cannot be read, or text to test on
+      overlaps text to fit on.
+  """
+  of_test, of_fit = (
+    [
+      overlap.Document(f"{source.name} (document {number})", text)
+      for source in found
+      for number, text in enumerate(sources.texts([source]), 1)
+    ]
+    for found in (test, fit)
+  )
+  overlap.require_disjoint(of_test, of_fit)
+  return suites.Material(
+    test=[document.text for document in of_test],
+    fit=[document.text for document in of_fit],
   )
 
 

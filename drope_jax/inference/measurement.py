@@ -1,6 +1,5 @@
 """The scores of a model again and again, as it is trained."""
 
-from collections.abc import Sequence
 import dataclasses
 import time
 from typing import Any
@@ -10,10 +9,9 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from drope_jax.checkpoint.model import Model
-from drope_jax.data import inputs, sources
-from drope_jax.evals import overlap, periodic, steps
+from drope_jax.data import inputs
+from drope_jax.evals import periodic, steps
 from drope_jax.evals.record import Record
-from drope_jax.evals.suite import Material
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 
@@ -44,18 +42,17 @@ class Measurement:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
         its two parts overlap; or a length or method cannot be used.
     """
-    test, fit = (_documents(names) for names in (wanted.text, wanted.fit_text))
-    overlap.require_disjoint(test, fit)
-    material = Material(
-      test=[document.text for document in test],
-      fit=[document.text for document in fit],
+    test, fit = (
+      inputs.expand(names)[0] for names in (wanted.text, wanted.fit_text)
     )
     self._wanted, self._dtype = wanted, dtype
     self._model = dataclasses.replace(model, params={})
     self._mesh = mesh if mesh.size > 1 else None
     lm = self._lm(model.params)
     without = dataclasses.replace(lm, params={})
-    self._inputs = steps.Inputs(wanted.suite, without, material)
+    self._inputs = steps.Inputs(
+      wanted.suite, without, evaluation.material(test, fit)
+    )
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
   def __call__(self, params: Any) -> dict[str, float]:
@@ -106,11 +103,3 @@ class Measurement:
 def _in_all(fact: bool) -> bool:
   """Returns what the first process found, as all must take the same steps."""
   return bool(multihost_utils.broadcast_one_to_all(np.array(fact)))
-
-
-def _documents(names: Sequence[str]) -> list[overlap.Document]:
-  return [
-    overlap.Document(f"{source.name} (document {number})", text)
-    for source in inputs.expand(names)[0]
-    for number, text in enumerate(sources.texts([source]), 1)
-  ]
