@@ -80,7 +80,7 @@ def _check(args: argparse.Namespace) -> None:
     raise ValueError(
       "--logit-scale must be finite and above 0, or all keys have the same "
       "weight, got "
-      f"{args.logit_scale}. Raise it, or leave it out."
+      f"{args.logit_scale}. Change it, or leave it out."
     )
 
 

@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from drope_jax import sharding
-from drope_jax.checkpoint import files, store
 from drope_jax.checkpoint import manifest as manifests
+from drope_jax.checkpoint import store
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
@@ -73,7 +73,7 @@ def run(
       `from_step` is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
-  directory = files.absolute(directory)
+  directory = paths.resolve(os.fspath(directory))
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir)
   with _only_writer(directory) as require_held:

@@ -107,6 +107,7 @@ def test_recovery_of_a_run_with_saves(drope, here):
   assert ran.status == 0, ran.err
   data = _found("recovery")
   assert (data["laws"], data["saves"]) == ([], [])  # Too few records, one save.
+  assert "no law: it needs 16 records" in ran.err
   assert [record["step"] for record in data["log"]] == [2]
   assert pathlib.Path("out/recovery.svg").exists()
 

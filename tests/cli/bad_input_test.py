@@ -422,7 +422,7 @@ GENERATE = [
   Mistake(
     "no softmax scale",
     "generate run --prompt a --logit-scale nan",
-    ("--logit-scale must be above 0", "got nan", "Raise it"),
+    ("--logit-scale must be finite and above 0", "got nan", "Change it"),
   ),
   Mistake("no prompt", "generate run", ("needs a prompt", "--prompt TEXT")),
   Mistake(

@@ -145,7 +145,7 @@ def test_the_best_step_is_found_by_that_name(drope, here):
   arguments = json.loads(ran.out)["lineage"][-1]["arguments"]
   assert arguments["held_out_loss"] == min(losses)
   ran = drope("inspect", "run/best")
-  assert ran.status == 2 and "a held-out loss, got none" in ran.err
+  assert ran.status == 2 and "that was measured, got none" in ran.err
 
 
 def _traced_steps(file):

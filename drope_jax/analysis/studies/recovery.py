@@ -11,7 +11,8 @@ from drope_jax.analysis import records
 LOSSES = ("held_out_loss", "loss")
 """Of a log; the first that it has is what recovers."""
 
-_LEAST_POINTS = 16
+LEAST_POINTS = 16
+"""Records of a phase from which there is a law."""
 _BINS = 48
 _EXPONENTS = np.geomspace(0.05, 3.0, 600)
 _RESAMPLES = 400
@@ -123,7 +124,7 @@ def laws(log: records.Log) -> list[Law]:
   for phase, own in phases(log).items():
     for field in LOSSES:
       tokens, values = points(own, field)
-      if len(tokens) >= _LEAST_POINTS:
+      if len(tokens) >= LEAST_POINTS:
         found.append(fit(phase, field, tokens - start, values))
         break
     start = own[-1]["tokens"]

@@ -11,6 +11,7 @@ from drope_jax.analysis import records
 from drope_jax.analysis.studies import lengths_plots, pairs, recovery
 from drope_jax.checkpoint import store
 from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
 from drope_jax.cli.analyses import output, subject
 from drope_jax.data import paths
 from drope_jax.evals import intervals
@@ -129,6 +130,12 @@ def _show(
       for law in laws
     ],
   )
+  if not laws:
+    terminal.say(
+      f"no law: it needs {recovery.LEAST_POINTS} records of a phase. Lower "
+      "Recipe.log_every_steps in the next run.",
+      stderr=True,
+    )
   if saves:
     output.show(
       "saves, at the trained context",
