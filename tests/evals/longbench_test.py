@@ -87,6 +87,22 @@ def test_the_middle_is_cut_out_and_the_halves_fill_the_length(folder, order):
     assert sample.prompt.endswith("Answer:")
 
 
+def test_characters_of_several_tokens_leave_no_prompt_too_long(folder, order):
+  """Half of a character is decoded to another one, which has more tokens."""
+  row = {"input": "Q?", "context": "鯨は海に住む。" * 200, "answers": ["A"]}
+  row |= {"length": 1400, "all_classes": None, "_id": "0"}
+  text = json.dumps(row, ensure_ascii=False) + "\n"
+  (folder / "qasper.jsonl").write_text(text, "utf-8")
+  lengths = tuple(range(300, 316))
+  drawn = _task("qasper", folder).draw(
+    dataclasses.replace(order, lengths=lengths, counts=(1,) * len(lengths))
+  )
+  for length, (sample,) in drawn.items():
+    assert sample.truncated
+    room = length - sample.max_new_tokens
+    assert room - 8 < len(sample.prompt_tokens) <= room
+
+
 def test_a_prompt_that_just_fits_is_whole(folder, order):
   (full, *_) = _drawn("qasper", folder, order, lengths=(4096,))
   tokens = len(full.prompt_tokens) + full.max_new_tokens

@@ -111,6 +111,13 @@ def test_essays_of_another_encoding_are_named(order, tmp_path, ending):
     _task("niah_single_2", essays=str(path)).draw(order)
 
 
+@pytest.mark.parametrize("name", ["fwe", "vt", "niah_single_1"])
+def test_a_length_without_room_for_a_prompt_is_refused(order, name):
+  order = dataclasses.replace(order, lengths=(300,), max_new_tokens=300)
+  with pytest.raises(ValueError, match=f"{name} generates 300 tokens after"):
+    _task(name).draw(order)
+
+
 @pytest.mark.parametrize("length", [60, 249])
 def test_coded_words_need_a_length_for_what_is_asked(order, length):
   order = dataclasses.replace(order, lengths=(length,))
