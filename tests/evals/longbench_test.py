@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from drope_jax.data import paths
+from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface, longbench, needles, registry
 from drope_jax.evals import suite as suites
 from drope_jax.evals.longbench import questions, scores, task
@@ -93,10 +95,18 @@ def test_characters_of_several_tokens_leave_no_prompt_too_long(folder, order):
   row |= {"length": 1400, "all_classes": None, "_id": "0"}
   text = json.dumps(row, ensure_ascii=False) + "\n"
   (folder / "qasper.jsonl").write_text(text, "utf-8")
-  lengths = tuple(range(300, 316))
-  drawn = _task("qasper", folder).draw(
-    dataclasses.replace(order, lengths=lengths, counts=(1,) * len(lengths))
+  pieces = tokenizers.load(
+    str(paths.resolve("packaged:tokenizer/drope2k.model"))
   )
+  lengths = tuple(range(1200, 1216))
+  order = dataclasses.replace(
+    order,
+    encode=pieces.encode,
+    decode=pieces.decode,
+    lengths=lengths,
+    counts=(1,) * len(lengths),
+  )
+  drawn = _task("qasper", folder).draw(order)
   for length, (sample,) in drawn.items():
     assert sample.truncated
     room = length - sample.max_new_tokens
