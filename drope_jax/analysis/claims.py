@@ -222,7 +222,8 @@ def _against(scores, cell, base, methods):
   # The trained length has no fitted scale, since it would be 1.
   for fitted in (True, False):
     own, found = cell._replace(scale_fitted=fitted), rivals(fitted)
-    if own in scores and len(found) >= len(rivals(not fitted)):
+    is_every = len(found) >= len(rivals(fitted=False))
+    if own in scores and found and is_every:
       return [
         (rival, paired.difference(scores[own], scores[rival]))
         for rival in found

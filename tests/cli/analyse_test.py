@@ -4,9 +4,12 @@ import json
 import pathlib
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
+
+from drope_jax.cli.analyses import recovery as command
 
 CONFIG = """
 ModelConfig:
@@ -112,6 +115,32 @@ def test_recovery_of_a_run_with_saves(drope, here):
   assert pathlib.Path("out/recovery.svg").exists()
 
 
+def test_saves_of_a_run_from_a_checkpoint_count_its_own_tokens(
+  drope, here, monkeypatch
+):
+  changes = (
+    "Recipe.init_from = 'run/pretrain'",
+    "Recipe.model = None",
+    "Recipe.tokenizer = None",
+    "Recipe.save_every_steps = 2",
+    "Recipe.log_every_steps = 1",
+    "TrainPhase.steps = 4",
+  )
+  sets = [word for change in changes for word in ("--set", change)]
+  trained = drope("train", "tiny.gin", *sets, "--out", "more")
+  assert trained.status == 0, trained.err
+  scores = types.SimpleNamespace(loss_B=np.ones(1), recalled_P=np.ones(1, bool))
+  monkeypatch.setattr(command.subject, "prompts", lambda *_: ["?"])
+  monkeypatch.setattr(command.pairs, "questions", lambda *_: None)
+  monkeypatch.setattr(command.pairs, "scores", lambda *_: scores)
+  ran = drope("analyse", "more", "recovery", "--out", "out")
+  assert ran.status == 0, ran.err
+  data = _found("recovery")
+  logged = {line["step"]: line["tokens"] for line in data["log"]}
+  saved = {save["step"]: save["tokens"] for save in data["saves"]}
+  assert saved == {step: logged[step] for step in (2, 4)}
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -121,6 +150,7 @@ def test_recovery_of_a_run_with_saves(drope, here):
     ("bias --positions rope,pi", "--positions takes model, .*, got 'pi'"),
     ("bias --every-save", "needs a run with two saved steps or more"),
     ("bias --weights model.gin", "array that numpy.save wrote, got model.gin"),
+    ("bias --weights many.npz", "array that numpy.save wrote, got many.npz"),
     ("bias --set Rope.theta=5", "model.gin"),
     ("heads --factors 1,x", "--factors takes numbers of at least 1"),
     ("heads --heads 0", "--heads must be at least 1, got 0"),
@@ -132,6 +162,7 @@ def test_recovery_of_a_run_with_saves(drope, here):
 def test_a_mistake_is_one_line(drope, config, arguments, message):
   if "theta" in arguments:  # A checkpoint has its own.
     config, message = "run", "--set changes a CONFIG.gin, got a checkpoint"
+  np.savez("many.npz", a=np.ones(2), b=np.ones(2))
   ran = drope("analyse", config, *arguments.split(), "--out", "out")
   assert ran.status == 2
   assert len(ran.err.splitlines()) == 1, ran.err

@@ -1,8 +1,8 @@
 """A GGUF file's header: its fields, and where its tensors lie.
 
-The `gguf` library's own reader trusts a file's counts, and makes
-some 700 bytes of every number in a list, so that neither its time nor its
-memory is bounded by the file. Its types and their sizes are used here.
+The `gguf` library's own reader trusts a file's counts, and makes some 700 bytes
+of every number in a list, so that neither its time nor its memory is bounded by
+the file. Its types and their sizes are used here.
 
 Source: github.com/ggml-org/ggml, docs/gguf.md; versions 2 and 3.
 """
