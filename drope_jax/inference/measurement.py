@@ -40,18 +40,24 @@ class Measurement:
 
     Raises:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
-        its two parts overlap; or a length or method cannot be used.
+        its two parts overlap; a length or method cannot be used; or no method
+        that fits the model gives the best score.
     """
     test, fit = (
       inputs.expand(names)[0] for names in (wanted.text, wanted.fit_text)
     )
-    self._wanted, self._dtype = wanted, dtype
+    self._dtype = dtype
     self._model = dataclasses.replace(model, params={})
     self._mesh = mesh if mesh.size > 1 else None
     lm = self._lm(model.params)
     without = dataclasses.replace(lm, params={})
+    fitting = evaluation.methods_of(wanted.suite, lm)
+    # Refuses a best score that these methods do not give.
+    self._wanted = dataclasses.replace(
+      wanted, suite=dataclasses.replace(wanted.suite, methods=fitting)
+    )
     self._inputs = steps.Inputs(
-      wanted.suite, without, evaluation.material(test, fit)
+      self._wanted.suite, without, evaluation.material(test, fit)
     )
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
@@ -94,7 +100,7 @@ class Measurement:
     return steps.steps(
       self._inputs,
       "model",
-      evaluation.methods_of(self._wanted.suite, lm),
+      self._wanted.suite.methods,
       evaluation.variants(lm),
       record,
     )

@@ -31,6 +31,49 @@ Evaluator = Callable[[Periodic, Model, jax.sharding.Mesh, str], Measure]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
+def tokenizer_path(recipe: Recipe, base_dir: str | None) -> epath.Path:
+  """Returns the tokenizer file of a recipe, or of what it starts from.
+
+  Args:
+    recipe: with one of them.
+    base_dir: where a relative path of the recipe's tokenizer starts.
+  """
+  if recipe.tokenizer is not None:
+    return paths.resolve(recipe.tokenizer, base_dir)
+  assert recipe.init_from is not None  # A tokenizer comes with a model.
+  return store.tokenizer_path(paths.resolve(recipe.init_from))
+
+
+def measure(
+  evaluator: Evaluator | None,
+  phase: TrainPhase,
+  model: Model,
+  mesh: jax.sharding.Mesh,
+) -> Measure | None:
+  """Returns the measure of a phase's evals; None if it has none.
+
+  Args:
+    evaluator: of the run.
+    phase: with the evals.
+    model: that they begin with, perhaps without parameters.
+    mesh: of the parameters that will be measured.
+
+  Raises:
+    FileNotFoundError, ValueError: the evals cannot be run.
+  """
+  if phase.evals is None:
+    return None
+  if evaluator is None:
+    raise ValueError(
+      f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
+      "inference.measurement.Measurement to loop.run."
+    )
+  try:
+    return evaluator(phase.evals, model, mesh, phase.compute_dtype)
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(f"{phase.name}: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A recipe that is being run; other attributes are arguments of `loop.run`.
@@ -59,9 +102,7 @@ class Run:
   @property
   def tokenizer_path(self) -> epath.Path:
     """The tokenizer file that the run's checkpoints contain."""
-    if self.recipe.tokenizer is not None:
-      return paths.resolve(self.recipe.tokenizer, self.base_dir)
-    return store.tokenizer_path(self._init_path)
+    return tokenizer_path(self.recipe, self.base_dir)
 
   @property
   def _init_path(self):

@@ -75,7 +75,7 @@ def run(
   """
   directory = paths.resolve(os.fspath(directory))
   mesh = sharding.make_mesh(recipe.mesh)
-  stores = preflight.check(recipe, mesh, base_dir)
+  stores = preflight.check(recipe, mesh, base_dir, evaluator)
   with _only_writer(directory) as require_held:
     claim.folder(recipe, stores, directory)
     if from_step is not None:

@@ -10,13 +10,16 @@ import jax.numpy as jnp
 
 from drope_jax import sharding
 from drope_jax.checkpoint import store
+from drope_jax.checkpoint.manifest import Manifest
+from drope_jax.checkpoint.model import Model
 from drope_jax.data import paths, pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled
 from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
-from drope_jax.train import batches, tuning
+from drope_jax.train import batches, context, tuning
+from drope_jax.train.context import Evaluator
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 
@@ -35,21 +38,30 @@ def _telling_where_paths_start() -> Iterator[None]:
 
 @_telling_where_paths_start()
 def check(
-  recipe: Recipe, mesh: jax.sharding.Mesh, base_dir: str | None
+  recipe: Recipe,
+  mesh: jax.sharding.Mesh,
+  base_dir: str | None,
+  evaluator: Evaluator | None,
 ) -> dict[str, str]:
   """Checks that every phase can run, before anything is written.
+
+  Args:
+    recipe: to run.
+    mesh: over all devices.
+    base_dir: where relative paths of stores and of the tokenizer start.
+    evaluator: of phases with evals.
 
   Returns:
     The fingerprint of each store, by its path in the recipe.
 
   Raises:
     FileNotFoundError, ValueError: a store, tokenizer or checkpoint is missing
-      or does not fit the others; a surgery does not fit the model.
+      or does not fit the others; a surgery does not fit the model; evals cannot
+      be run.
   """
   if recipe.model is not None:
     config = recipe.model
-    assert recipe.tokenizer is not None  # It comes with the model.
-    tokens = tokenizer.load(paths.resolve(recipe.tokenizer, base_dir))
+    tokens = tokenizer.load(context.tokenizer_path(recipe, base_dir))
     fingerprint, size = tokens.fingerprint, tokens.vocab_size
   else:
     assert recipe.init_from is not None  # A recipe has this or a model.
@@ -98,6 +110,7 @@ def check(
       )
       batches.training(recipe, phase, mesh, base_dir)  # Refuses short stores.
       batches.held_out(phase, mesh, base_dir)
+      _require_evals(recipe, phase, config, mesh, base_dir, evaluator)
   return fingerprints
 
 
@@ -150,10 +163,22 @@ def _require_trainable(recipe, phase, config, mesh) -> None:
     backend = recipe.backend(phase, config, mesh.devices.flat[0])
     tokens_BS = jax.ShapeDtypeStruct((1, config.context_tokens), jnp.int32)
     jax.eval_shape(  # Refuses a backend that lacks what the model needs.
-      functools.partial(transformer.hidden, config, backend=backend),
+      functools.partial(
+        transformer.hidden,
+        config,
+        backend=backend,
+        capture=("max_logit",) if phase.log_max_logit else (),
+      ),
       transformer.param_shapes(config),
       tokens_BS,
     )
+
+
+def _require_evals(recipe, phase, config, mesh, base_dir, evaluator) -> None:
+  """Raises FileNotFoundError or ValueError if a phase's evals cannot be run."""
+  manifest = Manifest(model=config, tokenizer=None, lineage=())
+  file = context.tokenizer_path(recipe, base_dir)
+  context.measure(evaluator, phase, Model({}, manifest, file), mesh)
 
 
 def _require_known(compiler_options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from drope_jax.axes import Array
 from drope_jax.checkpoint import runs, store
 from drope_jax.checkpoint.model import Model
 from drope_jax.model import transformer
-from drope_jax.train import held_out
+from drope_jax.train import context, held_out
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib
 from drope_jax.train.cadence import Cadence
@@ -229,25 +229,11 @@ def _measure(training, state, measures):
 
 
 def _evaluation(training, state):
-  """Returns the measure of a phase's evals; None if it has none.
-
-  Raises:
-    ValueError: the evals cannot be run.
-  """
-  run, phase = training.run, training.phase
-  if phase.evals is None:
-    return None
-  if run.evaluator is None:
-    raise ValueError(
-      f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
-      "inference.measurement.Measurement to loop.run."
-    )
+  """Returns the measure of a phase's evals; None if it has none."""
+  run = training.run
   manifest = training.manifest_at(training.first, {})
   model = Model(training.params(state), manifest, run.tokenizer_path)
-  try:
-    return run.evaluator(phase.evals, model, run.mesh, phase.compute_dtype)
-  except (FileNotFoundError, ValueError) as error:
-    raise type(error)(f"{phase.name}: {error}") from error
+  return context.measure(run.evaluator, training.phase, model, run.mesh)
 
 
 def _taken(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax import sharding
+from drope_jax import positional, sharding
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer
@@ -99,6 +99,17 @@ def test_text_that_does_not_do_is_refused_at_once(model, mesh, tmp_path):
   same = Periodic(SUITE, fit_text=("packaged:test",))
   with pytest.raises(ValueError, match="must not overlap"):
     measurement.Measurement(same, model, mesh, "float32")
+
+
+def test_a_best_score_of_a_method_that_does_not_fit_is_refused(model, mesh):
+  best = Periodic(SUITE, best="passkey.accuracy.2x.yarn")
+  measurement.Measurement(best, model, mesh, "float32")
+  nope = dataclasses.replace(CONFIG, positional=positional.Nope())
+  dropped = dataclasses.replace(
+    model, manifest=dataclasses.replace(model.manifest, model=nope)
+  )
+  with pytest.raises(ValueError, match=r"got 'passkey.accuracy.2x.yarn'"):
+    measurement.Measurement(best, dropped, mesh, "float32")
 
 
 _ONE_OF_TWO = """

@@ -514,6 +514,12 @@ def test_a_backend_that_cannot_run_a_later_phase_is_refused_at_once(
   )
   with pytest.raises(ValueError, match="honors it, got 'splash'"):
     _run(recipe, tmp_path / "run", base)
+  logged = dataclasses.replace(RECALIBRATE, log_max_logit=True)
+  recipe = dataclasses.replace(
+    RECIPE, phases=(PRETRAIN, logged), attention="xla"
+  )
+  with pytest.raises(ValueError, match="with statistics needs .* got 'xla'"):
+    _run(recipe, tmp_path / "run", base)
   scheme = positional.LogScaled(positional.Rope(), 8)
   recipe = dataclasses.replace(
     RECIPE, model=dataclasses.replace(MODEL, positional=scheme)
@@ -703,20 +709,20 @@ def test_evals_measure_a_training_and_change_none_of_its_bits(
   assert entry["phase"]["evals"] is None, "a suite is long"
 
 
-def test_evals_that_cannot_be_run_are_refused_before_a_step(base, tmp_path):
+def test_evals_of_a_later_phase_that_cannot_be_run_are_refused_at_once(
+  base, tmp_path
+):
   folder = tmp_path / "run"
-  recipe = dataclasses.replace(
-    RECIPE, phases=(dataclasses.replace(PRETRAIN, evals=_EVALS),)
-  )
-  with pytest.raises(ValueError, match="pretrain: .* got none. Pass infer"):
-    _run(recipe, folder, base)
+  with pytest.raises(ValueError, match="recalibrate: .* got none. Pass infer"):
+    _run(_with_evals(), folder, base)
 
-  def refuse(*_):
+  def refuse(wanted, model, mesh, dtype):
+    assert model.config.positional == positional.Nope()
     raise ValueError("no text")
 
-  with pytest.raises(ValueError, match="pretrain: no text"):
-    _run(recipe, folder, base, evaluator=refuse)
-  assert not _lines(folder) and not store.finished_steps(folder)
+  with pytest.raises(ValueError, match="recalibrate: no text"):
+    _run(_with_evals(), folder, base, evaluator=refuse)
+  assert not folder.exists()
 
 
 _TAUGHT = dataclasses.replace(
