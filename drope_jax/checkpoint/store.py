@@ -72,40 +72,44 @@ def save_streamed(
     leaves: by path in the parameter tree.
     manifest: of these leaves.
     tokenizer_path: as for `save_model`.
-    overwrite: replace an existing checkpoint at `directory`. The old one is
-      kept beside it, as `NAME.replaced`, until the new one is complete.
+    overwrite: replace an existing checkpoint at `directory`, once the new one
+      is whole. Until then it is beside it, as `NAME.new`.
 
   Raises:
     ValueError: as `save_model`; or `directory` holds something that is not a
       checkpoint; or it is to be replaced in a bucket.
   """
+  written = directory = files.absolute(directory)
+  replaced = directory.parent / f"{directory.name}.replaced"
+  if overwrite and not paths.in_bucket(directory) and is_finished(replaced):
+    # A kill came while one was replaced.
+    if directory.exists():
+      replaced.rmtree()
+    else:
+      replaced.rename(directory)
   replaces = overwrite and is_finished(directory)
   if replaces and paths.in_bucket(directory):
     raise ValueError(
       "A checkpoint is replaced by renaming it, which a bucket cannot do "
       f"atomically, got {directory}. Delete it first, or choose another."
     )
-  if not replaces:
-    require_new(directory)
+  if replaces:
+    written = directory.parent / f"{directory.name}.new"
+    if is_finished(written):
+      written.rmtree()
+  require_new(written)
   stopped = threading.Event()
   tree = trees.unflatten(
     {path: _stoppable(stopped, leaf) for path, leaf in leaves.items()}
   )
   items = files.items({files.PARAMS: tree}, manifest, tokenizer_path)
-  directory = files.absolute(directory)
-  replaced = directory.parent / f"{directory.name}.replaced"
+  context = files.context(streaming.Handler)
+  # No checksums here: the chunks of this handler have their own.
+  files.save(written, items, files.metadata(manifest), context, stopped.set)
   if replaces:
     require_new(replaced)
     directory.rename(replaced)
-  try:
-    context = files.context(streaming.Handler)
-    # No checksums here: the chunks of this handler have their own.
-    files.save(directory, items, files.metadata(manifest), context, stopped.set)
-  except BaseException:
-    if replaces:
-      replaced.rename(directory)
-    raise
-  if replaces:
+    written.rename(directory)
     replaced.rmtree()
 
 
@@ -237,6 +241,9 @@ def save_slope(path: Path, slope: float, arguments: Mapping[str, Any]) -> None:
 def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
   """Returns one parameter of a checkpoint, without reading the others.
 
+  It is in the host's memory: all layers of a large model's may be more than an
+  accelerator has.
+
   Args:
     checkpoint: as `locate` returns it.
     path: of the parameter in the tree.
@@ -247,7 +254,9 @@ def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
   """
   checkpoint = files.absolute(checkpoint)
   saved = files.describe(checkpoint)[2]
-  return _read(checkpoint, {path: files.abstract(leaf)}, saved)[path]
+  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+  on_host = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host)
+  return _read(checkpoint, {path: on_host}, saved)[path]
 
 
 def _read(

@@ -18,6 +18,8 @@ def run(args: argparse.Namespace) -> None:
       f"--verify needs a folder that transformers reads, got {path}. Leave "
       "it out; `drope export` writes such a folder."
     )
+  if args.verify:
+    verify.require_installed()
   tokenizer = args.tokenizer
   with flags.naming(_FLAGS):
     converted = convert.convert(

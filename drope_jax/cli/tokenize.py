@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import os
 import time
 
 from etils import epath
@@ -10,7 +11,7 @@ import rich.progress
 
 from drope_jax.cli import console as consoles
 from drope_jax.cli import flags, terminal, text_inputs
-from drope_jax.data import corpus, reading, writer
+from drope_jax.data import corpus, paths, reading, writer
 from drope_jax.data import sources as sources_lib
 from drope_jax.data import tokenizer as tokenizer_lib
 
@@ -41,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
       "every core."
     )
   sources = text_inputs.expand(args.inputs, _options(args))
-  path = args.tokenizer
+  path = os.fspath(paths.resolve(args.tokenizer))
   if args.train_vocab is not None:
     _train(path, args.train_vocab, sources, args.out)
-  elif path == _PACKAGED:
+  elif args.tokenizer == _PACKAGED:
     path = corpus.tokenizer_path()
   bad: list[str] = []
 
@@ -152,7 +153,7 @@ def _train(
     return
   # A stopped command has trained its tokenizer already. The writer checks that
   # the store was begun with the same one.
-  resuming = epath.Path(out).exists()
+  resuming = paths.output(out).exists()
   if not resuming or tokenizer_lib.load(path).vocab_size != vocab_size:
     raise ValueError(
       f"--train-vocab needs a new file for its tokenizer, got {path}, which "

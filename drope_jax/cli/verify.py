@@ -3,6 +3,7 @@
 The one module that knows transformers and torch, which are optional.
 """
 
+import importlib.util
 import os
 import pathlib
 
@@ -20,6 +21,21 @@ _TOKENS = 640
 """More than 512: a short text hides mistakes in RoPE."""
 
 
+def require_installed() -> None:
+  """Raises ValueError where transformers or torch are not installed."""
+  missing = [
+    name
+    for name in ("transformers", "torch")
+    if importlib.util.find_spec(name) is None
+  ]
+  if missing:
+    raise ValueError(
+      "--verify needs transformers and torch, got no "
+      f"{' and no '.join(missing)}. Install them with `pip install "
+      "transformers torch`, or leave --verify out."
+    )
+
+
 def compare(folder: pathlib.Path, checkpoint: os.PathLike) -> str:
   """Returns a line on how far two models' logits are apart.
 
@@ -29,18 +45,10 @@ def compare(folder: pathlib.Path, checkpoint: os.PathLike) -> str:
   Args:
     folder: what transformers loads.
     checkpoint: ours.
-
-  Raises:
-    ValueError: transformers or torch are not installed.
   """
-  try:
-    import torch
-    import transformers
-  except ImportError as error:
-    raise ValueError(
-      f"--verify needs transformers and torch, got {error}. Install them with "
-      "`pip install transformers torch`, or leave --verify out."
-    ) from error
+  import torch
+  import transformers
+
   transformers.utils.logging.disable_progress_bar()
   params, manifest = store.load_model(checkpoint, dtype=jnp.float32)
   tokens_BS = _tokens(checkpoint, manifest)

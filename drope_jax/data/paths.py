@@ -28,14 +28,35 @@ def local(path: str, what: str) -> pathlib.Path:
   """Returns a local path with ~ expanded; `what` names it in the error.
 
   Raises:
-    ValueError: it is in a bucket.
+    ValueError: it is empty, or in a bucket.
   """
+  require_named(path)
   if in_bucket(path):
     raise ValueError(
       f"{what} must be local, got {path}. Use a local path; `gcloud storage "
       "cp -r` copies from a bucket."
     )
   return pathlib.Path(path).expanduser()
+
+
+def output(path: str | os.PathLike) -> epath.Path:
+  """Returns `resolve(path)`, where something is to be written.
+
+  Raises:
+    ValueError: it is empty, or in the installed package.
+  """
+  if (text := os.fspath(path)).startswith(PACKAGED):
+    raise ValueError(
+      f"The installed package is not written to, got {text}. Name another "
+      "folder."
+    )
+  return resolve(text)
+
+
+def require_named(path: str) -> None:
+  """Raises ValueError where a path is empty, as of an unset shell variable."""
+  if not path:
+    raise ValueError("A path is needed, got an empty text. Name a path.")
 
 
 def kvstore(folder: epath.Path) -> dict[str, str]:
@@ -52,7 +73,11 @@ def resolve(path: str, base_dir: str | None = None) -> epath.Path:
   "packaged:NAME" is a file or folder of the installed package, for example
   packaged:checkpoints/demo_base. The package must be installed as files, not
   imported from a zip archive.
+
+  Raises:
+    ValueError: it is empty.
   """
+  require_named(path)
   if path.startswith(PACKAGED):
     assets = importlib.resources.files("drope_jax") / "assets"
     return epath.Path(str(assets / path.removeprefix(PACKAGED)))

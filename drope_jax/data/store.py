@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import concurrent.futures
 import functools
 import hashlib
+import os
 
 from etils import epath
 import numpy as np
@@ -37,8 +38,8 @@ class Store:
     self._tokens = _open_array(path, "tokens", metadata.num_tokens, dtype)
 
   @classmethod
-  def open(cls, path: str) -> "Store":
-    """Returns the store at `path`.
+  def open(cls, path: str | os.PathLike) -> "Store":
+    """Returns the store at `path`, ~ expanded.
 
     The checksum of the metadata and the sizes of the files are checked here.
     Bytes (by CRC), ids and boundaries are checked when they are read. `verify`
@@ -49,6 +50,7 @@ class Store:
       ValueError: it is unfinished, its metadata were changed, or a file is
         missing, truncated or of another version.
     """
+    path = os.fspath(paths.resolve(os.fspath(path)))
     metadata = read_metadata(path)
     sizes = file_bytes(path, metadata.file_bytes)
     for name, size in metadata.file_bytes.items():

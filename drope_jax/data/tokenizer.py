@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 import sentencepiece
 import tokenizers
 
-from drope_jax.data import json_object, whole_file
+from drope_jax.data import json_object, paths, whole_file
 
 # The document end in a tokenizer.json that has no tokenizer_config.json beside
 # it.
@@ -23,6 +24,7 @@ _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>")
 
 # Files that name the special tokens; the first that names one decides.
 _NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
+_ROLES = ("bos_token", "eos_token")
 
 _SAVED_LENGTHS = re.compile(rb'"(truncation|padding)"\s*:\s*\{')
 
@@ -84,7 +86,7 @@ def load(path: str) -> Tokenizer:
     FileNotFoundError: no such file.
     ValueError: another suffix, an unreadable file, or a file without EOS.
   """
-  file = epath.Path(path)
+  file = paths.resolve(path)
   kinds: Mapping[str, Callable[[str], Tokenizer]] = {
     ".model": SentencePieceTokenizer,
     ".json": HuggingFaceTokenizer,
@@ -99,7 +101,7 @@ def load(path: str) -> Tokenizer:
       f"A tokenizer file is needed, got {path}, which does not exist. Check "
       "the path, or train one with `drope tokenize --train-vocab N`."
     )
-  return kinds[file.suffix](str(path))
+  return kinds[file.suffix](os.fspath(file))
 
 
 class SentencePieceTokenizer:
@@ -144,8 +146,8 @@ class HuggingFaceTokenizer:
   """A `tokenizer.json`, as in every Hugging Face model folder.
 
   BOS and EOS come from the `tokenizer_config.json` or `special_tokens_map.json`
-  beside it. Without these, each is the known name (`</s>`, `<|endoftext|>`,
-  ...) among the special tokens, if there is exactly one.
+  beside it. Where these name neither, each is the known name (`</s>`,
+  `<|endoftext|>`, ...) among the special tokens, if there is exactly one.
   """
 
   def __init__(self, path: str):
@@ -202,11 +204,11 @@ class HuggingFaceTokenizer:
 
   def _special_id(self, role: str, names: Sequence[str]) -> int | None:
     beside = epath.Path(self.path).parent
-    files = [beside / name for name in _NAMED_IN if (beside / name).exists()]
-    for file in files:
-      if name := special_name(json_object.read(file), role):
+    said = [json_object.read_if_there(beside / name) for name in _NAMED_IN]
+    for described in said:
+      if name := special_name(described, role):
         return self._model.token_to_id(name)
-    if files:
+    if any(special_name(x, named) for x in said for named in _ROLES):
       return None
     known = [i for i in map(self._model.token_to_id, names) if i is not None]
     return known[0] if len(known) == 1 else None
@@ -239,6 +241,10 @@ def train_sentencepiece(
     ValueError: `vocab_size` is too small for the bytes and characters, or too
       large for the amount of text.
   """
+  if not 0 < vocab_size < 2**31:
+    raise ValueError(
+      f"A vocabulary's size must be 1 to 2^31 - 1, got {vocab_size}. Change it."
+    )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.Train(

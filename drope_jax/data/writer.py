@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import time
 import types
 from typing import Any
@@ -39,7 +40,7 @@ _SKIPPED = ("null", "bad", "empty")
 
 
 def write(
-  out: str,
+  out: str | os.PathLike,
   sources: Sequence[sources_lib.Source],
   tokenizer_path: str,
   *,
@@ -74,7 +75,8 @@ def write(
       no text, or a document cannot be read.
   """
   tokenizer = tokenizer_lib.load(tokenizer_path)
-  folder = paths_lib.resolve(out)
+  folder = paths_lib.output(out)
+  out = os.fspath(folder)
   parts = folder / "parts"
   plan = _plan(sources, tokenizer, max_tokens)
   if not (folder / metadata_lib.FILE).exists():
@@ -187,7 +189,7 @@ def _write_parts(
         save()
         part_ends = time.monotonic() + _PART_S
       on_progress(encoded.next_source, num_tokens)
-  except KeyboardInterrupt:
+  except (KeyboardInterrupt, ValueError):
     save()
     raise
   return paths
@@ -270,7 +272,7 @@ def _join(
   array.write(boundaries).result()
   digest.update(boundaries.tobytes())
   skipped = np.concatenate([_load(path, "skipped") for path in paths]).sum(0)
-  folder = paths_lib.resolve(out)
+  folder = epath.Path(out)
   files = []
   for name in ("tokens", "boundaries"):
     files += [folder / name / "zarr.json", *(folder / name / "c").iterdir()]

@@ -73,7 +73,7 @@ def run(
       `from_step` is not kept.
     FileNotFoundError: a store, tokenizer or checkpoint is missing.
   """
-  directory = paths.resolve(os.fspath(directory))
+  directory = paths.output(directory)
   mesh = sharding.make_mesh(recipe.mesh)
   stores = preflight.check(recipe, mesh, base_dir, evaluator)
   with _only_writer(directory) as require_held:

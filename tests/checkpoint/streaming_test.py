@@ -164,6 +164,40 @@ def test_a_killed_save_leaves_no_checkpoint_and_can_be_repeated(tmp_path, flat):
   assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_kill_at_any_moment_of_a_replacement_leaves_a_checkpoint(
+  tmp_path, flat, monkeypatch, moves
+):
+  out, left = tmp_path / "m", [None] * moves
+  store.save_streamed(out, _leaves(flat), MANIFEST)
+  kind, save = type(store.files.absolute(out)), store.files.save
+
+  def killed_after_some(act):
+    def acting(self, *arguments):
+      if not left:
+        raise SystemExit
+      left.pop()
+      return act(self, *arguments)
+
+    return acting
+
+  with monkeypatch.context() as patched, pytest.raises(SystemExit):
+
+    def save_first(*arguments):
+      save(*arguments)  # Orbax moves folders too.
+      for name in ("rename", "rmtree"):
+        patched.setattr(kind, name, killed_after_some(getattr(kind, name)))
+
+    patched.setattr(store.files, "save", save_first)
+    store.save_streamed(out, _leaves(flat), MANIFEST, overwrite=True)
+  assert any(store.is_finished(path) for path in tmp_path.iterdir())
+  flat["final_norm/gain"] = flat["final_norm/gain"] + 1
+  store.save_streamed(out, _leaves(flat), MANIFEST, overwrite=True)
+  assert [path.name for path in tmp_path.iterdir()] == ["m"]
+  gain = store.load_model(out)[0]["final_norm"]["gain"]
+  np.testing.assert_array_equal(gain, flat["final_norm/gain"])
+
+
 def _interrupted_at_the_last_leaf(out, flat, options):
   # A background job of a shell ignores it from the start.
   signal.signal(signal.SIGINT, signal.default_int_handler)

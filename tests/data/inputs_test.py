@@ -131,6 +131,13 @@ def test_packaged_names_the_packaged_corpus():
     inputs.expand(["packaged:valid"])
 
 
+def test_paths_that_cannot_be_are_refused():
+  with pytest.raises(ValueError, match="got an empty text"):
+    inputs.expand([""])
+  with pytest.raises(ValueError, match=r"no \*\*, got gs://bucket/"):
+    inputs.expand(["gs://bucket/**/*.txt"])
+
+
 def test_inputs_that_match_no_file_are_refused(tmp_path):
   for name in ("absent.txt", "*.txt", ""):
     with pytest.raises(FileNotFoundError, match="matches no file"):

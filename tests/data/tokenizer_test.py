@@ -207,6 +207,9 @@ def test_hugging_face_eos_comes_from_the_config_beside_it(tmp_path):
   with pytest.raises(ValueError, match="end-of-document token"):
     tokenizer.load(str(path))
   config = tmp_path / "tokenizer_config.json"
+  config.write_text(json.dumps({"model_max_length": 1024}))
+  with pytest.raises(ValueError, match="end-of-document token"):
+    tokenizer.load(str(path))
   for eos in ("<|stop|>", {"content": "<|stop|>", "special": True}):
     config.write_text(json.dumps({"eos_token": eos}))
     tok = tokenizer.load(str(path))
@@ -215,6 +218,17 @@ def test_hugging_face_eos_comes_from_the_config_beside_it(tmp_path):
     config.write_text(json.dumps({"eos_token": eos}))
     with pytest.raises(ValueError, match="end-of-document token"):
       tokenizer.load(str(path))
+
+
+def test_hugging_face_eos_is_the_known_one_where_no_file_names_any(tmp_path):
+  """GPT-2's published tokenizer_config.json names none."""
+  path = _hugging_face(tmp_path, eos="<|endoftext|>")
+  config = tmp_path / "tokenizer_config.json"
+  config.write_text(json.dumps({"model_max_length": 1024}))
+  assert tokenizer.load(str(path)).eos_id == 0
+  config.write_text(json.dumps({"bos_token": "<|endoftext|>"}))
+  with pytest.raises(ValueError, match="end-of-document token"):
+    tokenizer.load(str(path))
 
 
 def test_fingerprint_is_the_sha256_of_the_file():

@@ -2,6 +2,7 @@
 
 import functools
 import multiprocessing
+import pathlib
 
 import numpy as np
 import pytest
@@ -193,6 +194,34 @@ def test_a_finished_store_is_returned_unchanged(tmp_path):
   writer.write(out, _sources(read.append), TOKENIZER)
   assert len(read) == sum(map(len, TEXTS))
   assert not (tmp_path / "store" / "parts").exists()
+
+
+def test_a_path_at_home_and_one_of_the_package(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  made = writer.write(pathlib.Path("~/s"), _sources(), TOKENIZER)
+  assert made.path == str(tmp_path / "s")
+  assert store.Store.open("~/s").fingerprint == made.fingerprint
+  for path, says in (("packaged:s", "not written to, got pack"), ("", "empty")):
+    with pytest.raises(ValueError, match=says):
+      writer.write(path, _sources(), TOKENIZER)
+
+
+def test_what_is_before_a_document_that_cannot_be_read_is_kept(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
+  out = tmp_path / "s"
+
+  def bad(index):
+    if index == 3:
+      raise ValueError("a damaged document")
+
+  with pytest.raises(ValueError, match="a damaged document"):
+    writer.write(str(out), _sources(bad), TOKENIZER)
+  assert len([*(out / "parts").glob("*.npz")]) == 1
+  read = []
+  writer.write(str(out), _sources(read.append), TOKENIZER)
+  assert {*read} == {3}
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -59,16 +59,11 @@ def convert(
     FileNotFoundError, ValueError: as `detect.open_source` and
       `store.save_streamed`; or the tokenizer does not fit the model.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    scratch = pathlib.Path(folder)
-    found = detect.open_source(
-      source,
-      scratch,
-      llama=llama,
-      dtype=dtype,
-      allow_nonfinite=allow_nonfinite,
-    )
-    file = _tokenizer(found, tokenizer, scratch)
+  found = detect.open_source(
+    source, llama=llama, dtype=dtype, allow_nonfinite=allow_nonfinite
+  )
+  with tempfile.TemporaryDirectory() as scratch:
+    file = _tokenizer(found, tokenizer, pathlib.Path(scratch))
     manifest = _manifest(source, found, file, dtype)
     store.save_streamed(out, found.leaves, manifest, file, overwrite=overwrite)
   parameters = found.leaves.values()
@@ -83,7 +78,7 @@ def _tokenizer(
   source: Source, chosen: pathlib.Path | None, scratch: pathlib.Path
 ) -> epath.Path | None:
   """Returns the file that the checkpoint takes, which may be in `scratch`."""
-  file = source.tokenizer_path if chosen is None else chosen
+  file = source.tokenizer(scratch) if chosen is None else chosen
   if file is None:
     return None
   prepared = vocabulary_files.prepare(

@@ -6,15 +6,11 @@ from typing import Any
 from drope_jax.checkpoint.formats import gguf_file, hf, llama2c, meta
 from drope_jax.checkpoint.formats.source import Source
 
-_FILES = {
-  ".bin": lambda path, scratch, **options: llama2c.open_file(path, **options),
-  ".gguf": gguf_file.open_file,
-}
+_FILES = {".bin": llama2c.open_file, ".gguf": gguf_file.open_file}
 
 
 def open_source(
   path: pathlib.Path,
-  scratch: pathlib.Path,
   *,
   llama: str | None,
   dtype: str,
@@ -24,8 +20,6 @@ def open_source(
 
   Args:
     path: a Hugging Face or Meta folder, a llama2.c .bin, or a .gguf.
-    scratch: a folder for what must be made of it, as a tokenizer's file; it
-      must last as long as the source.
     llama: which of `meta.RELEASES` a Meta folder holds; None for the others.
     dtype: as `leaves.build` takes it.
     allow_nonfinite: likewise.
@@ -42,7 +36,7 @@ def open_source(
       "Check the path."
     )
   if meta.is_folder(path):
-    return meta.open_folder(path, scratch, llama=llama, **options)
+    return meta.open_folder(path, llama=llama, **options)
   if llama is not None:
     raise ValueError(
       f"`llama` is of Meta's folders, with {meta.PARAMS} and no config.json, "
@@ -55,4 +49,4 @@ def open_source(
       "A checkpoint to convert is a folder, or a file that ends in "
       f"{' or '.join(_FILES)}, got {path}. Name one of these."
     )
-  return _FILES[path.suffix](path, scratch, **options)
+  return _FILES[path.suffix](path, **options)

@@ -69,10 +69,10 @@ class Options:
         f"{', '.join(hf_architecture.STOCK)}, got {self.architecture!r}. Name "
         "one of these, or leave it out."
       )
-    if self.logit_scale is not None and not self.logit_scale > 0:
+    if self.logit_scale is not None and not 0 < self.logit_scale < math.inf:
       raise ValueError(
-        "`logit_scale` must be above 0, or every key weighs alike, got "
-        f"{self.logit_scale}. Raise it, or leave it out."
+        "`logit_scale` must be a number above 0, or every key weighs alike, "
+        f"got {self.logit_scale}. Change it, or leave it out."
       )
 
 

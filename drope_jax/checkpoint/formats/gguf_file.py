@@ -96,7 +96,6 @@ _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def open_file(
   path: pathlib.Path,
-  scratch: pathlib.Path,
   *,
   dtype: str,
   allow_nonfinite: bool,
@@ -105,13 +104,12 @@ def open_file(
 
   Args:
     path: one file, not split.
-    scratch: where its tokenizer is written to.
     dtype: as `leaves.build` takes it; to keep a quantized type is float32.
     allow_nonfinite: likewise.
 
   Raises:
     ValueError: the `gguf` library is not installed; the file is damaged; the
-      architecture, a setting, a type or the tokenizer is not read here.
+      architecture, a setting or a type is not read here.
   """
   header = gguf_header.read(path)
   metadata = header.fields
@@ -138,13 +136,19 @@ def open_file(
       dtype=dtype,
       allow_nonfinite=allow_nonfinite,
     )
-    gguf_metadata.require_tokenizer(metadata)
-    tokenizer_path = gguf_tokenizer.write(metadata, scratch)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+
+  def tokenizer(scratch: pathlib.Path) -> pathlib.Path:
+    try:
+      gguf_metadata.require_tokenizer(metadata)
+      return gguf_tokenizer.write(metadata, scratch)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from error
+
   kinds = sorted({info.kind.name for info in header.tensors.values()})
   facts = {"format": "gguf", "types": kinds}
-  return Source(config, built, tokenizer_path, facts)
+  return Source(config, built, tokenizer, facts)
 
 
 def _tensor(

@@ -30,12 +30,13 @@ _TOKENIZERS = (
   "tokenizer.model",
   vocabulary_files.VOCABULARY,
 )
-_WEIGHTS: Mapping[str, Callable[[pathlib.Path], dict[str, Tensor]]] = {
+_Opener = Callable[[pathlib.Path, tuple[str, ...]], dict[str, Tensor]]
+_WEIGHTS: Mapping[str, _Opener] = {
   safetensors_io.SINGLE: safetensors_io.open_file,
   safetensors_io.INDEX: safetensors_io.open_shards,
   torch_file.SINGLE: torch_file.open_file,
-  torch_file.INDEX: lambda index: safetensors_io.open_shards(
-    index, torch_file.open_file
+  torch_file.INDEX: lambda index, buffers: safetensors_io.open_shards(
+    index, buffers, torch_file.open_file
   ),
 }
 
@@ -58,7 +59,7 @@ def open_folder(
   """
   exported = export_manifest.read(folder)
   config, family = hf_config.read(folder / hf_config.FILENAME)
-  tensors = _with_prefix(_tensors(folder), family)
+  tensors = _with_prefix(_tensors(folder, family.buffers), family)
   try:
     config = family.positions.by_weights(config, tensors)
     _drop_non_weights(tensors, config, family)
@@ -82,7 +83,7 @@ def open_folder(
   return Source(
     config,
     built,
-    tokenizer_path=_tokenizer(folder, exported),
+    lambda _: _tokenizer(folder, exported),
     facts={"format": "hf", "architecture": family.architecture},
     lineage=exported.lineage if exported else (),
     # As transformers' LlamaTokenizer does with a sentencepiece model alone.
@@ -102,10 +103,12 @@ def _tokenizer(
   return found[0] if found else None
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+def _tensors(
+  folder: pathlib.Path, buffers: tuple[str, ...]
+) -> dict[str, Tensor]:
   for name, open_weights in _WEIGHTS.items():
     if (folder / name).exists():
-      return open_weights(folder / name)
+      return open_weights(folder / name, buffers)
   raise FileNotFoundError(
     f"Weights are needed, got none of {', '.join(_WEIGHTS)} in {folder}. Fetch "
     "them."
@@ -128,13 +131,11 @@ def _with_prefix(
 def _drop_non_weights(
   tensors: dict[str, Tensor], config: ModelConfig, family: families.Family
 ) -> None:
-  """Removes buffers, a tied head, and the family's constants.
+  """Removes a tied head, and the family's constants.
 
   Raises:
     ValueError: a value that must be fixed is not.
   """
-  for name in [n for n in tensors if n.endswith(family.buffers)]:
-    del tensors[name]
   embedding, head = family.names["embed/table"], family.names["head/kernel"]
   if config.tied_embeddings and head in tensors:
     # safetensors saves one name of what is shared, whichever comes first.

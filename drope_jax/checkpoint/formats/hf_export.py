@@ -20,6 +20,7 @@ from drope_jax.checkpoint.formats import (
   rope_layout,
   safetensors_io,
 )
+from drope_jax.checkpoint.formats import tensors as tensors_lib
 from drope_jax.checkpoint.formats.safetensors_io import Entry
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.data import json_object
@@ -158,7 +159,14 @@ def _loaded(
     return array
   offset = config.norm_gain_offset if config.norms_q else 0
   folded = (array.astype(np.float32) + offset) * target.logit_scale
-  return (folded - offset).astype(array.dtype)
+  with np.errstate(over="ignore"):
+    array = (folded - offset).astype(array.dtype)
+  if not tensors_lib.is_finite(array):
+    raise ValueError(
+      f"{path} times the logit scale must be finite in {array.dtype.name}, got "
+      f"infinity for {target.logit_scale:g}. Lower `logit_scale`."
+    )
+  return array
 
 
 def _merged(

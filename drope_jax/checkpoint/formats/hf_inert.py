@@ -95,10 +95,12 @@ _BOOKKEEPING = frozenset(
     "_flash_attn_2_enabled",
     "_from_model_config",
     "_name_or_path",
+    "_num_labels",
     "_output_attentions",
     "_post_init_done",
     "architectures",
     "attn_implementation",
+    "auto_map",  # Code beside a model whose model_type has transformers' own.
     "chunk_size_feed_forward",
     "finetuning_task",
     "id2label",
@@ -126,11 +128,13 @@ _BOOKKEEPING = frozenset(
 _TRAINING = frozenset(
   {
     "attention_dropout",
+    "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
     "embd_pdrop",
     "gradient_checkpointing",
     "hidden_dropout",
+    "hidden_dropout_prob",
     "initializer_range",
     "neftune_noise_alpha",
     "resid_pdrop",
@@ -143,6 +147,7 @@ _OTHER_PROGRAMS = frozenset(
   {
     "is_llama_config",  # nanotron's.
     "max_sequence_length",  # Vicuna's, and the first conversions of Llama.
+    "sliding_window_size",  # Beside Gemma 2's sliding_window.
     "tokenizer_model_max_length",
     "tokenizer_padding_side",
     "transformers.js_config",
@@ -156,6 +161,8 @@ _LEFT_OVER = frozenset({"max_window_layers", "no_rope_layer_interval"})
 _GPT2 = frozenset(
   {
     "n_ctx",  # n_positions, before transformers 4.
+    "n_special",
+    "predict_special_tokens",
     "reorder_and_upcast_attn",  # Changes rounding alone.
     "summary_activation",
     "summary_first_dropout",

@@ -81,7 +81,7 @@ def open_file(
       dtype=dtype,
       allow_nonfinite=allow_nonfinite,
     ),
-    tokenizer_path=beside[0] if len(beside) == 1 else None,
+    lambda _: beside[0] if len(beside) == 1 else None,
     facts={"format": "llama2.c", "version": version},
     # Its run.c does both: its stories are told apart by BOS alone.
     adds_bos=True,

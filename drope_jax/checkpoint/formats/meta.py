@@ -112,7 +112,6 @@ def is_folder(path: pathlib.Path) -> bool:
 
 def open_folder(
   folder: pathlib.Path,
-  scratch: pathlib.Path,
   *,
   llama: str | None,
   dtype: str,
@@ -122,7 +121,6 @@ def open_folder(
 
   Args:
     folder: with params.json.
-    scratch: where a tokenizer.json is written to, if it is Llama 3's.
     llama: which it is, of `RELEASES`.
     dtype: as `leaves.build` takes it.
     allow_nonfinite: likewise.
@@ -154,10 +152,11 @@ def open_folder(
     )
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
+  special = RELEASES[llama].special
   return Source(
     config,
     built,
-    tokenizer_path=_tokenizer(folder, scratch, RELEASES[llama].special),
+    lambda scratch: _tokenizer(folder, scratch, special),
     facts={"format": "meta", "llama": llama, "files": len(files)},
     adds_bos=True,
   )

@@ -23,12 +23,6 @@ def to_half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
   return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def to_interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
-  """Returns the inverse of `to_half_split`."""
-  halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
-  return halves.swapaxes(1, 2).reshape(rows.shape)
-
-
 def interleaved(head_dim: int) -> np.ndarray:
   """Returns which channel of an interleaved head each of ours is."""
   return to_half_split(np.arange(head_dim), head_dim)

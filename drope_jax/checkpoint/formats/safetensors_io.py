@@ -36,8 +36,14 @@ class Entry(NamedTuple):
     return math.prod(self.shape) * self.dtype.itemsize
 
 
-def open_file(path: pathlib.Path) -> dict[str, Tensor]:
+def open_file(
+  path: pathlib.Path, buffers: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
   """Returns a file's tensors by name; only its header is read.
+
+  Args:
+    path: of the file.
+    buffers: how the names of tensors end that are left out, of any dtype.
 
   Raises:
     ValueError: the file is truncated or not safetensors; a tensor is of
@@ -60,11 +66,9 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   header.pop("__metadata__", None)
   tensors = {}
   for name, entry in header.items():
-    if entry["dtype"] not in DTYPES:
-      raise ValueError(
-        f"Weights must be of {', '.join(DTYPES)}, got {entry['dtype']} for "
-        f"{name} in {path}. Use an unquantized checkpoint."
-      )
+    if name.endswith(buffers):
+      continue
+    tensors_lib.require_float(f"{name} in {path}", entry["dtype"], DTYPES)
     tensors_lib.require_axes(f"{name} in {path}", entry["shape"])
     tensors[name] = tensors_lib.in_file(
       path,
@@ -75,11 +79,14 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   return tensors
 
 
-def open_shards(index: pathlib.Path, open_shard=open_file) -> dict[str, Tensor]:
+def open_shards(
+  index: pathlib.Path, buffers: tuple[str, ...] = (), open_shard=open_file
+) -> dict[str, Tensor]:
   """Returns the tensors of all the shards that an index names.
 
   Args:
     index: a JSON file; its weight_map gives each tensor's shard.
+    buffers: as for `open_file`.
     open_shard: opens one; PyTorch's shards have the same index.
 
   Raises:
@@ -94,7 +101,8 @@ def open_shards(index: pathlib.Path, open_shard=open_file) -> dict[str, Tensor]:
       raise FileNotFoundError(
         f"Every shard that {index} names is needed, got no {shard}. Fetch it."
       )
-    got = open_shard(path)
+    got = open_shard(path, buffers)
+    names = {name for name in names if not name.endswith(buffers)}
     if got.keys() != names:
       differing = tensors_lib.listed(got.keys() ^ names)
       raise ValueError(

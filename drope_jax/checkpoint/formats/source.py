@@ -1,6 +1,6 @@
 """What an importer finds: a model of another format, not read yet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 from typing import Any
@@ -17,8 +17,9 @@ class Source:
   Attributes:
     config: the model's.
     leaves: its parameters by path.
-    tokenizer_path: the file, with what belongs to it beside; None where the
-      checkpoint has none.
+    tokenizer: from a folder, for what must be made of it, to the tokenizer's
+      file, with what belongs to it beside; to None where the checkpoint has
+      none. It raises ValueError where the tokenizer is not read here.
     facts: for the lineage: what it was.
     lineage: of the checkpoint that it was exported from, if one of ours.
     adds_bos: whether the format's own programs put BOS before a text, where
@@ -28,7 +29,7 @@ class Source:
 
   config: ModelConfig
   leaves: Mapping[str, Leaf]
-  tokenizer_path: pathlib.Path | None
+  tokenizer: Callable[[pathlib.Path], pathlib.Path | None]
   facts: Mapping[str, Any]
   lineage: tuple[LineageEntry, ...] = ()
   adds_bos: bool | None = None

@@ -1,6 +1,6 @@
 """A tensor that lies in a file, read some rows at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import math
 import os
@@ -48,6 +48,15 @@ def require_axes(name: str, shape: Sequence[int]) -> None:
     raise ValueError(
       f"Weights must have axes, each of at least 1, got {tuple(shape)} for "
       f"{name}. Use a checkpoint of weights alone."
+    )
+
+
+def require_float(name: str, dtype: str, floats: Collection[str]) -> None:
+  """Raises ValueError where a file's name of a dtype is none of its floats."""
+  if dtype not in floats:
+    raise ValueError(
+      f"Weights must be of {', '.join(floats)}, got {dtype} for {name}. Use an "
+      "unquantized checkpoint."
     )
 
 

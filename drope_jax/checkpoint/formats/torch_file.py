@@ -45,9 +45,17 @@ _DAMAGED = (
 """What unpacking and unpickling raise, by the bytes that they are given."""
 
 _STORAGES = {
-  "FloatStorage": "float32",
-  "HalfStorage": "float16",
-  "BFloat16Storage": "bfloat16",
+  "FloatStorage": tensors_lib.FLOATS["float32"],
+  "HalfStorage": tensors_lib.FLOATS["float16"],
+  "BFloat16Storage": tensors_lib.FLOATS["bfloat16"],
+  # Of buffers.
+  "BoolStorage": np.dtype(np.bool),
+  "ByteStorage": np.dtype(np.uint8),
+  "CharStorage": np.dtype(np.int8),
+  "DoubleStorage": np.dtype(np.float64),
+  "IntStorage": np.dtype(np.int32),
+  "LongStorage": np.dtype(np.int64),
+  "ShortStorage": np.dtype(np.int16),
 }
 
 
@@ -62,12 +70,19 @@ class _View(NamedTuple):
   shape: tuple[int, ...]
 
 
-def open_file(path: pathlib.Path) -> dict[str, Tensor]:
+def open_file(
+  path: pathlib.Path, buffers: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
   """Returns a file's tensors by name; none of them is read.
+
+  Args:
+    path: of the file.
+    buffers: how the names of tensors end that are left out, of any dtype.
 
   Raises:
     ValueError: the file is truncated, of PyTorch's format before 1.6, or holds
-      anything but contiguous tensors of float32, float16 or bfloat16.
+      anything but contiguous tensors; one that is not left out is of another
+      dtype than float32, float16 and bfloat16.
   """
   try:
     with zipfile.ZipFile(path) as archive:
@@ -82,7 +97,12 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     ) from error
   tensors = {}
   for name, view in views.items():
+    if name.endswith(buffers):
+      continue
     offset, size = offsets.get(view.storage.key, (0, 0))
+    tensors_lib.require_float(
+      f"{name} in {path}", view.storage.dtype.name, tensors_lib.FLOATS
+    )
     tensors_lib.require_axes(f"{name} in {path}", view.shape)
     itemsize = view.storage.dtype.itemsize
     end = (view.offset + math.prod(view.shape)) * itemsize
@@ -158,13 +178,13 @@ class _Unpickler(pickle.Unpickler):
     if (module, name) == ("torch._utils", "_rebuild_parameter"):
       return _rebuild_parameter
     if module == "torch" and name in _STORAGES:
-      return tensors_lib.FLOATS[_STORAGES[name]]
-    raise pickle.UnpicklingError(f"{module}.{name}, which is no float tensor")
+      return _STORAGES[name]
+    raise pickle.UnpicklingError(f"{module}.{name}, which is no tensor")
 
   def persistent_load(self, pid: Any) -> _Storage:
     _, dtype, key, _, _ = pid
     if not isinstance(dtype, np.dtype) or not isinstance(key, str):
-      raise pickle.UnpicklingError("a storage that is none of floats")
+      raise pickle.UnpicklingError("a storage that is none of PyTorch's")
     return _Storage(key, dtype)
 
 

@@ -5,7 +5,7 @@ model does not know, and vocab.json with merges.txt, byte-level BPE. Source:
 transformers 5, tokenization_utils_base.py and tokenization_utils_tokenizers.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import pathlib
 import shutil
 import types
@@ -26,6 +26,8 @@ VOCABULARY = "vocab.json"
 """Of byte-level BPE, with merges.txt beside."""
 
 _NAMES = "special_tokens_map.json"
+_ADDED = "added_tokens.json"
+_NAMING = (fast_tokenizer.CONFIG, _NAMES, _ADDED)
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What else lies beside a tokenizer, and stays true of the tokenizer.json.
 _KEPT = ("*.jinja", "config.json", "generation_config.json")
@@ -64,22 +66,25 @@ def prepare(
   """Returns a tokenizer's file, or a tokenizer.json that is made of it.
 
   Leaves out added tokens for which the model has no row: Llama 2's `<pad>`, of
-  id 32000.
+  id 32000, and Gemma 3's `<image_soft_token>`.
 
   Args:
-    file: a tokenizer.json, which is returned as it is, as is a sentencepiece
-      model without tokens of others beside it; or VOCABULARY.
+    file: a tokenizer.json or a sentencepiece model, which are returned as they
+      are where no such token or token of others is there; or VOCABULARY.
     scratch: where what is made goes, with what lies beside the file.
     rows: of the model's embedding.
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: a file is damaged, an added token's id is another's, or the
-      tokenizer's class is not read here.
+    ValueError: a file is damaged, an added token's id is another's, BOS or EOS
+      is no token, or the tokenizer's class is not read here.
   """
   folder = file.parent
   config = json_object.read_if_there(folder / fast_tokenizer.CONFIG)
-  added = {i: t for i, t in _added(folder, config).items() if i < rows}
+  if file.suffix == ".json" and file.name != VOCABULARY:
+    return _with_rows(file, scratch / "tokenizer", rows)
+  added = _added(folder, config)
+  left_out = {added.pop(i).content for i in [*added] if i >= rows}
   if file.name == VOCABULARY:
     tokenizer, names = _byte_level(folder, config, added)
     adds_bos = False
@@ -100,17 +105,65 @@ def prepare(
     adds_bos = True
   else:
     return file
-  names |= _named(folder, config)
+  names = _without(names | _named(folder, config), left_out)
+  for role in _ROLES[:2]:
+    if role in names and tokenizer.token_to_id(names[role]) is None:
+      raise ValueError(
+        f"{role} must be one of the tokenizer's tokens, got {names[role]!r} in "
+        f"{folder}. Correct its {fast_tokenizer.CONFIG}."
+      )
   config = {
     "clean_up_tokenization_spaces": False,
     "add_bos_token": adds_bos,
-    **{key: value for key, value in config.items() if key not in _MADE},
+    **_without(
+      {key: value for key, value in config.items() if key not in _MADE},
+      left_out,
+    ),
     **names,
   }
   made = scratch / "tokenizer"
   made.mkdir()
   _copy_beside(folder, made)
   return fast_tokenizer.write(tokenizer, config, made)
+
+
+def _with_rows(
+  file: pathlib.Path, made: pathlib.Path, rows: int
+) -> pathlib.Path:
+  """Returns a tokenizer.json without added tokens that have no row."""
+  tokenizer_lib.load(str(file))  # Says what is wrong with it.
+  left_out = {
+    token["content"]
+    for token in json_object.read(file)["added_tokens"]
+    if token["id"] >= rows
+  }
+  if not left_out:
+    return file
+  made.mkdir()
+  _copy_beside(file.parent, made)
+  for path in (file, *map(file.with_name, _NAMING)):
+    if path.exists():
+      kept = _without(json_object.read(path), left_out)
+      json_object.write(made / path.name, kept)
+  return made / file.name
+
+
+def _without(described: Any, left_out: Collection[str]) -> Any:
+  """Returns an object of JSON without what names one of some tokens."""
+
+  def names_one(value: Any) -> bool:
+    content = value.get("content") if isinstance(value, dict) else value
+    return isinstance(content, str) and content in left_out
+
+  if isinstance(described, dict):
+    return {
+      key: _without(value, left_out)
+      for key, value in described.items()
+      if key not in left_out and not names_one(value)
+    }
+  if isinstance(described, list):
+    return [_without(x, left_out) for x in described if not names_one(x)]
+  return described
 
 
 def _added(
@@ -132,7 +185,7 @@ def _added(
         )
         for i, token in decoder.items()
       }
-    ids = json_object.read_if_there(folder / "added_tokens.json")
+    ids = json_object.read_if_there(folder / _ADDED)
     special = set(_named(folder, config).values())
     return {
       int(i): tokenizers.AddedToken(
@@ -143,8 +196,8 @@ def _added(
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"Added tokens must be texts with whole numbers for ids, got others in "
-      f"{folder} ({error!r}). Fetch its {fast_tokenizer.CONFIG} and "
-      "added_tokens.json again."
+      f"{folder} ({error!r}). Fetch its {fast_tokenizer.CONFIG} and {_ADDED} "
+      "again."
     ) from error
 
 

@@ -25,6 +25,7 @@ from drope_jax.positional import (
   RescaledRope,
   Rope,
 )
+from tests.checkpoint.formats import rope
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
@@ -129,7 +130,7 @@ def _write(
     array = tensor.detach().numpy()
     permuted = ("q_proj", "k_proj")
     if arch == "llama" and any(part in name for part in permuted):
-      array = rope_layout.to_interleaved(array, head_dim)
+      array = rope.to_interleaved(array, head_dim)
     if quantized is not None and array.ndim == 2:
       packed = gguf.quants.quantize(array, quantized)
       writer.add_tensor(_name(name, arch), packed, raw_dtype=quantized)
@@ -141,8 +142,8 @@ def _write(
   writer.close()
 
 
-def _open(path, scratch):
-  return gguf_file.open_file(path, scratch, dtype="keep", allow_nonfinite=False)
+def _open(path):
+  return gguf_file.open_file(path, dtype="keep", allow_nonfinite=False)
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_the_same_model_as_from_hugging_face(
   theirs.save_pretrained(tmp_path / "hf")
   _write(path, theirs, arch=arch)
   want = hf.open_folder(tmp_path / "hf", dtype="keep", allow_nonfinite=False)
-  got = _open(path, tmp_path)
+  got = _open(path)
   assert got.config == want.config
   got, want = params_of(got), params_of(want)
   assert jax.tree.structure(got) == jax.tree.structure(want)
@@ -186,11 +187,11 @@ def test_quantized_types_are_what_the_library_makes_of_them(
   )
   kind = gguf.GGMLQuantizationType[kind]
   _write(path, theirs, quantized=kind)
-  source = _open(path, tmp_path)
+  source = _open(path)
   got = params_of(source)["layers"]["attention"]["q"]["kernel"][1]
   name = "model.layers.1.self_attn.q_proj.weight"
   weight = theirs.state_dict()[name].numpy()
-  packed = gguf.quants.quantize(rope_layout.to_interleaved(weight, 16), kind)
+  packed = gguf.quants.quantize(rope.to_interleaved(weight, 16), kind)
   want = rope_layout.to_half_split(gguf.quants.dequantize(packed, kind), 16)
   np.testing.assert_array_equal(np.float32(got), want.T)
   kept = {"BF16": "bfloat16", "F16": "float16"}.get(kind.name, "float32")
@@ -201,7 +202,7 @@ def test_quantized_types_are_what_the_library_makes_of_them(
 def _positions(path, make_theirs, tmp_path, settings):
   theirs = make_theirs("Llama", vocab_size=300, head_dim=16)
   _write(path, theirs, settings=settings)
-  return _open(path, tmp_path).config.positional
+  return _open(path).config.positional
 
 
 def _factors(scheme):
@@ -259,7 +260,7 @@ def test_positions(make_theirs, tmp_path, path):
 @pytest.mark.parametrize("before", ["smollm", "gpt-2"])
 def test_the_tokenizer_is_rebuilt(before, make_theirs, tmp_path, path):
   _write(path, make_theirs("Llama", vocab_size=300), before=before)
-  got = tokenizer_lib.load(str(_open(path, tmp_path).tokenizer_path))
+  got = tokenizer_lib.load(str(_open(path).tokenizer(tmp_path)))
   want = _byte_level(before)
   text = next(corpus.documents("test"))[:3000] + " 1234 naïve\n\n  x=1"
   assert got.encode(text) == want.encode(text).ids
@@ -341,7 +342,7 @@ def test_bos_is_added_as_the_file_says(adds_bos, make_theirs, tmp_path, path):
       writer.add_add_bos_token(adds_bos)
 
   _write(path, make_theirs("Llama", vocab_size=300), settings=settings)
-  folder = _open(path, tmp_path).tokenizer_path.parent
+  folder = _open(path).tokenizer(tmp_path).parent
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
   begins_with_bos = theirs("a whale")["input_ids"][0] == theirs.bos_token_id
   assert begins_with_bos is bool(adds_bos), "smollm's is without, unless said"
@@ -355,17 +356,18 @@ def test_what_is_not_read_is_refused(make_theirs, tmp_path, path):
   ):
     _write(path, theirs, settings=settings)
     with pytest.raises(ValueError, match=says):
-      _open(path, tmp_path)
+      _open(path)
   _write(path, theirs, arch="gemma")
   with pytest.raises(ValueError, match="'gemma'"):
-    _open(path, tmp_path)
+    _open(path)
   _write(path, theirs, before="falcon")
+  source = _open(path)  # Another tokenizer may be given.
   with pytest.raises(ValueError, match="cut by 'falcon'"):
-    _open(path, tmp_path)
+    source.tokenizer(tmp_path)
   _write(path, theirs)
   os.truncate(path, path.stat().st_size // 2)
   with pytest.raises(ValueError, match="must be a whole GGUF file"):
-    _open(path, tmp_path)
+    _open(path)
   path.write_bytes(b"GGU")
   with pytest.raises(ValueError, match="must be a whole GGUF file"):
-    _open(path, tmp_path)
+    _open(path)

@@ -1,5 +1,7 @@
 """An imported folder's logits are transformers', at every position."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -225,8 +227,12 @@ def test_logits_are_transformers(
   np.testing.assert_allclose(got_BSV, want_BSV, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "shards"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
 @torch.no_grad()
-def test_a_base_model_of_gpt2_is_read_with_its_buffers(make_theirs, tmp_path):
+def test_a_base_model_of_gpt2_is_read_with_its_buffers(
+  make_theirs, tmp_path, kind, dtype
+):
   """The first GPT-2s lie so: no prefix, and the causal mask as a tensor."""
   theirs = make_theirs("GPT2", **GPT2)
   theirs.save_pretrained(tmp_path / "whole")
@@ -237,8 +243,17 @@ def test_a_base_model_of_gpt2_is_read_with_its_buffers(make_theirs, tmp_path):
     for name, weight in safetensors_torch.load_file(file).items()
   }
   assert "wte.weight" in state
-  state["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
-  safetensors_torch.save_file(state, file)
+  state["h.0.attn.bias"] = torch.ones(1, 1, 4, 4, dtype=dtype)
+  state["h.0.attn.masked_bias"] = torch.tensor(-1e4)
+  if kind == "bin":
+    file.unlink()
+    torch.save(state, file.with_name("pytorch_model.bin"))
+  else:
+    safetensors_torch.save_file(state, file)
+  if kind == "shards":
+    file = file.rename(file.with_name("one.safetensors"))
+    index = {"weight_map": dict.fromkeys(state, file.name)}
+    (file.parent / "model.safetensors.index.json").write_text(json.dumps(index))
   whole, base = (
     hf.open_folder(tmp_path / name, dtype="keep", allow_nonfinite=False)
     for name in ("whole", "base")

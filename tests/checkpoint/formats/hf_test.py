@@ -156,8 +156,8 @@ def test_files_that_are_missing(folder_of):
 
 def test_the_tokenizer_is_found(folder_of):
   folder = folder_of("plain")
-  assert _open(folder).tokenizer_path is None
+  assert _open(folder).tokenizer(folder) is None
   (folder / "tokenizer.model").write_bytes(b"")
-  assert _open(folder).tokenizer_path == folder / "tokenizer.model"
+  assert _open(folder).tokenizer(folder) == folder / "tokenizer.model"
   (folder / "tokenizer.json").write_text(json.dumps({}))
-  assert _open(folder).tokenizer_path == folder / "tokenizer.json"
+  assert _open(folder).tokenizer(folder) == folder / "tokenizer.json"

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax.checkpoint.formats import hf, llama2c, rope_layout
+from drope_jax.checkpoint.formats import hf, llama2c
+from tests.checkpoint.formats import rope
 
 torch = pytest.importorskip("torch")
 
@@ -24,7 +25,7 @@ def _write(path, theirs, version):
   def layers(name, permuted=False):
     for n in range(N):
       rows = state[f"model.layers.{n}.{name}.weight"]
-      yield rope_layout.to_interleaved(rows, D) if permuted else rows
+      yield rope.to_interleaved(rows, D) if permuted else rows
 
   parts = {
     "embedding": [state["model.embed_tokens.weight"]],
@@ -113,8 +114,8 @@ def test_files_that_are_cut_short_or_of_another_kind(make_theirs, tmp_path):
 def test_the_tokenizer_is_the_one_model_beside(make_theirs, tmp_path):
   path = tmp_path / "model.bin"
   _write(path, make_theirs("Llama"), 0)
-  assert _open(path).tokenizer_path is None
+  assert _open(path).tokenizer(tmp_path) is None
   (tmp_path / "tok.model").touch()
-  assert _open(path).tokenizer_path == tmp_path / "tok.model"
+  assert _open(path).tokenizer(tmp_path) == tmp_path / "tok.model"
   (tmp_path / "other.model").touch()
-  assert _open(path).tokenizer_path is None
+  assert _open(path).tokenizer(tmp_path) is None

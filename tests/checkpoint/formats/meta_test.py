@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from drope_jax.checkpoint.formats import hf, meta, meta_shards, rope_layout
+from drope_jax.checkpoint.formats import hf, meta, meta_shards
 from drope_jax.model import transformer
+from tests.checkpoint.formats import rope
 
 torch = pytest.importorskip("torch")
 
@@ -80,7 +81,7 @@ def _state(theirs):
       weight = state[f"model.layers.{n}.{module}.weight"]
       if module in ("self_attn.q_proj", "self_attn.k_proj"):
         bits = weight.view(torch.int16 if weight.itemsize == 2 else torch.int32)
-        rows = rope_layout.to_interleaved(bits.numpy(), D)
+        rows = rope.to_interleaved(bits.numpy(), D)
         weight = torch.from_numpy(rows.copy()).view(weight.dtype)
       named[f"layers.{n}.{name}.weight"] = weight
   return named
@@ -130,7 +131,7 @@ def llama2(make_theirs):
 
 def _open(folder, llama="2"):
   return meta.open_folder(
-    folder, folder.parent, llama=llama, dtype="keep", allow_nonfinite=False
+    folder, llama=llama, dtype="keep", allow_nonfinite=False
   )
 
 
@@ -335,10 +336,10 @@ def test_another_llama_is_told_apart(
 
 def test_the_tokenizer_is_the_llamas(make_theirs, llama2, tmp_path):
   folder = _write(tmp_path / "2", llama2)
-  assert _open(folder).tokenizer_path is None
+  assert _open(folder).tokenizer(folder) is None
   model = folder / "tokenizer.model"
   model.touch()
-  assert _open(folder).tokenizer_path == model
+  assert _open(folder).tokenizer(folder) == model
   llama3 = make_theirs("Llama", **_settings("3"))
   shutil.move(model, _write(tmp_path / "3", llama3, "3"))
   with pytest.raises(ValueError, match="must rank every byte"):

@@ -6,6 +6,7 @@ import numpy as np
 
 from drope_jax.checkpoint.formats import rope_layout
 from drope_jax.checkpoint.formats.tensors import Tensor
+from tests.checkpoint.formats import rope
 
 SHAPES = st.tuples(
   st.integers(1, 4), st.integers(1, 4).map(lambda n: 2 * n), st.integers(1, 3)
@@ -22,7 +23,7 @@ def test_there_and_back_is_the_identity(shape, data):
     rng.normal(size=heads * head_dim),
   ):
     half = rope_layout.to_half_split(rows, head_dim)
-    back = rope_layout.to_interleaved(half, head_dim)
+    back = rope.to_interleaved(half, head_dim)
     np.testing.assert_array_equal(back, rows)
     tensor = Tensor(rows.shape, rows.dtype, lambda a, b, x=rows: x[a:b])
     ours = rope_layout.in_order(tensor, rope_layout.interleaved(head_dim))

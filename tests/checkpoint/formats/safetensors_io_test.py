@@ -114,8 +114,8 @@ def test_a_pytorch_file(tmp_path, weights):
   ("saved", "named"),
   [
     ({"a": torch.zeros(3, 2).T}, "strides"),
-    ({"a": torch.zeros(2, dtype=torch.int8)}, "CharStorage"),
-    ({"a": np.zeros(2)}, "no float tensor"),
+    ({"a": torch.zeros(2, dtype=torch.int8)}, "got int8 for a"),
+    ({"a": np.zeros(2)}, "which is no tensor"),
     ([torch.zeros(2)], "other than a dictionary"),
   ],
 )
@@ -133,7 +133,7 @@ def test_a_pytorch_file_runs_no_code(tmp_path):
 
   path = tmp_path / "pytorch_model.bin"
   torch.save({"a": Evil()}, path)
-  with pytest.raises(ValueError, match="system, which is no float tensor"):
+  with pytest.raises(ValueError, match="system, which is no tensor"):
     torch_file.open_file(path)
 
 

@@ -133,6 +133,30 @@ def test_tokens_for_which_the_model_has_no_row_are_left_out(folder, tmp_path):
   assert ours.decode(ours.encode("</think>")) == "</think>"
 
 
+def test_a_tokenizer_json_has_no_token_without_a_row(folder, tmp_path):
+  """Gemma 3's text models have no row for `<image_soft_token>`."""
+  _write(folder, "added_tokens.json", IDS)
+  _write(folder, "tokenizer_config.json", _config(IDS))
+  file = _prepared(folder, tmp_path)
+  config = json.loads((file.parent / "tokenizer_config.json").read_text())
+  extra = {"image_token": "</think>", "additional_special_tokens": ["</think>"]}
+  _write(file.parent, "tokenizer_config.json", config | extra)
+  assert vocabulary_files.prepare(file, tmp_path, rows=2050) == file
+  made = vocabulary_files.prepare(file, tmp_path, rows=2049)
+  ours = tokenizer_lib.load(str(made))
+  assert ours.vocab_size == 2049 and ours.encode("<think>") == [2048]
+  theirs = transformers.AutoTokenizer.from_pretrained(made.parent)
+  assert len(theirs) == 2049 and "</think>" not in theirs.get_vocab()
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_a_role_that_no_token_has_is_refused(folder, tmp_path, role):
+  _write(folder, "added_tokens.json", IDS)
+  _write(folder, "tokenizer_config.json", {role: "<|begin|>"})
+  with pytest.raises(ValueError, match=rf"{role} must be one.*<.begin.>'"):
+    _prepared(folder, tmp_path)
+
+
 @pytest.mark.parametrize(
   "ids", [{"</s>": 2048}, {"<x>": 10**9}, {"<x>": -1}, {"<x>": "one"}, ["<x>"]]
 )
