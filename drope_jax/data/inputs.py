@@ -85,6 +85,11 @@ def _files(
   text: str, options: reading.Options, left_out: dict[str, list[str]]
 ) -> list[sources.File]:
   paths_lib.require_named(text)
+  if "://" in text and "**" in text:
+    raise ValueError(
+      f"A glob in a bucket may have * and no **, got {text}. Name the folder, "
+      "which is read with all that is below it."
+    )
   text = os.path.expanduser(text)
   path = epath.Path(text)
   here: dict[str, list[str]] = defaultdict(list)
@@ -119,11 +124,6 @@ def _globbed(text: str) -> Iterator[str]:
     paths = glob.iglob(text, recursive=True)
     return (path for path in paths if not os.path.isdir(path))
   folder, _, pattern = text.rpartition("/")
-  if "**" in text:
-    raise ValueError(
-      f"A glob in a bucket may have * and no **, got {text}. Name the folder, "
-      "which is read with all that is below it."
-    )
   return map(str, epath.Path(folder).glob(pattern))
 
 

@@ -1,5 +1,6 @@
 """`drope convert`: a folder in, a checkpoint that is the same model out."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -307,6 +308,15 @@ def test_mistakes_of_the_command_itself(folder, drope, arguments, says):
   ran = drope("convert", *arguments)
   assert ran.status == 2
   assert ran.err.count("\n") == 1 and says in ran.err
+  assert not (folder.parent / "ours").exists()
+
+
+def test_verify_without_transformers_is_refused_before_a_conversion(
+  folder, drope, monkeypatch
+):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  ran = drope("convert", "theirs", "--out", "ours", "--verify")
+  assert ran.status == 2 and "got no transformers and no torch" in ran.err
   assert not (folder.parent / "ours").exists()
 
 

@@ -779,6 +779,8 @@ def test_large_models_leave_in_shards(tmp_path, drope, monkeypatch):
     ),
     ({"logit_scale": 1.2}, [], ("no field", "--logit-scale 1.2", "sakana")),
     ({}, ["--logit-scale", "0"], ("above 0", "got 0.0")),
+    ({}, ["--logit-scale", "inf"], ("above 0", "got inf")),
+    ({}, ["--logit-scale", "1e39"], ("finite in float32", "for 1e+39")),
     ({}, ["--format", "sakana"], ("positions in some layers",)),
     (
       {"positional": Nope()},

@@ -247,6 +247,11 @@ def test_tokenizing_resumes_after_a_kill(tmp_path, workers):
       ["packaged:fit", "--tokenizer", "{new}", "--train-vocab=100"],
       "got 100 pieces",
     ),
+    (
+      ["packaged:fit", "--tokenizer", "{new}", "--train-vocab=100000000000"],
+      "got 100000000000",
+    ),
+    (["", "--tokenizer", "packaged"], "got an empty text"),
   ],
 )
 def test_a_mistake_is_one_line_and_status_2(

@@ -158,8 +158,8 @@ def _loaded(
   if target.logit_scale == 1 or path not in _scaled_by_logit_scale(config):
     return array
   offset = config.norm_gain_offset if config.norms_q else 0
-  folded = (array.astype(np.float32) + offset) * target.logit_scale
   with np.errstate(over="ignore"):
+    folded = (array.astype(np.float32) + offset) * target.logit_scale
     array = (folded - offset).astype(array.dtype)
   if not tensors_lib.is_finite(array):
     raise ValueError(

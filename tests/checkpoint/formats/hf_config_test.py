@@ -379,6 +379,20 @@ def test_transformers_fields_of_generation_and_bookkeeping_are_read_over():
   assert hf_config.from_dict(LLAMA3 | odd) == want
 
 
+@pytest.mark.parametrize(
+  "published",
+  [
+    {"_num_labels": 1, "n_special": 0, "predict_special_tokens": True},  # GPT-2
+    {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0},  # GPT-NeoX
+    {"sliding_window_size": 4096},  # Gemma 2
+    {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}},  # Phi-3
+  ],
+)
+def test_fields_of_published_models_that_do_nothing_are_read_over(published):
+  want = hf_config.from_dict(LLAMA3)
+  assert hf_config.from_dict(LLAMA3 | published) == want
+
+
 def test_all_that_is_refused_is_listed():
   strange = {f"strange_{i}": i for i in range(12)} | {"strange\nest": 1}
   wrong = {"vocab_size": 0, "hidden_act": "gelu"}
