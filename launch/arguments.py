@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Collection
+import math
 
 from drope_jax.cli import terminal
 from launch import order, states, watch
@@ -93,7 +94,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--report-every-s",
-    type=float,
+    type=_seconds,
     default=order.Order.report_every_s,
     metavar="SECONDS",
     help="between a host's reports (default: %(default)s)",
@@ -103,7 +104,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--retries",
-    type=int,
+    type=_count,
     default=states.Policy.retries,
     metavar="N",
     help="restarts after crashes, over the whole run (default: %(default)s)",
@@ -115,22 +116,38 @@ def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--look-every-s",
-    type=float,
+    type=_seconds,
     default=watch.LOOK_EVERY_S,
     metavar="SECONDS",
     help="between looks (default: %(default)s)",
   )
   parser.add_argument(
     "--settle-s",
-    type=float,
+    type=_seconds,
     default=states.Policy.settle_s,
     metavar="SECONDS",
     help="for other hosts to end after one has (default: %(default)s)",
   )
   parser.add_argument(
     "--join-s",
-    type=float,
+    type=_seconds,
     default=states.Policy.join_s,
     metavar="SECONDS",
     help="for all hosts to begin (default: %(default)s)",
   )
+
+
+def _seconds(text: str) -> float:
+  try:
+    seconds = float(text)
+  except ValueError:
+    seconds = math.nan
+  if not 0 < seconds < math.inf:
+    raise argparse.ArgumentTypeError(f"must be seconds above 0, got {text!r}")
+  return seconds
+
+
+def _count(text: str) -> int:
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
+  return int(text)

@@ -59,9 +59,18 @@ def lock() -> str:
 
   A file of constraints for pip. It leaves out what is not installed here, such
   as libtpu, whose version jax[tpu] fixes.
+
+  Raises:
+    ValueError: the package itself is not installed.
   """
   found: dict[str, str] = {}
-  waiting = list(_requirements("drope_jax", set(EXTRAS.split(","))))
+  try:
+    waiting = list(_requirements("drope_jax", set(EXTRAS.split(","))))
+  except metadata.PackageNotFoundError as error:
+    raise ValueError(
+      "A bundle pins the versions of an installed package, got a clone that is "
+      "not installed. Run `pip install -e .` in it."
+    ) from error
   while waiting:
     name, extras = waiting.pop()
     if name in found:

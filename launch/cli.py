@@ -199,7 +199,13 @@ def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
       f"This deletes the {rented.slices} x {rented.slice} of {rented.name}, "
       f"and {rented.folder}; checkpoints stay."
     )
-    if input("Delete? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+      answer = input("Delete? [y/N] ")
+    except EOFError as error:
+      raise ValueError(
+        "A deletion needs an answer, got no terminal. Pass --yes."
+      ) from error
+    if answer.strip().lower() not in ("y", "yes"):
       terminal.say("Nothing was deleted.")
       return 1
   commands.run_all(removed, do)

@@ -108,6 +108,7 @@ def run(command: Command) -> str:
       input=command.stdin,
       capture_output=True,
       text=True,
+      errors="replace",  # A log may begin within a character.
       timeout=_TIMEOUT_S,
     )
   except subprocess.TimeoutExpired as error:

@@ -19,6 +19,12 @@ _VARIABLES = {
   "bucket": "DROPE_LAUNCH_BUCKET",
   "service_account": "DROPE_LAUNCH_SERVICE_ACCOUNT",
 }
+_NOT_OF = {
+  "group": ("image",),
+  "queued": ("disk_gb", "image"),
+  "jobset": ("network", "subnetwork", "internal_ips", "disk_gb"),
+}
+"""Fields that a way of renting has no place for."""
 _NAME = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
 _ZONE = r"[a-z]+-[a-z]+\d+-([a-z]|ai\d+[a-z])"
 
@@ -111,6 +117,14 @@ class Slice:
         f"{self.location!r}. Set all."
       )
 
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.name in _NOT_OF[self.way] and value != field.default:
+        raise ValueError(
+          f"The way {self.way!r} has no place for {field.name}, got "
+          f"{value!r}. Remove it."
+        )
+
   def _check_types(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
@@ -133,6 +147,12 @@ class Slice:
       raise ValueError(
         "zone must be like us-west4-a or us-central1-ai1a, got "
         f"{self.zone!r}. Correct it."
+      )
+    project = r"PROJECT|([a-z][\w.-]*:)?[a-z][a-z0-9-]*"
+    if not re.fullmatch(project, self.project):
+      raise ValueError(
+        f"project must be an id of Google Cloud's, got {self.project!r}. "
+        "Correct it."
       )
     if not re.fullmatch(r"gs://[\w.-]+(/[\w.-]+)*", self.bucket):
       raise ValueError(
@@ -210,7 +230,7 @@ def read(
   path = pathlib.Path(path)
   try:
     found = tomllib.loads(path.read_text("utf-8"))
-  except tomllib.TOMLDecodeError as error:
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f"{path} must be toml ({error}). Correct it.") from error
   known = {field.name: field for field in dataclasses.fields(Slice)}
   if unknown := sorted(found.keys() - known.keys()):

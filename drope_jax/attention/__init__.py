@@ -14,6 +14,7 @@ from drope_jax.attention.backends import (
   Need,
   is_kernel,
   on_mesh,
+  require_platform,
   resolve,
   rotates,
 )
@@ -156,6 +157,7 @@ __all__ = [
   "logits",
   "on_mesh",
   "read_weights",
+  "require_platform",
   "resolve",
   "rotate",
   "rotates",

@@ -57,11 +57,16 @@ class Backend(NamedTuple):
     honors: every need that it does not meet is refused.
     is_kernel: whether it is a kernel of ours or a peer's, which `jit` does not
       divide among devices; see `Divided`.
+    divides_tokens: whether `jit` divides S and T among devices; a library's
+      kernel may be divided by sequences and heads alone.
+    platform: of the devices that run it; None: any.
   """
 
   attend: Callable[..., tuple[Array, Array | None, Array | None]]
   honors: frozenset[Need]
   is_kernel: bool = False
+  divides_tokens: bool = True
+  platform: str | None = None
 
 
 _ALL = frozenset(Need) - {Need.ROTATION}
@@ -73,18 +78,24 @@ BACKENDS = types.MappingProxyType(
     "reference": Backend(reference.attend, _ALL),
     "blockwise": Backend(blockwise.attend, _ALL),
     "flash_tpu": Backend(
-      flash_tpu.attend, _ALL - {Need.BIAS} | {Need.ROTATION}, is_kernel=True
+      flash_tpu.attend,
+      _ALL - {Need.BIAS} | {Need.ROTATION},
+      is_kernel=True,
+      platform="tpu",
     ),
     "splash": Backend(
       splash.attend,
       _ALL
       - {Need.OFFSET, Need.TRACED_WINDOW, Need.SLOPES, Need.BIAS, Need.STATS},
       is_kernel=True,
+      platform="tpu",
     ),
     "xla": Backend(_XLA, _ALL - {Need.SOFT_CAP, Need.STATS}),
     "cudnn": Backend(
       _CUDNN,
       _ALL - {Need.SLOPES, Need.BIAS, Need.SOFT_CAP, Need.STATS, Need.FLOAT32},
+      divides_tokens=False,
+      platform="gpu",
     ),
   }
 )
@@ -131,9 +142,23 @@ def on_mesh(
   heads: tuple[str, ...],
 ) -> Choice:
   """Returns a backend as it runs on a mesh; see `Divided` for the axes."""
-  if mesh.size == 1 or not is_kernel(backend):
-    return backend
-  return Divided(backend, mesh, batch, tokens, heads)
+  divided = Divided(backend, mesh, batch, tokens, heads)
+  named = BACKENDS.get(_name(backend))
+  by_jit = named is None or (
+    not named.is_kernel and (named.divides_tokens or divided.ways(tokens) == 1)
+  )
+  return backend if mesh.size == 1 or by_jit else divided
+
+
+def require_platform(backend: Choice, device: jax.Device) -> None:
+  """Raises ValueError where a backend does not run on a device."""
+  named = BACKENDS.get(_name(backend))
+  if named and named.platform not in (None, device.platform):
+    raise ValueError(
+      f"The attention backend {_name(backend)} needs a "
+      f"{named.platform.upper()}, got a {device.platform.upper()}. Choose "
+      "another, or auto."
+    )
 
 
 def select(backend: Choice, needs: set[Need]) -> Callable[..., tuple]:

@@ -79,14 +79,14 @@ def contents(path: epath.Path) -> bytes:
   return json.dumps(saved | {"truncation": None, "padding": None}).encode()
 
 
-def load(path: str) -> Tokenizer:
+def load(path: str | os.PathLike) -> Tokenizer:
   """Returns the tokenizer in a `.model` (sentencepiece) or `.json` file.
 
   Raises:
     FileNotFoundError: no such file.
     ValueError: another suffix, an unreadable file, or a file without EOS.
   """
-  file = paths.resolve(path)
+  file = paths.resolve(os.fspath(path))
   kinds: Mapping[str, Callable[[str], Tokenizer]] = {
     ".model": SentencePieceTokenizer,
     ".json": HuggingFaceTokenizer,

@@ -64,7 +64,8 @@ def for_one_token(choice: attention.Choice) -> attention.Choice:
   """
   # A kernel's tiles have many queries. XLA's products have one, and split a
   # cache over devices without gathering it.
-  return "blockwise" if attention.is_kernel(choice) else choice
+  divided = isinstance(choice, attention.Divided)
+  return "blockwise" if divided or attention.is_kernel(choice) else choice
 
 
 def _first_able(

@@ -170,7 +170,7 @@ def _backward_calls(
     for heads in (group_size, 1)
   )
   inputs = Inputs(q_BHSD, k_BKTD, k_BKTD, Mask(), None, None)
-  chunk = backward.chunk_size(inputs, division)
+  division, chunk = backward.division(inputs, division)
   S, T = (-(-tokens // size) * size for size in (chunk, division.k))
   whole = _mask(option, S, T)
   for start in range(0, S, chunk):

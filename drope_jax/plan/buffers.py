@@ -41,7 +41,8 @@ def plan(function: Callable[..., tuple[T, Any]], *args: Any) -> T:
 
   Raises:
     ValueError: as `function`.
-    RuntimeError: the other process ended by itself.
+    RuntimeError: the program does not compile, or the other process ended by
+      itself.
   """
   context = multiprocessing.get_context("spawn")
   with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +65,7 @@ def plan(function: Callable[..., tuple[T, Any]], *args: Any) -> T:
     finally:
       process.kill()
       process.join()
-  if isinstance(found, ValueError):
+  if isinstance(found, Exception):
     raise found
   return found
 
@@ -83,6 +84,8 @@ def _compile(
     sender.send(function(*args, compile_=compile_)[0])
   except ValueError as error:
     sender.send(ValueError(str(error)))
+  except RuntimeError as error:  # XLA's, which may not be unpickled.
+    sender.send(RuntimeError(str(error)))
 
 
 def _read(folder: pathlib.Path) -> compiler.Program | None:

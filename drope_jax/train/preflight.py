@@ -162,6 +162,10 @@ def _require_trainable(recipe, phase, config, mesh) -> None:
   if recipe.attention != "auto":
     backend = recipe.backend(phase, config, mesh.devices.flat[0])
     tokens_BS = jax.ShapeDtypeStruct((1, config.context_tokens), jnp.int32)
+    computed = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, phase.compute_dtype),
+      transformer.param_shapes(config),
+    )
     jax.eval_shape(  # Refuses a backend that lacks what the model needs.
       functools.partial(
         transformer.hidden,
@@ -169,7 +173,7 @@ def _require_trainable(recipe, phase, config, mesh) -> None:
         backend=backend,
         capture=("max_logit",) if phase.log_max_logit else (),
       ),
-      transformer.param_shapes(config),
+      computed,
       tokens_BS,
     )
 

@@ -8,7 +8,12 @@ import jax
 import optax
 
 from drope_jax import sharding
-from drope_jax.attention import BACKENDS, Choice, FlashTpu
+from drope_jax.attention import (
+  BACKENDS,
+  Choice,
+  FlashTpu,
+  require_platform,
+)
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
@@ -194,7 +199,11 @@ class Recipe:
       phase: of the recipe.
       config: of the model that attends.
       device: one of those that run it.
+
+    Raises:
+      ValueError: the recipe names one of another platform.
     """
+    require_platform(self.attention, device)
     return backends.resolve(
       self.attention,
       config,

@@ -1,3 +1,4 @@
+import dataclasses
 import logging as std_logging
 
 import jax.numpy as jnp
@@ -50,6 +51,12 @@ def test_blocks_are_needed_in_both_directions(missing):
 def test_a_tile_is_made_of_whole_units():
   with pytest.raises(ValueError, match="512 x 512 and units of 384 x 128"):
     attention.Blocks(512, 512, 384, 128, 1, 1)
+
+
+@pytest.mark.parametrize("change", [{"unit_q": 0}, {"ahead": -1}, {"part": 0}])
+def test_blocks_without_a_size_are_refused(change):
+  with pytest.raises(ValueError, match="sizes of at least 1.*got Blocks"):
+    dataclasses.replace(attention.Blocks(512, 512, 128, 128, 1, 1), **change)
 
 
 def test_a_recipe_may_give_blocks_of_its_own(monkeypatch):

@@ -63,6 +63,17 @@ def test_the_backward_pass_takes_no_memory_that_grows_with_the_square():
   assert program.temporary_bytes <= 2**30
 
 
+def test_a_key_of_many_query_heads_leaves_room_in_vmem():
+  compiled(
+    "v5e",
+    tokens=4096,
+    head_dim=256,
+    forward=SMALL,
+    backward=(2048, 2048, 256, 256, 2, 1, False, 1024),
+    group_size=16,
+  )
+
+
 def test_rope_takes_no_pass_through_memory():
   rope, nope = (
     compiled(

@@ -1,5 +1,6 @@
 """The TPU's kernel is the reference, however it is cut up and transformed."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from drope_jax import attention, sharding
 from drope_jax.attention import Divided, Mask, Rotation, flash_tpu, rotate
 from drope_jax.attention.flash_tpu import backward
 from drope_jax.attention.flash_tpu.blocks import Blocks
+from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.data import pipeline
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -127,16 +129,30 @@ def test_queries_in_chunks_have_the_same_gradients(mask, monkeypatch):
   inputs, slopes_H, want = _want(mask)
   group_bytes_of_a_query = 2 * 4 * 128
   monkeypatch.setattr(backward, "_SUM_BYTES", 128 * group_bytes_of_a_query)
-  chunks, chunk_size = [], backward.chunk_size
+  made, division = [], backward.division
   monkeypatch.setattr(
     backward,
-    "chunk_size",
-    lambda *args: chunks.append(chunk_size(*args)) or chunks[-1],
+    "division",
+    lambda *args: made.append(division(*args)) or made[-1],
   )
   # A function of its own, or what was compiled above would serve.
   attend = functools.partial(_attend, blocks=SMALL)
   _assert_close(_results(attend, inputs, MASKS[mask], slopes_H), want)
-  assert chunks == [128]
+  assert made == [(SMALL, 128)]
+
+
+def test_a_tile_of_fewer_queries_has_the_same_gradients(monkeypatch):
+  inputs, slopes_H, want = _want("documents and a window")
+  monkeypatch.setattr(backward, "_SUM_BYTES", 128 * 2 * 4 * 128)
+  large = dataclasses.replace(SMALL, q=256, unit_q=128)
+  small, chunk = backward.division(
+    Inputs(*(x.swapaxes(1, 2) for x in inputs[:3]), Mask(), None, None), large
+  )
+  assert (small.q, chunk) == (128, 128)
+  attend = functools.partial(_attend, blocks=large)
+  _assert_close(
+    _results(attend, inputs, MASKS["documents and a window"], slopes_H), want
+  )
 
 
 @pytest.mark.parametrize("mask", ["documents and a window", "an offset"])

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import launch as package
-from launch import bundle, cli, order, slice
+from launch import bundle, cli, commands, order, slice
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "launch/slices/v5e-16-spot.toml"
@@ -74,6 +74,42 @@ def test_delete_asks_first(launch, monkeypatch):
   monkeypatch.setattr("builtins.input", lambda prompt: "")
   status, out, err = launch("delete", "--config", CONFIG)
   assert (status, err) == (1, "") and "Nothing was deleted" in out
+
+  def without_terminal(prompt):
+    raise EOFError
+
+  monkeypatch.setattr("builtins.input", without_terminal)
+  status, _, err = launch("delete", "--config", CONFIG)
+  assert status == 2 and "Pass --yes" in err
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    ("watch", "--look-every-s", "-5"),
+    ("watch", "--join-s", "x"),
+    ("watch", "--retries", "-3"),
+  ],
+)
+def test_times_and_counts_that_cannot_be_are_refused(launch, words):
+  verb, flag, value = words
+  status, _, err = launch(verb, "--config", CONFIG, f"{flag}={value}")
+  assert status == 2 and f"got '{value}'" in err and err.count("\n") == 1
+
+
+def test_a_clone_that_is_not_installed_is_said(monkeypatch):
+  def missing(name):
+    raise bundle.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(bundle.metadata, "requires", missing)
+  with pytest.raises(ValueError, match="Run `pip install -e"):
+    bundle.lock()
+
+
+def test_a_log_that_begins_within_a_character_is_shown():
+  code = r"import sys; sys.stdout.buffer.write(b'\x94 step 1')"
+  said = commands.run(commands.Command((sys.executable, "-c", code)))
+  assert said.endswith(" step 1")
 
 
 def test_a_second_run_waits_for_the_first(bucket, google, launch, tmp_path):

@@ -124,6 +124,8 @@ def test_flex_start_may_last_an_hour_to_a_week(tmp_path, hours):
     ({"slices": "0"}, "slices must be 1 or more"),
     ({"slices": "true"}, "slices must be int"),
     ({"disk_gb": "10"}, "disk_gb must be 50 or more"),
+    ({"disk_gb": "99"}, "'queued' has no place for disk_gb, got 99"),
+    ({"project": '""'}, "project must be an id of Google Cloud's, got ''"),
     ({"project": None}, "needs project (or DROPE_LAUNCH_PROJECT)"),
     ({"chips": "4"}, "has no field chips"),
     ({"zone": "a"}, "must be toml"),

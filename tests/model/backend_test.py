@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from drope_jax import attention, positional
+from drope_jax import attention, positional, sharding
 from drope_jax.attention.flash_tpu import blocks
 from drope_jax.model import backend
 from drope_jax.model.config import ModelConfig
@@ -73,6 +73,19 @@ def test_sequences_of_any_length_take_no_memory_of_their_square():
   assert isinstance(on_tpu, attention.FlashTpu)
   assert backend.for_one_token(on_tpu) == "blockwise"
   assert backend.for_one_token("reference") == "reference"
+
+
+def test_a_librarys_kernel_is_divided_where_jit_cannot():
+  """cuDNN's is refused where tokens are split, without this."""
+  for axes, divided in (
+    ({"fsdp": 8}, False),
+    ({"fsdp": 4, "context": 2}, True),
+  ):
+    mesh = sharding.make_mesh(sharding.MeshConfig(**axes))
+    placed = attention.on_mesh("cudnn", mesh, **sharding.ATTENTION)
+    assert isinstance(placed, attention.Divided) is divided
+    one_token = "blockwise" if divided else "cudnn"
+    assert backend.for_one_token(placed) == one_token
 
 
 def test_auto_returns_statistics_where_they_are_wanted():

@@ -508,12 +508,10 @@ def test_a_run_that_goes_back_leaves_no_later_model(base, tmp_path):
 def test_a_backend_that_cannot_run_a_later_phase_is_refused_at_once(
   base, tmp_path
 ):
-  windowed = SurgeryPhase(Surgery(windows=((0, 4),)))
-  recipe = dataclasses.replace(
-    RECIPE, phases=(PRETRAIN, windowed, RECALIBRATE), attention="splash"
-  )
-  with pytest.raises(ValueError, match="honors it, got 'splash'"):
-    _run(recipe, tmp_path / "run", base)
+  for name, needed in (("splash", "TPU"), ("cudnn", "GPU")):
+    recipe = dataclasses.replace(RECIPE, attention=name)
+    with pytest.raises(ValueError, match=f"{name} needs a {needed}, got a CPU"):
+      _run(recipe, tmp_path / "run", base)
   logged = dataclasses.replace(RECALIBRATE, log_max_logit=True)
   recipe = dataclasses.replace(
     RECIPE, phases=(PRETRAIN, logged), attention="xla"

@@ -118,14 +118,15 @@ def _attend_backward(options, saved, d_results):
   inputs, out_BHSD, lse_BHS = saved
   d_out_BHSD, *_ = d_results
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  division = options.backward_blocks.fitted(S, T)
+  division, chunk = backward.division(
+    inputs, options.backward_blocks.fitted(S, T)
+  )
   delta_BHS = jnp.einsum(
     "bhsd,bhsd->bhs",
     out_BHSD,
     d_out_BHSD,
     preferred_element_type=jnp.float32,
   )
-  chunk = backward.chunk_size(inputs, division)
   d_q_BHSD, d_k_BKTD, d_v_BKTD = backward.gradients(
     _padded(inputs, chunk, division.k),
     _pad(d_out_BHSD, 2, chunk),

@@ -6,6 +6,7 @@ sequences are processed in chunks of queries. Masks cost nothing beside five
 matrix products, so a kernel with masks has no code without them.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -26,16 +27,20 @@ _SUM_BYTES = 16 * 2**20
 """Of VMEM for the queries' float32 gradient; its output block takes as much."""
 
 
-def chunk_size(inputs: Inputs, blocks: Blocks) -> int:
-  """Returns how many of the S queries one call of the kernel processes.
+def division(inputs: Inputs, blocks: Blocks) -> tuple[Blocks, int]:
+  """Returns how a call divides its work, and how many of the S queries it has.
 
-  It is a multiple of the tile's; all S if their gradient fits in VMEM.
+  These are a multiple of the tile's; all S if their gradient fits in VMEM. The
+  tile is smaller where that of a tile's queries does not: where 32 query heads
+  share a key, for one.
   """
   S, D = inputs.q_BHSD.shape[2:]
-  query_bytes = inputs.group_size * 4 * max(D, _LANES)
-  most = max(_SUM_BYTES // query_bytes // blocks.q, 1) * blocks.q
-  chunks = -(-S // most)
-  return -(-S // (chunks * blocks.q)) * blocks.q
+  most = _SUM_BYTES // (inputs.group_size * 4 * max(D, _LANES))
+  q = max(most // blocks.unit_q, 1) * blocks.unit_q
+  if q < blocks.q:
+    blocks = dataclasses.replace(blocks, q=q)
+  chunks = -(-S // (max(most // blocks.q, 1) * blocks.q))
+  return blocks, -(-S // (chunks * blocks.q)) * blocks.q
 
 
 def gradients(
@@ -56,7 +61,7 @@ def gradients(
     lse_BH1S: base-2 log-sum-exp, as `forward.attend` returned it.
     delta_BH1S: float32 sums over D of the output times its gradient.
     blocks: how to divide the work.
-    chunk: `chunk_size`; it divides S.
+    chunk: as `division` returns it; it divides S.
     soft_cap: in base 2.
     interpret: as `pl.pallas_call` takes it.
   """

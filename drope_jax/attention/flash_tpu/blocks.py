@@ -42,6 +42,12 @@ class Blocks:
   undivided: bool = False
 
   def __post_init__(self):
+    sizes = (self.q, self.k, self.unit_q, self.unit_k, self.part)
+    if min(sizes) < 1 or min(self.ahead, self.behind) < 0:
+      raise ValueError(
+        "Blocks need sizes of at least 1, and at least 0 units ahead and behind"
+        f", got {self}. Raise the lowest."
+      )
     if self.q % self.unit_q or self.k % self.unit_k:
       raise ValueError(
         "A tile must be made of whole units, got tiles of "
