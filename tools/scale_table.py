@@ -120,10 +120,21 @@ def main() -> None:
     default=["smollm_360m", "smollm_1_7b", "llama2_7b", "llama3_70b"],
   )
   args = parser.parse_args()
+  if min(args.tokens, args.mfu) <= 0:
+    parser.error(
+      "--tokens and --mfu must be above 0, got "
+      f"{args.tokens:g} and {args.mfu:g}"
+    )
+  try:
+    configs = {
+      name: configure.build(f"models/{name}.gin", ModelConfig)
+      for name in args.models
+    }
+  except FileNotFoundError as error:
+    parser.error(str(error))
   print("| model | slice | chip-hours | hours | on demand | read | a save |")
   print("| --- | --- | --- | --- | --- | --- | --- |")
-  for name in args.models:
-    config = configure.build(f"models/{name}.gin", ModelConfig)
+  for name, config in configs.items():
     for chip, slice_name in SLICES.items():
       found = row(
         config,

@@ -54,7 +54,8 @@ STYLE = {
 WIDTH_IN = 7.2
 NARROW_IN = 4.0
 """Width of a figure for a phone's screen; its text keeps its size."""
-_LEGEND_COLUMNS = 4
+_HANDLE_IN, _CHARACTER_IN = 0.65, 0.07
+"""Of a column of a legend: its sample and gaps, and a character of a label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +100,12 @@ def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
   out = io.StringIO()
   width_in, height_in = fig.get_size_inches()
   if narrow:
-    _lay_out(fig, NARROW_IN, height_in + 0.3, _LEGEND_COLUMNS // 2)
+    _lay_out(fig, NARROW_IN, height_in + 0.3)
   # With a fixed salt, the same figure always gives the same bytes.
   with matplotlib.rc_context(STYLE | {"svg.hashsalt": prefix}):
     fig.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
   if narrow:
-    _lay_out(fig, width_in, height_in, _LEGEND_COLUMNS)
+    _lay_out(fig, width_in, height_in)
   text = out.getvalue()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -116,22 +117,24 @@ def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def _lay_out(fig, width_in, height_in, columns):
-  """Sets a figure's size, and the number of columns of its legends."""
+def _lay_out(fig, width_in, height_in):
+  """Sets a figure's size, and lays out its legends for it."""
   fig.set_size_inches(width_in, height_in)
   for legend in list(fig.legends):
     labels = [text.get_text() for text in legend.get_texts()]
     handles = legend.legend_handles
     legend.remove()
-    _legend(fig, handles, labels, columns)
+    _legend(fig, handles, labels)
 
 
-def _legend(fig, handles, labels, columns):
+def _legend(fig, handles, labels):
+  longest = max(map(len, labels), default=0)
+  room = int(fig.get_figwidth() / (_HANDLE_IN + _CHARACTER_IN * longest))
   fig.legend(
     handles,
     labels,
     loc="outside upper left",
-    ncols=min(len(handles), columns),
+    ncols=max(min(len(handles), room), 1),
   )
 
 
@@ -170,14 +173,14 @@ def panels(
     lines.Line2D([], [], label=label, **_kwargs(look))
     for label, look in shown.items()
   ]
-  _legend(fig, handles, list(shown), _LEGEND_COLUMNS)
+  _legend(fig, handles, list(shown))
   return fig, axes_of_panels
 
 
 def legend(fig: Figure, ax: axes.Axes) -> None:
   """Puts the legend of one axis above the figure."""
   handles, labels = ax.get_legend_handles_labels()
-  _legend(fig, handles, labels, _LEGEND_COLUMNS)
+  _legend(fig, handles, labels)
 
 
 def _kwargs(look):
@@ -232,11 +235,22 @@ def at_left(ax: axes.Axes, y: float, label: str) -> None:
 
 
 def label_ends(ax: axes.Axes, ends: Sequence[End]) -> None:
-  """Writes labels at the right edge, so that they do not overlap."""
+  """Writes labels at the right edge, so that they do not overlap.
+
+  Those that would pass the top move down, and all move closer if there are more
+  than the edge has room for.
+  """
   low, high = ax.get_ylim()
-  placed = -math.inf
-  for y, text, color in sorted(ends):
-    placed = max(y, placed + 0.065 * (high - low))
+  apart = min(0.065, 1 / max(len(ends) - 1, 1)) * (high - low)
+  ends = sorted(ends)
+  places: list[float] = []
+  for y, _, _ in ends:
+    places.append(max(y, places[-1] + apart) if places else y)
+  most = high
+  for i in reversed(range(len(places))):
+    places[i] = min(places[i], most)
+    most = places[i] - apart
+  for placed, (_, text, color) in zip(places, ends, strict=True):
     ax.annotate(
       text,
       (1, placed),

@@ -1,6 +1,7 @@
 """The claims for dropping positions, checked against the scores of a run."""
 
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 from drope_jax.analysis import methods as methods_lib
@@ -80,7 +81,7 @@ def _recovered(scores, roles):
     after = scores.get(cell._replace(model=model))
     if before and after:
       verdict, evidence = _at_most(after, before, RECOVERED)
-      change = f"{after.value / before.value - 1:+.1%}"
+      change = _change(after, before)
       judged.append(
         Verdict(
           model,
@@ -192,7 +193,7 @@ def _far_loss(scores, roles):
     own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
     name = palette.label(rival.model, rival.method)
     verdict, evidence = _at_most(own, scores[rival], FAR_LOSS)
-    change = f"{own.value / scores[rival].value - 1:+.1%}"
+    change = _change(own, scores[rival])
     judged.append(
       Verdict(
         model,
@@ -233,12 +234,15 @@ def _against(scores, cell, base, methods):
 
 def _at_most(own, other, tolerance):
   """Returns whether a loss exceeds another by at most `tolerance`, and why."""
-  change = f"{own.value / other.value - 1:+.1%}"
+  change = _change(own, other)
   apart = paired.difference(own, other)
-  if apart is None or apart.low is None:
-    count = apart.count if apart else 0
+  if not math.isfinite(own.value):
+    return NOT_SHOWN, "since it is not a number"
+  if apart is None:
+    return OPEN, f"{change}; they share no sequences"
+  if apart.low is None:
     return OPEN, (
-      f"{change}; {count} sequences are too few to decide, "
+      f"{change}; {apart.count} sequences are too few to decide, "
       f"{intervals.MIN_VALUES} are needed"
     )
   low, high = apart.low / other.value, apart.high / other.value
@@ -246,6 +250,11 @@ def _at_most(own, other, tolerance):
   if low > tolerance:
     verdict = NOT_SHOWN
   return verdict, f"{change} [{low:+.1%}, {high:+.1%}], {apart.count} sequences"
+
+
+def _change(own, other):
+  change = own.value / other.value - 1
+  return f"{change:+.1%}" if math.isfinite(change) else "not a number"
 
 
 def _spelt(task):
@@ -265,7 +274,8 @@ def _percent(score):
 def _evidence(difference):
   if difference is None:
     return "not compared, because they share no questions"
-  ends = difference.value, difference.low, difference.high
-  value, low, high = (100 * x for x in ends)
-  interval = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
+  low, high = difference.low, difference.high
+  interval = f"{100 * difference.value:+.0f} points"
+  if low is not None:
+    interval += f" [{100 * low:+.0f}, {100 * high:+.0f}]"
   return f"{interval}, {difference.count} questions"

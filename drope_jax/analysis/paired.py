@@ -18,7 +18,8 @@ class Difference:
 
   Attributes:
     value: in the scores' unit.
-    low, high: the interval; None if there are too few samples.
+    low, high: the interval; None if there are too few samples, or shares that
+      all differ by as much.
     count: number of samples.
   """
 
@@ -59,4 +60,7 @@ def difference(first: runs.Score, second: runs.Score) -> Difference | None:
   else:
     of_text = np.bincount(groups, x - y) / np.bincount(groups)
     low, high = intervals.bootstrap(of_text) or (None, None)
+    are_shares = min(*x, *y) >= 0 and max(*x, *y) <= 1
+    if are_shares and not np.ptp(of_text):
+      low = high = None  # Resamples of equal values are equal: no evidence.
   return Difference(float(np.mean(x - y)), low, high, len(x))

@@ -63,7 +63,8 @@ def scores(
       metric, _, where = rest.partition(".")
       if not where or value is None:
         continue
-      line = where.replace("x", "×", 1).replace(".", ", ")
+      length, x, others = where.partition("x")
+      line = length + x.replace("x", "×") + others.replace(".", ", ")
       of_metric = series.setdefault((task, metric), {})
       of_metric.setdefault(line, []).append((record["tokens"], value))
   return series

@@ -143,7 +143,7 @@ def load(directory: str | os.PathLike) -> Run:
     metrics=tuple(records.read_metrics(folder, _LOGGED)),
     results=results,
     damage=damage and damages.Damage.from_json(damage),
-    samples=tuple(_read(folder / "samples.json") or ()),
+    samples=_samples(folder / "samples.json"),
     logs={
       path.name.removesuffix(f".{records.METRICS}"): tuple(
         records.read(path, _LOGGED)
@@ -153,6 +153,19 @@ def load(directory: str | os.PathLike) -> Run:
     heads=heads,
     held_out=_read(folder / HELD_OUT) or {},
   )
+
+
+def _samples(path: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
+  """Returns a run's samples of text; none without the file."""
+  found = _read(path) or []
+  if not isinstance(found, list):
+    raise ValueError(
+      f"{path} needs a list of samples, got {type(found).__name__}. Create it "
+      "again."
+    )
+  for sample in found:
+    records.require(sample, ("text",), path)
+  return tuple(found)
 
 
 def load_results(path: pathlib.Path) -> Mapping[str, Any]:
@@ -210,14 +223,7 @@ def start_of(log: records.Log, phase: str) -> float | None:
   if not any(inside):
     return None
   first = inside.index(True)
-  if first:
-    return log[first - 1]["tokens"]
-  # The first phase may continue an imported model, so its tokens at step 0 are
-  # extrapolated from the first two records.
-  (step, tokens), *more = ((line["step"], line["tokens"]) for line in log[:2])
-  for later, after in more:
-    tokens -= step * (after - tokens) / (later - step)
-  return max(tokens, 0)
+  return log[first - 1]["tokens"] if first else 0
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> Scores:

@@ -90,13 +90,13 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   scores: dict[str, float] = {}
   last = [record for record in log if record["phase"] == log[-1]["phase"]]
   losses = [
-    np.nan if record["loss"] is None else record["loss"]
+    _number(record["loss"])
     for record in last[-max(round(_LAST * len(last)), 1) :]
   ]
   scores["loss"] = float(np.mean(losses))
-  held_out = [r["held_out_loss"] for r in last if r.get("held_out_loss")]
+  held_out = [r["held_out_loss"] for r in last if "held_out_loss" in r]
   if held_out:
-    scores["held-out loss"] = held_out[-1]
+    scores["held-out loss"] = _number(held_out[-1])
   scores["spikes"] = float(len(recovery.spikes(tuple(log))))
   name = row_name(labels)
   rows = [{**row, "model": name} for row in results(folder)]
@@ -129,10 +129,18 @@ def results(folder: pathlib.Path) -> Results:
   if not results["finished"]:
     return []
   return [
-    {**row, "model": _SEED.sub("", row["model"])}
+    {
+      **row,
+      "model": _SEED.sub("", row["model"]),
+      "value": _number(row["value"]),
+    }
     for row in results["rows"]
-    if row["value"] is not None
   ]
+
+
+def _number(value: float | None) -> float:
+  """Returns a number of a file, in which null is what is not one."""
+  return np.nan if value is None else value
 
 
 def score_name(row: Mapping[str, Any]) -> str:

@@ -114,6 +114,11 @@ def run(args: argparse.Namespace) -> None:
   )
   with lock.held(out):
     file.load()
+    if file.finished and args.keep_outputs and not file.has_outputs:
+      raise ValueError(
+        "--keep-outputs keeps what models write as they are evaluated, got "
+        f"finished results without it in {out}. Name another --out."
+      )
     if share is None and not file.finished:
       file.gather()
     if not file.finished:
@@ -304,10 +309,13 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
     changes["excerpts"] = args.excerpts
   if args.seed is not None:
     changes["seed"] = args.seed
-  factors = changes.get("factors", suite.factors)
-  if args.samples is not None or len(factors) != len(suite.samples):
-    count = args.samples if args.samples is not None else suite.samples[0]
-    changes["samples"] = (count,) * len(factors)
+  of_suite = dict(zip(suite.factors, suite.samples, strict=True))
+  changes["samples"] = tuple(
+    of_suite.get(factor, suite.samples[0])
+    if args.samples is None
+    else args.samples
+    for factor in changes.get("factors", suite.factors)
+  )
   return dataclasses.replace(suite, **changes)
 
 
@@ -336,6 +344,10 @@ def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
       path = paths.resolve(rest)
     else:
       name = path.absolute().name
+    if not name:
+      raise ValueError(
+        f"A checkpoint's name must not be empty, got {text}. Write NAME=CKPT."
+      )
     if name in found:
       raise ValueError(
         f"Checkpoints need names that differ, got {name} twice. Write "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -34,6 +35,7 @@ class TrainingProgress:
     self._bar = rich.progress.Progress(
       *_columns(self._phases, console.width),
       console=console,
+      speed_estimate_period=math.inf,  # Lines may come a minute apart.
       disable=not console.is_terminal,
     )
     self._tasks: dict[str, rich.progress.TaskID] = {}
@@ -123,7 +125,7 @@ class SamplingProgress:
       console=console,
       transient=True,
       disable=not console.is_terminal,
-      speed_estimate_period=float("inf"),
+      speed_estimate_period=math.inf,
     )
     self._task: rich.progress.TaskID | None = None
     self._tenths = 0
@@ -181,7 +183,7 @@ class EvaluationProgress:
       console=console,
       disable=not console.is_terminal,
       # A step may take hours, so the speed is the average of all steps.
-      speed_estimate_period=float("inf"),
+      speed_estimate_period=math.inf,
     )
     # Steps done by an earlier start took no time, and do not count.
     self._tokens = sum(step.tokens for step in steps if not step.done)

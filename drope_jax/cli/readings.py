@@ -31,6 +31,11 @@ class Readings:
     self._evaluation = evaluation
     self._found: dict[str, Any] = {}
 
+  @property
+  def has_outputs(self) -> bool:
+    """Whether there is a file, which stays only where all is kept."""
+    return self._path.exists()
+
   def load(self) -> None:
     """Reads the file; a line that a crash cut short is removed."""
     if not self._path.exists():

@@ -100,6 +100,11 @@ class ResultsFile:
       },
     }
 
+  @property
+  def has_outputs(self) -> bool:
+    """Whether prompts and outputs of an evaluation lie beside the results."""
+    return self._readings.has_outputs
+
   def load(self) -> None:
     """Reads the file, if there is one.
 

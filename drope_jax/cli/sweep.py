@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -43,13 +44,14 @@ def run(args: argparse.Namespace) -> int | None:
       f"got {args.keep}. Set Sweep.suite, or leave --keep out."
     )
   points = _chosen(sweep, args.points)
+  k, n = args.part
   if args.list:
-    for point in points:
+    for point in points[k - 1 :: n]:
       terminal.say(f"{point.name}: {'; '.join(point.overrides)}")
     return None
   out = output.Output.open(args.out or f"runs/{pathlib.Path(args.config).stem}")
   work = _Work(sweep, suite, recipes, args.data, out.folder, args.keep)
-  failed = None if args.table else work.do(points, *args.part)
+  failed = None if args.table else work.do(points, k, n)
   _show(work, out)
   return failed
 
@@ -112,12 +114,20 @@ class _Work:
     return failed
 
   def folder(self, name: str) -> pathlib.Path | None:
-    """Returns where the files of a finished training are; None: nowhere."""
+    """Returns where the files of a finished training are; None: nowhere.
+
+    Raises:
+      ValueError: kept files are of another training.
+    """
     if self._is_trained(name):
       return self.out / name
-    if self.keep is not None and (self.keep / name / kept.RESULTS).exists():
-      return self.keep / name
-    return None
+    if self.keep is None or not (self.keep / name / kept.RESULTS).exists():
+      return None
+    assert self.suite is not None  # Or `run` has refused --keep.
+    # What it started from may be on another machine.
+    with contextlib.suppress(FileNotFoundError):
+      kept.has_run(self.keep / name, self.suite, self.recipes[name])
+    return self.keep / name
 
   def results_of_others(self) -> sweeps.Results:
     """Returns the results in folders that are no points': references, say."""
@@ -236,10 +246,10 @@ def _show(work: _Work, out: output.Output) -> None:
     results = [row for training in trainings for row in training.results]
     apart = sweeps.differences([*results, *others], sweep.against)
     if not apart:
-      terminal.say(
-        f"no comparison: {sweep.against} is none of {', '.join(rows)}",
-        stderr=True,
-      )
+      why = "no other row has its samples"
+      if sweep.against not in rows:
+        why = f"it is none of {', '.join(rows)}"
+      terminal.say(f"no comparison with {sweep.against}: {why}", stderr=True)
     tables[f"minus {sweep.against}, intervals over the same samples"] = {
       row: {name: _difference(cell, name) for name, cell in by_name.items()}
       for row, by_name in apart.items()

@@ -88,6 +88,7 @@ class Suite:
       ("fit_needle_documents", 0),
       ("fit_evaluations", 3),
       ("max_new_tokens", 1),
+      ("seed", 0),
     ):
       count = getattr(self, field)
       if count is not None and count < least:

@@ -1,6 +1,8 @@
 """The scores of a model again and again, as it is trained."""
 
+from collections.abc import Mapping
 import dataclasses
+import hashlib
 import time
 from typing import Any
 
@@ -40,8 +42,8 @@ class Measurement:
 
     Raises:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
-        its two parts overlap; a length or method cannot be used; or no method
-        that fits the model gives the best score.
+        its two parts overlap; hosts have other text; a length or method cannot
+        be used; or no method that fits the model gives the best score.
     """
     test, fit = (
       inputs.expand(names)[0] for names in (wanted.text, wanted.fit_text)
@@ -59,6 +61,7 @@ class Measurement:
     self._inputs = steps.Inputs(
       self._wanted.suite, without, evaluation.material(test, fit)
     )
+    _require_alike(self._inputs.digests)
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
   def __call__(self, params: Any) -> dict[str, float]:
@@ -103,6 +106,17 @@ class Measurement:
       self._wanted.suite.methods,
       evaluation.variants(lm),
       record,
+    )
+
+
+def _require_alike(digests: Mapping[str, Any]) -> None:
+  """Raises ValueError in every process where they have other samples."""
+  own = hashlib.sha256(repr(sorted(digests.items())).encode()).digest()
+  of_all = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
+  if len(np.unique(of_all.reshape(-1, len(own)), axis=0)) > 1:
+    raise ValueError(
+      "Evals need the same text on every host, got files that differ. Copy "
+      "them, or name them in a bucket."
     )
 
 

@@ -35,6 +35,12 @@ def test_shares_have_an_interval_if_all_outcomes_agree():
   assert found.low < 0 < found.high
 
 
+def test_shares_over_trainings_that_all_differ_by_as_much_have_no_interval():
+  found = paired.difference(_score({0: [1 / 3] * 99}), _score({0: [0.0] * 99}))
+  assert found == paired.Difference(pytest.approx(1 / 3), None, None, 99)
+  assert found.verdict == "not told apart"
+
+
 @pytest.mark.parametrize("other", [{1: [1.0]}, {0: [1.0, 0.0]}, {}])
 def test_samples_that_differ_are_not_paired(other):
   assert paired.difference(_score({0: [1.0]}), _score(other)) is None

@@ -1,8 +1,10 @@
+import dataclasses
 import functools
 import re
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 
 from drope_jax.analysis import (
@@ -162,6 +164,29 @@ def test_narrow_screens_get_larger_text_and_the_figure_stays_as_it_was():
     again = canvas.svg(figure, name)
     assert _text_px(again) == _text_px(wide), name
     assert len(figure.legends) <= 1
+
+
+def test_long_names_stay_in_the_figure():
+  looks = [
+    dataclasses.replace(palette.BASE, label=f"smollm_360m_drope_qk_norm_{i}")
+    for i in range(5)
+  ]
+  curves = [canvas.Curve(look, [1, 2], [3.0, 3.1]) for look in looks]
+  figure, _ = canvas.panels({"": curves}, 3.0)
+  figure.draw_without_rendering()
+  (legend,) = figure.legends
+  assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_labels_of_many_lines_stay_beside_the_axis_in_order():
+  figure, axes = canvas.single(3.5)
+  axes.set_ylim(0, 1)
+  ends = [(0.9 + i / 1000, f"{i:02}", "C0") for i in range(20)]
+  canvas.label_ends(axes, ends)
+  places = {text.get_text(): text.xy[1] for text in axes.texts}
+  heights = [places[f"{i:02}"] for i in range(20)]
+  assert heights == sorted(heights) and heights[0] >= -0.01
+  assert heights[-1] <= 1 and min(np.diff(heights)) > 0.05
 
 
 def test_lines_that_run_away_do_not_flatten_the_others():

@@ -59,6 +59,13 @@ def test_loads_whatever_files_there_are(tmp_path):
   assert runs.load(tmp_path).heads == heads
 
 
+@pytest.mark.parametrize("content", ["[1, 2]", "7", "[{}]"])
+def test_samples_that_are_none_are_refused_with_their_file(tmp_path, content):
+  (tmp_path / "samples.json").write_text(content)
+  with pytest.raises(ValueError, match=r"samples.json needs"):
+    runs.load(tmp_path)
+
+
 def test_a_step_logged_twice_counts_once_as_last_logged(tmp_path):
   _write_metrics(
     tmp_path,
@@ -75,10 +82,7 @@ def test_a_phase_starts_where_the_one_before_it_ended():
   pretrain = [_record(i, "pretrain", 10 * i, 3.0) for i in (1, 2)]
   after = [_record(i, f"recalibrate_{i}", 10 * i, 5.0 - i) for i in (3, 4)]
   assert runs.start_of((*pretrain, *after), "recalibrate") == 20
-  # An imported model's run begins with it, and its totals include the import.
-  lines = [(2, 40), (3, 50), (8, 90)]
-  alone = [_record(step, "recalibrate", n, 3.0) for step, n in lines]
-  assert runs.start_of(tuple(alone), "recalib") == 20
+  assert runs.start_of((*pretrain, *after), "pretrain") == 0
   assert runs.start_of(tuple(after), "pretrain") is None
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from drope_jax.analysis import sweeps
@@ -65,6 +66,22 @@ def test_a_training_has_the_end_of_its_loss_its_spikes_and_its_results(
     json.dumps(results | {"finished": False})
   )
   assert not sweeps.read(folder, (), 1).results
+
+
+def test_a_training_that_diverged_has_no_mean(tmp_path):
+  for seed, last in enumerate((3.0, None)):
+    folder = _log(tmp_path / str(seed), [3.0] * 9, held_out_loss=last)
+    whole = dict.fromkeys(
+      ("context_tokens", "logit_scale", "count", "mean_tokens"), 8
+    )
+    row = whole | _row(f"qk_s{seed}", [3.0] * 8) | {"value": last}
+    results = {"finished": True, "rows": [row], "schema_version": 5}
+    (folder / "results.json").write_text(json.dumps(results))
+  read = [sweeps.read(tmp_path / str(seed), ("qk",), seed) for seed in (0, 1)]
+  row = sweeps.table(read)["qk"]
+  assert row["loss"].mean == 3
+  for name in ("held-out loss", "multi_key accuracy 4x"):
+    assert np.isnan(row[name].mean) and row[name].low is None
 
 
 def test_a_training_without_a_log_is_refused(tmp_path):

@@ -72,7 +72,6 @@ def test_bias_along_a_training(drope, here):
   assert (here / "out/along_training.svg").exists()
 
 
-@pytest.mark.slow
 def test_heads_frequencies_and_crop_of_random_weights(drope, config):
   """All that read text and needles; the vocabulary becomes the packaged one."""
   sizes = ("--prompts", 2, "--set", "ModelConfig.context_tokens = 96")

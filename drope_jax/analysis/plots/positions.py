@@ -112,5 +112,6 @@ def _crossing(rotations_F, rotations):
   """Returns the fractional pair index with this number of rotations."""
   if not rotations_F[-1] <= rotations <= rotations_F[0]:
     return None
-  rising_F, index_F = np.log(rotations_F)[::-1], np.arange(len(rotations_F))
-  return float(np.interp(np.log(rotations), rising_F, index_F[::-1]))
+  index_F = np.flatnonzero(rotations_F)[::-1]  # Those that stand have none.
+  rising_F = np.log(rotations_F[index_F])
+  return float(np.interp(np.log(rotations), rising_F, index_F))

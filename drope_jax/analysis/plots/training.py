@@ -99,12 +99,13 @@ def score(curves: Sequence[Curve], *, label: str, is_share: bool) -> Figure:
     is_share: whether it is a share in 0 to 1, shown in percent.
   """
   fig, ax = canvas.single(3.5)
-  canvas.label_ends(ax, canvas.named_lines(ax, curves))
+  ends = canvas.named_lines(ax, curves)
   ax.set_xlim(left=0)
   ax.xaxis.set_major_formatter(canvas.TOKENS)
   if is_share:
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  canvas.label_ends(ax, ends)
   ax.set_xlabel("tokens")
   ax.set_ylabel(label)
   return fig

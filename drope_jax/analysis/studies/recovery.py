@@ -119,13 +119,14 @@ def points(log: records.Log, field: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def laws(log: records.Log) -> list[Law]:
-  """Returns the law of each phase with enough records."""
+  """Returns the law of each phase that has enough records, and one law."""
   found, start = [], 0.0
   for phase, own in phases(log).items():
     for field in LOSSES:
       tokens, values = points(own, field)
       if len(tokens) >= LEAST_POINTS:
-        found.append(fit(phase, field, tokens - start, values))
+        law = fit(phase, field, tokens - start, values)
+        found += [law] if law is not None else []
         break
     start = own[-1]["tokens"]
   return found
@@ -133,8 +134,11 @@ def laws(log: records.Log) -> list[Law]:
 
 def fit(
   phase: str, field: str, tokens: Sequence[float], losses: Sequence[float]
-) -> Law:
+) -> Law | None:
   """Returns the law with the least squares, each part of log tokens alike.
+
+  None if the data leave the exponent open: the best one, or an end of its
+  interval, is the first or last of those tried. Its limit would be as open.
 
   Args:
     phase, field: kept in the law.
@@ -163,14 +167,19 @@ def fit(
   limit, scale, exponent = best(y)
   fitted = limit + scale * x**-exponent
   residuals = y - fitted
+  # A part of n records varies by 1 / sqrt(n), and three numbers were fitted.
+  roots = np.sqrt([len(part) for part in parts])
+  noise = residuals * roots * math.sqrt(len(y) / (len(y) - 3))
   rng = np.random.default_rng(0)
   blocks = math.ceil(len(y) / _BLOCK)
   again = []
   for _ in range(_RESAMPLES):
     starts = rng.integers(0, len(y), blocks)
     at = (starts[:, None] + np.arange(_BLOCK)).ravel()[: len(y)] % len(y)
-    again.append(best(fitted + residuals[at]))
+    again.append(best(fitted + noise[at] / roots))
   low, high = np.quantile(again, (0.025, 0.975), axis=0).tolist()
+  if not _EXPONENTS[0] < low[2] <= exponent <= high[2] < _EXPONENTS[-1]:
+    return None
   return Law(
     phase,
     field,

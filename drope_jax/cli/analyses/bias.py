@@ -14,6 +14,7 @@ from drope_jax.cli.analyses import output, subject
 from drope_jax.data import paths
 
 _MOST_TOKENS = 512
+_POSITIONS = "model,nope"
 _GRADIENTS = ("query_gradient_H", "key_gradient_H")
 
 
@@ -38,7 +39,7 @@ def _by_positions(args, given: Array | None, out: output.Output) -> None:
     model = subject.load(args, seed)
     tokens_BS = _excerpts(args, model, seed)
     for name, positional in subject.positions(
-      model.config, args.positions
+      model.config, args.positions or _POSITIONS
     ).items():
       config = dataclasses.replace(model.config, positional=positional)
       found = bias.measure(config, model.params, tokens_BS, given)
@@ -59,11 +60,12 @@ def _by_positions(args, given: Array | None, out: output.Output) -> None:
 def _along_training(args, given: Array | None, out: output.Output) -> None:
   run = paths.resolve(args.model)
   steps = [] if subject.is_config(args) else store.finished_steps(run)
-  if len(steps) < 2 or args.overrides or args.seeds > 1:
+  given_too = args.overrides or args.seeds > 1 or args.positions is not None
+  if len(steps) < 2 or given_too:
     raise ValueError(
-      "--every-save needs a run with two saved steps or more, without --set "
-      f"and --seeds, got {args.model} with {len(steps)}. Train with "
-      "Recipe.keep_every_steps."
+      "--every-save needs a run with two saved steps or more, without --set, "
+      f"--seeds and --positions, got {args.model} with {len(steps)}. Train "
+      "with Recipe.keep_every_steps."
     )
   points = []
   for step in steps:
@@ -81,7 +83,7 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
 
 def _excerpts(args, model: subject.Subject, seed: int) -> Array:
   context = model.config.context_tokens
-  tokens = args.tokens or min(context, _MOST_TOKENS)
+  tokens = min(context, _MOST_TOKENS) if args.tokens is None else args.tokens
   if not 2 <= tokens <= context:
     raise ValueError(
       f"--tokens must lie in 2..{context}, the model's context, got {tokens}. "

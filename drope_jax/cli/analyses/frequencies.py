@@ -5,6 +5,7 @@ import argparse
 from drope_jax.analysis import frequencies
 from drope_jax.analysis.studies import pairs, pairs_plots
 from drope_jax.cli import console as consoles
+from drope_jax.cli import terminal
 from drope_jax.cli.analyses import output, subject
 from drope_jax.positional import Rope
 
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
       config.positional, config.head_dim, config.context_tokens
     )
     out.figure("scalings", pairs_plots.scalings(scalings, of_pairs))
+  else:
+    terminal.say("no scalings: the model has no plain RoPE", stderr=True)
   gammas = [
     {
       "method": scaling.method,

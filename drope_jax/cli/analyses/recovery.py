@@ -132,8 +132,8 @@ def _show(
   )
   if not laws:
     terminal.say(
-      f"no law: it needs {recovery.LEAST_POINTS} records of a phase. Lower "
-      "Recipe.log_every_steps in the next run.",
+      f"no law: it needs {recovery.LEAST_POINTS} records of a phase (see "
+      "Recipe.log_every_steps) with finite losses that decide its exponent.",
       stderr=True,
     )
   if saves:

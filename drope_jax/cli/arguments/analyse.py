@@ -127,10 +127,9 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
 def _add_bias(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--positions",
-    default="model,nope",
     metavar="P,...",
     help="model (its own), rope, partial (only pairs that complete a rotation "
-    "in the context), alibi, nope (default: %(default)s)",
+    "in the context), alibi, nope (default: model,nope)",
   )
   _add_seeds(parser)
   _add_text(parser, 4)

@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--samples",
     type=int,
     metavar="N",
-    help="of each task with questions and factor (default: the suite's)",
+    help="of each task with questions and factor (default: the suite's for the "
+    "factor, or its first)",
   )
   parser.add_argument(
     "--excerpts",

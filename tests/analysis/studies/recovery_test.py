@@ -37,10 +37,18 @@ def test_the_law_of_each_phase_is_found_within_its_intervals():
     assert 0.001 < law.deviation < 0.03
 
 
+def test_losses_that_leave_the_exponent_open_have_no_law():
+  tokens = 1e4 * np.arange(1, 61)
+  noise = np.random.default_rng(0).normal(0, 0.02, 60)
+  assert recovery.fit("a", "loss", tokens, 2.0 + noise) is None
+  straight = 3 - 0.1 * np.log(tokens) + noise
+  assert recovery.fit("a", "loss", tokens, straight) is None
+
+
 def test_held_out_loss_is_fitted_where_there_is_enough():
-  log = [record | {"held_out_loss": 3.0} for record in LOG[:20]]
+  log = [record | {"held_out_loss": record["loss"]} for record in LOG[:200]]
   assert recovery.laws(log)[0].field == "held_out_loss"
-  few = [*log[:5], *LOG[5:40]]
+  few = [*log[:5], *LOG[5:200]]
   assert recovery.laws(few)[0].field == "loss"
 
 
