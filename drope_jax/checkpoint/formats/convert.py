@@ -81,9 +81,11 @@ def _tokenizer(
   file = source.tokenizer(scratch) if chosen is None else chosen
   if file is None:
     return None
-  prepared = vocabulary_files.prepare(
-    file, scratch, rows=source.config.vocab_size
-  )
+  prepared = file
+  if not file.is_relative_to(scratch):  # Else it is made already.
+    prepared = vocabulary_files.prepare(
+      file, scratch, rows=source.config.vocab_size
+    )
   return tokenizer_file.with_format_defaults(
     epath.Path(prepared),
     epath.Path(scratch),
