@@ -134,11 +134,22 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
   assert call.text == suites.Material(test=["test"], fit=["fit"])
 
 
-def test_fewer_factors_keep_the_suites_first_count(drope, asked):
-  drope("evaluate", "c", "--suite", "evals/demo.gin", "--factors", "1,2")
+def test_factors_keep_the_suites_counts(drope, asked):
+  drope("evaluate", "c", "--suite", "evals/demo.gin", "--factors", "8,1,3")
   shipped = configure.build("evals/demo.gin", suites.Suite)
-  assert asked[0].suite.samples == shipped.samples[:1] * 2
+  counts = dict(zip(shipped.factors, shipped.samples, strict=True))
+  assert asked[0].suite.samples == (counts[8], counts[1], shipped.samples[0])
   assert asked[0].suite.methods == shipped.methods
+
+
+def test_a_checkpoint_without_a_name_is_refused(drope):
+  ran = drope("evaluate", "=packaged:checkpoints/demo_base")
+  assert ran.status == 2 and "must not be empty, got =packaged" in ran.err
+
+
+def test_a_negative_seed_is_refused_by_its_name(drope):
+  ran = drope("evaluate", "packaged:checkpoints/demo_base", "--seed", "-1")
+  assert ran.status == 2 and "Suite.seed must be at least 0, got -1" in ran.err
 
 
 def test_checkpoints_are_named_and_read_by_the_methods_that_fit(drope, asked):
