@@ -241,8 +241,8 @@ def save_slope(path: Path, slope: float, arguments: Mapping[str, Any]) -> None:
 def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
   """Returns one parameter of a checkpoint, without reading the others.
 
-  It is in the host's memory: all layers of a large model's may be more than an
-  accelerator has.
+  It is in the host's memory, if JAX has a CPU: all layers of a large model's
+  may be more than an accelerator has.
 
   Args:
     checkpoint: as `locate` returns it.
@@ -254,8 +254,13 @@ def load_leaf(checkpoint: Path, path: str, leaf: Any) -> jax.Array:
   """
   checkpoint = files.absolute(checkpoint)
   saved = files.describe(checkpoint)[2]
-  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-  on_host = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host)
+  try:
+    (device, *_) = jax.local_devices(backend="cpu")
+  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out.
+    (device, *_) = jax.local_devices()
+  on_host = jax.ShapeDtypeStruct(
+    leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(device)
+  )
   return _read(checkpoint, {path: on_host}, saved)[path]
 
 
