@@ -10,6 +10,7 @@ that wrote it. If another version wrote the file:
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
 import reprlib
 from typing import Any
@@ -216,31 +217,35 @@ def fill_nested_defaults(found: Any, value: Any, writer: Writer) -> Any:
   }
 
 
-def encode(value: Any, *, tagged: bool = True) -> Any:
+def encode(value: Any, *, tagged: bool = True, finite: bool = True) -> Any:
   """Returns `value` as JSON types; floats keep every bit through `json`.
 
   Args:
     value: scalars, and lists, tuples, string-keyed mappings and dataclasses of
       them.
     tagged: store the class's name with each dataclass.
+    finite: whether floats must be; otherwise null stands for one that is not.
 
   Raises:
     ValueError: a float that JSON cannot hold, or another type.
   """
+  each = functools.partial(encode, tagged=tagged, finite=finite)
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     data = {
-      field.name: encode(getattr(value, field.name), tagged=tagged)
+      field.name: encode(
+        getattr(value, field.name), tagged=tagged, finite=finite
+      )
       for field in dataclasses.fields(value)
     }
     return ({_CLASS: type(value).__name__} if tagged else {}) | data
   if isinstance(value, (list, tuple)):
-    return [encode(item, tagged=tagged) for item in value]
+    return [each(item) for item in value]
   if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-    return {key: encode(item, tagged=tagged) for key, item in value.items()}
+    return {key: each(item) for key, item in value.items()}
   if value is None or isinstance(value, (bool, int, str)):
     return value
-  if isinstance(value, float) and math.isfinite(value):
-    return value
+  if isinstance(value, float) and (math.isfinite(value) or not finite):
+    return value if math.isfinite(value) else None
   raise ValueError(
     "A file can hold finite scalars, tuples, string-keyed dicts and "
     f"dataclasses of them, got {value!r}. Convert it first."

@@ -237,7 +237,9 @@ def _at_most(own, other, tolerance):
   change = _change(own, other)
   apart = paired.difference(own, other)
   if not math.isfinite(own.value):
-    return NOT_SHOWN, "since it is not a number"
+    return NOT_SHOWN, "its loss is not a number"
+  if not math.isfinite(other.value):
+    return OPEN, "the other loss is not a number"
   if apart is None:
     return OPEN, f"{change}; they share no sequences"
   if apart.low is None:

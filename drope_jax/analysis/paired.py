@@ -18,8 +18,8 @@ class Difference:
 
   Attributes:
     value: in the scores' unit.
-    low, high: the interval; None if there are too few samples, or shares that
-      all differ by as much.
+    low, high: the interval; None if there are too few samples, one is NaN, or
+      shares all differ by as much.
     count: number of samples.
   """
 
@@ -61,6 +61,6 @@ def difference(first: runs.Score, second: runs.Score) -> Difference | None:
     of_text = np.bincount(groups, x - y) / np.bincount(groups)
     low, high = intervals.bootstrap(of_text) or (None, None)
     are_shares = min(*x, *y) >= 0 and max(*x, *y) <= 1
-    if are_shares and not np.ptp(of_text):
+    if are_shares and np.ptp(of_text) < 1e-9:
       low = high = None  # Resamples of equal values are equal: no evidence.
   return Difference(float(np.mean(x - y)), low, high, len(x))

@@ -92,7 +92,7 @@ class Divided:
       first = attended(first, 2 * device)
       second = attended(self._traded(second), 2 * (ways - device) - 1)
       return tuple(
-        jnp.concatenate(halves, axis)
+        None if halves[0] is None else jnp.concatenate(halves, axis)
         for *halves, axis in zip(
           first, self._traded(second), (1, 2, 2), strict=True
         )

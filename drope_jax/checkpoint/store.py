@@ -73,19 +73,22 @@ def save_streamed(
     manifest: of these leaves.
     tokenizer_path: as for `save_model`.
     overwrite: replace an existing checkpoint at `directory`, once the new one
-      is whole. Until then it is beside it, as `NAME.new`.
+      is whole. Until then that is beside it, in a hidden folder.
 
   Raises:
     ValueError: as `save_model`; or `directory` holds something that is not a
       checkpoint; or it is to be replaced in a bucket.
   """
   written = directory = files.absolute(directory)
-  replaced = directory.parent / f"{directory.name}.replaced"
-  if overwrite and not paths.in_bucket(directory) and is_finished(replaced):
+  new, replaced = (
+    directory.parent / f".{directory.name}.drope-{part}"
+    for part in ("new", "replaced")
+  )
+  if overwrite and not paths.in_bucket(directory) and replaced.exists():
     # A kill came while one was replaced.
-    if directory.exists():
+    if is_finished(directory):
       replaced.rmtree()
-    else:
+    elif not directory.exists():
       replaced.rename(directory)
   replaces = overwrite and is_finished(directory)
   if replaces and paths.in_bucket(directory):
@@ -94,7 +97,7 @@ def save_streamed(
       f"atomically, got {directory}. Delete it first, or choose another."
     )
   if replaces:
-    written = directory.parent / f"{directory.name}.new"
+    written = new
     if is_finished(written):
       written.rmtree()
   require_new(written)
@@ -107,7 +110,6 @@ def save_streamed(
   # No checksums here: the chunks of this handler have their own.
   files.save(written, items, files.metadata(manifest), context, stopped.set)
   if replaces:
-    require_new(replaced)
     directory.rename(replaced)
     written.rename(directory)
     replaced.rmtree()

@@ -21,9 +21,10 @@ import jax
 import drope_jax
 from drope_jax import artifacts, revision
 from drope_jax.checkpoint import files, store
-from drope_jax.data import paths
+from drope_jax.data import inputs, paths, sources
 from drope_jax.data import store as data_store
 from drope_jax.train import batches
+from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 
 PACKAGES = (
@@ -72,6 +73,12 @@ def describe(
     start = read(_hash, recipe.tokenizer)
   else:
     start = read(_hash_checkpoint, recipe.init_from, base_dir=None)
+  texts = {
+    name: _or_error(_hash_input, name)
+    for phase in recipe.phases
+    if isinstance(phase, TrainPhase) and phase.evals is not None
+    for name in (*phase.evals.text, *phase.evals.fit_text)
+  }
   return {
     "recipe": artifacts.encode(recipe),
     "--out": out,
@@ -79,6 +86,7 @@ def describe(
     "saved steps": _or_error(store.finished_steps, out),
     "stores": read(_fingerprint, *batches.store_paths(recipe)),
     "start": start,
+    "text of evals": texts,
     "code": {"revision": revision.describe(), "source": _source()},
     "versions": {"Python": platform.python_version(), **_versions()},
     "settings": {name: getattr(jax.config, name) for name in SETTINGS},
@@ -171,6 +179,13 @@ def _or_error(read: Callable[[str], Any], path: str) -> Any:
 
 def _hash(path: str | os.PathLike) -> str:
   return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+
+
+def _hash_input(name: str) -> str:
+  """Returns a hash of the files that an input of text names."""
+  found, _ = inputs.expand([name])
+  files = [x.path for x in found if isinstance(x, sources.File)]
+  return hashlib.sha256("".join(map(_hash, files)).encode()).hexdigest()
 
 
 def _fingerprint(path: str) -> str:

@@ -33,8 +33,12 @@ class Readings:
 
   @property
   def has_outputs(self) -> bool:
-    """Whether there is a file, which stays only where all is kept."""
-    return self._path.exists()
+    """Whether there is a file, here or of a share.
+
+    It stays only where all is kept.
+    """
+    shares = self._path.parent.glob(f"share_*/{FILENAME}")
+    return self._path.exists() or any(shares)
 
   def load(self) -> None:
     """Reads the file; a line that a crash cut short is removed."""

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
   sources = text_inputs.expand(args.inputs, _options(args))
   path = os.fspath(paths.resolve(args.tokenizer))
   if args.train_vocab is not None:
+    path = os.fspath(paths.output(args.tokenizer))
     _train(path, args.train_vocab, sources, args.out)
   elif args.tokenizer == _PACKAGED:
     path = corpus.tokenizer_path()

@@ -157,7 +157,8 @@ def _write_parts(
 ) -> list[epath.Path]:
   """Writes the missing parts; returns the paths of all, in order.
 
-  At Ctrl-C and SIGTERM it first writes the documents encoded so far.
+  At Ctrl-C, SIGTERM and a document that cannot be read it first writes the
+  documents encoded so far.
   """
   paths = sorted(folder.glob("*.npz"))
   first, done = _load(paths[-1], "next").tolist() if paths else (0, 0)

@@ -1,8 +1,6 @@
 """The scores of a model again and again, as it is trained."""
 
-from collections.abc import Mapping
 import dataclasses
-import hashlib
 import time
 from typing import Any
 
@@ -42,8 +40,8 @@ class Measurement:
 
     Raises:
       FileNotFoundError, ValueError: the text cannot be read, or is too short;
-        its two parts overlap; hosts have other text; a length or method cannot
-        be used; or no method that fits the model gives the best score.
+        its two parts overlap; a length or method cannot be used; or no method
+        that fits the model gives the best score.
     """
     test, fit = (
       inputs.expand(names)[0] for names in (wanted.text, wanted.fit_text)
@@ -53,15 +51,10 @@ class Measurement:
     self._mesh = mesh if mesh.size > 1 else None
     lm = self._lm(model.params)
     without = dataclasses.replace(lm, params={})
-    fitting = evaluation.methods_of(wanted.suite, lm)
-    # Refuses a best score that these methods do not give.
-    self._wanted = dataclasses.replace(
-      wanted, suite=dataclasses.replace(wanted.suite, methods=fitting)
-    )
+    self._wanted = _fitting(wanted, lm)
     self._inputs = steps.Inputs(
       self._wanted.suite, without, evaluation.material(test, fit)
     )
-    _require_alike(self._inputs.digests)
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
   def __call__(self, params: Any) -> dict[str, float]:
@@ -109,15 +102,25 @@ class Measurement:
     )
 
 
-def _require_alike(digests: Mapping[str, Any]) -> None:
-  """Raises ValueError in every process where they have other samples."""
-  own = hashlib.sha256(repr(sorted(digests.items())).encode()).digest()
-  of_all = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
-  if len(np.unique(of_all.reshape(-1, len(own)), axis=0)) > 1:
-    raise ValueError(
-      "Evals need the same text on every host, got files that differ. Copy "
-      "them, or name them in a bucket."
-    )
+def _fitting(wanted: periodic.Periodic, lm: CheckpointLM) -> periodic.Periodic:
+  """Returns evals with the methods that fit a model.
+
+  Raises:
+    ValueError: there are none, or the best score is of another.
+  """
+  methods = evaluation.methods_of(wanted.suite, lm)
+  own = [method for method in wanted.suite.methods if method in methods]
+  if own:
+    suite = dataclasses.replace(wanted.suite, methods=tuple(own))
+    scores = dict(dataclasses.replace(wanted, suite=suite, best=None).scores())
+    if wanted.best is None or wanted.best in scores:
+      return dataclasses.replace(wanted, suite=suite)
+  best = "" if wanted.best is None else f" and best {wanted.best}"
+  raise ValueError(
+    "Evals need a method that fits the model, of which the best score is, got "
+    f"{', '.join(wanted.suite.methods)}{best} for "
+    f"{type(lm.config.positional).__name__}. Name others, such as model."
+  )
 
 
 def _in_all(fact: bool) -> bool:

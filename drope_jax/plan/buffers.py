@@ -14,6 +14,8 @@ import re
 import tempfile
 from typing import Any, TypeVar
 
+import jax
+
 from drope_jax import child
 from drope_jax.perf import compiler
 
@@ -76,7 +78,7 @@ def _compile(
   function: Callable[..., tuple[Any, Any]],
   args: tuple[Any, ...],
 ) -> None:
-  """Sends a plan, or a user's mistake, from a process of its own."""
+  """Sends a plan, or the error of a user or of XLA, from its own process."""
   child.end_with_parent()
   compile_ = functools.partial(compiler.compile, dump=folder)
   try:
@@ -84,8 +86,8 @@ def _compile(
     sender.send(function(*args, compile_=compile_)[0])
   except ValueError as error:
     sender.send(ValueError(str(error)))
-  except RuntimeError as error:  # XLA's, which may not be unpickled.
-    sender.send(RuntimeError(str(error)))
+  except jax.errors.JaxRuntimeError as error:
+    sender.send(jax.errors.JaxRuntimeError(str(error)))
 
 
 def _read(folder: pathlib.Path) -> compiler.Program | None:

@@ -32,7 +32,8 @@ def _telling_where_paths_start() -> Iterator[None]:
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f"{error} Relative paths of a recipe's stores and tokenizer start at "
-      "`base_dir`; Recipe.init_from starts at the working directory."
+      "`base_dir`; Recipe.init_from and the text of evals start at the working "
+      "directory."
     ) from error
 
 

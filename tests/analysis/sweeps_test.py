@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from drope_jax.analysis import sweeps
+from drope_jax.cli.analyses import output
 from drope_jax.evals import interface
 
 
@@ -82,6 +83,10 @@ def test_a_training_that_diverged_has_no_mean(tmp_path):
   assert row["loss"].mean == 3
   for name in ("held-out loss", "multi_key accuracy 4x"):
     assert np.isnan(row[name].mean) and row[name].low is None
+  out = output.Output.open(tmp_path / "out")
+  out.json("sweep", trainings=[*map(sweeps.summary, read)], rows=row)
+  saved = json.loads((tmp_path / "out" / "sweep.json").read_text())
+  assert saved["rows"]["held-out loss"]["mean"] is None
 
 
 def test_a_training_without_a_log_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Attention over a mesh is one device's, and as much work for each."""
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -71,6 +73,23 @@ def test_it_is_one_device(axes, mask):
     results(_divided(**axes)),
     results("reference"),
   )
+
+
+def test_a_librarys_kernel_without_statistics_is_one_device():
+  """As cuDNN's, which a CPU does not run."""
+  rng = np.random.default_rng(0)
+  q_BSHD, *keys = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for shape in ((B, S, H, D), *2 * [(B, S, K, D)])
+  )
+  divided = dataclasses.replace(_divided(context=2), backend="xla")
+  got, want = (
+    jax.jit(functools.partial(attention.attend, mask=Mask(), backend=backend))(
+      q_BSHD, *keys
+    )
+    for backend in (divided, "reference")
+  )
+  np.testing.assert_allclose(got, want, atol=2e-6)
 
 
 @pytest.mark.parametrize("context", [2, 4, 8])

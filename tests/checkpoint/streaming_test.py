@@ -198,6 +198,14 @@ def test_a_kill_at_any_moment_of_a_replacement_leaves_a_checkpoint(
   np.testing.assert_array_equal(gain, flat["final_norm/gain"])
 
 
+def test_a_replacement_leaves_what_is_beside_it(tmp_path, flat):
+  for name in ("m", "m.new", "m.replaced"):
+    store.save_streamed(tmp_path / name, _leaves(flat), MANIFEST)
+  store.save_streamed(tmp_path / "m", _leaves(flat), MANIFEST, overwrite=True)
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == ["m", "m.new", "m.replaced"]
+
+
 def _interrupted_at_the_last_leaf(out, flat, options):
   # A background job of a shell ignores it from the start.
   signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -97,6 +97,20 @@ def test_stores_tokenizer_and_saved_steps_are_compared_as_they_are(here, drope):
   assert "saved steps[0] is 2 in process 0" in _of(after, _describe(out="new"))
 
 
+def test_the_text_of_evals_is_compared_as_it_is(here):
+  (here / "held.txt").write_text("one")
+  evals = (
+    "TrainPhase.evals = @Periodic()",
+    "Periodic.suite = @Suite()",
+    "Periodic.text = ('held.txt',)",
+  )
+  facts = _describe(*evals)
+  (here / "held.txt").write_text("two")
+  assert "text of evals" in _of(facts, _describe(*evals))
+  (here / "held.txt").write_text("one")
+  assert _of(facts, _describe(*evals)) is None
+
+
 def test_a_checkpoint_to_start_from_is_compared_with_its_sums(here):
   recipe = dataclasses.replace(
     configure.build("tiny.gin", Recipe, []),

@@ -108,7 +108,9 @@ def test_a_best_score_of_a_method_that_does_not_fit_is_refused(model, mesh):
   dropped = dataclasses.replace(
     model, manifest=dataclasses.replace(model.manifest, model=nope)
   )
-  with pytest.raises(ValueError, match=r"got 'passkey.accuracy.2x.yarn'"):
+  with pytest.raises(
+    ValueError, match="best passkey.accuracy.2x.yarn for Nope"
+  ):
     measurement.Measurement(best, dropped, mesh, "float32")
 
 

@@ -12,7 +12,7 @@ LOSSES = ("held_out_loss", "loss")
 """Of a log; the first that it has is what recovers."""
 
 LEAST_POINTS = 16
-"""Records of a phase from which there is a law."""
+"""Records of a phase from which there may be a law."""
 _BINS = 48
 _EXPONENTS = np.geomspace(0.05, 3.0, 600)
 _RESAMPLES = 400
@@ -138,7 +138,8 @@ def fit(
   """Returns the law with the least squares, each part of log tokens alike.
 
   None if the data leave the exponent open: the best one, or an end of its
-  interval, is the first or last of those tried. Its limit would be as open.
+  interval, is the first or last of those tried, or it is outside its interval.
+  Its limit would be as open.
 
   Args:
     phase, field: kept in the law.

@@ -30,9 +30,9 @@ _SUM_BYTES = 16 * 2**20
 def division(inputs: Inputs, blocks: Blocks) -> tuple[Blocks, int]:
   """Returns how a call divides its work, and how many of the S queries it has.
 
-  These are a multiple of the tile's; all S if their gradient fits in VMEM. The
-  tile is smaller where that of a tile's queries does not: where 32 query heads
-  share a key, for one.
+  These are a multiple of the tile's; all S if their gradient fits in VMEM.
+  Where that of one tile's queries does not fit, the tile is smaller: if 32
+  query heads share a key, for one.
   """
   S, D = inputs.q_BHSD.shape[2:]
   most = _SUM_BYTES // (inputs.group_size * 4 * max(D, _LANES))

@@ -158,10 +158,11 @@ def _loaded(
   if target.logit_scale == 1 or path not in _scaled_by_logit_scale(config):
     return array
   offset = config.norm_gain_offset if config.norms_q else 0
-  with np.errstate(over="ignore"):
+  with np.errstate(over="ignore", invalid="ignore"):
     folded = (array.astype(np.float32) + offset) * target.logit_scale
+    was_finite = tensors_lib.is_finite(array)
     array = (folded - offset).astype(array.dtype)
-  if not tensors_lib.is_finite(array):
+  if was_finite and not tensors_lib.is_finite(array):
     raise ValueError(
       f"{path} times the logit scale must be finite in {array.dtype.name}, got "
       f"infinity for {target.logit_scale:g}. Lower `logit_scale`."

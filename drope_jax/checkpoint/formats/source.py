@@ -17,9 +17,9 @@ class Source:
   Attributes:
     config: the model's.
     leaves: its parameters by path.
-    tokenizer: from a folder, for what must be made of it, to the tokenizer's
-      file, with what belongs to it beside; to None where the checkpoint has
-      none. It raises ValueError where the tokenizer is not read here.
+    tokenizer: takes a folder for files that must be made, and returns the
+      tokenizer's file, with what belongs to it beside; None where the
+      checkpoint has none. Raises ValueError for one that is not read here.
     facts: for the lineage: what it was.
     lineage: of the checkpoint that it was exported from, if one of ours.
     adds_bos: whether the format's own programs put BOS before a text, where

@@ -86,7 +86,7 @@ def prepare(
   added = _added(folder, config)
   left_out = {added.pop(i).content for i in [*added] if i >= rows}
   if file.name == VOCABULARY:
-    tokenizer, names = _byte_level(folder, config, added)
+    tokenizer, names = _byte_level(folder, config, added, left_out)
     adds_bos = False
   elif file.suffix == ".model" and added:
     tokenizer_lib.load(str(file))  # Says what is wrong with it.
@@ -134,7 +134,7 @@ def _with_rows(
   tokenizer_lib.load(str(file))  # Says what is wrong with it.
   left_out = {
     token["content"]
-    for token in json_object.read(file)["added_tokens"]
+    for token in json_object.read(file).get("added_tokens") or ()
     if token["id"] >= rows
   }
   if not left_out:
@@ -225,6 +225,7 @@ def _byte_level(
   folder: pathlib.Path,
   config: Mapping[str, Any],
   added: Mapping[int, tokenizers.AddedToken],
+  left_out: Collection[str],
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
   """Returns the tokenizer and its class's names for special tokens."""
   model_type = json_object.read_if_there(folder / "config.json").get(
@@ -259,7 +260,7 @@ def _byte_level(
   names = dict(_CLASSES[name].names)
   others = {*names.values(), *_named(folder, config).values()}
   tokenizer.add_special_tokens(
-    sorted(others - {token.content for token in added.values()})
+    sorted(others - {token.content for token in added.values()} - {*left_out})
   )
   for i, token in added.items():
     if (got := tokenizer.token_to_id(token.content)) != i:

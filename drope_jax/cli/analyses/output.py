@@ -43,9 +43,10 @@ class Output:
 
     Args:
       what: the analysis.
-      fields: dicts, lists and dataclasses of scalars.
+      fields: dicts, lists and dataclasses of scalars; null stands for those
+        that are not finite.
     """
-    fields = artifacts.encode(fields, tagged=False)
+    fields = artifacts.encode(fields, tagged=False, finite=False)
     data = artifacts.stamp({"analysis": what, **fields})
     self._write(f"{what}.json", json.dumps(data).encode() + b"\n")
 

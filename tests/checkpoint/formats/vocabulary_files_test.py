@@ -149,6 +149,15 @@ def test_a_tokenizer_json_has_no_token_without_a_row(folder, tmp_path):
   assert len(theirs) == 2049 and "</think>" not in theirs.get_vocab()
 
 
+def test_a_tokenizer_json_without_added_tokens_stays(tmp_path):
+  model = tokenizers.models.BPE({"a": 0, "</s>": 1}, [])
+  described = json.loads(tokenizers.Tokenizer(model).to_str())
+  del described["added_tokens"]
+  _write(tmp_path, "tokenizer.json", described)
+  file = tmp_path / "tokenizer.json"
+  assert vocabulary_files.prepare(file, tmp_path, rows=2) == file
+
+
 @pytest.mark.parametrize("role", ["bos_token", "eos_token"])
 def test_a_role_that_no_token_has_is_refused(folder, tmp_path, role):
   _write(folder, "added_tokens.json", IDS)
