@@ -343,4 +343,4 @@ def test_the_tokenizer_is_the_llamas(make_theirs, llama2, tmp_path):
   llama3 = make_theirs("Llama", **_settings("3"))
   shutil.move(model, _write(tmp_path / "3", llama3, "3"))
   with pytest.raises(ValueError, match="must rank every byte"):
-    _open(tmp_path / "3", "3")
+    _open(tmp_path / "3", "3").tokenizer(tmp_path)
