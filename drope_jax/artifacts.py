@@ -232,9 +232,7 @@ def encode(value: Any, *, tagged: bool = True, finite: bool = True) -> Any:
   each = functools.partial(encode, tagged=tagged, finite=finite)
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     data = {
-      field.name: encode(
-        getattr(value, field.name), tagged=tagged, finite=finite
-      )
+      field.name: each(getattr(value, field.name))
       for field in dataclasses.fields(value)
     }
     return ({_CLASS: type(value).__name__} if tagged else {}) | data

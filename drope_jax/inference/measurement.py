@@ -34,7 +34,7 @@ class Measurement:
 
     Args:
       wanted: the suite and its text.
-      model: with a tokenizer.
+      model: with a tokenizer; its parameters are not read.
       mesh: of the parameters.
       dtype: of the computations.
 
@@ -49,11 +49,10 @@ class Measurement:
     self._dtype = dtype
     self._model = dataclasses.replace(model, params={})
     self._mesh = mesh if mesh.size > 1 else None
-    lm = self._lm(model.params)
-    without = dataclasses.replace(lm, params={})
+    lm = self._lm({})
     self._wanted = _fitting(wanted, lm)
     self._inputs = steps.Inputs(
-      self._wanted.suite, without, evaluation.material(test, fit)
+      self._wanted.suite, lm, evaluation.material(test, fit)
     )
     self._steps(lm, Record())  # Refuses a method that does not apply.
 
@@ -108,10 +107,8 @@ def _fitting(wanted: periodic.Periodic, lm: CheckpointLM) -> periodic.Periodic:
   Raises:
     ValueError: there are none, or the best score is of another.
   """
-  methods = evaluation.methods_of(wanted.suite, lm)
-  own = [method for method in wanted.suite.methods if method in methods]
-  if own:
-    suite = dataclasses.replace(wanted.suite, methods=tuple(own))
+  if methods := evaluation.methods_of(wanted.suite, lm):
+    suite = dataclasses.replace(wanted.suite, methods=methods)
     scores = dict(dataclasses.replace(wanted, suite=suite, best=None).scores())
     if wanted.best is None or wanted.best in scores:
       return dataclasses.replace(wanted, suite=suite)

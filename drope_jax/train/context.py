@@ -27,7 +27,7 @@ from drope_jax.train.watchdog import Watchdog
 Listener = Callable[[Mapping[str, Any]], None]
 Measure = Callable[[transformer.Params], Mapping[str, float]]
 Evaluator = Callable[[Periodic, Model, jax.sharding.Mesh, str], Measure]
-"""From evals, the model they begin with, its mesh and a dtype to a measure."""
+"""From evals, a model without parameters, its mesh and a dtype to a measure."""
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
@@ -44,36 +44,6 @@ def tokenizer_path(recipe: Recipe, base_dir: str | None) -> epath.Path:
   return store.tokenizer_path(paths.resolve(recipe.init_from))
 
 
-def measure(
-  evaluator: Evaluator | None,
-  phase: TrainPhase,
-  model: Model,
-  mesh: jax.sharding.Mesh,
-) -> Measure | None:
-  """Returns the measure of a phase's evals; None if it has none.
-
-  Args:
-    evaluator: of the run.
-    phase: with the evals.
-    model: that they begin with, perhaps without parameters.
-    mesh: of the parameters that will be measured.
-
-  Raises:
-    FileNotFoundError, ValueError: the evals cannot be run.
-  """
-  if phase.evals is None:
-    return None
-  if evaluator is None:
-    raise ValueError(
-      f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
-      "inference.measurement.Measurement to loop.run."
-    )
-  try:
-    return evaluator(phase.evals, model, mesh, phase.compute_dtype)
-  except (FileNotFoundError, ValueError) as error:
-    raise type(error)(f"{phase.name}: {error}") from error
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A recipe that is being run; other attributes are arguments of `loop.run`.
@@ -81,6 +51,7 @@ class Run:
   Attributes:
     mesh: over all devices.
     stores: the SHA-256 of each store's content, by its path.
+    measures: of the phases with evals, by their names.
     start_tokens: that the initial model was trained on before the run.
     goodput: of all starts of the run.
     watchdog: of this process.
@@ -96,7 +67,7 @@ class Run:
   watchdog: Watchdog
   on_metrics: Listener
   probe: Probe | None
-  evaluator: Evaluator | None
+  measures: Mapping[str, Measure]
   stopping: Callable[[int], bool]
 
   @property

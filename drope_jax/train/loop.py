@@ -75,9 +75,9 @@ def run(
   """
   directory = paths.output(directory)
   mesh = sharding.make_mesh(recipe.mesh)
-  stores = preflight.check(recipe, mesh, base_dir, evaluator)
+  checked = preflight.check(recipe, mesh, base_dir, evaluator)
   with _only_writer(directory) as require_held:
-    claim.folder(recipe, stores, directory)
+    claim.folder(recipe, checked.stores, directory)
     if from_step is not None:
       store.go_back(directory, from_step)
       _remove_models_after(recipe, from_step, directory)
@@ -96,13 +96,13 @@ def run(
         directory,
         mesh,
         base_dir,
-        stores,
+        checked.stores,
         _start_tokens(recipe),
         goodput,
         watchdog,
         on_metrics,
         probe,
-        evaluator,
+        checked.measures,
         stopping_if_held,
       )
       return _take_phases(context, saved, on_model)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from drope_jax.positional import LogScaled
 from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
 from drope_jax.train import batches, context, tuning
-from drope_jax.train.context import Evaluator
+from drope_jax.train.context import Evaluator, Measure
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
 
@@ -37,13 +37,25 @@ def _telling_where_paths_start() -> Iterator[None]:
     ) from error
 
 
+class Checked(NamedTuple):
+  """What a check has opened.
+
+  Attributes:
+    stores: the fingerprint of each store, by its path in the recipe.
+    measures: of the phases with evals, by their names.
+  """
+
+  stores: dict[str, str]
+  measures: dict[str, Measure]
+
+
 @_telling_where_paths_start()
 def check(
   recipe: Recipe,
   mesh: jax.sharding.Mesh,
   base_dir: str | None,
   evaluator: Evaluator | None,
-) -> dict[str, str]:
+) -> Checked:
   """Checks that every phase can run, before anything is written.
 
   Args:
@@ -51,9 +63,6 @@ def check(
     mesh: over all devices.
     base_dir: where relative paths of stores and of the tokenizer start.
     evaluator: of phases with evals.
-
-  Returns:
-    The fingerprint of each store, by its path in the recipe.
 
   Raises:
     FileNotFoundError, ValueError: a store, tokenizer or checkpoint is missing
@@ -81,14 +90,14 @@ def check(
       f"of {config.vocab_size}. Raise ModelConfig.vocab_size."
     )
   _require_known(recipe.compiler_options)
-  fingerprints, original = {}, config
+  checked, original = Checked({}, {}), config
   for phase, config in phases(recipe, original):
     if isinstance(phase, SurgeryPhase) and phase.surgery.needs_tokens:
       batches.calibration_data(recipe, phase)
     for data in batches.data_of(phase):
       opened_stores = pipeline.open_stores(data, base_dir)
       for path, opened in zip(data.stores, opened_stores, strict=True):
-        fingerprints[path] = opened.fingerprint
+        checked.stores[path] = opened.fingerprint
         if opened.tokenizer_fingerprint != fingerprint:
           raise ValueError(
             f"{phase.name}: a store needs the model's tokenizer "
@@ -111,8 +120,12 @@ def check(
       )
       batches.training(recipe, phase, mesh, base_dir)  # Refuses short stores.
       batches.held_out(phase, mesh, base_dir)
-      _require_evals(recipe, phase, config, mesh, base_dir, evaluator)
-  return fingerprints
+      if phase.evals is not None:
+        file = context.tokenizer_path(recipe, base_dir)
+        checked.measures[phase.name] = _measure(
+          evaluator, phase, config, file, mesh
+        )
+  return checked
 
 
 def phases(
@@ -179,11 +192,23 @@ def _require_trainable(recipe, phase, config, mesh) -> None:
     )
 
 
-def _require_evals(recipe, phase, config, mesh, base_dir, evaluator) -> None:
-  """Raises FileNotFoundError or ValueError if a phase's evals cannot be run."""
+def _measure(evaluator, phase, config, tokenizer_path, mesh) -> Measure:
+  """Returns the measure of a phase's evals.
+
+  Raises:
+    FileNotFoundError, ValueError: the evals cannot be run.
+  """
+  if evaluator is None:
+    raise ValueError(
+      f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
+      "inference.measurement.Measurement to loop.run."
+    )
   manifest = Manifest(model=config, tokenizer=None, lineage=())
-  file = context.tokenizer_path(recipe, base_dir)
-  context.measure(evaluator, phase, Model({}, manifest, file), mesh)
+  model = Model({}, manifest, tokenizer_path)
+  try:
+    return evaluator(phase.evals, model, mesh, phase.compute_dtype)
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(f"{phase.name}: {error}") from error
 
 
 def _require_known(compiler_options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from drope_jax.axes import Array
 from drope_jax.checkpoint import runs, store
 from drope_jax.checkpoint.model import Model
 from drope_jax.model import transformer
-from drope_jax.train import context, held_out
+from drope_jax.train import held_out
 from drope_jax.train import metrics as metrics_lib
 from drope_jax.train import state as state_lib
 from drope_jax.train.cadence import Cadence
@@ -172,7 +172,7 @@ def _take_steps(training, state, saves):
   run, phase = training.run, training.phase
   recovered = phase.until_recovered or math.inf
   measure = held_out.measurement(run, phase, training.config, training.backend)
-  evaluate = _evaluation(training, state)
+  evaluate = run.measures.get(phase.name)
   cadence = Cadence(run.recipe.save_every_steps, run.recipe.save_every_minutes)
   measured: Mapping[str, float] = {}
   with (
@@ -226,14 +226,6 @@ def _measure(training, state, measures):
       measured |= measure(params)
     probed = {} if probe is None else probe(training.config, params)
   return measured, probed
-
-
-def _evaluation(training, state):
-  """Returns the measure of a phase's evals; None if it has none."""
-  run = training.run
-  manifest = training.manifest_at(training.first, {})
-  model = Model(training.params(state), manifest, run.tokenizer_path)
-  return context.measure(run.evaluator, training.phase, model, run.mesh)
 
 
 def _taken(
