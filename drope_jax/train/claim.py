@@ -47,7 +47,7 @@ def folder(
 
   Args:
     recipe: to be run.
-    stores: the fingerprints that `preflight.check` returned.
+    stores: the fingerprints of `preflight.Checked`.
     directory: the run's.
 
   Raises:
