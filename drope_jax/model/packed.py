@@ -1,14 +1,15 @@
 """Weight matrices as generation on a CPU reads them, in few bits by choice.
 
 Decoding multiplies one token by every matrix, so its speed is that of reading
-them. XLA's CPU backend reads a matrix in place, on all cores, only if it is
-given row by row of its outputs and is narrow enough. It then also takes the
-layer out of its stack, and widens the numbers, on the way. Of a matrix [in,
-out] it first copies the layer's part, and then reads the copy on one core.
+them. The XLA of jaxlib 0.10 reads a matrix in place, on all cores, only if it
+is given row by row of its outputs and is narrow enough. It then also takes the
+layer out of its stack, and widens the numbers, on the way: a fused product. Of
+a matrix [in, out] it first copies the layer's part, and then reads the copy on
+one core.
 
 XLA's library of products repacks their right side, and reads the left as it is.
 The tokens of a batch are few beside the rows of a matrix [out, in], so that the
-matrix is on the left.
+matrix is on the left. Since jaxlib 0.11 a single token is multiplied so too.
 """
 
 import dataclasses
@@ -33,6 +34,10 @@ _MOST_INPUTS = 4095
 # With more tokens, the time to repack the matrix does not matter, and that to
 # transpose the product does.
 _MOST_ON_THE_RIGHT = 256
+
+# Since jaxlib 0.11 a fused product adds one number at a time, which takes three
+# times as long as to copy the layer's part for the library.
+_FEWEST_ON_THE_RIGHT = 1 if jax.__version_info__ >= (0, 11) else 2
 
 
 @jax.tree_util.register_dataclass
@@ -124,19 +129,25 @@ def product(
   multiply = functools.partial(jnp.matmul, preferred_element_type=result_dtype)
   if not isinstance(kernel, Packed):
     return multiply(x_BSM, kernel.astype(x_BSM.dtype))
-  # Tied to x, so that no loop over tokens widens the matrix before it.
-  values, x_BSM = jax.lax.optimization_barrier((kernel.values, x_BSM))
+  values = kernel.values
+  if values.dtype != jnp.float32:
+    # A zero that is tied to x, so that no loop over tokens widens the matrix
+    # before it. A matrix that is itself behind a barrier would be copied.
+    zero, x_BSM = jax.lax.optimization_barrier(
+      (jnp.zeros((), values.dtype), x_BSM)
+    )
+    values ^= zero
   values = _wide(values).astype(x_BSM.dtype)
   if not kernel.transposed:
     if kernel.scale is not None:
       x_BSM *= kernel.scale
     return multiply(x_BSM, values)
   tokens = x_BSM.size // x_BSM.shape[-1]
-  if tokens == 1:
+  if tokens < _FEWEST_ON_THE_RIGHT:
     # XLA computes one token's channels anew for each output if that is cheap.
     # It stores quotients, and does not know that these are x.
     x_BSM /= kernel.ones.astype(x_BSM.dtype)
-  if 1 < tokens <= _MOST_ON_THE_RIGHT:
+  if _FEWEST_ON_THE_RIGHT <= tokens <= _MOST_ON_THE_RIGHT:
     y_MBS = multiply(values, x_BSM.reshape(tokens, -1).T)
     # Or XLA would turn the product round.
     y_BSM = jax.lax.optimization_barrier(y_MBS).T
