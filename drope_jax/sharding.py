@@ -206,6 +206,11 @@ def require_even_batch(
   _require_divisible("a microbatch", shape, NamedSharding(mesh, BATCH))
 
 
+def row_shards(mesh: Mesh | None) -> int:
+  """Returns into how many parts the rows of a batch are split; None: one."""
+  return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def process_part(mesh: Mesh) -> tuple[int, int]:
   """Returns the index of this process's part of the batch, and how many parts.
 
@@ -215,7 +220,7 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
   Raises:
     ValueError: processes hold unequal numbers of rows, or share only some.
   """
-  devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
+  devices = mesh.devices.reshape(row_shards(mesh), -1)
   held = collections.defaultdict(set)
   for row, sharing in enumerate(devices):
     for device in sharing:

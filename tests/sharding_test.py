@@ -211,6 +211,16 @@ def test_an_uneven_batch_is_refused():
       sharding.require_even_batch(mesh, batch_size, context_tokens)
 
 
+def test_the_smallest_even_batch_has_a_row_for_each_part():
+  mesh = _mesh(data=2, fsdp=2, context=2)
+  rows = sharding.row_shards(mesh)
+  sharding.require_even_batch(mesh, rows, 8)
+  for fewer in range(1, rows):
+    with pytest.raises(ValueError, match="evenly"):
+      sharding.require_even_batch(mesh, fewer, 8)
+  assert sharding.row_shards(None) == 1
+
+
 def test_a_batch_is_split_by_rows_and_context():
   mesh = _mesh(data=2, fsdp=2, context=2)
   tokens_BS = np.arange(32, dtype=np.int32).reshape(4, 8)

@@ -143,7 +143,8 @@ class CheckpointLM:
     padded = batching.bucket(tokens)
     at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
     size = max(self._devices * BATCH_TOKENS // at_once, 1)
-    return -(-size // self._row_shards) * self._row_shards
+    shards = sharding.row_shards(self.mesh)
+    return -(-size // shards) * shards
 
   def logit_scale_at(self, tokens: int) -> float:
     if self.logit_scale is not None:
@@ -196,7 +197,7 @@ class CheckpointLM:
       scale_at=self.logit_scale_at,
       batch_tokens=self._devices * BATCH_TOKENS,
       on_mesh=self.mesh is not None,
-      row_shards=self._row_shards,
+      row_shards=sharding.row_shards(self.mesh),
     ):
       config, positions = decode.split_positions(self.config, batch.scheme)
       before = jnp.asarray(batch.before_RP), jnp.asarray(batch.before_R)
@@ -211,7 +212,7 @@ class CheckpointLM:
           self._put(batch.wanted_BS),
           before if batch.before_RP.size else None,
           backend=self.backend,
-          groups=self._row_shards,
+          groups=sharding.row_shards(self.mesh),
         ),
       )
       for i, row in enumerate(batch.rows):
@@ -264,7 +265,7 @@ class CheckpointLM:
       scale_at=lambda n: self.logit_scale_at(n + max_new_tokens),
       batch_size=self._prompts_at_once,
       shareable=self._shareable,
-      row_shards=self._row_shards,
+      row_shards=sharding.row_shards(self.mesh),
     ):
       rows, scale_B = batch.rows, jnp.asarray(batch.scale_B)
       B, S = batch.tokens_BS.shape
@@ -358,13 +359,6 @@ class CheckpointLM:
   @property
   def _devices(self) -> int:
     return 1 if self.mesh is None else self.mesh.size
-
-  @property
-  def _row_shards(self) -> int:
-    """Into how many parts the rows of a batch are split."""
-    if self.mesh is None:
-      return 1
-    return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
 
 def _on_host(array: jax.Array) -> np.ndarray:

@@ -88,8 +88,7 @@ class ModelText:
         "A document needs a context of at least 3 tokens, for its beginning, a "
         f"token and EOS, got {self.lm.context_tokens}. Sample another model."
       )
-    mesh = self.lm.mesh
-    shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = sharding.row_shards(self.lm.mesh)
     if self.batch_size < 1 or self.batch_size % shards:
       raise ValueError(
         f"The rows of a batch must be a multiple of {shards}, to split evenly "

@@ -94,7 +94,7 @@ def plan(
   """
   devices = placement.devices(target)
   mesh = sharding.make_mesh(recipe.mesh, devices)
-  texts = mesh.shape["data"] * mesh.shape["fsdp"]
+  texts = sharding.row_shards(mesh)
   sharding.require_even_batch(mesh, texts, context_tokens)
   positional = config.positional.at(context_tokens)
   config = dataclasses.replace(config, positional=positional)

@@ -228,7 +228,7 @@ def with_less_memory(
     names = names[names.index(phase.remat) + 1 :]
   changes: list[dict[str, Any]] = [{"remat": name} for name in names]
   mesh = sharding.make_mesh(recipe.mesh, placement.devices(target))
-  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  shards = sharding.row_shards(mesh)
   accumulation = 2 * phase.accumulation
   while phase.batch_size % (accumulation * shards) == 0:
     changes.append({"remat": "full", "accumulation": accumulation})
