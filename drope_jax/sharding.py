@@ -194,6 +194,23 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
   return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def abstract(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
+  """Returns shapes with shardings, as `jax.ShapeDtypeStruct` leaves.
+
+  Args:
+    shapes: leaves with `shape` and `dtype`.
+    shardings: of the leaves.
+    dtype: of all; None: each leaf's own.
+  """
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, dtype or leaf.dtype, sharding=where
+    ),
+    shapes,
+    shardings,
+  )
+
+
 def require_even_batch(
   mesh: Mesh, batch_size: int, context_tokens: int
 ) -> None:

@@ -122,6 +122,16 @@ def test_large_state_of_another_shape_is_refused(shapes):
     sharding.like_params(_mesh(), state, shapes)
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_abstract_leaves_keep_their_dtypes_unless_one_is_given(shapes, dtype):
+  where = sharding.param_shardings(_mesh(fsdp=2), shapes)
+  found = trees.flatten(sharding.abstract(shapes, where, dtype))
+  for path, leaf in trees.flatten(shapes).items():
+    assert found[path].shape == leaf.shape
+    assert found[path].dtype == jnp.dtype(dtype or leaf.dtype)
+    assert found[path].sharding == trees.flatten(where)[path]
+
+
 def test_an_axis_of_minus_one_takes_the_remaining_devices():
   assert sharding.MeshConfig().shape(8) == (1, 8, 1, 1)
   assert sharding.MeshConfig(data=-1, fsdp=2).shape(8) == (4, 2, 1, 1)

@@ -147,13 +147,7 @@ def _empty_cache(config, mesh, texts, context_tokens, dtype):
   """Returns the cache as shapes with shardings."""
   empty = functools.partial(caches.empty, config, texts, context_tokens, dtype)
   shapes = jax.eval_shape(empty)
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    shapes,
-    caches.shardings(shapes, mesh),
-  )
+  return sharding.abstract(shapes, caches.shardings(shapes, mesh))
 
 
 def _read(config, params) -> int:

@@ -19,8 +19,5 @@ def params(
 ) -> transformer.Params:
   """Returns a model's parameters as shapes, sharded over a mesh."""
   shapes = transformer.param_shapes(config)
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
-    shapes,
-    sharding.param_shardings(mesh, shapes),
-  )
+  where = sharding.param_shardings(mesh, shapes)
+  return sharding.abstract(shapes, where, dtype)

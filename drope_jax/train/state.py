@@ -77,7 +77,8 @@ def abstract(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
   """Returns the phase's state as shapes with shardings."""
   shapes = transformer.param_shapes(config)
   state = jax.eval_shape(lambda params: init(phase, params, 0), shapes)
-  return _sharded(state, sharding.like_params(mesh, state, state["params"]))
+  shardings = sharding.like_params(mesh, state, state["params"])
+  return sharding.abstract(state, shardings)
 
 
 def abstract_base(
@@ -86,7 +87,7 @@ def abstract_base(
   """Returns what the phase does not train as shapes with shardings."""
   shapes = transformer.param_shapes(config)
   base = jax.eval_shape(tunings.of(phase, shapes).base, shapes)
-  return _sharded(base, sharding.param_shardings(mesh, base))
+  return sharding.abstract(base, sharding.param_shardings(mesh, base))
 
 
 def abstract_saved(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
@@ -95,7 +96,7 @@ def abstract_saved(phase: TrainPhase, config: ModelConfig, mesh: Mesh) -> State:
   base = abstract_base(phase, config, mesh)
   tuning = tunings.of(phase, transformer.param_shapes(config))
   params = jax.eval_shape(tuning.model, base, state["params"])
-  params = _sharded(params, sharding.param_shardings(mesh, params))
+  params = sharding.abstract(params, sharding.param_shardings(mesh, params))
   return to_save(phase, state, params)
 
 
@@ -159,11 +160,3 @@ def keep_moments(opt_state: Any, before: Any) -> Any:
     return found
 
   return jax.tree_util.tree_map_with_path(choose, opt_state)
-
-
-def _sharded(shapes: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    shapes,
-    shardings,
-  )
