@@ -1,6 +1,7 @@
 """Nested dicts of arrays, and the same as flat dicts with paths as keys."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import math
 from typing import Any
 
 SEPARATOR = "/"
@@ -47,6 +48,16 @@ def map_with_path(
   return unflatten(
     {path: function(path, leaf) for path, leaf in flatten(tree).items()}
   )
+
+
+def count(leaves: Iterable[Any]) -> int:
+  """Returns how many numbers arrays, or shapes of arrays, have together."""
+  return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def num_bytes(leaves: Iterable[Any]) -> int:
+  """Returns how many bytes arrays, or shapes of arrays, have together."""
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def require_same_leaves(

@@ -36,6 +36,12 @@ def test_a_key_that_unflatten_could_not_invert_is_refused(key):
     trees.flatten({"layers": {key: 1}})
 
 
+def test_numbers_and_bytes_are_numpys():
+  leaves = [np.zeros((3, 2), np.float16), np.zeros((), np.int32), np.zeros(5)]
+  assert trees.count(leaves) == sum(leaf.size for leaf in leaves) == 12
+  assert trees.num_bytes(leaves) == sum(leaf.nbytes for leaf in leaves) == 56
+
+
 def test_trees_with_the_same_leaves_pass_in_any_order():
   reordered = dict(reversed(TREE.items()))
   trees.require_same_leaves(TREE, reordered, "it")

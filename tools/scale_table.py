@@ -11,13 +11,12 @@ Source of peaks and prices: drope_jax/perf/flops.py and launch/prices.toml.
 """
 
 import argparse
-import math
 import tomllib
 from typing import NamedTuple
 
 import jax
 
-from drope_jax import tpus
+from drope_jax import tpus, trees
 from drope_jax.cli import configure
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -70,10 +69,7 @@ def row(
     teacher: whether the model before the drop runs forward on every token.
     frozen: whether only q and k are trained, by adapters of rank 16.
   """
-  weights = sum(
-    math.prod(leaf.shape)
-    for leaf in jax.tree.leaves(transformer.param_shapes(config))
-  )
+  weights = trees.count(jax.tree.leaves(transformer.param_shapes(config)))
   adapters, trained = 0, weights
   if frozen:
     N, M, D = config.num_layers, config.width, config.head_dim

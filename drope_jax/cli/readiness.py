@@ -7,7 +7,6 @@ process calls `require` with all descriptions, so all come to the same result.
 
 import collections
 from collections.abc import Iterator, Mapping
-import math
 import shutil
 import socket
 import tempfile
@@ -17,7 +16,7 @@ import uuid
 from etils import epath
 import jax
 
-from drope_jax import sharding, tpus
+from drope_jax import sharding, tpus, trees
 from drope_jax.checkpoint import files, store
 from drope_jax.cli import agreement, machine, mistakes
 from drope_jax.cli.rendezvous import Hosts
@@ -119,7 +118,8 @@ def require(
   mesh = sharding.make_mesh(recipe.mesh)
   for phase, config in _trainings_left(recipe, out):
     held = planning.save_bytes(phase, config, mesh)
-    written = _size(states.abstract_saved(phase, config, mesh))
+    saved = states.abstract_saved(phase, config, mesh)
+    written = trees.num_bytes(jax.tree.leaves(saved))
     for name, group in _by_name(hosts):
       need, free = len(group) * held, min(host["memory"] for host in group)
       if free < need:
@@ -196,10 +196,3 @@ def _by_name(hosts: Hosts) -> list[tuple[str, list[Mapping[str, Any]]]]:
   for host in hosts.values():
     groups[host["name"]].append(host)
   return [*groups.items()]
-
-
-def _size(tree: Any) -> int:
-  return sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
-  )

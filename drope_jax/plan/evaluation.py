@@ -8,7 +8,6 @@ sequence for each `data` and `fsdp` shard; the cache is sharded over sequences,
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +155,4 @@ def _read(config, params) -> int:
   leaves.pop("embed/positions", None)
   if not config.tied_embeddings:
     del leaves["embed/table"]
-  return sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
-  )
+  return trees.num_bytes(leaves.values())

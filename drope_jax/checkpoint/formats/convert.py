@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 import dataclasses
-import math
 import os
 import pathlib
 import tempfile
 
 from etils import epath
 
+from drope_jax import trees
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.files import Path
@@ -69,7 +69,7 @@ def convert(
   parameters = found.leaves.values()
   return Converted(
     manifest,
-    sum(math.prod(leaf.shape) for leaf in parameters),
+    trees.count(parameters),
     tuple(sorted({leaf.dtype.name for leaf in parameters})),
   )
 

@@ -117,7 +117,7 @@ def export(
   else:
     target, note = _stock(options, config, scale, _preferred(manifest))
   parameters = trees.flatten(shapes).values()
-  count = sum(math.prod(leaf.shape) for leaf in parameters)
+  count = trees.count(parameters)
   names = sorted({np.dtype(leaf.dtype).name for leaf in parameters})
   card = model_card.Card(
     name=out.name,
