@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from drope_jax.evals import interface, retrieval, running_text
 from drope_jax.evals import needles as needles_lib
+from drope_jax.evals import retrieval, running_text
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.retrieval import Sample
 from drope_jax.evals.task import Order
@@ -22,7 +22,7 @@ DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
-class Niah:
+class Niah(retrieval.RetrievalTask):
   """A retrieval task.
 
   Attributes:
@@ -94,15 +94,6 @@ class Niah:
       )
       for length, count in zip(order.lengths, order.counts, strict=True)
     }
-
-  def evaluate(
-    self,
-    lm: interface.LM,
-    samples: Sequence[Sample],
-    condition: interface.Condition,
-  ) -> list[interface.Result]:
-    """See `retrieval.evaluate`."""
-    return retrieval.evaluate(self.name, lm, samples, condition)
 
 
 TASKS = (

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from drope_jax.evals import interface, niah, retrieval, running_text
+from drope_jax.evals import niah, retrieval, running_text
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.needles import listing
 from drope_jax.evals.retrieval import Sample
@@ -23,7 +23,7 @@ METRICS = tuple(
 
 
 @dataclasses.dataclass(frozen=True)
-class Ordering:
+class Ordering(retrieval.RetrievalTask):
   """A task on the order of items.
 
   Attributes:
@@ -69,15 +69,6 @@ class Ordering:
         for index in range(count)
       ]
     return found
-
-  def evaluate(
-    self,
-    lm: interface.LM,
-    samples: Sequence[Sample],
-    condition: interface.Condition,
-  ) -> list[interface.Result]:
-    """See `retrieval.evaluate`."""
-    return retrieval.evaluate(self.name, lm, samples, condition)
 
 
 TASKS = (

@@ -11,6 +11,7 @@ import numpy as np
 
 from drope_jax.evals import interface, intervals, matching
 from drope_jax.evals.metric import SHARE, Metric
+from drope_jax.evals.task import Task
 
 SENTENCE_END, LINE_END = r"[.!?\n]", r"\n"
 _DEPTH_BUCKET = 20
@@ -71,6 +72,19 @@ class Sample:
   alternatives: bool = False
   ordered: bool = False
   together: int = 1
+
+
+class RetrievalTask:
+  """The base of tasks that draw `Sample`s."""
+
+  def evaluate(
+    self: Task,
+    lm: interface.LM,
+    samples: Sequence[Sample],
+    condition: interface.Condition,
+  ) -> list[interface.Result]:
+    """See `retrieval.evaluate`."""
+    return evaluate(self.name, lm, samples, condition)
 
 
 def evaluate(

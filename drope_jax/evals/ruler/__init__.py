@@ -11,8 +11,8 @@ import json
 import pathlib
 from typing import Any
 
-from drope_jax.evals import interface, retrieval
 from drope_jax.evals import needles as needles_lib
+from drope_jax.evals import retrieval
 from drope_jax.evals.metric import Metric
 from drope_jax.evals.ruler import frequency, niah, questions, task, tracking
 from drope_jax.evals.task import Order
@@ -80,7 +80,7 @@ class Ruler:
 
 
 @dataclasses.dataclass(frozen=True)
-class RulerTask:
+class RulerTask(retrieval.RetrievalTask):
   """One of RULER's tasks.
 
   Attributes:
@@ -105,15 +105,6 @@ class RulerTask:
   def draw(self, order: Order) -> Mapping[int, Sequence[retrieval.Sample]]:
     """See `task.samples`."""
     return task.samples(self.kind(), self.name, order)
-
-  def evaluate(
-    self,
-    lm: interface.LM,
-    samples: Sequence[retrieval.Sample],
-    condition: interface.Condition,
-  ) -> list[interface.Result]:
-    """See `retrieval.evaluate`."""
-    return retrieval.evaluate(self.name, lm, samples, condition)
 
   def kind(self) -> task.Kind:
     """Returns what makes its prompts.

@@ -43,7 +43,7 @@ class Repeats:
 
 
 @dataclasses.dataclass(frozen=True)
-class CommonWords:
+class CommonWords(task.Kind):
   """A numbered list of words, ten of which appear more often: cwe.
 
   A solved example of a shorter list stands before it.
@@ -111,7 +111,7 @@ class CommonWords:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodedWords:
+class CodedWords(task.Kind):
   """Words of random letters, by Zipf's law; the three commonest: fwe.
 
   Attributes:

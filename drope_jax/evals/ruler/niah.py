@@ -31,7 +31,7 @@ _DRAWS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Needles:
+class Needles(task.Kind):
   """Keys with values, hidden in a haystack, and asked for by key.
 
   Attributes:
@@ -114,12 +114,6 @@ class Needles:
     if self.haystack == "essay":
       return _ESSAY_STEP
     return _SHORT_LINE_STEP if length < _SHORT_TOKENS else _LINE_STEP
-
-  def size(
-    self, tokens_of: task.TokensOf, length: int, room: int, step: int
-  ) -> int:
-    """See `task.Kind`."""
-    return task.search(tokens_of, length, room, step)
 
   def prompt(self, context: str, queries: Sequence[str]) -> str:
     """Returns the question about a context, up to where the answer begins."""

@@ -90,7 +90,7 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Questions:
+class Questions(task.Kind):
   """Questions asked about documents, one of which has the answer.
 
   Sample i asks question i. A line is what counts of an output.
@@ -127,12 +127,6 @@ class Questions:
   def step(self, length: int, room: int) -> int:
     """See `task.Kind`."""
     return _STEP
-
-  def size(
-    self, tokens_of: task.TokensOf, length: int, room: int, step: int
-  ) -> int:
-    """See `task.Kind`."""
-    return task.search(tokens_of, length, room, step)
 
 
 def prompt(question: str, documents: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ class Kind(Protocol):
     ...
 
   def size(self, tokens_of: TokensOf, length: int, room: int, step: int) -> int:
-    """Returns the size that samples begin with.
+    """Returns the size that samples begin with; by default as `search`.
 
     Args:
       tokens_of: counts the tokens of a draft.
@@ -78,7 +78,7 @@ class Kind(Protocol):
       room: tokens of a prompt, at most.
       step: see `step`.
     """
-    ...
+    return search(tokens_of, length, room, step)
 
 
 def samples(kind: Kind, name: str, order: Order) -> dict[int, list[Sample]]:

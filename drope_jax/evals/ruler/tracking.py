@@ -28,7 +28,7 @@ _STEP, _SHORT_STEP, _SHORT_TOKENS = 10, 5, 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Tracking:
+class Tracking(task.Kind):
   """A chain of assignments in noise; all its variables are asked for.
 
   A solved example of about 500 tokens stands before the text. Its places are
@@ -70,12 +70,6 @@ class Tracking:
   def step(self, length: int, room: int) -> int:
     """See `task.Kind`."""
     return _SHORT_STEP if length < _SHORT_TOKENS else _STEP
-
-  def size(
-    self, tokens_of: task.TokensOf, length: int, room: int, step: int
-  ) -> int:
-    """See `task.Kind`."""
-    return task.search(tokens_of, length, room, step)
 
   def _names(self, rng, letters):
     return words.distinct(
