@@ -109,6 +109,11 @@ class LM(Protocol):
     ...
 
 
+def text(lm: LM, ids: Sequence[int]) -> str:
+  """Returns the text of generated ids, without EOS."""
+  return lm.decode([token for token in ids if token != lm.eos_id])
+
+
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
   """What an `LM` that reads by way of another one takes from it as it is.

@@ -229,7 +229,7 @@ class Remembering(interface.Wrapper):
       **self.about,
       "logit_scale": self.scale,
       "prompt": self.decode(prompt),
-      "output": self.decode([i for i in reading if i != self.eos_id]),
+      "output": interface.text(self.lm, reading),
     }
 
 

@@ -137,10 +137,8 @@ def evaluate(
 def _outputs(lm: interface.LM, samples: Sequence[Sample]) -> list[str]:
   (max_new_tokens,) = {sample.max_new_tokens for sample in samples}
   prompts = [sample.prompt_tokens for sample in samples]
-  return [
-    lm.decode([token for token in ids if token != lm.eos_id])
-    for ids in lm.generate(prompts, max_new_tokens)
-  ]
+  outputs = lm.generate(prompts, max_new_tokens)
+  return [interface.text(lm, ids) for ids in outputs]
 
 
 def _is_exact(output: str, sample: Sample) -> bool:

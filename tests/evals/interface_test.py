@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import types
 
 from drope_jax.evals import interface
 
@@ -46,3 +47,8 @@ def test_a_loss_that_is_no_number_survives_json_too():
   assert row["value"] is None and row["outcomes"] == [None, 1.0]
   # NaN is not equal to itself.
   assert repr(interface.Result.from_dict(row)) == repr(result)
+
+
+def test_generated_text_is_without_eos_wherever_it_stands():
+  lm = types.SimpleNamespace(eos_id=3, decode=lambda ids: str([*ids]))
+  assert interface.text(lm, [1, 3, 2, 3]) == "[1, 2]"

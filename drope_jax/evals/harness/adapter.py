@@ -154,7 +154,7 @@ class Answers:
     return ids[-room:]
 
   def _until(self, ids: Sequence[int], stop: Sequence[str]) -> str:
-    text = self.lm.decode([i for i in ids if i != self.lm.eos_id])
+    text = interface.text(self.lm, ids)
     for end in stop:
       text = text.split(end)[0]
     return text

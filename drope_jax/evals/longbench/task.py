@@ -134,10 +134,7 @@ class LongBenchTask:
     (new_tokens,) = {sample.max_new_tokens for sample in samples}
     outputs = lm.generate([s.prompt_tokens for s in samples], new_tokens)
     outcomes = [
-      self.score(
-        lm.decode([token for token in ids if token != lm.eos_id]),
-        sample.question,
-      )
+      self.score(interface.text(lm, ids), sample.question)
       for ids, sample in zip(outputs, samples, strict=True)
     ]
     whole, *parts = self._parts(samples, outcomes)
