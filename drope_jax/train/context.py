@@ -31,6 +31,20 @@ Evaluator = Callable[[Periodic, Model, jax.sharding.Mesh, str], Measure]
 Probe = Callable[[ModelConfig, transformer.Params], Mapping[str, float]]
 
 
+def start(recipe: Recipe) -> manifests.Manifest:
+  """Returns the manifest of the model that a recipe starts from.
+
+  A new model's has no tokenizer and no lineage yet.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+  """
+  if recipe.model is not None:
+    return manifests.Manifest(model=recipe.model, tokenizer=None, lineage=())
+  assert recipe.init_from is not None  # A recipe has this or a model.
+  return store.describe(paths.resolve(recipe.init_from))[0]
+
+
 def tokenizer_path(recipe: Recipe, base_dir: str | None) -> epath.Path:
   """Returns the tokenizer file of a recipe, or of what it starts from.
 

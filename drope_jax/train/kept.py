@@ -13,11 +13,8 @@ from typing import Any
 from drope_jax import artifacts
 from drope_jax.analysis import records, runs
 from drope_jax.checkpoint import manifest as manifests
-from drope_jax.checkpoint import store
-from drope_jax.data import paths
 from drope_jax.evals.suite import Suite
-from drope_jax.model.config import ModelConfig
-from drope_jax.train import claim, preflight
+from drope_jax.train import claim, context, preflight
 from drope_jax.train.phases import SurgeryPhase
 from drope_jax.train.recipe import Recipe
 
@@ -95,7 +92,12 @@ def has_run(folder: pathlib.Path, suite: Suite, recipe: Recipe) -> bool:
 
 def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
   """Returns in what a manifest's model is not the recipe's last one."""
-  config, start = _start(recipe)
+  start = context.start(recipe)
+  past = [
+    entry.time
+    for entry in start.lineage
+    if entry.operation != manifests.FITTED_SLOPE
+  ]
   history = [
     entry
     for entry in found["lineage"]
@@ -106,9 +108,9 @@ def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
   if [e["operation"] for e in own] != [phase.name for phase in recipe.phases]:
     return ["Recipe.phases"]
   changed = []
-  if [entry["time"] for entry in history[:first]] != start:
-    changed.append("Recipe.init_from" if start else "Recipe.model")
-  ahead = [*preflight.phases(recipe, config)]
+  if [entry["time"] for entry in history[:first]] != past:
+    changed.append("Recipe.init_from" if past else "Recipe.model")
+  ahead = [*preflight.phases(recipe, start.model)]
   for entry, (phase, _) in zip(own, ahead, strict=True):
     arguments = entry["arguments"]
     if isinstance(phase, SurgeryPhase):
@@ -122,16 +124,6 @@ def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
     if arguments["seed"] != recipe.seed:
       changed.append("Recipe.seed")
   return changed + _changes("ModelConfig", found["model"], ahead[-1][1])
-
-
-def _start(recipe: Recipe) -> tuple[ModelConfig, list[str]]:
-  """Returns the config that a recipe starts from, and the times of its past."""
-  if recipe.model is not None:
-    return recipe.model, []
-  assert recipe.init_from is not None  # A recipe has this or a model.
-  start, _ = store.describe(paths.resolve(recipe.init_from))
-  past = [e for e in start.lineage if e.operation != manifests.FITTED_SLOPE]
-  return start.model, [entry.time for entry in past]
 
 
 def _changes(name: str, found: Any, value: Any) -> list[str]:

@@ -22,7 +22,7 @@ from drope_jax.checkpoint.model import Model
 from drope_jax.data import lock, paths, tokenizer
 from drope_jax.model import transformer
 from drope_jax.surgery import compose
-from drope_jax.train import batches, claim, preflight, training
+from drope_jax.train import batches, claim, context, preflight, training
 from drope_jax.train.context import Evaluator, Listener, Probe, Run
 from drope_jax.train.goodput import Goodput
 from drope_jax.train.heartbeat import Doing
@@ -91,7 +91,7 @@ def run(
     with Watchdog(
       directory, recipe, goodput.begun, saved, on_stall
     ) as watchdog:
-      context = Run(
+      started = Run(
         recipe,
         directory,
         mesh,
@@ -105,7 +105,7 @@ def run(
         checked.measures,
         stopping_if_held,
       )
-      return _take_phases(context, saved, on_model)
+      return _take_phases(started, saved, on_model)
 
 
 @contextlib.contextmanager
@@ -206,10 +206,8 @@ def _resume_model(run: Run, saved: int) -> tuple[Model, int]:
 
 def _start_tokens(recipe: Recipe) -> int:
   """Returns the tokens that the initial model was trained on."""
-  if recipe.init_from is None:
-    return 0
-  manifest, _ = store.describe(paths.resolve(recipe.init_from))
-  return manifest.lineage[-1].tokens if manifest.lineage else 0
+  lineage = context.start(recipe).lineage
+  return lineage[-1].tokens if lineage else 0
 
 
 def _keep(run: Run, phase: TrainPhase | SurgeryPhase, model: Model) -> None:

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from drope_jax import sharding
-from drope_jax.checkpoint import store
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.checkpoint.model import Model
-from drope_jax.data import paths, pipeline, tokenizer
+from drope_jax.data import pipeline, tokenizer
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled
@@ -69,21 +68,19 @@ def check(
       or does not fit the others; a surgery does not fit the model; evals cannot
       be run.
   """
+  start = context.start(recipe)
+  config = start.model
   if recipe.model is not None:
-    config = recipe.model
     tokens = tokenizer.load(context.tokenizer_path(recipe, base_dir))
     fingerprint, size = tokens.fingerprint, tokens.vocab_size
+  elif start.tokenizer is None:
+    raise ValueError(
+      "A run that starts from a checkpoint needs its tokenizer, got none in "
+      f"{recipe.init_from}. Save the checkpoint again with it."
+    )
   else:
-    assert recipe.init_from is not None  # A recipe has this or a model.
-    manifest, _ = store.describe(paths.resolve(recipe.init_from))
-    config = manifest.model
-    if manifest.tokenizer is None:
-      raise ValueError(
-        "A run that starts from a checkpoint needs its tokenizer, got none in "
-        f"{recipe.init_from}. Save the checkpoint again with it."
-      )
-    fingerprint = manifest.tokenizer.fingerprint
-    size = manifest.tokenizer.vocab_size
+    fingerprint = start.tokenizer.fingerprint
+    size = start.tokenizer.vocab_size
   if size > config.vocab_size:
     raise ValueError(
       f"The tokenizer must fit the model, got {size} pieces for a vocab_size "
@@ -155,10 +152,7 @@ def start_config(recipe: Recipe) -> ModelConfig:
   Raises:
     FileNotFoundError: there is no such checkpoint.
   """
-  if recipe.model is not None:
-    return recipe.model
-  assert recipe.init_from is not None  # A recipe has this or a model.
-  return store.describe(paths.resolve(recipe.init_from))[0].model
+  return context.start(recipe).model
 
 
 def _require_trainable(recipe, phase, config, mesh) -> None:
