@@ -1,4 +1,4 @@
-"""Counts as people write them: 20M, 1.5B, 300_000."""
+"""Counts and parts as people write them: 20M, 1.5B, 300_000; 2/8."""
 
 import argparse
 import fractions
@@ -25,3 +25,18 @@ def parse(text: str) -> int:
       f"{text!r}"
     )
   return int(count)
+
+
+def part(text: str) -> tuple[int, int]:
+  """Returns K and N of K/N, the Kth of N parts, as a type for `add_argument`.
+
+  Raises:
+    ArgumentTypeError: there is no such part.
+  """
+  found = re.fullmatch(r"(\d+)/(\d+)", text)
+  k, n = map(int, found.groups()) if found else (0, 0)
+  if not 1 <= k <= n:
+    raise argparse.ArgumentTypeError(
+      f"a part is K/N such as 2/8, with 1 <= K <= N, got {text!r}"
+    )
+  return k, n

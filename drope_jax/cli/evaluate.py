@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
-import re
 import time
 from typing import Any
 
@@ -100,10 +99,10 @@ def run(args: argparse.Namespace) -> None:
     if args.save_scale:
       save_scales(checkpoints, record)
     return
-  share = _share(args)
   out = pathlib.Path(args.out)
-  if share is not None:
-    out /= f"share_{share[0]}_of_{share[1]}"
+  if args.share is not None:
+    k, n = args.share
+    out /= f"share_{k}_of_{n}"
   file = results.ResultsFile(
     out,
     suite,
@@ -119,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         "--keep-outputs keeps what models write as they are evaluated, got "
         f"finished results without it in {out}. Name another --out."
       )
-    if share is None and not file.finished:
+    if args.share is None and not file.finished:
       file.gather()
     if not file.finished:
       compare(
@@ -131,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
         on_step=file.save,
         mesh=_mesh(args),
         must_fit=must_fit,
-        share=share,
+        share=args.share,
         dtype=args.dtype,
       )
       file.save(finished=True)
@@ -359,18 +358,6 @@ def _checkpoints(named: Sequence[str]) -> dict[str, os.PathLike]:
 
 def _mesh(args: argparse.Namespace) -> jax.sharding.Mesh | None:
   return None if args.mesh is None else sharding.make_mesh(args.mesh)
-
-
-def _share(args: argparse.Namespace) -> tuple[int, int] | None:
-  if args.share is None:
-    return None
-  found = re.fullmatch(r"(\d+)/(\d+)", args.share)
-  if not found or not 1 <= int(found[1]) <= int(found[2]):
-    raise ValueError(
-      "--share takes its number and how many there are, such as 1/4, got "
-      f"{args.share}. Number them from 1."
-    )
-  return int(found[1]), int(found[2])
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Counts as people write them."""
+"""Counts and parts as people write them."""
 
 import argparse
 
@@ -29,3 +29,14 @@ def test_a_count_is_parsed(text, count):
 def test_text_that_is_not_a_count_is_refused(text):
   with pytest.raises(argparse.ArgumentTypeError, match="of at least 1"):
     counts.parse(text)
+
+
+@pytest.mark.parametrize(("text", "part"), [("1/1", (1, 1)), ("2/8", (2, 8))])
+def test_a_part_is_parsed(text, part):
+  assert counts.part(text) == part
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/2/3", "-1/2"])
+def test_a_part_that_there_is_not_is_refused(text):
+  with pytest.raises(argparse.ArgumentTypeError, match=f"<= N, got '{text}'"):
+    counts.part(text)

@@ -473,7 +473,7 @@ def test_shares_of_several_hosts_are_gathered(
 @pytest.mark.parametrize("share", ["0/2", "3/2", "2", "a/b"])
 def test_a_share_that_there_is_not_is_refused(drope, command, share):
   ran = drope(*command, "--share", share)
-  assert ran.status == 2 and f"such as 1/4, got {share}. Number" in ran.err
+  assert ran.status == 2 and f"1 <= K <= N, got '{share}'" in ran.err
 
 
 def test_samples_of_another_version_are_refused(

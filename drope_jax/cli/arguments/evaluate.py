@@ -16,6 +16,7 @@ those with plain RoPE.
 
 import argparse
 
+from drope_jax.cli import counts
 from drope_jax.cli.arguments import recipe_options
 
 
@@ -92,21 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="write the fitted softmax scale's slope into each checkpoint, whose "
     "generation and later evaluations then use it beyond the trained context",
   )
-  parser.add_argument(
-    "--mesh",
-    choices=("single", "fsdp", "fsdp_tp", "long"),
-    help="how all devices share the work (default: the first does it alone)",
-  )
+  recipe_options.add_mesh(parser)
   parser.add_argument(
     "--out", metavar="DIR", help="folder for results.json (default: none)"
   )
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16", "int8"),
-    default="float32",
-    help="of the weights (default: %(default)s); a CPU computes in float32 and "
-    "reads few bits faster; int8 is for a CPU alone",
-  )
+  recipe_options.add_dtype(parser)
   parser.add_argument(
     "--keep-outputs",
     action="store_true",
@@ -114,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--share",
+    type=counts.part,
     metavar="K/N",
     help="evaluate the K-th of N shares, for N hosts with one --out; then the "
     "same command without --share gathers them (default: evaluate all)",

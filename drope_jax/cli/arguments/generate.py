@@ -12,6 +12,8 @@ checkpoint's softmax scale.
 
 import argparse
 
+from drope_jax.cli.arguments import recipe_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
@@ -98,10 +100,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="print each continuation as one line of JSON",
   )
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16", "int8"),
-    default="float32",
-    help="of the weights (default: %(default)s); a CPU computes in float32 and "
-    "reads few bits faster; int8 is for a CPU alone",
-  )
+  recipe_options.add_dtype(parser)

@@ -1,4 +1,4 @@
-"""Arguments that commands with a recipe share."""
+"""Arguments that several commands share: of a recipe, and of a model."""
 
 import argparse
 
@@ -28,4 +28,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     metavar="CONFIG.gin",
     help="config of the model that the recipe starts from, if its checkpoint "
     "is not here (default: read the checkpoint)",
+  )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+  """Declares the dtype that a language model's weights are held in."""
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "int8"),
+    default="float32",
+    help="of the weights (default: %(default)s); a CPU computes in float32 and "
+    "reads few bits faster; int8 is for a CPU alone",
+  )
+
+
+def add_mesh(parser: argparse.ArgumentParser) -> None:
+  """Declares the mesh that a language model is split over."""
+  parser.add_argument(
+    "--mesh",
+    choices=("single", "fsdp", "fsdp_tp", "long"),
+    help="how all devices share the work (default: the first does it alone)",
   )

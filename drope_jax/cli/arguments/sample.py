@@ -11,6 +11,7 @@ store needs no other text: the store has the model's tokenizer.
 import argparse
 
 from drope_jax.cli import counts
+from drope_jax.cli.arguments import recipe_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +58,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="float32",
     help="of weights and cache (default: %(default)s)",
   )
-  parser.add_argument(
-    "--mesh",
-    choices=("single", "fsdp", "fsdp_tp", "long"),
-    help="split the work over all devices (default: use only the first)",
-  )
+  recipe_options.add_mesh(parser)

@@ -19,8 +19,8 @@ finished, on any machine.
 
 import argparse
 import pathlib
-import re
 
+from drope_jax.cli import counts
 from drope_jax.cli.arguments import recipe_options
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--part",
-    type=_part,
+    type=counts.part,
     default=(1, 1),
     metavar="K/N",
     help="train only every Nth point, from the Kth; each part on a machine of "
@@ -64,13 +64,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--list", action="store_true", help="print the points and their bindings"
   )
-
-
-def _part(text: str) -> tuple[int, int]:
-  found = re.fullmatch(r"(\d+)/(\d+)", text)
-  k, n = map(int, found.groups()) if found else (0, 0)
-  if not 1 <= k <= n:
-    raise argparse.ArgumentTypeError(
-      f"a part is K/N such as 2/8, with 1 <= K <= N, got {text!r}"
-    )
-  return k, n
