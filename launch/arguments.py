@@ -8,14 +8,6 @@ from drope_jax.cli import terminal
 from launch import order, states, watch
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports an error in one line, without the usage block."""
-
-  def error(self, message):
-    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
-    self.exit(2, terminal.printable(text))
-
-
 def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
   """Returns the parser of the command line.
 
@@ -23,7 +15,7 @@ def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
     verbs: that it knows.
     description: of all, for --help.
   """
-  common = _Parser(add_help=False)
+  common = terminal.Parser(add_help=False)
   common.add_argument(
     "--config",
     required=True,
@@ -36,13 +28,13 @@ def parser(verbs: Collection[str], description: str) -> argparse.ArgumentParser:
     action="store_true",
     help="print the commands as argument lists, and run none",
   )
-  whole = _Parser(
+  whole = terminal.Parser(
     prog="launch",
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   under = whole.add_subparsers(
-    dest="verb", required=True, metavar="VERB", parser_class=_Parser
+    dest="verb", required=True, metavar="VERB", parser_class=terminal.Parser
   )
   made = {
     verb: under.add_parser(verb, parents=[common], allow_abbrev=False)

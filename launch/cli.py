@@ -73,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(verb: str, message: str, code: int) -> int:
-  text = f"launch {verb}: {' '.join(message.split())}"
-  terminal.say(text, stderr=True)
+  terminal.complain(f"launch {verb}", message)
   return code
 
 

@@ -30,7 +30,7 @@ def main() -> int:
     explained = mistakes.explain(error)
     if explained is None or os.environ.get("DROPE_DEBUG") == "1":
       raise
-    terminal.say(f"drope-lm-eval: {' '.join(explained.split())}", stderr=True)
+    terminal.complain("drope-lm-eval", explained)
     return mistakes.status(error)
   return 0
 

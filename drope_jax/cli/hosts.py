@@ -204,8 +204,7 @@ def _end(error: Exception) -> None:
   if explained is None:
     traceback.print_exc()
   else:
-    text = f"drope train: {' '.join(explained.split())}"
-    terminal.say(text, stderr=True)
+    terminal.complain("drope train", explained)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(mistakes.status(error))

@@ -44,14 +44,6 @@ _RESUMABLE = frozenset(
 )
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports an error in one line, without the usage block."""
-
-  def error(self, message):
-    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
-    self.exit(2, terminal.printable(text))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns the process's exit status.
 
@@ -97,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser(name: str) -> argparse.ArgumentParser:
   """Returns the parser of a command's arguments."""
   arguments = importlib.import_module(f"drope_jax.cli.arguments.{name}")
-  found = _Parser(
+  found = terminal.Parser(
     prog=f"drope {name}",
     description=arguments.__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,7 +102,7 @@ def parser(name: str) -> argparse.ArgumentParser:
 def _command_name(argv: list[str]) -> str:
   """Returns the chosen command; exits after --help, --version or a mistake."""
   width = max(map(len, COMMANDS))
-  parser = _Parser(
+  parser = terminal.Parser(
     prog="drope",
     usage="drope COMMAND [ARGUMENT...]",
     description="DroPE: drop a model's positional embeddings, recalibrate it "
@@ -153,7 +145,7 @@ def prepare_libraries() -> None:
 
 
 def _fail(name: str, message: str, status: int) -> int:
-  terminal.say(f"drope {name}: {' '.join(message.split())}", stderr=True)
+  terminal.complain(f"drope {name}", message)
   return status
 
 

@@ -4,6 +4,7 @@ Paths, tokens and names come from other people. An escape sequence in one could
 recolor the screen, change the window's title, or hide the text beside it.
 """
 
+import argparse
 import sys
 import unicodedata
 
@@ -25,6 +26,19 @@ def printable(text: object) -> str:
 def say(text: object, *, stderr: bool = False) -> None:
   """Prints a message."""
   print(printable(text), file=sys.stderr if stderr else sys.stdout)
+
+
+def complain(program: str, message: str) -> None:
+  """Prints a message in one line on stderr, after the program's name."""
+  say(f"{program}: {' '.join(message.split())}", stderr=True)
+
+
+class Parser(argparse.ArgumentParser):
+  """Reports an error in one line, without the usage block."""
+
+  def error(self, message):
+    text = f"{self.prog}: {message} (see `{self.prog} --help`)\n"
+    self.exit(2, printable(text))
 
 
 def print_output(text: str, end: str = "\n") -> None:
