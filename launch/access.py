@@ -88,8 +88,7 @@ def prepare(rented: Slice) -> list[Command]:
   if rented.way == "jobset":
     # docs.cloud.google.com/kubernetes-engine/docs/how-to/workload-identity
     pod = f"{rented.project}.svc.id.goog[default/{rented.service_account}]"
-    context = f"gke_{rented.project}_{rented.location}_{rented.cluster}"
-    kubectl = ("kubectl", f"--context={context}")
+    kubectl = ("kubectl", f"--context={rented.cluster_context}")
     made += [
       (*kubectl, "create", "serviceaccount", rented.service_account),
       (

@@ -203,6 +203,11 @@ class Slice:
     return f"{self.bucket}/launch/{self.name}"
 
   @property
+  def cluster_context(self) -> str:
+    """What `gcloud container clusters get-credentials` names the cluster."""
+    return f"gke_{self.project}_{self.location}_{self.cluster}"
+
+  @property
   def slice_names(self) -> list[str]:
     """The name of each slice, with a number if there are several."""
     if self.slices == 1:

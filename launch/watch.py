@@ -16,7 +16,7 @@ from launch import bucket, commands, machine, order, progress, ways
 from launch.commands import Run
 from launch.slice import Slice
 from launch.states import ENDS, Action, Host, Phase, Policy, Sight, State
-from launch.ways.way import Seen, Standing
+from launch.ways.way import REFUSED, Seen, Standing
 
 LOOK_EVERY_S = 30.0
 _ASK_S = 180.0
@@ -221,8 +221,7 @@ def _act(action, rented, policy, memory, do, clock) -> None:
   try:
     perform(action, rented, memory.state, do)
   except commands.Failed as failed:
-    refused = {"quota": Standing.QUOTA, "stockout": Standing.STOCKOUT}
-    standing = refused.get(failed.kind)
+    standing = REFUSED.get(failed.kind)
     absent = action is Action.CREATE and failed.kind == "missing"
     if failed.kind in commands.LASTING or absent:
       raise ValueError(str(failed)) from failed

@@ -11,7 +11,7 @@ from typing import Any
 from launch import commands
 from launch.commands import Command, Run
 from launch.hosts import script
-from launch.ways.way import Seen, Standing, Way, worst
+from launch.ways.way import Seen, Standing, Way, standing_of, worst
 
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
 _ASKED = 4
@@ -157,11 +157,7 @@ class Group(Way):
       attempt = instance.get("lastAttempt", {}).get("errors", {})
       for error in attempt.get("errors", []):
         said = f"{error.get('code')}: {error.get('message')}"
-        standing = {
-          "quota": Standing.QUOTA,
-          "stockout": Standing.STOCKOUT,
-        }.get(commands.kind_of(said), Standing.BROKEN)
-        return Seen(standing, said)
+        return Seen(standing_of(said), said)
     actions = {i.get("currentAction", "NONE") for i in found}
     states = {i.get("instanceStatus") for i in found}
     if actions & {"DELETING", "ABANDONING"}:

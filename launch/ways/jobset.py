@@ -10,7 +10,7 @@ from typing import Any
 from launch import commands
 from launch.commands import Command, Run
 from launch.ways import manifest
-from launch.ways.way import Seen, Standing, Way, worst
+from launch.ways.way import Seen, Standing, Way, standing_of, worst
 
 # container.googleapis.com's NodePool.Status.
 _POOLS = {
@@ -27,12 +27,6 @@ class JobSet(Way):
   """A node pool for each slice, and one JobSet on all of them."""
 
   @property
-  def _context(self) -> str:
-    # As `gcloud container clusters get-credentials` names it.
-    rented = self.rented
-    return f"gke_{rented.project}_{rented.location}_{rented.cluster}"
-
-  @property
   def _needs_policy(self) -> bool:
     return self.rented.shape.kind == "tpu7x" and self.rented.shape.hosts > 1
 
@@ -46,7 +40,8 @@ class JobSet(Way):
     )
 
   def _kubectl(self, *words: str, stdin: str | None = None) -> Command:
-    return Command(("kubectl", f"--context={self._context}", *words), stdin)
+    context = f"--context={self.rented.cluster_context}"
+    return Command(("kubectl", context, *words), stdin)
 
   def create(self) -> list[Command]:
     """Source: gcloud reference, container node-pools create; kubectl apply.
@@ -145,11 +140,7 @@ class JobSet(Way):
     status = found.get("status", "PROVISIONING")
     said = found.get("statusMessage", "")
     if status == "ERROR" or (status == "RUNNING_WITH_ERROR" and said):
-      standing = {
-        "quota": Standing.QUOTA,
-        "stockout": Standing.STOCKOUT,
-      }.get(commands.kind_of(said), Standing.BROKEN)
-      return Seen(standing, said)
+      return Seen(standing_of(said), said)
     return Seen(_POOLS.get(status, Standing.BROKEN), status)
 
   def _observe_pods(self, do: Run) -> Seen:

@@ -12,7 +12,7 @@ from typing import Any
 from launch import commands
 from launch.commands import Command, Run
 from launch.hosts import script
-from launch.ways.way import Seen, Standing, Way
+from launch.ways.way import Seen, Standing, Way, standing_of
 
 # docs.cloud.google.com/tpu/docs/queued-resources: FAILED and SUSPENDED never
 # change by themselves, and hold quota until they are deleted.
@@ -122,10 +122,7 @@ class Queued(Way):
     standing = _STANDINGS.get(name, Standing.BROKEN)
     reason = json.dumps(state.get("failedData", {}).get("error", {}))
     if standing is Standing.BROKEN:
-      standing = {
-        "quota": Standing.QUOTA,
-        "stockout": Standing.STOCKOUT,
-      }.get(commands.kind_of(reason), standing)
+      standing = standing_of(reason)
       name = f"{name} {reason}"
     return Seen(standing, name)
 

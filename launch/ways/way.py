@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 import dataclasses
 import enum
 import json
+import types
 from typing import Any
 
 from launch import commands
@@ -25,6 +26,17 @@ class Standing(enum.StrEnum):
   QUOTA = "beyond the quota"
   BROKEN = "failed"
   DELETING = "being deleted"
+
+
+REFUSED = types.MappingProxyType(
+  {"quota": Standing.QUOTA, "stockout": Standing.STOCKOUT}
+)
+"""The state of what Google Cloud refused, by the kind of that failure."""
+
+
+def standing_of(said: str) -> Standing:
+  """Returns the state of resources whose failure was described so."""
+  return REFUSED.get(commands.kind_of(said), Standing.BROKEN)
 
 
 @dataclasses.dataclass(frozen=True)
