@@ -13,14 +13,14 @@ _END_BYTES = 1 << 14
 
 
 def first_heartbeat(out: str, do: Run) -> heartbeat.Heartbeat | None:
-  """Returns the newest heartbeat of process 0; None: it has written none."""
-  text = bucket.read(f"{out}/{heartbeat.FOLDER}/0.json", do)
-  if text is None:
-    return None
-  fields = json.loads(text)
-  return heartbeat.Heartbeat(
-    **fields | {"doing": heartbeat.Doing(fields["doing"])}
-  )
+  """Returns the newest heartbeat of process 0; None: it has written none.
+
+  Raises:
+    ValueError: it is no heartbeat of this version.
+  """
+  url = f"{out}/{heartbeat.FOLDER}/0.json"
+  text = bucket.read(url, do)
+  return None if text is None else heartbeat.parse(text, url)
 
 
 def last_metrics(out: str, do: Run) -> Mapping[str, Any] | None:

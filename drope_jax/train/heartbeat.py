@@ -116,6 +116,26 @@ def read(
   return [b for b in beats if b is not None and b.processes == processes]
 
 
+def parse(text: str, where: os.PathLike | str) -> Heartbeat:
+  """Returns the heartbeat that a file holds.
+
+  Args:
+    text: the file's content.
+    where: its path or URL, for errors.
+
+  Raises:
+    ValueError: it is no heartbeat of this version.
+  """
+  try:
+    fields = json.loads(text)
+    return Heartbeat(**fields | {"doing": Doing(fields["doing"])})
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"A heartbeat of this version of drope_jax is needed, got {where} "
+      f"({error}). Remove it; the run writes it anew."
+    ) from error
+
+
 def begun(directory: os.PathLike) -> float | None:
   """Returns when the first start of a run began; None: process 0 wrote none."""
   first = _read(_file(epath.Path(directory), 0))
@@ -171,12 +191,6 @@ def _file(directory: epath.Path, process: int) -> epath.Path:
 def _read(file: epath.Path) -> Heartbeat | None:
   """Returns the heartbeat in a file; None: there is no such file."""
   try:
-    fields = json.loads(file.read_text())
-    return Heartbeat(**fields | {"doing": Doing(fields["doing"])})
+    return parse(file.read_text(), file)
   except FileNotFoundError:
     return None
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f"A heartbeat of this version of drope_jax is needed, got {file} "
-      f"({error}). Remove it; the run writes it anew."
-    ) from error
