@@ -13,8 +13,7 @@ import sys
 
 from drope_jax.analysis import paired, sweeps
 from drope_jax.checkpoint import store
-from drope_jax.cli import configure, terminal, termination
-from drope_jax.cli.analyses import output
+from drope_jax.cli import configure, output, terminal, termination
 from drope_jax.evals import suite as suites
 from drope_jax.exits import Exit
 from drope_jax.train import kept

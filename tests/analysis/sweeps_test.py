@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drope_jax.analysis import sweeps
-from drope_jax.cli.analyses import output
+from drope_jax.cli import output
 from drope_jax.evals import interface
 
 

@@ -10,7 +10,8 @@ from drope_jax.analysis.studies import bias, bias_plots, spread
 from drope_jax.axes import Array
 from drope_jax.checkpoint import store
 from drope_jax.cli import console as consoles
-from drope_jax.cli.analyses import output, subject
+from drope_jax.cli import output
+from drope_jax.cli.analyses import subject
 from drope_jax.data import paths
 
 _MOST_TOKENS = 512

@@ -9,8 +9,8 @@ from drope_jax.analysis.studies import lengths_plots
 from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.checkpoint.model import Model
 from drope_jax.cli import console as consoles
-from drope_jax.cli import evaluate
-from drope_jax.cli.analyses import output, subject
+from drope_jax.cli import evaluate, output
+from drope_jax.cli.analyses import subject
 from drope_jax.evals import steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import evaluation

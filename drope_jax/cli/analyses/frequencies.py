@@ -5,8 +5,8 @@ import argparse
 from drope_jax.analysis import frequencies
 from drope_jax.analysis.studies import pairs, pairs_plots
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal
-from drope_jax.cli.analyses import output, subject
+from drope_jax.cli import output, terminal
+from drope_jax.cli.analyses import subject
 from drope_jax.positional import Rope
 
 

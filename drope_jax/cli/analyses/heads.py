@@ -14,8 +14,8 @@ from drope_jax.analysis.studies import (
   rotated,
 )
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal
-from drope_jax.cli.analyses import output, subject
+from drope_jax.cli import output, terminal
+from drope_jax.cli.analyses import subject
 from drope_jax.data import paths
 from drope_jax.positional import Rope
 

@@ -11,8 +11,8 @@ from drope_jax.analysis import records
 from drope_jax.analysis.studies import lengths_plots, pairs, recovery
 from drope_jax.checkpoint import store
 from drope_jax.cli import console as consoles
-from drope_jax.cli import terminal
-from drope_jax.cli.analyses import output, subject
+from drope_jax.cli import output, terminal
+from drope_jax.cli.analyses import subject
 from drope_jax.data import paths
 from drope_jax.evals import intervals
 

@@ -1,4 +1,4 @@
-"""The folder that an analysis writes its figures and its json to."""
+"""The folder that a command writes its figures and its json to."""
 
 from collections.abc import Sequence
 import dataclasses
