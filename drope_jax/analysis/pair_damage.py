@@ -15,6 +15,7 @@ from drope_jax.positional import (
   Nope,
   PartialRope,
   Scheme,
+  log_scaled,
   partial,
   rotary,
 )
@@ -96,7 +97,7 @@ def _lost(
   """Returns the layers that lose positions, and their scheme then and now."""
   then, now = (
     [
-      _unscaled(scheme)
+      log_scaled.unscaled(scheme)
       for scheme in patterns.layer_schemes(config.positional, config.num_layers)
     ]
     for config in (before, after)
@@ -113,11 +114,6 @@ def _lost(
   return (layers, scheme, left) if isinstance(scheme, rotary.Rotary) else None
 
 
-def _unscaled(scheme: Scheme) -> Scheme:
-  """Returns the scheme within one that also scales the queries' logits."""
-  return scheme.scheme if isinstance(scheme, LogScaled) else scheme
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loss_without(
   config: ModelConfig,
@@ -128,7 +124,7 @@ def _loss_without(
 ) -> Array:
   """Returns the loss where `pair` rotates in none of `layers`; -1: in all."""
   schemes = list(patterns.layer_schemes(config.positional, config.num_layers))
-  whole = _unscaled(schemes[layers[0]])
+  whole = log_scaled.unscaled(schemes[layers[0]])
   assert isinstance(whole, rotary.Rotary)
   omega_F = jnp.asarray(whole.frequencies(config.head_dim))
   less = rotary.Given(

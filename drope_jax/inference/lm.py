@@ -20,7 +20,7 @@ from drope_jax.evals import interface
 from drope_jax.inference import batching, choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import LogScaled, Pattern, Scheme
+from drope_jax.positional import LogScaled, Pattern, Scheme, log_scaled
 
 # Tokens of a forward pass on each device, and tokens of a row in one pass if
 # its prompt is longer than that.
@@ -164,8 +164,7 @@ class CheckpointLM:
       return lm
 
     def scaled(scheme: Scheme) -> Scheme:
-      own = scheme.scheme if isinstance(scheme, LogScaled) else scheme
-      return LogScaled(own, self.context_tokens, c)
+      return LogScaled(log_scaled.unscaled(scheme), self.context_tokens, c)
 
     own = config.positional
     if isinstance(own, Pattern):

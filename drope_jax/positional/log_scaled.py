@@ -103,3 +103,8 @@ class LogScaled(Scheme):
       slope = 1 / math.log(self.trained_tokens)
     factor_BS = (pos_BS + 1).astype(jnp.float32) / self.trained_tokens
     return 1 + slope * jnp.log(jnp.maximum(factor_BS, 1))
+
+
+def unscaled(scheme: Scheme) -> Scheme:
+  """Returns the scheme within a `LogScaled`; any other as it is."""
+  return scheme.scheme if isinstance(scheme, LogScaled) else scheme

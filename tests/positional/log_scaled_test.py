@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positional import Alibi, LogScaled, Nope, Pattern, Rope
+from drope_jax.positional import (
+  Alibi,
+  LogScaled,
+  Nope,
+  Pattern,
+  Rope,
+  log_scaled,
+)
 
 POS_BS = jnp.asarray([[0, 7, 8, 63, 511]])
 
@@ -26,6 +33,7 @@ def test_without_a_slope_it_is_log_n():
 
 def test_the_rest_is_the_scheme_within():
   rope, alibi = LogScaled(Rope()), LogScaled(Alibi())
+  assert log_scaled.unscaled(rope) == log_scaled.unscaled(Rope()) == Rope()
   np.testing.assert_array_equal(
     rope.rotation(POS_BS, 8), Rope().rotation(POS_BS, 8)
   )
