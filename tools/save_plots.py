@@ -7,9 +7,7 @@ import argparse
 import pathlib
 import re
 
-import matplotlib
-
-from drope_jax.analysis import report, runs, summary
+from drope_jax.analysis import canvas, report, runs, summary
 
 
 def main() -> None:
@@ -22,14 +20,12 @@ def main() -> None:
   parser.add_argument("--prefix", default="plot")
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
-  # The same figure gives the same bytes, and stays searchable text.
-  matplotlib.rcParams |= {"svg.hashsalt": "", "svg.fonttype": "none"}
   for section in summary.sections([runs.load(run) for run in args.runs]):
     slug = re.sub(r"\W+", "_", section.title.lower()).strip("_")
     plots = [b for b in section.blocks if isinstance(b, report.Plot)]
     for i, plot in enumerate(plots):
       path = args.out / f"{args.prefix}-{slug}-{i}.svg"
-      plot.figure.savefig(path, facecolor="white", metadata={"Date": None})
+      canvas.save(plot.figure, path)
       print(f"{path}: {plot.caption}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import math
+import os
 import re
 from typing import Any, TypeAlias
 
@@ -114,6 +115,13 @@ def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
   text = re.sub(r'( id="|url\(#|href="#)', rf"\1{prefix}-", text)
   text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
   return text.replace(INK, "currentColor")
+
+
+def save(fig: Figure, path: os.PathLike) -> None:
+  """Writes the figure as an SVG file, on white."""
+  # The same figure gives the same bytes, and stays searchable text.
+  with matplotlib.rc_context({"svg.hashsalt": "", "svg.fonttype": "none"}):
+    fig.savefig(path, facecolor="white", metadata={"Date": None})
 
 
 @matplotlib.rc_context(STYLE)
@@ -274,6 +282,12 @@ def doublings(
   ax.set_xticks([2.0**i for i in range(ends[0], ends[1] + 1)])
   ax.minorticks_off()
   ax.xaxis.set_major_formatter(formatter)
+
+
+def in_percent(ax: axes.Axes) -> None:
+  """Makes y an axis of shares in 0 to 1, shown in percent."""
+  ax.set_ylim(-0.03, 1.03)
+  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
 
 
 def _tokens(value, _):

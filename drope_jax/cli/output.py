@@ -6,7 +6,6 @@ import json
 import pathlib
 from typing import Any
 
-import matplotlib
 import rich.box
 import rich.table
 
@@ -53,9 +52,7 @@ class Output:
   def figure(self, name: str, figure: canvas.Figure) -> None:
     """Writes NAME.svg, on white."""
     path = self.folder / f"{name}.svg"
-    # The same figure gives the same bytes, and stays searchable text.
-    with matplotlib.rc_context({"svg.hashsalt": "", "svg.fonttype": "none"}):
-      figure.savefig(path, facecolor="white", metadata={"Date": None})
+    canvas.save(figure, path)
     terminal.say(path)
 
   def text(self, name: str, content: str) -> None:

@@ -105,6 +105,16 @@ def test_svg_is_the_same_for_the_same_figure():
   assert canvas.svg(_accuracy(), "a") != canvas.svg(_accuracy(), "b")
 
 
+def test_a_saved_figure_is_the_same_bytes_on_white_with_its_words(tmp_path):
+  before = dict(matplotlib.rcParams)
+  for name in ("one.svg", "two.svg"):
+    canvas.save(_accuracy(), tmp_path / name)
+  text = (tmp_path / "one.svg").read_text()
+  assert text == (tmp_path / "two.svg").read_text()
+  assert "fill: #ffffff" in text and ">answered</text>" in text
+  assert dict(matplotlib.rcParams) == before
+
+
 def test_ids_of_two_figures_on_a_page_do_not_collide():
   ids = [
     set(re.findall(r' id="([^"]+)"', canvas.svg(_accuracy(), p))) for p in "ab"

@@ -87,8 +87,7 @@ def by_factor(
     ax.grid(axis="x", visible=False)
     ax.set_xticks(range(len(factors)), [f"{x:g}×" for x in factors])
     if is_share:
-      ax.set_ylim(-0.03, 1.03)
-      ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+      canvas.in_percent(ax)
     ax.set_ylabel(label)
   axes[-1].set_xlabel("length (multiple of the trained context)")
   return fig

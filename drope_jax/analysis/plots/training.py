@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 import math
 
 import matplotlib
-from matplotlib import ticker
 import numpy as np
 
 from drope_jax.analysis import canvas, palette
@@ -103,8 +102,7 @@ def score(curves: Sequence[Curve], *, label: str, is_share: bool) -> Figure:
   ax.set_xlim(left=0)
   ax.xaxis.set_major_formatter(canvas.TOKENS)
   if is_share:
-    ax.set_ylim(-0.03, 1.03)
-    ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+    canvas.in_percent(ax)
   canvas.label_ends(ax, ends)
   ax.set_xlabel("tokens")
   ax.set_ylabel(label)

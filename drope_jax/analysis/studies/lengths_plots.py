@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-from matplotlib import axes, ticker
+from matplotlib import axes
 import numpy as np
 
 from drope_jax.analysis import canvas, palette, records, scores
@@ -86,7 +86,7 @@ def training(
       lw=0.8,
     )
     ax.set_ylabel("questions answered")
-    _in_percent(ax)
+    canvas.in_percent(ax)
   grid[-1].set_xlabel("training tokens")
   grid[-1].xaxis.set_major_formatter(canvas.TOKENS)
   canvas.legend(fig, grid[0])
@@ -104,15 +104,10 @@ def _benchmark(
     canvas.line(ax, Curve(look, *zip(*points, strict=True)))
   ax.set_title(f"{metric[0]}: {described.title}")
   if described.unit == SHARE:
-    _in_percent(ax)
+    canvas.in_percent(ax)
   else:
     ax.set_ylabel(described.unit)
   ax.legend(ncols=4)
-
-
-def _in_percent(ax: axes.Axes) -> None:
-  ax.set_ylim(-0.03, 1.03)
-  ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
 
 
 @matplotlib.rc_context(canvas.STYLE)
