@@ -5,12 +5,12 @@ merged, which GGUF only names; names that are not here are refused. A
 sentencepiece model ("llama" there) is written out piece by piece.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import pathlib
 import re
-import struct
 from typing import Any
 
+from sentencepiece import sentencepiece_model_pb2 as protos
 import tokenizers
 
 from drope_jax.checkpoint.formats import byte_level, fast_tokenizer
@@ -46,7 +46,7 @@ def _write_pieces(
   kind = metadata.get("tokenizer.ggml.model")
   if kind == "llama":
     path = folder / "tokenizer.model"
-    path.write_bytes(b"".join(_sentencepiece(metadata)))
+    path.write_bytes(_sentencepiece(metadata).SerializeToString())
     config = {"add_bos_token": bool(metadata.get(_ADDS_BOS, True))}
     json_object.write(folder / fast_tokenizer.CONFIG, config)
     return path
@@ -133,65 +133,30 @@ def _byte_level(
   return tokenizer
 
 
-def _sentencepiece(metadata: Mapping[str, Any]) -> Iterator[bytes]:
-  """Yields the fields of a sentencepiece ModelProto, in protobuf's coding.
-
-  Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
-  """
+def _sentencepiece(metadata: Mapping[str, Any]) -> protos.ModelProto:
   pieces = metadata["tokenizer.ggml.tokens"]
   scores = metadata["tokenizer.ggml.scores"]
   types = metadata["tokenizer.ggml.token_type"]
+  model = protos.ModelProto()
   for piece, score, kind in zip(pieces, scores, types, strict=True):
-    yield _message(
-      1,
-      _message(1, piece.encode()),
-      _key(2, 5) + struct.pack("<f", score),
-      _number(3, kind),
-    )
-  ids = {
-    40: metadata.get("tokenizer.ggml.unknown_token_id", 0),
-    41: metadata.get(_BOS, 1),
-    42: metadata.get(_EOS, 2),
-  }
-  yield _message(
-    2,
-    _number(3, 2),  # BPE
-    _number(4, len(pieces)),
-    _number(35, 1),  # Bytes for what is no piece.
-    *(_number(field, value) for field, value in ids.items()),
-    # sentencepiece finds them by these names.
-    *(
-      _message(field + 5, pieces[value].encode())
-      for field, value in ids.items()
-      if value < len(pieces)
-    ),
+    model.pieces.add(piece=piece, score=score, type=kind)
+  trainer = model.trainer_spec
+  trainer.model_type = protos.TrainerSpec.BPE
+  trainer.vocab_size = len(pieces)
+  trainer.byte_fallback = True
+  trainer.unk_id = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+  trainer.bos_id = metadata.get(_BOS, 1)
+  trainer.eos_id = metadata.get(_EOS, 2)
+  # sentencepiece finds them by these names.
+  for role in ("unk", "bos", "eos"):
+    index = getattr(trainer, f"{role}_id")
+    if 0 <= index < len(pieces):
+      setattr(trainer, f"{role}_piece", pieces[index])
+  normalizer = model.normalizer_spec
+  normalizer.name = "identity"
+  normalizer.add_dummy_prefix = metadata.get(
+    "tokenizer.ggml.add_space_prefix", True
   )
-  prefixed = metadata.get("tokenizer.ggml.add_space_prefix", True)
-  yield _message(
-    3,
-    _message(1, b"identity"),
-    _number(3, int(prefixed)),
-    _number(4, 0),  # Spaces stay as they are.
-    _number(5, 1),  # But as U+2581.
-  )
-
-
-def _key(field: int, wire_type: int) -> bytes:
-  return _varint(field << 3 | wire_type)
-
-
-def _number(field: int, value: int) -> bytes:
-  return _key(field, 0) + _varint(value)
-
-
-def _message(field: int, *contents: bytes) -> bytes:
-  content = b"".join(contents)
-  return _key(field, 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-  encoded = b""
-  while value > 127:
-    encoded += bytes([value & 127 | 128])
-    value >>= 7
-  return encoded + bytes([value])
+  normalizer.remove_extra_whitespaces = False
+  normalizer.escape_whitespaces = True
+  return model
