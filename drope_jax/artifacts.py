@@ -155,7 +155,7 @@ def fill_defaults(
       f"{', '.join(unknown)}, got a file of {writer}. Install that version, or "
       "a newer one."
     )
-  added = {name: _default(known[name]) for name in known if name not in fields}
+  added = {name: default(known[name]) for name in known if name not in fields}
   missing = [n for n, value in added.items() if value is dataclasses.MISSING]
   if missing:
     raise ValueError(
@@ -283,8 +283,8 @@ def decode(data: Any, classes: Mapping[str, type], writer: Writer) -> Any:
   return build(classes[name], fields, writer)
 
 
-def _default(field: dataclasses.Field) -> Any:
-  """Returns a field's default, or `MISSING`."""
+def default(field: dataclasses.Field) -> Any:
+  """Returns a field's default, or `dataclasses.MISSING`."""
   if field.default_factory is not dataclasses.MISSING:
     return field.default_factory()
   return field.default

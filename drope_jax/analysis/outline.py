@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 from typing import Any
+
+from drope_jax import artifacts
 
 _CLASS = "__class__"
 
@@ -62,7 +65,7 @@ def _without_defaults(
   defaults: dict[str, Any] = {}
   for cls in classes:
     if cls.__name__ == value.get(_CLASS):
-      defaults = {f.name: _default(f) for f in dataclasses.fields(cls)}
+      defaults = {f.name: artifacts.default(f) for f in dataclasses.fields(cls)}
   return [
     (name, item)
     for name, item in value.items()
@@ -70,30 +73,16 @@ def _without_defaults(
   ]
 
 
-def _default(field: dataclasses.Field) -> Any:
-  if field.default_factory is not dataclasses.MISSING:
-    return field.default_factory()
-  return field.default
-
-
 def _same(value: Any, default: Any) -> bool:
   """Returns whether a JSON value is the JSON form of a default."""
-  if dataclasses.is_dataclass(default):
-    fields = dataclasses.fields(default)
-    written = {f.name: getattr(default, f.name) for f in fields}
-    if isinstance(value, dict) and _CLASS in value:
-      written[_CLASS] = type(default).__name__
-    return _same(value, written)
-  if isinstance(default, dict):
-    return (
-      isinstance(value, dict)
-      and value.keys() == default.keys()
-      and all(_same(value[key], default[key]) for key in default)
-    )
-  if isinstance(default, tuple):
-    return (
-      isinstance(value, list)
-      and len(value) == len(default)
-      and all(map(_same, value, default))
-    )
-  return type(value) is type(default) and value == default
+  if default is dataclasses.MISSING:
+    return False
+  return any(
+    _text(value) == _text(artifacts.encode(default, tagged=tagged))
+    for tagged in (True, False)
+  )
+
+
+def _text(value: Any) -> str:
+  # Python says that 1, 1.0 and True are equal.
+  return json.dumps(value, sort_keys=True)
