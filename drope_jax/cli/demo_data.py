@@ -7,7 +7,7 @@ import os
 import pathlib
 
 from drope_jax.data import corpus, sources, tokenizer, writer
-from drope_jax.evals import needle_documents
+from drope_jax.evals import needle_documents, needles
 from drope_jax.evals.needle_documents import NeedleDocuments
 from drope_jax.evals.needles import Needles
 
@@ -36,7 +36,7 @@ NEEDLE_STORES = {
     60_000,
     1,
     NeedleDocuments(
-      needles=Needles(words=corpus.words()[:32]),
+      needles=Needles(words=needles.packaged_words()[:32]),
       max_keys=3,
       max_questions=1,
       restatements=5,

@@ -13,8 +13,6 @@ SPLITS: tuple[Split, ...] = ("train", "fit", "test")
 
 _PERIOD = 20
 _HELD_OUT: dict[Split, int] = {"fit": 4, "test": 14}
-_WORD_REPEATS = 800
-_NEEDLE_WORDS = ("magic", "Magic", "word", "words", "Which", "goes", "go")
 
 
 def documents(split: Split) -> Iterator[str]:
@@ -45,32 +43,9 @@ def documents(split: Split) -> Iterator[str]:
       yield document
 
 
-def words() -> tuple[str, ...]:
-  """Returns common nouns; each is one token, with the space before it.
-
-  Needle sentences use them as keys and values. A single token separates
-  retrieval from spelling.
-  """
-  text = (_assets() / "words.txt").read_text(encoding="utf-8")
-  return tuple(text.split())
-
-
 def tokenizer_path() -> str:
   """Returns the path of the packaged sentencepiece model of 2,048 pieces."""
   return str(_assets() / "tokenizer" / "drope2k.model")
-
-
-def tokenizer_texts() -> Iterator[str]:
-  """Yields the training text of the packaged tokenizer.
-
-  This is the train split, then `words()` and the other words of the needle
-  sentences, each repeated often enough to become one piece. Without the
-  repetition 18 of the 256 nouns would be one piece. It costs 4% more tokens
-  for each character.
-  """
-  yield from documents("train")
-  repeated = (*words(), *_NEEDLE_WORDS) * _WORD_REPEATS
-  yield "\n".join(f" {word}" for word in repeated)
 
 
 def _assets():

@@ -214,7 +214,11 @@ def listing(items: Sequence[str]) -> str:
 
 
 def packaged_words() -> tuple[str, ...]:
-  """Returns the packaged list of common nouns."""
+  """Returns common nouns; to the packaged tokenizer each is one token.
+
+  The space before it belongs to that token. A single token separates retrieval
+  from spelling.
+  """
   file = importlib.resources.files("drope_jax") / "assets" / "words.txt"
   return tuple(file.read_text(encoding="utf-8").split())
 
