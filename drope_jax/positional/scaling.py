@@ -15,26 +15,27 @@ from drope_jax.positional.pattern import Pattern
 from drope_jax.positional.scheme import Scheme
 
 
-def _require_factor(scheme) -> None:
-  if not 1.0 <= scheme.factor < math.inf:
-    raise ValueError(
-      f"{type(scheme).__name__} needs a finite factor of at least 1, got "
-      f"{scheme.factor}. It is target length / trained length."
-    )
-
-
 @dataclasses.dataclass(frozen=True)
-class PositionInterpolation(rotary.GeometricRotary):
-  """Linear position interpolation (PI): every omega_m divided by s.
-
-  Source: Chen et al. 2023 (arXiv:2306.15595); transformers' "linear".
-  """
+class _Scaled(rotary.GeometricRotary):
+  """A rotation for a context that grows by `factor`."""
 
   factor: float = 1.0
 
   def __post_init__(self):
     super().__post_init__()
-    _require_factor(self)
+    if not 1.0 <= self.factor < math.inf:
+      raise ValueError(
+        f"{type(self).__name__} needs a finite factor of at least 1, got "
+        f"{self.factor}. It is target length / trained length."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionInterpolation(_Scaled):
+  """Linear position interpolation (PI): every omega_m divided by s.
+
+  Source: Chen et al. 2023 (arXiv:2306.15595); transformers' "linear".
+  """
 
   def frequencies(self, head_dim: int) -> np.ndarray:
     omega_F = rotary.geometric_frequencies(self.theta, head_dim)
@@ -42,7 +43,7 @@ class PositionInterpolation(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class NtkAware(rotary.GeometricRotary):
+class NtkAware(_Scaled):
   """NTK-aware scaling: theta becomes theta * s^(D / (D - 2)).
 
   The slowest pair is divided by s, the fastest stays. transformers' "dynamic"
@@ -50,12 +51,6 @@ class NtkAware(rotary.GeometricRotary):
 
   Source: bloc97 2023, as in YaRN (arXiv:2309.00071), section 3.1.
   """
-
-  factor: float = 1.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    _require_factor(self)
 
   def frequencies(self, head_dim: int) -> np.ndarray:
     if head_dim <= 2:
@@ -68,7 +63,7 @@ class NtkAware(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class Yarn(rotary.GeometricRotary):
+class Yarn(_Scaled):
   """YaRN: slow pairs are divided by s, fast pairs are not, with a ramp between.
 
   The ramp is linear in the pair's index between the pairs that complete
@@ -86,7 +81,6 @@ class Yarn(rotary.GeometricRotary):
   Source: Peng et al. 2023 (arXiv:2309.00071), section 3.4.
   """
 
-  factor: float = 1.0
   trained_tokens: int = 4096
   beta_fast: float = 32.0
   beta_slow: float = 1.0
@@ -95,7 +89,6 @@ class Yarn(rotary.GeometricRotary):
 
   def __post_init__(self):
     super().__post_init__()
-    _require_factor(self)
     rotary.require_trained_tokens(self)
     if not self.beta_fast > self.beta_slow > 0:
       raise ValueError(
@@ -135,7 +128,7 @@ class Yarn(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama3Rope(rotary.GeometricRotary):
+class Llama3Rope(_Scaled):
   """Llama 3.1's rule: a ramp over the number of rotations, no temperature.
 
   Attributes:
@@ -154,7 +147,6 @@ class Llama3Rope(rotary.GeometricRotary):
 
   def __post_init__(self):
     super().__post_init__()
-    _require_factor(self)
     rotary.require_trained_tokens(self)
     if not self.high_freq_factor > self.low_freq_factor > 0:
       raise ValueError(
@@ -173,7 +165,7 @@ class Llama3Rope(rotary.GeometricRotary):
 
 
 @dataclasses.dataclass(frozen=True)
-class CriticalNtk(rotary.GeometricRotary):
+class CriticalNtk(_Scaled):
   """LongRoPE2's rule without its search: NTK-aware up to the critical pair.
 
   The critical pair is the first that completes no rotation in L tokens. It and
@@ -189,12 +181,10 @@ class CriticalNtk(rotary.GeometricRotary):
     that of LongRoPE (arXiv:2402.13753), sqrt(1 + ln s / ln L).
   """
 
-  factor: float = 1.0
   trained_tokens: int = 4096
 
   def __post_init__(self):
     super().__post_init__()
-    _require_factor(self)
     if self.trained_tokens < 2:
       raise ValueError(
         "CriticalNtk needs trained_tokens of at least 2, got "
