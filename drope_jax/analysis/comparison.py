@@ -219,7 +219,7 @@ def _samples(scores):
 def _by_depth(metric, name, rows):
   """Returns a heat map for each treatment, of the rows that have a series."""
   rows = [row for row in rows if row["series"]]
-  looks = panels.looks((r["model"], r["method"]) for r in rows)
+  looks = palette.looks((r["model"], r["method"]) for r in rows)
   blocks = []
   treatments = sorted({row["scale_fitted"] for row in rows})
   for fitted in treatments:
@@ -256,11 +256,10 @@ def _by_factor(scores, caption, is_loss=False):
   """Returns a table with a row a model and method, and a column a factor."""
   factors = sorted({cell.factor for cell in scores})
   treatments = panels.treatments(scores)
+  looks = palette.looks((c.model, c.method) for c in scores)
   rows = []
   for fitted in treatments:
-    for (model, method), look in panels.looks(
-      (c.model, c.method) for c in scores
-    ).items():
+    for (model, method), look in looks.items():
       by_factor = {
         c.factor: _interval(s, is_loss)
         for c, s in scores.items()

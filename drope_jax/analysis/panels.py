@@ -19,9 +19,10 @@ Panels = Mapping[str, Sequence[canvas.Curve]]
 def by_factor(scores: runs.Scores) -> Panels:
   """Returns curves over length factors, with the scores' intervals."""
   panels = {}
+  looks = palette.looks((c.model, c.method) for c in scores)
   for fitted in treatments(scores):
     curves = []
-    for pair, look in looks((c.model, c.method) for c in scores).items():
+    for pair, look in looks.items():
       points = sorted(
         (cell.factor, score)
         for cell, score in scores.items()
@@ -40,9 +41,10 @@ def by_factor(scores: runs.Scores) -> Panels:
 def by_position(rows: Sequence[Mapping[str, Any]]) -> Panels:
   """Returns curves of the rows' series, the mean of several seeds."""
   panels = {}
+  looks = palette.looks((r["model"], r["method"]) for r in rows)
   for fitted in sorted({row["scale_fitted"] for row in rows}):
     curves = []
-    for pair, look in looks((r["model"], r["method"]) for r in rows).items():
+    for pair, look in looks.items():
       series = mean_series(
         row
         for row in rows
@@ -76,11 +78,6 @@ def belongs(scale_fitted: bool, factor: float, fitted: bool) -> bool:
   Scores at 1x are in both, as no scale is fitted there.
   """
   return scale_fitted == fitted or (fitted and factor == 1)
-
-
-def looks(pairs: Iterable[tuple[str, str]]) -> Mapping[Any, palette.Look]:
-  """Returns the look of each (model, method) pair, each once."""
-  return palette.looks(dict.fromkeys(pairs))
 
 
 def _titled(panels):
