@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from drope_jax import artifacts
 from drope_jax.analysis import damage as damages
 from drope_jax.analysis import records
-from drope_jax.evals import registry
+from drope_jax.evals import interface, registry
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
 from drope_jax.evals.metric import Metric
@@ -244,7 +243,8 @@ def _gather(rows):
   ]
   by_seed = {}
   for row in rows:
-    by_seed.setdefault(row["seed"], []).append(_numbers(row["outcomes"]))
+    outcomes = [*map(interface.number, row["outcomes"])]
+    by_seed.setdefault(row["seed"], []).append(outcomes)
   if any(len({*map(len, found)}) > 1 for found in by_seed.values()):
     raise ValueError(
       "Results of several trainings are averaged over the same samples, got "
@@ -252,7 +252,7 @@ def _gather(rows):
       "Evaluate all by one suite."
     )
   return Score(
-    value=float(np.mean(_numbers(row["value"] for row in rows))),
+    value=float(np.mean([interface.number(row["value"]) for row in rows])),
     low=min(ends, default=None),
     high=max(ends, default=None),
     seeds=len(rows),
@@ -262,11 +262,6 @@ def _gather(rows):
     },
     together=max(row.get("together", 1) for row in rows),
   )
-
-
-def _numbers(values):
-  # NaN is stored as null.
-  return [math.nan if value is None else value for value in values]
 
 
 def _read(path):

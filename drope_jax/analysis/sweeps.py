@@ -13,7 +13,7 @@ import numpy as np
 from drope_jax.analysis import canvas, paired, palette, records, runs
 from drope_jax.analysis.canvas import Figure
 from drope_jax.analysis.studies import recovery
-from drope_jax.evals import intervals
+from drope_jax.evals import interface, intervals
 
 _FIELDS = ("step", "phase", "tokens", "loss")
 _LAST = 0.05
@@ -90,13 +90,13 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   scores: dict[str, float] = {}
   last = [record for record in log if record["phase"] == log[-1]["phase"]]
   losses = [
-    _number(record["loss"])
+    interface.number(record["loss"])
     for record in last[-max(round(_LAST * len(last)), 1) :]
   ]
   scores["loss"] = float(np.mean(losses))
   held_out = [r["held_out_loss"] for r in last if "held_out_loss" in r]
   if held_out:
-    scores["held-out loss"] = _number(held_out[-1])
+    scores["held-out loss"] = interface.number(held_out[-1])
   scores["spikes"] = float(len(recovery.spikes(tuple(log))))
   name = row_name(labels)
   rows = [{**row, "model": name} for row in results(folder)]
@@ -132,15 +132,10 @@ def results(folder: pathlib.Path) -> Results:
     {
       **row,
       "model": _SEED.sub("", row["model"]),
-      "value": _number(row["value"]),
+      "value": interface.number(row["value"]),
     }
     for row in results["rows"]
   ]
-
-
-def _number(value: float | None) -> float:
-  """Returns a number of a file, in which null is what is not one."""
-  return np.nan if value is None else value
 
 
 def score_name(row: Mapping[str, Any]) -> str:

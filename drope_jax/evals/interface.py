@@ -243,16 +243,17 @@ class Result:
       **{
         **row,
         "parts": parts and tuple(Part(**part) for part in parts),
-        "value": _from_json(row["value"]),
-        "outcomes": tuple(map(_from_json, row["outcomes"])),
-        "series": series and tuple((x, _from_json(y)) for x, y in series),
+        "value": number(row["value"]),
+        "outcomes": tuple(map(number, row["outcomes"])),
+        "series": series and tuple((x, number(y)) for x, y in series),
       }
     )
 
 
+def number(value: float | None) -> float:
+  """Returns a number of a JSON file, in which null stands for NaN."""
+  return math.nan if value is None else value
+
+
 def _to_json(value: float) -> float | None:
   return None if math.isnan(value) else value
-
-
-def _from_json(value: float | None) -> float:
-  return math.nan if value is None else value
