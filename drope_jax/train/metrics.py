@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from drope_jax import artifacts
 from drope_jax.analysis import records
 from drope_jax.data import paths
 
@@ -45,10 +46,7 @@ class MetricsLog:
     """
     if self._file is None:
       return
-    finite = {
-      name: None if isinstance(x, float) and not math.isfinite(x) else x
-      for name, x in line.items()
-    }
+    finite = artifacts.encode(line, finite=False)
     self._file.write(json.dumps(finite) + "\n")
     self._file.flush()
 
