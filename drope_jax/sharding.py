@@ -179,7 +179,10 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
   shapes = {p: leaf.shape for p, leaf in trees.flatten(params).items()}
 
   def sharding(key_path, leaf) -> NamedSharding:
-    names = [str(getattr(k, "key", getattr(k, "name", k))) for k in key_path]
+    whole = jax.tree_util.keystr(
+      key_path, simple=True, separator=trees.SEPARATOR
+    )
+    names = whole.split(trees.SEPARATOR)
     for start in range(len(names)):
       path = trees.SEPARATOR.join(names[start:])
       if shapes.get(path) == leaf.shape:
@@ -188,7 +191,7 @@ def like_params(mesh: Mesh, state: Any, params: Mapping[str, Any]) -> Any:
       return NamedSharding(mesh, P())
     raise ValueError(
       "Optimizer state must be small or have a parameter's shape, got "
-      f"{'/'.join(names)} of shape {leaf.shape}. Give it a sharding rule."
+      f"{whole} of shape {leaf.shape}. Give it a sharding rule."
     )
 
   return jax.tree_util.tree_map_with_path(sharding, state)
