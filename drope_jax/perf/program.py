@@ -25,7 +25,6 @@ _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _KIND = re.compile(r"((?:\(.*?\)|\S+) )([\w\-]+)\(")
 _OPERANDS = re.compile(r" [\w\-]+\((.*?)\)")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
-_INDEX = re.compile(r"index=(\d+)")
 _VMEM = re.compile(r"S\([1-9]")
 _FREE = {
   "after-all",
