@@ -14,9 +14,6 @@ from drope_jax import artifacts
 from drope_jax.train.context import Listener
 from drope_jax.train.recipe import Recipe
 
-_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-TRACKERS = tuple(_LIBRARIES)
-
 
 @contextlib.contextmanager
 def listeners(
@@ -34,13 +31,13 @@ def listeners(
   Raises:
     ValueError: a tracker's library is not installed.
   """
-  kinds: Mapping[str, Callable] = {"tensorboard": _TensorBoard, "wandb": _WandB}
   modules = {name: _library(name) for name in dict.fromkeys(names)}
   with contextlib.ExitStack() as stack:
     trackers: list[Any] = []
     if jax.process_index() == 0:
       for name, module in modules.items():
-        trackers.append(kinds[name](module, epath.Path(directory), recipe))
+        _, tracker = TRACKERS[name]
+        trackers.append(tracker(module, epath.Path(directory), recipe))
         stack.callback(trackers[-1].close)
     yield trackers
 
@@ -97,6 +94,13 @@ class _WandB:
       self._run.finish()
 
 
+TRACKERS: Mapping[str, tuple[str, Callable]] = {
+  "tensorboard": ("tensorboardX", _TensorBoard),
+  "wandb": ("wandb", _WandB),
+}
+"""By name, the library that each needs, and its class."""
+
+
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
   return {
     name: value
@@ -106,10 +110,11 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _library(name: str) -> types.ModuleType:
+  library, _ = TRACKERS[name]
   try:
-    return importlib.import_module(_LIBRARIES[name])
+    return importlib.import_module(library)
   except ModuleNotFoundError as error:
     raise ValueError(
-      f"--track {name} needs the {_LIBRARIES[name]} library, got none. Install "
-      "it with `pip install 'drope_jax[track]'`."
+      f"--track {name} needs the {library} library, got none. Install it "
+      "with `pip install 'drope_jax[track]'`."
     ) from error
