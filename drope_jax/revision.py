@@ -13,9 +13,8 @@ def describe() -> str:
   """
   version = drope_jax.__version__
   root = pathlib.Path(__file__).parents[1]
-  if not (
-    root / ".git"
-  ).exists():  # An enclosing repository is another project's.
+  # An enclosing repository is another project's.
+  if not (root / ".git").exists():
     return version
   try:
     revision = subprocess.run(

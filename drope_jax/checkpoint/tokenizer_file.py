@@ -86,9 +86,8 @@ def collect(file: epath.Path, tokenizer: TokenizerRef) -> Files:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     if generation.get(name) is None and model.get(name) is not None
   }
-  _end_ids(
-    generation | missing, file.parent
-  )  # Raises now what `end_ids` would.
+  # Raises now what `end_ids` would.
+  _end_ids(generation | missing, file.parent)
   if missing:
     contents[_GENERATION] = json.dumps(generation | missing, indent=2).encode()
   return Files(contents)

@@ -55,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="M,...",
     help="model, crop (the end alone, which the context has room for), rope, "
     "pi, ntk, yarn, longrope2, dynamic_ntk (by each text's own length) and so "
-    "on "
-    "(default: the suite's)",
+    "on (default: the suite's)",
   )
   parser.add_argument(
     "--samples",
