@@ -18,8 +18,8 @@ _NOT_WHOLE = (Standing.ABSENT, Standing.DELETING, Standing.PREEMPTED)
 def step(state: State, sight: Sight, policy: Policy) -> tuple[State, Action]:
   """Returns what is known now, and what to do.
 
-  `State.unfinished` of what is returned is that action. Whoever has done it
-  sets it to NOTHING; until then it comes again. Each action can be repeated.
+  The returned state's `unfinished` is that action; it comes again until whoever
+  did it sets NOTHING. Each action can be repeated.
   """
   state, action = _judge(_counted(state, sight), sight, policy)
   # Of a run that has ended, only what is left is still deleted.

@@ -154,7 +154,7 @@ def compare(
   dtype: str = "float32",
   stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-  """Adds to the record what it lacks of several checkpoints' results.
+  """Evaluates several checkpoints, and adds what the record lacks.
 
   Args:
     suite: what to evaluate.

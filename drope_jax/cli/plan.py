@@ -114,7 +114,7 @@ def _train(
 def _compiled(
   args: argparse.Namespace, function: Callable[..., tuple[T, Any]], *given: Any
 ) -> tuple[T, jax.stages.Compiled | None]:
-  """Returns what a function of `plan` does, without its program by --quick."""
+  """Returns `function`'s plan and program; with --quick, no program."""
   return (
     (buffers.plan(function, *given), None) if args.quick else function(*given)
   )

@@ -116,7 +116,7 @@ def text(lm: LM, ids: Sequence[int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-  """What an `LM` that reads by way of another one takes from it as it is.
+  """What a wrapped `LM` hands on unchanged.
 
   Attributes:
     lm: the model that reads.

@@ -80,7 +80,7 @@ class Record:
 
 
 def _cell(row):
-  """Returns what a result is of."""
+  """Returns the key of a result."""
   measured = row.task, row.metric, row.factor
   return (*measured, row.model, row.method, row.scale_fitted)
 

@@ -65,7 +65,7 @@ class Packed:
 
   @property
   def dtype(self) -> jnp.dtype:
-    """Of what is computed with it."""
+    """The dtype of computations with it."""
     return jnp.dtype(jnp.float32)
 
   @property

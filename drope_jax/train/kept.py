@@ -91,7 +91,7 @@ def has_run(folder: pathlib.Path, suite: Suite, recipe: Recipe) -> bool:
 
 
 def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
-  """Returns in what a manifest's model is not the recipe's last one."""
+  """Returns where a manifest differs from the recipe's last model."""
   start = context.start(recipe)
   past = [
     entry.time

@@ -247,7 +247,7 @@ def _read(
   adapters=None,
   capture=(),
 ):
-  """Returns what logits are the product of, and a dict of what is captured.
+  """Returns the factors of the logits, and what was captured.
 
   Params and adapters are in the phase's compute_dtype.
   """

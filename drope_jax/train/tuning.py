@@ -89,7 +89,7 @@ class Tuning:
     )
 
   def untouched(self, base: transformer.Params) -> transformer.Params:
-    """Returns what of a base a checkpoint of the phase has as it is."""
+    """Returns the base's leaves that a checkpoint holds unchanged."""
     return trees.unflatten(
       {
         path: x
