@@ -179,7 +179,7 @@ def _block(block, ids):
     case Text(text):
       return f"<p>{html.escape(text)}</p>"
     case Facts(items):
-      return _each("div", "facts", items, _fact)
+      return _each("facts", items, _fact)
     case Table():
       return _table(block)
     case Plot(figure, caption):
@@ -211,9 +211,9 @@ def _block(block, ids):
   raise TypeError(f"A section holds blocks, got {type(block).__name__}.")
 
 
-def _each(tag, kind, items, render_item):
+def _each(kind, items, render_item):
   inside = "\n".join(render_item(*map(html.escape, item)) for item in items)
-  return f'<{tag} class="{kind}">\n{inside}\n</{tag}>'
+  return f'<div class="{kind}">\n{inside}\n</div>'
 
 
 def _fact(label, value, note):
@@ -221,7 +221,7 @@ def _fact(label, value, note):
 
 
 def _claim(claim, verdicts):
-  inside = _each("div", "models", verdicts, _verdict)
+  inside = _each("models", verdicts, _verdict)
   return f"<li>{html.escape(claim)}\n{inside}</li>"
 
 

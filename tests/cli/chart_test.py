@@ -3,23 +3,23 @@ import pytest
 
 from drope_jax.cli import chart
 
-WIDTH, HEIGHT = 20, 5
+WIDTH, HEIGHT = chart.WIDTH, chart.HEIGHT
 # Bit of each dot in a braille character, by row and column (Unicode 2800).
 BITS = np.array([[0, 3], [1, 4], [2, 5], [6, 7]])
 
 
-def _dots(text: str, width: int = WIDTH) -> np.ndarray:
-  """Returns which dots are set: bool [4 * lines, 2 * width]."""
+def _dots(text: str) -> np.ndarray:
+  """Returns which dots are set: bool [4 * HEIGHT, 2 * WIDTH]."""
   cells = np.array(
-    [[ord(c) for c in line[:width]] for line in text.split("\n")]
+    [[ord(c) for c in line[:WIDTH]] for line in text.split("\n")]
   )
   assert ((cells >= 0x2800) & (cells < 0x2900)).all()
   dots = (cells[:, None, :, None] - 0x2800) >> BITS[None, :, None, :] & 1
-  return dots.reshape(4 * len(cells), 2 * width).astype(bool)
+  return dots.reshape(4 * HEIGHT, 2 * WIDTH).astype(bool)
 
 
 def _draw(points, levels=None, x_max=1.0):
-  return chart.draw(points, levels or {}, x_max, WIDTH, HEIGHT)
+  return chart.draw(points, levels or {}, x_max)
 
 
 def test_a_line_runs_from_corner_to_corner():

@@ -9,6 +9,9 @@ import numpy as np
 from drope_jax.analysis import canvas, palette
 from drope_jax.analysis.canvas import Curve, Figure
 
+_POINTS = 90
+"""Of a curve, at most."""
+
 
 @matplotlib.rc_context(canvas.STYLE)
 def recovery(
@@ -109,13 +112,13 @@ def score(curves: Sequence[Curve], *, label: str, is_share: bool) -> Figure:
   return fig
 
 
-def _thinned(curve, log_x=False, points=90):
+def _thinned(curve, log_x=False):
   """Returns the curve averaged over equal parts of its axis, a point each."""
   x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
   along = np.log(np.maximum(x, 1)) if log_x else x
-  if len(x) <= points:
+  if len(x) <= _POINTS:
     return curve
-  edges = np.linspace(along[0], along[-1], points + 1)[1:-1]
+  edges = np.linspace(along[0], along[-1], _POINTS + 1)[1:-1]
   parts = np.split(np.arange(len(x)), np.searchsorted(along, edges))
   parts = [part for part in parts if len(part)]
   return Curve(

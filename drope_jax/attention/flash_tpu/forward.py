@@ -56,10 +56,10 @@ def attend(
     (None, None, blocks.k, D), lambda *at: (*key_block(*at), 0)
   )
   v_spec = pl.BlockSpec(
-    (None, None, D, blocks.k), lambda *at: _before_last(0, key_block(*at))
+    (None, None, D, blocks.k), lambda *at: _zero_before_last(key_block(*at))
   )
   row_spec = pl.BlockSpec(
-    (None, None, 1, blocks.q), lambda *at: _before_last(0, query_block(*at))
+    (None, None, 1, blocks.q), lambda *at: _zero_before_last(query_block(*at))
   )
   table_specs = [
     pl.BlockSpec(
@@ -128,8 +128,8 @@ def attend(
   )
 
 
-def _before_last(index, block):
-  return *block[:-1], index, block[-1]
+def _zero_before_last(block):
+  return *block[:-1], 0, block[-1]
 
 
 def _kernel(names, blocks, code, soft_cap, *refs):

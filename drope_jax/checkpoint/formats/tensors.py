@@ -15,6 +15,7 @@ ROWS_BYTES = 64 * 2**20
 """How much of a tensor is compared or copied at a time."""
 
 _PART = 2**18
+_LISTED = 5
 
 FLOATS = {
   "float32": np.dtype(np.float32),
@@ -178,8 +179,8 @@ def is_finite(array: np.ndarray) -> bool:
   return not any(np.any((part & exponent) == exponent) for part in parts)
 
 
-def listed(names: Any, limit: int = 5) -> str:
+def listed(names: Any) -> str:
   """Returns names for an error's line, the first few of very many."""
   names = sorted(names)
-  more = f" and {len(names) - limit} more" if len(names) > limit else ""
-  return ", ".join(names[:limit]) + more
+  more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+  return ", ".join(names[:_LISTED]) + more
