@@ -164,10 +164,10 @@ def measure(config: ModelConfig, params: Params, tokens_BS: Array) -> Anatomy:
       "A damage report needs tokens_BS with at least 2 tokens a row, got "
       f"shape {tokens_BS.shape}. Pass a batch of text."
     )
-  loss, layers = jax.device_get(_measure(config, params, tokens_BS))
+  mean_loss, layers = jax.device_get(_measure(config, params, tokens_BS))
   S = tokens_BS.shape[1]
   return Anatomy(
-    loss=float(loss),
+    loss=float(mean_loss),
     uniform_entropy=sum(math.log(i + 1) for i in range(S)) / S,
     **{name: tuple(map(float, x_N)) for name, x_N in layers.items()},
   )

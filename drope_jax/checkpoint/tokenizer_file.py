@@ -144,8 +144,8 @@ def trimmed(
       does not have.
   """
   contents = dict(collect(file, reference(file)).contents)
-  trimmed, ids = trimming.trim(os.fspath(file), counts_V, size)
-  contents[file.name] = trimmed
+  model, ids = trimming.trim(os.fspath(file), counts_V, size)
+  contents[file.name] = model
   for other in {"tokenizer.json", "tokenizer.model"} - {file.name}:
     contents.pop(other, None)  # The same tokenizer, whole, in another form.
   new = {old: i for i, old in enumerate(ids)}

@@ -146,8 +146,8 @@ def encode_in_order(
       ) from error
     finally:
       if pending:
-        for child in set(multiprocessing.active_children()) - others:
-          child.terminate()
+        for worker in set(multiprocessing.active_children()) - others:
+          worker.terminate()
 
 
 def _start_worker() -> None:
