@@ -1,59 +1,17 @@
-"""Decoding as pure functions, compiled once for each shape.
+"""Decoding as pure functions, compiled once for each shape."""
 
-Rotary frequencies are arguments, so that one compiled program serves RoPE, PI,
-NTK, YaRN and no positions.
-"""
-
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.inference import choice
 from drope_jax.model import cache as caches
-from drope_jax.model import transformer
+from drope_jax.model import rotations, transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Nope, Pattern, Rope, Scheme, rotary
-
-
-class Positions(NamedTuple):
-  """The rotary part of a configuration, as arrays.
-
-  Attributes:
-    frequencies_F: float32, radians per token.
-    factor: q and k are each multiplied by it.
-  """
-
-  frequencies_F: Array
-  factor: Array
-
-
-def split_positions(
-  config: ModelConfig, scheme: Scheme | Pattern
-) -> tuple[ModelConfig, Positions | None]:
-  """Returns a config that all rotary schemes share, and `scheme` as arrays.
-
-  `Nope` has frequencies of 0. A scheme that is not rotary stays in the config,
-  and there are no arrays.
-  """
-  F, odd = divmod(config.head_dim, 2)
-  match scheme:
-    case Nope() if not odd:
-      frequencies_F, factor = np.zeros(F, np.float32), 1.0
-    case rotary.Rotary():
-      frequencies_F = scheme.frequencies(config.head_dim)
-      factor = scheme.attention_factor
-    case _:
-      return dataclasses.replace(config, positional=scheme), None
-  positions = Positions(
-    jnp.asarray(frequencies_F), jnp.asarray(factor, jnp.float32)
-  )
-  return dataclasses.replace(config, positional=Rope()), positions
 
 
 class Rows(NamedTuple):
@@ -88,7 +46,7 @@ class Rows(NamedTuple):
 )
 def start(
   config: ModelConfig,
-  positions: Positions | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
   length_B: Array,
@@ -104,7 +62,7 @@ def start(
   """Returns rows after the prefill of their prompts.
 
   Args:
-    config, positions: from `split_positions`.
+    config, rotation: from `rotations.split`.
     params: of the model.
     tokens_BS: prompts, padded on the right with any ids.
     length_B: tokens of each prompt without padding, at least 1.
@@ -121,7 +79,7 @@ def start(
     mesh: splits the cache, as `model.cache.shardings` has it; None: no sharding
       is set.
   """
-  config = with_positions(config, positions)
+  config = rotations.join(config, rotation)
   B, S = tokens_BS.shape
   options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "backend": backend}
   assert mesh is None or not shared_tokens
@@ -175,7 +133,7 @@ def start(
 )
 def advance(
   config: ModelConfig,
-  positions: Positions | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   rows: Rows,
   logit_scale: Array,
@@ -193,7 +151,7 @@ def advance(
   when every row has ended.
 
   Args:
-    config, positions, params, logit_scale, backend: as in `start`.
+    config, rotation, params, logit_scale, backend: as in `start`.
     rows: from `start`, with free slots in their cache. Donated.
     filters: how a token is chosen.
     keys_B: for sampling; a row depends only on its own key.
@@ -201,7 +159,7 @@ def advance(
     steps: n, the size of the result.
     end_ids: each of them ends a row.
   """
-  config = with_positions(config, positions)
+  config = rotations.join(config, rotation)
   B = rows.ended_B.shape[0]
 
   def unfinished(state):
@@ -360,12 +318,3 @@ def for_queries(logit_scale: Array, tokens_BS: Array) -> Array:
   if not jnp.ndim(logit_scale):
     return logit_scale
   return jnp.broadcast_to(logit_scale[:, None], tokens_BS.shape)
-
-
-def with_positions(
-  config: ModelConfig, positions: Positions | None
-) -> ModelConfig:
-  """Returns a config with these positions; inverts `split_positions`."""
-  if positions is None:
-    return config
-  return dataclasses.replace(config, positional=rotary.Given(*positions))

@@ -19,6 +19,7 @@ from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
 from drope_jax.inference import batching, choice, decode, scoring, weights
 from drope_jax.model import backend as backends
+from drope_jax.model import rotations
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled, Pattern, Scheme, log_scaled
 
@@ -198,13 +199,13 @@ class CheckpointLM:
       on_mesh=self.mesh is not None,
       row_shards=sharding.row_shards(self.mesh),
     ):
-      config, positions = decode.split_positions(self.config, batch.scheme)
+      config, rotation = rotations.split(self.config, batch.scheme)
       before = jnp.asarray(batch.before_RP), jnp.asarray(batch.before_R)
       scores_BS, top_BS = map(
         _on_host,
         scoring.score(
           config,
-          positions,
+          rotation,
           self.params,
           self._put(batch.tokens_BS),
           jnp.asarray(batch.scale_B),
@@ -271,12 +272,12 @@ class CheckpointLM:
       keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(sampling.seed), np.resize(rows, B)
       )
-      config, positions = decode.split_positions(self.config, batch.scheme)
+      config, rotation = rotations.split(self.config, batch.scheme)
       step = batching.LENGTH_MULTIPLE
       new_slots = -(-max_new_tokens // step) * step
       state = decode.start(
         config,
-        positions,
+        rotation,
         self.params,
         self._put(batch.tokens_BS),
         jnp.asarray(batch.lengths_B),
@@ -293,7 +294,7 @@ class CheckpointLM:
       for count in range(0, max_new_tokens, _STEPS):
         state, new_Bn = decode.advance(
           config,
-          positions,
+          rotation,
           self.params,
           state._replace(ended_B=jnp.asarray(ended_B)),
           scale_B,

@@ -23,7 +23,7 @@ from drope_jax.inference import choice, decode
 from drope_jax.inference import lm as lms
 from drope_jax.model import backend as backends
 from drope_jax.model import cache as caches
-from drope_jax.model import packed, transformer
+from drope_jax.model import packed, rotations, transformer
 from drope_jax.model.config import ModelConfig
 
 # Tokens of each row in one call of the compiled loop.
@@ -170,11 +170,11 @@ class ModelText:
     """Returns `advance` with the arguments that are the same at each step."""
     lm = self.lm
     scheme = lm.config.positional.at(lm.context_tokens)
-    config, positions = decode.split_positions(lm.config, scheme)
+    config, rotation = rotations.split(lm.config, scheme)
     return functools.partial(
       advance,
       config,
-      positions,
+      rotation,
       lm.params,
       key=jax.random.key(self.seed),
       logit_scale=jnp.float32(lm.logit_scale_at(lm.context_tokens)),
@@ -219,7 +219,7 @@ class ModelText:
 )
 def advance(
   config: ModelConfig,
-  positions: decode.Positions | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   rows: Rows,
   *,
@@ -238,7 +238,7 @@ def advance(
   A token is -1 where logits are not finite.
 
   Args:
-    config, positions: from `decode.split_positions`.
+    config, rotation: from `rotations.split`.
     params: of the model.
     rows: their caches have a slot for each token of a document and what it
       begins with, except the last token.
@@ -252,7 +252,7 @@ def advance(
     backend: of the attention.
     shardings: of the rows on a mesh.
   """
-  config = decode.with_positions(config, positions)
+  config = rotations.join(config, rotation)
   B, slots = rows.token_B.shape[0], rows.cache.k_NBKDT.shape[-1]
 
   def step(n, state):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from drope_jax import attention
 from drope_jax.axes import Array
 from drope_jax.inference import decode
-from drope_jax.model import transformer
+from drope_jax.model import rotations, transformer
 from drope_jax.model.config import ModelConfig
 
 # Tokens, over all rows, for which logits are held at a time.
@@ -18,7 +18,7 @@ SCORE_CHUNK = 512
 @functools.partial(jax.jit, static_argnames=("config", "backend", "groups"))
 def score(
   config: ModelConfig,
-  positions: decode.Positions | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
   logit_scale: Array,
@@ -34,7 +34,7 @@ def score(
   computed where they are wanted, for `SCORE_CHUNK` tokens at a time.
 
   Args:
-    config, positions, params, tokens_BS, logit_scale, backend: as of
+    config, rotation, params, tokens_BS, logit_scale, backend: as of
       `decode.start`.
     wanted_BS: where there is a next token, and its score is wanted; that of
       others may be anything.
@@ -42,7 +42,7 @@ def score(
       [R, P], padded on the right, and their number [R]. None: nothing.
     groups: G, of rows that are on the same devices; divides B.
   """
-  config = decode.with_positions(config, positions)
+  config = rotations.join(config, rotation)
   B, S = tokens_BS.shape
   scale = decode.for_queries(logit_scale, tokens_BS)
   if before is None:

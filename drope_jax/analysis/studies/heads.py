@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.analysis import readers
-from drope_jax.analysis.studies import rotated
 from drope_jax.axes import Array
-from drope_jax.model import transformer
+from drope_jax.model import rotations, transformer
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import Pattern, Scheme
+from drope_jax.positional import Pattern, Rope, Scheme, scaling
 
 OFFSETS = (0, 1, 2)
 """To which a positional head may attend, tokens before the query."""
@@ -30,6 +29,21 @@ SEMANTIC = 0.1
 
 NEAR = tuple(range(32))
 """Offsets that a profile has."""
+
+
+def methods(config: ModelConfig, factor: float) -> dict[str, Scheme | Pattern]:
+  """Returns the positions to read `factor` times the context with, by method.
+
+  They are "rope", "pi", "ntk" and "yarn" of a model with plain RoPE, and
+  otherwise "model".
+  """
+  own = config.positional
+  if not isinstance(own, Rope):
+    return {"model": own}
+  return {
+    method: scaling.scaled(own, method, factor, config.context_tokens)
+    for method in ("rope", *(scaling.STRETCHES if factor > 1 else ()))
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +119,7 @@ class Text:
       positional: in place of the model's.
       tokens_BS: int32.
     """
-    compiled, rotation = rotated.split(config, positional)
+    compiled, rotation = rotations.split(config, positional)
     scale = config.logit_scale_at(tokens_BS.shape[1])
     found = _read(compiled, rotation, params, tokens_BS, scale)
     (
@@ -185,7 +199,7 @@ def _places(heads: Sequence[Head]) -> list[tuple[int, int]]:
 @functools.partial(jax.jit, static_argnums=0)
 def _read(
   config: ModelConfig,
-  rotation: rotated.Rotation | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
   logit_scale: Array,
@@ -200,7 +214,7 @@ def _read(
 
   def of_sequence(tokens_S):
     _, captured = transformer.hidden(
-      rotated.join(config, rotation),
+      rotations.join(config, rotation),
       params,
       tokens_S[None],
       backend="blockwise",

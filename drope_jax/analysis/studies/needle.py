@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.analysis import readers
-from drope_jax.analysis.studies import rotated
 from drope_jax.axes import Array
 from drope_jax.evals import needles as needles_lib
 from drope_jax.evals.retrieval import Sample
-from drope_jax.model import transformer
+from drope_jax.model import rotations, transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Pattern, Scheme
 
@@ -29,7 +28,7 @@ class Around:
 
   Attributes:
     layer, head: from 0.
-    method: of positions, see `rotated.methods`.
+    method: of positions, see `heads.methods`.
     factor: prompt's length / context.
     weights: on the tokens from `AROUND` before the needle's value, whose first
       token is in the middle, to `AROUND` after it.
@@ -100,7 +99,7 @@ def rows(
     positional: in place of the model's.
     prompts: of about one length, for which one program is compiled.
   """
-  compiled, rotation = rotated.split(config, positional)
+  compiled, rotation = rotations.split(config, positional)
   longest = max(len(prompt.tokens) for prompt in prompts)
   found = []
   for prompt in prompts:
@@ -117,14 +116,14 @@ def rows(
 @functools.partial(jax.jit, static_argnums=0)
 def _row(
   config: ModelConfig,
-  rotation: rotated.Rotation | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_1S: Array,
   query: Array,
   logit_scale: Array,
 ) -> Array:
   _, captured = transformer.hidden(
-    rotated.join(config, rotation),
+    rotations.join(config, rotation),
     params,
     tokens_1S,
     backend="blockwise",

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.analysis import loss
-from drope_jax.analysis.studies import rotated
 from drope_jax.axes import Array
 from drope_jax.evals import intervals
 from drope_jax.evals.retrieval import Sample
-from drope_jax.model import transformer
+from drope_jax.model import rotations, transformer
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import partial, rotary
 
@@ -126,7 +125,7 @@ def scores(
   asked: Questions,
 ) -> Scores:
   """Returns a model's loss and what it recalls, with its own positions."""
-  compiled, rotation = rotated.split(config, config.positional)
+  compiled, rotation = rotations.split(config, config.positional)
   found = _scores(compiled, rotation, params, tokens_BS, asked)
   return Scores(*map(np.asarray, found))
 
@@ -161,7 +160,7 @@ def measure(
     raise ValueError(
       f"Pairs are divided by a number above 1, got {divisor}. Raise it."
     )
-  compiled, rotation = rotated.split(config, scheme)
+  compiled, rotation = rotations.split(config, scheme)
   assert rotation is not None
 
   def changed(frequencies_F: Array) -> Scores:
@@ -176,12 +175,12 @@ def measure(
   rotations_F = partial.rotations(
     scheme, config.head_dim, config.context_tokens
   )
-  for pair, rotations in enumerate(rotations_F.tolist()):
+  for pair, completed in enumerate(rotations_F.tolist()):
     removed, divided = (
       _cost(whole, changed(omega_F.at[pair].multiply(factor)))
       for factor in (0.0, 1 / divisor)
     )
-    found.append(Pair(rotations, removed, divided))
+    found.append(Pair(completed, removed, divided))
     on_pair(pair + 1, len(omega_F))
   return Pairs(
     divisor,
@@ -207,12 +206,12 @@ def _cost(whole: Scores, changed: Scores) -> Cost:
 @functools.partial(jax.jit, static_argnums=0)
 def _scores(
   config: ModelConfig,
-  rotation: rotated.Rotation | None,
+  rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
   asked: Questions,
 ) -> tuple[Array, Array]:
-  config = rotated.join(config, rotation)
+  config = rotations.join(config, rotation)
 
   def recalled(question: tuple[Array, Array]) -> Array:
     tokens_S, at_A = question

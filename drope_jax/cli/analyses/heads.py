@@ -11,7 +11,6 @@ from drope_jax.analysis.studies import (
   heads,
   heads_plots,
   needle,
-  rotated,
 )
 from drope_jax.cli import console as consoles
 from drope_jax.cli import output, terminal
@@ -123,7 +122,7 @@ class _Look:
     ]
 
   def _methods(self, factor: float):
-    return rotated.methods(self._model.config, factor)
+    return heads.methods(self._model.config, factor)
 
   def _rows(self, positional, prompts):
     model = self._model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drope_jax.analysis import readers
-from drope_jax.analysis.studies import heads, heads_plots, needle, rotated
+from drope_jax.analysis.studies import heads, heads_plots, needle
 from drope_jax.data import corpus, tokenizer
 from drope_jax.evals import needles as needles_lib
 from drope_jax.evals import niah
@@ -124,10 +124,10 @@ def test_heads_are_called_by_what_they_reach():
 
 
 def test_scalings_are_of_plain_rope_beyond_the_context():
-  assert [*rotated.methods(CONFIG, 1.0)] == ["rope"]
-  assert [*rotated.methods(CONFIG, 2.0)] == ["rope", "pi", "ntk", "yarn"]
+  assert [*heads.methods(CONFIG, 1.0)] == ["rope"]
+  assert [*heads.methods(CONFIG, 2.0)] == ["rope", "pi", "ntk", "yarn"]
   alibi = dataclasses.replace(CONFIG, positional=Alibi())
-  assert rotated.methods(alibi, 2.0) == {"model": Alibi()}
+  assert heads.methods(alibi, 2.0) == {"model": Alibi()}
 
 
 def test_layers_before_needles_are_those_before_the_first_semantic_head():
