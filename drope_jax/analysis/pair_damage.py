@@ -138,10 +138,8 @@ def _loss_without(
       if isinstance(had, LogScaled)
       else less
     )
-  windows = patterns.layer_plan(config.positional, config.num_layers).windows
-  config = dataclasses.replace(
-    config, positional=patterns.of_layers(schemes, windows)
-  )
+  positional = patterns.with_schemes(config.positional, schemes)
+  config = dataclasses.replace(config, positional=positional)
   return jax.lax.map(
     lambda tokens_S: loss.of_sequence(config, params, tokens_S), tokens_BS
   ).mean()

@@ -278,3 +278,15 @@ def of_layers(
   return Pattern(
     tuple(schemes[:period]), () if see_all else tuple(windows[:period])
   )
+
+
+def with_schemes(
+  positional: Scheme | Pattern, schemes: Sequence[Scheme]
+) -> Scheme | Pattern:
+  """Returns positions with another scheme in each layer, and the same windows.
+
+  Args:
+    positional: has the windows.
+    schemes: one a layer.
+  """
+  return of_layers(schemes, layer_plan(positional, len(schemes)).windows)

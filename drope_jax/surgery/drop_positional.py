@@ -77,8 +77,7 @@ def drop_positional(
       f"got none in {same}: {schemes[same[0]]}. Leave out what was dropped "
       "before, raise keep_rotations, or lower keep_pairs."
     )
-  windows = patterns.layer_plan(config.positional, N).windows
-  positional = patterns.of_layers(left, windows)
+  positional = patterns.with_schemes(config.positional, left)
   dropped = dataclasses.replace(config, positional=positional)
   had, needed = (
     trees.flatten(transformer.param_shapes(model)).keys()

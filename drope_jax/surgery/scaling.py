@@ -26,8 +26,7 @@ def scale_rotation(
   Raises:
     ValueError: no layer has positions, or some has others than plain RoPE.
   """
-  N = config.num_layers
-  schemes = patterns.layer_schemes(config.positional, N)
+  schemes = patterns.layer_schemes(config.positional, config.num_layers)
   if all(scheme == Nope() for scheme in schemes):
     raise ValueError(
       "A scaling needs rotary positions in some layer, got "
@@ -39,7 +38,5 @@ def scale_rotation(
     else scaling.scaled(scheme, method, factor, config.context_tokens)
     for scheme in schemes
   ]
-  positional = patterns.of_layers(
-    scaled, patterns.layer_plan(config.positional, N).windows
-  )
+  positional = patterns.with_schemes(config.positional, scaled)
   return dataclasses.replace(config, positional=positional), params

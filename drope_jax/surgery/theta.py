@@ -34,17 +34,16 @@ def change_theta(
     ValueError: no layer's positions are rotary, or theta is not finite and
       above 1.
   """
-  N = config.num_layers
-  schemes = patterns.layer_schemes(config.positional, N)
+  schemes = patterns.layer_schemes(config.positional, config.num_layers)
   changed = [_with_theta(scheme, theta) for scheme in schemes]
   if not any(changed):
     raise ValueError(
       "A new theta needs rotary positions in some layer, got "
       f"{config.positional}. Leave it out."
     )
-  positional = patterns.of_layers(
+  positional = patterns.with_schemes(
+    config.positional,
     [new or old for new, old in zip(changed, schemes, strict=True)],
-    patterns.layer_plan(config.positional, N).windows,
   )
   return dataclasses.replace(config, positional=positional), params
 
