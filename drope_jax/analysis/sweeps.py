@@ -56,7 +56,8 @@ class Cell:
 
   Attributes:
     mean: over seeds.
-    low, high: Student's 95% interval; None for one seed.
+    low, high: Student's 95% interval, within 0 to 1 of a share; None for one
+      seed.
     seeds: how many.
   """
 
@@ -146,7 +147,11 @@ def score_name(row: Mapping[str, Any]) -> str:
 
 def digits(name: str) -> int:
   """Returns how many decimals of a score are shown."""
-  return 2 if " accuracy " in name else 3
+  return 2 if _is_share(name) else 3
+
+
+def _is_share(name: str) -> bool:
+  return " accuracy " in name
 
 
 def table(trainings: Iterable[Training], references: Results = ()) -> Table:
@@ -167,7 +172,7 @@ def table(trainings: Iterable[Training], references: Results = ()) -> Table:
     add_results(training.results)
   add_results(references)
   return {
-    row: {name: _cell(values) for name, values in own.items()}
+    row: {name: _cell(name, values) for name, values in own.items()}
     for row, own in by_row.items()
   }
 
@@ -205,9 +210,15 @@ def differences(
   return by_row
 
 
-def _cell(values: Sequence[float]) -> Cell:
-  low, high = intervals.student(values) or (None, None)
-  return Cell(float(np.mean(values)), low, high, len(values))
+def _cell(name: str, values: Sequence[float]) -> Cell:
+  mean, n = float(np.mean(values)), len(values)
+  interval = intervals.student(values)
+  if interval is None:
+    return Cell(mean, None, None, n)
+  low, high = interval
+  if _is_share(name):
+    low, high = max(low, 0.0), min(high, 1.0)
+  return Cell(mean, low, high, n)
 
 
 def groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
