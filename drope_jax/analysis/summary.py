@@ -3,23 +3,25 @@
 from collections.abc import Sequence
 
 from drope_jax.analysis import (
-  around_needle,
-  beside_paper,
   canvas,
-  comparison,
   damage,
   frequencies,
-  opening,
   pair_damage,
   palette,
-  provenance,
-  recovery,
   report,
   roles,
   runs,
 )
-from drope_jax.analysis import scores as score_plots
 from drope_jax.analysis.plots import positions, training
+from drope_jax.analysis.sections import (
+  around_needle,
+  beside_paper,
+  comparison,
+  opening,
+  provenance,
+  recovery,
+)
+from drope_jax.analysis.sections import scores as score_plots
 from drope_jax.positional import rotary
 
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from drope_jax.analysis import comparison, damage, report, runs, summary
+from drope_jax.analysis import damage, report, runs, summary
+from drope_jax.analysis.sections import comparison
 from drope_jax.evals.metric import SHARE, Metric
 
 CONTEXT = 64

@@ -6,8 +6,9 @@ import matplotlib
 from matplotlib import axes
 import numpy as np
 
-from drope_jax.analysis import canvas, palette, records, scores
+from drope_jax.analysis import canvas, palette, records
 from drope_jax.analysis.canvas import Curve, Figure
+from drope_jax.analysis.sections import scores
 from drope_jax.analysis.studies import recovery
 from drope_jax.evals.metric import SHARE
 

@@ -6,12 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from drope_jax.analysis import around_needle, report
-from drope_jax.analysis.studies import (
-  heads,
-  heads_plots,
-  needle,
-)
+from drope_jax.analysis import report
+from drope_jax.analysis.sections import around_needle
+from drope_jax.analysis.studies import heads, heads_plots, needle
 from drope_jax.cli import console as consoles
 from drope_jax.cli import output, terminal
 from drope_jax.cli.analyses import subject

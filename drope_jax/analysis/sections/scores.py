@@ -1,14 +1,8 @@
 """The report's plots of scores during a training: `TrainPhase.evals`."""
 
-from drope_jax.analysis import (
-  canvas,
-  palette,
-  records,
-  recovery,
-  report,
-  runs,
-)
+from drope_jax.analysis import canvas, palette, records, report, runs
 from drope_jax.analysis.plots import training
+from drope_jax.analysis.sections import recovery
 from drope_jax.evals import registry
 from drope_jax.evals.metric import NATS, SHARE, Metric
 

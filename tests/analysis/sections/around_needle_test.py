@@ -3,7 +3,8 @@
 import json
 import re
 
-from drope_jax.analysis import around_needle, report
+from drope_jax.analysis import report
+from drope_jax.analysis.sections import around_needle
 
 ROW = {
   "layer": 0,

@@ -1,0 +1,1 @@
+"""The sections of reports; `summary` puts those of a run in order."""
