@@ -301,14 +301,16 @@ def fingerprint(path: Path) -> str:
 
 
 def weights_fingerprint(path: Path) -> str:
-  """Returns a hash of the checksums of arrays, which `save_slope` leaves.
+  """Returns a hash of a checkpoint's weights, which `save_slope` leaves.
 
+  It is of the checksums of arrays. Where a checkpoint has none, as a converted
+  one, it is of the lineage, in which a conversion has its source and time.
   Raises as `describe`.
   """
-  *_, saved = files.read_stored(locate(path))
-  return checksums.of_json(
-    {name: of for name, of in saved.items() if name != files.MANIFEST}
-  )
+  data, _, saved = files.read_stored(locate(path))
+  arrays = {name: of for name, of in saved.items() if name != files.MANIFEST}
+  lineage = [e for e in data["lineage"] if e["operation"] != FITTED_SLOPE]
+  return checksums.of_json(arrays or lineage)
 
 
 def locate(path: Path) -> epath.Path:

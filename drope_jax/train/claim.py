@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from drope_jax import artifacts
-from drope_jax.checkpoint import store
+from drope_jax.checkpoint import checksums, store
 from drope_jax.data import lock, paths, whole_file
 from drope_jax.train.recipe import Recipe
 
@@ -36,6 +36,9 @@ _OF_A_PHASE_WITHOUT_EFFECT = (
   "unroll",
   "loss_chunk_tokens",
 )
+
+_UNKNOWN_STARTS = (None, checksums.of_json({}))
+"""What earlier versions wrote for a start from weights without checksums."""
 
 
 def folder(
@@ -83,7 +86,9 @@ def _begun(file: epath.Path, recipe: Recipe) -> dict[str, Any]:
   try:
     fields, writer = artifacts.migrate(Recipe.__name__, data)
     stores = fields.pop("stores", None)
-    start = fields.pop("start", None) or _start(recipe)
+    start = fields.pop("start", None)
+    if start in _UNKNOWN_STARTS:
+      start = _start(recipe)
     filled = artifacts.fill_nested_defaults(fields, recipe, writer)
     return _with_effect(filled) | {"stores": stores, "start": start}
   except ValueError as error:

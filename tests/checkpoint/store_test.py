@@ -17,7 +17,7 @@ import pytest
 import tensorstore as ts
 
 from drope_jax import trees
-from drope_jax.checkpoint import files, runs, store, tokenizer_file
+from drope_jax.checkpoint import files, runs, store, streaming, tokenizer_file
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -295,6 +295,22 @@ def test_weights_have_a_fingerprint_that_a_slope_leaves(tmp_path, params):
     store.save_model(
       tmp_path / name, jax.tree.map(lambda x, by=by: x + by, params), manifest
     )
+  one, other = (
+    store.weights_fingerprint(tmp_path / name) for name in ("one", "other")
+  )
+  assert one != other
+  store.save_slope(tmp_path / "one", 0.5, {})
+  assert store.weights_fingerprint(tmp_path / "one") == one
+
+
+def test_converted_weights_have_a_fingerprint_too(tmp_path, params):
+  leaves = {
+    path: streaming.Leaf(x.shape, x.dtype, False, x.ndim - 1, x.__getitem__)
+    for path, x in trees.flatten(jax.tree.map(np.asarray, params)).items()
+  }
+  for name in ("one", "other"):
+    manifest = BARE.after("convert", {"source": name}, name)
+    store.save_streamed(tmp_path / name, leaves, manifest)
   one, other = (
     store.weights_fingerprint(tmp_path / name) for name in ("one", "other")
   )

@@ -7,6 +7,7 @@ import jax
 from jax.experimental import multihost_utils
 import pytest
 
+from drope_jax.checkpoint import checksums
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.train import claim, optimizer
 from drope_jax.train.phases import TrainPhase
@@ -55,4 +56,18 @@ def test_a_field_that_a_class_gained_since_means_its_default(tmp_path):
   del begun["phases"][0]["batch_size"]
   file.write_text(json.dumps(begun))
   with pytest.raises(ValueError, match="TrainPhase needs batch_size, "):
+    claim.folder(RECIPE, {"store": "abc"}, directory)
+
+
+@pytest.mark.parametrize("start", [None, checksums.of_json({})])
+def test_a_start_that_an_earlier_version_did_not_know_is_any(tmp_path, start):
+  directory = tmp_path / "run"
+  claim.folder(RECIPE, {"store": "abc"}, directory)
+  file = directory / "recipe.json"
+  begun = json.loads(file.read_text())
+  assert begun["start"] not in (None, checksums.of_json({}))
+  file.write_text(json.dumps(begun | {"start": start}))
+  claim.folder(RECIPE, {"store": "abc"}, directory)
+  file.write_text(json.dumps(begun | {"start": checksums.of_json([])}))
+  with pytest.raises(ValueError, match="got others in its Recipe.init_from"):
     claim.folder(RECIPE, {"store": "abc"}, directory)
