@@ -74,12 +74,10 @@ def write_folder(
     shutil.rmtree(begun)
   begun.mkdir(parents=True)
   try:
-    safetensors_io.write(
-      begun,
-      list(_entries(config, target.family, flat)),
-      _arrays(checkpoint, target, flat),
-    )
-    dtype = np.dtype(flat["embed/table"].dtype)
+    entries = list(_entries(config, target.family, flat))
+    safetensors_io.write(begun, entries, _arrays(checkpoint, target, flat))
+    # Clients cast every tensor to the one that config.json names.
+    dtype = tensors_lib.common_dtype(entry.dtype for entry in entries)
     _write_beside(checkpoint, begun, manifest, target, dtype)
     (begun / export_manifest.README).write_text(readme)
     export_manifest.write(begun, manifest)
@@ -106,13 +104,17 @@ def _entries(
     shape = shapes[0]
     if name in family.merged:
       shape = family.merged_shape(name, shapes)
-    dtype = np.dtype(flat[paths[0]].dtype)
     for one in leaves.layer_names(config, name, paths[0]):
-      yield Entry(one, shape, dtype)
+      yield Entry(one, shape, _dtype(paths, flat))
   for constant in family.constants(config):
     dtype = np.dtype(flat[constant.like].dtype)
     for one in constant.names(config):
       yield Entry(one, constant.shape, dtype)
+
+
+def _dtype(paths: Sequence[str], flat: Mapping[str, Any]) -> np.dtype:
+  """Returns the dtype of a tensor of some parameters."""
+  return tensors_lib.common_dtype(np.dtype(flat[path].dtype) for path in paths)
 
 
 def _tensors(
@@ -137,9 +139,10 @@ def _arrays(
       _layers(path, _loaded(checkpoint, target, path, flat[path]))
       for path in paths
     ]
+    dtype = _dtype(paths, flat)
     for layer in zip(*parts, strict=True):
       rows = [
-        _as_theirs(config, family, path, one)
+        _as_theirs(config, family, path, one).astype(dtype, copy=False)
         for path, one in zip(paths, layer, strict=True)
       ]
       yield rows[0] if len(rows) == 1 else _merged(config, family, name, rows)

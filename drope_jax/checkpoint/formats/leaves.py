@@ -127,9 +127,7 @@ def _require_match(shapes, sources, tensors, kernels_as_ours):
 def _dtype(of_leaf: Mapping[str, Tensor], wanted: str) -> np.dtype:
   if wanted != KEEP:
     return tensors_lib.FLOATS[wanted]
-  kept = {tensor.dtype for tensor in of_leaf.values()}
-  # float32 holds both halves exactly.
-  return kept.pop() if len(kept) == 1 else tensors_lib.FLOATS["float32"]
+  return tensors_lib.common_dtype(tensor.dtype for tensor in of_leaf.values())
 
 
 def _leaf(path, shape, of_leaf, dtype, allow_nonfinite, transposed) -> Leaf:

@@ -1,6 +1,6 @@
 """A tensor that lies in a file, read some rows at a time."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 import dataclasses
 import math
 import os
@@ -41,6 +41,12 @@ class Tensor:
   def array(self) -> np.ndarray:
     """Returns all of it."""
     return self.rows(0, self.shape[0])
+
+
+def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
+  """Returns the dtype if it is one, and else float32, which holds all."""
+  kept = {*dtypes}
+  return kept.pop() if len(kept) == 1 else FLOATS["float32"]
 
 
 def require_axes(name: str, shape: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ The reference is the family's own code under a rotation that turns nothing.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from drope_jax.checkpoint import store
@@ -115,6 +116,39 @@ def test_a_family_after_the_drop(
   again = _load("again")
   assert type(again).__name__ == f"{leaves_as}ForCausalLM"
   np.testing.assert_allclose(again(tokens).logits.numpy(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("family", "settings"),
+  [
+    ("Llama", {}),
+    ("GPT2", {"intermediate_size": None, "num_key_value_heads": None}),
+    ("GPTNeoX", {"num_key_value_heads": None}),
+  ],
+)
+@torch.no_grad()
+def test_weights_of_several_dtypes_are_read_exactly(
+  family, settings, make_theirs, tokens_BS, tmp_path, monkeypatch
+):
+  """As a training of q alone leaves them, the others frozen in bfloat16."""
+  monkeypatch.chdir(tmp_path)
+  make_theirs(family, **settings).save_pretrained("theirs")
+  command = "convert theirs --out frozen --dtype bfloat16"
+  assert main.main(command.split()) == 0
+  params, manifest = store.load_model("frozen")
+  q = params["layers"]["attention"]["q"]
+  # Rounded to bfloat16, it would be as before.
+  q["kernel"] = q["kernel"].astype(jnp.float32) * (1 + 2**-9)
+  store.save_model("ours", params, manifest)
+  assert main.main(["export", "ours", "--out", "again"]) == 0
+  forward = jax.jit(transformer.forward, static_argnums=0)
+  want, rounded = (
+    forward(manifest.model, optax.tree.cast(x, jnp.float32), tokens_BS)
+    for x in (params, optax.tree.cast(params, jnp.bfloat16))
+  )
+  assert np.abs(rounded - want).max() > 1e-3, "rounding q does not show"
+  got = _load("again")(torch.asarray(tokens_BS)).logits.float().numpy()
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def _load(folder):
