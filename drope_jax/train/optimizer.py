@@ -275,6 +275,11 @@ def _require_possible(schedule: Schedule) -> None:
       "decay of 1 or more, each in steps or in tokens but not in both, got "
       f"{schedule}. Change it; Constant has no decay."
     )
+  if not 0 <= (ratio := getattr(schedule, "final_ratio", 0)) <= 1:
+    raise ValueError(
+      f"{type(schedule).__name__}.final_ratio needs a share of the peak from 0 "
+      f"to 1, got {ratio}. Change it."
+    )
 
 
 def _require_room(schedule: Schedule, needed: int, steps: int) -> None:

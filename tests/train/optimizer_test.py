@@ -84,6 +84,10 @@ def test_a_schedule_longer_than_its_phase_is_refused(schedule, needed):
     lambda: optimizer.Constant(1.0, 1, warmup_tokens=10),
     lambda: optimizer.Cosine(1.0, warmup_tokens=-10),
     lambda: optimizer.WarmupStableDecay(-1.0, 2, 2),
+    lambda: optimizer.Cosine(1.0, final_ratio=-0.1),
+    lambda: optimizer.Cosine(1.0, final_ratio=1.1),
+    lambda: optimizer.Cosine(1.0, final_ratio=math.nan),
+    lambda: optimizer.WarmupStableDecay(1.0, 2, 2, final_ratio=-0.1),
   ],
 )
 def test_impossible_schedules_are_refused(make):
