@@ -3,6 +3,8 @@
 from collections.abc import Collection
 import dataclasses
 
+import numpy as np
+
 from drope_jax.data.pipeline import DataConfig
 from drope_jax.evals.periodic import Periodic
 from drope_jax.model import remat
@@ -178,10 +180,12 @@ class TrainPhase:
         f"{self.name}: adapters are new in each phase, and so are their "
         'moments, got a TrainPhase.optimizer_start of "kept". Start fresh.'
       )
-    if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+    decay = self.ema_decay
+    if decay is not None and not 0 < np.float32(decay) < 1:
       raise ValueError(
         f"{self.name}: TrainPhase.ema_decay must be above 0 and below 1, got "
-        f"{self.ema_decay}. Set 0.999, say, or None for the last weights."
+        f"{decay}, which is {np.float32(decay)} in float32. Set 0.999, say, or "
+        "None for the last weights."
       )
 
   def _check_memory(self) -> None:

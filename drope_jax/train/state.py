@@ -1,11 +1,13 @@
 """The state of a training: what a step replaces, and what is saved of it."""
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from drope_jax import sharding, trees
@@ -122,19 +124,26 @@ def averaged(phase: TrainPhase, state: State) -> transformer.Params:
   """Returns the trained parameters, or their average with `ema_decay`."""
   if phase.ema_decay is None:
     return state["params"]
-  return _corrected(phase.ema_decay, state["average"], state["params"])
+  return _corrected(_decay(phase), state["average"], state["params"])
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _corrected(decay, average, params):
-  mean = optax.tree.bias_correction(average.ema, decay, average.count)
+  # 1 - decay**count, without the rounding of a power that is close to 1.
+  weight = -jnp.expm1(average.count * math.log(decay))
+  mean = jax.tree.map(lambda x: x / weight, average.ema)
   # There is no average before the first step.
   return optax.tree.where(average.count > 0, mean, params)
 
 
 def averaging(phase: TrainPhase) -> optax.GradientTransformation:
   """Returns the running average of a phase's parameters, not yet debiased."""
-  return optax.ema(phase.ema_decay, debias=False)
+  return optax.ema(_decay(phase), debias=False)
+
+
+def _decay(phase: TrainPhase) -> float:
+  """Returns `ema_decay` as float32 has it, so that shares add up to 1."""
+  return float(np.float32(phase.ema_decay))
 
 
 def keep_moments(opt_state: Any, before: Any) -> Any:

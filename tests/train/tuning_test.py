@@ -350,6 +350,7 @@ def test_the_frozen_are_kept_in_their_dtype_and_have_no_gradients():
     ({"trainable": None, "lora": None}, "frozen parameters, got 'bfloat16'"),
     ({"optimizer_start": "kept"}, "adapters are new in each phase"),
     ({"ema_decay": 1.0}, "ema_decay must be above 0 and below 1, got 1.0"),
+    ({"ema_decay": 1 - 1e-9}, "got 0.999999999, which is 1.0 in float32"),
     ({"frozen_dtype": "float16"}, "TrainPhase.frozen_dtype must be one of"),
   ],
 )
