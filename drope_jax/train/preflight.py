@@ -157,16 +157,16 @@ def start_config(recipe: Recipe) -> ModelConfig:
 
 def _require_trainable(recipe, phase, config, mesh) -> None:
   """Raises ValueError if a phase cannot train such a model."""
-  if phase.data.document_mask and any(
-    isinstance(scheme, LogScaled)
-    for scheme in patterns.layer_plan(
-      config.positional, config.num_layers
-    ).schemes
-  ):
-    raise ValueError(
-      f"{phase.name}: LogScaled counts a token's place in its sequence, got "
-      "DataConfig.document_mask, by which documents share one. Set it to False."
-    )
+  schemes = patterns.layer_plan(config.positional, config.num_layers).schemes
+  # No surgery takes this scale away: a base has it only where the model does.
+  if any(isinstance(scheme, LogScaled) for scheme in schemes):
+    for data in batches.data_of(phase):
+      if data.document_mask:
+        raise ValueError(
+          f"{phase.name}: LogScaled counts a token's place in its sequence, "
+          f"got DataConfig.document_mask for {', '.join(data.stores)}, by "
+          "which documents share one. Set it to False."
+        )
   if recipe.attention != "auto":
     backend = recipe.backend(phase, config, mesh.devices.flat[0])
     tokens_BS = jax.ShapeDtypeStruct((1, config.context_tokens), jnp.int32)

@@ -524,6 +524,11 @@ def test_a_backend_that_cannot_run_a_later_phase_is_refused_at_once(
   )
   with pytest.raises(ValueError, match="place in its sequence, got DataConf"):
     _run(recipe, tmp_path / "run", base)
+  masked = dataclasses.replace(HELD_OUT.data, document_mask=True)
+  measured = dataclasses.replace(PRETRAIN, held_out=HeldOut(masked))
+  recipe = dataclasses.replace(recipe, phases=(measured,))
+  with pytest.raises(ValueError, match="got DataConfig.document_mask for held"):
+    _run(recipe, tmp_path / "run", base)
   assert not (tmp_path / "run").exists()
 
 
