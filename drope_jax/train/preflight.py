@@ -17,7 +17,8 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.positional import LogScaled
 from drope_jax.positional import pattern as patterns
 from drope_jax.surgery import compose
-from drope_jax.train import batches, context, tuning
+from drope_jax.train import batches, context
+from drope_jax.train import state as state_lib
 from drope_jax.train.context import Evaluator, Measure
 from drope_jax.train.phases import SurgeryPhase, TrainPhase
 from drope_jax.train.recipe import Recipe
@@ -88,6 +89,7 @@ def check(
     )
   _require_known(recipe.compiler_options)
   checked, original = Checked({}, {}), config
+  moments = None
   for phase, config in phases(recipe, original):
     if isinstance(phase, SurgeryPhase) and phase.surgery.needs_tokens:
       batches.calibration_data(recipe, phase)
@@ -111,7 +113,10 @@ def check(
       _require_trainable(recipe, phase, config, mesh)
       if phase.teacher is not None or phase.until_recovered is not None:
         phase.config_of(original)  # Refuses a context beyond its positions.
-      tuning.of(phase, transformer.param_shapes(config))  # Refuses its names.
+      state = state_lib.abstract(phase, config, mesh)  # Refuses its names.
+      if phase.optimizer_start == "kept":  # Refuses what a surgery added.
+        state_lib.keep_moments(state["opt_state"], moments)
+      moments = state["opt_state"]
       sharding.require_even_batch(
         mesh, phase.microbatch_size, phase.context_tokens
       )

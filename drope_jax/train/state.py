@@ -147,22 +147,21 @@ def _decay(phase: TrainPhase) -> float:
 
 
 def keep_moments(opt_state: Any, before: Any) -> Any:
-  """Returns a fresh `opt_state` with the leaves that an earlier one has too.
-
-  Leaves that only the fresh one has, such as those of gains that a surgery
-  added, stay fresh.
+  """Returns an earlier state's leaves in the place of a fresh `opt_state`'s.
 
   Raises:
-    ValueError: a leaf of both has another shape in the earlier one.
+    ValueError: the earlier one lacks a leaf, or has it in another shape.
   """
   kept = {path: x for path, x in jax.tree.leaves_with_path(before)}
 
   def choose(path, fresh):
-    found = kept.get(path, fresh)
-    if found.shape != fresh.shape:
+    # Fresh moments beside Adam's old count would not be corrected for being
+    # new: the first steps would be up to 6.5 times too long.
+    found = kept.get(path)
+    if found is None or found.shape != fresh.shape:
       raise ValueError(
         "Moments are kept by parameters of one shape, got "
-        f"{found.shape} and then {fresh.shape} at "
+        f"{'none' if found is None else found.shape} and then {fresh.shape} at "
         f"{jax.tree_util.keystr(path)}. Set TrainPhase.optimizer_start to "
         '"fresh".'
       )

@@ -532,6 +532,15 @@ def test_a_backend_that_cannot_run_a_later_phase_is_refused_at_once(
   assert not (tmp_path / "run").exists()
 
 
+def test_moments_are_not_kept_where_a_surgery_adds_parameters(base, tmp_path):
+  first = dataclasses.replace(RECALIBRATE, name="first")
+  second = dataclasses.replace(first, name="second", optimizer_start="kept")
+  recipe = dataclasses.replace(RECIPE, phases=(first, SURGERY, second))
+  with pytest.raises(ValueError, match="kept by .* got none and then"):
+    _run(recipe, tmp_path / "run", base)
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_training_in_two_that_keeps_its_state_is_one(base, tmp_path):
   one = dataclasses.replace(RECALIBRATE, name="one", tokens=None, steps=4)
   first = dataclasses.replace(one, name="first", steps=2)
