@@ -81,7 +81,9 @@ class TrainPhase:
       training before: it is then one schedule over the steps of both.
     ema_decay: d: the phase's checkpoint, its saves and its held-out loss have
       the average of the weights after each of its steps, in which a step counts
-      d times as much as the next one. None: the last weights.
+      d times as much as the next one. Adapters are averaged as A and as B, so
+      that what is merged is the product of their averages, not the average of
+      their products. None: the last weights.
     z_loss: coefficient of lse^2 in the objective, lse the logits' log-sum-exp.
     teacher: the base as a teacher: its distribution is the target. The base is
       the model before the run's first surgery. None: the text is the target.
