@@ -106,7 +106,8 @@ class RunStore:
     Args:
       abstract_state: like the saved state, with or without "params". Leaves are
         arrays or `ShapeDtypeStruct`. Their shardings say where to put what is
-        read, by default the first local device; it is cast to their dtypes.
+        read, by default the first local device; it is cast to their dtypes,
+        and what is cast is not checked.
       step: None for the newest.
       unread: parameters that the caller has already, which are not read but
         must equal the saved ones.

@@ -149,15 +149,15 @@ def load_model(
 ) -> tuple[Any, Manifest]:
   """Returns a checkpoint's params and manifest, without optimizer state.
 
-  Without shardings it reads one array after the other, and small ones at once.
-  So the memory it takes is that of what it returns and little more than one
-  array.
+  Without shardings, or if it casts, it reads one array after the other, and
+  small ones at once. So the memory it takes is that of what it returns and
+  little more than one array. Arrays are cast after their checks.
 
   Args:
     path: as for `locate`.
     shardings: pytree of `Sharding` like the params; None puts them on the
       first local device.
-    dtype: to which params are cast while reading; None keeps each leaf's.
+    dtype: of the params; None keeps each leaf's.
     convert: what stands in the tree for a parameter, given its path in the tree
       and its array.
 
@@ -175,13 +175,15 @@ def load_model(
   abstract = {
     name: jax.ShapeDtypeStruct(
       leaf.shape,
-      dtype or leaf.dtype,
+      leaf.dtype,
       sharding=files.first_device() if where is None else where[name],
     )
     for name, leaf in leaves.items()
   }
+  casts = dtype is not None and any(x.dtype != dtype for x in leaves.values())
   groups = [abstract]
-  if where is None:  # The largest first: the others fit where it was read.
+  if where is None or casts:
+    # The largest first: the others fit where it was read.
     groups = _grouped(abstract)
   params: dict[str, Any] = {}
   read, most = 0, max(_AT_ONCE, *(leaf.size for leaf in leaves.values()))
@@ -189,11 +191,20 @@ def load_model(
     arrays = _read(checkpoint, group, saved)
     for name in group:
       read += leaves[name].size
-      params[name] = convert(name, arrays.pop(name))
+      params[name] = convert(name, _cast(arrays.pop(name), dtype))
     if where is None and read >= most:
       gc.collect()  # Orbax's objects refer to each other, and to the arrays.
       read = 0
   return trees.unflatten({name: params[name] for name in leaves}), manifest
+
+
+def _cast(array: jax.Array, dtype: Any) -> jax.Array:
+  """Returns an array in a dtype, and deletes it if that is another."""
+  if dtype is None or array.dtype == dtype:
+    return array
+  cast = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array)
+  array.delete()
+  return cast
 
 
 def _grouped(

@@ -167,12 +167,14 @@ def test_sharded_restore_equals_one_device(tmp_path, params):
     return jax.NamedSharding(mesh, jax.P(*spec))
 
   shardings = jax.tree.map(shard_last, params)
-  got, _ = store.load_model(tmp_path / "m", shardings=shardings)
-  _assert_same(got, params)
-  for leaf, sharding in zip(
-    jax.tree.leaves(got), jax.tree.leaves(shardings), strict=True
-  ):
-    assert leaf.sharding == sharding
+  cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  for dtype, want in ((jnp.bfloat16, cast), (None, params)):
+    got, _ = store.load_model(tmp_path / "m", shardings=shardings, dtype=dtype)
+    _assert_same(got, want)
+    for leaf, sharding in zip(
+      jax.tree.leaves(got), jax.tree.leaves(shardings), strict=True
+    ):
+      assert leaf.sharding == sharding
     assert leaf.addressable_shards[0].data.size * 8 == leaf.size
   again = tmp_path / "sharded"
   store.save_model(again, got, BARE)
@@ -414,14 +416,15 @@ def _largest_chunk(arrays):
   return file, largest
 
 
-def test_a_flipped_bit_in_an_array_is_named(tmp_path, params):
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_flipped_bit_in_an_array_is_named(tmp_path, params, dtype):
   store.save_model(tmp_path / "m", params, BARE)
   file, chunk = _largest_chunk(tmp_path / "m" / "params")
   whole = file.read_bytes()
   for share in (0.2, 0.5, 0.8):
     _flip(file, share, chunk)
     with pytest.raises(ValueError, match="/m, which cannot be read") as caught:
-      store.load_model(tmp_path / "m")
+      store.load_model(tmp_path / "m", dtype=dtype)
     assert "not what was saved: params/" in str(caught.value)
     file.write_bytes(whole)
   _assert_same(store.load_model(tmp_path / "m")[0], params)
