@@ -5,10 +5,14 @@ The launcher reads and writes them by gcloud, with the rights of its user.
 
 from collections.abc import Mapping
 import json
+import pathlib
+import tempfile
 from typing import Any
 
 from launch import commands
 from launch.commands import Command, Run
+
+_TRIES = 5
 
 
 def copy(source: str, url: str) -> Command:
@@ -37,11 +41,20 @@ def write(
 
 
 def cat(url: str) -> Command:
-  """Returns the command that prints an object, or all that match a pattern.
+  """Returns the command that prints an object.
 
   Source: gcloud reference, storage cat.
   """
   return Command(("gcloud", "storage", "cat", url))
+
+
+def fetch(pattern: str, folder: str) -> Command:
+  """Returns the command that brings what a folder lacks of matching objects.
+
+  Source: gcloud reference, storage cp.
+  """
+  flags = ("--no-clobber", "--continue-on-error")
+  return Command(("gcloud", "storage", "cp", *flags, pattern, f"{folder}/"))
 
 
 def end_of(url: str, count: int) -> Command:
@@ -75,12 +88,25 @@ def describe(url: str) -> Command:
 
 
 def read(url: str, do: Run) -> str | None:
-  """Returns the content of objects; None: there are none.
+  """Returns an object's content; None: there is none.
 
   Raises:
-    Failed: they could not be read.
+    Failed: it could not be read.
   """
-  return _unless_missing(cat(url), do)
+  return _unless_none(cat(url), do) or None
+
+
+def read_all(pattern: str, do: Run) -> list[str]:
+  """Returns the contents of all objects that match a pattern.
+
+  Raises:
+    Failed: one of them could not be read.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    _unless_none(fetch(pattern, folder), do)
+    names = pathlib.PurePath(pattern).name
+    found = sorted(pathlib.Path(folder).glob(names))
+    return [file.read_text("utf-8") for file in found]
 
 
 def read_end(url: str, count: int, do: Run) -> str | None:
@@ -89,7 +115,7 @@ def read_end(url: str, count: int, do: Run) -> str | None:
   Raises:
     Failed: it could not be read.
   """
-  return _unless_missing(end_of(url, count), do)
+  return _unless_none(end_of(url, count), do) or None
 
 
 def generation(url: str, do: Run) -> str:
@@ -98,14 +124,27 @@ def generation(url: str, do: Run) -> str:
   Raises:
     Failed: it could not be read.
   """
-  found = _unless_missing(describe(url), do)
+  try:
+    found = do(describe(url))
+  except commands.Failed as failed:
+    if failed.kind == "missing":
+      return "0"
+    raise
   return str(json.loads(found)["generation"]) if found else "0"
 
 
-def _unless_missing(command: Command, do: Run) -> str | None:
-  try:
-    return do(command) or None
-  except commands.Failed as failed:
-    if failed.kind == "missing":
-      return None
-    raise
+def _unless_none(command: Command, do: Run) -> str | None:
+  """Runs a command that reads; returns None if no object matched.
+
+  gcloud lists objects first, and then asks for the generations that it found.
+  One that is written meanwhile is "not found", but there.
+  """
+  for left in reversed(range(_TRIES)):
+    try:
+      return do(command)
+    except commands.Failed as failed:
+      if "matched no objects" in failed.said:
+        return None
+      if failed.kind != "missing" or not left:
+        raise
+  raise AssertionError("the last try returns or raises")

@@ -185,8 +185,8 @@ def _records(rented: Slice, attempt: int, do: Run) -> list[Mapping[str, Any]]:
   What the start-up script wrote of a failure is left out for a host that has
   begun since, after a reboot.
   """
-  text = bucket.read(f"{rented.folder}/hosts/{attempt}/*.json", do) or ""
-  found = [json.loads(line) for line in text.splitlines() if line.strip()]
+  texts = bucket.read_all(f"{rented.folder}/hosts/{attempt}/*.json", do)
+  found = [json.loads(text) for text in texts]
   begun = {r["host"] for r in found if r["state"] != "failed"}
   found = [r for r in found if r["state"] != "failed" or r["host"] not in begun]
   return sorted(found, key=lambda r: (r.get("slice", -1), r.get("worker", -1)))

@@ -31,7 +31,7 @@ def bucket():
     patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     storage.server = server
-    server.uploading = lambda name: None
+    server.uploading = server.downloading = lambda name: None
     # It serves as long as the process lives: a read that is still under way
     # would be tried again for minutes, and the process wait for it.
     yield storage
@@ -54,6 +54,8 @@ def _handler(emulator):
       if method == "POST":
         (name,) = query.get("name", [name])
         self.server.uploading(name)
+      elif "media" in query.get("alt", ()):
+        self.server.downloading(name)
       if "startOffset" in query:
         ends = (*query["startOffset"], *query["endOffset"])
         self.path += f"&prefix={parse.quote(os.path.commonprefix(ends))}"
@@ -69,6 +71,8 @@ def _handler(emulator):
       if query.get("ifGenerationMatch", [self.generation]) != [self.generation]:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_error(http.HTTPStatus.PRECONDITION_FAILED)
+      elif query.get("generation", [self.generation]) != [self.generation]:
+        self.send_error(http.HTTPStatus.NOT_FOUND)
       elif query.get("ifGenerationNotMatch") == [self.generation]:
         self.send_response(http.HTTPStatus.NOT_MODIFIED)
         self.end_headers()

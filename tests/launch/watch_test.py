@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import json
+import pathlib
 
 import pytest
 
@@ -35,6 +36,11 @@ ORDER = order.Order(
   extras="tpu",
   token="t",
 )
+_NO_OBJECTS = {
+  "cat": "The following URLs matched no objects or files:\n{}",
+  "cp": "The following URLs matched no objects or files:\n{}",
+  "objects": "{} not found: 404.",
+}
 
 
 class World:
@@ -86,8 +92,9 @@ class World:
 
   def _storage(self, command) -> str:
     words = command.args
-    url = words[-2] if words[2] == "objects" else words[-1]
-    if words[2] == "cp":
+    (url,) = (word for word in words if word.startswith("gs://"))
+    found = {k: v for k, v in self.objects.items() if fnmatch.fnmatch(k, url)}
+    if words[2] == "cp" and words[-1] == url:
       for word in words:
         if word.startswith("--if-generation-match="):
           current = self.objects.get(url, (0, ""))[0]
@@ -95,12 +102,16 @@ class World:
             raise Failed(command, "HTTPError 412: conditionNotMet")
       self.write(url, command.stdin)
       return ""
-    found = [v for k, v in self.objects.items() if fnmatch.fnmatch(k, url)]
     if not found:
-      raise Failed(command, "matched no objects")
+      raise Failed(command, _NO_OBJECTS[words[2]].format(url))
+    generation, text = next(iter(found.values()))
     if words[2] == "objects":
-      return json.dumps({"generation": found[0][0]})
-    return "".join(text for _, text in found)
+      return json.dumps({"generation": generation})
+    if words[2] == "cp":
+      for name, (_, content) in found.items():
+        pathlib.Path(words[-1], name.rpartition("/")[2]).write_text(content)
+      return ""
+    return text
 
   def _create(self, command) -> str:
     if self.state is None:

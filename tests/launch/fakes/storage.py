@@ -18,6 +18,9 @@ def run(name: str, words: list[str], flags: dict[str, str]) -> None:
   verb = name.removeprefix("gcloud storage ")
   if verb == "cp":
     source, url = words
+    if source.startswith("gs://"):
+      _download(source, pathlib.Path(url))
+      return
     content = (
       sys.stdin.buffer.read()
       if source == "-"
@@ -25,7 +28,7 @@ def run(name: str, words: list[str], flags: dict[str, str]) -> None:
     )
     put(url, content, flags.get("if-generation-match"))
   elif verb == "cat":
-    found = b"".join(_get(url) for url in _matching(words[0]))
+    found = b"".join(_get(*item) for item in _matching(words[0]))
     if "range" in flags:
       found = found[int(flags["range"]) :]
     sys.stdout.buffer.write(found)
@@ -57,27 +60,45 @@ def listed(bucket: str, prefix: str) -> list[dict]:
   return sorted(found.get("items", []), key=lambda item: item["name"])
 
 
-def _matching(url: str) -> list[str]:
-  if "*" not in url:
-    return [url]
+def _download(pattern: str, folder: pathlib.Path) -> None:
+  """Does as cp with --no-clobber and --continue-on-error."""
+  failures = []
+  for url, generation in _matching(pattern):
+    file = folder / url.rpartition("/")[2]
+    if not file.exists():
+      try:
+        file.write_bytes(_get(url, generation))
+      except LookupError as failed:
+        failures.append(str(failed))
+  if failures:
+    raise LookupError("\n".join(failures))
+
+
+def _matching(url: str) -> list[tuple[str, str]]:
+  """Returns the URLs and generations of the objects that match a pattern."""
   bucket, pattern = split(url)
-  names = [i["name"] for i in listed(bucket, pattern.partition("*")[0])]
-  found = [n for n in names if fnmatch.fnmatchcase(n, pattern)]
-  return [f"gs://{bucket}/{n}" for n in found] or _missing(url)
+  found = [
+    (f"gs://{bucket}/{item['name']}", item["generation"])
+    for item in listed(bucket, pattern.partition("*")[0])
+    if fnmatch.fnmatchcase(item["name"], pattern)
+  ]
+  return found or _missing(url)
 
 
 def _missing(url: str):
   raise LookupError(f"The following URLs matched no objects or files: {url}")
 
 
-def _get(url: str) -> bytes:
+def _get(url: str, generation: str) -> bytes:
+  """Returns a generation of an object, as gcloud asks for what it listed."""
   bucket, path = split(url)
   quoted = parse.quote(path, safe="")
+  query = f"alt=media&generation={generation}"
   try:
-    return _ask(f"/storage/v1/b/{bucket}/o/{quoted}?alt=media")
+    return _ask(f"/storage/v1/b/{bucket}/o/{quoted}?{query}")
   except error.HTTPError as failed:
     if failed.code == 404:
-      _missing(url)
+      raise LookupError(f"{url}#{generation} not found: 404.") from failed
     raise
 
 
