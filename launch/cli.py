@@ -111,7 +111,8 @@ def _show_a_look(rented: Slice, do: Run) -> None:
   nothing: dict[str, Any] = dict.fromkeys(
     field.name for field in dataclasses.fields(order.Order)
   )
-  given = order.Order(**nothing | {"out": f"{rented.bucket}/runs/RECIPE"})
+  known = {"id": "RUN", "out": f"{rented.bucket}/runs/RECIPE"}
+  given = order.Order(**nothing | known)
   watching.look(rented, given, watching.begin(1, 0.0), do, 0.0)
 
 
@@ -144,10 +145,9 @@ def _ssh(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
   way = ways.of(rented)
   number, worker = way.place(args.host)
   given = order.read(rented, do)
-  attempt = given.attempt if given else 1
-  record = bucket.read(
-    f"{rented.folder}/hosts/{attempt}/{number}-{worker}.json", do
-  )
+  run, attempt = (given.id, given.attempt) if given else ("RUN", 1)
+  where = order.records(rented, run, attempt)
+  record = bucket.read(f"{where}/{number}-{worker}.json", do)
   host = json.loads(record)["host"] if record else None
   command = way.ssh(args.host, host or "MACHINE", args.command)
   if args.dry_run:

@@ -14,6 +14,7 @@ class Order:
   """A run, as the hosts read it.
 
   Attributes:
+    id: of the run, in the paths of its hosts' records.
     attempt: counts the starts of the training; a host begins each once.
     recipe: one of `files`, or the name of a shipped recipe.
     files: of the recipe, in the subfolder recipe/.
@@ -28,6 +29,7 @@ class Order:
     report_every_s: seconds between a host's reports.
   """
 
+  id: str
   attempt: int
   recipe: str
   files: list[str]
@@ -47,6 +49,11 @@ class Order:
 def url(rented: Slice) -> str:
   """Returns the address of the order."""
   return f"{rented.folder}/run.json"
+
+
+def records(rented: Slice, run: str, attempt: int) -> str:
+  """Returns the folder of the records of an attempt of a run."""
+  return f"{rented.folder}/hosts/{run}/{attempt}"
 
 
 def write(

@@ -85,6 +85,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
   overrides = [word for text in args.overrides for word in ("--set", text)]
   topology = ["--topology", rented.topology] if rented.topology else []
   return order.Order(
+    id=secrets.token_hex(4),
     attempt=attempt,
     recipe=recipe.name if files else args.recipe,
     files=sorted(files),

@@ -170,7 +170,7 @@ def look(
   """
   seen = ways.of(rented).observe(do)
   beat = progress.first_heartbeat(given.out, do)
-  found = _records(rented, state.attempt, do)
+  found = _records(order.records(rented, given.id, state.attempt), do)
   hosts = [_host(record) for record in found]
   late = state.active_since is not None and now - state.active_since > _ASK_S
   if seen.standing is Standing.ACTIVE and late and len(found) < rented.hosts:
@@ -179,13 +179,13 @@ def look(
   return Sight(seen, hosts, _step(beat), now, given.stop)
 
 
-def _records(rented: Slice, attempt: int, do: Run) -> list[Mapping[str, Any]]:
-  """Returns what the hosts wrote in an attempt, by slice and number.
+def _records(folder: str, do: Run) -> list[Mapping[str, Any]]:
+  """Returns what the hosts wrote in a folder, by slice and number.
 
   What the start-up script wrote of a failure is left out for a host that has
   begun since, after a reboot.
   """
-  texts = bucket.read_all(f"{rented.folder}/hosts/{attempt}/*.json", do)
+  texts = bucket.read_all(f"{folder}/*.json", do)
   found = [json.loads(text) for text in texts]
   begun = {r["host"] for r in found if r["state"] != "failed"}
   found = [r for r in found if r["state"] != "failed" or r["host"] not in begun]

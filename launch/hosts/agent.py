@@ -1,9 +1,9 @@
 """The agent on every host: trains what the bucket orders, and reports.
 
 The order, run.json, names an attempt. For each new attempt the agent starts one
-training, and reports in hosts/ATTEMPT/SLICE-WORKER.json, at the end with the
-exit status. It never starts an attempt a second time, even after a reboot or a
-crash of its own.
+training, and reports in hosts/RUN/ATTEMPT/SLICE-WORKER.json, at the end with
+the exit status. It never starts an attempt a second time, even after a reboot
+or a crash of its own.
 """
 
 from collections.abc import Iterator
@@ -77,13 +77,13 @@ class Agent:
     try:
       command = bootstrap.agent(self._folder, self._order)
     except (OSError, ValueError) as error:
-      bootstrap.report(str(error), self._folder, self._order["attempt"])
+      bootstrap.report(str(error), self._folder, self._order)
       raise
     os.execv(command[0], command)
 
   def _once(self, attempt: int) -> None:
     """Trains an attempt, unless this host has begun it before."""
-    before = bootstrap.get(self._where(attempt))
+    before = bootstrap.get(self._where(self._place.name))
     if before is not None:
       self._record = json.loads(before)
       if self._record["state"] == "running":  # The agent or machine crashed.
@@ -106,7 +106,7 @@ class Agent:
         if notice := self._notice(attempt):
           code, said = Exit.TERMINATED, "it had not begun"
           break
-        found = bootstrap.get(f"{self._folder}/hosts/{attempt}/0-0.json")
+        found = bootstrap.get(self._where("0-0"))
         if found is not None:
           return json.loads(found)["address"]
       self._terminated.wait(_ASK_S)
@@ -162,8 +162,8 @@ class Agent:
       if not _in_pod() and bootstrap.metadata(path) == word:
         return path.rpartition("/")[2]
     order = self._read_order()
-    if order["attempt"] > attempt:  # Another host failed; all begin anew.
-      return "attempt"
+    if order["id"] != self._order["id"] or order["attempt"] > attempt:
+      return "attempt"  # Another host failed, or another run began.
     return "stop" if order["stop"] else None
 
   def _recipe(self, attempt: int) -> str:
@@ -192,15 +192,15 @@ class Agent:
     found = bootstrap.get(f"{self._folder}/run.json")
     return self._order if found is None else json.loads(found)
 
-  def _where(self, attempt: int) -> str:
-    return f"{self._folder}/hosts/{attempt}/{self._place.name}.json"
+  def _where(self, name: str) -> str:
+    """Returns the address of a host's record of the attempt."""
+    return f"{bootstrap.records(self._folder, self._order)}/{name}.json"
 
   def _tell(self, **changes: Any) -> None:
     """Writes this host's record of the attempt, with changes."""
     self._record |= changes | {"updated": time.time()}
-    attempt = self._order["attempt"]
     content = json.dumps(self._record) + "\n"
-    bootstrap.put(self._where(attempt), content.encode())
+    bootstrap.put(self._where(self._place.name), content.encode())
 
 
 class _LogSender:

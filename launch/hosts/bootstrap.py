@@ -113,7 +113,7 @@ def main() -> None:
 
   A failure is written where `watch` finds it.
   """
-  folder = attempt = None
+  folder = order = None
   try:
     folder = os.environ.get(VARIABLE) or metadata(
       f"instance/attributes/{METADATA}"
@@ -121,7 +121,6 @@ def main() -> None:
     if not folder:
       raise ValueError(f"the instance's metadata has no {METADATA}")
     order = _await_order(folder)
-    attempt = order["attempt"]
     arguments = agent(folder, order)
     _prefer_large_pages()
     if os.environ.get(VARIABLE):
@@ -131,12 +130,17 @@ def main() -> None:
     traceback.print_exc()
     url = getattr(error, "url", None)  # An HTTPError does not print it.
     said = f"{error} for {url}" if url else str(error)
-    report(said[-500:], folder, attempt)
+    report(said[-500:], folder, order)
     # A pod's last line is what Kubernetes shows of it.
     raise SystemExit(f"the start-up script failed: {said}") from error
 
 
-def report(said: str, folder: str | None, attempt: int | None) -> None:
+def records(folder: str, order: dict) -> str:
+  """Returns the folder of the records of an order's attempt."""
+  return f"{folder}/hosts/{order['id']}/{order['attempt']}"
+
+
+def report(said: str, folder: str | None, order: dict | None) -> None:
   """Writes a failure to the bucket; else to the instance's guest attributes.
 
   Source: docs.cloud.google.com/compute/docs/metadata/manage-guest-attributes.
@@ -146,9 +150,9 @@ def report(said: str, folder: str | None, attempt: int | None) -> None:
   host = host or socket.gethostname()
   record = {"host": host, "state": "failed", "said": said}
   content = json.dumps({**record, "updated": time.time()}).encode() + b"\n"
-  if attempt is not None:
+  if folder and order:
     try:
-      put(f"{folder}/hosts/{attempt}/startup-{host}.json", content)
+      put(f"{records(folder, order)}/startup-{host}.json", content)
       return
     except OSError:
       traceback.print_exc()

@@ -10,6 +10,7 @@ from drope_jax.exits import Exit
 from launch.hosts import agent, bootstrap, place, training
 
 ORDER = {
+  "id": "r",
   "attempt": 1,
   "recipe": "recipes/tiny.gin",
   "files": [],
@@ -77,16 +78,16 @@ class Host:
     self._thread.join(30)
     assert not self._thread.is_alive()
 
-  def record(self, attempt: int) -> dict:
-    found = self.objects.get(f"gs://b/x/hosts/{attempt}/0-0.json", b"{}")
-    return json.loads(found)
+  def record(self, attempt: int, run: str) -> dict:
+    where = f"gs://b/x/hosts/{run}/{attempt}/0-0.json"
+    return json.loads(self.objects.get(where, b"{}"))
 
-  def await_state(self, attempt: int, state: str) -> dict:
+  def await_state(self, attempt: int, state: str, run: str = "r") -> dict:
     deadline = time.monotonic() + 30
-    while self.record(attempt).get("state") != state:
+    while self.record(attempt, run).get("state") != state:
       assert time.monotonic() < deadline, self.objects
       time.sleep(0.01)
-    return self.record(attempt)
+    return self.record(attempt, run)
 
 
 @pytest.fixture
@@ -119,15 +120,32 @@ def test_it_waits_for_the_next_order_after_a_clean_end(host):
 
 def test_what_it_began_before_a_crash_it_does_not_begin_again(host):
   record = {"state": "running", "code": None, "host": "vm"}
-  host.objects["gs://b/x/hosts/1/0-0.json"] = json.dumps(record).encode()
+  host.objects["gs://b/x/hosts/r/1/0-0.json"] = json.dumps(record).encode()
   host.start()
   assert host.await_state(1, "exited")["code"] == Exit.BUG
   host.end()
   assert Training.started == []
 
 
+def test_of_a_run_that_was_deleted_nothing_decides_about_the_next(
+  host, monkeypatch
+):
+  monkeypatch.setattr(Training, "ends", False)
+  host.start()
+  host.await_state(1, "running")
+  host.order(id="s")  # The machines of the first run are not gone yet.
+  assert host.await_state(1, "exited")["notice"] == "attempt"
+  host.end()
+  assert host.record(1, "s") == {}, "a machine of the first run joined"
+  monkeypatch.setattr(Training, "ends", True)
+  host.start()
+  assert host.await_state(1, "exited", "s")["code"] == 0
+  host.end()
+  assert len(Training.started) == 2
+
+
 def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
-  own, asked = "gs://b/x/hosts/1/0-0.json", []
+  own, asked = "gs://b/x/hosts/r/1/0-0.json", []
 
   def get(url):
     asked.append(url)

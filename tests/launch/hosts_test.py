@@ -129,7 +129,9 @@ def test_the_environment_is_made_once_for_a_wheel(monkeypatch, tmp_path):
 def test_a_start_up_script_that_fails_tells_watch(monkeypatch):
   told = {}
   monkeypatch.setenv(bootstrap.VARIABLE, "gs://b/x")
-  monkeypatch.setattr(bootstrap, "get", lambda url: b'{"attempt": 3}')
+  monkeypatch.setattr(
+    bootstrap, "get", lambda url: b'{"id": "r", "attempt": 3}'
+  )
   monkeypatch.setattr(bootstrap, "put", told.__setitem__)
 
   def fail(folder, order):
@@ -139,7 +141,7 @@ def test_a_start_up_script_that_fails_tells_watch(monkeypatch):
   with pytest.raises(SystemExit, match="no network"):
     bootstrap.main()
   ((where, record),) = told.items()
-  assert where.startswith("gs://b/x/hosts/3/startup-")
+  assert where.startswith("gs://b/x/hosts/r/3/startup-")
   found = json.loads(record)
   assert found["state"] == "failed" and "no network" in found["said"]
 

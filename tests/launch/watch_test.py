@@ -23,6 +23,7 @@ RENTED = slice.Slice(
 )
 POLICY = states.Policy(hosts=2, retries=2, settle_s=10)
 ORDER = order.Order(
+  id="r",
   attempt=1,
   recipe="recipes/tiny.gin",
   files=[],
@@ -150,7 +151,7 @@ class World:
         "updated": self.now,
         "notice": None,
       }
-      where = f"{RENTED.folder}/hosts/{attempt}/0-{worker}.json"
+      where = f"{RENTED.folder}/hosts/r/{attempt}/0-{worker}.json"
       self.write(where, json.dumps(record) + "\n")
 
   def watch(self) -> states.State:
@@ -327,13 +328,23 @@ def test_a_host_that_began_after_a_failed_start_has_not_failed():
   world = World()
   failed = {"host": "h0", "state": "failed", "said": "no disk", "updated": 0.0}
   began = failed | {"state": "running", "slice": 0, "worker": 0, "code": None}
-  folder = f"{RENTED.folder}/hosts/1"
+  folder = f"{RENTED.folder}/hosts/r/1"
   world.write(f"{folder}/startup-h0.json", json.dumps(failed) + "\n")
   (host,) = watch.look(RENTED, ORDER, watch.begin(1, 0.0), world, 0.0).hosts
   assert not host.started
   world.write(f"{folder}/0-0.json", json.dumps(began) + "\n")
   (host,) = watch.look(RENTED, ORDER, watch.begin(1, 0.0), world, 0.0).hosts
   assert host.started and host.code is None
+
+
+def test_hosts_of_a_run_that_was_deleted_are_not_seen():
+  world = World(["ACTIVE", "ACTIVE", "ACTIVE", RUN, DONE])
+  record = {"slice": 0, "worker": 0, "host": "h0", "state": "exited"}
+  record |= {"code": 143, "said": "", "updated": 0.0, "notice": "stop"}
+  for folder in ("old/1", "1"):
+    where = f"{RENTED.folder}/hosts/{folder}/0-0.json"
+    world.write(where, json.dumps(record) + "\n")
+  assert world.watch().phase is Phase.FINISHED
 
 
 def test_ended_at_any_command_it_goes_on_and_ends_the_same():
