@@ -209,8 +209,10 @@ def _crashed(
 ) -> tuple[State, Action]:
   crashes = state.crashes + 1
   state = dataclasses.replace(state, crashes=crashes)
-  if crashes > 1 and sight.step == state.failed_step:
-    known = sight.step is not None
+  known = sight.step is not None
+  again = crashes > 1 and sight.step == state.failed_step
+  # Machines fail at any step. Before the first, their start-up may be at fault.
+  if again and not (anew and known):
     where = f"at step {sight.step}" if known else "before its first step"
     reason = f"twice {where}: {reason}"
     return _failed(state, sight, policy, reason)
@@ -223,7 +225,7 @@ def _crashed(
     reason,
     anew=anew,
     again_at=sight.now + _wait_s(policy, crashes - 1),
-    failed_step=sight.step,
+    failed_step=state.failed_step if anew else sight.step,
   )
   return state, Action.DELETE if anew else Action.NOTHING
 

@@ -117,7 +117,7 @@ class State:
       training on the same machines.
     preemptions, crashes: counts over the whole run.
     stockouts: how many came one after the other.
-    failed_step: the step of the last crash.
+    failed_step: the step of the training's last crash; None: before its first.
     begun_step: the step from which the attempt began.
     active_s: for how long the chips were held, over all attempts.
     now: when `watch` last looked.

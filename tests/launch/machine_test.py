@@ -156,6 +156,23 @@ def test_the_same_step_never_fails_a_third_time():
   assert "twice at step 5" in state.reason
 
 
+def test_machines_that_fail_twice_at_a_step_are_no_fault_of_that_step():
+  late = POLICY.silent_s + 1
+  silent = _sight(Standing.ACTIVE, [_host(0), _host(1)], 5, late)
+  missing = _sight(Standing.ACTIVE, [_host(0)], 5, POLICY.join_s + 1)
+  crashed = _sight(Standing.ACTIVE, _both(1, 1), 5)
+  crashes, failed_step = 0, None
+  for sight in (silent, missing, crashed):
+    known = _running(crashes=crashes, failed_step=failed_step)
+    state, _ = _walk(known, sight)
+    assert state.phase is Phase.RETRYING, state.reason
+    crashes, failed_step = state.crashes, state.failed_step
+  assert (crashes, failed_step) == (3, 5)
+  known = _running(crashes=1, failed_step=5)
+  assert _walk(known, silent)[0].phase is Phase.RETRYING
+  assert "twice at step 5" in _walk(known, crashed)[0].reason
+
+
 def test_crashes_at_new_steps_end_it_in_time():
   state, now = _running(), 0.0
   for crash in range(POLICY.retries + 1):
