@@ -107,6 +107,8 @@ def _attempt(
   match standing:
     case Standing.ABSENT if not state.created:
       return state, Action.CREATE
+    case Standing.DELETING if not state.created:
+      return state, Action.NOTHING  # An earlier run's; `create` settled on it.
     case Standing.ABSENT | Standing.DELETING:
       return _to(state, Phase.GONE, "somebody deleted it"), Action.NOTHING
     case Standing.QUOTA:

@@ -264,6 +264,19 @@ def test_what_somebody_else_deletes_is_not_created_anew(standing):
   assert (state.phase, actions) == (Phase.GONE, [Action.NOTHING])
 
 
+def test_what_an_earlier_run_leaves_is_waited_for_and_then_created_anew():
+  state, actions = _walk(
+    State(Phase.WAITING, since=0.0),
+    _sight(Standing.DELETING, now=1),
+    _sight(Standing.DELETING, now=2),
+    _sight(Standing.ABSENT, now=3),
+    _sight(Standing.WAITING, now=4),
+  )
+  wanted = [Action.NOTHING, Action.NOTHING, Action.CREATE, Action.NOTHING]
+  assert actions == wanted
+  assert (state.phase, state.attempt) == (Phase.WAITING, 1)
+
+
 def test_a_creation_that_was_cut_off_is_completed():
   state, action = machine.step(
     State(Phase.WAITING, since=0.0), _sight(Standing.ABSENT), POLICY
