@@ -99,7 +99,8 @@ class Agent:
 
   def _await_coordinator(self, attempt: int) -> str | None:
     """Returns the first host's address; None: the attempt is over before."""
-    deadline = time.monotonic() + _JOIN_S
+    told = time.monotonic()
+    deadline = told + _JOIN_S
     code, said, notice = Exit.HOST_LOST, "host 0-0 never came", None
     while time.monotonic() < deadline:
       with _going_on():
@@ -109,6 +110,9 @@ class Agent:
         found = bootstrap.get(self._where("0-0"))
         if found is not None:
           return json.loads(found)["address"]
+        if time.monotonic() - told >= self._order["report_every_s"]:
+          told = time.monotonic()
+          self._tell()
       self._terminated.wait(_ASK_S)
     self._tell(state="exited", code=int(code), said=said, notice=notice)
     return None

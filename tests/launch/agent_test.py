@@ -144,6 +144,24 @@ def test_of_a_run_that_was_deleted_nothing_decides_about_the_next(
   assert len(Training.started) == 2
 
 
+def test_a_host_that_waits_for_the_first_one_reports(host, monkeypatch):
+  where = place.Place(0, 1, "vm", "10.0.0.2")
+  monkeypatch.setattr(place, "find", lambda slices: where)
+  monkeypatch.setattr(agent, "_ASK_S", 0.01)
+  host.start()
+  own = "gs://b/x/hosts/r/1/0-1.json"
+  reports = set()
+  deadline = time.monotonic() + 30
+  while len(reports) < 3 and time.monotonic() < deadline:
+    found = json.loads(host.objects.get(own, b"{}"))
+    reports.add((found.get("state"), found.get("updated")))
+    time.sleep(0.01)
+  host.end()
+  assert Training.started == []
+  states = {state for state, _ in reports} - {None}
+  assert states == {"running"} and len(reports) == 3
+
+
 def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
   own, asked = "gs://b/x/hosts/r/1/0-0.json", []
 
