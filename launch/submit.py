@@ -81,7 +81,9 @@ def _require_ended(rented: Slice, given: order.Order | None, do: Run) -> None:
 
 def _order(rented, args, files, wheel, attempt) -> order.Order:
   recipe = pathlib.Path(args.recipe)
-  out = args.out or f"{rented.bucket}/runs/{recipe.stem}"
+  # With a slash at its end, a folder's files would have two in their names.
+  out = (args.out or f"{rented.bucket}/runs/{recipe.stem}").rstrip("/")
+  data = (args.data or rented.bucket).rstrip("/")
   overrides = [word for text in args.overrides for word in ("--set", text)]
   topology = ["--topology", rented.topology] if rented.topology else []
   return order.Order(
@@ -91,7 +93,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
     files=sorted(files),
     arguments=[
       *overrides,
-      *("--data", args.data or rented.bucket, "--out", out),
+      *("--data", data, "--out", out),
       *("--distributed", str(_JOIN_S)),
       *topology,
     ],

@@ -57,6 +57,17 @@ class Bucket:
     return text
 
 
+def test_a_slash_at_the_end_of_a_folder_names_no_other(monkeypatch, tmp_path):
+  (tmp_path / "w.whl").write_bytes(b"")
+  monkeypatch.setattr(bundle, "build_wheel", lambda _: tmp_path / "w.whl")
+  named = vars(ARGS) | {"data": "gs://b/text/", "out": "gs://b/runs/x/"}
+  bucket = Bucket()
+  submit.submit(RENTED, types.SimpleNamespace(**named), bucket)
+  made = order.require(RENTED, bucket)
+  assert made.out == "gs://b/runs/x"
+  assert made.arguments[:4] == ["--data", "gs://b/text", "--out", made.out]
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_two_runs_at_once_one_orders(monkeypatch, tmp_path, is_first):
   bucket = Bucket()
