@@ -41,6 +41,9 @@ KINDS = {
   r"does not have enough resources|[Nn]ot enough resources|"
   r"RESOURCE_EXHAUSTED|[Ii]nsufficient capacity",
   "exists": r"ALREADY_EXISTS|[Aa]lready exists|AlreadyExists",
+  "login": r"Reauthentication",
+  # kubectl lacks it, and says so in the words of "missing".
+  "context": r"context .*(was not found|does not exist)",
   "missing": r"NOT_FOUND|was not found|[Nn]ot found|NotFound|"
   r"matched no objects|One or more URLs matched no objects",
   "changed": r"HTTPError 412|conditionNotMet|pre-?condition",
@@ -57,13 +60,15 @@ gives both the code RESOURCE_EXHAUSTED:
 docs.cloud.google.com/tpu/docs/troubleshooting/trouble-tf.
 """
 
-LASTING = frozenset(("denied", "invalid"))
+LASTING = frozenset(("login", "context", "denied", "invalid"))
 """Kinds of failure that no later attempt mends."""
 
 _REMEDIES = {
   "quota": "Ask for more at console.cloud.google.com/iam-admin/quotas, or "
   "delete what holds it.",
   "stockout": "Try again, or another zone or capacity.",
+  "login": "Log in with `gcloud auth login`.",
+  "context": "`gcloud container clusters get-credentials` makes it.",
   "changed": "Somebody else wrote it at the same moment: try again.",
   "denied": "Grant the roles that docs/tpu.md lists.",
   "invalid": "Correct the description, or update gcloud and kubectl.",

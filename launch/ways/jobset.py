@@ -43,6 +43,15 @@ class JobSet(Way):
     context = f"--context={self.rented.cluster_context}"
     return Command(("kubectl", context, *words), stdin)
 
+  @property
+  def _get_credentials(self) -> Command:
+    """Makes the context that kubectl is told to use, on a new machine."""
+    assert self.rented.cluster is not None  # `Slice` checks that.
+    return self.gcloud(
+      *("container", "clusters", "get-credentials", self.rented.cluster),
+      f"--location={self.rented.location}",
+    )
+
   def create(self) -> list[Command]:
     """Source: gcloud reference, container node-pools create; kubectl apply.
 
@@ -51,17 +60,13 @@ class JobSet(Way):
     of one host names no topology.
     """
     rented, shape = self.rented, self.rented.shape
-    assert rented.cluster is not None  # `Slice` checks that a JobSet has one.
     policy = []
     placed = (f"--tpu-topology={shape.topology}",) if shape.hosts > 1 else ()
     if self._needs_policy:
       policy = [self.create_policy()]
       placed = (f"--placement-policy={rented.name}",)
     return [
-      self.gcloud(
-        *("container", "clusters", "get-credentials", rented.cluster),
-        f"--location={rented.location}",
-      ),
+      self._get_credentials,
       *policy,
       *(
         self._pool(
@@ -110,6 +115,7 @@ class JobSet(Way):
     """Source: kubectl and gcloud reference, delete of each."""
     rented = self.rented
     return [
+      self._get_credentials,
       self._kubectl(
         *("delete", "jobset", rented.name),
         *("--ignore-not-found=true", "--wait=false"),
@@ -126,6 +132,12 @@ class JobSet(Way):
     pools = worst([self._observe_pool(n, do) for n in self.rented.slice_names])
     if pools.standing is not Standing.ACTIVE:
       return pools
+    try:
+      return self._observe_pods(do)
+    except commands.Failed as failed:
+      if failed.kind != "context":
+        raise
+    do(self._get_credentials)
     return self._observe_pods(do)
 
   def _observe_pool(self, name: str, do: Run) -> Seen:

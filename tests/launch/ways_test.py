@@ -356,6 +356,17 @@ def test_every_filter_is_one_that_gcloud_parses(rented):
       "limit 'Read requests per minute' of service 'tpu.googleapis.com'.",
       "busy",
     ),
+    (
+      "There was a problem refreshing your current auth tokens: "
+      "Reauthentication failed. cannot prompt during non-interactive run.",
+      "login",
+    ),
+    # As kubectl 1.32 says it.
+    (
+      "Error in configuration: context was not found for specified context: c",
+      "context",
+    ),
+    ('error: context "gke_p_us-east5_c" does not exist', "context"),
     ("INVALID_ARGUMENT: Cloud TPU received a bad request.", "invalid"),
     (
       "ResponseError: code=400, message=Cluster is running incompatible "
@@ -490,6 +501,26 @@ _RUNNING = {"status": {"phase": "Running"}}
 def test_a_jobsets_pods_are_understood(answers, standing):
   found = ways.of(_rented("jobset")).observe(_answers(*answers))
   assert found.standing is standing
+
+
+def test_a_machine_without_the_clusters_context_gets_it():
+  unknown = "context was not found for specified context: c"
+  rented = ways.of(_rented("jobset"))
+  answers = [{"status": {}}, {"items": [_RUNNING] * 2}]
+  answer = _answers({"status": "RUNNING"}, unknown, {}, *answers)
+  asked = []
+
+  def do(command):
+    asked.append(command)
+    return answer(command)
+
+  assert rented.observe(do).standing is Standing.ACTIVE
+  assert "get-credentials" in asked[2].args
+  with pytest.raises(commands.Failed) as failed:
+    rented.observe(_answers({"status": "RUNNING"}, unknown, {}, unknown))
+  assert failed.value.kind in commands.LASTING
+  words = [command.args for command in rented.delete()]
+  assert "get-credentials" in words[0] and words[1][0] == "kubectl"
 
 
 @pytest.mark.parametrize("way", ["queued", "group"])
