@@ -68,10 +68,11 @@ _WORST_FIRST = (
 def worst(seen: list[Seen]) -> Seen:
   """Returns the state of several slices, which need each other.
 
-  If only some are absent, all have to be created anew.
+  If only some are absent or going, all have to be created anew.
   """
-  absent = [s for s in seen if s.standing is Standing.ABSENT]
-  if absent and len(absent) < len(seen):
+  leaving = (Standing.ABSENT, Standing.DELETING)
+  gone = [s for s in seen if s.standing in leaving]
+  if gone and len(gone) < len(seen):
     return Seen(Standing.PREEMPTED, "a slice is gone")
   return min(seen, key=lambda s: _WORST_FIRST.index(s.standing))
 

@@ -534,8 +534,12 @@ def test_what_is_not_there_is_absent_and_what_is_refused_is_told(way):
 def test_if_one_of_several_groups_is_gone_all_are_created_anew():
   rented = ways.of(_rented("group", slices=2))
   running = _machines("RUNNING", "RUNNING")
-  seen = rented.observe(_answers(running, "NOT_FOUND: x"))
-  assert seen.standing is Standing.PREEMPTED
+  going = _machines("STOPPING", "STOPPING", action="DELETING")
+  for other in ("NOT_FOUND: x", going):
+    seen = rented.observe(_answers(running, other))
+    assert seen.standing is Standing.PREEMPTED
+  both = rented.observe(_answers(going, "NOT_FOUND: x"))
+  assert both.standing is Standing.DELETING
 
 
 def test_machines_that_google_deletes_after_their_time_are_preempted():
