@@ -40,7 +40,7 @@ class Agent:
   """What the unit runs on one host."""
 
   def __init__(self, folder: str, wheel: str):
-    """Reads the order.
+    """Takes what the command line names.
 
     Args:
       folder: of the run, in the bucket.
@@ -48,8 +48,6 @@ class Agent:
     """
     self._folder, self._wheel = folder, wheel
     self._order: dict[str, Any] = {}
-    self._order = self._read_order()
-    self._place = place.find(self._order["slices"])
     self._terminated = threading.Event()
     self._record: dict[str, Any] = {}
 
@@ -58,12 +56,27 @@ class Agent:
     self._terminated.set()
 
   def run(self) -> int:
-    """Trains each attempt that is ordered; returns after SIGTERM."""
+    """Trains each attempt that is ordered; returns after SIGTERM.
+
+    An error that ends it is written where `watch` finds it.
+    """
+    try:
+      self._order = self._read_order()
+      self._place = place.find(
+        self._order["slices"], self._order["hosts_of_slice"]
+      )
+      return self._obey()
+    except Exception as error:
+      bootstrap.report(error, self._folder, self._order)
+      raise
+
+  def _obey(self) -> int:
     done = 0
     while not self._terminated.is_set():
       attempt = self._order["attempt"]
       if self._order["wheel_sha256"] != self._wheel:
-        self._become_its_agent()
+        command = bootstrap.agent(self._folder, self._order)
+        os.execv(command[0], command)  # The agent of the revision ordered.
       if attempt > done:
         self._once(attempt)
         done = attempt
@@ -71,15 +84,6 @@ class Agent:
       with _going_on():
         self._order = self._read_order()
     return Exit.TERMINATED
-
-  def _become_its_agent(self) -> None:
-    """Replaces this process by the agent of the revision that is ordered."""
-    try:
-      command = bootstrap.agent(self._folder, self._order)
-    except (OSError, ValueError) as error:
-      bootstrap.report(str(error), self._folder, self._order)
-      raise
-    os.execv(command[0], command)
 
   def _once(self, attempt: int) -> None:
     """Trains an attempt, unless this host has begun it before."""

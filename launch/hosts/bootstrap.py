@@ -128,9 +128,7 @@ def main() -> None:
     _start_unit(arguments)
   except Exception as error:
     traceback.print_exc()
-    url = getattr(error, "url", None)  # An HTTPError does not print it.
-    said = f"{error} for {url}" if url else str(error)
-    report(said[-500:], folder, order)
+    said = report(error, folder, order)
     # A pod's last line is what Kubernetes shows of it.
     raise SystemExit(f"the start-up script failed: {said}") from error
 
@@ -140,11 +138,16 @@ def records(folder: str, order: dict) -> str:
   return f"{folder}/hosts/{order['id']}/{order['attempt']}"
 
 
-def report(said: str, folder: str | None, order: dict | None) -> None:
+def report(error: Exception, folder: str | None, order: dict | None) -> str:
   """Writes a failure to the bucket; else to the instance's guest attributes.
+
+  Returns:
+    What it said of the failure.
 
   Source: docs.cloud.google.com/compute/docs/metadata/manage-guest-attributes.
   """
+  url = getattr(error, "url", None)  # An HTTPError does not print it.
+  said = f"{error} for {url}"[-500:] if url else str(error)[-500:]
   in_pod = os.environ.get(VARIABLE)
   host = None if in_pod else metadata("instance/name")
   host = host or socket.gethostname()
@@ -153,12 +156,13 @@ def report(said: str, folder: str | None, order: dict | None) -> None:
   if folder and order:
     try:
       put(f"{records(folder, order)}/startup-{host}.json", content)
-      return
+      return said
     except OSError:
       traceback.print_exc()
   if not in_pod:
     path = f"instance/guest-attributes/{METADATA}/{FAILED}"
     _answer(_of_metadata(path, content))
+  return said
 
 
 def _await_order(folder: str) -> dict:

@@ -33,18 +33,19 @@ class Place:
     return f"{self.slice}-{self.worker}"
 
 
-def find(slices: int) -> Place:
+def find(slices: int, hosts_of_slice: int) -> Place:
   """Returns this host's place.
 
   Args:
     slices: how many there are.
+    hosts_of_slice: how many each has.
 
   Raises:
     ValueError: neither metadata nor environment has it.
   """
-  return (
-    _of_pod() if os.environ.get(bootstrap.VARIABLE) else _of_machine(slices)
-  )
+  if os.environ.get(bootstrap.VARIABLE):
+    return _of_pod()
+  return _of_machine(slices, hosts_of_slice)
 
 
 def _of_pod() -> Place:
@@ -60,7 +61,7 @@ def _of_pod() -> Place:
   )
 
 
-def _of_machine(slices: int) -> Place:
+def _of_machine(slices: int, hosts_of_slice: int) -> Place:
   """Reads the attributes that Google sets.
 
   agent-worker-number on a machine of the Cloud TPU API, worker-id on one of a
@@ -71,6 +72,7 @@ def _of_machine(slices: int) -> Place:
     _attribute("agent-worker-number")
     or _attribute("worker-id")
     or environment.get("WORKER_ID")
+    or ("0" if hosts_of_slice == 1 else None)
   )
   return Place(
     _slice_of_machine(environment) if slices > 1 else 0,

@@ -100,7 +100,7 @@ def host(monkeypatch, tmp_path):
   monkeypatch.setattr(bootstrap, "metadata", lambda path: None)
   monkeypatch.setattr(agent.cloud_log, "send", lambda *args: None)
   where = place.Place(0, 0, "vm", "10.0.0.1")
-  monkeypatch.setattr(place, "find", lambda slices: where)
+  monkeypatch.setattr(place, "find", lambda slices, hosts: where)
   monkeypatch.setattr(agent, "_TICK_S", 0.01)
   monkeypatch.setattr(training, "Training", Training)
   monkeypatch.setattr(Training, "started", [])
@@ -144,9 +144,24 @@ def test_of_a_run_that_was_deleted_nothing_decides_about_the_next(
   assert len(Training.started) == 2
 
 
+def test_an_agent_that_cannot_begin_says_why(host, monkeypatch):
+  def fail(slices, hosts):
+    raise ValueError("no worker number")
+
+  monkeypatch.setattr(place, "find", fail)
+  with pytest.raises(ValueError, match="no worker"):
+    agent.Agent("gs://b/x", "w").run()
+  (record,) = (
+    json.loads(content)
+    for name, content in host.objects.items()
+    if name.startswith("gs://b/x/hosts/r/1/startup-")
+  )
+  assert (record["state"], record["said"]) == ("failed", "no worker number")
+
+
 def test_a_host_that_waits_for_the_first_one_reports(host, monkeypatch):
   where = place.Place(0, 1, "vm", "10.0.0.2")
-  monkeypatch.setattr(place, "find", lambda slices: where)
+  monkeypatch.setattr(place, "find", lambda slices, hosts: where)
   monkeypatch.setattr(agent, "_ASK_S", 0.01)
   host.start()
   own = "gs://b/x/hosts/r/1/0-1.json"

@@ -56,12 +56,13 @@ def test_a_machines_place_is_in_its_metadata(
   metadata, attributes, slices, wanted
 ):
   metadata |= {_attribute(k): v for k, v in attributes.items()}
-  assert place.find(slices) == Place(*wanted, "vm-7", "10.0.0.7")
+  assert place.find(slices, 4) == Place(*wanted, "vm-7", "10.0.0.7")
 
 
 def test_a_machine_that_cannot_tell_its_place_says_what_is_missing(metadata):
   with pytest.raises(ValueError, match="agent-worker-number, worker-id"):
-    place.find(1)
+    place.find(1, 4)
+  assert place.find(1, 1).name == "0-0", "it is the only one"
 
 
 def test_a_pods_place_is_in_its_environment(monkeypatch):
@@ -73,7 +74,7 @@ def test_a_pods_place_is_in_its_environment(monkeypatch):
     "POD_IP": "10.1.1.1",
   }.items():
     monkeypatch.setenv(name, value)
-  found = place.find(2)
+  found = place.find(2, 4)
   assert (found.slice, found.worker, found.address) == (1, 3, "10.1.1.1")
   assert found.name == "1-3"
 
