@@ -91,8 +91,7 @@ class Agent:
     if before is not None:
       self._record = json.loads(before)
       if self._record["state"] == "running":  # The agent or machine crashed.
-        said = "its agent ended before it"
-        self._tell(state="exited", code=int(Exit.BUG), said=said)
+        self._tell_end(Exit.BUG, "its agent ended before it")
       return
     self._record = {"host": self._place.host, "address": self._place.address}
     self._record |= {"slice": self._place.slice, "worker": self._place.worker}
@@ -118,7 +117,7 @@ class Agent:
           told = time.monotonic()
           self._tell()
       self._terminated.wait(_ASK_S)
-    self._tell(state="exited", code=int(code), said=said, notice=notice)
+    self._tell_end(code, said, notice=notice)
     return None
 
   def _train(self, attempt: int, coordinator: str) -> None:
@@ -137,8 +136,7 @@ class Agent:
     try:
       arguments = [self._recipe(attempt), *order["arguments"]]
     except ValueError as error:
-      code = int(Exit.MISTAKE)
-      self._tell(state="exited", code=code, said=str(error))
+      self._tell_end(Exit.MISTAKE, str(error))
       return
     work = root / "work"
     running = training.Training(arguments, variables, work, log)
@@ -160,7 +158,7 @@ class Agent:
         sender.send(log)
     with _going_on():
       sender.send(log)
-    self._tell(state="exited", code=code, said=running.last_line())
+    self._tell_end(code, running.last_line())
 
   def _notice(self, attempt: int) -> str | None:
     """Returns why the training of an attempt has to end; None: it has not."""
@@ -210,6 +208,14 @@ class Agent:
     content = json.dumps(self._record) + "\n"
     bootstrap.put(self._where(self._place.name), content.encode())
 
+  def _tell_end(self, code: int, said: str, **changes: Any) -> None:
+    """Writes how the attempt ended, for however long there is no answer."""
+    while True:
+      with _going_on():
+        self._tell(state="exited", code=int(code), said=said, **changes)
+        return
+      time.sleep(_ASK_S)
+
 
 class _LogSender:
   """Sends the end of a log to the bucket, and new lines to Cloud Logging."""
@@ -248,7 +254,7 @@ def _going_on() -> Iterator[None]:
   """Prints an error of the network or of the metadata server, and goes on."""
   try:
     yield
-  except OSError as error:
+  except bootstrap.NO_ANSWER as error:
     print(f"no answer: {error}", flush=True)
 
 

@@ -9,6 +9,7 @@ Python, 3.8 or newer. The training gets a newer one.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -30,6 +31,8 @@ FAILED = "failed"
 VARIABLE = "DROPE_LAUNCH"
 """The environment variable that names the folder in a pod."""
 UNIT = "drope-train"
+NO_ANSWER = (OSError, http.client.HTTPException)
+"""What a request raises; the second if its answer is cut off."""
 _UV = (
   "https://files.pythonhosted.org/packages/c5/32/"
   "52ee34636aea1ab3f8baeeae1c3599461b8cddfb379862cc72ac61b8d91c/"
@@ -157,7 +160,7 @@ def report(error: Exception, folder: str | None, order: dict | None) -> str:
     try:
       put(f"{records(folder, order)}/startup-{host}.json", content)
       return said
-    except OSError:
+    except NO_ANSWER:
       traceback.print_exc()
   if not in_pod:
     path = f"instance/guest-attributes/{METADATA}/{FAILED}"
@@ -305,7 +308,7 @@ def _answer(request: urllib.request.Request) -> bytes:
     try:
       with urllib.request.urlopen(request, timeout=60) as response:
         return response.read()
-    except OSError as error:
+    except NO_ANSWER as error:
       # Most of the server's refusals (4xx) are final.
       code = getattr(error, "code", 500)
       if not left or (400 <= code < 500 and code not in (408, 429)):

@@ -41,6 +41,6 @@ def send(project: str, run: str, place: Place, lines: list[str]) -> str | None:
     )
     try:
       urllib.request.urlopen(request, timeout=20).close()
-    except OSError as error:
+    except bootstrap.NO_ANSWER as error:
       return str(error)
   return None

@@ -1,5 +1,6 @@
 """The agent trains each attempt once, and ends a training that has to end."""
 
+import http.client
 import json
 import threading
 import time
@@ -193,6 +194,31 @@ def test_a_bucket_that_does_not_answer_once_costs_nothing(host, monkeypatch):
   assert host.await_state(1, "exited")["code"] == 0
   host.end()
   assert len(Training.started) == 1 and asked.count(own) > 2
+
+
+def test_an_answer_that_is_cut_off_costs_no_training(host, monkeypatch):
+  monkeypatch.setattr(Training, "ends", False)
+  monkeypatch.setattr(agent, "_ASK_S", 0.01)
+  cut = {"running": 3, "exited": 3}
+
+  def put(url, content):
+    state = json.loads(content)["state"] if "/hosts/" in url else None
+    began = "gs://b/x/hosts/r/1/0-0.json" in host.objects
+    if began and cut.get(state):
+      cut[state] -= 1
+      raise http.client.IncompleteRead(b"")
+    host.objects[url] = content
+
+  monkeypatch.setattr(bootstrap, "put", put)
+  host.start()
+  deadline = time.monotonic() + 30
+  while cut["running"]:
+    assert time.monotonic() < deadline, "its reports have ended"
+    time.sleep(0.01)
+  host.order(stop=True)
+  assert host.await_state(1, "exited")["code"] == Exit.TERMINATED
+  host.end()
+  assert not any(cut.values()) and len(Training.started) == 1
 
 
 def test_a_recipe_of_several_files_is_read_from_the_bucket(host, tmp_path):

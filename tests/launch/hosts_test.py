@@ -2,11 +2,12 @@
 
 import ast
 import hashlib
+import http.client
 import io
 import json
 import subprocess
 import sys
-from urllib import error
+from urllib import error, request
 import zipfile
 
 import pytest
@@ -160,14 +161,30 @@ def test_without_a_bucket_a_failure_goes_to_the_guest_attributes(
   monkeypatch.setattr(bootstrap, "get", refuse)
   with pytest.raises(SystemExit, match="403"):
     bootstrap.main()
-  (request,) = sent
-  assert request.method == "PUT"
-  assert request.full_url.endswith(
+  (asked,) = sent
+  assert asked.method == "PUT"
+  assert asked.full_url.endswith(
     "/computeMetadata/v1/instance/guest-attributes/drope-launch/failed"
   )
-  found = json.loads(request.data)
+  found = json.loads(asked.data)
   assert found["host"] == "vm-7"
   assert found["said"] == "HTTP Error 403: Forbidden for https://b/run.json"
+
+
+def test_a_request_whose_answer_is_cut_off_is_made_again(monkeypatch):
+  answers = [http.client.IncompleteRead(b"a"), OSError("reset"), b"whole"]
+
+  class Answer(io.BytesIO):
+    def read(self):
+      answer = answers.pop(0)
+      if isinstance(answer, Exception):
+        raise answer
+      return answer
+
+  monkeypatch.setattr(request, "urlopen", lambda asked, timeout: Answer())
+  monkeypatch.setattr(bootstrap.time, "sleep", lambda seconds: None)
+  assert bootstrap.metadata("instance/name") == "whole"
+  assert answers == []
 
 
 def test_the_installer_is_the_pinned_one(monkeypatch, tmp_path):
