@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -217,7 +218,12 @@ def _delete(rented: Slice, args: argparse.Namespace, do: Run) -> int | None:
   return None
 
 
+def _show_for_shell(command: commands.Command) -> None:
+  terminal.say(shlex.join(command.args))
+
+
 def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:
+  show = commands.show if args.dry_run else _show_for_shell
   terminal.say(f"# {rented.name}")
   for field in dataclasses.fields(rented):
     terminal.say(f"{field.name} = {getattr(rented, field.name)!r}")
@@ -226,10 +232,10 @@ def _render(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   terminal.say(f"# {size}; each slice {shape.topology}")
   terminal.say("\n# Once for a project")
   for command in access.prepare(rented):
-    commands.show(command)
+    show(command)
   terminal.say("\n# create")
   for command in ways.of(rented).create():
-    commands.show(command)
+    show(command)
   if manifest := ways.of(rented).manifest():
     terminal.say(f"\n# What kubectl applies\n{manifest}")
   terminal.say(f"\n# The start-up script: {script.SCRIPT}")

@@ -34,6 +34,16 @@ def test_every_verb_shows_its_commands_without_a_project(
   )
 
 
+def test_what_render_prints_can_be_pasted_into_a_shell(launch, monkeypatch):
+  monkeypatch.setenv("DROPE_LAUNCH_PROJECT", "my-project")
+  monkeypatch.setenv("DROPE_LAUNCH_BUCKET", "gs://my-bucket/drope")
+  status, out, _ = launch("render", "--config", CONFIG)
+  shown = out.partition("# Once for a project\n")[2].partition("\n\n")[0]
+  documented = (ROOT / "docs/tpu.md").read_text()
+  assert status == 0 and shown.startswith("gcloud services enable")
+  assert f"launch/slices/v5e-16-spot.toml\n{shown}\n```" in documented
+
+
 @pytest.mark.parametrize(
   ("words", "told"),
   [
