@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -15,8 +16,8 @@ TEXTS = ("LICENSE", "MANIFEST.in", "README.md")
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> pathlib.Path:
-  """A folder with the contents of the wheel, built from a copy."""
+def sources(tmp_path_factory) -> pathlib.Path:
+  """A copy of the sources, with bytecode as an import leaves it."""
   copy = tmp_path_factory.mktemp("copy")
   for name in SOURCES:
     if (ROOT / name).is_dir():
@@ -26,12 +27,25 @@ def installed(tmp_path_factory) -> pathlib.Path:
       shutil.copy(ROOT / name, copy)
   for name in TEXTS:
     shutil.copy(ROOT / name, copy)
-  source = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+  for name in ("drope_jax", "launch", "launch/ways"):
+    (copy / name / "__pycache__").mkdir()
+    (copy / name / "__pycache__/x.cpython-312.pyc").touch()
+  return copy
+
+
+def _build(kind: str, sources: pathlib.Path) -> None:
+  source = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
   ran = subprocess.run(
-    [sys.executable, "-c", source], cwd=copy, capture_output=True, text=True
+    [sys.executable, "-c", source], cwd=sources, capture_output=True, text=True
   )
   assert ran.returncode == 0, ran.stderr
-  (wheel,) = copy.glob("dist/*.whl")
+
+
+@pytest.fixture(scope="module")
+def installed(sources, tmp_path_factory) -> pathlib.Path:
+  """A folder with the contents of the wheel."""
+  _build("wheel", sources)
+  (wheel,) = sources.glob("dist/*.whl")
   folder = tmp_path_factory.mktemp("site-packages")
   with zipfile.ZipFile(wheel) as archive:
     archive.extractall(folder)
@@ -52,6 +66,15 @@ def test_every_file_of_the_package_is_installed(installed, folder):
   want = _files(ROOT / folder)
   assert want, "there is nothing to install"
   assert want <= _files(installed / inside)
+
+
+def test_the_source_distribution_holds_no_bytecode(sources):
+  _build("sdist", sources)
+  (file,) = sources.glob("dist/*.tar.gz")
+  with tarfile.open(file) as archive:
+    names = archive.getnames()
+  assert any(name.endswith("/launch/ways/way.py") for name in names)
+  assert not [name for name in names if name.endswith(".pyc")]
 
 
 def test_a_shipped_config_builds_from_the_installed_package(
