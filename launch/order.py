@@ -20,6 +20,7 @@ class Order:
     files: of the recipe, in the subfolder recipe/.
     arguments: of `drope train`, after the recipe.
     out: the run's folder, gs://.
+    rented: the description of the slices.
     project: that gets the logs.
     slices, hosts_of_slice: how many there are.
     wheel, wheel_sha256: of the revision to run.
@@ -35,6 +36,7 @@ class Order:
   files: list[str]
   arguments: list[str]
   out: str
+  rented: Slice
   project: str
   slices: int
   hosts_of_slice: int
@@ -90,8 +92,8 @@ def require(rented: Slice, do: Run) -> Order:
 
 def _parse(where: str, found: dict[str, Any]) -> Order:
   try:
-    return Order(**found)
-  except TypeError as error:
+    return Order(**found | {"rented": Slice(**found["rented"])})
+  except (KeyError, TypeError) as error:
     raise ValueError(
       f"{where} must be of this version of the launcher, got another's "
       f"({error}). `delete` removes it."

@@ -13,6 +13,7 @@ from launch import bucket, bundle, order, watch, ways
 from launch.commands import Run
 from launch.slice import Slice
 from launch.states import ENDS
+from launch.ways.way import Standing
 
 _JOIN_S = 900
 """For the hosts to meet: one may finish its installation long after another."""
@@ -28,8 +29,8 @@ def submit(rented: Slice, args: argparse.Namespace, do: Run) -> None:
 
   Raises:
     FileNotFoundError: there is no such recipe.
-    ValueError: another run goes on; a path is in no bucket; the wheel could not
-      be built; a command failed.
+    ValueError: another run goes on; the slices exist by another description; a
+      path is in no bucket; the wheel could not be built; a command failed.
   """
   for option in ("data", "out"):
     path = getattr(args, option)
@@ -44,6 +45,7 @@ def submit(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   given = order.read(rented, do)
   if not args.dry_run:
     _require_ended(rented, given, do)
+    _require_unchanged(rented, given, do)
   attempt = 1 if given is None else given.attempt + 1
   with tempfile.TemporaryDirectory() as folder:
     wheel = (
@@ -79,6 +81,24 @@ def _require_ended(rented: Slice, given: order.Order | None, do: Run) -> None:
     )
 
 
+def _require_unchanged(
+  rented: Slice, given: order.Order | None, do: Run
+) -> None:
+  """`create` keeps what exists, whatever its description was."""
+  if given is None or given.rented == rented:
+    return
+  standing = ways.of(given.rented).observe(do).standing
+  if standing in (Standing.ABSENT, Standing.DELETING):
+    return
+  before, now = dataclasses.asdict(given.rented), dataclasses.asdict(rented)
+  changed = [f"{k} = {v!r}" for k, v in before.items() if v != now[k]]
+  raise ValueError(
+    f"{rented.name} must be as it was rented, with {', '.join(changed)}, got "
+    "another description. Restore that, and `delete` before a change; or give "
+    "the slices another name."
+  )
+
+
 def _order(rented, args, files, wheel, attempt) -> order.Order:
   recipe = pathlib.Path(args.recipe)
   # With a slash at its end, a folder's files would have two in their names.
@@ -98,6 +118,7 @@ def _order(rented, args, files, wheel, attempt) -> order.Order:
       *topology,
     ],
     out=out,
+    rented=rented,
     project=rented.project,
     slices=rented.slices,
     hosts_of_slice=rented.shape.hosts,

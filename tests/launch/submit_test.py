@@ -68,6 +68,32 @@ def test_a_slash_at_the_end_of_a_folder_names_no_other(monkeypatch, tmp_path):
   assert made.arguments[:4] == ["--data", "gs://b/text", "--out", made.out]
 
 
+def test_what_is_rented_is_not_described_anew(monkeypatch, tmp_path):
+  (tmp_path / "w.whl").write_bytes(b"")
+  monkeypatch.setattr(bundle, "build_wheel", lambda _: tmp_path / "w.whl")
+  bucket = Bucket()
+  submit.submit(RENTED, ARGS, bucket)
+  done = dataclasses.replace(order.require(RENTED, bucket), stop=True)
+  bucket(order.write(RENTED, done))
+  changed = dataclasses.replace(RENTED, slice="v4-32", zone="us-central2-a")
+  with pytest.raises(
+    ValueError, match="slice = 'v4-16', zone = 'us-central2-b"
+  ):
+    submit.submit(changed, ARGS, bucket)
+  assert (order.require(RENTED, bucket), bucket.created) == (done, 1)
+  asked = []
+
+  def gone(command):
+    if "describe" in command.args and command.args[1] != "storage":
+      asked.append(command)
+      raise Failed(command, "NOT_FOUND")
+    return bucket(command)
+
+  submit.submit(changed, ARGS, gone)
+  assert order.require(RENTED, bucket).rented == changed
+  assert ["--zone=us-central2-b" in command.args for command in asked] == [True]
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_two_runs_at_once_one_orders(monkeypatch, tmp_path, is_first):
   bucket = Bucket()

@@ -29,6 +29,7 @@ ORDER = order.Order(
   files=[],
   arguments=[],
   out="gs://b/runs/tiny",
+  rented=RENTED,
   project="p",
   slices=1,
   hosts_of_slice=2,
