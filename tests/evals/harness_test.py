@@ -186,6 +186,20 @@ def test_solved_questions_come_first(lm, write):
   assert all(text.count("Q ") == 2 and text.count(" = ") == 2 for text in texts)
 
 
+def test_every_evaluation_has_the_same_solved_questions(lm, write):
+  rows = [{**QUESTIONS[0], "question": f"Q {i}"} for i in range(20)]
+  file = write("shots", rows, **CHOICE, fewshot_split="test")
+  (task,) = harness.Harness(tasks=(file,), num_fewshot=2).expand()
+  samples = task.draw(_order(lm, length=64))[64]
+  reads = []
+  for _ in range(2):
+    lm.read.clear()
+    task.evaluate(lm, samples, CONDITION)
+    reads.append([lm.decode(ids) for ids in lm.read])
+  assert reads[0] == reads[1]
+  assert len({text.split(" bb bb")[0] for text in reads[0]}) > 2, "not drawn"
+
+
 def test_a_greedy_continuation_is_told_from_others(lm, write):
   rows = [{"text": "Q", "target": f" {target}"} for target in "xyz"]
   file = write(

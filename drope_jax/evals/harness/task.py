@@ -105,6 +105,9 @@ class HarnessTask:
     that is not a mean, such as a perplexity, has neither interval nor outcomes.
     """
     question = samples[0]
+    # Solved questions are drawn on from here; each evaluation has the same.
+    seed = library.module("defaults").DEFAULT_OTHER_SEED
+    question.task.set_fewshot_seed(seed=seed)
     model = adapter.model_class()(
       lm.with_logit_scale(condition.logit_scale),
       question.length,
@@ -176,7 +179,6 @@ class HarnessTask:
     if shots is None:
       shots = found.get_config("num_fewshot") or 0
     found.set_config(key="num_fewshot", value=shots)
-    found.set_fewshot_seed(seed=library.module("defaults").DEFAULT_OTHER_SEED)
     return found
 
 
