@@ -1,6 +1,8 @@
 """Real tasks of lm-evaluation-harness, from local files, on a known model."""
 
 import json
+import pathlib
+import random
 import sys
 
 import numpy as np
@@ -160,6 +162,35 @@ def test_samples_are_told_apart_by_their_text(lm, write):
   (task,) = harness.Harness(tasks=(file,)).expand()
   once, again = (repr(task.draw(_order(lm))[16]) for _ in range(2))
   assert once == again and "Q three" in once
+
+
+def test_a_task_that_shuffles_has_the_same_questions_in_every_run(
+  lm, write, tmp_path
+):
+  (tmp_path / "mix.py").write_text(
+    "import random\n"
+    "import numpy as np\n"
+    "def mix(dataset):\n"
+    "  order = random.sample(range(len(dataset)), len(dataset))\n"
+    "  return dataset.select(order).select(np.random.permutation(len(order)))\n"
+  )
+  rows = [{**QUESTIONS[0], "question": f"Q {i}"} for i in range(20)]
+  file = pathlib.Path(write("mixed", rows, **CHOICE, process_docs="MIX"))
+  file.write_text(file.read_text().replace('"MIX"', "!function mix.mix"))
+  (task,) = harness.Harness(tasks=(str(file),)).expand()
+  asked = []
+  for seed in range(2):
+    random.seed(seed)
+    np.random.seed(seed)
+    before = random.getstate(), repr(np.random.get_state())
+    samples = task.draw(_order(lm))[16]
+    lm.read.clear()
+    task.evaluate(lm, samples, CONDITION)
+    assert (random.getstate(), repr(np.random.get_state())) == before
+    drawn = [json.loads(sample.document)["question"] for sample in samples]
+    assert [lm.decode(ids) for ids in lm.read[::3]] == [f"{q} a" for q in drawn]
+    asked.append(drawn)
+  assert asked[0] == asked[1] != [row["question"] for row in rows]
 
 
 def test_a_long_context_loses_its_beginning(lm, write):

@@ -5,7 +5,10 @@ import contextlib
 import importlib
 import io
 import logging
+import random
 from typing import Any
+
+import numpy as np
 
 NAME = "lm_eval"
 
@@ -37,3 +40,20 @@ def quiet() -> Iterator[None]:
       yield
   finally:
     log.setLevel(level)
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+  """Seeds the global generators as lm_eval's command does; restores them after.
+
+  Some tasks shuffle the choices of their questions, or draw the questions.
+  """
+  defaults = module("defaults")
+  drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+  random.seed(defaults.DEFAULT_RANDOM_SEED)
+  np.random.seed(defaults.DEFAULT_OTHER_SEED)
+  try:
+    yield
+  finally:
+    random.setstate(drawn)
+    np.random.set_state(drawn_by_numpy)

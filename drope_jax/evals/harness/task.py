@@ -84,7 +84,9 @@ class HarnessTask:
         several, or its data cannot be loaded.
     """
     loaded = self._load()
-    documents = [json.dumps(doc, default=str) for doc in loaded.eval_docs]
+    with library.seeded():  # A task may process its questions anew.
+      questions = loaded.eval_docs
+    documents = [json.dumps(doc, default=str) for doc in questions]
     return {
       length: [
         Question(document, loaded, length, order.prefix)
@@ -113,7 +115,7 @@ class HarnessTask:
       question.length,
       question.prefix,
     )
-    with library.quiet():
+    with library.quiet(), library.seeded():
       found = library.module("evaluator").evaluate(
         model,
         {"tasks": {self.name: question.task}},
@@ -154,7 +156,7 @@ class HarnessTask:
   def _load(self) -> Any:
     tasks = library.module("tasks")
     try:
-      with library.quiet():
+      with library.quiet(), library.seeded():
         # The index of lm_eval's own tasks takes seconds.
         manager = tasks.TaskManager(include_defaults=not self._is_file)
         loaded = manager.load([self.task])["tasks"]
