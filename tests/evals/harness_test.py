@@ -217,6 +217,21 @@ def test_solved_questions_come_first(lm, write):
   assert all(text.count("Q ") == 2 and text.count(" = ") == 2 for text in texts)
 
 
+@pytest.mark.parametrize(
+  ("own", "asked", "shots"),
+  [(None, None, 0), (None, 2, 2), (1, None, 1), (1, 2, 2), (0, 2, 0)],
+)
+def test_a_task_that_fixes_no_solved_questions_keeps_none(
+  lm, write, own, asked, shots
+):
+  file = write(
+    "shots", QUESTIONS, **CHOICE, fewshot_split="test", num_fewshot=own
+  )
+  _results(lm, file, shots=asked, length=64)
+  texts = [lm.decode(ids) for ids in lm.read]
+  assert {text.count("Q ") for text in texts} == {1 + shots}
+
+
 def test_every_evaluation_has_the_same_solved_questions(lm, write):
   rows = [{**QUESTIONS[0], "question": f"Q {i}"} for i in range(20)]
   file = write("shots", rows, **CHOICE, fewshot_split="test")

@@ -25,7 +25,8 @@ class Harness:
 
   Attributes:
     tasks: their names there, or paths of .yaml files of such tasks.
-    num_fewshot: solved questions before each; None is each task's own number.
+    num_fewshot: solved questions before each; None is each task's own number. A
+      task whose own number is 0 keeps it, as in lm_eval.
   """
 
   tasks: tuple[str, ...] = TASKS

@@ -57,7 +57,8 @@ class HarnessTask:
 
   Attributes:
     task: its name there, or the path of a .yaml file of it.
-    num_fewshot: solved questions before each; None is the task's own number.
+    num_fewshot: solved questions before each; None is the task's own number. A
+      task whose own number is 0 keeps it, as in lm_eval.
   """
 
   task: str
@@ -177,10 +178,10 @@ class HarnessTask:
         f"for {', '.join(loaded)}. Name some of these."
       )
     (found,) = loaded.values()
-    shots = self.num_fewshot
-    if shots is None:
-      shots = found.get_config("num_fewshot") or 0
-    found.set_config(key="num_fewshot", value=shots)
+    shots = found.get_config("num_fewshot")
+    if shots != 0 and self.num_fewshot is not None:
+      shots = self.num_fewshot
+    found.set_config(key="num_fewshot", value=shots or 0)
     return found
 
 
