@@ -41,11 +41,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """Names that stand for several tasks."""
 
+GROUP_CLASSES: Mapping[str, type] = {
+  "ruler": ruler.Ruler,
+  "longbench": longbench.LongBench,
+  "longbench_e": longbench.LongBench,
+  "harness": harness.Harness,
+}
+"""Of those names, the class that holds the tasks with settings."""
+
 CLASSES: tuple[type, ...] = (
   niah.Niah,
-  ruler.Ruler,
-  longbench.LongBench,
-  harness.Harness,
+  *dict.fromkeys(GROUP_CLASSES.values()),
 )
 """Tasks and their groups with settings; a suite can hold them for names."""
 

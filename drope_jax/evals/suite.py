@@ -126,17 +126,51 @@ class Suite:
   def only(self, names: Iterable[str]) -> tuple[str | Group, ...]:
     """Returns evals of these names, with the suite's settings where it has any.
 
+    A task that the suite does not hold has the settings of the first group that
+    could hold it.
+
     Args:
-      names: in `registry`, of tasks or of groups of tasks.
+      names: of tasks of the suite or of `registry`, or of groups there. A
+        group's name stands for those of its tasks that the suite holds with
+        settings, or for all.
 
     Raises:
       ValueError: a name is unknown.
     """
-    wanted = [task.name for task in registry.tasks(names)]
     groups = [entry for entry in self.evals if not isinstance(entry, str)]
-    own = [kept for group in groups if (kept := group.only(wanted))]
-    held = {task.name for task in registry.tasks(own)}
-    return (*own, *(name for name in wanted if name not in held))
+    held = {task.name for group in groups for task in group.expand()}
+    wanted = dict.fromkeys(
+      task for name in names for task in self._members(name, groups)
+    )
+    left = [name for name in wanted if name not in held]
+    found: list[str | Group] = []
+    for group in groups:
+      own = {task.name for task in group.expand()} & wanted.keys()
+      if kept := group.only([*own, *left]):
+        found.append(kept)
+        taken = {task.name for task in kept.expand()}
+        left = [name for name in left if name not in taken]
+    registry.tasks(left)  # Refuses unknown names.
+    return (*found, *left)
+
+  def _members(self, name: str, groups: Iterable[Group]) -> Iterable[str]:
+    """Returns the tasks that a name stands for."""
+    if name not in registry.GROUPS:
+      return [name]
+    others = {
+      task
+      for group, tasks in registry.GROUPS.items()
+      if group != name
+      for task in tasks
+    }
+    own = [
+      task.name
+      for group in groups
+      if isinstance(group, registry.GROUP_CLASSES.get(name, ()))
+      for task in group.expand()
+      if task.name not in others
+    ]
+    return own or registry.GROUPS[name]
 
 
 @dataclasses.dataclass(frozen=True)

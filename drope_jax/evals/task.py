@@ -84,5 +84,10 @@ class Group(Protocol):
     ...
 
   def only(self, names: Collection[str]) -> "Group | None":
-    """Returns the group with the tasks of these names; None if it has none."""
+    """Returns the group with the tasks of these names; None for none of them.
+
+    Args:
+      names: of tasks in results. One that the group does not hold, but could
+        with its settings, is held then.
+    """
     ...

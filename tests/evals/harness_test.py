@@ -391,6 +391,7 @@ def test_the_group_has_the_papers_six_and_takes_others():
   group = harness.Harness(tasks=("piqa", "mine/own.yaml"), num_fewshot=2)
   assert [task.name for task in group.expand()] == ["piqa", "own"]
   assert group.only(["own"]) == harness.Harness(("mine/own.yaml",), 2)
-  assert group.only(["arc_easy"]) is None
+  assert group.only(["arc_easy"]) == harness.Harness(("arc_easy",), 2)
+  assert group.only(["lambada_openai"]) is None
   with pytest.raises(ValueError, match="must name at least one task, got none"):
     harness.Harness(tasks=())

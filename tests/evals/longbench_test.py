@@ -323,7 +323,14 @@ def test_a_suite_keeps_the_folder_for_a_task_that_is_named(folder):
   assert suite.only(["qasper"]) == (
     longbench.LongBench(("qasper",), str(folder)),
   )
-  assert suite.only(["qasper_e"]) == ("qasper_e",)
+  # And for one that the suite does not hold.
+  assert suite.only(["qasper_e"]) == (
+    longbench.LongBench(("qasper_e",), str(folder)),
+  )
+  assert suite.only(["longbench_e"]) == (
+    longbench.LongBench(longbench.TASKS_E, str(folder)),
+  )
+  assert suite.only(["longbench"]) == suite.evals
   assert len(registry.tasks(["longbench"])) == 21
   assert len(registry.tasks(["longbench_e"])) == 13
   with pytest.raises(ValueError, match="LongBench.tasks must be .* got gov. "):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from drope_jax.evals import ruler
+from drope_jax.evals import harness, niah, ruler
 from drope_jax.evals import suite as suites
 
 SUITE = suites.Suite(factors=(1.0, 4.0), samples=(3, 2))
@@ -50,5 +50,31 @@ def test_tasks_chosen_by_name_keep_the_settings_that_the_suite_has_of_them():
     "perplexity",
     "passkey",
   )
-  others = [name for name in ruler.TASKS if name not in mine.tasks]
-  assert suite.only(["ruler"]) == (mine, *others)
+  assert suite.only(["ruler"]) == (mine,)
+  assert suite.only(["qa_2", "vt"]) == (
+    dataclasses.replace(mine, tasks=("vt", "qa_2")),
+  )
+
+
+def test_a_groups_name_stands_for_the_suites_own_tasks():
+  own = harness.Harness(tasks=("lambada_openai", "piqa"), num_fewshot=5)
+  assert suites.Suite(evals=(own,)).only(["harness"]) == (own,)
+  assert suites.Suite().only(["harness"]) == harness.TASKS
+  # Two of one class do not exchange their tasks, and the first takes more.
+  plain = ruler.Ruler(tasks=("niah_single_2",), essays="essays.json")
+  short = dataclasses.replace(plain, wording="short")
+  suite = suites.Suite(evals=(plain, short))
+  assert suite.only(["ruler"]) == (plain, short)
+  assert suite.only(["niah_single_2_short"]) == (short,)
+  assert suite.only(["niah_single_3", "niah_single_2_short"]) == (
+    dataclasses.replace(plain, tasks=("niah_single_3",)),
+    short,
+  )
+  # A suite that holds needles of its own is no group of all of them.
+  needle = niah.Niah("passkey", max_new_tokens=8)
+  assert suites.Suite(evals=(needle,)).only(["niah"]) == (
+    needle,
+    *[task.name for task in niah.TASKS[1:]],
+  )
+  with pytest.raises(ValueError, match="must be some of .* got niah_single_9."):
+    suite.only(["niah_single_9"])

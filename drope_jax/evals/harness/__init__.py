@@ -44,6 +44,7 @@ class Harness:
     return tuple(HarnessTask(name, self.num_fewshot) for name in self.tasks)
 
   def only(self, names: Collection[str]) -> "Harness | None":
-    """Returns the group with the tasks of these names; None if it has none."""
-    kept = tuple(task.task for task in self.expand() if task.name in names)
+    """See `task.Group`; those that it could hold are the six."""
+    every = dict.fromkeys((*self.tasks, *TASKS))
+    kept = tuple(task for task in every if HarnessTask(task).name in names)
     return dataclasses.replace(self, tasks=kept) if kept else None

@@ -60,6 +60,7 @@ class LongBench:
     return tuple(LongBenchTask(name, self.folder) for name in self.tasks)
 
   def only(self, names: Collection[str]) -> "LongBench | None":
-    """Returns the group with the tasks of these names; None if it has none."""
-    kept = tuple(name for name in self.tasks if name in names)
+    """See `task.Group`; those that it could hold are all of LongBench."""
+    every = dict.fromkeys((*self.tasks, *TASKS, *TASKS_E))
+    kept = tuple(name for name in every if name in names)
     return dataclasses.replace(self, tasks=kept) if kept else None

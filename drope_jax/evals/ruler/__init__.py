@@ -74,8 +74,9 @@ class Ruler:
     return tuple(RulerTask(name, self) for name in self.tasks)
 
   def only(self, names: Collection[str]) -> "Ruler | None":
-    """Returns the group with the tasks of these names; None if it has none."""
-    kept = tuple(task.of for task in self.expand() if task.name in names)
+    """See `task.Group`; those that it could hold are all of RULER."""
+    every = dict.fromkeys((*self.tasks, *TASKS))
+    kept = tuple(of for of in every if RulerTask(of, self).name in names)
     return dataclasses.replace(self, tasks=kept) if kept else None
 
 
