@@ -16,7 +16,7 @@ from drope_jax.checkpoint import model as models
 from drope_jax.checkpoint import store, tokenizer_file
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
-from drope_jax.evals import interface
+from drope_jax.evals import interface, logit_scale
 from drope_jax.inference import batching, choice, decode, scoring, weights
 from drope_jax.model import backend as backends
 from drope_jax.model import rotations
@@ -42,6 +42,8 @@ class CheckpointLM:
     tokenizer: of the checkpoint.
     logit_scale: multiplies attention logits at every length; None for the
       config's `logit_scale_at`.
+    logit_slope: c of an evaluation, for the config's `logit_scale_slope`; it
+      may be below 0. None: the config's.
     backend: of the attention.
     mesh: splits the weights and the batch; None for the first device.
     end_ids: end a generated sequence besides EOS, e.g. the end of a chat turn.
@@ -51,6 +53,7 @@ class CheckpointLM:
   params: Any
   tokenizer: tokenizers.Tokenizer
   logit_scale: float | None = None
+  logit_slope: float | None = None
   backend: attention.Choice = "blockwise"
   mesh: jax.sharding.Mesh | None = None
   end_ids: tuple[int, ...] = ()
@@ -150,6 +153,10 @@ class CheckpointLM:
   def logit_scale_at(self, tokens: int) -> float:
     if self.logit_scale is not None:
       return self.logit_scale
+    if self.logit_slope is not None:
+      factor = max(tokens / self.context_tokens, 1)
+      own = self.config.logit_scale
+      return own * logit_scale.scale_at(self.logit_slope, factor)
     return self.config.logit_scale_at(tokens)
 
   def with_logit_scale(self, scale: float) -> "CheckpointLM":
@@ -158,16 +165,14 @@ class CheckpointLM:
   def with_logit_slope(
     self, c: float, *, by_query: bool = False
   ) -> "CheckpointLM":
-    slope = None if by_query else c
-    config = dataclasses.replace(self.config, logit_scale_slope=slope)
-    lm = dataclasses.replace(self, config=config, logit_scale=None)
     if not by_query:
-      return lm
+      return dataclasses.replace(self, logit_scale=None, logit_slope=c)
+    lm = dataclasses.replace(self, logit_scale=None, logit_slope=0.0)
 
     def scaled(scheme: Scheme) -> Scheme:
       return LogScaled(log_scaled.unscaled(scheme), self.context_tokens, c)
 
-    own = config.positional
+    own = self.config.positional
     if isinstance(own, Pattern):
       schemes = tuple(map(scaled, own.schemes))
       return lm.with_positions(dataclasses.replace(own, schemes=schemes))

@@ -504,6 +504,17 @@ def test_the_scale_beyond_the_context_follows_each_rows_length(lm):
   assert new != lm.with_logit_scale(1.5).generate([PROMPTS[1]], NEW)[0]
 
 
+def test_a_slope_of_an_evaluation_may_be_below_0(lm):
+  own = dataclasses.replace(CONFIG, logit_scale_slope=4.0)
+  lm = dataclasses.replace(lm, config=own).with_logit_slope(-0.2)
+  scale = 1.5 * (1 - 0.2 * math.log(13 / 8))
+  assert [lm.logit_scale_at(n) for n in (7, 13)] == pytest.approx([1.5, scale])
+  want = lm.with_logit_scale(scale).loglikelihood([SEQUENCES[1]])[0]
+  np.testing.assert_allclose(lm.loglikelihood([SEQUENCES[1]])[0], want)
+  with pytest.raises(ValueError, match="must be positive, got c = -0.2 and"):
+    lm.logit_scale_at(8 * 200)
+
+
 def test_each_query_beyond_the_context_has_its_own_scale(lm):
   ids = SEQUENCES[1]  # 13 tokens; the context is 8.
   one_layer = dataclasses.replace(CONFIG, num_layers=1)
