@@ -215,8 +215,9 @@ class Remembering(interface.Wrapper):
   def _key(self, how, asked, options) -> str:
     """Returns a SHA-256 of all that a reading depends on."""
     about = {name: x for name, x in self.about.items() if name != "task"}
+    scale = self.scale, self.keeps_scale
     sizes = [*map(len, asked)]
-    text = json.dumps([how, options, about, self.scale, sizes], sort_keys=True)
+    text = json.dumps([how, options, about, scale, sizes], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     digest.update(np.concatenate(asked).astype(np.int64).tobytes())
     return digest.hexdigest()

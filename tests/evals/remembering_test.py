@@ -1,5 +1,7 @@
 """What is remembered is not read again, and changes nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,8 @@ def test_what_was_read_before_a_cut_is_not_read_again():
     lambda lm: lm.score([[1]], [[2]]),
     lambda lm: lm.with_logit_scale(2.0).generate([[1, 2]], 1),
     lambda lm: lm.loglikelihood([[1, 2]]),
+    # It scales each text by its own length.
+    lambda lm: dataclasses.replace(lm, keeps_scale=True).generate([[1, 2]], 1),
     lambda lm: remembering.Remembering(
       lm.lm, lm.memory, ABOUT | {"method": "pi"}
     ).generate([[1, 2]], 1),
