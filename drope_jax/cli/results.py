@@ -70,9 +70,9 @@ class ResultsFile:
     fingerprints = {
       name: store.fingerprint(path) for name, path in checkpoints.items()
     }
-    self._readings = readings.Readings(
-      directory, keep_outputs, _digest([repr(fingerprints), dtype])
-    )
+    # What was read without outputs is read again where they are asked for.
+    evaluation = _digest([repr(fingerprints), dtype, repr(keep_outputs)])
+    self._readings = readings.Readings(directory, keep_outputs, evaluation)
     self.record, self.finished = Record(memory=self._readings), False
     self._gathered = False
     self._about = {
@@ -93,6 +93,7 @@ class ResultsFile:
         "fit": _digest(material.fit),
       },
       "dtype": dtype,
+      "keep_outputs": keep_outputs,
       "settings": artifacts.encode(suite, tagged=False),
       "metrics": {
         task.name: [dataclasses.asdict(metric) for metric in task.metrics]
@@ -234,6 +235,11 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]):
         yield f"its checkpoint {name} has other weights or another lineage"
   # Evaluations of earlier versions are all in float32.
   yield from _changes("dtype", there.get("dtype", "float32"), here["dtype"])
+  asked = here["keep_outputs"]
+  kept = there.get("keep_outputs", asked)  # Earlier versions do not say it.
+  # A finished evaluation adds no outputs, and removes none.
+  if kept != asked and (asked or not there["finished"]):
+    yield f"it was begun {'with' if kept else 'without'} --keep-outputs"
   for role in ("test", "fit"):
     if there["text"][role] != here["text"][role]:
       yield f"its text to {role} on is another"

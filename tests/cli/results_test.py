@@ -35,13 +35,14 @@ FIT = Fit(4.0, 0.1, 1.1, ((0.0, 3.6), (0.1, 3.5)))
 def opened(trained, tmp_path):
   """Opens tmp_path/deep/results, for a suite's `changes`."""
 
-  def opened(dtype="float32", **changes):
+  def opened(dtype="float32", keep_outputs=False, **changes):
     file = results.ResultsFile(
       tmp_path / "deep" / "results",
       Suite(seed=5, **changes),
       {"tiny": trained / "run"},
       Material(["test"], ["fit"]),
-      dtype=dtype,
+      keep_outputs,
+      dtype,
     )
     file.load()
     return file
@@ -105,6 +106,26 @@ def test_weights_of_another_dtype_are_another_evaluation(written, opened):
   del found["dtype"]  # As earlier versions wrote it.
   written.write_text(json.dumps(found))
   assert opened().record.rows == [ROW]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_outputs_of_all_steps_are_kept_or_of_none(opened, kept):
+  file = opened(keep_outputs=kept)
+  file.record.memory.add({"key": [1]}, [{"output": "one"}])
+  # Before the first step is done, what lacks its output is read again.
+  assert opened(keep_outputs=kept).record.memory.recall("key") == [1]
+  assert opened(keep_outputs=not kept).record.memory.recall("key") is None
+  file.save()
+  said = f"begun {'with' if kept else 'without'} --keep-outputs. Choose another"
+  with pytest.raises(ValueError, match=said):
+    opened(keep_outputs=not kept)
+  file.save(finished=True)
+  if kept:
+    assert opened().finished  # It is shown again, and nothing is removed.
+  else:
+    with pytest.raises(ValueError, match=said):
+      opened(keep_outputs=True)
+  assert file.path.with_name("samples.jsonl").exists() == kept
 
 
 def test_long_settings_are_named_in_short(written, opened):
