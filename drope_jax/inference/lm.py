@@ -28,6 +28,9 @@ from drope_jax.positional import LogScaled, Pattern, Scheme, log_scaled
 BATCH_TOKENS = 8192
 CHUNK_TOKENS = 2048
 
+# Prompts' tokens in the caches of a batch on each device; but one row fits.
+CACHE_TOKENS = 65_536
+
 # New tokens of each row in one call of the compiled loop.
 _STEPS = 16
 
@@ -146,7 +149,8 @@ class CheckpointLM:
   def batch_size(self, tokens: int) -> int:
     padded = batching.bucket(tokens)
     at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
-    size = max(self._devices * BATCH_TOKENS // at_once, 1)
+    size = self._devices * BATCH_TOKENS // at_once
+    size = max(min(size, self._most_cached(padded)), 1)
     shards = sharding.row_shards(self.mesh)
     return -(-size // shards) * shards
 
@@ -333,7 +337,12 @@ class CheckpointLM:
     """Returns how many prompts are read at once; see `batching.of_prompts`."""
     size = self.batch_size(tokens)
     # Their caches are whole.
-    return min(max(BATCH_TOKENS // (tokens - shared), size), 4 * size)
+    most = max(min(4 * size, self._most_cached(tokens)), size)
+    return min(max(BATCH_TOKENS // (tokens - shared), size), most)
+
+  def _most_cached(self, tokens: int) -> int:
+    """Returns how many prompts of a length the caches may hold; may be 0."""
+    return self._devices * CACHE_TOKENS // tokens
 
   def _in_chunks(self, tokens: int) -> bool:
     """Returns whether prompts of this length are read in chunks."""

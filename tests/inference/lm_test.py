@@ -299,6 +299,26 @@ def test_decoding_is_argmax_of_the_full_forward(lm, scheme):
     assert got[0] != rope, "the scheme had no effect"
 
 
+@pytest.mark.parametrize(
+  ("tokens", "rows", "alike"),
+  [
+    (128, 64, 128),
+    (2048, 4, 16),
+    (8192, 1, 4),
+    (10_240, 4, 6),
+    (16_384, 4, 4),
+    (32_768, 2, 2),
+    (65_536, 1, 1),
+    (131_072, 1, 1),
+  ],
+)
+def test_rows_share_a_cache_of_limited_tokens(loaded, tokens, rows, alike):
+  assert loaded.batch_size(tokens) == rows
+  # Of prompts that begin alike, little is read: more rows at once.
+  shared = tokens - batching.LENGTH_MULTIPLE // 2
+  assert loaded._prompts_at_once(tokens, shared) == alike
+
+
 def test_eos_ends_a_row_and_is_returned(lm):
   free = lm.generate(PROMPTS, NEW)
   eos_id = free[1][2]
