@@ -199,6 +199,8 @@ def steps(
   found, fitted = [], set()
   for method in methods:
     variant(method, 1.0)
+    if method == "crop" and (suite.scale_by_own_length or suite.scale_by_query):
+      continue  # No text or query of it is beyond the trained length.
     if suite.fit_factor is not None and variant(method, suite.fit_factor):
       found.append(_fit(inputs, model, method, variant, record))
       fitted.add(method)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from drope_jax.evals import needle_documents, steps
+from drope_jax.evals import cropped, needle_documents, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
 
@@ -351,6 +351,27 @@ def test_no_pass_is_run_twice(fake_lm, material, best, scaled):
     if factor == 1:
       copied = dataclasses.replace(cells[metric, "model", 1.0, False])
       assert row == dataclasses.replace(copied, method=method)
+
+
+@pytest.mark.parametrize("form", ["scale_by_own_length", "scale_by_query"])
+def test_no_scale_by_length_is_fitted_where_no_text_is_longer(
+  fake_lm, material, form
+):
+  lm = fake_lm(answer=lambda prompt: " whale", loss=lambda i, scale: 0 * i)
+  suite = dataclasses.replace(SUITE, methods=("model", "crop"), **{form: True})
+
+  def variant(method, factor):
+    return cropped.Cropped(lm) if method == "crop" and factor > 1 else lm
+
+  record, names = _run(suite, variant, material)
+  assert record.fits["m"].keys() == {"model"}
+  assert "m by model at 4x, scaled: perplexity" in names
+  cropped_rows = [row for row in record.rows if row.method == "crop"]
+  assert {row.factor for row in cropped_rows} == {1.0, 4.0}
+  # Another form, one scale for a length, is applied to its windows too.
+  assert not any(row.scale_fitted for row in cropped_rows)
+  plain = dataclasses.replace(suite, **{form: False})
+  assert _run(plain, variant, material)[0].fits["m"].keys() == {"model", "crop"}
 
 
 def test_tasks_on_the_same_texts_share_a_pass(fake_lm, material):
