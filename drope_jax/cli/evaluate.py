@@ -308,12 +308,15 @@ def _suite(args: argparse.Namespace) -> suites.Suite:
     changes["excerpts"] = args.excerpts
   if args.seed is not None:
     changes["seed"] = args.seed
+  factors = changes.get("factors", suite.factors)
+  if set(factors) == {1} and not args.save_scale:
+    changes["fit_factor"] = None  # A fitted scale would be used nowhere.
   of_suite = dict(zip(suite.factors, suite.samples, strict=True))
   changes["samples"] = tuple(
     of_suite.get(factor, suite.samples[0])
     if args.samples is None
     else args.samples
-    for factor in changes.get("factors", suite.factors)
+    for factor in factors
   )
   return dataclasses.replace(suite, **changes)
 

@@ -142,6 +142,30 @@ def test_factors_keep_the_suites_counts(drope, asked):
   assert asked[0].suite.methods == shipped.methods
 
 
+@pytest.mark.parametrize(
+  ("flags", "fit_factor"),
+  [
+    (("--factors", "1"), None),
+    (("--factors", "1,2"), 4.0),
+    (("--factors", "1", "--save-scale"), 4.0),
+    (
+      ("--set", "Suite.factors = (1.0,)", "--set", "Suite.samples = (9,)"),
+      None,
+    ),
+  ],
+)
+def test_a_scale_is_fitted_only_where_it_is_used(
+  drope, asked, monkeypatch, flags, fit_factor
+):
+  described = types.SimpleNamespace(model=CONFIG), None
+  monkeypatch.setattr(evaluate.store, "describe", lambda path: described)
+  monkeypatch.setattr(evaluate, "save_scales", lambda *_: None)
+  ran = drope("evaluate", "m=c", *flags)
+  assert ran.status == 0, ran.err
+  (call,) = asked
+  assert call.suite.fit_factor == fit_factor
+
+
 def test_a_checkpoint_without_a_name_is_refused(drope):
   ran = drope("evaluate", "=packaged:checkpoints/demo_base")
   assert ran.status == 2 and "must not be empty, got =packaged" in ran.err
