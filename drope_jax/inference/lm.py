@@ -34,6 +34,10 @@ CACHE_TOKENS = 65_536
 # New tokens of each row in one call of the compiled loop.
 _STEPS = 16
 
+# New ids are decoded after the last ones of a prompt: some tokenizers leave out
+# the space that a text begins with. A character has 4 ids at most.
+_PROMPT_IDS = 4
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckpointLM:
@@ -317,7 +321,7 @@ class CheckpointLM:
         new_Bn = _on_host(new_Bn)[:, : max_new_tokens - count]
         for i in np.flatnonzero(~ended_B).tolist():
           ids, ended_B[i] = self._until_end(
-            written[i], new_Bn[i].tolist(), stop
+            prompts[rows[i]], written[i], new_Bn[i].tolist(), stop
           )
           written[i] += ids
           yield rows[i], ids
@@ -355,14 +359,22 @@ class CheckpointLM:
     return (self.eos_id, *self.end_ids)
 
   def _until_end(
-    self, before: Sequence[int], new: Sequence[int], stop: Sequence[str]
+    self,
+    prompt: Sequence[int],
+    before: Sequence[int],
+    new: Sequence[int],
+    stop: Sequence[str],
   ) -> tuple[list[int], bool]:
     """Returns the new ids up to the end of a row, and whether it has ended."""
+    last = prompt[-_PROMPT_IDS:]
+    start = len(self.decode(last)) if stop else 0
     for n, token in enumerate(new, 1):
       if token in self.ends:
         return [*new[:n]], True
-      if stop and any(s in self.decode([*before, *new[:n]]) for s in stop):
-        return [*new[:n]], True
+      if stop:
+        text = self.decode([*last, *before, *new[:n]])[start:]
+        if any(s in text for s in stop):
+          return [*new[:n]], True
     return [*new], False
 
   def _put(self, tokens_BS: np.ndarray) -> jax.Array:

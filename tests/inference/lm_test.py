@@ -422,6 +422,26 @@ def test_a_stop_string_ends_a_row_with_the_token_that_completes_it(lm):
     spelt.generate(PROMPTS, NEW, stop=[""])
 
 
+def test_a_stop_string_may_begin_with_the_space_before_the_first_token(lm):
+  class Words:
+    """An id is a word. As with sentencepiece, no text begins with a space."""
+
+    def __getattr__(self, name):
+      return getattr(lm.tokenizer, name)
+
+    def decode(self, ids):
+      return "".join(f" {i}" for i in ids).removeprefix(" ")
+
+  spelt = dataclasses.replace(lm, tokenizer=Words())
+  for prompt in PROMPTS:
+    (free,) = spelt.generate([prompt], NEW)
+    assert len(free) == NEW
+    assert spelt.generate([prompt], NEW, stop=[f" {free[0]}"]) == [free[:1]]
+    # The prompt's own words end nothing.
+    (new,) = spelt.generate([prompt], NEW, stop=[f"{prompt[-1]} {free[0]}"])
+    assert new == free
+
+
 def test_a_stream_is_what_is_generated_piece_by_piece(lm, monkeypatch):
   want = lm.generate(PROMPTS, NEW)
   monkeypatch.setattr(lms, "_STEPS", 2)
