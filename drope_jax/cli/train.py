@@ -140,16 +140,22 @@ def _on_stall(request: termination.StopRequest) -> watchdog.OnStall:
 def _stopping(request: termination.StopRequest) -> Callable[[int], bool]:
   """Returns whether any process of the run was told to end, as all see it."""
   forwarded = reached = False
+  asked = 0
 
   def stopping(step: int) -> bool:
-    nonlocal forwarded, reached
+    nonlocal forwarded, reached, asked
     told = request.stopping(step)
     if not jax.distributed.is_initialized():
       return told
     if told and not forwarded:
       forwarded = True
       os.kill(os.getpid(), signal.SIGTERM)  # Which JAX tells all processes of.
-    reached |= multihost_utils.reached_preemption_sync_point(step)
+    # JAX ends all at the number after the largest that any has asked with, and
+    # says so for this number alone. A run that resumes, or ends a phase early,
+    # does not train at each of them.
+    for number in range(asked + 1, step + 1):
+      reached |= multihost_utils.reached_preemption_sync_point(number)
+    asked = max(asked, step)
     return reached
 
   return stopping

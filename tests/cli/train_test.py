@@ -11,7 +11,7 @@ import pytest
 from drope_jax.analysis import records
 from drope_jax.checkpoint import manifest, store
 from drope_jax.checkpoint.model import Model
-from drope_jax.cli import train
+from drope_jax.cli import termination, train
 from drope_jax.data import lock
 from drope_jax.train import metrics
 
@@ -89,6 +89,29 @@ def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(
   assert drope(*command).status == 0
   assert [line["step"] for line in records.read_metrics("new")] == [1, 2, 3]
   assert store.describe("new/pretrain")[0].lineage[-1].steps == 3
+
+
+@pytest.mark.parametrize("before, after", [([], 501), ([7, 8], 40)])
+def test_a_signal_ends_processes_whose_steps_leave_numbers_out(
+  monkeypatch, before, after
+):
+  """Before the first step of a run that resumes, and at a phase's early end."""
+  last, end = 0, None
+
+  def reached(number):
+    nonlocal last
+    last = number
+    return number == end
+
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  monkeypatch.setattr(
+    train.multihost_utils, "reached_preemption_sync_point", reached
+  )
+  stopping = train._stopping(termination.StopRequest("drope train", True))
+  assert not any(map(stopping, before))
+  end = last + 1  # As JAX's coordination service decides after a signal.
+  assert stopping(after)
+  assert stopping(after + 1)
 
 
 def test_init_from_starts_where_the_command_runs(drope, here):
