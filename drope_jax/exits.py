@@ -21,6 +21,8 @@ class Exit(enum.IntEnum):
     HOST_LOST: another process of the run ended, or never started. Restart all.
     STALLED: no step finished for too long; the heartbeats show where. Restart
       all.
+    UNREACHABLE: a bucket or the network did not answer. The same command may
+      succeed later.
     INTERRUPTED: by Ctrl-C; a training run has saved its step.
     KILLED: for example by the kernel when the host's memory is full.
     TERMINATED: by SIGTERM; a training run has saved its step.
@@ -33,6 +35,7 @@ class Exit(enum.IntEnum):
   OUT_OF_MEMORY = 80
   HOST_LOST = 81
   STALLED = 82
+  UNREACHABLE = 83
   INTERRUPTED = 130
   KILLED = 137
   TERMINATED = 143

@@ -13,6 +13,7 @@ _WORDS: dict[int | None, str] = {
   Exit.KILLED: "killed, as happens when the host's memory is full",
   Exit.HOST_LOST: "a host was lost",
   Exit.STALLED: "no step was taken for too long",
+  Exit.UNREACHABLE: "a bucket or the network did not answer",
 }
 
 

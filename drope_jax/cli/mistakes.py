@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 import errno
 import os
+import re
+import socket
 
 from drope_jax.exits import Exit, HostLost
 
@@ -12,6 +14,8 @@ _DISK_FULL = {
   errno.EFBIG: "a file would be larger than the disk or `ulimit -f` allows",
 }
 _BUCKETS = ("gcsfs", "google")
+_NO_ANSWER = (ConnectionError, TimeoutError, socket.gaierror)
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 
 
 def explain(error: Exception) -> str | None:
@@ -35,9 +39,12 @@ def explain(error: Exception) -> str | None:
       "gs:// paths need the gcsfs library, which is missing. Install it with "
       "`pip install 'drope_jax[gcs]'`."
     )
-  # By name: these classes exist only with the extra "gcs".
-  library = type(error).__module__.split(".")[0]
-  if library in _BUCKETS or str(error).startswith("Forbidden: "):
+  if (cause := next(filter(_has_no_answer, causes), None)) is not None:
+    return (
+      f"Google Cloud Storage or the network did not answer ({_text(cause)}). "
+      "Run the same command again."
+    )
+  if any(map(_is_refusal, causes)):
     return (
       f"Google Cloud Storage refused ({_text(error)}). Check the path, and log "
       "in with `gcloud auth application-default login`."
@@ -53,6 +60,8 @@ def status(error: Exception) -> Exit:
     return Exit.OUT_OF_MEMORY
   if isinstance(error, HostLost):
     return Exit.HOST_LOST
+  if any(map(_has_no_answer, _causes(error))):
+    return Exit.UNREACHABLE
   return Exit.BUG if explain(error) is None else Exit.MISTAKE
 
 
@@ -62,6 +71,39 @@ def _is_out_of_memory(error: BaseException) -> bool:
   return isinstance(error, MemoryError) or (
     of_xla and "RESOURCE_EXHAUSTED" in str(error)
   )
+
+
+def _has_no_answer(error: BaseException) -> bool:
+  """Returns whether the network or a server failed, as it may not next time."""
+  if isinstance(error, OSError):
+    unanswered = isinstance(error, _NO_ANSWER) or error.errno in _UNREACHABLE
+    return unanswered and not isinstance(error, BrokenPipeError)
+  if isinstance(error, ValueError):  # TensorStore has no other type.
+    return _has_status(error, "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+  if _library(error) not in _BUCKETS:
+    return False
+  code = getattr(error, "code", None)
+  busy = str(code).isdecimal() and (
+    int(str(code)) in (408, 429, *range(500, 600))
+  )
+  return busy or type(error).__name__ == "TransportError"
+
+
+def _is_refusal(error: BaseException) -> bool:
+  return (
+    _library(error) in _BUCKETS
+    or str(error).startswith("Forbidden: ")
+    or _has_status(error, "PERMISSION_DENIED", "UNAUTHENTICATED")
+  )
+
+
+def _has_status(error: BaseException, *names: str) -> bool:
+  return re.match(rf"({'|'.join(names)})\b", str(error)) is not None
+
+
+def _library(error: BaseException) -> str:
+  # By name: these classes exist only with the extra "gcs".
+  return type(error).__module__.split(".")[0]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -84,7 +126,7 @@ def _disk_full(causes: list[BaseException]) -> str | None:
   return None
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
   if isinstance(error, OSError) and error.filename is not None:
     return f"{error.filename}: {error.strerror}"
   text = str(error).split(" [tensorstore_spec=")[0]

@@ -7,6 +7,7 @@ import os
 import time
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 
@@ -80,8 +81,13 @@ class _Object:
     self._text += text
 
   def flush(self) -> None:
-    if time.monotonic() - self._uploaded_s >= _UPLOAD_EVERY_S:
+    if time.monotonic() - self._uploaded_s < _UPLOAD_EVERY_S:
+      return
+    try:
       self.upload()
+    except Exception as error:  # Libraries of buckets have their own types.
+      self._uploaded_s = time.monotonic()
+      logging.warning("%s was not written, and will be: %s", self._path, error)
 
   def upload(self) -> None:
     if self._uploaded < len(self._text):

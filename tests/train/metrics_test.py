@@ -101,6 +101,29 @@ def test_in_a_bucket_lines_are_there_once_flushed(tmp_path, monkeypatch):
   assert written == [3, 6, 7]
 
 
+def test_a_bucket_that_does_not_answer_has_the_lines_later(
+  tmp_path, monkeypatch
+):
+  now = 1000.0
+  monkeypatch.setattr(metrics.paths, "in_bucket", lambda path: True)
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+  with metrics.MetricsLog(tmp_path) as log:
+    with monkeypatch.context() as patch:
+
+      def fail(self, text):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+      patch.setattr(type(epath.Path(tmp_path)), "write_text", fail)
+      log.write({"step": 2})
+      with pytest.raises(ConnectionResetError):
+        log.flush()  # Before a save, the lines must be there.
+    log.write({"step": 4})
+    assert not list(tmp_path.iterdir())
+    now += 31
+    log.write({"step": 6})
+    assert _steps(tmp_path) == [2, 4, 6]
+
+
 def test_a_save_waits_for_the_disk_to_have_the_lines(tmp_path, monkeypatch):
   synced = []
   monkeypatch.setattr(os, "fsync", synced.append)
