@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import matplotlib
 from matplotlib import axes, lines, ticker
 from matplotlib import figure as figures
+from matplotlib.text import Text
 
 from drope_jax.analysis import palette
 
@@ -104,7 +105,7 @@ def svg(fig: Figure, prefix: str = "plot", narrow: bool = False) -> str:
     _lay_out(fig, NARROW_IN, height_in + 0.3)
   # With a fixed salt, the same figure always gives the same bytes.
   with matplotlib.rc_context(STYLE | {"svg.hashsalt": prefix}):
-    fig.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
+    _write(fig, out, facecolor="none")
   if narrow:
     _lay_out(fig, width_in, height_in)
   text = out.getvalue()
@@ -121,7 +122,15 @@ def save(fig: Figure, path: os.PathLike) -> None:
   """Writes the figure as an SVG file, on white."""
   # The same figure gives the same bytes, and stays searchable text.
   with matplotlib.rc_context({"svg.hashsalt": "", "svg.fonttype": "none"}):
-    fig.savefig(path, facecolor="white", metadata={"Date": None})
+    _write(fig, path, facecolor="white")
+
+
+def _write(fig, to, facecolor):
+  for text in fig.findobj(Text):
+    # Names may have dollar signs; an axis of powers writes its own labels.
+    if text.get_text() and r"\mathdefault" not in text.get_text():
+      text.set_parse_math(False)
+  fig.savefig(to, format="svg", facecolor=facecolor, metadata={"Date": None})
 
 
 @matplotlib.rc_context(STYLE)

@@ -188,6 +188,15 @@ def test_long_names_stay_in_the_figure():
   assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
+def test_dollar_signs_in_names_are_no_mathematics():
+  look = dataclasses.replace(palette.DROPPED, label=r"cost_$5 $\frac{$ of $6")
+  figure = _by_position(_curve(look))
+  figure.axes[0].set_yscale("log")
+  for _ in range(2):  # The second time, ticks have their labels.
+    words = "".join(ElementTree.fromstring(canvas.svg(figure)).itertext())
+    assert look.label in words and "mathdefault" not in words
+
+
 def test_labels_of_many_lines_stay_beside_the_axis_in_order():
   figure, axes = canvas.single(3.5)
   axes.set_ylim(0, 1)
