@@ -164,6 +164,11 @@ def _samples(path: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
     )
   for sample in found:
     records.require(sample, ("text",), path)
+    if not isinstance(sample["text"], str):
+      raise ValueError(
+        f"{path} needs samples of text, got {sample['text']!r:.50}. Create it "
+        "again."
+      )
   return tuple(found)
 
 

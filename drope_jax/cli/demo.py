@@ -36,7 +36,7 @@ from drope_jax.cli import (
 )
 from drope_jax.cli import console as consoles
 from drope_jax.cli import progress as progress_lib
-from drope_jax.data import corpus, lock
+from drope_jax.data import corpus, lock, paths
 from drope_jax.evals import perplexity
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
@@ -56,7 +56,7 @@ _MORE = "So few questions decide little; docs/results.md shows how to ask more."
 
 def run(args: argparse.Namespace) -> None:
   """Runs the steps that are not done, and writes results.json, report.html."""
-  out = pathlib.Path(args.out)
+  out = paths.local(args.out, "--out")
   if args.from_scratch:  # Other models and longer stores; both can resume.
     out /= "from_scratch"
   with lock.held(out):

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     if args.save_scale:
       save_scales(checkpoints, record)
     return
-  out = pathlib.Path(args.out)
+  out = paths.local(args.out, "--out")
   if args.share is not None:
     k, n = args.share
     out /= f"share_{k}_of_{n}"

@@ -13,7 +13,7 @@ from drope_jax import artifacts
 from drope_jax.analysis import canvas
 from drope_jax.cli import console as consoles
 from drope_jax.cli import terminal
-from drope_jax.data import whole_file
+from drope_jax.data import paths, whole_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Output:
 
     Raises:
       NotADirectoryError: it is a file.
+      ValueError: it is empty, or in a bucket.
     """
-    path = pathlib.Path(folder)
+    path = paths.local(folder, "--out")
     if path.exists() and not path.is_dir():
       raise NotADirectoryError(
         f"--out must be a folder, got the file {path}. Choose another."

@@ -5,6 +5,7 @@ import shlex
 
 from drope_jax.analysis import report, runs, summary
 from drope_jax.cli import configure, terminal
+from drope_jax.data import paths
 
 
 def run(args: argparse.Namespace) -> None:
@@ -12,22 +13,24 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     FileNotFoundError: a run has nothing to show.
-    ValueError: a run's file is damaged, or two runs have the same name.
+    ValueError: a run's file is damaged, two runs have the same name, or a path
+      is in a bucket.
     IsADirectoryError: --out is a folder.
   """
-  if args.out.is_dir():
+  out = paths.local(args.out, "--out")
+  if out.is_dir():
     raise IsADirectoryError(
-      f"--out must be a file, got the folder {args.out}. Name a file in it, "
+      f"--out must be a file, got the folder {out}. Name a file in it, "
       "e.g. report.html."
     )
-  gathered = [runs.load(folder) for folder in args.runs]
+  gathered = [runs.load(paths.local(path, "A run")) for path in args.runs]
   names = [one.name for one in gathered]
   if len(set(names)) < len(names):
     raise ValueError(
       f"Runs need different folder names, got {', '.join(names)}. Rename one, "
       "or give each run once."
     )
-  command = shlex.join(["drope", "report", *map(str, args.runs)])
+  command = shlex.join(["drope", "report", *args.runs])
   sections = summary.sections(gathered, [command], configure.HIDE_DEFAULTS)
-  report.write(args.out, sections, title=f"DroPE: {', '.join(names)}")
-  terminal.say(f"wrote {args.out}")
+  report.write(out, sections, title=f"DroPE: {', '.join(names)}")
+  terminal.say(f"wrote {out}")

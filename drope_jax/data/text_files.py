@@ -35,5 +35,6 @@ def documents(
       yield reading.too_large(options, f"{name}:{start}")
     else:
       document += line
-  if document is not None:
+  # What a separator ends may be empty; after the last one is no document.
+  if document or (document is not None and start == 1):
     yield reading.decode(document, encoding, f"{name}:{start}", options)

@@ -59,7 +59,7 @@ def test_loads_whatever_files_there_are(tmp_path):
   assert runs.load(tmp_path).heads == heads
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "7", "[{}]"])
+@pytest.mark.parametrize("content", ["[1, 2]", "7", "[{}]", '[{"text": 1}]'])
 def test_samples_that_are_none_are_refused_with_their_file(tmp_path, content):
   (tmp_path / "samples.json").write_text(content)
   with pytest.raises(ValueError, match=r"samples.json needs"):

@@ -330,6 +330,16 @@ EVALUATE = [
     prepare=_drop,
   ),
   Mistake(
+    "results in a bucket",
+    "evaluate run --out gs://bucket/results",
+    ("--out must be local", "got gs://bucket/results", "Use a local path"),
+  ),
+  Mistake(
+    "an analysis in a bucket",
+    "analyse run bias --out gs://bucket/figures",
+    ("--out must be local", "got gs://bucket/figures", "Use a local path"),
+  ),
+  Mistake(
     "a factor below 1",
     "evaluate run --factors 0.5,1",
     ("1 or more", "got (0.5, 1.0)", "length / trained length"),

@@ -32,8 +32,9 @@ def test_writes_a_page_on_the_runs(run_folder, tmp_path, capsys):
     (lambda run, tmp: [str(tmp / "none")], "metrics.jsonl"),
     (lambda run, tmp: [str(run), str(run)], "first, first"),
     (lambda run, tmp: [str(run), "--out", str(tmp)], "must be a file"),
+    (lambda run, tmp: ["gs://bucket/run"], "local, got gs://bucket/run"),
   ],
-  ids=["no such run", "the same name twice", "a folder as page"],
+  ids=["no such run", "the same name twice", "a folder as page", "a bucket"],
 )
 def test_a_mistake_is_one_line_and_status_two(
   run_folder, tmp_path, capsys, mistake, message

@@ -77,6 +77,20 @@ def test_every_format_yields_the_same_documents(tmp_path, kind, compression):
   assert list(source.documents()) == documents + null
 
 
+@pytest.mark.parametrize(
+  ("text", "documents"),
+  [
+    ("a\n-\nb\n-\n", ["a\n", "b\n"]),
+    ("a\n-\n-\nb", ["a\n", "", "b"]),
+    ("", [""]),
+  ],
+)
+def test_a_separator_ends_a_document(tmp_path, text, documents):
+  path = tmp_path / "a.txt"
+  path.write_text(text)
+  assert _read(path, separator="-") == documents
+
+
 def test_a_text_file_without_separator_is_one_document(tmp_path):
   path = tmp_path / "a.txt"
   path.write_bytes(_content(".txt", tmp_path))

@@ -9,7 +9,9 @@ import json
 import string
 from typing import Any
 
+from drope_jax import artifacts
 from drope_jax.analysis import methods, report
+from drope_jax.evals import interface
 
 Rows = Sequence[Mapping[str, Any]]
 """Fields of `studies.needle.Around`."""
@@ -32,7 +34,8 @@ aria-label="attention to each token around the value"></svg>
   const root = document.currentScript.parentElement;
   const find = (what) => root.querySelector(what);
   const {rows, factors} = JSON.parse(find("[type='application/json']").text);
-  const percent = (share) => (100 * share).toFixed(1) + "%";
+  const percent = (share) =>
+    share === null ? "unknown" : (100 * share).toFixed(1) + "%";
   const draw = () => {
     const head = find("[name=head]").value;
     const method = find("[name=method]").value;
@@ -87,9 +90,9 @@ def blocks(heads: Mapping[str, Any] | None) -> list[report.Block]:
       head["layer"],
       head["head"],
       head["role"],
-      float(max(head["bias"])),
-      float(head["needle"]),
-      float(head["first_token"]),
+      max(map(interface.number, head["bias"])),
+      interface.number(head["needle"]),
+      interface.number(head["first_token"]),
     )
     for head in heads["heads"]
   ]
@@ -115,7 +118,9 @@ def _figure(found: Rows) -> str:
       "head": f"layer {row['layer']}, head {row['head']}",
       "method": _label(row["method"]),
       "factor": row["factor"],
-      "weights": [round(weight, 6) for weight in row["weights"]],
+      "weights": [
+        round(interface.number(weight), 6) for weight in row["weights"]
+      ],
       "peak": row["peak"],
       "within_one": row["within_one"],
       "deviation": row["deviation"],
@@ -124,7 +129,9 @@ def _figure(found: Rows) -> str:
   ]
   factors = sorted({row["factor"] for row in rows})
   count = len(rows[0]["weights"])
-  data = json.dumps({"rows": rows, "factors": factors})
+  data = json.dumps(
+    artifacts.encode({"rows": rows, "factors": factors}, finite=False)
+  )
   return _FIGURE.substitute(
     heads=_options(row["head"] for row in rows),
     methods=_options(row["method"] for row in rows),

@@ -6,17 +6,15 @@ and heads.json that are in it. Training curves of several runs share a plot.
 """
 
 import argparse
-import pathlib
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument(
-    "runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a run"
+    "runs", nargs="+", metavar="RUN", help="folder of a run"
   )
   parser.add_argument(
     "--out",
-    type=pathlib.Path,
-    default=pathlib.Path("report.html"),
+    default="report.html",
     help="file of the page (default: %(default)s)",
   )

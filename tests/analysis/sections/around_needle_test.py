@@ -63,3 +63,20 @@ def test_the_largest_bias_of_a_head_is_in_the_table():
 def test_no_needle_makes_no_figure():
   assert not around_needle.blocks(None)
   assert not around_needle.blocks({"heads": [HEAD], "needle": []})
+
+
+def test_what_is_not_finite_is_no_number_in_the_figure():
+  """In heads.json it is null, and JSON has no NaN for a browser to read."""
+  nothing = [None, float("nan"), *[0.25] * 31]
+  blocks = around_needle.blocks(
+    {
+      "heads": [HEAD | {"bias": [None, 0.1, 0.2], "needle": None}],
+      "needle": [ROW | {"weights": nothing, "within_one": None}],
+    }
+  )
+  page = report.render([report.Section("Attention", blocks)])
+  (text,) = re.findall(
+    r'<script type="application/json">(.*?)</script>', page, re.DOTALL
+  )
+  assert "NaN" not in text
+  assert json.loads(text)["rows"][0]["weights"][:3] == [None, None, 0.25]
