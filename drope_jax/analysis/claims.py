@@ -156,7 +156,7 @@ def _ahead(scores, roles, task, factor):
     # Better than all: the comparison with each must be decided.
     each = [_shown(difference) for _, difference in against]
     verdict = next(v for v in (NOT_SHOWN, OPEN, SHOWN) if v in each)
-    rival, difference = max(against, key=lambda pair: scores[pair[0]].value)
+    rival, difference = _best(against, lambda cell: -scores[cell].value)
     own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
     name = palette.label(rival.model, rival.method)
     judged.append(
@@ -189,7 +189,7 @@ def _far_loss(scores, roles):
     against = _against(scores, cell, roles.base, tuple(methods_lib.SCALINGS))
     if not against:
       continue
-    rival, _ = min(against, key=lambda pair: scores[pair[0]].value)
+    rival, _ = _best(against, lambda cell: scores[cell].value)
     own = scores[cell._replace(scale_fitted=rival.scale_fitted)]
     name = palette.label(rival.model, rival.method)
     verdict, evidence = _at_most(own, scores[rival], FAR_LOSS)
@@ -230,6 +230,11 @@ def _against(scores, cell, base, methods):
         for rival in found
       ]
   return []
+
+
+def _best(against, key):
+  """Returns the pair of `_against` with the least key; NaN counts as most."""
+  return min(against, key=lambda pair: (math.isnan(key(pair[0])), key(pair[0])))
 
 
 def _at_most(own, other, tolerance):

@@ -42,13 +42,14 @@ def difference(first: runs.Score, second: runs.Score) -> Difference | None:
   """Returns first - second over their common samples; None if there are none.
 
   Samples of one seed are the same for all models and methods. The score of
-  several runs on the same samples is their mean.
+  several runs on the same samples is their mean. Some metrics are of all
+  samples together, and have none.
   """
   pairs = [
     (own, other)
     for seed in first.outcomes
-    if seed in second.outcomes
-    and len(own := first.outcomes[seed]) == len(other := second.outcomes[seed])
+    if (own := first.outcomes[seed])
+    and len(own) == len(other := second.outcomes.get(seed, ()))
   ]
   if not pairs:
     return None

@@ -12,8 +12,10 @@ import numpy as np
 
 from drope_jax.analysis import canvas, paired, palette, records, runs
 from drope_jax.analysis.canvas import Figure
+from drope_jax.analysis.sections.scores import describe
 from drope_jax.analysis.studies import recovery
 from drope_jax.evals import interface, intervals
+from drope_jax.evals.metric import SHARE
 
 _FIELDS = ("step", "phase", "tokens", "loss")
 _LAST = 0.05
@@ -151,7 +153,9 @@ def digits(name: str) -> int:
 
 
 def _is_share(name: str) -> bool:
-  return " accuracy " in name
+  task, _, rest = name.partition(" ")
+  metric = rest.partition(" ")[0]
+  return metric == "accuracy" or describe(task, metric).unit == SHARE
 
 
 def table(trainings: Iterable[Training], references: Results = ()) -> Table:

@@ -71,13 +71,14 @@ def test_continued_rope_is_the_reference_if_it_exists():
   ("far", "verdict"),
   [(2.05, claims.SHOWN), (2.3, claims.NOT_SHOWN)],
 )
-def test_far_loss_is_compared_with_the_best_scaling(far, verdict):
+@pytest.mark.parametrize("worse", [4.0, float("nan")])
+def test_far_loss_is_compared_with_the_best_scaling(far, verdict, worse):
   def tail(value, *cell):
     return {_cell("perplexity", "tail_loss", *cell): _lost(value)}
 
   scores = {
     **tail(9.0, "base", "model", 8.0),
-    **tail(4.0, "base", "pi", 8.0),
+    **tail(worse, "base", "pi", 8.0),
     **tail(2.0, "base", "yarn", 8.0),
     **tail(1.0, "base", "yarn", 2.0),
     **tail(far, "full", "model", 8.0),

@@ -42,6 +42,10 @@ def test_shares_over_trainings_that_all_differ_by_as_much_have_no_interval():
   assert found.verdict == "not told apart"
 
 
+def test_a_metric_of_all_samples_together_has_no_difference():
+  assert paired.difference(_score({0: []}), _score({0: []})) is None
+
+
 @pytest.mark.parametrize("other", [{1: [1.0]}, {0: [1.0, 0.0]}, {}])
 def test_samples_that_differ_are_not_paired(other):
   assert paired.difference(_score({0: [1.0]}), _score(other)) is None

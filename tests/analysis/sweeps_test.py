@@ -130,12 +130,20 @@ def test_a_table_has_means_over_seeds_with_students_intervals():
   assert [line.get_ydata()[0] for line in right.lines] == [1]
 
 
-def test_the_interval_of_a_share_stays_within_0_and_1():
+@pytest.mark.parametrize(
+  ("task", "metric"), [("multi_key", "accuracy"), ("arc_easy", "acc_norm")]
+)
+def test_the_interval_of_a_share_stays_within_0_and_1(task, metric):
   trainings = [
-    _training("a", seed, [_row("a", outcomes)], loss=2.0)
+    _training(
+      "a",
+      seed,
+      [_row("a", outcomes) | {"task": task, "metric": metric}],
+      loss=2.0,
+    )
     for seed, outcomes in enumerate(([1.0, 0.0], [1.0, 1.0]))
   ]
-  cell = sweeps.table(trainings)["a"]["multi_key accuracy 4x"]
+  cell = sweeps.table(trainings)["a"][f"{task} {metric} 4x"]
   assert (cell.mean, cell.low, cell.high) == (0.75, 0.0, 1.0)
 
 

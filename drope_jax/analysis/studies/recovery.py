@@ -14,6 +14,8 @@ LOSSES = ("held_out_loss", "loss")
 LEAST_POINTS = 16
 """Records of a phase from which there may be a law."""
 _BINS = 48
+_FEWEST_PARTS = 8
+"""Bins with records from which there may be a law."""
 _EXPONENTS = np.geomspace(0.05, 3.0, 600)
 _RESAMPLES = 400
 _BLOCK = 4
@@ -138,8 +140,8 @@ def fit(
   """Returns the law with the least squares, each part of log tokens alike.
 
   None if the data leave the exponent open: the best one, or an end of its
-  interval, is the first or last of those tried, or it is outside its interval.
-  Its limit would be as open.
+  interval, is the first or last of those tried, or it is outside its interval;
+  or the records fall into too few parts. Its limit would be as open.
 
   Args:
     phase, field: kept in the law.
@@ -155,6 +157,8 @@ def fit(
   parts = [part for part in parts if len(part)]
   x = np.asarray([tokens[part].mean() for part in parts]) / 1e6
   y = np.asarray([losses[part].mean() for part in parts])
+  if len(parts) < _FEWEST_PARTS:
+    return None
   powers_EP = x ** -_EXPONENTS[:, None]
   designs_EP2 = np.stack([np.ones_like(powers_EP), powers_EP], -1)
   inverses_E2P = np.linalg.pinv(designs_EP2)

@@ -10,9 +10,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument(
-    "runs", nargs="+", metavar="RUN", help="folder of a run"
-  )
+  parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
   parser.add_argument(
     "--out",
     default="report.html",

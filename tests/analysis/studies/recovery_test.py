@@ -45,6 +45,13 @@ def test_losses_that_leave_the_exponent_open_have_no_law():
   assert recovery.fit("a", "loss", tokens, straight) is None
 
 
+@pytest.mark.parametrize("late", [1e6, 1e9])
+def test_records_that_are_close_together_have_no_law(late):
+  tokens = [1.0, *np.linspace(late, 1.01 * late, 20)]
+  losses = 2.0 + 0.5 * np.asarray(tokens) ** -0.4
+  assert recovery.fit("a", "loss", tokens, losses) is None
+
+
 def test_held_out_loss_is_fitted_where_there_is_enough():
   log = [record | {"held_out_loss": record["loss"]} for record in LOG[:200]]
   assert recovery.laws(log)[0].field == "held_out_loss"
