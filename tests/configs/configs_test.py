@@ -201,6 +201,7 @@ _LADDERS = ("ladder", "ladder_long", "gradual")
     ("ladder/theta_500", _LADDERS),
     ("ladder/theta_10000_from_scratch", _LADDERS),
     ("sweeps/before_the_drop", ("before_the_drop",)),
+    ("sweeps/how_far", ("how_far",)),
     ("sweeps/learned_absolute", ("learned_absolute",)),
     ("sweeps/when_to_drop", ("when_to_drop",)),
   ],
