@@ -25,12 +25,14 @@ class End(NamedTuple):
     terminated: whether that host was told to end, and saved its step.
     final: whether another attempt would only fail in the same way.
     anew: whether another attempt needs new machines.
+    of_training: whether the step at which it ended may be why.
   """
 
   reason: str
   terminated: bool
   final: bool
   anew: bool
+  of_training: bool
 
 
 def explain(ended: Sequence[Host]) -> End:
@@ -52,6 +54,7 @@ def explain(ended: Sequence[Host]) -> End:
     final=_fails_again(blamed),
     # A start-up script runs when a machine boots.
     anew=not all(host.started for host in ended),
+    of_training=blamed.code != Exit.UNREACHABLE,
   )
 
 

@@ -170,7 +170,7 @@ def _ended(state: State, sight: Sight, policy: Policy) -> tuple[State, Action]:
   if end.final:
     return _failed(state, sight, policy, end.reason)
   if not end.terminated:
-    return _crashed(state, sight, policy, end.reason, end.anew)
+    return _crashed(state, sight, policy, end.reason, end.anew, end.of_training)
   if not settled:
     # Whoever gave the warning may still take the machines.
     return _to(state, Phase.RUNNING, "saved, and ended"), Action.NOTHING
@@ -207,14 +207,19 @@ def _out_of_capacity(
 
 
 def _crashed(
-  state: State, sight: Sight, policy: Policy, reason: str, anew: bool
+  state: State,
+  sight: Sight,
+  policy: Policy,
+  reason: str,
+  anew: bool,
+  of_training: bool = True,
 ) -> tuple[State, Action]:
   crashes = state.crashes + 1
   state = dataclasses.replace(state, crashes=crashes)
   known = sight.step is not None
   again = crashes > 1 and sight.step == state.failed_step
   # Machines fail at any step. Before the first, their start-up may be at fault.
-  if again and not (anew and known):
+  if again and of_training and not (anew and known):
     where = f"at step {sight.step}" if known else "before its first step"
     reason = f"twice {where}: {reason}"
     return _failed(state, sight, policy, reason)
@@ -227,7 +232,7 @@ def _crashed(
     reason,
     anew=anew,
     again_at=sight.now + _wait_s(policy, crashes - 1),
-    failed_step=state.failed_step if anew else sight.step,
+    failed_step=sight.step if of_training and not anew else state.failed_step,
   )
   return state, Action.DELETE if anew else Action.NOTHING
 

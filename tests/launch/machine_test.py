@@ -173,6 +173,19 @@ def test_machines_that_fail_twice_at_a_step_are_no_fault_of_that_step():
   assert "twice at step 5" in _walk(known, crashed)[0].reason
 
 
+def test_an_outage_is_no_fault_of_the_step():
+  code = int(Exit.UNREACHABLE)
+  out = _sight(Standing.ACTIVE, _both(code, code), 5)
+  state = _running(crashes=1, failed_step=4)
+  for crashes in (2, 3):
+    state, (action,) = _walk(state, out)
+    assert (state.phase, action) == (Phase.RETRYING, Action.NOTHING)
+    assert (state.crashes, state.failed_step) == (crashes, 4)
+    assert "did not answer" in state.reason
+    state = _running(crashes=crashes, failed_step=4)
+  assert _walk(state, out)[0].phase is Phase.FAILED  # After 3 retries.
+
+
 def test_crashes_at_new_steps_end_it_in_time():
   state, now = _running(), 0.0
   for crash in range(POLICY.retries + 1):
