@@ -14,7 +14,8 @@ class LearnedAbsolute(Scheme):
   """A learned vector for each position, added to the token's embedding.
 
   Position p reads the table at p / stretch, between two rows by their weighted
-  mean. A sequence has at most tokens * stretch tokens: there is no row beyond.
+  mean, and from the last row on that row. A sequence has at most
+  tokens * stretch tokens, rounded as lengths of an evaluation are.
 
   Attributes:
     tokens: rows of the table.
@@ -46,7 +47,7 @@ class LearnedAbsolute(Scheme):
 
   @property
   def most_tokens(self) -> int:
-    return math.floor(self.tokens * self.stretch)
+    return round(self.tokens * self.stretch)
 
   @property
   def is_fixed(self) -> bool:

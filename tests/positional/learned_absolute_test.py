@@ -247,6 +247,24 @@ def test_pi_stretches_the_table(params):
     evaluation.variants(lm)("yarn", 2.0)
 
 
+def test_pi_reads_each_length_that_an_evaluation_rounds_to():
+  rounded_up = 0
+  for tenths in range(10, 41):
+    for tokens in (ROWS, 512, 1001):
+      length = round(tenths / 10 * tokens)
+      scheme = LearnedAbsolute(tokens).stretched(tenths / 10)
+      assert scheme.at(length) == scheme
+      rounded_up += length > tokens * scheme.stretch
+      # The last position may lie beyond the last row: it reads that row.
+      last_PM = jnp.arange(tokens, dtype=jnp.float32)[:, None]
+      row_BS1 = scheme.embedding(last_PM, jnp.asarray([[length - 1]]))
+      want = min((length - 1) / scheme.stretch, tokens - 1)
+      np.testing.assert_allclose(row_BS1[0, 0, 0], want, rtol=1e-6)
+      with pytest.raises(ValueError, match=f"reach {length} tokens"):
+        scheme.at(length + 1)
+  assert rounded_up > 10, "no length was rounded up"
+
+
 def test_an_evaluation_reads_by_each_method_what_it_can(params):
   lm = lms.CheckpointLM(CONFIG, params, _Words())
   suite = Suite(
