@@ -53,13 +53,24 @@ class NtkAware(_Scaled):
   """
 
   def frequencies(self, head_dim: int) -> np.ndarray:
+    return self.as_rope(head_dim).frequencies(head_dim)
+
+  def as_rope(self, head_dim: int) -> rotary.Rope:
+    """Returns plain RoPE of the same frequencies."""
     if head_dim <= 2:
       raise ValueError(
         f"NtkAware needs a head_dim above 2, got {head_dim}: with one pair "
         "there is no slow frequency to stretch. Use PositionInterpolation."
       )
-    stretch = self.factor ** (head_dim / (head_dim - 2))
-    return rotary.geometric_frequencies(self.theta * stretch, head_dim)
+    with np.errstate(over="ignore"):
+      stretch = np.float64(self.factor) ** (head_dim / (head_dim - 2))
+      theta = float(self.theta * stretch)
+    if theta == math.inf:
+      raise ValueError(
+        "NtkAware needs a finite theta * factor^(D / (D - 2)), got theta "
+        f"{self.theta:g} and factor {self.factor:g}. Lower the factor."
+      )
+    return rotary.Rope(theta)
 
 
 @dataclasses.dataclass(frozen=True)

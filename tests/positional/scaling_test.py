@@ -67,6 +67,22 @@ def test_ntk_aware_is_transformers_dynamic_at_that_length(D, theta, factor, L):
   _assert_same(NtkAware(theta, factor), D, theirs)
 
 
+@pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
+def test_ntk_aware_is_plain_rope_of_another_theta(D, theta, factor, L):
+  scheme = NtkAware(theta, factor)
+  rope = scheme.as_rope(D)
+  assert rope == Rope(theta * factor ** (D / (D - 2)))
+  np.testing.assert_array_equal(rope.frequencies(D), scheme.frequencies(D))
+
+
+@pytest.mark.parametrize("factor", [1e300, 1e306])
+def test_ntk_aware_refuses_a_factor_whose_theta_is_infinite(factor):
+  # The product with theta overflows, then the power itself.
+  with pytest.raises(ValueError, match="NtkAware needs a finite theta"):
+    NtkAware(1e10, factor).frequencies(128)
+  assert np.isfinite(NtkAware(1e10, 1e200).frequencies(128)).all()
+
+
 @pytest.mark.parametrize("times", [0.5, 1.0, 1.5, 7.0])
 @pytest.mark.parametrize(("D", "theta", "factor", "L"), SHAPES)
 def test_dynamic_ntk_is_transformers_at_any_factor(D, theta, factor, L, times):
