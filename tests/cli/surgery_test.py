@@ -159,9 +159,11 @@ def test_without_text_there_is_one_line_that_names_it(checkpoint, capsys):
   [
     ("--qk-norm qk", None),
     ("--qk-norm k", "a joint norm on k. Use --format sakana"),
+    ("--drop none --scaling ntk --scaling-factor 2", None),
+    ("--drop none --scaling longrope2 --scaling-factor 2", "got CriticalNtk"),
   ],
 )
-def test_a_norm_that_no_stock_architecture_has_is_said(
+def test_what_no_stock_architecture_has_is_said(
   checkpoint, drope, arguments, says
 ):
   out = checkpoint.parent / "out"
@@ -170,6 +172,14 @@ def test_a_norm_that_no_stock_architecture_has_is_said(
   assert ran.status == 0 and len(before) == (says is not None)
   if says:
     assert before[0].startswith("`drope export` will not") and says in before[0]
+
+
+def test_a_factor_beyond_all_frequencies_is_refused(checkpoint, drope):
+  out = checkpoint.parent / "out"
+  arguments = "--drop none --scaling ntk --scaling-factor 1e300".split()
+  ran = drope("surgery", checkpoint, "--out", out, *arguments)
+  assert ran.status == 2 and ran.err.count("\n") == 1
+  assert "NtkAware needs a finite theta" in ran.err and not out.exists()
 
 
 def test_drop_takes_ranges_layers_or_none(checkpoint):

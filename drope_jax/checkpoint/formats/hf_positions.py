@@ -63,7 +63,7 @@ class Positions(Choice):
     layers = Layers.of(config)
     if layers.rotary and Nope() in layers.schemes:
       return "layers without positions beside layers with them"
-    return _rotary_misfit(layers)
+    return _one_rotation_misfit(config)
 
   def rotates_by_zero(self, config: ModelConfig) -> bool:
     """Returns whether the model is exported with `no_rotation`."""
@@ -111,7 +111,7 @@ class PositionsByLayer(Positions):
     return _rope_fields(config, unused) | {"no_rope_layers": rotated}
 
   def misfit(self, config: ModelConfig) -> str | None:
-    return _rotary_misfit(Layers.of(config))
+    return _one_rotation_misfit(config)
 
   def rotates_by_zero(self, config: ModelConfig) -> bool:
     return False
@@ -201,7 +201,7 @@ class PositionsByType(Positions):
     if not isinstance(windowed[0], Rope):
       return f"positions other than plain RoPE, {windowed[0]}, beside a window"
     rotary_others = [scheme for scheme in others if scheme != Nope()]
-    if reason := _not_rotary(rotary_others):
+    if reason := _rotary_misfit(rotary_others, config):
       return reason
     for scheme in rotary_others if self.windowed_theta is None else ():
       written = rope_parameters.write(
@@ -426,14 +426,24 @@ def _by_window(config: ModelConfig) -> tuple[list[Scheme], list[Scheme]]:
   return found
 
 
-def _rotary_misfit(layers: Layers) -> str | None:
-  if len(layers.rotary) > 1:
-    return f"{len(layers.rotary)} kinds of positions"
-  return _not_rotary(layers.schemes)
+def _one_rotation_misfit(config: ModelConfig) -> str | None:
+  schemes = Layers.of(config).rotary
+  if len(schemes) > 1:
+    return f"{len(schemes)} kinds of positions"
+  return _rotary_misfit(schemes, config)
 
 
-def _not_rotary(schemes: Sequence[Scheme]) -> str | None:
+def _rotary_misfit(
+  schemes: Sequence[Scheme], config: ModelConfig
+) -> str | None:
   for scheme in schemes:
-    if not isinstance(scheme, rotary.Rotary | Nope):
+    if not isinstance(scheme, rotary.Rotary):
       return f"{type(scheme).__name__} positions"
+    try:
+      rope_parameters.write(scheme, config.head_dim, config.context_tokens)
+    except ValueError:
+      return (
+        f"{scheme} at a context of {config.context_tokens}, for which "
+        "config.json has no rule"
+      )
   return None

@@ -193,6 +193,9 @@ def simplest(scheme: Scheme, head_dim: int) -> Scheme:
 def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
   """Returns what `read` and `simplest` turn into `scheme`.
 
+  NTK-aware scaling is the exception: it is plain RoPE of another theta, and is
+  read back as such.
+
   Slow pairs that were dropped leave by Llama 3's rule, which the fast ones
   escape: more clients know it than per-pair factors (longrope), and none of
   them adds a softmax scale to it.
@@ -208,6 +211,8 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
   match scheme:
     case Rope(theta):
       return {"rope_type": "default", "rope_theta": theta}
+    case NtkAware():
+      return write(scheme.as_rope(head_dim), head_dim, context_tokens)
     case PositionInterpolation(theta, factor):
       return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
     case Dynamic(NtkAware(theta, factor), trained) if trained == context_tokens:

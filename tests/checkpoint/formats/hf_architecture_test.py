@@ -16,6 +16,7 @@ from drope_jax.checkpoint.formats import (
 from drope_jax.model.config import LayerGroup, ModelConfig
 from drope_jax.positional import (
   Alibi,
+  CriticalNtk,
   Dynamic,
   LearnedAbsolute,
   Llama3Rope,
@@ -185,6 +186,17 @@ def test_a_rotation_of_some_channels_is_plain_rope_of_pairs(change, says):
     _read_back(fields | change)
 
 
+@pytest.mark.parametrize("scheme", [NtkAware(1e4, 4.0), NtkAware(5e5, 7.3)])
+def test_ntk_aware_positions_leave_as_plain_rope(scheme):
+  config = _with(positional=scheme)
+  assert hf_architecture.choose(config) == "llama"
+  got = _read_back(hf_config.to_dict(config, "llama"))
+  assert got == _with(positional=scheme.as_rope(4))
+  np.testing.assert_array_equal(
+    got.positional.frequencies(4), scheme.frequencies(4)
+  )
+
+
 def test_a_required_architecture_may_neutralise_its_rotation():
   assert hf_architecture.choose(DROPPED, required="llama") == "llama"
   fields = hf_config.to_dict(DROPPED, "llama")
@@ -283,6 +295,13 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     ),
     (_with(positional=Pattern((ROPE, Rope(1e4)))), "2 kinds of positions"),
     (_with(positional=Alibi()), "Alibi positions"),
+    (
+      _with(positional=Pattern((PartialRope(Llama3Rope(), 1), Nope()))),
+      r"SmolLM3ForCausalLM.* got PartialRope\(.* of 16, for which config.json",
+    ),
+    (_with(positional=CriticalNtk()), "config.json has no rule"),
+    (_with(positional=Dynamic(NtkAware(), 17)), "config.json has no rule"),
+    (_with(POST, positional=_swa(CriticalNtk())), "config.json has no rule"),
     (_with(positional=LogScaled(Nope())), "LogScaled positions"),
     (
       _with(positional=Pattern((ROPE,) * 2, (5, 9))),
@@ -303,6 +322,7 @@ PAIRS = tuple(1.0 + i for i in range(32))
   [
     Rope(5e5),
     PositionInterpolation(1e4, 4.0),
+    NtkAware(1e4, 3.0),
     Dynamic(NtkAware(1e4, 3.0), 2048),
     Yarn(1e6, 4.0, 1024),
     Yarn(1e6, 4.0, 1024, 16.0, 2.0, 0.9, False),
