@@ -302,6 +302,14 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     (_with(positional=CriticalNtk()), "config.json has no rule"),
     (_with(positional=Dynamic(NtkAware(), 17)), "config.json has no rule"),
     (_with(POST, positional=_swa(CriticalNtk())), "config.json has no rule"),
+    (
+      _with(POST, positional=_swa(Yarn(5e5, 4.0, 16, truncate=False))),
+      "Olmo3ForCausalLM.* got YaRN without truncation",
+    ),
+    (
+      _with(GEMMA, positional=_swa(Yarn(5e5, 4.0, 16, truncate=False))),
+      "Gemma3ForCausalLM.* got YaRN without truncation",
+    ),
     (_with(positional=LogScaled(Nope())), "LogScaled positions"),
     (
       _with(positional=Pattern((ROPE,) * 2, (5, 9))),
