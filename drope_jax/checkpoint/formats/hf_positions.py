@@ -18,7 +18,9 @@ from drope_jax.checkpoint.formats.kinds import (
   Kind,
   ListOf,
   Number,
+  Object,
   OneOf,
+  Optional,
   Whole,
 )
 from drope_jax.checkpoint.formats.tensors import Tensor
@@ -156,6 +158,13 @@ class PositionsByType(Positions):
         f"rope_parameters must have positions for {FULL} and for {SLIDING}, "
         f"got {', '.join(by_type)}. Put the model's there."
       )
+    positions = Optional(Object())
+    for kind, given in by_type.items():
+      if not positions.holds(given):
+        raise ValueError(
+          f"rope_parameters of {kind} must be {positions}, got {given!r}. Put "
+          "the model's there."
+        )
     theta = {
       FULL: values["rope_theta"],
       SLIDING: values[self.windowed_theta or "rope_theta"],

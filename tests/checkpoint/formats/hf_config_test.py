@@ -334,6 +334,11 @@ def test_olmo_3_scales_positions_only_where_there_is_no_window():
       OLMO3 | {"rope_parameters": {"rope_type": "default"}},
       "for full_attention and for sliding_attention, got rope_type",
     ),
+    (
+      OLMO3
+      | {"rope_parameters": {"full_attention": 5, "sliding_attention": None}},
+      "rope_parameters of full_attention must be an object, or null, got 5",
+    ),
     (OLMOE | {"num_experts": 64}, "num_experts must be 1, got 64"),
     (OLMOE | {"num_experts": None}, "num_experts must be 1, got none"),
     (OLMOE | {"clip_qkv": 8.0}, "clip_qkv must be None, got 8.0"),
