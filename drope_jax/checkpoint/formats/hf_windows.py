@@ -165,7 +165,11 @@ class UpperWindows(WindowsByLayer):
     {**WindowsByLayer.kinds, "max_window_layers": Whole(least=0)}
   )
   defaults = types.MappingProxyType(
-    {**WindowsByLayer.defaults, "max_window_layers": 28}
+    {
+      "use_sliding_window": False,
+      "sliding_window": 4096,
+      "max_window_layers": 28,
+    }
   )
 
   def by_default(

@@ -203,6 +203,10 @@ def test_windows():
   assert _positional(used) == Pattern((rope,) * 4, (None, None, 100, 100))
   every = used | {"max_window_layers": 0}
   assert _positional(every) == Pattern((rope,), (100,))
+  unsaid = {k: v for k, v in used.items() if k != "sliding_window"}
+  by_default = Pattern((rope,) * 4, (None, None, 4096, 4096))
+  assert _positional(unsaid) == by_default
+  assert _positional(unsaid | {"sliding_window": None}) == rope
   kinds = ["sliding_attention", "full_attention"] * 2
   listed = used | {"layer_types": kinds}
   assert _positional(listed) == Pattern((rope,) * 2, (100, None))
