@@ -188,12 +188,13 @@ def _family(data: Mapping[str, Any]) -> Family:
 
 
 def _positional(family: Family, values: Mapping[str, Any]) -> Scheme | Pattern:
-  schemes, named = family.positions.schemes(values), values["layer_types"]
-  if named is not None and len(named) != len(schemes):
+  N, named = values["num_hidden_layers"], values["layer_types"]
+  if named is not None and len(named) != N:
     raise ValueError(
-      f"layer_types must have one for each of {len(schemes)} layers, got "
-      f"{len(named)}. Put the model's there."
+      f"layer_types must have one for each of {N} layers, got {len(named)}. "
+      "Put the model's there."
     )
+  schemes = family.positions.schemes(values)
   sizes = family.windows.windows(values, schemes)
   if named is not None and named != [SLIDING if w else FULL for w in sizes]:
     raise ValueError(

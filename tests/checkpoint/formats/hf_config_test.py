@@ -328,6 +328,8 @@ def test_olmo_3_scales_positions_only_where_there_is_no_window():
       "layer_types must say",
     ),
     (LLAMA3 | {"layer_types": ["full_attention"] * 3}, "4 layers, got 3"),
+    (OLMO3 | {"layer_types": ["full_attention"] * 2}, "4 layers, got 2"),
+    (OLMO3 | {"layer_types": ["sliding_attention"] * 8}, "4 layers, got 8"),
     (QWEN2 | {"attention_bias": False}, "attention_bias must be True"),
     (SMOLLM3 | {"no_rope_layers": [1, 2, 1, 1]}, "each 0 or 1"),
     (MISTRAL | {"sliding_window": "wide"}, "sliding_window must be a whole"),
