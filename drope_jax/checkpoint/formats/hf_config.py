@@ -119,12 +119,17 @@ def from_dict(data: Mapping[str, Any]) -> tuple[ModelConfig, Family]:
     name: read[named[name]] if name in named else defaults[name]
     for name in kinds
   }
-  H = values["num_attention_heads"]
-  values["head_dim"] = values["head_dim"] or values["hidden_size"] // H
+  M, H = values["hidden_size"], values["num_attention_heads"]
+  values["head_dim"] = values["head_dim"] or M // H
+  if values["head_dim"] < 1:
+    raise ValueError(
+      f"head_dim must be at least 1, got {H} heads for a hidden_size of {M}. "
+      "Put the model's there."
+    )
   chosen: dict[str, Any] = {
     "vocab_size": values["vocab_size"],
     "num_layers": values["num_hidden_layers"],
-    "width": values["hidden_size"],
+    "width": M,
     "num_heads": H,
     "num_kv_heads": values["num_key_value_heads"] or H,
     "mlp_width": values["intermediate_size"],

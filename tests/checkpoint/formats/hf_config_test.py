@@ -69,6 +69,7 @@ QWEN2 = _as("qwen2", "Qwen2ForCausalLM", rope_theta=1e6)
 MISTRAL = _as("mistral", "MistralForCausalLM", sliding_window=100)
 SMOLLM3 = _as("smollm3", "SmolLM3ForCausalLM", use_sliding_window=False)
 OLMOE = _as("olmoe", "OlmoeForCausalLM", num_experts=1, num_experts_per_tok=1)
+GRANITE = _as("granite", "GraniteForCausalLM", attention_multiplier=0.3)
 
 OLMO3 = _as("olmo3", "Olmo3ForCausalLM", sliding_window=100)
 YARN = {
@@ -238,7 +239,7 @@ def test_windows():
     ({"num_hidden_layers": 10**9}, "from 1 to 10000, got 1000000000"),
     ({"head_dim": 10**9}, "head_dim of at most 65536, got 1000000000"),
     ({"num_attention_heads": -4}, "num_attention_heads.*got -4"),
-    ({"num_attention_heads": 64}, "num_kv_heads must divide|head_dim must be"),
+    ({"num_attention_heads": 64}, "head_dim must be at least 1, got 64 heads"),
     (
       {"rms_norm_eps": "small"},
       "rms_norm_eps must be a number above 0, got 's",
@@ -345,6 +346,7 @@ def test_olmo_3_scales_positions_only_where_there_is_no_window():
       | {"rope_parameters": {"full_attention": 5, "sliding_attention": None}},
       "rope_parameters of full_attention must be an object, or null, got 5",
     ),
+    (GRANITE | {"num_attention_heads": 64}, "at least 1, got 64 heads for a"),
     (OLMOE | {"num_experts": 64}, "num_experts must be 1, got 64"),
     (OLMOE | {"num_experts": None}, "num_experts must be 1, got none"),
     (OLMOE | {"clip_qkv": 8.0}, "clip_qkv must be None, got 8.0"),
