@@ -417,13 +417,13 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
     ),
     "seed_oss": Family(
       "SeedOssForCausalLM",
-      heads=Heads(default=128),
+      heads=Heads(default=128, null_is_absent=False),
       biases=InputBias(),
       mlp=DenseMlp(),
     ),
     "ernie4_5": Family(
       "Ernie4_5ForCausalLM",
-      heads=Heads(default=128),
+      heads=Heads(default=128, null_is_absent=False),
       biases=NoBiases(),
       interleaved=True,
       defaults={

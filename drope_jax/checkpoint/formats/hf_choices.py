@@ -92,16 +92,22 @@ class Heads(Choice):
 
   Attributes:
     default: head_dim where it is absent; None: width / heads.
+    null_is_absent: whether it is `default` where it is null, too; else it is
+      width / heads there.
     divide_width: whether the width must be a multiple of the heads.
     fill_width: whether heads times head_dim must be the width, so that no
       field says head_dim.
   """
 
   default: int | None = None
+  null_is_absent: bool = True
   divide_width: bool = False
   fill_width: bool = False
 
-  kinds = types.MappingProxyType({"head_dim": Whole()})
+  @property
+  def kinds(self) -> Mapping[str, Kind]:
+    size = Whole()
+    return {"head_dim": size if self.null_is_absent else Optional(size)}
 
   @property
   def defaults(self) -> Mapping[str, Any]:

@@ -213,6 +213,20 @@ def test_windows():
   assert _positional(listed) == Pattern((rope,) * 2, (100, None))
 
 
+@pytest.mark.parametrize("name", ["SeedOss", "Ernie4_5"])
+def test_a_head_dim_of_null_is_not_an_absent_one_where_transformers_tells_them(
+  name,
+):
+  transformers = pytest.importorskip("transformers")
+  make = getattr(transformers, f"{name}Config")
+  architecture = f"{name}ForCausalLM"
+  data = _as(make.model_type, architecture, tie_word_embeddings=True)
+  sizes = {"hidden_size": 32, "num_attention_heads": 4}
+  for fields, want in (({}, 128), ({"head_dim": None}, 8)):
+    assert hf_config.from_dict(data | fields)[0].head_dim == want
+    assert make(**sizes, **fields).head_dim == want
+
+
 @pytest.mark.parametrize(
   ("fields", "named"),
   [
