@@ -176,7 +176,7 @@ def test_what_no_stock_architecture_has_is_said(
 
 def test_a_factor_beyond_all_frequencies_is_refused(checkpoint, drope):
   out = checkpoint.parent / "out"
-  arguments = "--drop none --scaling ntk --scaling-factor 1e300".split()
+  arguments = "--drop=none", "--scaling=ntk", "--scaling-factor=1e300"
   ran = drope("surgery", checkpoint, "--out", out, *arguments)
   assert ran.status == 2 and ran.err.count("\n") == 1
   assert "NtkAware needs a finite theta" in ran.err and not out.exists()

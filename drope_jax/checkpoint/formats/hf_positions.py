@@ -213,7 +213,7 @@ class PositionsByType(Positions):
     rotary_others = [scheme for scheme in others if scheme != Nope()]
     if reason := _rotary_misfit(rotary_others, config):
       return reason
-    # transformers 5 looks for `truncate` beside the layer types, and finds none.
+    # transformers 5 looks for `truncate` beside the layer types: in vain.
     if any(isinstance(s, Yarn) and not s.truncate for s in rotary_others):
       return "YaRN without truncation in layers without a window"
     for scheme in rotary_others if self.windowed_theta is None else ():
