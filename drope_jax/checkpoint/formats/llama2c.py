@@ -105,6 +105,11 @@ def _header(path: pathlib.Path) -> tuple[int, ModelConfig]:
       f"{path} must be of llama2.c's version 0 or 1, in float32, got version "
       f"{version}. Export the model with `--version 1`."
     )
+  elif len(start) < _HEADER_BYTES[1]:
+    raise ValueError(
+      f"{path} must have a header of {_HEADER_BYTES[1]} bytes, as llama2.c's "
+      f"version 1 has, got {len(start)}. Fetch it again."
+    )
   else:
     *sizes, tied = struct.unpack_from("<7iB", start, 8)
   width, mlp_width, N, H, K, vocab_size, context_tokens = sizes

@@ -103,6 +103,10 @@ def test_files_that_are_cut_short_or_of_another_kind(make_theirs, tmp_path):
   path.write_bytes(struct.pack("<Ii", 0x616B3432, 2) + bytes(300))
   with pytest.raises(ValueError, match="got version 2"):
     _open(path)
+  for size in (28, 36, 255):
+    path.write_bytes(struct.pack("<Ii", 0x616B3432, 1) + bytes(size - 8))
+    with pytest.raises(ValueError, match=f"of 256 bytes, .* got {size}"):
+      _open(path)
   path.write_bytes(bytes(300))
   with pytest.raises(ValueError, match="must be a llama2.c file"):
     _open(path)
