@@ -113,7 +113,8 @@ class Surgery:
     given = {name: value for name, value in kept.items() if value is not None}
     if not given:
       return
-    if len(given) > 1 or self.drop == "none" or min(given.values()) <= 0:
+    # A NaN is no number above 0 either.
+    if len(given) > 1 or self.drop == "none" or not min(given.values()) > 0:
       raise ValueError(
         "Surgery.keep_rotations and keep_pairs are two ways to say which pairs "
         "the dropped layers keep, a number above 0, got "

@@ -1,6 +1,7 @@
 """A surgery as a value does what its parts do, in the right order."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,6 +138,7 @@ def test_a_scaling_that_cannot_be_is_refused(fields, message):
   [
     {"keep_rotations": 1.0, "keep_pairs": 2},
     {"keep_rotations": 0.0},
+    {"keep_rotations": math.nan},
     {"keep_pairs": -1},
     {"drop": "none", "keep_rotations": 1.0, "theta": 10.0},
   ],
