@@ -86,7 +86,9 @@ def measure(
     without = _loss_without(before, layers, params, tokens_BS, pair)
     costs.append(float(without) - base)
     on_pair(pair + 1, D // 2)
-  rotations_F = partial.rotations(scheme, D, before.context_tokens)
+  in_context = scheme.at(before.context_tokens)
+  assert isinstance(in_context, rotary.Rotary)
+  rotations_F = partial.rotations(in_context, D, before.context_tokens)
   kept = left.pairs if isinstance(left, PartialRope) else 0
   return PairDamage(tuple(map(float, rotations_F)), tuple(costs), kept)
 
@@ -124,7 +126,7 @@ def _loss_without(
 ) -> Array:
   """Returns the loss where `pair` rotates in none of `layers`; -1: in all."""
   schemes = list(patterns.layer_schemes(config.positional, config.num_layers))
-  whole = log_scaled.unscaled(schemes[layers[0]])
+  whole = log_scaled.unscaled(schemes[layers[0]]).at(tokens_BS.shape[1])
   assert isinstance(whole, rotary.Rotary)
   omega_F = jnp.asarray(whole.frequencies(config.head_dim))
   less = rotary.Given(

@@ -13,6 +13,7 @@ from drope_jax.model.config import ModelConfig
 from drope_jax.positional import (
   Alibi,
   LogScaled,
+  LongRope,
   Nope,
   PartialRope,
   Pattern,
@@ -82,6 +83,32 @@ def test_a_pair_is_measured_in_the_dropped_layers_alone(params, tokens_BS):
   np.testing.assert_allclose(found.cost_F[3], cost, atol=1e-5)
   everywhere = pair_damage.measure(CONFIG, _with(less), params, tokens_BS)
   assert abs(everywhere.cost_F[3] - cost) > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [12, 24])
+def test_a_pair_is_measured_at_the_length_of_the_text(
+  params, tokens_BS, tokens
+):
+  """Of LongRoPE, whose factors are others beyond its trained tokens."""
+  short, long, still = (1.0,) * 4, (1.0, 2.0, 3.0, 5.0), 1e30
+
+  def without(pair):
+    factors = [
+      tuple(still if i == pair else f for i, f in enumerate(of_length))
+      for of_length in (short, long)
+    ]
+    return _with(LongRope(100.0, *factors, trained_tokens=16))
+
+  before, text_BS = without(None), tokens_BS[:, :tokens]
+  found = pair_damage.measure(before, _with(Nope()), params, text_BS)
+  base = _loss(before, params, text_BS)
+  cost_F = [_loss(without(i), params, text_BS) - base for i in range(4)]
+  np.testing.assert_allclose(found.cost_F, cost_F, atol=1e-5)
+  # In the context of 24 tokens the long ones hold, however short the text.
+  omega_F = 100.0 ** (-np.arange(4) / 4) / long
+  np.testing.assert_allclose(
+    found.rotations_F, 24 * omega_F / (2 * np.pi), rtol=1e-6
+  )
 
 
 def test_a_scale_by_the_position_is_kept_while_pairs_are_measured(
