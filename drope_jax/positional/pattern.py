@@ -15,6 +15,9 @@ import numpy as np
 from drope_jax.axes import Array
 from drope_jax.positional.scheme import Scheme
 
+_SEES_ALL = int(np.iinfo(np.int32).max)
+"""A window longer than any sequence."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
@@ -49,10 +52,10 @@ class Pattern:
         f"got {len(self.windows)}. Write None where a layer sees all."
       )
     for window in self.windows:
-      if window is not None and window < 1:
+      if window is not None and not 1 <= window <= _SEES_ALL:
         raise ValueError(
-          f"Pattern needs windows of at least 1 token, got {window}. "
-          "Write None where a layer sees all."
+          f"Pattern needs windows of at most {_SEES_ALL} and at least 1 token, "
+          f"got {window}. Write None where a layer sees all."
         )
 
   def at(self, length: int) -> "Pattern":
@@ -190,8 +193,7 @@ class LayerPlan:
     """Returns int32 windows_N, or None where no layer has a window."""
     if not any(self.windows):
       return None
-    no_window = np.iinfo(np.int32).max
-    return jnp.asarray([w or no_window for w in self.windows], jnp.int32)
+    return jnp.asarray([w or _SEES_ALL for w in self.windows], jnp.int32)
 
 
 def _stacked(arrays: Sequence[Array | None], neutral: Any) -> Array | None:

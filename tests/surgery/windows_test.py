@@ -45,6 +45,17 @@ def test_layers_that_are_not_there_are_refused(base, given):
     windows.set_windows(base, {}, given)
 
 
-def test_a_window_of_no_token_is_refused(base):
-  with pytest.raises(ValueError, match="at least 1 token, got 0"):
-    windows.set_windows(base, {}, ((0, 0),))
+@pytest.mark.parametrize("tokens", [0, 2**31])
+def test_a_window_of_no_token_or_beyond_int32_is_refused(base, tokens):
+  says = f"at most 2147483647 and at least 1 token, got {tokens}"
+  with pytest.raises(ValueError, match=says):
+    windows.set_windows(base, {}, ((0, tokens),))
+
+
+def test_the_longest_window_sees_all(base, params):
+  config, _ = windows.set_windows(base, params, ((0, 2**31 - 1),))
+  tokens_BS = np.random.default_rng(0).integers(0, 32, (1, 12))
+  forward = jax.jit(transformer.forward, static_argnums=0)
+  np.testing.assert_array_equal(
+    forward(config, params, tokens_BS), forward(base, params, tokens_BS)
+  )
