@@ -230,15 +230,22 @@ class Layer(nnx.Module):
     y_BSM = _normalized(self.attention_norm, x_BSM)
     y_BSM, cache = self.attention(y_BSM, cache, layer_pass)
     before_BSM = x_BSM
-    x_BSM += self._scaled(_normalized(self.attention_post_norm, y_BSM))
+    y_BSM = _normalized(self.attention_post_norm, y_BSM)
+    x_BSM += scaled(y_BSM, self.residual_scale)
     read_BSM = before_BSM if self.parallel else x_BSM
     y_BSM = self.mlp(_normalized(self.mlp_norm, read_BSM))
-    x_BSM += self._scaled(_normalized(self.mlp_post_norm, y_BSM))
+    y_BSM = _normalized(self.mlp_post_norm, y_BSM)
+    x_BSM += scaled(y_BSM, self.residual_scale)
     layer_pass.capture("outputs", layer_pass.shared.split(x_BSM))
     return x_BSM, cache
 
-  def _scaled(self, y_BSM: Array) -> Array:
-    return y_BSM if self.residual_scale == 1 else y_BSM * self.residual_scale
+
+def scaled(x: Array, scale: float) -> Array:
+  """Returns x * scale in x's dtype, which rounds the product but not `scale`.
+
+  0.22 in bfloat16 is too small by 0.12%.
+  """
+  return x if scale == 1 else (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 def norm(config: ModelConfig) -> Norm:

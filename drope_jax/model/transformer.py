@@ -152,9 +152,7 @@ class Transformer(nnx.Module):
 
     These are normed states, which have the logits' scale, and kernel_MV.
     """
-    x_BSM = self.final_norm(x_BSM)
-    if self.final_scale != 1:
-      x_BSM *= self.final_scale
+    x_BSM = layers.scaled(self.final_norm(x_BSM), self.final_scale)
     if self.head is None:
       return x_BSM, self.embed.table.get_value().T
     return x_BSM, self.head.kernel.get_value()

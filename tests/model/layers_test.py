@@ -80,6 +80,40 @@ def test_norms_stand_before_a_part_after_it_or_both(config, placement):
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.22, 1 / 6, 12.0])
+def test_a_scale_of_bfloat16_is_rounded_with_the_product_alone(scale):
+  torch = pytest.importorskip("torch")
+  x = jax.random.normal(jax.random.key(0), (4, 64)).astype(jnp.bfloat16)
+  got = layers.scaled(x, scale)
+  assert got.dtype == jnp.bfloat16
+  theirs = torch.tensor(np.asarray(x, np.float32)).bfloat16() * scale
+  np.testing.assert_array_equal(
+    np.asarray(got, np.float32), theirs.float().numpy()
+  )
+
+
+def test_the_residual_scale_is_not_rounded_to_the_streams_dtype(config):
+  config = dataclasses.replace(config, residual_scale=0.22)
+  (group,) = config.groups
+  layer = layers.Layer(config, group, rngs=nnx.Rngs(0))
+  kernels = nnx.state(layer, nnx.Param)
+  nnx.update(
+    layer, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), kernels)
+  )
+  rng = np.random.default_rng(0)
+  x_BSM = jnp.asarray(rng.normal(size=(2, 5, config.width)), jnp.bfloat16)
+  shared = forward_pass.start(config, x_BSM[..., 0])
+  own = jax.tree.map(lambda x_N: x_N[0], shared.groups[0])
+  layer_pass = forward_pass.LayerPass(shared, own)
+  attended, _ = layer.attention(layer.attention_norm(x_BSM), None, layer_pass)
+  assert attended.dtype == jnp.bfloat16
+  want = x_BSM + (attended.astype(jnp.float32) * 0.22).astype(jnp.bfloat16)
+  added = layer.mlp(layer.mlp_norm(want))
+  want += (added.astype(jnp.float32) * 0.22).astype(jnp.bfloat16)
+  got, _ = layer(x_BSM, None, layer_pass)
+  np.testing.assert_array_equal(got, want)
+
+
 def test_a_norm_of_bfloat16_is_float32_until_its_result():
   norm = layers.RMSNorm(64, 1e-5)
   x = jax.random.normal(jax.random.key(0), (4, 8, 64)).astype(jnp.bfloat16)

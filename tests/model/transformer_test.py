@@ -489,6 +489,19 @@ def test_training_multiplies_by_what_makes_scaled_logits(
   )
 
 
+def test_the_scale_of_logits_is_not_rounded_to_the_states_dtype(
+  config, params, tokens_BS
+):
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)
+  x_BSM = transformer.hidden(config, params, tokens_BS)
+  plain_BSM, _ = transformer.head(config, params, x_BSM)
+  scaled = dataclasses.replace(config, final_logit_scale=0.3)
+  got_BSM, _ = transformer.head(scaled, params, x_BSM)
+  assert got_BSM.dtype == jnp.bfloat16
+  want_BSM = np.float32(0.3) * np.asarray(plain_BSM, np.float32)
+  np.testing.assert_array_equal(got_BSM, jnp.asarray(want_BSM, jnp.bfloat16))
+
+
 def test_another_capture_is_refused(config, params, tokens_BS):
   message = "projections, attention_inputs, .*, got logits. Name some"
   with pytest.raises(ValueError, match=message):
