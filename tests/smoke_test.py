@@ -148,7 +148,7 @@ def test_evaluate_and_report_show_every_method(run, folder, capsys):
   assert found.keys() == {
     *("schema_version", "finished", "created", "code", "models", "text"),
     *("settings", "metrics", "fits", "rows", "samples", "hashes"),
-    *("dtype", "versions", "seconds"),
+    *("dtype", "keep_outputs", "versions", "seconds"),
   }
   assert found["settings"]["samples"] == [3]
   lineage = found["models"]["pretrain"]["manifest"]["lineage"]

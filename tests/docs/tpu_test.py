@@ -1,6 +1,7 @@
 """docs/tpu.md: its commands run, on a fake Google Cloud, and its facts hold."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -137,11 +138,12 @@ def test_what_watch_says_is_what_it_says():
   assert watching.describe(state, sight) in TEXT
 
 
-def _amid_the_run(command) -> str:
+def _amid_the_run(rented, command) -> str:
   """Answers as Google Cloud would after three hours, and one preemption."""
   hours, step_s = 3600.0, 1.7
   given = {field.name: None for field in dataclasses.fields(order.Order)}
   given |= {"out": "gs://my-bucket/drope/runs/smollm_360m_drope", "stop": False}
+  given["rented"] = dataclasses.asdict(rented)
   state = states.State(
     states.Phase.RUNNING,
     since=hours,
@@ -198,5 +200,7 @@ def test_what_status_prints_is_its_example():
   rented = slice.read(
     ROOT / "launch/slices/v5e-16-spot.toml", {}, placeholders=True
   )
-  printed = status.report(rented, _amid_the_run, 3 * 3600.0)
+  printed = status.report(
+    rented, functools.partial(_amid_the_run, rented), 3 * 3600.0
+  )
   assert f"```\n{printed}\n```" in TEXT, printed
