@@ -75,7 +75,7 @@ class Sample:
 
 
 class RetrievalTask:
-  """The base of tasks that draw `Sample`s."""
+  """The base of tasks that draw samples of questions and answers."""
 
   def evaluate(
     self: Task,
