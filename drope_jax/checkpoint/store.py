@@ -202,7 +202,7 @@ def _cast(array: jax.Array, dtype: Any) -> jax.Array:
   """Returns an array in a dtype, and deletes it if that is another."""
   if dtype is None or array.dtype == dtype:
     return array
-  cast = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array)
+  cast = jax.device_put(array.astype(dtype), array.sharding)
   array.delete()
   return cast
 
