@@ -76,7 +76,7 @@ class TrainPhase:
     optimizer: with its clipping.
     schedule: of the learning rate, over this phase's steps.
     optimizer_start: "fresh" moments, or those "kept" from the training before,
-      after which no surgery may have added what is trained.
+      which must have trained all that this phase trains.
     schedule_start: "fresh"; or "kept", which continues the schedule of the
       training before: it is then one schedule over the steps of both.
     ema_decay: d: the phase's checkpoint, its saves and its held-out loss have
