@@ -501,11 +501,25 @@ def test_several_processes_train_as_one_and_fail_together(
   np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+# Processes are told of a signal within a second, which a run has to outlast.
+_SLOW_STEPS = """
+import sys, time
+from drope_jax import sharding
+from drope_jax.cli import main
+put_batch = sharding.put_batch
+def put(mesh, batch):
+  time.sleep(0.1)
+  return put_batch(mesh, batch)
+sharding.put_batch = put
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(start_all, here, whole):
   run, saved = here / "new", 0
   for count in (2, 1, 4):
-    processes = start_all(run, count, of=count)
+    processes = start_all(run, count, of=count, program=("-c", _SLOW_STEPS))
     _await(lambda before=saved: _logged(run) > before + 5, processes[0])
     processes[-1].send_signal(signal.SIGTERM)
     for process in processes:
