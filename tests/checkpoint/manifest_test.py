@@ -65,9 +65,10 @@ schemes = st.one_of(
 learned = st.builds(
   positional.LearnedAbsolute, tokens=st.integers(32, 2**20), stretch=positive
 )
-patterns = st.lists(
-  st.tuples(schemes, st.one_of(st.none(), tokens)), min_size=2, max_size=2
-).map(lambda layers: positional.Pattern(*map(tuple, zip(*layers, strict=True))))
+windows = st.none() | st.integers(1, 2**31 - 1)
+patterns = st.lists(st.tuples(schemes, windows), min_size=2, max_size=2).map(
+  lambda layers: positional.Pattern(*map(tuple, zip(*layers, strict=True)))
+)
 
 
 ROPE = positional.Rope()
