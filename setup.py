@@ -54,7 +54,7 @@ _EXTRAS = {
     *_PARQUET,
     *_TENSORBOARD,
     "gcp-storage-emulator>=2026.7",
-    "hypothesis>=6.100",
+    "hypothesis>=6.130",
     "import-linter>=2.1",
     "jsonschema>=4.20",
     "mypy>=2.4,<3",

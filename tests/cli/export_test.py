@@ -514,7 +514,7 @@ def _stock_configs(draw):
 
 
 @pytest.mark.slow
-@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(
   _stock_configs().filter(_is_stock), st.sampled_from(("bfloat16", "float32"))
 )

@@ -99,7 +99,7 @@ def test_pieces_have_the_ids_of_the_whole(made):
     assert _pieces(text, made) > 30
 
 
-@hypothesis.settings(max_examples=5, deadline=None)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(
   strategies.lists(
     strategies.sampled_from(

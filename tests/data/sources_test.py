@@ -320,7 +320,7 @@ def parquet_bytes(tmp_path_factory):
 
 
 @hypothesis.settings(
-  max_examples=int(os.environ.get("DROPE_FUZZ_EXAMPLES", 25)), deadline=None
+  max_examples=int(os.environ.get("DROPE_FUZZ_EXAMPLES", 25))
 )
 @hypothesis.given(strategies.data())
 @pytest.mark.parametrize("kind", MUTATED)

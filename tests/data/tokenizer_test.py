@@ -37,7 +37,6 @@ def _hugging_face(folder, eos="<|endoftext|>"):
 
 
 # U+2581 is how sentencepiece writes a space.
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
   strategies.text(
     strategies.characters(codec="utf-8", exclude_characters="\u2581")
@@ -51,7 +50,6 @@ def test_packaged_tokenizer_is_lossless(text):
   assert PACKAGED.eos_id not in ids and PACKAGED.bos_id not in ids
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(strategies.lists(strategies.text(max_size=20), max_size=5))
 def test_batches_encode_as_single_texts(texts):
   want = [PACKAGED.encode(text) for text in texts]
@@ -108,7 +106,6 @@ def test_llama_tokenizer_loads_as_sentencepiece_reads_it():
 
 
 @hypothesis.settings(
-  deadline=None,
   suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(strategies.text(max_size=50))

@@ -21,7 +21,6 @@ def _frames_read_as_contents(parts):
     return stream.read() == b"".join(parts)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(strategies.lists(strategies.binary(max_size=99), min_size=1))
 def test_concatenated_frames_give_their_concatenated_content(parts):
   assert _frames_read_as_contents(parts)

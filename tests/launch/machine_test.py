@@ -462,7 +462,7 @@ class _World:
 
 
 @given(_EVENTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_walk_runs_a_clean_end_again_or_crashes_for_ever(events):
   world = _World()
   for event in events:
@@ -472,7 +472,7 @@ def test_no_walk_runs_a_clean_end_again_or_crashes_for_ever(events):
 
 
 @given(_EVENTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_state_has_a_way_to_the_end_that_leaks_nothing(events):
   world = _World()
   for event in events:
@@ -492,7 +492,7 @@ def test_every_state_has_a_way_to_the_end_that_leaks_nothing(events):
     min_size=3 * (POLICY.retries + 2),
   )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_crash_loop_is_endless(crashes):
   world = _World()
   for code, steps, started in crashes:

@@ -410,7 +410,6 @@ def configs(draw):
   )
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(configs())
 def test_export_then_import_is_the_identity(config):
   held = []

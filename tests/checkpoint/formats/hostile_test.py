@@ -83,14 +83,14 @@ def _read_or_refused(read):
   return None
 
 
-@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(_configs())
 def test_a_config_of_any_values(data):
   read = _read_or_refused(lambda: hf_config.from_dict(data))
   assert read is None or isinstance(read[0], ModelConfig)
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(st.data())
 def test_gguf_fields_of_any_values(data):
   model = {
@@ -157,7 +157,7 @@ def gguf_bytes(path):
   return path.read_bytes()
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(changes=CHANGES)
 def test_a_gguf_header_of_any_bytes(path, gguf_bytes, changes):
   path.write_bytes(_changed(gguf_bytes, changes))
@@ -172,7 +172,7 @@ def torch_entries(path):
     return {name: archive.read(name) for name in archive.namelist()}
 
 
-@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(changes=CHANGES)
 def test_a_torch_pickle_of_any_bytes(path, torch_entries, changes):
   packed = io.BytesIO()

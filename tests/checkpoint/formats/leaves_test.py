@@ -81,7 +81,6 @@ def test_a_region_is_that_part_of_the_whole(path):
   np.testing.assert_array_equal(got, _whole(leaf)[tuple(region)])
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
   name=st.sampled_from(sorted(ARRAYS)),
   change=st.sampled_from(("missing", "renamed", "extra", "reshaped")),

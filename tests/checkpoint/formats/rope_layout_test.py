@@ -13,7 +13,6 @@ SHAPES = st.tuples(
 )
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(SHAPES, st.data())
 def test_there_and_back_is_the_identity(shape, data):
   heads, head_dim, width = shape
