@@ -17,7 +17,7 @@ class Model:
   """A model's weights with its config, history and tokenizer.
 
   Attributes:
-    params: the parameter tree.
+    params: the parameter tree; of `describe`, shapes in their place.
     manifest: config, tokenizer's fingerprint, and lineage.
     tokenizer_path: the tokenizer's file; None if the manifest has none.
     path: of the same checkpoint on disk; None if it is not saved.
@@ -61,6 +61,17 @@ def load(path: Path, **options: Any) -> Model:
   """
   checkpoint = store.locate(path)
   params, manifest = store.load_model(checkpoint, **options)
+  return _of(checkpoint, params, manifest)
+
+
+def describe(path: Path) -> Model:
+  """Returns the checkpoint at `path`, without reading arrays; see `load`."""
+  checkpoint = store.locate(path)
+  manifest, shapes = store.describe(checkpoint, check=True)
+  return _of(checkpoint, shapes, manifest)
+
+
+def _of(checkpoint: epath.Path, params: Any, manifest: Manifest) -> Model:
   tokenizer = manifest.tokenizer and store.tokenizer_path(checkpoint)
   return Model(params, manifest, tokenizer, checkpoint)
 

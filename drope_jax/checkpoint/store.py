@@ -166,10 +166,7 @@ def load_model(
     ValueError: it is damaged, or its arrays do not match its config.
   """
   checkpoint = locate(path)
-  manifest, stored, saved = files.describe(checkpoint)
-  trees.require_same_leaves(
-    transformer.param_shapes(manifest.model), stored, f"{checkpoint}"
-  )
+  manifest, stored, saved = _checked(checkpoint)
   leaves = trees.flatten(stored)
   where = None if shardings is None else trees.flatten(shardings)
   abstract = {
@@ -293,12 +290,21 @@ def _read(
   return trees.flatten(tree)
 
 
-def describe(path: Path) -> tuple[Manifest, Any]:
+def describe(path: Path, *, check: bool = False) -> tuple[Manifest, Any]:
   """Returns the manifest and each parameter's stored shape and dtype.
 
-  Reads no array. Raises as `load_model`, but does not check the tree.
+  Reads no array. Raises as `load_model`, but checks the tree only by `check`.
   """
-  return files.describe(locate(path))[:2]
+  return (_checked if check else files.describe)(locate(path))[:2]
+
+
+def _checked(checkpoint: epath.Path) -> tuple[Manifest, Any, dict[str, str]]:
+  """Returns what `files.describe` does, if the config has such parameters."""
+  manifest, stored, saved = files.describe(checkpoint)
+  trees.require_same_leaves(
+    transformer.param_shapes(manifest.model), stored, f"{checkpoint}"
+  )
+  return manifest, stored, saved
 
 
 def fingerprint(path: Path) -> str:

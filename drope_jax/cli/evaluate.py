@@ -28,7 +28,7 @@ from drope_jax.data import lock, paths
 from drope_jax.evals import harness, interface, longbench, steps
 from drope_jax.evals import suite as suites
 from drope_jax.evals.record import Record
-from drope_jax.inference import evaluation
+from drope_jax.inference import evaluation, weights
 from drope_jax.inference.lm import CheckpointLM
 
 
@@ -155,6 +155,8 @@ def compare(
 ) -> None:
   """Evaluates several checkpoints, and adds what the record lacks.
 
+  One checkpoint's weights are in memory at a time.
+
   Args:
     suite: what to evaluate.
     checkpoints: by the models' names.
@@ -173,11 +175,11 @@ def compare(
     FileNotFoundError, ValueError: a checkpoint cannot be read, or as
       `evaluation.plan`.
   """
-  with memory.while_loading():
-    lms = {
-      name: CheckpointLM.load(path, dtype, mesh=mesh)
-      for name, path in checkpoints.items()
-    }
+  shelf = weights.OneAtATime(memory.while_loading)
+  lms = {
+    name: CheckpointLM.load(path, dtype, mesh=mesh, shelf=shelf)
+    for name, path in checkpoints.items()
+  }
   ahead = evaluation.plan(suite, lms, material, record, as_they_are, must_fit)
   if share is not None:
     ahead = steps.share(ahead, *share)

@@ -13,7 +13,7 @@ import numpy as np
 
 from drope_jax import attention, sharding, trees
 from drope_jax.checkpoint import model as models
-from drope_jax.checkpoint import store, tokenizer_file
+from drope_jax.checkpoint import tokenizer_file
 from drope_jax.checkpoint.model import Model
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface, logit_scale
@@ -45,7 +45,7 @@ class CheckpointLM:
 
   Attributes:
     config: of the model, with the positions to use.
-    params: weights.
+    params: weights, or a function that returns them.
     tokenizer: of the checkpoint.
     logit_scale: multiplies attention logits at every length; None for the
       config's `logit_scale_at`.
@@ -72,18 +72,29 @@ class CheckpointLM:
     dtype: str = "float32",
     backend: attention.Choice = "auto",
     mesh: jax.sharding.Mesh | None = None,
+    shelf: weights.OneAtATime | None = None,
   ) -> "CheckpointLM":
-    """Returns the checkpoint at `path`; arguments as of `of`.
+    """Returns the checkpoint at `path`.
+
+    Args:
+      path: of the checkpoint.
+      dtype, backend, mesh: as of `of`.
+      shelf: reads the weights when they are needed; None reads them now.
 
     Raises:
       FileNotFoundError, ValueError: as `checkpoint.store.load_model`, or `of`.
     """
+    model = models.describe(path)
     shardings = None
     if mesh is not None:
-      shardings = sharding.param_shardings(mesh, store.describe(path)[1])
+      shardings = sharding.param_shardings(mesh, model.params)
     hold = weights.holder(dtype, mesh)
-    model = models.load(path, shardings=shardings, convert=hold)
-    return cls.of(model, dtype, backend, mesh)
+
+    def load() -> Any:
+      return models.load(path, shardings=shardings, convert=hold).params
+
+    params = load() if shelf is None else shelf.of(load)
+    return cls._of(model, params, dtype, backend, mesh)
 
   @classmethod
   def of(
@@ -106,13 +117,27 @@ class CheckpointLM:
       ValueError: it has no tokenizer, does not split evenly over the mesh, or
         the device cannot have the dtype.
     """
+    params = trees.map_with_path(weights.holder(dtype, mesh), model.params)
+    if mesh is not None:
+      params = jax.device_put(params, sharding.param_shardings(mesh, params))
+    return cls._of(model, params, dtype, backend, mesh)
+
+  @classmethod
+  def _of(
+    cls,
+    model: Model,
+    params: Any,
+    dtype: str,
+    backend: attention.Choice,
+    mesh: jax.sharding.Mesh | None,
+  ) -> "CheckpointLM":
+    """Returns the language model of a model; its weights are as held."""
     file = model.tokenizer_path
     if file is None:
       raise ValueError(
         "A language model needs a tokenizer, got a model without one. Save it "
         "again with its tokenizer."
       )
-    params = trees.map_with_path(weights.holder(dtype, mesh), model.params)
     backend = backends.resolve(
       backend,
       model.config,
@@ -121,7 +146,6 @@ class CheckpointLM:
       any_length=True,
     )
     if mesh is not None:
-      params = jax.device_put(params, sharding.param_shardings(mesh, params))
       backend = attention.on_mesh(backend, mesh, **sharding.ATTENTION)
     return cls(
       model.config,
@@ -219,7 +243,7 @@ class CheckpointLM:
         scoring.score(
           config,
           rotation,
-          self.params,
+          self._params,
           self._put(batch.tokens_BS),
           jnp.asarray(batch.scale_B),
           self._put(batch.wanted_BS),
@@ -291,7 +315,7 @@ class CheckpointLM:
       state = decode.start(
         config,
         rotation,
-        self.params,
+        self._params,
         self._put(batch.tokens_BS),
         jnp.asarray(batch.lengths_B),
         scale_B,
@@ -308,7 +332,7 @@ class CheckpointLM:
         state, new_Bn = decode.advance(
           config,
           rotation,
-          self.params,
+          self._params,
           state._replace(ended_B=jnp.asarray(ended_B)),
           scale_B,
           sampling.arrays(),
@@ -376,6 +400,10 @@ class CheckpointLM:
         if any(s in text for s in stop):
           return [*new[:n]], True
     return [*new], False
+
+  @property
+  def _params(self) -> Any:
+    return self.params() if callable(self.params) else self.params
 
   def _put(self, tokens_BS: np.ndarray) -> jax.Array:
     if self.mesh is None:

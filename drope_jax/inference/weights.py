@@ -1,6 +1,7 @@
-"""How a language model holds its weights, by the device that reads them."""
+"""How language models hold their weights."""
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import jax
@@ -8,10 +9,38 @@ import jax
 from drope_jax.model import packed
 
 
+class OneAtATime:
+  """The weights of several models, of which the last read are in memory."""
+
+  def __init__(
+    self,
+    while_loading: Callable[
+      [], contextlib.AbstractContextManager
+    ] = contextlib.nullcontext,
+  ):
+    """Holds none yet; weights are read within `while_loading()`."""
+    self._while_loading = while_loading
+    self._load: Callable[[], Any] | None = None
+    self._held: Any = None
+
+  def of(self, load: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns a function that returns what `load` does, from memory if held."""
+
+    def read() -> Any:
+      if self._load is not load:
+        self._load = self._held = None  # Frees them before the next are read.
+        with self._while_loading():
+          self._held = load()
+        self._load = load
+      return self._held
+
+    return read
+
+
 def holder(
   dtype: str, mesh: jax.sharding.Mesh | None
 ) -> Callable[[str, Any], Any]:
-  """Returns what makes a parameter, given its path, as a model holds it.
+  """Returns what makes a parameter, given its path, as its device holds it.
 
   One CPU device has matrices in the form of `model.packed`; several devices, or
   an accelerator, have arrays of the dtype.

@@ -1,13 +1,17 @@
 """`drope evaluate`: what the flags ask for, the table, and how it resumes."""
 
 import dataclasses
+import gc
 import json
 import re
 import types
+import weakref
 
+import jax
 import pytest
 import rich.console
 
+from drope_jax.checkpoint import model as models
 from drope_jax.cli import configure, evaluate, readings
 from drope_jax.data import corpus, lock
 from drope_jax.evals import logit_scale, retrieval
@@ -43,7 +47,7 @@ def asked(monkeypatch):
     calls.append(Asked(name=name, methods=methods, **asked))
     return []
 
-  def load(path, dtype="float32", mesh=None):
+  def load(path, dtype="float32", mesh=None, shelf=None):
     context = 64 if path.name == "long" else 32
     config = dataclasses.replace(CONFIG, context_tokens=context)
     fingerprint = ("b" if path.name == "foreign" else "a") * 64
@@ -400,9 +404,31 @@ def test_results_land_as_they_are_made_and_the_same_command_resumes(
 
   # And one that is finished is shown again, without reading a model.
   with monkeypatch.context() as patch:
-    patch.setattr(lms.CheckpointLM, "load", lambda *_: pytest.fail("read"))
+    patch.setattr(
+      lms.CheckpointLM, "load", lambda *_, **__: pytest.fail("read")
+    )
     again = drope(*command)
   assert again.status == 0 and again.out == ran.out
+
+
+def test_one_checkpoints_weights_are_in_memory_at_a_time(
+  drope, command, trained, monkeypatch
+):
+  own = models.load
+  held = []
+
+  def load(path, **options):
+    gc.collect()
+    assert not [array for array in held if array() is not None]
+    model = own(path, **options)
+    held[:] = [weakref.ref(x) for x in jax.tree.leaves(model.params)]
+    return model
+
+  monkeypatch.setattr(models, "load", load)
+  again = f"again={trained / 'run'}"
+  ran = drope(*command[:2], again, *command[2:])
+  assert ran.status == 0, ran.err
+  assert held
 
 
 def test_a_cut_within_a_step_loses_a_batch_at_most(
