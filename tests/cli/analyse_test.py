@@ -6,9 +6,11 @@ import re
 import shutil
 import types
 
+from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
+from drope_jax.cli.analyses import bias as bias_command
 from drope_jax.cli.analyses import recovery as command
 
 CONFIG = """
@@ -70,6 +72,35 @@ def test_bias_along_a_training(drope, here):
   points = _found("bias")["along_training"]
   assert [tokens for tokens, _ in points] == [512, 512]
   assert (here / "out/along_training.svg").exists()
+
+
+def test_the_saves_of_a_growing_context_read_the_same_text(
+  drope, here, monkeypatch
+):
+  changes = (
+    "Recipe.phases = (@short/TrainPhase(), @TrainPhase())",
+    "short/TrainPhase.name = 'short'",
+    "short/TrainPhase.context_tokens = 16",
+    "Recipe.save_every_steps = 2",
+  )
+  sets = [word for change in changes for word in ("--set", change)]
+  trained = drope("train", "tiny.gin", *sets, "--out", "grown")
+  assert trained.status == 0, trained.err
+  read = []
+  monkeypatch.setattr(
+    bias_command.bias,
+    "measure",
+    lambda config, params, tokens_BS, given: read.append(tokens_BS),
+  )
+  monkeypatch.setattr(
+    bias_command.bias_plots, "along_training", lambda *_: Figure()
+  )
+  monkeypatch.setattr(bias_command, "_show", lambda *_: None)
+  ran = drope("analyse", "grown", "bias", "--every-save", "--out", "out")
+  assert ran.status == 0, ran.err
+  first, second = read
+  assert first.shape == (4, 16)
+  np.testing.assert_array_equal(first, second)
 
 
 def test_heads_frequencies_and_crop_of_random_weights(drope, config):
@@ -144,7 +175,7 @@ def test_saves_of_a_run_from_a_checkpoint_count_its_own_tokens(
   ("arguments", "message"),
   [
     ("bias --seeds 0", "--seeds must be at least 1, got 0"),
-    ("bias --tokens 33", "must lie in 2..32, the model's context, got 33"),
+    ("bias --tokens 33", "must lie in 2..32, the trained context, got 33"),
     ("bias --sequences 0", "--sequences must be at least 1, got 0"),
     ("bias --positions rope,pi", "--positions takes model, .*, got 'pi'"),
     ("bias --every-save", "needs a run with two saved steps or more"),

@@ -38,7 +38,8 @@ def _by_positions(args, given: Array | None, out: output.Output) -> None:
   spreads: dict[str, list[spread.Spread]] = {}
   for seed in range(args.seeds):
     model = subject.load(args, seed)
-    tokens_BS = _excerpts(args, model, seed)
+    context = model.config.context_tokens
+    tokens_BS = _excerpts(args, model, seed, context)
     for name, positional in subject.positions(
       model.config, args.positions or _POSITIONS
     ).items():
@@ -68,12 +69,15 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
       f"--seeds and --positions, got {args.model} with {len(steps)}. Train "
       "with Recipe.keep_every_steps."
     )
+  # A gradient falls with the length, so all saves read the same text.
+  context = min(
+    store.describe(run / str(step))[0].model.context_tokens for step in steps
+  )
   points = []
   for step in steps:
     model = subject.of_checkpoint(run / str(step))
-    found = bias.measure(
-      model.config, model.params, _excerpts(args, model, 0), given
-    )
+    tokens_BS = _excerpts(args, model, 0, context)
+    found = bias.measure(model.config, model.params, tokens_BS, given)
     points.append((model.trained_tokens or 0, found))
   out.json("bias", model=model.about, along_training=points)
   fields = (*_GRADIENTS, "value_H")
@@ -82,12 +86,11 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
   _show(ends, {})
 
 
-def _excerpts(args, model: subject.Subject, seed: int) -> Array:
-  context = model.config.context_tokens
+def _excerpts(args, model: subject.Subject, seed: int, context: int) -> Array:
   tokens = min(context, _MOST_TOKENS) if args.tokens is None else args.tokens
   if not 2 <= tokens <= context:
     raise ValueError(
-      f"--tokens must lie in 2..{context}, the model's context, got {tokens}. "
+      f"--tokens must lie in 2..{context}, the trained context, got {tokens}. "
       "Change it."
     )
   return subject.excerpts(model, args.text, args.sequences, tokens, seed)
