@@ -12,6 +12,11 @@ import pytest
 
 from drope_jax.cli.analyses import bias as bias_command
 from drope_jax.cli.analyses import recovery as command
+from drope_jax.cli.analyses import subject
+from drope_jax.data import corpus
+from drope_jax.data import tokenizer as tokenizers
+from drope_jax.model.config import ModelConfig
+from drope_jax.positional import LogScaled, Nope, Pattern
 
 CONFIG = """
 ModelConfig:
@@ -101,6 +106,28 @@ def test_the_saves_of_a_growing_context_read_the_same_text(
   first, second = read
   assert first.shape == (4, 16)
   np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+  "positional",
+  [Nope(), LogScaled(Nope(), 32), Pattern((Nope(), Nope()), (8, None))],
+  ids=["nope", "scaled", "windows"],
+)
+def test_a_model_without_positions_has_none_to_leave_out(positional):
+  config = ModelConfig(
+    vocab_size=8,
+    num_layers=2,
+    width=4,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_width=4,
+    context_tokens=32,
+    positional=positional,
+  )
+  tokenizer = tokenizers.load(corpus.tokenizer_path())
+  model = subject.Subject(config, {}, tokenizer, {})
+  assert subject.without_positions(model) is model
 
 
 def test_heads_frequencies_and_crop_of_random_weights(drope, config):

@@ -27,6 +27,7 @@ from drope_jax.positional import (
   Pattern,
   Rope,
   Scheme,
+  log_scaled,
   partial,
 )
 from drope_jax.positional import pattern as patterns
@@ -125,7 +126,8 @@ def _random(args: argparse.Namespace, seed: int) -> Subject:
 def without_positions(subject: Subject) -> Subject:
   """Returns the model without positions, and without training."""
   config = subject.config
-  if config.positional == Nope():
+  schemes = patterns.layer_schemes(config.positional, config.num_layers)
+  if all(log_scaled.unscaled(scheme) == Nope() for scheme in schemes):
     return subject
   config, params = drop_positional.drop_positional(config, subject.params)
   return dataclasses.replace(subject, config=config, params=params)
