@@ -25,11 +25,11 @@ Document = str | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Documents of one source, and where the stream continues after them.
+  """Documents of some sources, and where the stream continues after them.
 
   Attributes:
     documents: text, or token ids.
-    name: of the source, for messages.
+    name: of the sources, the first and the last, for messages.
     next_source: index of the source in which the stream continues.
     next_document: how many documents of that source come before.
     skipped: how many documents were left out between these, by kind.

@@ -205,13 +205,20 @@ def _batches(
 ) -> Iterator[encode.Batch]:
   """Yields the documents of source `first` after its first `done`, and so on.
 
-  The last batch of a source, which may be empty, points to the next source.
-  The batch that reaches `tokens_left` points to the end.
+  Small sources share a batch. The last batch, which may be empty, points to the
+  end, and so does the batch that reaches `tokens_left`.
   """
+  documents: list[encode.Document] = []
+  names: list[str] = []
+  size, skipped = 0, Counter[str]()
+  batch_ends = time.monotonic() + _BATCH_S
+
+  def batch(next_source: int, next_document: int) -> encode.Batch:
+    name = " to ".join(dict.fromkeys([*names[:1], *names[-1:]]))
+    return encode.Batch(documents, name, next_source, next_document, skipped)
+
   for index, source in enumerate(sources[first:], first):
-    documents: list[encode.Document] = []
-    size, skipped = 0, Counter[str]()
-    batch_ends = time.monotonic() + _BATCH_S
+    names.append(source.name)
     for number, document in enumerate(source.documents(done), done + 1):
       if isinstance(document, reading.Skipped):
         skipped[document.kind] += 1
@@ -220,17 +227,17 @@ def _batches(
       documents.append(document)
       size += len(document)
       if size >= tokens_left:
-        end = len(sources)
-        yield encode.Batch(documents, source.name, end, 0, skipped)
+        yield batch(len(sources), 0)
         return
       if size >= _BATCH_SIZE or time.monotonic() >= batch_ends:
-        yield encode.Batch(documents, source.name, index, number, skipped)
+        yield batch(index, number)
         tokens_left -= size
-        documents, size, skipped = [], 0, Counter[str]()
+        documents, names = [], [source.name]
+        size, skipped = 0, Counter[str]()
         batch_ends = time.monotonic() + _BATCH_S
-    yield encode.Batch(documents, source.name, index + 1, 0, skipped)
-    tokens_left -= size
     done = 0
+  if first < len(sources):
+    yield batch(len(sources), 0)
 
 
 def _write_part(path: epath.Path, held: Sequence[encode.Encoded]) -> None:

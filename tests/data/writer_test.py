@@ -79,7 +79,10 @@ def test_content_does_not_depend_on_workers(tmp_path, whole, parts, workers):
   got.verify()
 
 
-def test_killed_worker_leaves_an_unfinished_store_that_resumes(tmp_path, whole):
+def test_killed_worker_leaves_an_unfinished_store_that_resumes(
+  tmp_path, whole, monkeypatch
+):
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 1)
   out, others = str(tmp_path / "store"), multiprocessing.active_children()
 
   def kill_a_worker(index):
@@ -148,6 +151,25 @@ def test_a_large_source_is_encoded_piece_by_piece(tmp_path, monkeypatch):
   large = sources.Generated("large", "", made)
   writer.write(str(tmp_path / "s"), [large], TOKENIZER)
   assert sizes == [100] * 20 + [0]
+
+
+def test_small_sources_are_encoded_together(tmp_path, monkeypatch):
+  batches, encode_one = [], encode.encode
+
+  def recorded(batch, tokenizer):
+    batches.append((len(batch.documents), batch.name, batch.next_source))
+    return encode_one(batch, tokenizer)
+
+  monkeypatch.setattr(encode, "encode", recorded)
+  monkeypatch.setattr(writer, "_BATCH_SIZE", 100)
+  made = functools.partial(iter, ["the whale "])
+  small = [sources.Generated(str(i), "", made) for i in range(25)]
+  writer.write(str(tmp_path / "s"), small, TOKENIZER)
+  assert batches == [
+    (10, "0 to 9", 9),
+    (10, "9 to 19", 19),
+    (5, "19 to 24", 25),
+  ]
 
 
 @pytest.mark.parametrize("name", ["tokens", "boundaries"])
@@ -221,7 +243,7 @@ def test_what_is_before_a_document_that_cannot_be_read_is_kept(
   assert len([*(out / "parts").glob("*.npz")]) == 1
   read = []
   writer.write(str(out), _sources(read.append), TOKENIZER)
-  assert {*read} == {3}
+  assert {*read} == {1, 3}  # The first, to find its end.
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
