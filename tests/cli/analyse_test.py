@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from drope_jax.cli.analyses import bias as bias_command
+from drope_jax.cli.analyses import heads as heads_command
 from drope_jax.cli.analyses import recovery as command
 from drope_jax.cli.analyses import subject
 from drope_jax.data import corpus
@@ -159,6 +160,15 @@ def test_heads_frequencies_and_crop_of_random_weights(drope, config):
   assert crop.status == 0, crop.err
   cropped = [r for r in _found("crop")["rows"] if r["method"] == "crop"]
   assert {row["factor"] for row in cropped} == {1, 2}
+
+
+def test_another_model_after_is_refused_before_anything_is_read(
+  drope, config, monkeypatch
+):
+  monkeypatch.setattr(heads_command, "_Look", None)
+  ran = drope("analyse", config, "heads", "--after", "run", "--out", "out")
+  assert ran.status == 2
+  assert "--after must be the model after its drop, got run" in ran.err
 
 
 def test_recovery_of_a_run_with_saves(drope, here):

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     raise ValueError(f"--heads must be at least 1, got {args.heads}. Raise it.")
   factors = subject.factors(args.factors)
   model = subject.load(args)
+  dropped = _dropped(args, model)
   out = output.Output.open(args.out)
   with consoles.Console(stderr=True).status("") as status:
     look = _Look(args, model, status.update)
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     shown = [*semantic, *positional]
     profiles = look.profiles([f for f in factors if f > 1][:_PROFILES], shown)
     around = [row for f in factors for row in look.around(f, shown)]
-    after = _after(args, model, look)
+    after = look.text(dropped, dropped.config.positional, 1.0)
   activations = {"before": before.activations(), "after": after.activations()}
   scores = [dataclasses.asdict(head) | {"role": head.role} for head in scored]
   out.json(
@@ -137,10 +138,10 @@ class _Look:
     return [needle.prompt(s, subject.NEEDLES, encode) for s in samples]
 
 
-def _after(args, model: subject.Subject, look: _Look) -> heads.Text:
+def _dropped(args, model: subject.Subject) -> subject.Subject:
+  """Returns the model after its drop."""
   if args.after is None:
-    after = subject.without_positions(model)
-    return look.text(after, after.config.positional, 1.0)
+    return subject.without_positions(model)
   after = subject.of_checkpoint(paths.resolve(args.after))
   if (
     after.tokenizer.fingerprint != model.tokenizer.fingerprint
@@ -150,7 +151,7 @@ def _after(args, model: subject.Subject, look: _Look) -> heads.Text:
       f"--after must be the model after its drop, got {args.after}, which has "
       "another tokenizer or context. Name that model."
     )
-  return look.text(after, after.config.positional, 1.0)
+  return after
 
 
 def _of(rows, head: tuple[int, int]):
