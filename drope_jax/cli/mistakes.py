@@ -6,6 +6,7 @@ import os
 import re
 import socket
 
+from drope_jax import extras
 from drope_jax.exits import Exit, HostLost
 
 _DISK_FULL = {
@@ -35,10 +36,7 @@ def explain(error: Exception) -> str | None:
     isinstance(cause, ModuleNotFoundError) and cause.name == "gcsfs"
     for cause in causes
   ):
-    return (
-      "gs:// paths need the gcsfs library, which is missing. Install it with "
-      "`pip install 'drope_jax[gcs]'`."
-    )
+    return extras.missing("gcsfs", "gcs", "A gs:// path")
   if (cause := next(filter(_has_no_answer, causes), None)) is not None:
     return (
       f"Google Cloud Storage or the network did not answer ({_text(cause)}). "

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import importlib
-import types
 from typing import Any
 import uuid
 
 from etils import epath
 import jax
 
-from drope_jax import artifacts
+from drope_jax import artifacts, extras
 from drope_jax.train.context import Listener
 from drope_jax.train.recipe import Recipe
 
@@ -31,7 +29,10 @@ def listeners(
   Raises:
     ValueError: a tracker's library is not installed.
   """
-  modules = {name: _library(name) for name in dict.fromkeys(names)}
+  modules = {
+    name: extras.load(TRACKERS[name][0], "track", f"--track {name}")
+    for name in dict.fromkeys(names)
+  }
   with contextlib.ExitStack() as stack:
     trackers: list[Any] = []
     if jax.process_index() == 0:
@@ -107,14 +108,3 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     for name, value in line.items()
     if isinstance(value, (int, float)) and name != "step"
   }
-
-
-def _library(name: str) -> types.ModuleType:
-  library, _ = TRACKERS[name]
-  try:
-    return importlib.import_module(library)
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      f"--track {name} needs the {library} library, got none. Install it "
-      "with `pip install 'drope_jax[track]'`."
-    ) from error

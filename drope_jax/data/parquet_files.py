@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import io
 from typing import Any
 
+from drope_jax import extras
 from drope_jax.data import reading, text_lines
 
 # Few rows at a time: a dictionary column can repeat one long text.
@@ -21,10 +22,8 @@ def documents(
   try:
     import pyarrow.parquet  # Heavy, and only for this format.
   except ImportError as error:
-    raise ValueError(
-      f"Reading {name} needs pyarrow, which is not installed. "
-      "`pip install pyarrow`, or convert the file to .jsonl."
-    ) from error
+    message = extras.missing("pyarrow", "parquet", f"Reading {name}")
+    raise ValueError(message) from error
   limit = options.max_document_bytes
   # Parquet is read from its end, so compressed files are decompressed first.
   if not stream.seekable():

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from drope_jax import extras
 from drope_jax.perf import collectives
 from drope_jax.perf.collectives import Collective
 
@@ -64,10 +65,7 @@ def require_libtpu() -> None:
     ValueError: libtpu is not installed.
   """
   if importlib.util.find_spec("libtpu") is None:
-    raise ValueError(
-      "Compiling for a TPU needs libtpu, the TPU's compiler, which is not "
-      "installed. Run: pip install 'drope_jax[tpu]'"
-    )
+    raise ValueError(extras.missing("libtpu", "tpu", "Compiling for a TPU"))
 
 
 def prepare() -> None:

@@ -102,5 +102,5 @@ def test_a_missing_library_is_named_before_training(
   monkeypatch.setitem(sys.modules, library, None)
   ran = drope("train", "recipes/tiny.gin", "--track", name)
   assert ran.status == 2
-  want = f"--track {name} needs the {library} library, got none. Install it wi"
+  want = f"--track {name} needs the library {library}, which is missing. "
   assert want in ran.err and len(ran.err.splitlines()) == 1

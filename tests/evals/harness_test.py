@@ -374,9 +374,7 @@ def test_an_unknown_task_is_refused(lm, own_index):
 
 def test_a_missing_library_is_named(lm, monkeypatch):
   monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-  message = (
-    r"library lm_eval.tasks is missing. .*pip install 'drope_jax\[eval\]"
-  )
+  message = r"lm_eval.tasks, which is missing. .*pip install 'drope_jax\[eval\]"
   with pytest.raises(ValueError, match=message):
     _results(lm, "arc_easy")
 

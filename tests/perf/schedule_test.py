@@ -106,7 +106,7 @@ def test_a_dump_of_another_form_is_refused():
 
 def test_without_a_compiler_one_line_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match="Run: pip install 'drope_jax.tpu.'$"):
+  with pytest.raises(ValueError, match="pip install 'drope_jax.tpu.'`.$"):
     schedule.compiled("module:function", "v5e:2x2", {})
 
 

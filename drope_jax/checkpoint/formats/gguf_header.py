@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
+from drope_jax import extras
+
 T = TypeVar("T")
 
 MOST_BYTES = 64 * 2**20
@@ -67,13 +69,7 @@ def read(path: pathlib.Path) -> Header:
     ValueError: the `gguf` library is not installed; the file is not whole, not
       little-endian, or has a header beyond `MOST_BYTES`.
   """
-  try:
-    import gguf  # Of the extra "gguf"; nothing else here needs it.
-  except ImportError as error:
-    raise ValueError(
-      "GGUF files need the gguf library, got none. Install it with "
-      "`pip install 'drope_jax[gguf]'`."
-    ) from error
+  gguf = extras.load("gguf", "gguf", "A GGUF file")
   size = path.stat().st_size
   try:
     with path.open("rb") as file:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 import contextlib
-import importlib
 import io
 import logging
 import random
 from typing import Any
 
 import numpy as np
+
+from drope_jax import extras
 
 NAME = "lm_eval"
 
@@ -19,14 +20,7 @@ def module(name: str) -> Any:
   Raises:
     ValueError: lm_eval, or a library that it needs, is not installed.
   """
-  try:
-    return importlib.import_module(f"{NAME}.{name}")
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      "The eval harness needs lm-evaluation-harness, but the library "
-      f"{error.name} is missing. Install it with `pip install "
-      "'drope_jax[eval]'`."
-    ) from error
+  return extras.load(f"{NAME}.{name}", "eval", "lm-evaluation-harness")
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ import collections
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import difflib
-import importlib
 import logging
 import re
 import string
 from typing import Any
+
+from drope_jax import extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +34,9 @@ _CHINESE = _ENGLISH.union(
 )
 
 
-def imported(name: str) -> Any:
-  """Returns a library that some scores need.
-
-  Raises:
-    ValueError: it is not installed.
-  """
-  try:
-    return importlib.import_module(name)
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      f"LongBench's scores need the library {name}, which is missing. Install "
-      "it with `pip install 'drope_jax[eval]'`."
-    ) from error
+def library(name: str) -> Any:
+  """Returns a library that some scores need, see `extras.load`."""
+  return extras.load(name, "eval", "LongBench")
 
 
 def qa_f1(said: str, answer: str, classes: Sequence[str]) -> float:
@@ -63,7 +54,7 @@ def rouge_l(said: str, answer: str, classes: Sequence[str]) -> float:
 
   It is 0 too for a sentence of about a thousand words, where the library fails.
   """
-  rouge = imported("rouge").Rouge(metrics=["rouge-l"])
+  rouge = library("rouge").Rouge(metrics=["rouge-l"])
   try:
     found = rouge.get_scores([said], [answer], avg=True)
   except (RecursionError, ValueError):
@@ -131,7 +122,7 @@ def _words(text: str) -> list[str]:
 
 
 def _segments(text: str) -> list[str]:
-  jieba = imported("jieba")
+  jieba = library("jieba")
   jieba.setLogLevel(logging.WARNING)  # It tells of loading its dictionary.
   return jieba.lcut(text)
 
