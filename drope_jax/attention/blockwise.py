@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from drope_jax import softcapping
 from drope_jax.attention import bias
 from drope_jax.attention import scale as scales
 from drope_jax.attention.mask import Mask
@@ -206,8 +207,7 @@ def _block_attention(
     logits_GcT = jnp.matmul(
       q_GcD.reshape(G * count, D), k_DT, preferred_element_type=jnp.float32
     ).reshape(G, count, -1)
-    if soft_cap is not None:
-      logits_GcT = soft_cap * jnp.tanh(logits_GcT / soft_cap)
+    logits_GcT = softcapping.cap(logits_GcT, soft_cap)
     if slopes_G is not None:
       distance_cT = mask.distance_BST(rows, keys)[0].astype(jnp.float32)
       logits_GcT -= slopes_G[:, None, None] * distance_cT

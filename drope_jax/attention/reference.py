@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from drope_jax import softcapping
 from drope_jax.attention import bias
 from drope_jax.attention.mask import Mask
 from drope_jax.axes import Array
@@ -55,8 +56,7 @@ def logits(
   logits_BKGST = _product("bskgd,btkd->bkgst", q_BSKGD, k_BTKD)
   scale = jnp.asarray(scale)
   logits_BKGST *= scale[:, None, None, :, None] if scale.ndim else scale
-  if soft_cap is not None:
-    logits_BKGST = soft_cap * jnp.tanh(logits_BKGST / soft_cap)
+  logits_BKGST = softcapping.cap(logits_BKGST, soft_cap)
   everything = jnp.arange(S), jnp.arange(T)
   if slopes_H is not None:
     distance_BST = mask.distance_BST(*everything).astype(jnp.float32)

@@ -38,7 +38,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from drope_jax import trees
+from drope_jax import softcapping, trees
 from drope_jax.axes import Array
 from drope_jax.model import forward_pass, layers, packed, stack
 from drope_jax.model.cache import Cache
@@ -143,9 +143,7 @@ class Transformer(nnx.Module):
     logits_BSV = packed.product(
       *self.normed_and_kernel(x_BSM), result_dtype=jnp.float32
     )
-    if self.soft_cap is None:
-      return logits_BSV
-    return self.soft_cap * jnp.tanh(logits_BSV / self.soft_cap)
+    return softcapping.cap(logits_BSV, self.soft_cap)
 
   def normed_and_kernel(self, x_BSM: Array) -> tuple[Array, Matrix]:
     """Returns what logits are the product of, but for their cap.

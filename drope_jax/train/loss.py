@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from drope_jax import sharding
+from drope_jax import sharding, softcapping
 from drope_jax.axes import Array
 
 CHUNK_TOKENS = 2048
@@ -32,11 +32,6 @@ class _Options:
   z_loss: float
   teacher_weight: float
   soft_cap: float | None
-
-  def capped(self, logits_CV: Array) -> Array:
-    if self.soft_cap is None:
-      return logits_CV
-    return self.soft_cap * jnp.tanh(logits_CV / self.soft_cap)
 
 
 def summed(
@@ -148,7 +143,7 @@ def _on_one_device(
     taught_CV = jnp.matmul(
       teacher_x_CM, teacher_kernel_MV, preferred_element_type=jnp.float32
     )
-    taught_CV = options.capped(taught_CV)
+    taught_CV = softcapping.cap(taught_CV, options.soft_cap)
     top_C1 = top(taught_CV)
     e_CV = jnp.exp(taught_CV - top_C1)
     total_C1, ahead_C1 = _summed_over(
@@ -168,7 +163,7 @@ def _on_one_device(
     target_C1, weight_C1 = target_C[:, None] - first_id, weight_C[:, None]
     objective, nats, kl, d_kernel_MV = sums
     logits_CV = jnp.matmul(x_CM, kernel_MV, preferred_element_type=jnp.float32)
-    logits_CV = options.capped(logits_CV)
+    logits_CV = softcapping.cap(logits_CV, options.soft_cap)
     top_C1 = top(logits_CV)
     is_here_C1 = (target_C1 >= 0) & (target_C1 < V)
     here_C1 = jnp.where(is_here_C1, target_C1, 0)
@@ -199,7 +194,7 @@ def _on_one_device(
     # Exponentials again: to keep those above is a pass through memory more.
     d_logits_CV = jnp.exp(logits_CV - lse_C1) * d_lse_C1 - weight_C1 * wanted_CV
     if options.soft_cap is not None:
-      d_logits_CV *= 1 - jnp.square(logits_CV / options.soft_cap)
+      d_logits_CV *= softcapping.slope(logits_CV, options.soft_cap)
     d_logits_CV = d_logits_CV.astype(x_CM.dtype)
     # Of a transposed operand, XLA's CPU backend takes a slower product.
     x_MC = jax.lax.optimization_barrier(x_CM.T)

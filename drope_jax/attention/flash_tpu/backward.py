@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from drope_jax import softcapping
 from drope_jax.attention.flash_tpu import grid, logits, pipeline, tiles
 from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.flash_tpu.grid import Inputs, Step
@@ -261,12 +262,12 @@ def _kernel(names, blocks, code, group_size, soft_cap, *refs):
     def weigh(unit, products):
       logits_TS, d_weights_TS = products
       here = slice(unit.q, unit.q + blocks.unit_q)
-      capped_TS = logits.cap(logits_TS, soft_cap)
+      capped_TS = softcapping.cap(logits_TS, soft_cap)
       masked_TS = logits.mask_logits(capped_TS, unit, position)
       weights_TS = jnp.exp2(masked_TS - lse_1S[:, here])
       d_logits_TS = weights_TS * (d_weights_TS - delta_1S[:, here])
       if soft_cap is not None:
-        d_logits_TS *= 1 - jnp.square(capped_TS / soft_cap)
+        d_logits_TS *= softcapping.slope(capped_TS, soft_cap)
       return weights_TS.astype(v.dtype), d_logits_TS.astype(k.dtype)
 
     def end(unit, weighed):

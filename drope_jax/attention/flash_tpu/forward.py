@@ -9,6 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from drope_jax import softcapping
 from drope_jax.attention.flash_tpu import grid, logits, pipeline, tiles
 from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.flash_tpu.grid import Inputs, Step
@@ -173,7 +174,7 @@ def _kernel(names, blocks, code, soft_cap, *refs):
 
     def weigh(unit, logits_TS):
       here = unit.queries(blocks)
-      logits_TS = logits.cap(logits_TS, soft_cap)
+      logits_TS = softcapping.cap(logits_TS, soft_cap)
       logits_TS = logits.mask_logits(logits_TS, unit, position)
       before_1S = max_1S[:, here]
       now_1S = jnp.maximum(before_1S, logits_TS.max(0, keepdims=True))

@@ -1,4 +1,4 @@
-"""A unit's logits: their product, bias, soft cap and mask."""
+"""A unit's logits: their product, bias and mask."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -99,13 +99,6 @@ def bias_shift_1S(
     return 0.0
   query_1S = first + lax.broadcasted_iota(jnp.int32, (1, size), 1)
   return slope * query_1S.astype(jnp.float32)
-
-
-def cap(logits: Array, soft_cap: float | None) -> Array:
-  """Returns logits capped to (-soft_cap, soft_cap); unchanged if None."""
-  if soft_cap is None:
-    return logits
-  return soft_cap * jnp.tanh(logits / soft_cap)
 
 
 def column_TL(row_1T: Array) -> Array:
