@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 import rich.progress
 import rich.table
@@ -17,29 +17,57 @@ from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
 
 
-class TrainingProgress:
-  """Shows phase, steps, loss, tokens/s and time left.
+class _Progress:
+  """A context manager that shows a live line, or prints lines.
 
-  It is a context manager. If the output is not a terminal, it prints a line
-  about every tenth of a phase.
+  If the output is not a terminal, it prints a line about every tenth.
   """
 
-  def __init__(self, recipe: Recipe, console: consoles.Console):
+  def __init__(
+    self,
+    *columns: str | rich.progress.ProgressColumn,
+    console: consoles.Console,
+    transient: bool = False,
+  ):
     self._console = console
+    self._bar = rich.progress.Progress(
+      *columns,
+      console=console,
+      transient=transient,
+      disable=not console.is_terminal,
+      # The average of all: updates may come minutes or hours apart.
+      speed_estimate_period=math.inf,
+    )
+    self._tenths = 0
+
+  def _needs_line(self, done: int, whole: int) -> bool:
+    """Returns whether to print a line, as another tenth of `whole` is done."""
+    tenths = 10 * done // whole
+    if self._console.is_terminal or tenths <= self._tenths:
+      return False
+    self._tenths = tenths
+    return True
+
+  def __enter__(self) -> Self:
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.stop()
+
+
+class TrainingProgress(_Progress):
+  """Shows phase, steps, loss, tokens/s and time left, by phase."""
+
+  def __init__(self, recipe: Recipe, console: consoles.Console):
     ends = recipe.end_steps()
     self._phases = {
       phase.name: (end - phase.num_steps, phase.num_steps)
       for phase, end in zip(recipe.phases, ends, strict=True)
       if isinstance(phase, TrainPhase)
     }
-    self._bar = rich.progress.Progress(
-      *_columns(self._phases, console.width),
-      console=console,
-      speed_estimate_period=math.inf,  # Lines may come a minute apart.
-      disable=not console.is_terminal,
-    )
+    super().__init__(*_columns(self._phases, console.width), console=console)
     self._tasks: dict[str, rich.progress.TaskID] = {}
-    self._tenths: dict[str, int] = {}
 
   @property
   def renderable(self) -> rich.progress.Progress:
@@ -54,21 +82,13 @@ class TrainingProgress:
     fields = {key: line[key] for key in ("loss", "tokens_per_s")}
     if name not in self._tasks:
       self._tasks[name] = self._bar.add_task(name, total=steps, **fields)
+      self._tenths = 0
     self._bar.update(self._tasks[name], completed=done, **fields)
-    tenths = 10 * done // steps
-    if not self._console.is_terminal and tenths > self._tenths.get(name, 0):
-      self._tenths[name] = tenths
+    if self._needs_line(done, steps):
       self._console.print(
         f"{name} {done}/{steps}  loss {line['loss']:.3f}  "
         f"{line['tokens_per_s']:,.0f} tokens/s"
       )
-
-  def __enter__(self) -> "TrainingProgress":
-    self._bar.start()
-    return self
-
-  def __exit__(self, *_) -> None:
-    self._bar.stop()
 
 
 def _columns(
@@ -105,17 +125,11 @@ def _columns(
   return shown
 
 
-class SamplingProgress:
-  """Shows how many tokens are sampled, tokens/s and time left.
-
-  It is a context manager. If the output is not a terminal, it prints a line
-  about every tenth of the tokens.
-  """
+class SamplingProgress(_Progress):
+  """Shows how many tokens are sampled, tokens/s and time left."""
 
   def __init__(self, tokens: int, console: consoles.Console):
-    self._console = console
-    self._wanted = tokens
-    self._bar = rich.progress.Progress(
+    super().__init__(
       "sampling",
       rich.progress.BarColumn(bar_width=16),
       "{task.completed:,}/{task.total:,} tokens",
@@ -124,50 +138,35 @@ class SamplingProgress:
       "left",
       console=console,
       transient=True,
-      disable=not console.is_terminal,
-      speed_estimate_period=math.inf,
     )
+    self._wanted = tokens
     self._task: rich.progress.TaskID | None = None
-    self._tenths = 0
 
   def __call__(self, tokens: int) -> None:
     """Shows the number of tokens; the first call has those of earlier runs."""
-    tenths = 10 * tokens // self._wanted
     if self._task is None:
       self._first = time.monotonic(), tokens
       self._task = self._bar.add_task(
         "", total=self._wanted, completed=tokens, rate=0
       )
-      self._tenths = tenths
+      self._tenths = 10 * tokens // self._wanted
     started, had = self._first
     rate = (tokens - had) / (time.monotonic() - started + 1e-9)
     self._bar.update(self._task, completed=tokens, rate=rate)
-    if not self._console.is_terminal and tenths > self._tenths:
-      self._tenths = tenths
+    if self._needs_line(tokens, self._wanted):
       self._console.print(
         f"sampled {tokens:,} of {self._wanted:,} tokens  {rate:,.0f} tokens/s"
       )
 
-  def __enter__(self) -> "SamplingProgress":
-    self._bar.start()
-    return self
 
-  def __exit__(self, *_) -> None:
-    self._bar.stop()
-
-
-class EvaluationProgress:
+class EvaluationProgress(_Progress):
   """Shows the current step, how much is done, and the time left.
 
-  It is a context manager. Steps are weighted by their tokens. If the output is
-  not a terminal, it prints a line about every tenth of the tokens.
+  Steps are weighted by their tokens.
   """
 
   def __init__(self, steps: Sequence[Step], console: consoles.Console):
-    self._console = console
-    self._finished = sum(step.done for step in steps)
-    self._count = len(steps)
-    self._bar = rich.progress.Progress(
+    super().__init__(
       rich.progress.BarColumn(bar_width=16),
       "{task.fields[finished]}/{task.fields[count]}",
       rich.progress.TimeElapsedColumn(),
@@ -181,17 +180,15 @@ class EvaluationProgress:
         table_column=rich.table.Column(no_wrap=True, overflow="ellipsis"),
       ),
       console=console,
-      disable=not console.is_terminal,
-      # A step may take hours, so the speed is the average of all steps.
-      speed_estimate_period=math.inf,
     )
+    self._finished = sum(step.done for step in steps)
+    self._count = len(steps)
     # Steps done by an earlier start took no time, and do not count.
     self._tokens = sum(step.tokens for step in steps if not step.done)
     self._began_s = time.monotonic()
     self._task = self._bar.add_task(
       "", total=self._tokens, finished=self._finished, count=self._count
     )
-    self._tenths = 0
 
   @contextlib.contextmanager
   def __call__(self, step: Step) -> Iterator[OnRead]:
@@ -210,9 +207,7 @@ class EvaluationProgress:
     yield on_read
     self._finished += 1
     self._bar.update(self._task, completed=end, finished=self._finished)
-    tenths = 10 * int(end) // self._tokens
-    if not self._console.is_terminal and tenths > self._tenths:
-      self._tenths = tenths
+    if self._needs_line(int(end), self._tokens):
       self._console.print(
         f"evaluate {self._finished}/{self._count}: {step.name}{self._left()}"
       )
@@ -224,10 +219,3 @@ class EvaluationProgress:
     if left_s < 60:
       return ""
     return f", about {left_s / 60:,.0f} min left"
-
-  def __enter__(self) -> "EvaluationProgress":
-    self._bar.start()
-    return self
-
-  def __exit__(self, *_) -> None:
-    self._bar.stop()
