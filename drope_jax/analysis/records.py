@@ -9,6 +9,9 @@ from etils import epath
 
 METRICS = "metrics.jsonl"
 
+LOGGED = ("step", "phase", "tokens", "loss")
+"""Fields of every record of a training."""
+
 Log = tuple[Mapping[str, Any], ...]
 """Records of a metrics.jsonl, by increasing step."""
 

@@ -25,7 +25,6 @@ _FILES = (
   "samples.json",
   "heads.json",
 )
-_LOGGED = ("step", "phase", "tokens", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,11 @@ class Run:
   def rows(self) -> list[Mapping[str, Any]]:
     """The rows of results.json."""
     return self.results["rows"] if self.results else []
+
+  @property
+  def trainings(self) -> Mapping[str, records.Log]:
+    """The logs of the results' models; without them, the run's own."""
+    return self.logs or {self.name: self.metrics}
 
   @property
   def metrics_of(self) -> dict[str, tuple[Metric, ...]]:
@@ -139,13 +143,13 @@ def load(directory: str | os.PathLike) -> Run:
     records.require(heads, ("heads", "needle"), folder / "heads.json")
   return Run(
     name=folder.resolve().name,
-    metrics=tuple(records.read_metrics(folder, _LOGGED)),
+    metrics=tuple(records.read_metrics(folder, records.LOGGED)),
     results=results,
     damage=damage and damages.Damage.from_json(damage),
     samples=_samples(folder / "samples.json"),
     logs={
       path.name.removesuffix(f".{records.METRICS}"): tuple(
-        records.read(path, _LOGGED)
+        records.read(path, records.LOGGED)
       )
       for path in sorted(folder.glob(f"?*.{records.METRICS}"))
     },

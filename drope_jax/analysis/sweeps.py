@@ -17,7 +17,6 @@ from drope_jax.analysis.studies import recovery
 from drope_jax.evals import interface, intervals
 from drope_jax.evals.metric import SHARE
 
-_FIELDS = ("step", "phase", "tokens", "loss")
 _LAST = 0.05
 """Share of the last phase's records that its loss is the mean of."""
 _SEED = re.compile(r"_s\d+$")
@@ -84,7 +83,7 @@ def read(folder: pathlib.Path, labels: tuple[str, ...], seed: int) -> Training:
   Raises:
     ValueError: a file is damaged, or the log is empty.
   """
-  log = records.read_metrics(folder, _FIELDS)
+  log = records.read_metrics(folder, records.LOGGED)
   if not log:
     raise ValueError(
       f"A training of a sweep needs a record in {folder / records.METRICS}, "

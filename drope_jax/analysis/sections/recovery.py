@@ -12,11 +12,8 @@ def blocks(run: runs.Run) -> list[report.Block]:
 
   Loss on held-out text and loss on training batches are in separate plots.
   """
-  logs = dict(run.logs)
-  if not logs:
-    logs = {run.name: run.metrics}
-  starts = {n: runs.start_of(log, PHASE) for n, log in logs.items()}
-  logs = {n: log for n, log in logs.items() if starts[n] is not None}
+  starts = {n: runs.start_of(log, PHASE) for n, log in run.trainings.items()}
+  logs = {n: log for n, log in run.trainings.items() if starts[n] is not None}
   curves: dict[str, list[canvas.Curve]] = {"held_out_loss": [], "loss": []}
   looks = palette.looks((name, "model") for name in logs)
   for (name, _), look in looks.items():

@@ -13,9 +13,8 @@ def blocks(run: runs.Run) -> list[report.Block]:
   Tokens count from the drop, if there is one in the log (the paper's Figures 9
   and 10). Metrics without plots are left out.
   """
-  logs = dict(run.logs) or {run.name: run.metrics}
   by_metric: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
-  for name, log in logs.items():
+  for name, log in run.trainings.items():
     start = runs.start_of(log, recovery.PHASE) or 0
     after = [record for record in log if record["tokens"] > start]
     for metric, lines in records.scores(after).items():

@@ -16,8 +16,6 @@ from drope_jax.cli.analyses import subject
 from drope_jax.data import paths
 from drope_jax.evals import intervals
 
-_FIELDS = ("step", "phase", "tokens", "loss")
-
 
 def run(args: argparse.Namespace) -> None:
   """Describes a training by its log and its saves.
@@ -64,7 +62,7 @@ def _log(folder: epath.Path) -> records.Log:
   path = folder / records.METRICS
   if not path.exists():
     path = folder.parent / f"{folder.name}.{records.METRICS}"
-  log = tuple(records.read(path, _FIELDS))
+  log = tuple(records.read(path, records.LOGGED))
   if not log:
     raise FileNotFoundError(
       f"An analysis of recovery needs a run with {records.METRICS}, got "
