@@ -1,4 +1,4 @@
-"""Next-token loss of one sequence, with little memory."""
+"""Next-token loss of sequences, with little memory."""
 
 import jax
 
@@ -8,6 +8,15 @@ from drope_jax.model.config import ModelConfig
 
 CHUNK_TOKENS = 512
 """Tokens for which logits are held at a time."""
+
+
+def of_sequences(
+  config: ModelConfig, params: transformer.Params, tokens_BS: Array
+) -> Array:
+  """Returns loss_B, each sequence's mean, one after the other."""
+  return jax.lax.map(
+    lambda tokens_S: of_sequence(config, params, tokens_S), tokens_BS
+  )
 
 
 def of_sequence(

@@ -142,6 +142,4 @@ def _loss_without(
     )
   positional = patterns.with_schemes(config.positional, schemes)
   config = dataclasses.replace(config, positional=positional)
-  return jax.lax.map(
-    lambda tokens_S: loss.of_sequence(config, params, tokens_S), tokens_BS
-  ).mean()
+  return loss.of_sequences(config, params, tokens_BS).mean()

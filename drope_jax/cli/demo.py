@@ -201,10 +201,7 @@ def _recalibrate(
 @functools.partial(jax.jit, static_argnums=0)
 def _loss(config, params, tokens_BS):
   """Returns the excerpts' mean next-token loss in nats per token."""
-  return jax.lax.map(
-    lambda tokens_S: sequence_loss.of_sequence(config, params, tokens_S),
-    tokens_BS,
-  ).mean()
+  return sequence_loss.of_sequences(config, params, tokens_BS).mean()
 
 
 def _show_damage(damage: damages.Damage, console) -> None:

@@ -223,8 +223,6 @@ def _scores(
     return jnp.all(right_A | (at_A >= len(tokens_S)))
 
   return (
-    jax.lax.map(
-      lambda tokens_S: loss.of_sequence(config, params, tokens_S), tokens_BS
-    ),
+    loss.of_sequences(config, params, tokens_BS),
     jax.lax.map(recalled, tuple(asked)),
   )
