@@ -7,8 +7,6 @@ import numpy as np
 
 from drope_jax.positional import partial, rotary, scaling
 
-FACTORS = (2.0, 4.0, 8.0)
-
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -29,7 +27,7 @@ class Scaling:
   """What a method multiplies each pair's frequency by, at one length.
 
   Attributes:
-    method: "pi", "ntk" or "yarn", or the scheme's class name.
+    method: "pi", "ntk" or "yarn".
     factor: s, the target length over the trained one.
     gamma_F: omega' / omega, fastest pair first.
   """
@@ -57,7 +55,7 @@ def scalings(
   base: rotary.Rope,
   head_dim: int,
   trained_tokens: int,
-  factors: Sequence[float] = FACTORS,
+  factors: Sequence[float],
 ) -> tuple[Scaling, ...]:
   """Returns PI's, NTK-aware's and YaRN's gammas at each factor.
 
