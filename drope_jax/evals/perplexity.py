@@ -47,11 +47,7 @@ class Perplexity:
   def draw(self, order: Order) -> Mapping[int, Sequence[Sequence[int]]]:
     """Returns the ends of the same excerpts for each length."""
     longest = max(order.lengths) - len(order.prefix)
-    encoded = map(order.encode, order.documents)
-    try:
-      found = excerpts(encoded, longest, order.excerpts, order.seed)
-    except ValueError as error:
-      raise ValueError(f"Suite.excerpts: {error}") from error
+    found = ordered_excerpts(order, longest)
     return {
       length: sequences(found, length, order.prefix) for length in order.lengths
     }
@@ -64,6 +60,19 @@ class Perplexity:
   ) -> list[interface.Result]:
     """See the function `evaluate`."""
     return evaluate(lm, samples, condition)
+
+
+def ordered_excerpts(order: Order, tokens: int) -> list[list[int]]:
+  """Returns as many `excerpts` of its documents as an order asks for.
+
+  Raises:
+    ValueError: the documents hold fewer.
+  """
+  encoded = map(order.encode, order.documents)
+  try:
+    return excerpts(encoded, tokens, order.excerpts, order.seed)
+  except ValueError as error:
+    raise ValueError(f"Suite.excerpts: {error}") from error
 
 
 def excerpts(

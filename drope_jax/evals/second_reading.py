@@ -68,13 +68,7 @@ class SecondReading:
         f"{min(order.lengths)}. Test longer ones."
       )
     longest = max(order.lengths) - len(order.prefix)
-    encoded = map(order.encode, order.documents)
-    try:
-      found = perplexity.excerpts(
-        encoded, longest - passage, order.excerpts, order.seed
-      )
-    except ValueError as error:
-      raise ValueError(f"Suite.excerpts: {error}") from error
+    found = perplexity.ordered_excerpts(order, longest - passage)
     return {
       length: [
         Reading(
