@@ -40,7 +40,7 @@ def start(recipe: Recipe) -> manifests.Manifest:
     FileNotFoundError: there is no such checkpoint.
   """
   if recipe.model is not None:
-    return manifests.Manifest(model=recipe.model, tokenizer=None, lineage=())
+    return manifests.Manifest(recipe.model)
   assert recipe.init_from is not None  # A recipe has this or a model.
   return store.describe(paths.resolve(recipe.init_from))[0]
 

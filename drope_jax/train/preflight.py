@@ -202,8 +202,7 @@ def _measure(evaluator, phase, config, tokenizer_path, mesh) -> Measure:
       f"{phase.name}: TrainPhase.evals needs an evaluator, got none. Pass "
       "inference.measurement.Measurement to loop.run."
     )
-  manifest = Manifest(model=config, tokenizer=None, lineage=())
-  model = Model({}, manifest, tokenizer_path)
+  model = Model({}, Manifest(config), tokenizer_path)
   try:
     return evaluator(phase.evals, model, mesh, phase.compute_dtype)
   except (FileNotFoundError, ValueError) as error:
