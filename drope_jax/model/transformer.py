@@ -4,7 +4,7 @@
 its parameters, a nested dict that is the same in memory, in checkpoints and
 across meshes; the functions here take the two and build the module of them.
 
-Schema version 1 of the parameters; leaves under "layers" lead with N:
+The parameters, an on-disk format; leaves under "layers" lead with N:
 
   embed/table                              [V, M]
   embed/positions                          [P, M] of schemes with a table
@@ -47,8 +47,6 @@ from drope_jax.model.forward_pass import AttentionInputs, ForwardPass
 from drope_jax.model.packed import Matrix
 from drope_jax.positional import Nope
 from drope_jax.positional import pattern as patterns
-
-SCHEMA_VERSION = 1
 
 Params = dict[str, Any]
 
