@@ -116,7 +116,6 @@ class Slice:
         f"got way {self.way!r}, cluster {self.cluster!r} and location "
         f"{self.location!r}. Set all."
       )
-
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name in _NOT_OF[self.way] and value != field.default:

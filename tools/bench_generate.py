@@ -362,13 +362,9 @@ def _bounds(config: ModelConfig, args: argparse.Namespace) -> Measured:
   byte_s = _best(clock, jax.jit(jnp.sum), x) / x.nbytes
   flop_s = _best(clock, jax.jit(jnp.matmul), square, square) / (2 * n**3)
   work = args.batch * flops.of_prefill(config, args.prompt_tokens)
-  held = _weight_bytes(config)
-  return Measured(work * flop_s, held * byte_s, held / 2**20)
-
-
-def _weight_bytes(config: ModelConfig) -> int:
   shapes = trees.flatten(transformer.param_shapes(config))
-  return sum(4 * leaf.size for leaf in shapes.values())
+  held = trees.num_bytes(shapes.values())
+  return Measured(work * flop_s, held * byte_s, held / 2**20)
 
 
 def _best(clock: Callable, function: Callable, *inputs: jax.Array) -> float:

@@ -126,7 +126,7 @@ def spikes(log: records.Log, found: Sequence[recovery.Spike]) -> Figure:
   )
   grid = np.atleast_1d(fig.subplots(len(shown), 1, sharex=True))
   for ax, (field, label) in zip(grid, shown.items(), strict=True):
-    _steps(ax, *recovery.points(log, field))
+    ax.plot(*recovery.points(log, field), color=canvas.INK, lw=0.8)
     ax.set_ylabel(label)
   grid[0].plot(
     [spike.tokens for spike in found],
@@ -139,7 +139,3 @@ def spikes(log: records.Log, found: Sequence[recovery.Spike]) -> Figure:
   grid[-1].set_xlabel("training tokens")
   grid[-1].xaxis.set_major_formatter(canvas.TOKENS)
   return fig
-
-
-def _steps(ax: axes.Axes, tokens: np.ndarray, values: np.ndarray) -> None:
-  ax.plot(tokens, values, color=canvas.INK, lw=0.8)

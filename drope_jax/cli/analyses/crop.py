@@ -15,7 +15,7 @@ from drope_jax.evals import steps
 from drope_jax.evals import suite as suites
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
-from drope_jax.positional import Rope
+from drope_jax.positional import Rope, scaling
 
 _SHOWN = {
   ("perplexity", "tail_loss"): "loss of the last context (nats)",
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
   factors = subject.factors(args.factors)
   model = subject.load(args)
   is_rope = isinstance(model.config.positional, Rope)
-  scalings = ("pi", "ntk", "yarn") if is_rope else ()
+  scalings = scaling.STRETCHES if is_rope else ()
   suite = suites.Suite(
     evals=("perplexity", "multi_key"),
     methods=("model", *scalings, "crop"),
