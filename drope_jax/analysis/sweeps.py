@@ -12,9 +12,8 @@ import numpy as np
 
 from drope_jax.analysis import canvas, paired, palette, records, runs
 from drope_jax.analysis.canvas import Figure
-from drope_jax.analysis.sections.scores import describe
 from drope_jax.analysis.studies import recovery
-from drope_jax.evals import interface, intervals
+from drope_jax.evals import interface, intervals, registry
 from drope_jax.evals.metric import SHARE
 
 _LAST = 0.05
@@ -154,7 +153,7 @@ def digits(name: str) -> int:
 def _is_share(name: str) -> bool:
   task, _, rest = name.partition(" ")
   metric = rest.partition(" ")[0]
-  return metric == "accuracy" or describe(task, metric).unit == SHARE
+  return metric == "accuracy" or registry.metric(task, metric).unit == SHARE
 
 
 def table(trainings: Iterable[Training], references: Results = ()) -> Table:

@@ -13,7 +13,7 @@ from drope_jax.evals import (
   second_reading,
   sliding,
 )
-from drope_jax.evals.metric import Metric
+from drope_jax.evals.metric import NATS, Metric
 from drope_jax.evals.task import Group, Task
 
 _ALL: tuple[Task, ...] = (
@@ -79,6 +79,12 @@ def tasks(evals: Iterable[str | Group]) -> tuple[Task, ...]:
 def metrics(task: str) -> tuple[Metric, ...]:
   """Returns the metrics of a task by its name; () for a name not in `TASKS`."""
   return TASKS[task].metrics if task in TASKS else ()
+
+
+def metric(task: str, name: str) -> Metric:
+  """Returns one of a task's metrics; for an unknown one, the name alone."""
+  known = {metric.name: metric for metric in metrics(task)}
+  return known.get(name, Metric(name, name, "", NATS, False))
 
 
 def _expand(entry: str | Group) -> tuple[Task, ...]:

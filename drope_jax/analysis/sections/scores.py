@@ -4,7 +4,7 @@ from drope_jax.analysis import canvas, palette, records, report, runs
 from drope_jax.analysis.plots import training
 from drope_jax.analysis.sections import recovery
 from drope_jax.evals import registry
-from drope_jax.evals.metric import NATS, SHARE, Metric
+from drope_jax.evals.metric import SHARE
 
 
 def blocks(run: runs.Run) -> list[report.Block]:
@@ -25,19 +25,13 @@ def blocks(run: runs.Run) -> list[report.Block]:
   return [
     _plot(task, metric, lines)
     for (task, metric), lines in by_metric.items()
-    if describe(task, metric).plots
+    if registry.metric(task, metric).plots
     and any(len(points) > 1 for points in lines.values())
   ]
 
 
-def describe(task: str, metric: str) -> Metric:
-  """Returns what reports say of a metric; its name, if it is unknown."""
-  known = {m.name: m for m in registry.metrics(task)}
-  return known.get(metric, Metric(metric, metric, "", NATS, False))
-
-
 def _plot(task, metric, lines):
-  described = describe(task, metric)
+  described = registry.metric(task, metric)
   looks = palette.looks((line, "model") for line in lines)
   curves = [
     canvas.Curve(look, *zip(*lines[line], strict=True))

@@ -8,8 +8,8 @@ import numpy as np
 
 from drope_jax.analysis import canvas, palette, records
 from drope_jax.analysis.canvas import Curve, Figure
-from drope_jax.analysis.sections import scores
 from drope_jax.analysis.studies import recovery
+from drope_jax.evals import registry
 from drope_jax.evals.metric import SHARE
 
 
@@ -99,7 +99,7 @@ def _benchmark(
   metric: tuple[str, str],
   lines: Mapping[str, Sequence[tuple[float, float]]],
 ) -> None:
-  described = scores.describe(*metric)
+  described = registry.metric(*metric)
   looks = palette.looks((where, "model") for where in lines)
   for points, look in zip(lines.values(), looks.values(), strict=True):
     canvas.line(ax, Curve(look, *zip(*points, strict=True)))
