@@ -1,12 +1,13 @@
 """Reading and writing a checkpoint's files with Orbax."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import errno
 import glob
 import json
 import os
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -19,6 +20,8 @@ from drope_jax.data import paths, whole_file
 from drope_jax.model import transformer
 
 Path = str | os.PathLike
+Checksums = Mapping[str, str]
+"""By path, as `checksums` makes them."""
 
 PARAMS, REST, TOKENIZER = "params", "rest", "tokenizer"
 METADATA = "_CHECKPOINT_METADATA"
@@ -31,7 +34,13 @@ _QUIET_S = 1.0
 """How long no file may appear before an interrupted save counts as ended."""
 
 
-def save(directory, items, metadata, context, stop=None):
+def save(
+  directory: epath.Path,
+  items: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+  context: ocp.Context,
+  stop: Callable[[], None] | None = None,
+) -> None:
   """Writes a new checkpoint; removes it if that fails or is interrupted.
 
   An unfinished checkpoint can be large, and may have filled the disk. `stop`
@@ -60,7 +69,9 @@ def save(directory, items, metadata, context, stop=None):
     raise
 
 
-def describe(checkpoint, remedy=None):
+def describe(
+  checkpoint: epath.Path, remedy: str | None = None
+) -> tuple[Manifest, Any, Checksums]:
   """Returns the manifest, each parameter's shape and dtype, and the checksums.
 
   Checkpoints of early versions have no checksums.
@@ -79,7 +90,9 @@ def describe(checkpoint, remedy=None):
     raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def read_stored(checkpoint, remedy=None):
+def read_stored(
+  checkpoint: epath.Path, remedy: str | None = None
+) -> tuple[dict[str, Any], Any, Checksums]:
   """Returns the same as `describe`, but the manifest as its JSON data.
 
   Raises:
@@ -102,7 +115,9 @@ def read_stored(checkpoint, remedy=None):
   return data, shapes, saved
 
 
-def items(arrays, manifest, tokenizer_path):
+def items(
+  arrays: dict[str, Any], manifest: Manifest, tokenizer_path: Path | None
+) -> dict[str, Any]:
   """Returns everything that goes into a checkpoint, by name, after checks."""
   trees.require_same_leaves(
     transformer.param_shapes(manifest.model), arrays[PARAMS], "this checkpoint"
@@ -112,13 +127,13 @@ def items(arrays, manifest, tokenizer_path):
       "A manifest needs its tokenizer's file, and a file its manifest, got "
       f"{manifest.tokenizer} and {tokenizer_path}. Pass both or neither."
     )
-  if tokenizer_path is None:
+  if tokenizer_path is None or manifest.tokenizer is None:
     return arrays
   files = tokenizer_file.collect(absolute(tokenizer_path), manifest.tokenizer)
   return arrays | {TOKENIZER: files}
 
 
-def metadata(manifest, arrays=None):
+def metadata(manifest: Manifest, arrays: Any = None) -> dict[str, Any]:
   """Returns the custom metadata of a checkpoint: manifest and checksums."""
   data = manifest.to_json()
   found = checksums.of_arrays(arrays) if arrays is not None else {}
@@ -128,7 +143,7 @@ def metadata(manifest, arrays=None):
   }
 
 
-def replace_manifest(checkpoint, manifest):
+def replace_manifest(checkpoint: epath.Path, manifest: Manifest) -> None:
   """Writes another manifest into a checkpoint, completely or not at all."""
   file = checkpoint / METADATA
   content = json.loads(file.read_text())
@@ -139,7 +154,7 @@ def replace_manifest(checkpoint, manifest):
   whole_file.write(file, json.dumps(content).encode())
 
 
-def check(arrays, saved):
+def check(arrays: Any, saved: Checksums) -> None:
   """Raises ValueError, naming the arrays, if they differ from those `saved`."""
   if saved:
     checksums.require_same(checksums.of_arrays(arrays), saved)
@@ -161,7 +176,7 @@ def reading(path: epath.Path, remedy: str | None = None) -> Iterator[None]:
     ) from error
 
 
-def abstract(leaf):
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   """Returns how to read a leaf: with its sharding, or onto the first device."""
   return jax.ShapeDtypeStruct(
     leaf.shape,
@@ -170,7 +185,7 @@ def abstract(leaf):
   )
 
 
-def first_device():
+def first_device() -> jax.sharding.Sharding:
   """Returns the sharding of an array on the first local device."""
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -203,7 +218,7 @@ def absolute(path: Path) -> epath.Path:
   return path.expanduser().absolute()
 
 
-def is_interrupted(directory):
+def is_interrupted(directory: epath.Path) -> bool:
   """Returns whether a save to a bucket ended here before its last two files."""
   if not paths.in_bucket(directory):
     return False
@@ -213,7 +228,7 @@ def is_interrupted(directory):
   )
 
 
-def _remove_unfinished(directory, quiet_s):
+def _remove_unfinished(directory: epath.Path, quiet_s: float) -> None:
   """Removes a checkpoint, by either name, until none appears for `quiet_s`.
 
   If one array cannot be written, Orbax raises while others are being written.
