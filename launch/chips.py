@@ -159,8 +159,5 @@ def parse(name: str) -> Shape:
     chips, rest = divmod(int(found[2]), chip.named)
     if chips in chip.grids and not rest:
       return Shape(name, found[1], chips)
-  known = "; ".join(
-    f"{kind}-{{{','.join(str(n * chip.named) for n in chip.grids)}}}"
-    for kind, chip in CHIPS.items()
-  )
+  known = slices.names(CHIPS)
   raise ValueError(f"slice must be one of {known}, got {name!r}. Name one.")

@@ -1,5 +1,6 @@
 """TPU slices by their names in Google Cloud."""
 
+from collections.abc import Mapping
 import dataclasses
 import re
 from typing import Any
@@ -103,11 +104,19 @@ def parse(name: str) -> Slice:
     if chips in chip.grids and not rest:
       slices = int(found[1] or 1)
       return Slice(name, found[2], slices, slices * chips)
-  known = "; ".join(
-    f"{kind}-{{{','.join(str(n * chip.named) for n in chip.grids)}}}"
-    for kind, chip in CHIPS.items()
-  )
   raise ValueError(
-    f"A topology must be one of {known}, or several as 2xv5e-256, got "
+    f"A topology must be one of {names(CHIPS)}, or several as 2xv5e-256, got "
     f"{name!r}. Name one of these."
+  )
+
+
+def names(chips: Mapping[str, Any]) -> str:
+  """Returns the names of all single slices, for a message.
+
+  Args:
+    chips: by kind, each with `named` and `grids` as of `Chip`.
+  """
+  return "; ".join(
+    f"{kind}-{{{','.join(str(n * chip.named) for n in chip.grids)}}}"
+    for kind, chip in chips.items()
   )
