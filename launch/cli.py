@@ -40,7 +40,7 @@ from launch import (
 )
 from launch import watch as watching
 from launch.commands import Run
-from launch.hosts import flags, script
+from launch.hosts import bootstrap, flags, script
 from launch.slice import Slice
 
 _ENDED_WELL = (states.Phase.FINISHED, states.Phase.STOPPED)
@@ -130,7 +130,7 @@ def _logs(rented: Slice, args: argparse.Namespace, do: Run) -> None:
   if attempt is None:
     given = order.read(rented, do)
     attempt = given.attempt if given else 1
-  where = f"{rented.folder}/logs/{attempt}/{number}-{worker}.log"
+  where = bootstrap.log_url(rented.folder, attempt, f"{number}-{worker}")
   text = bucket.read(where, do)
   if args.dry_run:
     return

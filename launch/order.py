@@ -6,6 +6,7 @@ from typing import Any
 
 from launch import bucket
 from launch.commands import Command, Run
+from launch.hosts import bootstrap
 from launch.slice import Slice
 
 
@@ -50,12 +51,12 @@ class Order:
 
 def url(rented: Slice) -> str:
   """Returns the address of the order."""
-  return f"{rented.folder}/run.json"
+  return bootstrap.order_url(rented.folder)
 
 
 def records(rented: Slice, run: str, attempt: int) -> str:
   """Returns the folder of the records of an attempt of a run."""
-  return f"{rented.folder}/hosts/{run}/{attempt}"
+  return bootstrap.records(rented.folder, run, attempt)
 
 
 def write(

@@ -195,12 +195,14 @@ class Agent:
 
   def _read_order(self) -> dict[str, Any]:
     """Returns the order; the last one, where it was removed."""
-    found = bootstrap.get(f"{self._folder}/run.json")
+    found = bootstrap.get(bootstrap.order_url(self._folder))
     return self._order if found is None else json.loads(found)
 
   def _where(self, name: str) -> str:
     """Returns the address of a host's record of the attempt."""
-    return f"{bootstrap.records(self._folder, self._order)}/{name}.json"
+    order = self._order
+    where = bootstrap.records(self._folder, order["id"], order["attempt"])
+    return f"{where}/{name}.json"
 
   def _tell(self, **changes: Any) -> None:
     """Writes this host's record of the attempt, with changes."""
@@ -223,7 +225,7 @@ class _LogSender:
   def __init__(
     self, folder: str, project: str, where: place.Place, attempt: int
   ):
-    self._object = f"{folder}/logs/{attempt}/{where.name}.log"
+    self._object = bootstrap.log_url(folder, attempt, where.name)
     self._run = folder.rpartition("/")[2]
     self._project, self._place = project, where
     self._sent = 0

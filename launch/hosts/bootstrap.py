@@ -136,9 +136,19 @@ def main() -> None:
     raise SystemExit(f"the start-up script failed: {said}") from error
 
 
-def records(folder: str, order: dict) -> str:
-  """Returns the folder of the records of an order's attempt."""
-  return f"{folder}/hosts/{order['id']}/{order['attempt']}"
+def order_url(folder: str) -> str:
+  """Returns the address of the order in a folder."""
+  return f"{folder}/run.json"
+
+
+def records(folder: str, run: str, attempt: int) -> str:
+  """Returns the folder of the hosts' records of an attempt of a run."""
+  return f"{folder}/hosts/{run}/{attempt}"
+
+
+def log_url(folder: str, attempt: int, place: str) -> str:
+  """Returns the address of the log of a host, SLICE-WORKER, in an attempt."""
+  return f"{folder}/logs/{attempt}/{place}.log"
 
 
 def report(error: Exception, folder: str | None, order: dict | None) -> str:
@@ -158,7 +168,8 @@ def report(error: Exception, folder: str | None, order: dict | None) -> str:
   content = json.dumps({**record, "updated": time.time()}).encode() + b"\n"
   if folder and order:
     try:
-      put(f"{records(folder, order)}/startup-{host}.json", content)
+      where = records(folder, order["id"], order["attempt"])
+      put(f"{where}/startup-{host}.json", content)
       return said
     except NO_ANSWER:
       traceback.print_exc()
@@ -170,11 +181,12 @@ def report(error: Exception, folder: str | None, order: dict | None) -> str:
 
 def _await_order(folder: str) -> dict:
   """Returns what `run` wrote, once it has."""
+  url = order_url(folder)
   while True:
-    found = get(f"{folder}/run.json")
+    found = get(url)
     if found is not None:
       return json.loads(found)
-    print(f"waiting for {folder}/run.json", flush=True)
+    print(f"waiting for {url}", flush=True)
     time.sleep(_ASK_AGAIN_S)
 
 
