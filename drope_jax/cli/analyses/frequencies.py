@@ -19,16 +19,7 @@ def run(args: argparse.Namespace) -> None:
   factors = subject.factors(args.factors)
   model = subject.load(args)
   config = model.config
-  tokens_BS = subject.excerpts(
-    model, args.text, args.sequences, config.context_tokens, seed=0
-  )
-  samples = subject.prompts(
-    model,
-    subject.documents_of(args.text),
-    args.prompts,
-    config.context_tokens,
-  )
-  asked = pairs.questions(samples, model.tokenizer.encode)
+  tokens_BS, asked = subject.for_pairs(model, args)
   out = output.Output.open(args.out)
   with consoles.Console(stderr=True).status("") as status:
     found = pairs.measure(

@@ -83,13 +83,9 @@ def _saves(args, folder: epath.Path, log: records.Log) -> list[recovery.Save]:
     for done, step in enumerate(steps, 1):
       status.update(f"reading save {done} of {len(steps)}")
       model = subject.of_checkpoint(folder / str(step))
-      context = model.config.context_tokens
-      tokens_BS = subject.excerpts(model, args.text, args.sequences, context, 0)
-      documents = subject.documents_of(args.text)
-      samples = subject.prompts(model, documents, args.prompts, context)
-      asked = pairs.questions(samples, model.tokenizer.encode)
+      tokens_BS, asked = subject.for_pairs(model, args)
       scores = pairs.scores(model.config, model.params, tokens_BS, asked)
-      recalled = int(np.sum(scores.recalled_P))
+      recalled, count = int(np.sum(scores.recalled_P)), len(scores.recalled_P)
       if not found:  # The log counts from the start of the run.
         before = (model.trained_tokens or 0) - np.interp(step, at, read)
       found.append(
@@ -97,8 +93,8 @@ def _saves(args, folder: epath.Path, log: records.Log) -> list[recovery.Save]:
           step,
           round((model.trained_tokens or 0) - before),
           float(scores.loss_B.mean()),
-          recalled / len(samples),
-          *intervals.wilson(recalled, len(samples)),
+          recalled / count,
+          *intervals.wilson(recalled, count),
         )
       )
   return found

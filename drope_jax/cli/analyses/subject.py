@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from drope_jax.analysis.studies import pairs
 from drope_jax.axes import Array
 from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import model as models
@@ -201,6 +202,20 @@ def excerpts(
   documents = map(subject.tokenizer.encode, documents_of(text))
   found = perplexity.excerpts(documents, tokens, count, seed)
   return jnp.asarray(found, jnp.int32)
+
+
+def for_pairs(
+  subject: Subject, args: argparse.Namespace
+) -> tuple[Array, pairs.Questions]:
+  """Returns excerpts and questions, as `pairs` takes them.
+
+  Both are of the trained context. Args and errors are those of `excerpts` and
+  `prompts`.
+  """
+  tokens = subject.config.context_tokens
+  tokens_BS = excerpts(subject, args.text, args.sequences, tokens, seed=0)
+  samples = prompts(subject, documents_of(args.text), args.prompts, tokens)
+  return tokens_BS, pairs.questions(samples, subject.tokenizer.encode)
 
 
 def documents_of(text: Sequence[str] | None) -> list[str]:
