@@ -12,7 +12,6 @@ import itertools
 import os
 import pathlib
 import platform
-import types
 from typing import Any
 
 from etils import epath
@@ -94,8 +93,7 @@ def describe(
 
 
 def differences(
-  facts: Mapping[int, Mapping[str, Any]],
-  host_names: Mapping[int, str] = types.MappingProxyType({}),
+  facts: Mapping[int, Mapping[str, Any]], host_names: Mapping[int, str]
 ) -> str | None:
   """Returns the items in which processes differ, each by its first field.
 

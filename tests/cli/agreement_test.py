@@ -18,7 +18,7 @@ def _describe(*bindings, out="run", data=None, from_step=None):
 
 
 def _of(*facts):
-  return agreement.differences(dict(enumerate(facts)))
+  return agreement.differences(dict(enumerate(facts)), host_names={})
 
 
 def test_processes_alike_agree(here):
