@@ -17,7 +17,6 @@ from drope_jax import parameters
 from drope_jax.checkpoint.formats import leaves, rope_layout
 from drope_jax.checkpoint.formats.hf_choices import (
   AttentionType,
-  CappedLogits,
   Choice,
   Constant,
   Embeddings,
@@ -25,9 +24,12 @@ from drope_jax.checkpoint.formats.hf_choices import (
   Heads,
   Multipliers,
   Norms,
-  NoSoftmaxScale,
   ParallelNorms,
   QkNorm,
+)
+from drope_jax.checkpoint.formats.hf_logits import (
+  CappedLogits,
+  NoSoftmaxScale,
   QueryPreAttnScalar,
   ScaleByHead,
   SoftmaxScale,
