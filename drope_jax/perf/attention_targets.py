@@ -138,15 +138,8 @@ def splash(
     splash_attention_mask,
   )
 
-  q, k, k_compute = block
   sizes = splash_attention_kernel.BlockSizes(
-    block_q=q,
-    block_kv=k,
-    block_kv_compute=k_compute,
-    block_q_dkv=q,
-    block_kv_dkv=k,
-    block_kv_dkv_compute=k_compute,
-    use_fused_bwd_kernel=True,
+    **_block_sizes(block), use_fused_bwd_kernel=True
   )
   mask = splash_attention_mask.CausalMask((tokens, tokens))
   if window is not None:
@@ -167,20 +160,25 @@ def tokamax(tokens: int, head_dim: int, block: Sequence[int]):
     splash_attention_mask,
   )
 
-  q, k, k_compute = block
   config = splash_attention_kernel.SplashConfig(
-    block_q=q,
-    block_kv=k,
-    block_kv_compute=k_compute,
-    block_q_dkv=q,
-    block_kv_dkv=k,
-    block_kv_dkv_compute=k_compute,
-    use_experimental_scheduler=True,
+    **_block_sizes(block), use_experimental_scheduler=True
   )
   attend = splash_attention_kernel.make_splash_mha_single_device(
     splash_attention_mask.CausalMask((tokens, tokens)), config=config
   )
   return _gradient(attend), _heads_first(tokens, head_dim)
+
+
+def _block_sizes(block: Sequence[int]) -> dict[str, int]:
+  q, k, k_compute = block
+  return {
+    "block_q": q,
+    "block_kv": k,
+    "block_kv_compute": k_compute,
+    "block_q_dkv": q,
+    "block_kv_dkv": k,
+    "block_kv_dkv_compute": k_compute,
+  }
 
 
 def _gradient(attend):
