@@ -293,6 +293,11 @@ def doublings(
   ax.xaxis.set_major_formatter(formatter)
 
 
+def in_whole_numbers(ax: axes.Axes) -> None:
+  """Puts x's ticks at whole numbers, as of layers, heads or pairs."""
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+
+
 def in_percent(ax: axes.Axes) -> None:
   """Makes y an axis of shares in 0 to 1, shown in percent."""
   ax.set_ylim(-0.03, 1.03)

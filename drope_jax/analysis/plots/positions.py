@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import matplotlib
-from matplotlib import ticker
 import numpy as np
 
 from drope_jax.analysis import canvas, frequencies, palette
@@ -34,7 +33,7 @@ def frequency_scaling(
   canvas.at_left(ax, 1 / factor, f"1/{factor:g}")
   ax.set_xlabel("rotary pair (fast to slow)")
   ax.set_ylabel("frequency scaling γ = ω′/ω")
-  ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  canvas.in_whole_numbers(ax)
   ax.legend(loc="upper right")
   return fig
 
@@ -59,7 +58,7 @@ def damage(report: damages.Damage) -> Figure:
       canvas.at_left(ax, report.before.uniform_entropy, "uniform")
       ax.margins(y=0.16)
     ax.set_title(title)
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    canvas.in_whole_numbers(ax)
   for ax in axes[1]:
     ax.set_xlabel("layer")
   canvas.legend(fig, axes.flat[0])
@@ -87,7 +86,7 @@ def pair_damage(pairs: pair_damages.PairDamage) -> Figure:
   ax.axhline(0, color=canvas.INK, lw=0.8)
   ax.set_xlabel("rotary pair (fast to slow)")
   ax.set_ylabel("loss it alone is worth (nats)")
-  ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  canvas.in_whole_numbers(ax)
   canvas.legend(fig, ax)
   return fig
 

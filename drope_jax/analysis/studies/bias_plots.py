@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
-from matplotlib import axes, ticker
+from matplotlib import axes
 import numpy as np
 
 from drope_jax.analysis import canvas, palette
@@ -43,7 +43,7 @@ def by_layer(measured: Measured, fields: Sequence[str]) -> Figure:
         ax.fill_between(
           curve.x, curve.low, curve.high, color=look.color, alpha=0.15, lw=0
         )
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    canvas.in_whole_numbers(ax)
 
   return _grid(next(iter(measured.values()))[0], fields, "layer", draw)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-from matplotlib import ticker
 import numpy as np
 
 from drope_jax.analysis import canvas, palette
@@ -88,7 +87,7 @@ def first_token(
   right.set_ylim(bottom=0)
   for ax in (left, right):
     ax.set_xlabel("layer")
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    canvas.in_whole_numbers(ax)
   canvas.legend(fig, left)
   return fig
 

@@ -31,7 +31,7 @@ def scalings(
       canvas.line(ax, curve, markevery=max(len(index) // 8, 1))
     ax.set_ylim(0, 1.08)
     ax.set_xlabel("pair (fast to slow)")
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    canvas.in_whole_numbers(ax)
   grid[0].set_ylabel("γ = ω′/ω")
   return fig
 
@@ -74,6 +74,6 @@ def costs(found: Pairs) -> Figure:
   grid[1].set_ylabel("retrieval falls by")
   grid[1].yaxis.set_major_formatter(ticker.PercentFormatter(1))
   grid[1].set_xlabel("rotary pair (fast to slow)")
-  grid[1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  canvas.in_whole_numbers(grid[1])
   canvas.legend(fig, grid[0])
   return fig
