@@ -298,7 +298,9 @@ def describe(path: Path, *, check: bool = False) -> tuple[Manifest, Any]:
   return (_checked if check else files.describe)(locate(path))[:2]
 
 
-def _checked(checkpoint: epath.Path) -> tuple[Manifest, Any, dict[str, str]]:
+def _checked(
+  checkpoint: epath.Path,
+) -> tuple[Manifest, Any, files.Checksums]:
   """Returns what `files.describe` does, if the config has such parameters."""
   manifest, stored, saved = files.describe(checkpoint)
   trees.require_same_leaves(
