@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.attention.flash_tpu import backward, blocks, tiles
+from drope_jax.attention.flash_tpu import backward, blocks, forward, tiles
 from drope_jax.attention.flash_tpu.blocks import Blocks
 from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.attention.mask import Mask
+from drope_jax.attention.rotation import Rotation
 from drope_jax.perf import chips, schedule
 
 Direction = Literal["forward", "backward"]
@@ -136,12 +137,19 @@ def flash_cycles(
     option: "window" and "segments" are of `MASK_TOKENS`; others are causal.
     group_size: query heads that share a key/value head.
   """
+  q_BHSD, k_BKTD = (
+    jax.ShapeDtypeStruct((1, heads, tokens, head_dim), jnp.bfloat16)
+    for heads in (group_size, 1)
+  )
+  table = jax.ShapeDtypeStruct((1, 2, tokens, head_dim), jnp.float32)
+  index = jax.ShapeDtypeStruct((1,), jnp.int32)
+  rotation = Rotation(table, table, index) if option == "rotation" else None
+  inputs = Inputs(q_BHSD, k_BKTD, k_BKTD, Mask(), None, rotation)
   division = division.fitted(tokens, tokens)
   if direction == "forward":
-    calls, heads = [_forward_call(division, tokens, option)], 1
+    calls, heads = [_forward_call(inputs, division, option)], 1
   else:
-    calls = _backward_calls(division, tokens, head_dim, option, group_size)
-    heads = group_size
+    calls, heads = _backward_calls(inputs, division, option), group_size
   return sum(_call_cycles(direction, kernel, *call) for call in calls) / heads
 
 
@@ -154,22 +162,18 @@ def _mask(option: str, queries: int, keys: int) -> Mask:
   return Mask(q_segment_BS=q_BS, k_segment_BT=k_BT)
 
 
-def _forward_call(division, tokens, option):
+def _forward_call(inputs, division, option):
+  tokens = inputs.q_BHSD.shape[2]
+  division = forward.division(inputs, division)
   S, T = (-(-tokens // size) * size for size in division.tile)
   visits = tiles.by_query((S, T), division.tile, causal=True)
   mask = _mask(option, S, T)
   return visits, division, mask
 
 
-def _backward_calls(
-  division, tokens, head_dim, option, group_size
-) -> Iterator[tuple]:
+def _backward_calls(inputs, division, option) -> Iterator[tuple]:
   """Yields one call of the kernel for each chunk of queries."""
-  q_BHSD, k_BKTD = (
-    jax.ShapeDtypeStruct((1, heads, tokens, head_dim), jnp.bfloat16)
-    for heads in (group_size, 1)
-  )
-  inputs = Inputs(q_BHSD, k_BKTD, k_BKTD, Mask(), None, None)
+  tokens, group_size = inputs.q_BHSD.shape[2], inputs.group_size
   division, chunk = backward.division(inputs, division)
   S, T = (-(-tokens // size) * size for size in (chunk, division.k))
   whole = _mask(option, S, T)

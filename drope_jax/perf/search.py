@@ -148,10 +148,10 @@ def row(blocks: Blocks, cycles: tuple[float, ...]) -> tuple:
   """Returns a row of the table, without its entry.
 
   Args:
-    blocks: with square tiles.
+    blocks: with square tiles; the chip decides what they have of VMEM.
     cycles: at each of `_TOKENS`.
   """
-  return (*dataclasses.astuple(blocks)[1:], *map(round, cycles))
+  return (*dataclasses.astuple(blocks)[1:-1], *map(round, cycles))
 
 
 def write_table(rows: Mapping[tuple[str, int, str], tuple]) -> None:

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import pytest
 
 from drope_jax import attention
-from drope_jax.attention import backends, flash_tpu
-from drope_jax.attention.flash_tpu import block_table, blocks
+from drope_jax.attention import Mask, Rotation, backends, flash_tpu
+from drope_jax.attention.flash_tpu import (
+  backward,
+  block_table,
+  blocks,
+  forward,
+)
+from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.cli import configure
 from drope_jax.train.recipe import Recipe
 
@@ -45,7 +51,43 @@ def test_blocks_are_needed_in_both_directions(missing):
   }
   x_BSHD = jnp.zeros((1, 8, 1, 64))
   with pytest.raises(ValueError, match="needs blocks for its chip, got none"):
-    flash_tpu.attend(*(x_BSHD,) * 3, attention.Mask(), 1.0, **given)
+    flash_tpu.attend(*(x_BSHD,) * 3, Mask(), 1.0, **given)
+
+
+# The sizes in comments are what libtpu 0.0.51 said of the kernel with more.
+@pytest.mark.parametrize(
+  ("chip", "D", "G", "dtype", "rotates", "tile", "chunk"),
+  [
+    ("v5e", 128, 4, jnp.bfloat16, True, 2048, 8192),
+    ("v5e", 256, 2, jnp.bfloat16, False, 2048, 8192),
+    ("v5e", 256, 2, jnp.bfloat16, True, 2048, 4096),  # 8192 takes 65 MiB.
+    ("v5e", 128, 4, jnp.float32, True, 2048, 4096),  # 8192 takes 67 MiB.
+    ("v5p", 512, 1, jnp.bfloat16, True, 1024, 4096),
+    ("v4", 128, 4, jnp.bfloat16, True, 512, 1024),  # 2048 takes 23 MiB.
+    ("v4", 256, 2, jnp.bfloat16, True, 256, 1280),
+  ],
+)
+def test_tiles_and_queries_are_as_many_as_vmem_has_room_for(
+  chip, D, G, dtype, rotates, tile, chunk
+):
+  S = 8192
+  q_BHSD, k_BKTD = (jnp.broadcast_to(dtype(0), (1, h, S, D)) for h in (G, 1))
+  table_N2SD = jnp.broadcast_to(0.0, (1, 2, S, D))
+  rotation = Rotation(table_N2SD, table_N2SD, jnp.zeros(1, jnp.int32))
+  inputs = Inputs(
+    q_BHSD, k_BKTD, k_BKTD, Mask(), None, rotation if rotates else None
+  )
+  fitted = blocks.nearest(chip, D, "backward").fitted(S, S)
+  assert fitted.tile == (2048, 2048)
+  found, found_chunk = backward.division(inputs, fitted)
+  assert (*found.tile, found_chunk) == (tile, tile, chunk)
+  found = forward.division(inputs, blocks.nearest(chip, D, "forward"))
+  assert found.tile[0] >= tile
+
+
+def test_the_smallest_tile_is_one_unit():
+  unit = attention.Blocks(512, 256, 256, 128, 1, 1, vmem_bytes=1).halved()
+  assert unit.tile == (256, 128) and unit.halved() == unit
 
 
 def test_a_tile_is_made_of_whole_units():

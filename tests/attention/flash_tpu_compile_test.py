@@ -1,9 +1,11 @@
 """The TPU's compiler takes the kernels, for every chip; nothing is run."""
 
+import dataclasses
 import importlib.util
 
 import pytest
 
+from drope_jax.attention.flash_tpu.blocks import nearest
 from drope_jax.perf import schedule
 
 SMALL = (512, 512, 128, 128, 2, 1, False, 256)
@@ -61,6 +63,23 @@ def test_the_backward_pass_takes_no_memory_that_grows_with_the_square():
     "v5e", tokens=32768, head_dim=128, forward=SMALL, backward=LARGE
   )
   assert program.temporary_bytes <= 2**30
+
+
+@pytest.mark.parametrize("chip", ["v4", "v5p"])
+def test_rotated_heads_of_gemma_2_leave_room_in_vmem(chip):
+  forward, backward = (
+    dataclasses.astuple(nearest(chip, 256, direction))
+    for direction in ("forward", "backward")
+  )
+  compiled(
+    chip,
+    tokens=8192,
+    head_dim=256,
+    forward=forward,
+    backward=backward,
+    option="rotation",
+    group_size=2,
+  )
 
 
 def test_a_key_of_many_query_heads_leaves_room_in_vmem():

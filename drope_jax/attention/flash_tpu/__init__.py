@@ -97,7 +97,7 @@ def attend(
 def _attend(options: _Options, inputs: Inputs) -> tuple[Array, Array, Array]:
   """Returns out_BHSD, and base-2 log-sum-exp and largest logit as BHS."""
   S, T = inputs.q_BHSD.shape[2], inputs.k_BKTD.shape[2]
-  division = options.forward_blocks.fitted(S, T)
+  division = forward.division(inputs, options.forward_blocks.fitted(S, T))
   out_BHSD, *rows = forward.attend(
     _padded(inputs, *division.tile),
     division,

@@ -6,7 +6,6 @@ sequences are processed in chunks of queries. Masks cost nothing beside five
 matrix products, so a kernel with masks has no code without them.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -25,22 +24,30 @@ from drope_jax.axes import Array
 _LN2 = 0.6931471805599453
 _LANES = 128
 _SUM_BYTES = 16 * 2**20
-"""Of VMEM for the queries' float32 gradient; its output block takes as much."""
+"""Of VMEM for the queries' float32 gradient, at most."""
 
 
 def division(inputs: Inputs, blocks: Blocks) -> tuple[Blocks, int]:
   """Returns how a call divides its work, and how many of the S queries it has.
 
-  These are a multiple of the tile's; all S if their gradient fits in VMEM.
-  Where that of one tile's queries does not fit, the tile is smaller: if 32
+  These are a multiple of the tile's; all S if VMEM has room for their gradient.
+  Where it has none for that of one tile's queries, the tile is smaller: if 32
   query heads share a key, for one.
   """
-  S, D = inputs.q_BHSD.shape[2:]
-  most = _SUM_BYTES // (inputs.group_size * 4 * max(D, _LANES))
-  q = max(most // blocks.unit_q, 1) * blocks.unit_q
-  if q < blocks.q:
-    blocks = dataclasses.replace(blocks, q=q)
-  chunks = -(-S // (max(most // blocks.q, 1) * blocks.q))
+  (S, D), G = inputs.q_BHSD.shape[2:], inputs.group_size
+  # Of a query: its sum, and two blocks of the output.
+  output = 2 * inputs.q_BHSD.dtype.itemsize * inputs.channels
+  held = G * (4 * D + output)
+
+  def most(blocks: Blocks) -> int:
+    # Of keys: k, v and their gradients, and k once more, transposed.
+    room = inputs.room(blocks, q=(2, 0), k=(4.5, 2))
+    return min(room // held, _SUM_BYTES // (G * 4 * max(D, _LANES)))
+
+  while most(blocks) < blocks.q:
+    if blocks == (blocks := blocks.halved()):
+      break
+  chunks = -(-S // (max(most(blocks) // blocks.q, 1) * blocks.q))
   return blocks, -(-S // (chunks * blocks.q)) * blocks.q
 
 
@@ -192,7 +199,7 @@ def _gradients(
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=grid.VMEM_LIMIT_BYTES,
+      vmem_limit_bytes=blocks.vmem_bytes,
       disable_bounds_checks=True,  # Of all windows: 130 cycles a step.
     ),
     interpret=interpret,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from typing import Literal
 
 from absl import logging
@@ -9,6 +10,9 @@ from absl import logging
 from drope_jax.attention.flash_tpu import block_table
 
 _LANES = 128
+
+_VMEM_BYTES = types.MappingProxyType({"v4": 14 * 2**20})
+"""Of chips with less than the default of `Blocks`: a v4 core has 16 MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Blocks:
     undivided: whether the tiles that a window, segments or an offset do not cut
       are not divided either, and have code of their own. They then take fewer
       cycles, but the kernel takes longer to compile.
+    vmem_bytes: of a core's VMEM, that a kernel may take. Tiles that do not fit
+      in it are smaller.
   """
 
   q: int
@@ -40,6 +46,7 @@ class Blocks:
   mxu_total: bool = False
   part: int = 1024
   undivided: bool = False
+  vmem_bytes: int = 56 * 2**20  # A v5p core has 64 MiB; v5e and v6e have 128.
 
   def __post_init__(self):
     sizes = (self.q, self.k, self.unit_q, self.unit_k, self.part)
@@ -65,6 +72,16 @@ class Blocks:
       k=min(self.k, -(-T // unit_k) * unit_k),
       unit_q=unit_q,
       unit_k=unit_k,
+    )
+
+  def halved(self) -> "Blocks":
+    """Returns blocks whose tiles have half as many units along each side.
+
+    Tiles of one unit stay as they are.
+    """
+    q, k = self.q // self.unit_q, self.k // self.unit_k
+    return dataclasses.replace(
+      self, q=-(-q // 2) * self.unit_q, k=-(-k // 2) * self.unit_k
     )
 
   @property
@@ -105,7 +122,10 @@ def nearest(
       found[1],
       known,
     )
-  return of_row(found)
+  blocks = of_row(found)
+  return dataclasses.replace(
+    blocks, vmem_bytes=_VMEM_BYTES.get(chip or "", blocks.vmem_bytes)
+  )
 
 
 def of_row(row: tuple) -> Blocks:

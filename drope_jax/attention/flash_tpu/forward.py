@@ -19,6 +19,14 @@ from drope_jax.axes import Array
 _START = logits.HIDDEN / 2
 
 
+def division(inputs: Inputs, blocks: Blocks) -> Blocks:
+  """Returns how a call divides its work: in tiles for which VMEM has room."""
+  while inputs.room(blocks, q=(2, 1), k=(2, 0)) < 0:
+    if blocks == (blocks := blocks.halved()):
+      break
+  return blocks
+
+
 def attend(
   inputs: Inputs,
   blocks: Blocks,
@@ -113,7 +121,7 @@ def attend(
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=grid.VMEM_LIMIT_BYTES,
+      vmem_limit_bytes=blocks.vmem_bytes,
       disable_bounds_checks=True,  # Of all windows: 130 cycles a step.
     ),
     interpret=interpret,

@@ -18,8 +18,12 @@ from drope_jax.attention.mask import Mask
 from drope_jax.attention.rotation import Rotation
 from drope_jax.axes import Array
 
-VMEM_LIMIT_BYTES = 56 * 2**20
-"""A v5p core has 64 MiB; v5e and v6e have 128."""
+_LANES = 128
+_ROW_BYTES = 256
+"""Of VMEM for a token's values of arrays without D: lse, segments and more."""
+_UNITS = 16
+"""Float32 units for which a kernel has room beside its blocks: those in its
+pipeline, and what the compiler spills."""
 
 
 class Inputs(NamedTuple):
@@ -65,6 +69,39 @@ class Inputs(NamedTuple):
       pltpu.VMEM((blocks.q, D), self.q_BHSD.dtype),
       pltpu.VMEM((blocks.k, D), self.k_BKTD.dtype),
     ]
+
+  def room(
+    self,
+    blocks: Blocks,
+    *,
+    q: tuple[float, int],
+    k: tuple[float, int],
+  ) -> int:
+    """Returns the VMEM bytes that a kernel's tile leaves free.
+
+    Args:
+      blocks: of the tiles.
+      q: how many arrays of its queries the kernel reads and writes, of which
+        there are two blocks each, and how many float32 sums it holds.
+      k: the same of its keys.
+    """
+    dtype = self.q_BHSD.dtype
+    size = dtype.itemsize * self.channels
+    rotates = self.rotation is not None
+    # Two blocks of cosines and sines, and what is rotated.
+    rotation = rotates * (2 * 2 * 4 * self.channels + size)
+    tile = sum(
+      tokens
+      * (2 * arrays * size + sums * 4 * self.channels + rotation + _ROW_BYTES)
+      for tokens, (arrays, sums) in ((blocks.q, q), (blocks.k, k))
+    )
+    units = _UNITS * 4 * blocks.unit_q * blocks.unit_k
+    return blocks.vmem_bytes - int(tile) - units
+
+  @property
+  def channels(self) -> int:
+    """Channels of a head's row in VMEM: whole lanes."""
+    return -(-self.q_BHSD.shape[3] // _LANES) * _LANES
 
   def code(self, blocks: Blocks) -> Code:
     """Returns the kinds of tiles and parts that a kernel needs code for."""
