@@ -1,6 +1,7 @@
 """What a phase's training step needs of a TPU slice."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -169,10 +170,20 @@ def plan(
 def save_bytes(
   phase: TrainPhase, config: ModelConfig, mesh: jax.sharding.Mesh
 ) -> int:
-  """Returns the bytes of each process's memory while the state is saved."""
+  """Returns the bytes of each process's memory while the state is saved.
+
+  Orbax has each of a shard's copies write its part of it, if one of the shard's
+  axes divides by them.
+  """
   saved = states.abstract_saved(phase, config, mesh)
   processes = {device.process_index for device in mesh.devices.flat}
-  return compiler.bytes_per_device(saved) * mesh.size // len(processes)
+  written = 0
+  for leaf in jax.tree.leaves(saved):
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    copies = mesh.size * math.prod(shard) // leaf.size
+    parts = copies if any(side % copies == 0 for side in shard) else 1
+    written += math.prod(shard) * leaf.dtype.itemsize // parts
+  return written * mesh.size // len(processes)
 
 
 def lower(

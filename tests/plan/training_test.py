@@ -5,14 +5,20 @@ import dataclasses
 import types
 
 import jax
+from orbax.checkpoint._src.serialization import replica_slices
 import pytest
 
 from drope_jax import sharding
+from drope_jax.checkpoint import runs
+from drope_jax.checkpoint.manifest import Manifest
 from drope_jax.cli import plan as cli
 from drope_jax.data.pipeline import DataConfig
-from drope_jax.model import remat
+from drope_jax.model import remat, transformer
+from drope_jax.model.config import ModelConfig
 from drope_jax.plan import placement, training
 from drope_jax.plan.slices import parse
+from drope_jax.positional import Rope
+from drope_jax.train import state as states
 from drope_jax.train.optimizer import AdamW, Constant
 from drope_jax.train.phases import TrainPhase
 from drope_jax.train.recipe import Recipe
@@ -82,3 +88,38 @@ def test_a_device_holds_the_logits_of_a_chunk_or_of_all_its_tokens(
   assert mesh.size == 8 and phase.batch_size * phase.context_tokens == 1024
   config = types.SimpleNamespace(vocab_size=100)
   assert training._logits(phase, config, mesh) == 4 * held * 100
+
+
+@pytest.mark.parametrize(
+  "mesh", [{}, {"data": 8, "fsdp": 1}, {"context": 4}, {"data": 2, "tensor": 2}]
+)
+def test_a_save_takes_the_memory_that_orbax_copies(mesh, monkeypatch, tmp_path):
+  mesh = sharding.make_mesh(sharding.MeshConfig(**mesh), jax.devices())
+  config = ModelConfig(
+    vocab_size=4096,
+    num_layers=2,
+    width=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_width=32,
+    context_tokens=16,
+    positional=Rope(),
+  )
+  params = transformer.init(config, jax.random.key(0))
+  state = states.start(PHASE, config, mesh, params, 0)
+  copied, slices_of = [], replica_slices.get_replica_slices
+
+  def sliced(*args, **options):
+    found = slices_of(*args, **options)
+    copied.append(found.nbytes)
+    return found
+
+  monkeypatch.setattr(replica_slices, "get_replica_slices", sliced)
+  manifest = Manifest(model=config, tokenizer=None, lineage=())
+  with runs.RunStore(tmp_path) as saves:
+    saves.save(1, state, manifest)
+  # Scalars and vectors that the devices do not divide are copied once, not by
+  # each device.
+  found = training.save_bytes(PHASE, config, mesh)
+  assert 0 <= found - sum(copied) < 0.01 * found
