@@ -11,6 +11,8 @@ from drope_jax.attention.flash_tpu import (
   block_table,
   blocks,
   forward,
+  grid,
+  tiles,
 )
 from drope_jax.attention.flash_tpu.grid import Inputs
 from drope_jax.cli import configure
@@ -83,6 +85,20 @@ def test_tiles_and_queries_are_as_many_as_vmem_has_room_for(
   assert (*found.tile, found_chunk) == (tile, tile, chunk)
   found = forward.division(inputs, blocks.nearest(chip, D, "forward"))
   assert found.tile[0] >= tile
+
+
+def test_rows_of_a_batch_take_little_scalar_memory():
+  # Of a matrix, each row takes 128 numbers: 1,024 rows did not compile.
+  B, S, segment_BS = 1024, 512, jnp.zeros((1024, 512), jnp.int32)
+  x_BHSD = jnp.broadcast_to(jnp.bfloat16(0), (B, 1, S, 64))
+  mask = Mask(q_segment_BS=segment_BS, k_segment_BT=segment_BS)
+  inputs = Inputs(x_BHSD, x_BHSD, x_BHSD, mask, None, None)
+  division = attention.Blocks(256, 256, 128, 128, 1, 1, part=128)
+  visits = tiles.by_query((S, S), division.tile, causal=True)
+  found = grid.scalars(inputs, visits, division, inputs.code(division))
+  assert {x.ndim for x in found.values()} == {1}
+  # Three tiles: 4 numbers of each, and for each row 2, and those of 4 parts.
+  assert sum(x.size for x in found.values()) == 3 * (4 + B * (2 + 4))
 
 
 def test_the_smallest_tile_is_one_unit():

@@ -131,7 +131,7 @@ def _gradients(
 
   def query_block(b, kv_head, n, *refs):
     at = dict(zip(scalars, refs, strict=True))
-    latest = at["latest"][b, n]
+    latest = at["latest"][b * len(visits.q) + n]
     return b, kv_head * G + at["head"][latest], at["q"][latest]
 
   def key_block(b, kv_head, n, *refs):

@@ -56,7 +56,8 @@ def attend(
 
   def key_block(b, h, n, *refs):
     at = named(refs)
-    return b, lax.div(h, G), at["k"][at["latest"][b, n]]
+    latest = at["latest"][b * len(visits.q) + n]
+    return b, lax.div(h, G), at["k"][latest]
 
   q_spec = pl.BlockSpec(
     (None, None, blocks.q, D), lambda *at: (*query_block(*at), 0)

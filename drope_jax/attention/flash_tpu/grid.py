@@ -113,7 +113,9 @@ def scalars(
 ) -> dict[str, Array]:
   """Returns the arrays that a kernel prefetches into scalar memory, by name.
 
-  All are int32 but ALiBi's slopes.
+  All are int32 but ALiBi's slopes. All are vectors, those of a row of the batch
+  after those of the row before: as a matrix, each row would take 512 bytes, of
+  which scalar memory has 1 MiB.
 
   Args:
     inputs: the kernel's.
@@ -123,12 +125,15 @@ def scalars(
   """
   mask = inputs.mask
   kinds_Bn = tiles.kinds_Bn(visits.q, visits.k, blocks.tile, mask)
-  # With causality alone, all rows of the batch are alike.
-  rows = inputs.q_BHSD.shape[0]
-  kinds_Bn = jnp.broadcast_to(kinds_Bn, (rows, kinds_Bn.shape[1]))
+
+  def of_rows(x_Bn: Array) -> Array:
+    # With causality alone, all rows of the batch are alike.
+    rows = inputs.q_BHSD.shape[0]
+    return jnp.broadcast_to(x_Bn, (rows, x_Bn.shape[1])).ravel()
+
   arrays = visits._asdict() | {
-    "kind": code.of_tiles(kinds_Bn),
-    "latest": tiles.latest_Bn(kinds_Bn),
+    "kind": of_rows(code.of_tiles(kinds_Bn)),
+    "latest": of_rows(tiles.latest_Bn(kinds_Bn)),
     "offset": mask.offset_B,
     "window": mask.window,
     "slope": inputs.slopes_H,
@@ -136,8 +141,8 @@ def scalars(
   }
   if code.part:
     parts = tiles.parts(visits, blocks.tile, blocks.parts)
-    kinds_Bn = code.of_parts(tiles.kinds_Bn(*parts, blocks.parts, mask))
-    arrays["part_kind"] = jnp.broadcast_to(kinds_Bn, (rows, kinds_Bn.shape[1]))
+    kinds_Bn = tiles.kinds_Bn(*parts, blocks.parts, mask)
+    arrays["part_kind"] = of_rows(code.of_parts(kinds_Bn))
   return {
     name: jnp.asarray(array)
     for name, array in arrays.items()
@@ -171,11 +176,16 @@ class Step:
   @property
   def visible(self) -> Array:
     """Whether some key of the tile is visible."""
-    return self.scalars["kind"][self.row, self.visit] != tiles.HIDDEN
+    return self.scalars["kind"][self._place] != tiles.HIDDEN
+
+  @property
+  def _place(self) -> Array:
+    """Where values of the visit are among those of all rows."""
+    return self.row * self.scalars["q"].shape[0] + self.visit
 
   def for_each_part(self, run: Callable[[Part], None]) -> None:
     """Runs the code for the tile, or for each of its parts that is visible."""
-    kind = self.scalars["kind"][self.row, self.visit]
+    kind = self.scalars["kind"][self._place]
     for known in self.code.tile:
       part = Part(known, 0, 0, self.blocks.tile)
       pl.when(kind == known)(functools.partial(run, part))
@@ -188,7 +198,7 @@ class Step:
     count = tile[0] // shape[0] * columns
 
     def body(n, _):
-      kind = self.scalars["part_kind"][self.row, self.visit * count + n]
+      kind = self.scalars["part_kind"][self._place * count + n]
       q = pl.multiple_of(lax.div(n, columns) * shape[0], shape[0])
       k = pl.multiple_of(lax.rem(n, columns) * shape[1], shape[1])
       for known in self.code.part:
