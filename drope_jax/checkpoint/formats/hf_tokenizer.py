@@ -25,7 +25,9 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   What came with the tokenizer goes with it; what transformers needs besides is
   made.
   """
-  _copy_files(tokenizer.parent, folder)
+  # Not all of the folder: Orbax adds files of its own to a training's save.
+  kept = tokenizer_file.collect(tokenizer, tokenizer_file.reference(tokenizer))
+  kept.write(epath.Path(folder))
   loaded = tokenizer_lib.load(str(tokenizer))
   ids = {"eos_token_id": loaded.eos_id}
   if loaded.bos_id is not None:
@@ -52,15 +54,6 @@ def adds_bos(folder: pathlib.Path) -> bool:
   return tokenizer_file.adds_bos(
     file if file.exists() else file.with_suffix(".model")
   )
-
-
-def _copy_files(source: epath.Path, folder: pathlib.Path) -> None:
-  for file in source.iterdir():
-    if file.is_dir():
-      (folder / file.name).mkdir()
-      _copy_files(file, folder / file.name)
-    else:
-      (folder / file.name).write_bytes(file.read_bytes())
 
 
 def _config(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:

@@ -58,3 +58,10 @@ def test_what_transformers_5_calls_anew_has_its_old_name(copied):
     "additional_special_tokens": ["<|turn|>"],
     "chat_template": [{"name": "default", "template": "D"}],
   }
+
+
+def test_files_of_others_stay(copied):
+  # Orbax writes one into the tokenizer's folder of a training's save.
+  out = copied(tokenizer_config={}, commit_success={})
+  assert not (out / "commit_success.json").exists()
+  assert (out / "tokenizer_config.json").exists()
