@@ -153,13 +153,19 @@ class Card:
       )
     elif not self.is_stock:
       yield "The softmax scale is config.json's `softmax_scale`.\n"
-    elif self.context_tokens > trained:
+    elif self.context_tokens > trained and slope is None:
       yield (
         "Beyond the trained context, attention logits times 1 + c ln(length / "
-        f"{trained:,}) do better, with c fitted on held-out text"
-        f"{f': here {slope:.3g}' if slope is not None else ''}. No stock "
-        "client applies it. To have it in the weights for one length, export "
-        "the checkpoint again with `drope export --context`.\n"
+        f"{trained:,}) may do better. No c was fitted: `drope evaluate "
+        "--save-scale` does so.\n"
+      )
+    elif self.context_tokens > trained and slope:
+      yield (
+        "Beyond the trained context, attention logits times 1 + c ln(length / "
+        f"{trained:,}) do better, with c fitted on held-out text: here "
+        f"{slope:.3g}. No stock client applies it. To have it in the weights "
+        "for one length, export the checkpoint again with `drope export "
+        "--context`.\n"
       )
 
   def _figures(self) -> Iterator[str]:

@@ -107,6 +107,17 @@ def test_a_scale_beyond_the_context_is_said_beyond_it_alone(context_tokens):
   assert ("Beyond the trained context" in text) == (context_tokens > 512)
 
 
+@pytest.mark.parametrize(
+  ("slope", "said"),
+  [(None, "better. No c was fitted"), (0.21, "do better, with c"), (0, "")],
+)
+def test_a_scale_is_better_where_one_was_fitted(slope, said):
+  figures = dataclasses.replace(NO_FIGURES, slope=slope)
+  text = _text(_manifest(), figures)
+  assert said in text
+  assert ("1 + c ln" in text) == bool(said)
+
+
 def test_results_of_others_are_refused():
   results = _results(_manifest())
   with pytest.raises(ValueError, match="got those of base, dropped in r"):
