@@ -97,8 +97,10 @@ def _columns(
   """Returns the columns of the live line that fit the width.
 
   Phase and steps are always shown; then, if they fit, the loss, the time left,
-  the speed and the bar.
+  the speed and the bar. A run without a training has no line.
   """
+  if not phases:
+    return []
   digits = max(len(str(steps)) for _, steps in phases.values())
   space = width - max(map(len, phases)) - len(" /") - 2 * digits
   widest = {

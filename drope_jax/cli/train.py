@@ -193,4 +193,5 @@ def _run(recipe, out, args, request) -> None:
       from_step=args.from_step,
     )
   if jax.process_index() == 0:
-    terminal.say(f"{out}: finished. `drope inspect {out}` shows it.")
+    last = f"{out}/{recipe.phases[-1].name}"
+    terminal.say(f"{out}: finished. `drope inspect {last}` shows it.")

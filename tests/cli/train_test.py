@@ -13,6 +13,7 @@ from drope_jax.checkpoint import manifest, store
 from drope_jax.checkpoint.model import Model
 from drope_jax.cli import termination, train
 from drope_jax.data import lock
+from drope_jax.positional import Nope
 from drope_jax.train import metrics
 
 
@@ -41,7 +42,7 @@ def test_the_recipe_is_the_files_with_the_overrides(drope, here, handed):
   assert recipe.phases[0].steps == 7
   assert (recipe.model.width, recipe.model.num_layers) == (8, 1)
   assert "start: 0 tokens" in ran.err
-  assert "drope inspect o" in ran.out
+  assert "drope inspect o/pretrain" in ran.out
 
 
 def test_the_runs_folder_is_named_after_the_config(drope, handed):
@@ -129,6 +130,17 @@ def test_init_from_starts_where_the_command_runs(drope, here):
     assert not (here / "new").exists()
   assert drope(*command, "--set", "Recipe.init_from = 'run'").status == 0
   assert store.describe("new")[0].lineage[-1].parent == "run"
+
+
+def test_a_recipe_may_have_a_surgery_alone(drope, here):
+  (here / "cut.gin").write_text(
+    "Recipe.init_from = 'packaged:checkpoints/demo_base'\n"
+    "Recipe.phases = (@SurgeryPhase(),)\n"
+    "SurgeryPhase.surgery = @Surgery()\n"
+  )
+  ran = drope("train", "cut.gin", "--out", "cut")
+  assert ran.out == "cut: finished. `drope inspect cut/surgery` shows it.\n"
+  assert store.describe(here / "cut" / "surgery")[0].model.positional == Nope()
 
 
 def test_ids_without_a_piece_are_said_once(drope, here, monkeypatch):
