@@ -38,10 +38,19 @@ def check(value: Any, hint: Any) -> Any:
     return float(value)
   elif _is_a(value, hint):
     return value
-  advice = ""
-  if isinstance(value, float) and value.is_integer():
-    advice = f". Write {int(value)}"
+  advice = _advice(value, hint)
   raise TypeError(f"must be {_spell(hint)}, got {value!r}{advice}")
+
+
+def _advice(value: Any, hint: Any) -> str:
+  if not isinstance(value, str | int | float):
+    return ""
+  try:
+    check((value,), hint)
+    return f". Write ({value!r},)"
+  except TypeError:
+    is_whole = isinstance(value, float) and value.is_integer()
+    return f". Write {int(value)}" if is_whole else ""
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -64,5 +73,10 @@ def _spell(hint: Any) -> str:
     return "a dict of " + " to ".join(map(_spell, typing.get_args(hint)))
   if hint is types.NoneType:
     return "None"
+  if typing.get_origin(hint) is tuple:
+    *parts, last = map(_spell, typing.get_args(hint))
+    if last == "Ellipsis":
+      return f"a tuple of {parts[0]}"
+    return f"({', '.join([*parts, last])})"
   is_class = isinstance(hint, type) and typing.get_origin(hint) is None
   return hint.__name__ if is_class else str(hint)
