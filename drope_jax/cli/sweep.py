@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int | None:
     for point in points[k - 1 :: n]:
       terminal.say(f"{point.name}: {'; '.join(point.overrides)}")
     return None
-  out = output.Output.open(args.out or f"runs/{pathlib.Path(args.config).stem}")
+  named = f"runs/{pathlib.Path(args.config).stem}"
+  out = output.Output.open(named if args.out is None else args.out)
   work = _Work(sweep, suite, recipes, args.data, out.folder, args.keep)
   failed = None if args.table else work.do(points, k, n)
   _show(work, out)

@@ -27,6 +27,7 @@ from drope_jax.cli import (
   track,
 )
 from drope_jax.cli import console as consoles
+from drope_jax.data import paths
 from drope_jax.exits import Exit
 from drope_jax.inference import measurement
 from drope_jax.plan import slices
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int | None:
     if status is not None:
       return status
   recipe = configure.build(args.config, Recipe, args.overrides)
-  out = args.out or f"runs/{pathlib.Path(args.config).stem}"
+  named = f"runs/{pathlib.Path(args.config).stem}"
+  out = named if args.out is None else args.out
+  paths.require_named(out)
   with contextlib.ExitStack() as stack:
     request = stack.enter_context(termination.stop_request("train"))
     stack.enter_context(_fit_hosts(recipe, out, args))

@@ -115,6 +115,13 @@ def test_a_signal_ends_processes_whose_steps_leave_numbers_out(
   assert stopping(after + 1)
 
 
+@pytest.mark.parametrize("command", ["train tiny.gin", "sweep sweeps/tiny.gin"])
+def test_the_folder_of_an_unset_variable_is_refused(drope, here, command):
+  ran = drope(*command.split(), "--out", "")
+  assert ran.status == 2 and "got an empty text" in ran.err
+  assert not (here / "runs").exists()
+
+
 def test_init_from_starts_where_the_command_runs(drope, here):
   for name in ("text", "tiny.model"):
     (here / "stores").mkdir(exist_ok=True)
