@@ -15,6 +15,12 @@ _ANY = ("model", "crop")
 _DYNAMIC = "dynamic_"
 """Begins the name of a scaling by each text's own length."""
 
+_METHODS = (
+  *_ANY,
+  *scaling.METHODS,
+  *(_DYNAMIC + name for name in scaling.STRETCHES),
+)
+
 
 def plan(
   suite: suites.Suite,
@@ -130,18 +136,13 @@ def variants(lm: CheckpointLM) -> steps.Variant:
 
 
 def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
+  _require_known(method)
   own, trained = lm.config.positional, lm.context_tokens
   if isinstance(own, LearnedAbsolute) and method == "pi":
     return own.stretched(factor)
   rule = method.removeprefix(_DYNAMIC)
   if rule == method:
     return scaling.scaled(own, method, factor, trained)
-  if rule not in scaling.STRETCHES:
-    raise ValueError(
-      f"A dynamic position method must be one of "
-      f"{', '.join(_DYNAMIC + name for name in scaling.STRETCHES)}, got "
-      f"{method!r}. Name one of these."
-    )
   # The factor of a text is then its length / trained length.
   grown = scaling.scaled(own, rule, 1.0, trained)
   assert isinstance(  # Each of `STRETCHES` is one of them.
@@ -151,7 +152,13 @@ def _scheme(lm: CheckpointLM, method: str, factor: float) -> Scheme:
 
 
 def methods_of(suite: suites.Suite, lm: CheckpointLM) -> tuple[str, ...]:
-  """Returns the methods of the suite that fit a model."""
+  """Returns the methods of the suite that fit a model.
+
+  Raises:
+    ValueError: the suite has an unknown method.
+  """
+  for method in suite.methods:
+    _require_known(method)
   own = lm.config.positional
   is_learned = isinstance(own, LearnedAbsolute)
   return tuple(
@@ -161,6 +168,14 @@ def methods_of(suite: suites.Suite, lm: CheckpointLM) -> tuple[str, ...]:
     or isinstance(own, Rope)
     or (is_learned and method == "pi")
   )
+
+
+def _require_known(method: str) -> None:
+  if method not in _METHODS:
+    raise ValueError(
+      f"A position method must be one of {', '.join(_METHODS)}, got "
+      f"{method!r}. Name one of these."
+    )
 
 
 def _require_same_samples(lms: Mapping[str, CheckpointLM]) -> None:

@@ -6,7 +6,13 @@ from drope_jax.evals.suite import Material, Suite
 from drope_jax.inference import evaluation
 from drope_jax.inference.lm import CheckpointLM
 from drope_jax.model.config import ModelConfig
-from drope_jax.positional import NtkAware, PositionInterpolation, Rope, Yarn
+from drope_jax.positional import (
+  Nope,
+  NtkAware,
+  PositionInterpolation,
+  Rope,
+  Yarn,
+)
 
 CONFIG = ModelConfig(64, 1, 16, 2, 1, 8, 16, context_tokens=32)
 
@@ -50,8 +56,11 @@ def test_methods_that_change_nothing_are_the_model_itself():
     assert variant(method, 1.0) is lm
   assert variant("rope", 4.0) is lm
   assert variant("crop", 4.0) is not lm
-  with pytest.raises(ValueError, match="got 'yarnn'"):
+  with pytest.raises(ValueError, match="model, crop, .*, got 'yarnn'"):
     variant("yarnn", 1.0)
+  no_rope = lm.with_positions(Nope())
+  with pytest.raises(ValueError, match="got 'yarnn'"):
+    evaluation.methods_of(Suite(methods=("model", "yarnn")), no_rope)
 
 
 def test_an_evaluation_of_no_model_is_refused():
