@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 from gin import config_parser
 
-import drope_jax
 from drope_jax import attention, positional, sharding
-from drope_jax.cli import bindings
+from drope_jax.cli import bindings, shipped
 from drope_jax.data import pipeline
 from drope_jax.evals import needles, periodic, registry, suite
 from drope_jax.model import config as model_config
@@ -117,21 +116,13 @@ def locate(path: str) -> pathlib.Path:
   Raises:
     FileNotFoundError: neither exists.
   """
-  for folder in (pathlib.Path(), shipped()):
+  for folder in (pathlib.Path(), shipped.folder()):
     if (folder / path).is_file():
       return folder / path
   raise FileNotFoundError(
     f"{path} is neither a file nor a shipped config. Give the path of a .gin "
-    "file, or a name like models/tiny.gin."
+    "file, or a name like recipes/tiny.gin; `drope recipes` lists all."
   )
-
-
-def shipped() -> pathlib.Path:
-  """Returns the folder of the shipped configs."""
-  package = pathlib.Path(drope_jax.__file__).parent
-  # An installed package contains configs/; in a checkout it is beside it.
-  inside = package / "configs"
-  return inside if inside.is_dir() else package.parent / "configs"
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -154,7 +145,7 @@ def _read_file(
       yield statement, where
       continue
     beside = file.parent / statement.filename
-    named = shipped() / statement.filename
+    named = shipped.folder() / statement.filename
     included = named if named.is_file() and not beside.is_file() else beside
     if not included.is_file():
       raise FileNotFoundError(

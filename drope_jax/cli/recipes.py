@@ -7,8 +7,8 @@ import re
 
 import rich.table
 
-from drope_jax.cli import configure, terminal
 from drope_jax.cli import console as consoles
+from drope_jax.cli import shipped, terminal
 
 _KINDS = ("recipes", "models", "evals", "sweeps")
 
@@ -30,7 +30,7 @@ def copy(file: pathlib.Path) -> str:
 
   def by_name(include: re.Match) -> str:
     included = (file.parent / include[1]).resolve()
-    return f"include '{included.relative_to(configure.shipped().resolve())}'"
+    return f"include '{included.relative_to(shipped.folder().resolve())}'"
 
   return re.sub(r"(?m)^include '(.*)'", by_name, file.read_text("utf-8"))
 
@@ -53,7 +53,7 @@ def _list(kind: str) -> rich.table.Table:
   )
   shown.add_column(no_wrap=True)
   shown.add_column()
-  for file in sorted((configure.shipped() / kind).glob("*.gin")):
+  for file in sorted((shipped.folder() / kind).glob("*.gin")):
     shown.add_row(file.stem, purpose(file))
   return shown
 
@@ -63,7 +63,7 @@ def _find(name: str) -> pathlib.Path:
   files = {
     f"{kind}/{file.stem}": file
     for kind in _KINDS
-    for file in sorted((configure.shipped() / kind).glob("*.gin"))
+    for file in sorted((shipped.folder() / kind).glob("*.gin"))
   }
   for known, file in files.items():
     if wanted in (known, file.stem):

@@ -1,8 +1,11 @@
 """`drope recipes` lists the shipped configs, and prints one for copying."""
 
+import subprocess
+import sys
+
 import pytest
 
-from drope_jax.cli import configure, recipes
+from drope_jax.cli import configure, recipes, shipped
 from drope_jax.evals.suite import Suite
 from drope_jax.model.config import ModelConfig
 from drope_jax.train.recipe import Recipe
@@ -14,7 +17,7 @@ ROOTS = {
   "evals": Suite,
   "sweeps": Sweep,
 }
-FILES = sorted(configure.shipped().rglob("*.gin"))
+FILES = sorted(shipped.folder().rglob("*.gin"))
 
 
 @pytest.mark.parametrize("columns", [60, 80])
@@ -48,7 +51,7 @@ def test_a_copied_config_builds_the_same_from_any_folder(file, drope, tmp_path):
 
 
 def test_a_name_without_a_folder_means_a_recipe_first(drope):
-  text = (configure.shipped() / "recipes" / "demo_live.gin").read_text()
+  text = (shipped.folder() / "recipes" / "demo_live.gin").read_text()
   assert drope("recipes", "demo_live").out == text
   assert "phases = " in drope("recipes", "tiny").out
   assert "num_layers = " in drope("recipes", "models/tiny.gin").out
@@ -58,3 +61,16 @@ def test_the_error_for_an_unknown_name_suggests_similar_ones(drope):
   ran = drope("recipes", "lama2_7b_drop")
   assert ran.status == 2 and ran.err.count("\n") == 1
   assert "Did you mean llama2_7b_drope" in ran.err
+
+
+def test_they_are_shown_without_jax():
+  source = """
+import sys
+from drope_jax.cli import main
+assert main.main(["recipes", "tiny"]) == 0
+assert "jax" not in sys.modules
+"""
+  ran = subprocess.run(
+    [sys.executable, "-c", source], capture_output=True, text=True
+  )
+  assert ran.returncode == 0, ran.stderr
