@@ -270,11 +270,9 @@ def _cell(row: interface.Result | interface.Part) -> str:
 
 def _table(
   title: str, columns: Mapping[Any, str], cells: Mapping[str, Mapping[Any, str]]
-) -> rich.table.Table:
+) -> consoles.Table:
   """Returns a table of cells by row and column."""
-  shown = rich.table.Table(
-    title=title, title_justify="left", box=rich.box.SIMPLE
-  )
+  shown = consoles.Table(title=title, title_justify="left", box=rich.box.SIMPLE)
   shown.add_column("", overflow="fold", min_width=12)
   for column in columns.values():
     shown.add_column(column, justify="right", no_wrap=True)

@@ -71,9 +71,9 @@ def show(
   """Prints a table; its first column is text, and the others are numbers."""
   # A table's own title would be wrapped to its width.
   terminal.say(title)
-  table = rich.table.Table(box=rich.box.SIMPLE)
+  table = consoles.Table(box=rich.box.SIMPLE)
   first, *others = columns
-  table.add_column(first, overflow="fold")
+  table.add_column(first, overflow="fold", min_width=12)
   for column in others:
     table.add_column(column, justify="right", no_wrap=True)
   for row in rows:
