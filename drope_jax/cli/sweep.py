@@ -227,6 +227,7 @@ def _show(work: _Work, out: output.Output) -> None:
     rows=rows,
   )
   if not trainings:
+    terminal.say(f"0 of {len(work.recipes)} trainings are finished")
     return
   found = dict.fromkeys(name for cells in rows.values() for name in cells)
   if unknown := [name for name in sweep.shown if name not in found]:

@@ -60,6 +60,12 @@ def test_parts_train_their_points_and_the_table_has_what_is_there(drope, ran):
   assert pathlib.Path("out/low_s0/pretrain").stat().st_mtime_ns == written
 
 
+def test_a_table_of_nothing_says_so(drope, ran):
+  found = drope("sweep", "sweep.gin", "--table", "--out", "empty")
+  assert found.out.splitlines()[-1] == "0 of 4 trainings are finished"
+  assert not ran
+
+
 def test_a_failed_point_leaves_the_others(drope, here, ran, monkeypatch):
   def run(what, command):
     return 80 if what == "low_s0" else main.main(command) or None
