@@ -108,11 +108,13 @@ def _files(
   else:
     paths = []
   if not paths:
-    got = f"with {describe(here)}" if here else "which matches no file"
+    got, advice = "which matches no file", "Check the path."
+    if here:
+      got = f"with {describe(here)}"
+      advice = "Check the path, or give the format with `ending`."
     raise FileNotFoundError(
       "An input must name a file, a folder or a glob of files that end in "
-      f"{', '.join(formats.READERS)}, got {text}, {got}. Check the path, or "
-      "give the format with `ending`."
+      f"{', '.join(formats.READERS)}, got {text}, {got}. {advice}"
     )
   for why, names in here.items():
     left_out[why].extend(names)
