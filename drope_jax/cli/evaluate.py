@@ -39,10 +39,16 @@ def run(args: argparse.Namespace) -> None:
     FileNotFoundError, ValueError: a user's mistake, explained.
   """
   suite = _suite(args)
-  if (args.text is None) != (args.fit_text is None):
+  if args.fit_text and not args.text:
     raise ValueError(
-      "--text and --fit-text come together, so that no scale is fitted on what "
-      f"is tested, got {args.text} and {args.fit_text}. Give both or neither."
+      "--fit-text is text beside --text, which is tested on, got it alone. "
+      "Give both, or neither."
+    )
+  if args.text and not args.fit_text and suite.fit_factor is not None:
+    raise ValueError(
+      "A suite that fits a softmax scale needs other text for it than --text, "
+      "which is tested on, got no --fit-text. Give it, or fit none: "
+      "--set 'Suite.fit_factor = None'."
     )
   for flag, given in (
     ("--keep-outputs", args.keep_outputs),
@@ -373,8 +379,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _material(args: argparse.Namespace) -> suites.Material:
-  if args.text is None:
+  if not args.text:
     return evaluation.packaged()
   return evaluation.material(
-    *map(text_inputs.expand, (args.text, args.fit_text))
+    text_inputs.expand(args.text), text_inputs.expand(args.fit_text or ())
   )

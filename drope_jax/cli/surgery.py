@@ -225,7 +225,8 @@ def _summary(args: argparse.Namespace) -> str:
     which = "all layers" if args.drop == "all" else f"layers {args.drop}"
     kept = ""
     if args.keep_rotations is not None:
-      kept = f" but of pairs that complete {args.keep_rotations:g} rotations"
+      noun = "rotation" if args.keep_rotations == 1 else "rotations"
+      kept = f" but of pairs that complete {args.keep_rotations:g} {noun}"
     elif args.keep_pairs is not None:
       kept = f" but of the {args.keep_pairs} fastest pairs"
     done.append(f"positions dropped in {which}{kept}")

@@ -113,13 +113,18 @@ class Surgery:
     given = {name: value for name, value in kept.items() if value is not None}
     if not given:
       return
+    got = ", ".join(f"{name}={value}" for name, value in given.items())
     # A NaN is no number above 0 either.
-    if len(given) > 1 or self.drop == "none" or not min(given.values()) > 0:
+    if len(given) > 1 or not min(given.values()) > 0:
       raise ValueError(
         "Surgery.keep_rotations and keep_pairs are two ways to say which pairs "
-        "the dropped layers keep, a number above 0, got "
-        f"{', '.join(f'{k}={v}' for k, v in given.items())} with drop "
-        f"{self.drop!r}. Set one of them, or neither to drop all pairs."
+        f"the dropped layers keep, a number above 0, got {got}. Set one of "
+        "them, or neither to drop all pairs."
+      )
+    if self.drop == "none":
+      raise ValueError(
+        "Surgery.keep_rotations and keep_pairs need layers to drop pairs of, "
+        f"got {got} with drop 'none'. Set drop to 'all', or them to None."
       )
 
   def _require_scaling_alone(self) -> None:

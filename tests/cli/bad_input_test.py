@@ -383,7 +383,16 @@ EVALUATE = [
   Mistake(
     "text to test on and none to fit on",
     "evaluate run --text text.txt",
-    ("come together", "got ['text.txt'] and None", "both or neither"),
+    (
+      "other text for it than --text",
+      "no --fit-text",
+      "Suite.fit_factor = None",
+    ),
+  ),
+  Mistake(
+    "text to fit on and none to test on",
+    "evaluate run --fit-text text.txt",
+    ("is text beside --text", "got it alone", "both, or neither"),
   ),
   Mistake(
     "text too short for the factor",

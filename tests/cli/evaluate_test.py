@@ -138,6 +138,15 @@ def test_flags_override_the_suite(drope, asked, tmp_path):
   assert call.text == suites.Material(test=["test"], fit=["fit"])
 
 
+def test_text_to_fit_on_is_needed_only_for_a_fit(drope, asked, tmp_path):
+  (tmp_path / "test.txt").write_text("test")
+  command = ("evaluate", "c", "--text", tmp_path / "test.txt")
+  ran = drope(*command, "--factors", "1")
+  assert ran.status == 0, ran.err
+  assert asked[0].text == suites.Material(test=["test"], fit=[])
+  assert "no --fit-text" in drope(*command, "--factors", "1,2").err
+
+
 def test_factors_keep_the_suites_counts(drope, asked):
   drope("evaluate", "c", "--suite", "evals/demo.gin", "--factors", "8,1,3")
   shipped = configure.build("evals/demo.gin", suites.Suite)

@@ -283,7 +283,7 @@ def test_slow_pairs_windows_and_theta_are_arguments(checkpoint, drope):
   )
   assert (
     "theta 100; a window of 8 tokens in layer 0; positions dropped in layers "
-    "1-3 but of pairs that complete 1 rotations; logit scale slope 0.2"
+    "1-3 but of pairs that complete 1 rotation; logit scale slope 0.2"
   ) in ran.out
 
 

@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--fit-text",
     action="append",
     metavar="INPUT",
-    help="other held-out text, to fit the softmax scale on (default: "
-    "packaged:fit)",
+    help="other held-out text, to fit the softmax scale on; needed beside "
+    "--text by suites that fit one (default: packaged:fit)",
   )
   parser.add_argument(
     "--save-scale",
