@@ -31,10 +31,7 @@ class Output:
       ValueError: it is empty, or in a bucket.
     """
     path = paths.local(folder, "--out")
-    if path.exists() and not path.is_dir():
-      raise NotADirectoryError(
-        f"--out must be a folder, got the file {path}. Choose another."
-      )
+    paths.require_folder(path)
     path.mkdir(parents=True, exist_ok=True)
     return cls(path)
 

@@ -20,7 +20,7 @@ from drope_jax import artifacts, revision
 from drope_jax.analysis import runs
 from drope_jax.checkpoint import store
 from drope_jax.cli import readings
-from drope_jax.data import whole_file
+from drope_jax.data import paths, whole_file
 from drope_jax.evals.interface import Result
 from drope_jax.evals.logit_scale import Fit
 from drope_jax.evals.record import Record
@@ -61,11 +61,7 @@ class ResultsFile:
       NotADirectoryError: `directory` is a file.
       FileNotFoundError, ValueError: a checkpoint cannot be read.
     """
-    if directory.exists() and not directory.is_dir():
-      raise NotADirectoryError(
-        f"Results are written to a folder, got the file {directory}. Choose "
-        "another --out."
-      )
+    paths.require_folder(directory)
     self.path = directory / FILENAME
     fingerprints = {
       name: store.fingerprint(path) for name, path in checkpoints.items()

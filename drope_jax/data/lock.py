@@ -46,6 +46,7 @@ def held(directory: str | os.PathLike) -> Iterator[Callable[[], None]]:
   suspended; the function then raises.
 
   Raises:
+    NotADirectoryError: it is a file.
     ValueError: another process holds the folder.
   """
   directory = epath.Path(directory)
@@ -56,6 +57,7 @@ def held(directory: str | os.PathLike) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _locked(directory: epath.Path) -> Iterator[Callable[[], None]]:
+  paths.require_folder(directory)
   directory.mkdir(parents=True, exist_ok=True)
   path = pathlib.Path(directory) / FILENAME
   with _open_locked(path) as file:

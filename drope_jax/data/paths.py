@@ -59,6 +59,14 @@ def require_named(path: str) -> None:
     raise ValueError("A path is needed, got an empty text. Name a path.")
 
 
+def require_folder(path: epath.Path | pathlib.Path) -> None:
+  """Raises NotADirectoryError where there is a file in a folder's place."""
+  if path.exists() and not path.is_dir():
+    raise NotADirectoryError(
+      f"--out must be a folder, got the file {path}. Choose another --out."
+    )
+
+
 def kvstore(folder: epath.Path) -> dict[str, str]:
   """Returns the TensorStore spec of a folder, local or in a bucket."""
   if in_bucket(folder):

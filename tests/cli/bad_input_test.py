@@ -381,6 +381,11 @@ EVALUATE = [
     ("folder", "got the file tiny.gin", "another --out"),
   ),
   Mistake(
+    "a file as a run's folder",
+    "train tiny.gin --out tiny.gin",
+    ("must be a folder", "got the file tiny.gin", "another --out"),
+  ),
+  Mistake(
     "text to test on and none to fit on",
     "evaluate run --text text.txt",
     (
