@@ -115,4 +115,4 @@ def test_a_mistake_is_one_line(monkeypatch, capsys):
   assert harness.main() == 2
   err = capsys.readouterr().err
   assert err.count("\n") == 1
-  assert err.startswith("drope-lm-eval: The eval harness needs lm-evaluation")
+  assert err.startswith("drope-lm-eval: The eval harness needs the library")

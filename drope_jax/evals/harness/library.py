@@ -20,7 +20,7 @@ def module(name: str) -> Any:
   Raises:
     ValueError: lm_eval, or a library that it needs, is not installed.
   """
-  return extras.load(f"{NAME}.{name}", "eval", "lm-evaluation-harness")
+  return extras.load(f"{NAME}.{name}", "eval", "The eval harness")
 
 
 @contextlib.contextmanager
