@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
+from drope_jax.analysis.studies import needle
 from drope_jax.cli.analyses import bias as bias_command
 from drope_jax.cli.analyses import heads as heads_command
 from drope_jax.cli.analyses import recovery as command
@@ -160,6 +161,28 @@ def test_heads_frequencies_and_crop_of_random_weights(drope, config):
   assert crop.status == 0, crop.err
   cropped = [r for r in _found("crop")["rows"] if r["method"] == "crop"]
   assert {row["factor"] for row in cropped} == {1, 2}
+
+
+def test_texts_and_questions_begin_with_bos_if_asked():
+  tokenizer = tokenizers.load(str(corpus.tokenizer_path()))
+  documents = list(corpus.documents("test"))
+  config = ModelConfig(2048, 1, 16, 2, 1, 8, 16, context_tokens=96)
+  plain, begun = (
+    subject.Subject(config, {}, tokenizer, {}, begin=begin)
+    for begin in ((), (tokenizer.bos_id,))
+  )
+  text, of_text = (
+    subject.excerpts(model, None, 2, 20, seed=0) for model in (plain, begun)
+  )
+  assert of_text.shape == text.shape == (2, 20)
+  assert (of_text[:, 0] == tokenizer.bos_id).all()
+  assert not (text == tokenizer.bos_id).any()
+  for model in (plain, begun):
+    (sample,) = subject.prompts(model, documents, 1, tokens=96)
+    prompt = needle.prompt(sample, subject.NEEDLES, tokenizer.encode)
+    assert prompt.tokens[: len(model.begin)] == model.begin
+    value = prompt.tokens[prompt.start : prompt.stop]
+    assert tokenizer.decode(value).strip() == sample.answers[0]
 
 
 def test_another_model_after_is_refused_before_anything_is_read(

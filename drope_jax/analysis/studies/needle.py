@@ -78,12 +78,13 @@ def prompt(
   start = len(encode(sample.prompt[:at].rstrip()))
   stop = len(encode(sample.prompt[: at + len(value)]))
   before = encode(sample.prompt)
+  begin = len(sample.prompt_tokens) - len(before)  # BOS, if it has one.
   if encode(sample.prompt[: at + len(value)]) != before[:stop]:
     raise ValueError(
       "The place of a needle needs a tokenizer that splits between words, got "
       f"one that merges {value!r} with what follows. Use another tokenizer."
     )
-  return Prompt(sample.prompt_tokens, start, stop)
+  return Prompt(sample.prompt_tokens, begin + start, begin + stop)
 
 
 def rows(

@@ -104,11 +104,13 @@ def questions(
   samples: Sequence[Sample], encode: Callable[[str], list[int]]
 ) -> Questions:
   """Returns prompts with their answers."""
-  prompts = [list(sample.prompt_tokens) for sample in samples]
-  whole = [
-    encode(f"{sample.prompt} {', '.join(sample.answers)}") for sample in samples
-  ]
-  answers = [len(b) - len(a) for a, b in zip(prompts, whole, strict=True)]
+  whole, answers = [], []
+  for sample in samples:
+    alone = encode(sample.prompt)
+    both = encode(f"{sample.prompt} {', '.join(sample.answers)}")
+    begin = len(sample.prompt_tokens) - len(alone)  # BOS, if it has one.
+    whole.append([*sample.prompt_tokens[:begin], *both])
+    answers.append(len(both) - len(alone))
   S, A = max(map(len, whole)), max(answers)
   tokens_PS = np.zeros((len(samples), S), np.int32)
   at_PA = np.full((len(samples), A), S, np.int32)

@@ -75,7 +75,7 @@ def _along_training(args, given: Array | None, out: output.Output) -> None:
   )
   points = []
   for step in steps:
-    model = subject.of_checkpoint(run / str(step))
+    model = subject.of_checkpoint(run / str(step), args.begin_with_bos)
     tokens_BS = _excerpts(args, model, 0, context)
     found = bias.measure(model.config, model.params, tokens_BS, given)
     points.append((model.trained_tokens or 0, found))

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     samples=(args.prompts,) * len(factors),
     excerpts=args.sequences,
     needles=subject.NEEDLES,
+    begin_with_bos=args.begin_with_bos,
     fit_factor=None,
   )
   material = suites.Material(test=subject.documents_of(args.text), fit=[])

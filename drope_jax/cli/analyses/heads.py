@@ -142,7 +142,7 @@ def _dropped(args, model: subject.Subject) -> subject.Subject:
   """Returns the model after its drop."""
   if args.after is None:
     return subject.without_positions(model)
-  after = subject.of_checkpoint(paths.resolve(args.after))
+  after = subject.of_checkpoint(paths.resolve(args.after), args.begin_with_bos)
   if (
     after.tokenizer.fingerprint != model.tokenizer.fingerprint
     or after.config.context_tokens != model.config.context_tokens

@@ -82,7 +82,7 @@ def _saves(args, folder: epath.Path, log: records.Log) -> list[recovery.Save]:
   with consoles.Console(stderr=True).status("") as status:
     for done, step in enumerate(steps, 1):
       status.update(f"reading save {done} of {len(steps)}")
-      model = subject.of_checkpoint(folder / str(step))
+      model = subject.of_checkpoint(folder / str(step), args.begin_with_bos)
       tokens_BS, asked = subject.for_pairs(model, args)
       scores = pairs.scores(model.config, model.params, tokens_BS, asked)
       recalled, count = int(np.sum(scores.recalled_P)), len(scores.recalled_P)

@@ -49,6 +49,7 @@ class Subject:
     tokenizer: of its text.
     about: what the json says of it.
     trained_tokens: None for random weights.
+    begin: ids that every text begins with.
   """
 
   config: ModelConfig
@@ -56,6 +57,7 @@ class Subject:
   tokenizer: tokenizers.Tokenizer
   about: dict[str, Any]
   trained_tokens: int | None = None
+  begin: tuple[int, ...] = ()
 
 
 def is_config(args: argparse.Namespace) -> bool:
@@ -67,12 +69,12 @@ def load(args: argparse.Namespace, seed: int = 0) -> Subject:
   """Returns the model that the command line names.
 
   Args:
-    args: with `model` and `overrides`.
+    args: with `model`, `overrides` and `begin_with_bos`.
     seed: of random weights.
 
   Raises:
     FileNotFoundError, ValueError: there is no such model; or --set is given
-      with a checkpoint.
+      with a checkpoint; or the tokenizer has no BOS to begin with.
   """
   if is_config(args):
     return _random(args, seed)
@@ -81,14 +83,15 @@ def load(args: argparse.Namespace, seed: int = 0) -> Subject:
       "--set changes a CONFIG.gin, got a checkpoint, which has its own config. "
       "Leave it out."
     )
-  return of_checkpoint(paths.resolve(args.model))
+  return of_checkpoint(paths.resolve(args.model), args.begin_with_bos)
 
 
-def of_checkpoint(path: os.PathLike) -> Subject:
+def of_checkpoint(path: os.PathLike, begin_with_bos: bool) -> Subject:
   """Returns a checkpoint's model.
 
   Raises:
-    FileNotFoundError, ValueError: there is none, or none with a tokenizer.
+    FileNotFoundError, ValueError: there is none, or none with a tokenizer; or
+      that has no BOS to begin with.
   """
   file = store.tokenizer_path(path)
   model = models.load(path, dtype=jnp.float32)
@@ -97,13 +100,16 @@ def of_checkpoint(path: os.PathLike) -> Subject:
     "checkpoint": os.fspath(model.path or path),
     "fingerprint": store.fingerprint(path),
     "manifest": model.manifest.to_json(),
+    "begin_with_bos": begin_with_bos,
   }
+  tokenizer = tokenizers.load(os.fspath(file))
   return Subject(
     model.config,
     model.params,
-    tokenizers.load(os.fspath(file)),
+    tokenizer,
     about,
     lineage[-1].tokens if lineage else None,
+    _begin(tokenizer, begin_with_bos),
   )
 
 
@@ -119,9 +125,23 @@ def _random(args: argparse.Namespace, seed: int) -> Subject:
     "config": args.model,
     "overrides": args.overrides,
     "manifest": manifests.Manifest(config).to_json(),
+    "begin_with_bos": args.begin_with_bos,
   }
   params = transformer.init(config, jax.random.key(seed))
-  return Subject(config, params, tokenizer, about)
+  begin = _begin(tokenizer, args.begin_with_bos)
+  return Subject(config, params, tokenizer, about, begin=begin)
+
+
+def _begin(tokenizer: tokenizers.Tokenizer, with_bos: bool) -> tuple[int, ...]:
+  """Returns the ids that texts begin with."""
+  if not with_bos:
+    return ()
+  if tokenizer.bos_id is None:
+    raise ValueError(
+      "--begin-with-bos needs a tokenizer with BOS, got one without. Leave it "
+      "out."
+    )
+  return (tokenizer.bos_id,)
 
 
 def without_positions(subject: Subject) -> Subject:
@@ -200,8 +220,9 @@ def excerpts(
   if count < 1:
     raise ValueError(f"--sequences must be at least 1, got {count}. Raise it.")
   documents = map(subject.tokenizer.encode, documents_of(text))
-  found = perplexity.excerpts(documents, tokens, count, seed)
-  return jnp.asarray(found, jnp.int32)
+  begin = subject.begin
+  found = perplexity.excerpts(documents, tokens - len(begin), count, seed)
+  return jnp.asarray([[*begin, *excerpt] for excerpt in found], jnp.int32)
 
 
 def for_pairs(
@@ -236,7 +257,13 @@ def prompts(
   if count < 1:
     raise ValueError(f"--prompts must be at least 1, got {count}. Raise it.")
   return niah.samples(
-    MULTI_KEY, subject.tokenizer.encode, documents, tokens, count, seed=0
+    MULTI_KEY,
+    subject.tokenizer.encode,
+    documents,
+    tokens,
+    count,
+    seed=0,
+    prefix=subject.begin,
   )
 
 

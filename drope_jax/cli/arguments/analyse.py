@@ -106,6 +106,11 @@ def _add_text(parser: argparse.ArgumentParser, sequences: int) -> None:
     help="held-out text: a file, a folder (default: packaged:test)",
   )
   parser.add_argument(
+    "--begin-with-bos",
+    action="store_true",
+    help="begin every text with BOS, as imported Llamas expect",
+  )
+  parser.add_argument(
     "--sequences",
     type=int,
     default=sequences,

@@ -75,15 +75,15 @@ def test_a_pair_that_is_removed_no_longer_rotates(model):
 def test_questions_end_in_their_answers():
   samples = [
     Sample("a b c", (1, 2, 3), ("d", "e"), 9, 4),
-    Sample("a b", (1, 2), ("c",), 9, 4),
+    Sample("a b", (9, 1, 2), ("c",), 9, 4),  # 9 is BOS.
   ]
 
   def encode(text):
     return ["abcde".index(word.strip(",")) + 1 for word in text.split()]
 
   asked = pairs.questions(samples, encode)
-  assert asked.tokens_PS.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 0, 0]]
-  assert asked.at_PA.tolist() == [[2, 3], [1, 5]]
+  assert asked.tokens_PS.tolist() == [[1, 2, 3, 4, 5], [9, 1, 2, 3, 0]]
+  assert asked.at_PA.tolist() == [[2, 3], [2, 5]]
 
 
 def test_a_model_without_one_rotary_scheme_is_refused(model):
