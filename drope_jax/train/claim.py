@@ -114,18 +114,22 @@ def _with_effect(encoded: dict[str, Any]) -> dict[str, Any]:
 
 def _require_same(begun: Any, encoded: Any, directory: epath.Path) -> None:
   changed = differences(begun, encoded)
-  if changed == ["start"]:
+  if [*changed] == ["start"]:
     raise ValueError(
       "A run goes on from the weights that it began with, got others in its "
       f"Recipe.init_from than {directory} was begun with. Put the old "
       "checkpoint back, or choose another folder."
     )
-  fields = [path for path in changed if not path.startswith("stores")]
+  fields = [
+    _change(path, *values)
+    for path, values in changed.items()
+    if not path.startswith("stores")
+  ]
   if fields:
     raise ValueError(
       f"A run continues with the recipe that began it, but {directory} was "
-      f"begun with another: {', '.join(fields) or 'its form'} differs. Choose "
-      "another folder, or remove that one."
+      f"begun with another: {', '.join(fields)}. Choose another folder, or "
+      "remove that one."
     )
   if changed:
     names = ", ".join(path.removeprefix("stores.") for path in changed)
@@ -136,14 +140,26 @@ def _require_same(begun: Any, encoded: Any, directory: epath.Path) -> None:
     )
 
 
-def differences(a: Any, b: Any, path: str = "") -> list[str]:
-  """Returns the paths at which two JSON values differ."""
+def _change(path: str, before: Any, now: Any) -> str:
+  if isinstance(before, dict | list) or isinstance(now, dict | list):
+    return f"{path or 'its form'} differs"
+  return f"{path} was {before!r} and is {now!r}"
+
+
+def differences(a: Any, b: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+  """Returns where two JSON values differ: both values, by their path."""
+  pairs: list[tuple[str, Any, Any]] | None = None
   if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-    return [d for k in a for d in differences(a[k], b[k], f"{path}.{k}")]
-  if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-    pairs = enumerate(zip(a, b, strict=True))
-    return [d for i, (x, y) in pairs for d in differences(x, y, f"{path}[{i}]")]
-  return [] if a == b else [path.lstrip(".")]
+    pairs = [(f"{path}.{key}", a[key], b[key]) for key in a]
+  elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    both = enumerate(zip(a, b, strict=True))
+    pairs = [(f"{path}[{i}]", x, y) for i, (x, y) in both]
+  if pairs is None:
+    return {} if a == b else {path.lstrip("."): (a, b)}
+  found: dict[str, tuple[Any, Any]] = {}
+  for inner, x, y in pairs:
+    found |= differences(x, y, inner)
+  return found
 
 
 def _parse(file: epath.Path) -> Any:

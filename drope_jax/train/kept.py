@@ -128,4 +128,4 @@ def _differences(recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
 
 def _changes(name: str, found: Any, value: Any) -> list[str]:
   filled = artifacts.fill_nested_defaults(found, value, _WRITER)
-  return claim.differences(filled, artifacts.encode(value), name)
+  return [*claim.differences(filled, artifacts.encode(value), name)]

@@ -245,7 +245,11 @@ RUNS = [
   Mistake(
     "another recipe's folder",
     "train tiny.gin --out run",
-    ("the recipe that began it", "phases[0].steps differs", "another folder"),
+    (
+      "the recipe that began it",
+      "phases[0].steps was 2 and is 3",
+      "another folder",
+    ),
     "TrainPhase.steps = 3",
   ),
   Mistake(

@@ -798,10 +798,12 @@ def test_the_base_teaches_and_a_resumed_run_has_it_again(base, tmp_path):
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):
   later = dataclasses.replace(RECALIBRATE, schedule=optimizer.Cosine(0.03, 1))
   changed = dataclasses.replace(RECIPE, phases=(PRETRAIN, SURGERY, later))
-  message = r"begun with another: phases\[2\]\.schedule\.peak differs"
+  message = (
+    r"begun with another: phases\[2\]\.schedule\.peak was 0.02 and is 0.03"
+  )
   with pytest.raises(ValueError, match=message):
     _run(changed, whole[0], base)
-  with pytest.raises(ValueError, match="another: seed differs"):
+  with pytest.raises(ValueError, match="another: seed was 0 and is 1"):
     _run(dataclasses.replace(RECIPE, seed=1), whole[0], base)
 
 
