@@ -202,6 +202,7 @@ _LADDERS = ("ladder", "ladder_long", "gradual")
     ("ladder/theta_10000_from_scratch", _LADDERS),
     ("sweeps/before_the_drop", ("before_the_drop",)),
     ("sweeps/how_far", ("how_far",)),
+    ("sweeps/how_far_width_64", ("how_far",)),
     ("sweeps/later_tuning", ("later_tuning",)),
     ("sweeps/learned_absolute", ("learned_absolute",)),
     ("sweeps/when_to_drop", ("when_to_drop",)),
@@ -211,11 +212,12 @@ def test_the_trainings_kept_in_docs_are_those_of_their_sweeps(results, sweeps):
   folder = CONFIGS.parent / "docs" / results
   overrides = []
   if (folder / "checkpoint").exists():
-    overrides = [
-      f"BASE = {os.fspath(folder / 'checkpoint')!r}",
-      "THETA = ('Surgery.keep_rotations = None', \"Surgery.drop = 'none'\", "
-      "'Surgery.theta = 200_000.0')",
-    ]
+    overrides.append(f"BASE = {os.fspath(folder / 'checkpoint')!r}")
+    if sweeps == _LADDERS:
+      overrides.append(
+        "THETA = ('Surgery.keep_rotations = None', \"Surgery.drop = 'none'\", "
+        "'Surgery.theta = 200_000.0')"
+      )
   kept_names, unknown = set(), set()
   for name in sweeps:
     sweep = configure.build(f"sweeps/{name}.gin", Sweep, overrides)
