@@ -140,7 +140,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(folder, monkeypatch):
   )
   recipe = _gaining(dataclasses.replace(recipe, phases=phases), widened)
   other = dataclasses.replace(recipe, gained_by_recipe=(1, 3))
-  with pytest.raises(ValueError, match="another: gained_by_recipe.1. differs"):
+  with pytest.raises(ValueError, match="by_recipe.1. was 2 and is 3"):
     loop.run(other, "run", base_dir=".")
   model = loop.run(recipe, "run", base_dir=".")
   assert model.manifest.lineage[-1].steps == 8
