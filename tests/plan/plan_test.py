@@ -90,7 +90,8 @@ def test_a_small_recipe_fits_eight_chips(recipe, tmp_path):
     # AdamW holds two moments of each parameter, and a few counters.
     assert 2 * plan["params"] <= plan["optimizer"] < 2.1 * plan["params"]
     four_chips_a_host = 4 * (plan["params"] + plan["optimizer"])
-    assert plan["save"] == four_chips_a_host
+    # All are sharded but the norms' gains, whose copies are written once.
+    assert 0.95 * four_chips_a_host < plan["save"] < four_chips_a_host
     assert plan["collectives"]["all-reduce"]
     assert "between slices" not in plan["collectives"]
     assert plan["tokens"] == 10 * 16 * 256
