@@ -15,7 +15,7 @@ from jax.experimental import compilation_cache
 import numpy as np
 import pytest
 
-from drope_jax import positional, sharding, trees
+from drope_jax import artifacts, positional, sharding, trees
 from drope_jax.analysis import records
 from drope_jax.checkpoint import store
 from drope_jax.checkpoint.model import Model
@@ -792,7 +792,7 @@ def test_the_base_teaches_and_a_resumed_run_has_it_again(base, tmp_path):
     lines[5]["kl"] == pytest.approx(divergence, abs=1e-6) and divergence > 1e-4
   )
   phase = want.manifest.lineage[-1].arguments["phase"]
-  assert phase["teacher"] == {"__class__": "Teacher", "weight": 1.0}
+  assert phase["teacher"] == artifacts.encode(Teacher())
 
 
 def test_another_recipe_is_refused_by_the_field_that_differs(whole, base):
