@@ -34,7 +34,7 @@ _CHINESE = _ENGLISH.union(
 )
 
 
-def library(name: str) -> Any:
+def imported(name: str) -> Any:
   """Returns a library that some scores need, see `extras.load`."""
   return extras.load(name, "eval", "LongBench")
 
@@ -54,7 +54,7 @@ def rouge_l(said: str, answer: str, classes: Sequence[str]) -> float:
 
   It is 0 too for a sentence of about a thousand words, where the library fails.
   """
-  rouge = library("rouge").Rouge(metrics=["rouge-l"])
+  rouge = imported("rouge").Rouge(metrics=["rouge-l"])
   try:
     found = rouge.get_scores([said], [answer], avg=True)
   except (RecursionError, ValueError):
@@ -122,7 +122,7 @@ def _words(text: str) -> list[str]:
 
 
 def _segments(text: str) -> list[str]:
-  jieba = library("jieba")
+  jieba = imported("jieba")
   jieba.setLogLevel(logging.WARNING)  # It tells of loading its dictionary.
   return jieba.lcut(text)
 

@@ -100,7 +100,7 @@ class LongBenchTask:
     """
     kind = KINDS[self.of]
     for name in kind.score.libraries:
-      scores.library(name)
+      scores.imported(name)
     asked = questions.load(self.folder, self.name)
     new_tokens = order.max_new_tokens or kind.new_tokens
     found = {}
