@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import functools
 import itertools
-import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,20 +16,18 @@ LENGTH_MULTIPLE = 128
 _CACHE_RATIO = 4
 
 
-def bucket(tokens: int, shortest: int | None = None) -> int:
-  """Returns the padded length of `tokens`, at most 5/4 of it or 128.
+def bucket(tokens: int, multiple: int | None = None) -> int:
+  """Returns the padded length: at most 5/4 of `tokens`, or a multiple more.
 
   There are four lengths in each doubling, so that few programs are compiled and
   little of a pass is padding.
 
   Args:
     tokens: to pad.
-    shortest: below 128, a power of two from which there is a length for each
-      doubling, for the short questions of benchmarks; None: 128 is the first.
+    multiple: divides the length; a power of two. None: 128.
   """
-  if shortest is not None and tokens <= LENGTH_MULTIPLE:
-    return max(2 ** math.ceil(math.log2(tokens)), shortest)
-  step = max(2 ** (math.ceil(math.log2(tokens)) - 3), LENGTH_MULTIPLE)
+  eighth = (1 << (tokens - 1).bit_length()) // 8
+  step = max(eighth, multiple or LENGTH_MULTIPLE)
   return -(-tokens // step) * step
 
 
@@ -155,7 +152,7 @@ class Endings(NamedTuple):
 
   Attributes:
     scheme: the positions of all of them.
-    rows: which ending each row is; the rows after these are padding.
+    rows: which ending a row is; the rows that are not here are padding.
     before_RP: what n rows in turn begin with: a context without its last token,
       padded on the right; P is 0 where nothing is read before the rows.
     before_R: its tokens without padding.
@@ -165,7 +162,7 @@ class Endings(NamedTuple):
   """
 
   scheme: Scheme | Pattern
-  rows: list[int]
+  rows: dict[int, int]
   before_RP: np.ndarray
   before_R: np.ndarray
   tokens_BS: np.ndarray
@@ -185,8 +182,8 @@ def of_endings(
 ) -> Iterator[Endings]:
   """Yields batches with every ending in one of them.
 
-  Contexts that are read first are many and short. So that few shapes are
-  compiled, their number in a batch is a power of two, or the most.
+  Batches of one shape hold as many contexts each. Similar shapes are one, so
+  that few are compiled.
 
   Args:
     contexts, endings: ids.
@@ -203,8 +200,7 @@ def of_endings(
     ValueError: a context is empty.
   """
   _require_tokens(contexts)
-  shortest = LENGTH_MULTIPLE // (4 if on_mesh else 16)
-  padded = functools.partial(bucket, shortest=shortest)
+  multiple = max(LENGTH_MULTIPLE // (4 if on_mesh else 16), 1)
   questions: dict[tuple, list[int]] = {}
   for row, (context, ending) in enumerate(zip(contexts, endings, strict=True)):
     tokens = len(context) + len(ending)
@@ -214,32 +210,29 @@ def of_endings(
     alone = None if before else row  # There is nothing to share.
     key = (before, alone, scheme, scale_at(tokens))
     questions.setdefault(key, []).append(row)
-  groups: dict[_Shape, list[_Question]] = {}
+  by_scheme: dict[Scheme | Pattern, _Groups] = {}
   for (before, _, scheme, scale), rows in questions.items():
-    P = padded(len(before)) if before else 0
+    P = bucket(len(before), multiple) if before else 0
     rest = [len(contexts[r]) + len(endings[r]) - len(before) for r in rows]
-    S = padded(max(rest))
+    S = bucket(max(rest), multiple)
     S = min(S, scheme.most_tokens or S)
     most = (batch_tokens - P) // S
     if P:
       most = min(most, _CACHE_RATIO * batch_tokens // (P + S))
     most = max(most, 1)
+    groups = by_scheme.setdefault(scheme, {})
     for start in range(0, len(rows), most):
       part = rows[start : start + most]
-      question = _Question(before, scale, part)
-      groups.setdefault(_Shape(P, S, len(part), scheme), []).append(question)
-  for shape, members in sorted(groups.items(), key=lambda g: g[0][:3]):
-    P, S, n, _ = shape
-    most = batch_tokens // (P + n * S)
-    if P:
-      most = min(most, _CACHE_RATIO * batch_tokens // (n * (P + S)))
-    most = max(most, 1)
-    R = min(len(members), most)
-    if P:
-      R = min(_power_of_two(R), most)
-    R = -(-R // row_shards) * row_shards
-    for start in range(0, len(members), R):
-      yield _filled(shape, R, members[start : start + R], contexts, endings)
+      members = groups.setdefault(_Shape(P, S, len(part)), [])
+      members.append(_Question(before, scale, part))
+  for scheme, groups in by_scheme.items():
+    for shape, members in sorted(_joined(groups, batch_tokens).items()):
+      batches = -(-len(members) // max(shape.most(batch_tokens), 1))
+      R = -(-len(members) // batches)
+      R = -(-R // row_shards) * row_shards
+      for start in range(0, len(members), R):
+        some = members[start : start + R]
+        yield _filled(scheme, shape, R, some, contexts, endings)
 
 
 class _Question(NamedTuple):
@@ -251,38 +244,93 @@ class _Question(NamedTuple):
 
 
 class _Shape(NamedTuple):
-  """Of questions that share a batch; n is the number of rows of each."""
+  """Of questions that share a batch.
+
+  Attributes:
+    P: padded tokens of a context, or 0.
+    S: padded tokens of each row.
+    n: rows of a question.
+  """
 
   P: int
   S: int
   n: int
-  scheme: Scheme | Pattern
+
+  @property
+  def tokens(self) -> int:
+    """That are read for a question."""
+    return self.P + self.n * self.S
+
+  def most(self, batch_tokens: int) -> int:
+    """Returns how many questions a batch may hold; may be 0."""
+    most = batch_tokens // self.tokens
+    if not self.P:
+      return most
+    cached = self.n * (self.P + self.S)
+    return min(most, _CACHE_RATIO * batch_tokens // cached)
+
+  def joined(self, other: "_Shape") -> "_Shape":
+    """Returns the least shape that has room for both."""
+    return _Shape(*map(max, self, other))
+
+
+_Groups: TypeAlias = dict[_Shape, list[_Question]]
+
+
+def _joined(groups: _Groups, batch_tokens: int) -> _Groups:
+  """Returns the same questions in fewer shapes.
+
+  Compiling a shape takes about as long as reading some thousands of tokens. So
+  the smallest group joins another where that adds no more padding than a
+  quarter of a batch.
+  """
+  waiting, done = dict(groups), {}
+  while waiting:
+    shape = min(waiting, key=lambda own: own.tokens * len(waiting[own]))
+    members = waiting.pop(shape)
+    options = []
+    for other, theirs in waiting.items():
+      both = shape.joined(other)
+      if bool(shape.P) == bool(other.P) and both.most(batch_tokens):
+        padding = (both.tokens - shape.tokens) * len(members)
+        padding += (both.tokens - other.tokens) * len(theirs)
+        options.append((padding, other, both))
+    least = min(options, default=None)
+    if least is None or least[0] > batch_tokens // 4:
+      done[shape] = members
+      continue
+    _, other, both = least
+    members = members + waiting.pop(other)
+    waiting[both] = waiting.get(both, []) + members
+  return done
 
 
 def _filled(
+  scheme: Scheme | Pattern,
   shape: _Shape,
   R: int,
   questions: Sequence[_Question],
   contexts: Sequence[Sequence[int]],
   endings: Sequence[Sequence[int]],
 ) -> Endings:
-  P, S, n, scheme = shape
+  P, S, n = shape
   before_RP, before_R = np.zeros((R, P), np.int32), np.zeros(R, np.int32)
   tokens_BS = np.zeros((R * n, S), np.int32)
   wanted_BS = np.zeros((R * n, S), bool)
   scale_B = np.ones(R * n, np.float32)
-  for i, (before, scale, rows) in enumerate(questions):
+  rows: dict[int, int] = {}
+  for i, (before, scale, own) in enumerate(questions):
     before_R[i] = len(before)
     before_RP[i, : len(before)] = before
-    for j, row in enumerate(rows, i * n):
+    scale_B[i * n : (i + 1) * n] = scale
+    for j, row in enumerate(own, i * n):
+      rows[j] = row
       ids = [*contexts[row][len(before) :], *endings[row]]
       tokens_BS[j, : len(ids)] = ids
       last = len(ids) - 1
       wanted_BS[j, last - len(endings[row]) : last] = True
-      scale_B[j] = scale
-  all_rows = [row for question in questions for row in question.rows]
   return Endings(
-    scheme, all_rows, before_RP, before_R, tokens_BS, wanted_BS, scale_B
+    scheme, rows, before_RP, before_R, tokens_BS, wanted_BS, scale_B
   )
 
 

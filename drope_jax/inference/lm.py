@@ -252,7 +252,7 @@ class CheckpointLM:
           groups=sharding.row_shards(self.mesh),
         ),
       )
-      for i, row in enumerate(batch.rows):
+      for i, row in batch.rows.items():
         own = batch.wanted_BS[i]
         found[row] = interface.Scored(scores_BS[i, own], top_BS[i, own])
     return [found[row] for row in range(len(contexts))]

@@ -49,29 +49,30 @@ def test_prompts_of_other_scales_share_nothing():
   assert batch.scale_B.tolist() == [1.5, 1.0]
 
 
-def test_endings_of_a_context_share_a_batch_with_others_of_their_shape():
+def test_endings_of_a_context_read_it_once():
   contexts = [[5] * 9, [6] * 12, [5] * 9, [6] * 12, [7] * 9, [4]]
   endings = [[1], [2, 2], [3], [4], [8, 8], [9] * 3]
-  batches = list(
-    batching.of_endings(
-      contexts,
-      endings,
-      scheme_at=lambda tokens: Rope(),
-      scale_at=float,
-      batch_tokens=256,
-    )
+  alone, shared = batching.of_endings(
+    contexts,
+    endings,
+    scheme_at=lambda tokens: Rope(),
+    scale_at=float,
+    batch_tokens=256,
   )
-  # Scales differ by length: those of 6 have one context each, those of 5 share.
-  rows = [sorted(batch.rows) for batch in batches]
-  assert sorted(sum(rows, [])) == [0, 1, 2, 3, 4, 5]
-  (shared,) = [batch for batch in batches if 0 in batch.rows]
-  assert {0, 2} == {*shared.rows}
-  assert shared.before_RP[0, :8].tolist() == [5] * 8
-  assert shared.before_R[0] == 8 and len(shared.before_R) == 1
-  assert shared.tokens_BS[:, :2].tolist() == [[5, 1], [5, 3]]
-  assert np.argwhere(shared.wanted_BS).tolist() == [[0, 0], [1, 0]]
-  (alone,) = [batch for batch in batches if 5 in batch.rows]
-  assert alone.before_RP.size == 0 and alone.wanted_BS.sum() == 3
+  assert alone.rows == {0: 5} and alone.before_RP.size == 0
+  assert alone.wanted_BS.sum() == 3
+  # Scales differ by length, so [6] * 12 is a question for each of its endings.
+  assert shared.before_R.tolist() == [11, 11, 8, 8]
+  assert shared.rows == {0: 1, 2: 3, 4: 4, 6: 0, 7: 2}
+  assert shared.scale_B.tolist() == [14, 14, 13, 13, 11, 11, 10, 10]
+  assert shared.before_RP[3].tolist() == [5] * 8 + [0] * 8
+  assert shared.tokens_BS[6:, :2].tolist() == [[5, 1], [5, 3]]
+  assert np.argwhere(shared.wanted_BS[4:]).tolist() == [
+    [0, 0],
+    [0, 1],
+    [2, 0],
+    [3, 0],
+  ]
 
 
 def test_copies_of_a_long_context_are_few():
@@ -85,8 +86,50 @@ def test_copies_of_a_long_context_are_few():
       batch_tokens=2048,
     )
   )
-  assert sorted(sum((batch.rows for batch in batches), [])) == [*range(60)]
+  read = [row for batch in batches for row in batch.rows.values()]
+  assert sorted(read) == [*range(60)]
   for batch in batches:
     copies, tokens = batch.tokens_BS.shape
     assert copies * (batch.before_RP.shape[1] + tokens) <= 4 * 2048
   assert len(batches) == 9  # 7 copies of 1024 + 8 tokens in each.
+
+
+def _shapes(contexts, endings, batch_tokens=1024):
+  batches = list(
+    batching.of_endings(
+      contexts,
+      endings,
+      scheme_at=lambda tokens: Rope(),
+      scale_at=lambda tokens: 1.0,
+      batch_tokens=batch_tokens,
+    )
+  )
+  read = [row for batch in batches for row in batch.rows.values()]
+  assert sorted(read) == [*range(len(contexts))]
+  for batch in batches:
+    for i, row in batch.rows.items():
+      ids = batch.tokens_BS[i].tolist()
+      n = len(batch.tokens_BS) // len(batch.before_R)
+      before = batch.before_RP[i // n, : batch.before_R[i // n]].tolist()
+      whole = [*contexts[row], *endings[row]]
+      assert (before + ids)[: len(whole)] == whole
+  return [(b.before_RP.shape, b.tokens_BS.shape) for b in batches]
+
+
+def test_similar_shapes_are_one_where_that_is_cheaper_than_compiling():
+  first, second = [[5] * 30, [6] * 40], [[7] * 3, [8] * 9]
+  # 8 tokens more before, 8 more in a row, and a row more of the second.
+  contexts = [first[0], first[0], first[1]]
+  assert _shapes(contexts, [*second, [1]]) == [((2, 40), (4, 16))]
+  # A long question is not worth the padding of many short ones.
+  many = [[i] * 30 for i in range(40)]
+  shapes = _shapes([*many, [90] * 500], [[1]] * 41)
+  assert len(set(shapes)) == 2 and ((1, 512), (1, 8)) in shapes
+  # Nor does one that fills a batch become longer.
+  assert len(_shapes([[5] * 999, [6] * 1020], [[1]] * 2)) == 2
+
+
+def test_batches_of_a_shape_are_even():
+  contexts = [[i] * 57 for i in range(3, 23)]
+  shapes = _shapes(contexts, [[1]] * 20)
+  assert shapes == [((10, 56), (10, 8))] * 2  # 16 would fit, and then 4.

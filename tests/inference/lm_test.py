@@ -248,22 +248,16 @@ def test_a_context_is_read_once_for_all_its_endings(lm, monkeypatch):
   monkeypatch.setattr(decode, "prefill", counted)
   scoring.score.clear_cache()
   lm.score([SEQUENCES[1]] * 3, [[5], [6, 7], [8]])
-  assert read == [(1, 16)]
+  assert read == [(1, 12)]
   lm.score(SEQUENCES[:3], [[5]] * 3)  # The third has nothing to be read first.
-  assert read[1:] == [(1, 4), (1, 16)]
+  assert read[1:] == [(2, 12)]
 
 
 def test_short_sequences_are_padded_to_few_lengths():
-  lengths = (1, 32, 33, 64, 65, 128, 129)
-  assert [batching.bucket(n, 32) for n in lengths] == [
-    32,
-    32,
-    64,
-    64,
-    *[128] * 2,
-    256,
-  ]
-  assert [batching.bucket(n) for n in lengths] == [128] * 6 + [256]
+  lengths = (1, 8, 9, 64, 65, 80, 81, 128, 129)
+  padded = [8, 8, 16, 64, 80, 80, 96, 128, 160]
+  assert [batching.bucket(n, 8) for n in lengths] == padded
+  assert [batching.bucket(n) for n in lengths] == [128] * 8 + [256]
 
 
 def test_one_token_has_no_score_and_an_empty_sequence_is_refused(lm):
