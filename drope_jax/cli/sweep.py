@@ -14,6 +14,7 @@ import sys
 from drope_jax.analysis import paired, sweeps
 from drope_jax.checkpoint import store
 from drope_jax.cli import configure, output, terminal, termination
+from drope_jax.data import paths
 from drope_jax.evals import suite as suites
 from drope_jax.exits import Exit
 from drope_jax.train import kept
@@ -98,7 +99,14 @@ class _Work:
   keep: pathlib.Path | None
 
   def do(self, points: Sequence[Point], k: int, n: int) -> int | None:
-    """Does what is left of every nth point; returns the first failure."""
+    """Does what is left of every nth point; returns the first failure.
+
+    Raises:
+      FileNotFoundError: there is not what a training starts from.
+    """
+    for start in {self.recipes[point.name].init_from for point in points}:
+      if start is not None:
+        store.locate(paths.resolve(start))
     failed = None
     if k == 1:
       for name, path in self.sweep.references.items():

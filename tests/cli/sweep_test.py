@@ -205,6 +205,19 @@ def test_a_mistake_is_one_line_before_any_training(
   assert not ran
 
 
+def test_a_start_that_is_missing_ends_a_sweep_before_any_training(
+  drope, ran, here
+):
+  (here / "begun.gin").write_text(
+    (here / "tiny.gin").read_text()
+    + "Recipe.model = None\nRecipe.tokenizer = None\n"
+    "Recipe.init_from = 'gone'\n"
+  )
+  found = drope("sweep", "sweep.gin", "--set", "Sweep.recipe = 'begun.gin'")
+  assert found.status == 2 and found.err.count("\n") == 1
+  assert "gone" in found.err and not ran
+
+
 def test_a_command_runs_in_its_own_process_and_says_how_it_ended(capfd):
   assert sweep._run("one", ["recipes", "tiny"]) is None
   assert sweep._run("two", ["recipes", "nothing-like-it"]) == 2
