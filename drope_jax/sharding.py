@@ -42,8 +42,8 @@ class MeshConfig:
 
   Attributes:
     data, fsdp, tensor, context: see the module; at most one is -1.
-    slices: number of TPU slices. The mesh's `data` axis has `data` devices in
-      each of them.
+    slices: number of TPU slices, or of GPU nodes, which JAX counts as slices.
+      The mesh's `data` axis has `data` devices in each of them.
   """
 
   data: int = 1
