@@ -110,13 +110,22 @@ class Manifest:
     return self.model.vocab_size - self.tokenizer.vocab_size
 
   @property
+  def unfitted(self) -> "Manifest":
+    """The manifest of the same weights before a slope was fitted to them."""
+    return dataclasses.replace(
+      self,
+      model=dataclasses.replace(self.model, logit_scale_slope=None),
+      lineage=tuple(e for e in self.lineage if e.operation != FITTED_SLOPE),
+    )
+
+  @property
   def held_out(self) -> tuple[str, float] | None:
     """The last operation on the weights, and what its best save has least of.
 
     That is the score of `BEST_BY`, less than 0 where more of it is better, or
     else the held-out loss. None: it is not known.
     """
-    changes = [e for e in self.lineage if e.operation != FITTED_SLOPE]
+    changes = self.unfitted.lineage
     if not changes:
       return None
     last = changes[-1]

@@ -34,6 +34,8 @@ def figures(
 ) -> Figures:
   """Returns the figures of the checkpoint that has `manifest`.
 
+  They are of its weights, whether or not a slope was saved since.
+
   Args:
     results: results.json, as `analysis.runs.load` has checked it.
     manifest: the checkpoint's.
@@ -46,7 +48,7 @@ def figures(
   names = [
     name
     for name, of in models.items()
-    if Manifest.from_json(of["manifest"]) == manifest
+    if Manifest.from_json(of["manifest"]).unfitted == manifest.unfitted
   ]
   if not names:
     raise ValueError(

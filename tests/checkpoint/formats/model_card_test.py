@@ -118,6 +118,19 @@ def test_a_scale_is_better_where_one_was_fitted(slope, said):
   assert ("1 + c ln" in text) == bool(said)
 
 
+def test_figures_are_of_the_weights_whether_a_slope_was_saved_or_not():
+  results = _results(_manifest())
+  fitted = _manifest().after(
+    manifests.FITTED_SLOPE,
+    {"slope": 0.25},
+    None,
+    model=dataclasses.replace(_manifest().model, logit_scale_slope=0.25),
+  )
+  found = model_card.figures(results, fitted, pathlib.Path("r"))
+  assert found.longest_tokens == 2048
+  assert "here 0.25" in _text(fitted, found), "not the checkpoint's own"
+
+
 def test_results_of_others_are_refused():
   results = _results(_manifest())
   with pytest.raises(ValueError, match="got those of base, dropped in r"):
