@@ -16,7 +16,8 @@ class Figures:
 
   Attributes:
     rows: its rows, as `evals.interface.Result` writes them.
-    slope: c of its fitted softmax scale 1 + c ln s; None: none was fitted.
+    slope: c of the softmax scale 1 + c ln s that was fitted for it by the
+      method "model"; None: none was.
   """
 
   rows: Sequence[Mapping[str, Any]] = ()
@@ -57,13 +58,11 @@ def figures(
       "the results out."
     )
   name = names[0]
-  slopes = [
-    fit["c"]
-    for fit in results.get("fits", {}).get(name, {}).values()
-    if fit["factor"] != 1
-  ]
+  # Of the positions that are exported, where other methods have others.
+  fit = results.get("fits", {}).get(name, {}).get("model")
+  slope = fit["c"] if fit and fit["factor"] != 1 else None
   rows = [row for row in results["rows"] if row["model"] == name]
-  return Figures(rows, slopes[0] if slopes else None)
+  return Figures(rows, slope)
 
 
 @dataclasses.dataclass(frozen=True)

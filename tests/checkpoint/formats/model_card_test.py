@@ -64,7 +64,12 @@ def _results(manifest):
           "base": {"manifest": others.to_json()},
           "dropped": {"manifest": manifest.to_json()},
         },
-        "fits": {"dropped": {"model": {"c": 0.125, "factor": 4.0}}},
+        "fits": {
+          "dropped": {
+            "crop": {"c": 0.5, "factor": 4.0},
+            "model": {"c": 0.125, "factor": 4.0},
+          }
+        },
         "rows": [
           _row("base", 8, 0.0),
           _row("dropped", 1, 0.61),
