@@ -624,6 +624,10 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   assert "| 0.500 | 0.400..0.600 |" in (out / "README.md").read_text()
   ids = transformers.AutoTokenizer.from_pretrained(out)("a whale")["input_ids"]
   assert ids[0] == 1
+  bound, out_bound = tmp_path / "bound", tmp_path / "bound_out"
+  _save(dataclasses.replace(CONFIG, logit_scale_slope=0.1), bound)
+  ran = drope("export", bound, "--out", out_bound)
+  assert ran.out.count("\n") == 1, "no scale for a length that is not read"
 
 
 def test_the_scale_of_the_context_asked_for_is_in_the_weights(tmp_path, drope):

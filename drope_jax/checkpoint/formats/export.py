@@ -208,7 +208,7 @@ def _differences(out: pathlib.Path, card: model_card.Card) -> Iterator[str]:
       f"Clients may read {card.context_tokens:,} tokens, {card.context_reason};"
       f" it was trained at {trained:,}."
     )
-  if card.folded_scale is None and card.slope:
+  if card.folded_scale is None and card.slope and card.context_tokens > trained:
     scale = logit_scale.scale_at(card.slope, card.context_tokens / trained)
     yield (
       "No client applies the softmax scale that was fitted"
