@@ -201,11 +201,14 @@ class Card:
       return (
         "With the code of the paper's repository, github.com/SakanaAI/DroPE.\n"
       )
-    return _LOADING.format(name=self.name) + (
+    if self.manifest.tokenizer is None:
+      return _LOADING.format(name=self.name, tokenizer="")
+    line = (
+      f'tokenizer = transformers.AutoTokenizer.from_pretrained("{self.name}")'
+    )
+    return _LOADING.format(name=self.name, tokenizer=f"{line}\n") + (
       "\n`generate` ends at any id of `eos_token_id` in generation_config.json."
       " To transformers, text that spells a special token is that token.\n"
-      if self.manifest.tokenizer
-      else ""
     )
 
   def _lineage(self) -> Iterator[Sequence[str]]:
@@ -245,8 +248,7 @@ _LOADING = """```python
 import transformers
 
 model = transformers.AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = transformers.AutoTokenizer.from_pretrained("{name}")
-```
+{tokenizer}```
 """
 
 

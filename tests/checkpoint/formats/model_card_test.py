@@ -158,6 +158,14 @@ def test_it_tells_what_a_reader_must_know():
   assert "no positional embeddings in 1 of 2 layers" in _text(part)
 
 
+def test_a_tokenizer_is_loaded_where_there_is_one():
+  bare = _manifest()
+  assert "AutoTokenizer" not in _text(bare)
+  ref = manifests.TokenizerRef("tokenizer.json", "0" * 64, 8)
+  text = _text(dataclasses.replace(bare, tokenizer=ref))
+  assert 'AutoTokenizer.from_pretrained("mine")\n```' in text
+
+
 def test_a_scale_in_the_weights_is_said():
   text = _text(_manifest(), folded_scale=1.25)
   assert "multiplied by 1.25, by way of q's weights" in text
