@@ -587,7 +587,9 @@ def test_a_dropped_model_is_not_held_to_its_trained_context(
 def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   tokenizer = tmp_path / "t.model"
   shutil.copy(corpus.tokenizer_path(), tokenizer)
-  (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+  (tmp_path / "tokenizer_config.json").write_text(
+    '{"add_bos_token": true, "model_max_length": 1024}'
+  )
   config = dataclasses.replace(CONFIG, vocab_size=2048, positional=Nope())
   entry = manifests.LineageEntry("recalibrate", {}, None, 9, 1, "0.1", "2026")
   ours = tmp_path / "ours"
@@ -622,8 +624,9 @@ def test_what_clients_do_otherwise_is_said(tmp_path, drope):
   assert "1.21, into the weights" in ran.out  # The checkpoint's: 1 + 0.1 ln 8.
   assert "here 0.1" in (out_own / "README.md").read_text()
   assert "| 0.500 | 0.400..0.600 |" in (out / "README.md").read_text()
-  ids = transformers.AutoTokenizer.from_pretrained(out)("a whale")["input_ids"]
-  assert ids[0] == 1
+  read = transformers.AutoTokenizer.from_pretrained(out)
+  assert read("a whale")["input_ids"][0] == 1
+  assert read.model_max_length == 4096
   bound, out_bound = tmp_path / "bound", tmp_path / "bound_out"
   _save(dataclasses.replace(CONFIG, logit_scale_slope=0.1), bound)
   ran = drope("export", bound, "--out", out_bound)

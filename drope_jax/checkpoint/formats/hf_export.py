@@ -221,6 +221,9 @@ def _write_beside(
   if manifest.tokenizer is not None:
     tokenizer = store.tokenizer_path(checkpoint)
     fields |= hf_tokenizer.copy(tokenizer, folder)
+    hf_tokenizer.lift_limits(
+      folder, manifest.model.context_tokens, target.config.context_tokens
+    )
   V, pad = fields["vocab_size"], fields["pad_token_id"]
   if pad is not None and not -V <= pad < V:
     # transformers would not build an embedding without the padding's row.

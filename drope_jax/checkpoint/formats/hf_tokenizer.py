@@ -48,6 +48,28 @@ def copy(tokenizer: epath.Path, folder: pathlib.Path) -> dict[str, Any]:
   return ids | {role: i for role, i in given.items() if i is not None}
 
 
+def lift_limits(
+  folder: pathlib.Path, trained_tokens: int, context_tokens: int
+) -> None:
+  """Raises limits in `folder`'s files that only the trained context set.
+
+  Where transformers is asked to truncate, it cuts a text at model_max_length;
+  without max_new_tokens it generates up to max_length.
+
+  Args:
+    folder: where `copy` has written.
+    trained_tokens: the context; a lower limit is kept.
+    context_tokens: what clients may read.
+  """
+  for name, limit in (
+    (_CONFIG, "model_max_length"),
+    (_GENERATION, "max_length"),
+  ):
+    said = json_object.read_if_there(folder / name)
+    if trained_tokens <= (said.get(limit) or 0) < context_tokens:
+      json_object.write(folder / name, said | {limit: context_tokens})
+
+
 def adds_bos(folder: pathlib.Path) -> bool:
   """Returns whether transformers puts BOS before a text with `folder`'s."""
   file = epath.Path(folder) / _JSON

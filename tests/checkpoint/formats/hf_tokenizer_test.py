@@ -60,6 +60,28 @@ def test_what_transformers_5_calls_anew_has_its_old_name(copied):
   }
 
 
+@pytest.mark.parametrize(
+  ("limit", "context_tokens", "left"),
+  [(512, 4096, 4096), (100, 4096, 100), (10**30, 4096, 10**30)]
+  + [(1024, 512, 1024), (None, 4096, None)],
+)
+def test_a_limit_of_the_trained_context_is_lifted(
+  limit, context_tokens, left, copied
+):
+  generation = {"eos_token_id": 2, "max_length": limit}
+  out = copied(
+    tokenizer_config={"add_bos_token": True, "model_max_length": limit},
+    generation_config=generation,
+  )
+  hf_tokenizer.lift_limits(out, 512, context_tokens)
+  found = json.loads((out / "generation_config.json").read_text())
+  assert found == generation | {"max_length": left}
+  if left == 4096:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    ids = tokenizer("a whale " * 3000, truncation=True)["input_ids"]
+    assert len(ids) == 4096
+
+
 def test_files_of_others_stay(copied):
   # Orbax writes one into the tokenizer's folder of a training's save.
   out = copied(tokenizer_config={}, commit_success={})
