@@ -1,6 +1,7 @@
 """Which architecture holds a model exactly."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from drope_jax.checkpoint.formats.families import FAMILIES
 from drope_jax.checkpoint.formats.hf_layers import Layers
@@ -106,16 +107,17 @@ def _none_holds(config: ModelConfig) -> str:
   else:
     nearest = "olmoe"
   advice = "Export a checkpoint without that."
-  if nearest == "olmoe":
+  by_head = dataclasses.replace(config, qk_norm="qk", qk_norm_scope="head")
+  if nearest == "olmoe" and misfit(by_head, "qwen3") is None:
     advice = (
       "Add the norms by `drope surgery --qk-norm qk --qk-norm-scope head` and "
       "recalibrate."
     )
-    if any(misfit(config, name) is None for name in PAPERS):
-      advice = (
-        'Use `format="sakana"`, the layout of the paper\'s repository, which '
-        f"runs with its code. Or: {advice}"
-      )
+  if any(misfit(config, name) is None for name in PAPERS):
+    advice = (
+      'Use `format="sakana"`, the layout of the paper\'s repository, which '
+      f"runs with its code. Or: {advice}"
+    )
   return (
     f"No stock architecture holds this model: {FAMILIES[nearest].architecture}"
     f", the nearest, cannot, as it got {misfit(config, nearest)}. {advice}"

@@ -217,6 +217,12 @@ def test_a_required_architecture_may_neutralise_its_rotation():
       _with(JOINT, width=20, positional=ROPE),
       "as it got a width of 20, not the 4 heads times head_dim 4. Add the",
     ),
+    # A norm per head would not help these.
+    (_with(JOINT, positional=Alibi()), "got Alibi positions. Export a"),
+    (
+      _with(JOINT, positional=Pattern((ROPE, Nope()))),
+      "got layers without positions beside layers with them. Export a",
+    ),
     (
       _with(POST, positional=Pattern((Nope(),) * 2, (9, None))),
       "Olmo3ForCausalLM.*other than plain RoPE, Nope.., beside a window",
