@@ -177,9 +177,10 @@ def simplest(scheme: Scheme, head_dim: int) -> Scheme:
   It stands for one where fast pairs have plain RoPE's frequencies, and all the
   others are divided by `STILL`.
   """
-  if not isinstance(scheme, rotary.GeometricRotary):
+  if not isinstance(scheme, (rotary.GeometricRotary, PartialRope)):
     return scheme
-  plain_F = rotary.geometric_frequencies(scheme.theta, head_dim)
+  whole = scheme.rope if isinstance(scheme, PartialRope) else scheme
+  plain_F = rotary.geometric_frequencies(whole.theta, head_dim)
   share_F = scheme.frequencies(head_dim) / plain_F
   pairs = int((share_F == 1.0).sum())
   # Float32 rounds the division.
@@ -187,14 +188,14 @@ def simplest(scheme: Scheme, head_dim: int) -> Scheme:
   is_drop = (share_F[:pairs] == 1.0).all() and still_F.size and still_F.all()
   if not is_drop or scheme.attention_factor != 1.0:
     return scheme
-  return PartialRope(Rope(scheme.theta), pairs) if pairs else Nope()
+  return PartialRope(Rope(whole.theta), pairs) if pairs else Nope()
 
 
 def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
   """Returns what `read` and `simplest` turn into `scheme`.
 
-  NTK-aware scaling is the exception: it is plain RoPE of another theta, and is
-  read back as such.
+  Two are read back as plain RoPE, with the same frequencies: NTK-aware scaling,
+  which is RoPE of another theta, and a scaling that slows dropped pairs alone.
 
   Slow pairs that were dropped leave by Llama 3's rule, which the fast ones
   escape: more clients know it than per-pair factors (longrope), and none of
@@ -248,6 +249,8 @@ def write(scheme: Scheme, head_dim: int, context_tokens: int) -> dict[str, Any]:
       }
     case PartialRope(Rope(theta), pairs):
       return _partial(theta, pairs, head_dim, context_tokens)
+    case PartialRope() if (plain := simplest(scheme, head_dim)) != scheme:
+      return write(plain, head_dim, context_tokens)
   raise ValueError(
     "A stock architecture has plain, linear, dynamic (from its context on), "
     f"YaRN, Llama 3 or LongRoPE positions, got {scheme} at a context of "

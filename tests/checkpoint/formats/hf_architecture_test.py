@@ -197,6 +197,21 @@ def test_ntk_aware_positions_leave_as_plain_rope(scheme):
   )
 
 
+def test_pairs_that_a_scaling_leaves_alone_leave_as_plain_ropes():
+  # Llama 3.2 1B's rule.
+  scaled = Llama3Rope(5e5, 32.0)
+  fields = {"head_dim": 64, "context_tokens": 131_072}
+  config = _with(positional=PartialRope(scaled, 15), **fields)
+  assert hf_architecture.choose(config) == "llama"
+  got = _read_back(hf_config.to_dict(config, "llama"))
+  assert got == _with(positional=PartialRope(Rope(5e5), 15), **fields)
+  np.testing.assert_array_equal(
+    got.positional.frequencies(64), config.positional.frequencies(64)
+  )
+  with pytest.raises(ValueError, match="for which config.json has no rule"):
+    hf_architecture.choose(_with(positional=PartialRope(scaled, 16), **fields))
+
+
 def test_a_required_architecture_may_neutralise_its_rotation():
   assert hf_architecture.choose(DROPPED, required="llama") == "llama"
   fields = hf_config.to_dict(DROPPED, "llama")
@@ -302,7 +317,11 @@ def test_a_required_architecture_may_neutralise_its_rotation():
     (_with(positional=Pattern((ROPE, Rope(1e4)))), "2 kinds of positions"),
     (_with(positional=Alibi()), "Alibi positions"),
     (
-      _with(positional=Pattern((PartialRope(Llama3Rope(), 1), Nope()))),
+      _with(
+        positional=Pattern(
+          (PartialRope(PositionInterpolation(1e4, 4.0), 1), Nope())
+        )
+      ),
       r"SmolLM3ForCausalLM.* got PartialRope\(.* of 16, for which config.json",
     ),
     (_with(positional=CriticalNtk()), "config.json has no rule"),
