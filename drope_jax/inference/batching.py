@@ -156,8 +156,10 @@ class Endings(NamedTuple):
     before_RP: what n rows in turn begin with: a context without its last token,
       padded on the right; P is 0 where nothing is read before the rows.
     before_R: its tokens without padding.
-    tokens_BS: the rest of a context, and an ending, padded on the right.
-    wanted_BS: whether the next token is one of the ending.
+    tokens_BS: the rest of a context, and an ending without its last token,
+      padded on the right.
+    next_BS: the token after each.
+    wanted_BS: whether that is one of the ending.
     scale_B: float32, of the attention logits.
   """
 
@@ -166,6 +168,7 @@ class Endings(NamedTuple):
   before_RP: np.ndarray
   before_R: np.ndarray
   tokens_BS: np.ndarray
+  next_BS: np.ndarray
   wanted_BS: np.ndarray
   scale_B: np.ndarray
 
@@ -187,8 +190,8 @@ def of_endings(
 
   Args:
     contexts, endings: ids.
-    scheme_at: the positions of a sequence of as many tokens.
-    scale_at: its scale of the attention logits.
+    scheme_at: the positions where as many tokens are read: all but the last.
+    scale_at: the scale of the attention logits of a sequence of as many tokens.
     batch_tokens: that a batch reads, with padding, at most; its cache, in which
       each row has its own copy of the context, holds 4 times as many. But one
       ending fits.
@@ -204,7 +207,7 @@ def of_endings(
   questions: dict[tuple, list[int]] = {}
   for row, (context, ending) in enumerate(zip(contexts, endings, strict=True)):
     tokens = len(context) + len(ending)
-    scheme = scheme_at(tokens)
+    scheme = scheme_at(max(tokens - 1, 1))
     whole = on_mesh or scheme.most_tokens is not None
     before = () if whole else tuple(context[:-1])
     alone = None if before else row  # There is nothing to share.
@@ -213,8 +216,8 @@ def of_endings(
   by_scheme: dict[Scheme | Pattern, _Groups] = {}
   for (before, _, scheme, scale), rows in questions.items():
     P = bucket(len(before), multiple) if before else 0
-    rest = [len(contexts[r]) + len(endings[r]) - len(before) for r in rows]
-    S = bucket(max(rest), multiple)
+    last = max(len(contexts[r]) + len(endings[r]) - 1 for r in rows)
+    S = bucket(max(last - len(before), 1), multiple)
     S = min(S, scheme.most_tokens or S)
     most = (batch_tokens - P) // S
     if P:
@@ -316,6 +319,7 @@ def _filled(
   P, S, n = shape
   before_RP, before_R = np.zeros((R, P), np.int32), np.zeros(R, np.int32)
   tokens_BS = np.zeros((R * n, S), np.int32)
+  next_BS = np.zeros((R * n, S), np.int32)
   wanted_BS = np.zeros((R * n, S), bool)
   scale_B = np.ones(R * n, np.float32)
   rows: dict[int, int] = {}
@@ -326,11 +330,11 @@ def _filled(
     for j, row in enumerate(own, i * n):
       rows[j] = row
       ids = [*contexts[row][len(before) :], *endings[row]]
-      tokens_BS[j, : len(ids)] = ids
       last = len(ids) - 1
+      tokens_BS[j, :last], next_BS[j, :last] = ids[:-1], ids[1:]
       wanted_BS[j, last - len(endings[row]) : last] = True
   return Endings(
-    scheme, rows, before_RP, before_R, tokens_BS, wanted_BS, scale_B
+    scheme, rows, before_RP, before_R, tokens_BS, next_BS, wanted_BS, scale_B
   )
 
 

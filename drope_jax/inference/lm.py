@@ -245,6 +245,7 @@ class CheckpointLM:
           rotation,
           self._params,
           self._put(batch.tokens_BS),
+          self._put(batch.next_BS),
           jnp.asarray(batch.scale_B),
           self._put(batch.wanted_BS),
           before if batch.before_RP.size else None,

@@ -21,6 +21,7 @@ def score(
   rotation: rotations.Rotation | None,
   params: transformer.Params,
   tokens_BS: Array,
+  next_BS: Array,
   logit_scale: Array,
   wanted_BS: Array,
   before: tuple[Array, Array] | None = None,
@@ -28,16 +29,16 @@ def score(
   backend: attention.Choice,
   groups: int = 1,
 ) -> tuple[Array, Array]:
-  """Returns log p(token i + 1 | tokens up to i) in nats, scores_BS, and top_BS.
+  """Returns log p(next | tokens up to here) in nats, scores_BS, and top_BS.
 
-  `top_BS` says whether no token had a larger logit than token i + 1. Logits are
-  computed where they are wanted, for `SCORE_CHUNK` tokens at a time.
+  `top_BS` says whether no token had a larger logit than the next one. Logits
+  are computed where they are wanted, for `SCORE_CHUNK` tokens at a time.
 
   Args:
     config, rotation, params, tokens_BS, logit_scale, backend: as of
       `decode.start`.
-    wanted_BS: where there is a next token, and its score is wanted; that of
-      others may be anything.
+    next_BS: the token after each.
+    wanted_BS: where its score is wanted; that of others may be anything.
     before: what B / R rows in turn begin with, and is read once: int32 ids
       [R, P], padded on the right, and their number [R]. None: nothing.
     groups: G, of rows that are on the same devices; divides B.
@@ -69,7 +70,6 @@ def score(
       logit_scale=scale,
       backend=backend,
     )
-  next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, 1)))
   x_GTM, next_GT, wanted_GT = (
     x_BS.reshape(groups, -1, *x_BS.shape[2:])
     for x_BS in (x_BSM, next_BS, wanted_BS)

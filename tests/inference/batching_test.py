@@ -66,7 +66,8 @@ def test_endings_of_a_context_read_it_once():
   assert shared.rows == {0: 1, 2: 3, 4: 4, 6: 0, 7: 2}
   assert shared.scale_B.tolist() == [14, 14, 13, 13, 11, 11, 10, 10]
   assert shared.before_RP[3].tolist() == [5] * 8 + [0] * 8
-  assert shared.tokens_BS[6:, :2].tolist() == [[5, 1], [5, 3]]
+  assert shared.tokens_BS[6:, :2].tolist() == [[5, 0], [5, 0]]
+  assert shared.next_BS[6:, 0].tolist() == [1, 3]
   assert np.argwhere(shared.wanted_BS[4:]).tolist() == [
     [0, 0],
     [0, 1],
@@ -108,7 +109,7 @@ def _shapes(contexts, endings, batch_tokens=1024):
   assert sorted(read) == [*range(len(contexts))]
   for batch in batches:
     for i, row in batch.rows.items():
-      ids = batch.tokens_BS[i].tolist()
+      ids = [batch.tokens_BS[i, 0], *batch.next_BS[i].tolist()]
       n = len(batch.tokens_BS) // len(batch.before_R)
       before = batch.before_RP[i // n, : batch.before_R[i // n]].tolist()
       whole = [*contexts[row], *endings[row]]

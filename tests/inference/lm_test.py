@@ -236,6 +236,25 @@ def test_endings_are_scored_as_in_the_whole_sequence(lm, scheme):
     np.testing.assert_array_equal(got.is_top, expected.is_top[own])
 
 
+def test_a_last_token_beyond_the_positions_is_only_predicted(lm):
+  learned = positional.LearnedAbsolute(tokens=13)
+  table_PM = np.random.default_rng(1).normal(size=(13, CONFIG.width))
+  embed = lm.params["embed"] | {"positions": jnp.asarray(table_PM, jnp.float32)}
+  lm = dataclasses.replace(
+    lm.with_positions(learned), params=lm.params | {"embed": embed}
+  )
+  whole = [*SEQUENCES[1], 7]  # Of 14 tokens.
+  (got,) = lm.score([whole[:5]], [whole[5:]])
+  np.testing.assert_allclose(
+    got.log_p[:-1], lm.loglikelihood([whole[:-1]])[0][4:], atol=1e-4
+  )
+  logits_V = _logits(lm.config, lm.params, whole[:-1])[-1]
+  want = logits_V[7] - np.log(np.exp(logits_V).sum())
+  assert got.log_p[-1] == pytest.approx(want, abs=1e-4)
+  with pytest.raises(ValueError, match="reach 13 tokens, got a sequence of 14"):
+    lm.score([whole[:5]], [[*whole[5:], 8]])
+
+
 def test_a_context_is_read_once_for_all_its_endings(lm, monkeypatch):
   monkeypatch.setattr(lms, "BATCH_TOKENS", 64)
   read = []
@@ -583,10 +602,10 @@ def test_a_pattern_keeps_its_windows_with_a_scale_for_each_query(lm):
   )
 
 
-def test_a_dynamic_scheme_is_fixed_at_the_whole_length(lm):
+def test_a_dynamic_scheme_is_fixed_at_the_length_that_is_read(lm):
   dynamic = positional.Dynamic(positional.NtkAware(100.0), trained_tokens=4)
   for length, run in (
-    (13, lambda lm: lm.loglikelihood([SEQUENCES[1]])[0].tolist()),
+    (12, lambda lm: lm.loglikelihood([SEQUENCES[1]])[0].tolist()),
     (8 + NEW, lambda lm: lm.generate([PROMPTS[1]], NEW)[0]),
   ):
     fixed = positional.NtkAware(100.0, length / 4)
@@ -610,7 +629,8 @@ def test_dynamic_positions_do_not_depend_on_other_rows(lm, scheme):
   lm = lm.with_positions(scheme)
   prompts = PROMPTS[:2]
   for ids, got in zip(prompts, lm.loglikelihood(prompts), strict=True):
-    want = _log_p(lm.config, lm.params, ids)  # Dynamic at this length.
+    read = lm.with_positions(scheme.at(len(ids) - 1))
+    want = _log_p(read.config, lm.params, ids)
     np.testing.assert_allclose(got, want, atol=1e-4)
   alone = [lm.generate([prompt], NEW)[0] for prompt in prompts]
   assert lm.generate(prompts, NEW) == alone

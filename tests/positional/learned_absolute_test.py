@@ -204,7 +204,7 @@ def test_a_sequence_beyond_the_table_is_refused(params):
   longer = [1] * (ROWS + 1)
   for read in (
     lambda: transformer.hidden(CONFIG, params, jnp.asarray([longer])),
-    lambda: lm.score([longer[:4]], [longer[4:]]),
+    lambda: lm.score([longer[:4]], [[*longer[4:], 1]]),
     lambda: lm.generate([longer[:-4]], 4),
     lambda: dataclasses.replace(CONFIG, context_tokens=ROWS + 1),
   ):
