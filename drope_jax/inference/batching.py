@@ -193,8 +193,8 @@ def of_endings(
     scheme_at: the positions where as many tokens are read: all but the last.
     scale_at: the scale of the attention logits of a sequence of as many tokens.
     batch_tokens: that a batch reads, with padding, at most; its cache, in which
-      each row has its own copy of the context, holds 4 times as many. But one
-      ending fits.
+      each row has its own copy of the context, holds 4 times as many. But
+      `row_shards` endings fit.
     on_mesh: whether devices split the tokens of a row. Each row is then a whole
       sequence.
     row_shards: divides R.
@@ -230,7 +230,8 @@ def of_endings(
       members.append(_Question(before, scale, part))
   for scheme, groups in by_scheme.items():
     for shape, members in sorted(_joined(groups, batch_tokens).items()):
-      batches = -(-len(members) // max(shape.most(batch_tokens), 1))
+      most = shape.most(batch_tokens) // row_shards * row_shards
+      batches = -(-len(members) // max(most, row_shards))
       R = -(-len(members) // batches)
       R = -(-R // row_shards) * row_shards
       for start in range(0, len(members), R):

@@ -178,9 +178,9 @@ class CheckpointLM:
     padded = batching.bucket(tokens)
     at_once = CHUNK_TOKENS if self._in_chunks(padded) else padded
     size = self._devices * BATCH_TOKENS // at_once
-    size = max(min(size, self._most_cached(padded)), 1)
     shards = sharding.row_shards(self.mesh)
-    return -(-size // shards) * shards
+    size = min(size, self._most_cached(padded)) // shards * shards
+    return max(size, shards)
 
   def logit_scale_at(self, tokens: int) -> float:
     if self.logit_scale is not None:

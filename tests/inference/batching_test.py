@@ -134,3 +134,20 @@ def test_batches_of_a_shape_are_even():
   contexts = [[i] * 57 for i in range(3, 23)]
   shapes = _shapes(contexts, [[1]] * 20)
   assert shapes == [((10, 56), (10, 8))] * 2  # 16 would fit, and then 4.
+
+
+def test_a_batch_that_is_split_over_devices_reads_no_more_tokens():
+  texts = [[i] * 121 for i in range(3, 23)]
+  batches = list(
+    batching.of_endings(
+      [text[:1] for text in texts],
+      [text[1:] for text in texts],
+      scheme_at=lambda tokens: Rope(),
+      scale_at=lambda tokens: 1.0,
+      batch_tokens=1280,
+      on_mesh=True,
+      row_shards=4,
+    )
+  )
+  # 10 of 128 tokens would fit, but not 12.
+  assert [batch.tokens_BS.shape for batch in batches] == [(8, 128)] * 3

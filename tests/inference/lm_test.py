@@ -332,6 +332,15 @@ def test_rows_share_a_cache_of_limited_tokens(loaded, tokens, rows, alike):
   assert loaded._prompts_at_once(tokens, shared) == alike
 
 
+@pytest.mark.parametrize("tokens", [256, 7168, 57_344, 131_072])
+def test_a_mesh_holds_as_many_tokens_on_each_device(loaded, tokens):
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  assert sharding.row_shards(mesh) == mesh.size > 1
+  rows = dataclasses.replace(loaded, mesh=mesh).batch_size(tokens)
+  each, rest = divmod(rows, mesh.size)
+  assert not rest and each == loaded.batch_size(tokens)
+
+
 def test_eos_ends_a_row_and_is_returned(lm):
   free = lm.generate(PROMPTS, NEW)
   eos_id = free[1][2]
