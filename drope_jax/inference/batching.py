@@ -180,6 +180,7 @@ def of_endings(
   scheme_at: Callable[[int], Scheme | Pattern],
   scale_at: Callable[[int], float],
   batch_tokens: int,
+  join_tokens: int,
   on_mesh: bool = False,
   row_shards: int = 1,
 ) -> Iterator[Endings]:
@@ -195,6 +196,8 @@ def of_endings(
     batch_tokens: that a batch reads, with padding, at most; its cache, in which
       each row has its own copy of the context, holds 4 times as many. But
       `row_shards` endings fit.
+    join_tokens: of padding, at most, that are read more rather than to compile
+      another shape.
     on_mesh: whether devices split the tokens of a row. Each row is then a whole
       sequence.
     row_shards: divides R.
@@ -229,7 +232,9 @@ def of_endings(
       members = groups.setdefault(_Shape(P, S, len(part)), [])
       members.append(_Question(before, scale, part))
   for scheme, groups in by_scheme.items():
-    for shape, members in sorted(_joined(groups, batch_tokens).items()):
+    for shape, members in sorted(
+      _joined(groups, batch_tokens, join_tokens).items()
+    ):
       most = shape.most(batch_tokens) // row_shards * row_shards
       batches = -(-len(members) // max(most, row_shards))
       R = -(-len(members) // batches)
@@ -281,12 +286,11 @@ class _Shape(NamedTuple):
 _Groups: TypeAlias = dict[_Shape, list[_Question]]
 
 
-def _joined(groups: _Groups, batch_tokens: int) -> _Groups:
+def _joined(groups: _Groups, batch_tokens: int, join_tokens: int) -> _Groups:
   """Returns the same questions in fewer shapes.
 
-  Compiling a shape takes about as long as reading some thousands of tokens. So
-  the smallest group joins another where that adds no more padding than a
-  quarter of a batch.
+  The smallest group joins another where that adds no more padding than
+  `join_tokens`.
   """
   waiting, done = dict(groups), {}
   while waiting:
@@ -300,7 +304,7 @@ def _joined(groups: _Groups, batch_tokens: int) -> _Groups:
         padding += (both.tokens - other.tokens) * len(theirs)
         options.append((padding, other, both))
     least = min(options, default=None)
-    if least is None or least[0] > batch_tokens // 4:
+    if least is None or least[0] > join_tokens:
       done[shape] = members
       continue
     _, other, both = least

@@ -31,6 +31,11 @@ CHUNK_TOKENS = 2048
 # Prompts' tokens in the caches of a batch on each device; but one row fits.
 CACHE_TOKENS = 65_536
 
+# Batches of padding that are scored rather than to compile another program. A
+# CPU reads some thousands of tokens in that time, an accelerator far more.
+_CPU_JOIN_BATCHES = 0.25
+_JOIN_BATCHES = 4
+
 # New tokens of each row in one call of the compiled loop.
 _STEPS = 16
 
@@ -227,12 +232,16 @@ class CheckpointLM:
     self, contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]]
   ) -> list[interface.Scored]:
     found: dict[int, interface.Scored] = {}
+    batch_tokens = self._devices * BATCH_TOKENS
+    on_cpu = weights.device(self.mesh).platform == "cpu"
+    batches = _CPU_JOIN_BATCHES if on_cpu else _JOIN_BATCHES
     for batch in batching.of_endings(
       contexts,
       endings,
       scheme_at=self.config.positional.at,
       scale_at=self.logit_scale_at,
-      batch_tokens=self._devices * BATCH_TOKENS,
+      batch_tokens=batch_tokens,
+      join_tokens=int(batches * batch_tokens),
       on_mesh=self.mesh is not None,
       row_shards=sharding.row_shards(self.mesh),
     ):

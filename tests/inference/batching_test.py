@@ -58,6 +58,7 @@ def test_endings_of_a_context_read_it_once():
     scheme_at=lambda tokens: Rope(),
     scale_at=float,
     batch_tokens=256,
+    join_tokens=64,
   )
   assert alone.rows == {0: 5} and alone.before_RP.size == 0
   assert alone.wanted_BS.sum() == 3
@@ -85,6 +86,7 @@ def test_copies_of_a_long_context_are_few():
       scheme_at=lambda tokens: Rope(),
       scale_at=lambda tokens: 1.0,
       batch_tokens=2048,
+      join_tokens=0,
     )
   )
   read = [row for batch in batches for row in batch.rows.values()]
@@ -95,7 +97,7 @@ def test_copies_of_a_long_context_are_few():
   assert len(batches) == 9  # 7 copies of 1024 + 8 tokens in each.
 
 
-def _shapes(contexts, endings, batch_tokens=1024):
+def _shapes(contexts, endings, batch_tokens=1024, join_tokens=256):
   batches = list(
     batching.of_endings(
       contexts,
@@ -103,6 +105,7 @@ def _shapes(contexts, endings, batch_tokens=1024):
       scheme_at=lambda tokens: Rope(),
       scale_at=lambda tokens: 1.0,
       batch_tokens=batch_tokens,
+      join_tokens=join_tokens,
     )
   )
   read = [row for batch in batches for row in batch.rows.values()]
@@ -126,6 +129,9 @@ def test_similar_shapes_are_one_where_that_is_cheaper_than_compiling():
   many = [[i] * 30 for i in range(40)]
   shapes = _shapes([*many, [90] * 500], [[1]] * 41)
   assert len(set(shapes)) == 2 and ((1, 512), (1, 8)) in shapes
+  assert len(set(_shapes([*many, [90] * 90], [[1]] * 41))) == 2
+  at_any_cost = _shapes([*many, [90] * 90], [[1]] * 41, join_tokens=4096)
+  assert set(at_any_cost) == {((9, 96), (9, 8))}
   # Nor does one that fills a batch become longer.
   assert len(_shapes([[5] * 999, [6] * 1020], [[1]] * 2)) == 2
 
@@ -145,6 +151,7 @@ def test_a_batch_that_is_split_over_devices_reads_no_more_tokens():
       scheme_at=lambda tokens: Rope(),
       scale_at=lambda tokens: 1.0,
       batch_tokens=1280,
+      join_tokens=0,
       on_mesh=True,
       row_shards=4,
     )

@@ -5,6 +5,7 @@ import functools
 import inspect
 import itertools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from drope_jax.checkpoint import manifest as manifests
 from drope_jax.checkpoint import store
 from drope_jax.data import tokenizer as tokenizers
 from drope_jax.evals import interface
-from drope_jax.inference import batching, choice, decode, scoring
+from drope_jax.inference import batching, choice, decode, scoring, weights
 from drope_jax.inference import lm as lms
 from drope_jax.model import transformer
 from drope_jax.model.config import ModelConfig
@@ -270,6 +271,21 @@ def test_a_context_is_read_once_for_all_its_endings(lm, monkeypatch):
   assert read == [(1, 12)]
   lm.score(SEQUENCES[:3], [[5]] * 3)  # The third has nothing to be read first.
   assert read[1:] == [(2, 12)]
+
+
+def test_an_accelerator_pads_more_to_compile_less(lm, monkeypatch):
+  asked = []
+
+  def noted(contexts, endings, *, batch_tokens, join_tokens, **options):
+    asked.append(join_tokens / batch_tokens)
+    return ()
+
+  monkeypatch.setattr(batching, "of_endings", noted)
+  for platform in ("cpu", "tpu"):
+    device = types.SimpleNamespace(platform=platform)
+    monkeypatch.setattr(weights, "device", lambda mesh, device=device: device)
+    assert lm.score([], []) == []
+  assert asked == [0.25, 4]
 
 
 def test_short_sequences_are_padded_to_few_lengths():
