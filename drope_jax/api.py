@@ -256,7 +256,7 @@ def export(
   checkpoint: Path,
   out: str,
   *,
-  format: str = "auto",
+  format: str = "hf",
   architecture: str | None = None,
   context_tokens: int | None = None,
   logit_scale: float | None = None,
@@ -266,8 +266,8 @@ def export(
   Args:
     checkpoint: as `load` takes it.
     out: the new folder.
-    format: "auto" and "hf": a stock architecture; "sakana": the layout of the
-      DroPE paper's repository.
+    format: "hf": a stock architecture; "sakana": the layout of the DroPE
+      paper's repository.
     architecture: of transformers, such as "llama"; None: the plainest that
       holds the model.
     context_tokens: that a client may read, of a model without positions; None:

@@ -268,7 +268,7 @@ def scaled(
   if not isinstance(scheme, rotary.Rope):
     raise ValueError(
       f"The position method {method!r} needs a model with plain Rope, got "
-      f'{scheme}. Read it with its own positions, by the method "model".'
+      f'{scheme}. Keep its own (the method "model" of an evaluation).'
     )
   match method:
     case "pi":

@@ -226,7 +226,7 @@ def test_scaled_asks_of_the_settings_what_its_method_needs():
     (lambda: NtkAware().frequencies(2), r"above 2, got 2.*Use Position"),
     (
       lambda: scaling.scaled(Nope(), "pi", 2.0, 512),
-      r"plain Rope, got Nope\(\)\. Read it with its own",
+      r"plain Rope, got Nope\(\)\. Keep its own",
     ),
     (
       lambda: scaling.scaled(Rope(), "xpos", 2.0, 512),

@@ -24,7 +24,7 @@ from drope_jax.evals import logit_scale
 from drope_jax.model.config import ModelConfig
 from drope_jax.positional import Nope, PartialRope, partial
 
-FORMATS = ("auto", "hf", "sakana")
+FORMATS = ("hf", "sakana")
 
 TIMES = 8
 """How many times its trained context a model without positions may read.
@@ -38,8 +38,8 @@ class Options:
   """The form of an export.
 
   Attributes:
-    format: "auto" and "hf": a stock architecture; "sakana": the layout of the
-      DroPE paper's repository.
+    format: "hf": a stock architecture; "sakana": the layout of the DroPE
+      paper's repository.
     architecture: the stock architecture to write, one of
       `hf_architecture.STOCK`; None: the plainest that can hold the model.
     context_tokens: how many tokens a client may read, for a model without
@@ -51,7 +51,7 @@ class Options:
     figures: for README.md.
   """
 
-  format: str = "auto"
+  format: str = "hf"
   architecture: str | None = None
   context_tokens: int | None = None
   logit_scale: float | None = None

@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--out", required=True, help="new folder")
   parser.add_argument(
     "--format",
-    default="auto",
-    choices=("auto", "hf", "sakana"),
-    help="auto and hf: a stock architecture; sakana: the layout of the DroPE "
-    "paper's repository, which needs its code (default: auto)",
+    default="hf",
+    choices=("hf", "sakana"),
+    help="hf: a stock architecture; sakana: the layout of the DroPE "
+    "paper's repository, which needs its code (default: hf)",
   )
   parser.add_argument(
     "--architecture",
