@@ -330,7 +330,7 @@ EVALUATE = [
   Mistake(
     "yarn on a model without positions",
     "evaluate dropped --positions model,yarn",
-    ("'yarn' needs a model with plain Rope", "got Nope()", "Read it with"),
+    ("'yarn' needs a model with plain Rope", "got Nope()", "Keep its own"),
     prepare=_drop,
   ),
   Mistake(
