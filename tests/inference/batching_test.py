@@ -77,26 +77,6 @@ def test_endings_of_a_context_read_it_once():
   ]
 
 
-def test_copies_of_a_long_context_are_few():
-  contexts, endings = [[5] * 1000] * 60, [[i] for i in range(60)]
-  batches = list(
-    batching.of_endings(
-      contexts,
-      endings,
-      scheme_at=lambda tokens: Rope(),
-      scale_at=lambda tokens: 1.0,
-      batch_tokens=2048,
-      join_tokens=0,
-    )
-  )
-  read = [row for batch in batches for row in batch.rows.values()]
-  assert sorted(read) == [*range(60)]
-  for batch in batches:
-    copies, tokens = batch.tokens_BS.shape
-    assert copies * (batch.before_RP.shape[1] + tokens) <= 4 * 2048
-  assert len(batches) == 9  # 7 copies of 1024 + 8 tokens in each.
-
-
 def _shapes(contexts, endings, batch_tokens=1024, join_tokens=256):
   batches = list(
     batching.of_endings(
@@ -118,6 +98,13 @@ def _shapes(contexts, endings, batch_tokens=1024, join_tokens=256):
       whole = [*contexts[row], *endings[row]]
       assert (before + ids)[: len(whole)] == whole
   return [(b.before_RP.shape, b.tokens_BS.shape) for b in batches]
+
+
+def test_copies_of_a_long_context_are_few():
+  shapes = _shapes([[5] * 1000] * 60, [[i] for i in range(60)], 2048, 0)
+  for (_, P), (copies, S) in shapes:
+    assert copies * (P + S) <= 4 * 2048
+  assert len(shapes) == 9  # 7 copies of 1024 + 8 tokens in each.
 
 
 def test_similar_shapes_are_one_where_that_is_cheaper_than_compiling():
